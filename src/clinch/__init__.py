@@ -1,0 +1,66 @@
+"""Find the input of a neural network that best meets what you ask for; prove how much better any other could be.
+
+Example:
+    >>> import clinch as cl
+    >>> net = cl.load(model, input_shape=(1, 28, 28))
+    >>> x, z = net.input, net.output
+    >>> problem = cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), [x >= 0, x <= 1, z.argmax() != 7])
+    >>> print(problem.solve(time_limit=60))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from clinch.constraints import EQUALITY_TOLERANCE, MARGIN
+from clinch.errors import ClinchError
+from clinch.functions import inf, norm
+from clinch.network.network import Network
+from clinch.problem import Maximize, Minimize, Problem
+from clinch.solution import Proof, Solution, Status
+
+if TYPE_CHECKING:
+    from clinch import attacks, bounds, exact, testing
+    from clinch.network.load import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EQUALITY_TOLERANCE",
+    "MARGIN",
+    "ClinchError",
+    "Maximize",
+    "Minimize",
+    "Network",
+    "Problem",
+    "Proof",
+    "Solution",
+    "Status",
+    "attacks",
+    "bounds",
+    "exact",
+    "inf",
+    "load",
+    "norm",
+    "testing",
+]
+
+#: read when first used, so that ``import clinch`` stays quick
+_LATE = {
+    "load": "clinch.network.load",
+    **{name: f"clinch.{name}" for name in ("attacks", "bounds", "exact", "testing")},
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'clinch' has no attribute '{name}'")
+    module = importlib.import_module(_LATE[name])
+    found = module.load if name == "load" else module
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

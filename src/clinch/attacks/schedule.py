@@ -1,0 +1,11 @@
+"""Step sizes over the course of an attack."""
+
+from __future__ import annotations
+
+import math
+
+
+def cosine(start: float, end: float, step: int, steps: int) -> float:
+    """From ``start`` at step 0 to ``end`` at the last step, along half a cosine."""
+    share = step / max(1, steps - 1)
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))

@@ -1,0 +1,346 @@
+"""Minimise a distance or a linear form over a box cut by linear rows.
+
+The least-squares distance is solved in the space of the row multipliers, where the box has a closed form; the other
+objectives are linear programs. All results are hints: whoever needs a bound evaluates the multipliers again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.sparse import csr_array, diags_array, hstack, vstack
+
+from clinch.backends import highs
+from clinch.backends.program import Outcome, Program, Vector
+from clinch.errors import BackendError
+
+_TOLERANCE = 1e-9
+_STEPS = 100
+
+
+@dataclass(frozen=True)
+class LinearCost:
+    """``costᵀx``, cost ``(n,)``."""
+
+    cost: Vector
+
+
+@dataclass(frozen=True)
+class DistanceCost:
+    """``‖w ⊙ (x − center)‖_p`` for p = 1 and infinity, ``½‖w ⊙ (x − center)‖²`` for p = 2.
+
+    Attributes:
+        center: ``(n,)``.
+        p: 1, 2 or infinity.
+        weights: ``(n,)`` non-negative; None stands for ones.
+    """
+
+    center: Vector
+    p: float
+    weights: Vector | None = None
+
+
+@dataclass(frozen=True)
+class BallLimit:
+    """``‖w ⊙ (x − center)‖_p <= radius``, p = 1 or 2.
+
+    Attributes:
+        center: ``(n,)``.
+        radius: a number.
+        p: 1 or 2.
+        weights: ``(n,)`` positive; None stands for ones.
+    """
+
+    center: Vector
+    radius: float
+    p: float
+    weights: Vector | None = None
+
+
+@dataclass(frozen=True)
+class ConvexResult:
+    """Hints, none of them checked.
+
+    Attributes:
+        point: ``(n,)`` inside the box, rows met to about 1e-9; None where infeasible or out of time.
+        multipliers: ``(m,)`` non-negative: ``min over the box of cost(x) + μᵀ(A x − limits)`` is a lower bound for
+            every μ >= 0, near the optimum for these.
+        ray: ``(m,)`` non-negative, ``min over the box of rayᵀ(A x − limits) > 0``, where the rows contradict the box.
+    """
+
+    point: Vector | None
+    multipliers: Vector
+    ray: Vector | None
+
+
+def minimise_over_polyhedron(
+    objective: LinearCost | DistanceCost,
+    lower: Vector,
+    upper: Vector,
+    rows: Vector,
+    limits: Vector,
+    *,
+    time_limit: float = np.inf,
+) -> ConvexResult:
+    """``min cost(x)  s.t.  lower <= x <= upper,  rows @ x <= limits``.
+
+    Args:
+        objective: what is minimised; note the ½‖·‖² of p = 2.
+        lower: ``(n,)``.
+        upper: ``(n,)``.
+        rows: ``(m, n)``.
+        limits: ``(m,)``.
+        time_limit: seconds.
+
+    Raises:
+        BackendError: NaN or an infinite coefficient, or p is not 1, 2 or infinity.
+
+    Example:
+        >>> one = np.ones(2)
+        >>> result = minimise_over_polyhedron(DistanceCost(0 * one, 2), -one, one, -one[None], -one[:1])
+        >>> result.point, result.multipliers
+        (array([0.5, 0.5]), array([0.5]))
+    """
+    began = time.monotonic()
+    if not all(np.isfinite(a).all() for a in (rows, limits)) or np.isnan(lower).any() or np.isnan(upper).any():
+        raise BackendError("A convex program contains NaN or infinity. Check the model's weights and the bounds.")
+    if (lower > upper).any():
+        return ConvexResult(None, np.zeros(len(limits)), None)
+    if isinstance(objective, LinearCost):
+        return _linear(objective.cost, lower, upper, rows, limits, time_limit)
+    if objective.p == 2:
+        weights = np.ones(len(lower)) if objective.weights is None else objective.weights
+        if (weights > 0).all():
+            result = _Dual(objective.center, weights**2, lower, upper, rows, limits).solve(began + time_limit)
+            if result is not None:
+                return result
+        remaining = began + time_limit - time.monotonic()
+        return _quadratic(objective.center, weights**2, lower, upper, rows, limits, remaining)
+    if objective.p == 1:
+        return _sum(objective, lower, upper, rows, limits, time_limit)
+    if objective.p == np.inf:
+        return _maximum(objective, lower, upper, rows, limits, time_limit)
+    raise BackendError(f"A distance with p = {objective.p} is not convex. Use p = 1, 2 or infinity.")
+
+
+def minimise_in_ball(
+    cost: Vector,
+    ball: BallLimit,
+    lower: Vector,
+    upper: Vector,
+    rows: Vector,
+    limits: Vector,
+    *,
+    time_limit: float = np.inf,
+) -> ConvexResult:
+    """``min costᵀx`` over a box cut by linear rows and by one ball.
+
+    p = 1 is one linear program. For p = 2 the ball's multiplier ν is bisected: for a given ν the minimiser of
+    ``costᵀx + ν/2·‖w ⊙ (x − center)‖²`` is the point nearest to ``center − cost/(ν w²)``, and its distance from the
+    centre falls as ν rises. The multipliers returned are those of the rows alone.
+
+    Args:
+        cost: ``(n,)``.
+        ball: the ball.
+        lower: ``(n,)``.
+        upper: ``(n,)``.
+        rows: ``(m, n)``.
+        limits: ``(m,)``.
+        time_limit: seconds.
+
+    Raises:
+        BackendError: p is neither 1 nor 2, or a weight is not positive.
+    """
+    began = time.monotonic()
+    weights = np.ones(len(cost)) if ball.weights is None else ball.weights
+    if ball.p not in (1, 2) or not (weights > 0).all():
+        raise BackendError("A ball takes p = 1 or 2 and positive weights.")
+    if ball.p == 1:
+        return _linear_in_cross_polytope(cost, ball, weights, lower, upper, rows, limits, time_limit)
+    free = minimise_over_polyhedron(LinearCost(cost), lower, upper, rows, limits, time_limit=time_limit)
+    if free.point is None or np.linalg.norm(weights * (free.point - ball.center)) <= ball.radius:
+        return free
+    nearest = minimise_over_polyhedron(DistanceCost(ball.center, 2, weights), lower, upper, rows, limits)
+    if nearest.point is None or np.linalg.norm(weights * (nearest.point - ball.center)) > ball.radius:
+        return ConvexResult(None, nearest.multipliers, nearest.ray)
+    low, high = 1e-6, 1e6
+    best = nearest
+    unit = np.linalg.norm(cost / weights) / max(ball.radius, 1e-12)
+    while high / low > 1 + 1e-9 and time.monotonic() - began < time_limit:
+        middle = np.sqrt(low * high)
+        strength = middle * unit
+        shifted = ball.center - cost / (strength * weights**2)
+        found = minimise_over_polyhedron(DistanceCost(shifted, 2, weights), lower, upper, rows, limits)
+        if found.point is None:
+            break
+        inside = np.linalg.norm(weights * (found.point - ball.center)) <= ball.radius
+        low, high = (low, middle) if inside else (middle, high)
+        if inside:
+            best = ConvexResult(found.point, strength * found.multipliers, None)
+    return best
+
+
+def _linear_in_cross_polytope(
+    cost: Vector,
+    ball: BallLimit,
+    weights: Vector,
+    lower: Vector,
+    upper: Vector,
+    rows: Vector,
+    limits: Vector,
+    seconds: float,
+) -> ConvexResult:
+    """``x = x̄ + a − b`` as in :func:`_sum`, with the ball as one more row."""
+    base = np.clip(ball.center, lower, upper)
+    n, reach = len(base), np.concatenate([upper - base, base - lower])
+    left = ball.radius - weights @ np.abs(base - ball.center)
+    both = np.vstack([np.hstack([rows, -rows]), np.tile(weights, 2)])
+    ends = np.append(limits - rows @ base, left)
+    program = _program(np.concatenate([cost, -cost]), np.zeros(2 * n), reach, csr_array(both), ends)
+    outcome = highs.solve(program, time_limit=seconds)
+    return _result(outcome, len(limits), lambda v: base + v[:n] - v[n:], lower, upper)
+
+
+# --- least squares: semismooth Newton on the multipliers ----------------------------------------------------------
+
+
+class _Dual:
+    """``max over μ >= 0 of g(μ) = min over the box of ½ Σ_i s_i (x_i − c_i)² + μᵀ(A x − b)``.
+
+    The inner minimiser is ``x(μ) = clip(c − Aᵀμ / s)``, ``∇g = A x(μ) − b``, and a generalised Hessian is
+    ``−A_F S_F⁻¹ A_Fᵀ`` over the coordinates F strictly inside their limits. Steps: projected Newton (Bertsekas 1982,
+    SIAM J. Control Optim. 20).
+    """
+
+    def __init__(
+        self, center: Vector, square: Vector, lower: Vector, upper: Vector, rows: Vector, limits: Vector
+    ) -> None:
+        self.center, self.square, self.lower, self.upper = center, square, lower, upper
+        # rows of unit length: the multipliers then have comparable sizes
+        length = np.sqrt((rows * rows) @ (1 / square))
+        self.length = np.where(length > 0, length, 1.0)
+        self.rows, self.limits = rows / self.length[:, None], limits / self.length
+        farthest = np.maximum(np.abs(lower - center), np.abs(upper - center))
+        self.highest = 0.5 * float(square @ (farthest * farthest))
+        self.tolerance = _TOLERANCE * (1.0 + np.abs(self.limits).max(initial=0.0))
+
+    def solve(self, deadline: float) -> ConvexResult | None:
+        """None where no multipliers within the tolerance were found."""
+        mu = np.zeros(len(self.limits))
+        x, value, slope = self._evaluate(mu)
+        for _ in range(_STEPS):
+            if value > self.highest:  # no point of the box costs that much: μ is a ray
+                return ConvexResult(None, mu / self.length, mu / np.abs(mu).max() / self.length)
+            if np.where(mu > 0, np.abs(slope), slope).max(initial=0.0) <= self.tolerance:
+                return ConvexResult(x, mu / self.length, None)
+            if time.monotonic() > deadline:
+                return ConvexResult(None, mu / self.length, None)
+            step = self._search(mu, value, slope, self._direction(mu, x, slope))
+            if step is None:
+                return None
+            mu, x, value, slope = step
+        return None
+
+    def _evaluate(self, mu: Vector) -> tuple[Vector, float, Vector]:
+        x = np.clip(self.center - (mu @ self.rows) / self.square, self.lower, self.upper)
+        slope = self.rows @ x - self.limits
+        off = x - self.center
+        return x, float(0.5 * self.square @ (off * off) + mu @ slope), slope
+
+    def _direction(self, mu: Vector, x: Vector, slope: Vector) -> Vector:
+        working = (mu > 0) | (slope > 0)
+        inside = (x > self.lower) & (x < self.upper)
+        part = self.rows[np.ix_(working, inside)] / np.sqrt(self.square[inside])
+        curvature = part @ part.T
+        # rows may be dependent and few coordinates free: the ridge keeps the system solvable and the steps finite
+        curvature[np.diag_indices_from(curvature)] += 1e-12 + 1e-10 * np.trace(curvature) / max(1, working.sum())
+        direction = np.zeros_like(mu)
+        try:
+            direction[working] = cho_solve(cho_factor(curvature), slope[working])
+        except LinAlgError:
+            direction[working] = slope[working]
+        return direction
+
+    def _search(self, mu: Vector, value: float, slope: Vector, direction: Vector) -> tuple | None:
+        """Armijo's rule along the projected direction; then along the projected gradient where that fails."""
+        for way in (direction, slope):
+            length = 1.0
+            for _ in range(40):
+                trial = np.maximum(mu + length * way, 0.0)
+                x, reached, new = self._evaluate(trial)
+                if reached >= value + 1e-4 * float(slope @ (trial - mu)) and reached > value:
+                    return trial, x, reached, new
+                length *= 0.5
+        return None
+
+
+def _quadratic(
+    center: Vector, square: Vector, lower: Vector, upper: Vector, rows: Vector, limits: Vector, time_limit: float
+) -> ConvexResult:
+    """The same program by HiGHS, for weights of zero and where Newton's method stalls."""
+    program = _program(-square * center, lower, upper, csr_array(rows), limits, quadratic=square)
+    result = _result(highs.solve(program, time_limit=time_limit), len(limits), lambda x: x, lower, upper)
+    if result.point is not None:
+        return result
+    # HiGHS gives no ray for quadratic programs: whether the rows contradict the box is a linear question
+    return _linear(np.zeros_like(center), lower, upper, rows, limits, time_limit, keep_point=False)
+
+
+# --- linear programs ------------------------------------------------------------------------------------------------
+
+
+def _linear(
+    cost: Vector, lower: Vector, upper: Vector, rows: Vector, limits: Vector, time_limit: float, keep_point: bool = True
+) -> ConvexResult:
+    outcome = highs.solve(_program(cost, lower, upper, csr_array(rows), limits), time_limit=time_limit)
+    result = _result(outcome, len(limits), lambda x: x, lower, upper)
+    return result if keep_point else ConvexResult(None, np.zeros(len(limits)), result.ray)
+
+
+def _sum(
+    o: DistanceCost, lower: Vector, upper: Vector, rows: Vector, limits: Vector, time_limit: float
+) -> ConvexResult:
+    """p = 1 with ``x = x̄ + a − b``, ``a, b >= 0``; x̄ is the centre moved into the box: moving on costs its length."""
+    weights = np.ones(len(lower)) if o.weights is None else o.weights
+    base = np.clip(o.center, lower, upper)
+    both = hstack([csr_array(rows), csr_array(-rows)])
+    n, reach = len(base), np.concatenate([upper - base, base - lower])
+    program = _program(np.tile(weights, 2), np.zeros(2 * n), reach, csr_array(both), limits - rows @ base)
+    outcome = highs.solve(program, time_limit=time_limit)
+    return _result(outcome, len(limits), lambda v: base + v[:n] - v[n:], lower, upper)
+
+
+def _maximum(
+    o: DistanceCost, lower: Vector, upper: Vector, rows: Vector, limits: Vector, time_limit: float
+) -> ConvexResult:
+    """p = infinity with ``−t <= w_i (x_i − c_i) <= t``. t has no upper limit, so that a ray is zero on these rows."""
+    n = len(lower)
+    weights = np.ones(n) if o.weights is None else o.weights
+    scaled, t = diags_array(weights), csr_array(np.ones((n, 1)))
+    given = hstack([csr_array(rows), csr_array((len(limits), 1))])
+    matrix = vstack([given, hstack([scaled, -t]), hstack([-scaled, -t])])
+    ends = np.concatenate([limits, weights * o.center, -weights * o.center])
+    cost = np.append(np.zeros(n), 1.0)
+    program = _program(cost, np.append(lower, 0.0), np.append(upper, np.inf), csr_array(matrix), ends)
+    return _result(highs.solve(program, time_limit=time_limit), len(limits), lambda v: v[:n], lower, upper)
+
+
+def _program(
+    cost: Vector, lower: Vector, upper: Vector, rows: csr_array, limits: Vector, quadratic: Vector | None = None
+) -> Program:
+    continuous = np.zeros(len(cost), dtype=bool)
+    return Program(cost, rows, np.full(len(limits), -np.inf), limits, lower, upper, continuous, quadratic)
+
+
+def _result(
+    outcome: Outcome, count: int, back: Callable[[Vector], Vector], lower: Vector, upper: Vector
+) -> ConvexResult:
+    optimal = outcome.point is not None and outcome.status == "optimal"
+    point = np.clip(back(outcome.point), lower, upper) if optimal and outcome.point is not None else None
+    multipliers = np.zeros(count) if outcome.duals is None else np.maximum(-outcome.duals[:count], 0.0)
+    ray = None if outcome.ray is None else np.maximum(-outcome.ray[:count], 0.0)
+    return ConvexResult(point, multipliers, ray)

@@ -1,0 +1,7 @@
+"""Certified bounds: what a network can do on a region, and how near a feasible input can be."""
+
+from clinch.bounds.crown import crown as crown
+from clinch.bounds.interval import interval as interval
+from clinch.bounds.objective import objective_bound as objective_bound
+from clinch.bounds.regions import ball as ball
+from clinch.bounds.regions import box as box

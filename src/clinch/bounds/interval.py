@@ -1,0 +1,63 @@
+"""Interval bounds: each operator's interval rule, one after the other (Gowal et al. 2018, arXiv 1810.12715)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from clinch.bounds.rows import layer_forms
+from clinch.geometry.region import Region
+from clinch.network.graph import Graph
+from clinch.network.network import Network
+from clinch.network.ops.base import Affine, Interval
+
+
+def interval_bounds(graph: Graph, region: Region, wanted: Iterable[int] | None = None) -> dict[int, Interval]:
+    """Limits of the wanted nodes (default: the output) and of everything they depend on, over the region's box.
+
+    Args:
+        graph: the network, in the region's dtype.
+        region: B regions; only their boxes matter here (a ball has already cut its box).
+        wanted: positions of nodes.
+
+    Returns:
+        Node position -> limits of shape ``(B, *node_shape)``.
+    """
+    wanted = [graph.output] if wanted is None else wanted
+    limits = {0: Interval(region.lower, region.upper)}
+    for i in graph.ancestors(wanted):
+        if i:
+            limits[i] = graph.interval(i, [limits[j] for j in graph.nodes[i].inputs])
+    return limits
+
+
+def interval(network: Network, region: Region, c: Tensor | None = None, *, layer: str | None = None) -> Tensor:
+    """Certified lower limits of ``c_r · layer(x)`` over a region by interval arithmetic, the rows folded into the last
+    affine layer (document 1's ``interval_based_bound``).
+
+    Args:
+        network: from :func:`clinch.load`.
+        region: from :func:`clinch.bounds.box` or :func:`clinch.bounds.ball`, B inputs.
+        c: ``(R, size)`` or ``(B, R, size)`` rows on the layer's activations; None: the activations themselves.
+        layer: name of a layer; None: the output.
+
+    Returns:
+        ``(B, R)`` float64.
+
+    Raises:
+        UnknownLayer, ShapeError, UnsupportedOperator: there is no such layer, rows do not fit it, or a layer below has
+            no interval rule.
+    """
+    graph, forms = layer_forms(network, region, c, layer)
+    (node,) = forms.coefficients
+    limits = interval_bounds(graph, region, [node])
+    rows, offset = forms.coefficients[node], forms.constant
+    while isinstance(op := graph.nodes[node].op, Affine) and len(graph.nodes[node].inputs) == 1:
+        carried, constant = op.relax([], graph.shapes(node)).backward(rows)
+        rows, offset, node = carried[0], offset + constant, graph.nodes[node].inputs[0]
+    rows = rows.flatten(2).expand(region.size, -1, -1)
+    lower, upper = limits[node].lower.flatten(1).unsqueeze(1), limits[node].upper.flatten(1).unsqueeze(1)
+    least = torch.where(rows > 0, rows * lower, torch.where(rows < 0, rows * upper, torch.zeros_like(rows)))
+    return least.sum(2) + offset

@@ -1,0 +1,373 @@
+"""The dual function of a query over domains: one number per choice of multipliers, every one of them a proven bound.
+
+A *domain* is a part of one problem's region: some kinks (ReLUs, leaky ReLUs) are fixed to one side, and for some
+clauses one atom is chosen to hold. On a domain every choice of
+
+* ``alpha`` in [a, 1]: slopes of the lower lines of the open kinks (α-CROWN, Xu et al. 2020, arXiv 2011.13824),
+* ``beta`` >= 0: multipliers of the split kinks' sign conditions (β-CROWN, Wang et al. 2021, arXiv 2103.06624),
+* ``mu`` >= 0: multipliers of the chosen atoms,
+
+gives by one backward pass a linear lower limit of ``[objective +] Σ μ_k atom_k(x) + Σ ∓β_j ẑ_j(x)``, and a bound:
+
+* distance objectives: where the limit ``<λ, x> + κ`` of the weighted constraints must be <= 0, a half-space; its
+  distance from the centre within the box is the bound. The half-space does not change with the scale of the
+  multipliers, so that no scale has to be found and ‖·‖_p needs no treatment of its own;
+* linear objectives: the exact minimum of ``<λ, x> + κ`` over box ∩ ball.
+
+:func:`ascend` improves the multipliers by gradient steps; whatever they are, the bound holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clinch.bounds.crown import linear_lower
+from clinch.geometry.halfspace import halfspace_distance
+from clinch.geometry.linear_minimum import linear_minimum
+from clinch.network.graph import Graph
+from clinch.network.ops.base import Interval, Relaxation
+from clinch.query import Distance, Forms, Linear, Query
+
+
+class Kink(NamedTuple):
+    """The elements of one splittable node that some problem leaves open.
+
+    Attributes:
+        node: position of the node; its only input is what gets split.
+        which: flat positions of the open elements.
+        columns: their place among all open elements of the network.
+        slope: ``(B, size)`` slope of each element where it is stable.
+        bounds: ``(B, len(which))`` limits of the open elements' inputs.
+    """
+
+    node: int
+    which: Tensor
+    columns: slice
+    slope: Tensor
+    bounds: Interval
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """A query with everything about its relaxation that does not depend on the domain."""
+
+    query: Query
+    kinks: tuple[Kink, ...]
+    fixed: Mapping[int, Relaxation]
+
+    @property
+    def width(self) -> int:
+        """Number of open elements U: domains hold tensors ``(D, U)``."""
+        return self.kinks[-1].columns.stop if self.kinks else 0
+
+    @property
+    def floor(self) -> Tensor:
+        """``(U,)`` smallest admissible slope of each open element."""
+        parts = [
+            torch.full((len(k.which),), getattr(self.query.graph.nodes[k.node].op, "negative_slope", 0.0))
+            for k in self.kinks
+        ]
+        return torch.cat(parts).to(self.query.dtype) if parts else torch.zeros(0, dtype=self.query.dtype)
+
+
+def relax_query(query: Query, bounds: Mapping[int, Interval], which: Mapping[int, Tensor] | None = None) -> Relaxed:
+    """Collect the open elements of a query.
+
+    Args:
+        query: B problems.
+        bounds: limits of the inputs of non-affine nodes over ``query.region``.
+        which: node -> flat positions to treat as open (default: all that are open for some problem). Pass an earlier
+            result's positions to keep the layout of domains when the limits have been tightened.
+    """
+    graph, kinks, fixed, start = query.graph, [], {}, 0
+    for i in graph.ancestors(query.nodes):
+        node = graph.nodes[i]
+        if not i:
+            continue
+        if not node.op.splits_at_zero:
+            fixed[i] = graph.relax(i, [] if node.op.affine else [bounds[j] for j in node.inputs])
+            continue
+        lower, upper = (t.flatten(1) for t in bounds[node.inputs[0]])
+        open_ = ((lower < 0) & (upper > 0)).any(0).nonzero().flatten() if which is None else which[i]
+        stable = node.op.relax([Interval(lower, upper)], graph.shapes(i))
+        kinks.append(
+            Kink(
+                i,
+                open_,
+                slice(start, start + len(open_)),
+                stable.upper_slope,
+                Interval(lower[:, open_], upper[:, open_]),
+            )
+        )
+        start += len(open_)
+    return Relaxed(query, tuple(kinks), fixed)
+
+
+@dataclass(frozen=True)
+class Domains:
+    """D domains: which problem, what is split, what is chosen, and the multipliers found so far.
+
+    Attributes:
+        problem: ``(D,)``.
+        split: ``(D, U)`` int8: +1 where the element's input is >= 0, −1 where it is <= 0, 0 where it is open.
+        choice: ``(D, C)`` chosen atom of each clause, −1 where none is chosen.
+        alpha: ``(D, U)``; beta: ``(D, U)``; mu: ``(D, K)``, zero for atoms that are not chosen.
+        bound: ``(D,)`` best proven bound, its parent's included.
+    """
+
+    problem: Tensor
+    split: Tensor
+    choice: Tensor
+    alpha: Tensor
+    beta: Tensor
+    mu: Tensor
+    bound: Tensor
+
+    def __len__(self) -> int:
+        return len(self.problem)
+
+    def take(self, index: Tensor) -> Domains:
+        """The chosen domains; an index may repeat."""
+        return Domains(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    @staticmethod
+    def cat(parts: list[Domains]) -> Domains:
+        """All domains of the parts, in that order."""
+        return Domains(*(torch.cat([getattr(p, name) for p in parts]) for name in Domains.__dataclass_fields__))
+
+    def allowed(self, atoms: int) -> Tensor:
+        """``(D, K)`` which atoms are chosen."""
+        mask = torch.zeros(len(self), atoms + 1, dtype=torch.bool)
+        mask.scatter_(1, torch.where(self.choice < 0, atoms, self.choice), True)
+        return mask[:, :atoms]
+
+
+def root_domains(relaxed: Relaxed, choice: Tensor, problem: Tensor) -> Domains:
+    """Domains without splits, with CROWN's slopes and weight one on the chosen atoms.
+
+    Args:
+        choice: ``(D, C)``; problem: ``(D,)``.
+    """
+    query, count = relaxed.query, len(problem)
+    alpha = (
+        torch.cat([_default_slope(k, problem) for k in relaxed.kinks], 1)
+        if relaxed.kinks
+        else choice.new_zeros(count, 0)
+    )
+    alpha = torch.maximum(alpha.to(query.dtype), relaxed.floor)
+    zeros = torch.zeros(count, relaxed.width, dtype=query.dtype)
+    domains = Domains(
+        problem, torch.zeros(count, relaxed.width, dtype=torch.int8), choice, alpha, zeros,
+        torch.zeros(count, query.atoms.count, dtype=query.dtype), torch.full((count,), -torch.inf, dtype=query.dtype),
+    )  # fmt: skip
+    return replace(domains, mu=domains.allowed(query.atoms.count).to(query.dtype))
+
+
+def _default_slope(kink: Kink, problem: Tensor) -> Tensor:
+    lower, upper = kink.bounds.take(problem)
+    return (upper > -lower).double()
+
+
+@dataclass(frozen=True)
+class _DomainLines(Relaxation):
+    """Lines of one splittable node on domains: stable elements have one slope, open ones their own lines.
+
+    ``seen`` receives the coefficients on the open elements' outputs, which branching looks at.
+    """
+
+    kink: Kink
+    domains: Domains
+    lines: tuple[Tensor, Tensor, Tensor, Tensor]
+    seen: dict[int, Tensor]
+
+    def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        kink, shape = self.kink, rows.shape
+        rows = rows.flatten(2).expand(len(self.domains), -1, -1)
+        open_rows = rows[:, :, kink.which]
+        self.seen[kink.node] = open_rows.detach()[:, 0]
+        positive, negative = open_rows.clamp(min=0), open_rows.clamp(max=0)
+        low_slope, low_offset, high_slope, high_offset = (t.unsqueeze(1) for t in self.lines)
+        offset = (positive * low_offset + negative * high_offset).sum(2)
+        d = self.domains
+        multipliers = d.beta[:, kink.columns] * d.split[:, kink.columns]
+        carried = rows * kink.slope[d.problem].unsqueeze(1)
+        open_part = positive * low_slope + negative * high_slope - multipliers.unsqueeze(1)
+        carried = carried.index_copy(2, kink.which, open_part)
+        return [carried.reshape(len(d), *shape[1:])], offset
+
+
+def _domain_relaxations(relaxed: Relaxed, d: Domains, seen: dict[int, Tensor]) -> dict[int, Relaxation]:
+    made: dict[int, Relaxation] = {}
+    for i, relaxation in relaxed.fixed.items():
+        made[i] = relaxation if relaxed.query.graph.nodes[i].op.affine else _taken(relaxation, d.problem)
+    for kink in relaxed.kinks:
+        bounds, split = kink.bounds.take(d.problem), d.split[:, kink.columns]
+        inside = Interval(
+            torch.where(split > 0, bounds.lower.clamp(min=0), bounds.lower),
+            torch.where(split < 0, bounds.upper.clamp(max=0), bounds.upper),
+        )
+        op = relaxed.query.graph.nodes[kink.node].op
+        lines = tuple(op.relax_with(inside, d.alpha[:, kink.columns]))
+        made[kink.node] = _DomainLines(kink, d, lines, seen)
+    return made
+
+
+def _taken(relaxation: Relaxation, problem: Tensor) -> Relaxation:
+    """A fixed non-affine relaxation of the problems, for domains."""
+    taken = {}
+    for name in relaxation.__dataclass_fields__:
+        value = getattr(relaxation, name)
+        taken[name] = value[problem] if isinstance(value, Tensor) else value
+    return replace(relaxation, **taken)
+
+
+class Dual(NamedTuple):
+    """The dual function at some multipliers.
+
+    Attributes:
+        bound: ``(D,)``; point: ``(D, *input_shape)`` the minimisers; rows: ``(D, U)`` coefficients on open elements.
+        ascent: ``(D,)`` numbers whose gradient by the multipliers is the bound's direction of ascent.
+    """
+
+    bound: Tensor
+    point: Tensor
+    ascent: Tensor
+    rows: Tensor
+
+
+def evaluate(relaxed: Relaxed, d: Domains) -> Dual:
+    """The proven bound of each domain for its present multipliers (``d.bound`` is not looked at)."""
+    query = relaxed.query
+    seen: dict[int, Tensor] = {}
+    rows, offset = linear_lower(query.graph, _weighted_forms(query, d), _domain_relaxations(relaxed, d, seen))
+    rows, offset = rows.flatten(2)[:, 0], offset[:, 0]
+    with torch.no_grad():
+        bound, point, scale = _concretise(query, d.problem, rows.detach(), offset.detach())
+    ascent = scale * ((rows * point).sum(1) + offset)
+    coefficients = [seen.get(k.node, torch.zeros(len(d), len(k.which), dtype=query.dtype)) for k in relaxed.kinks]
+    at_kinks = torch.cat(coefficients, 1) if coefficients else rows.detach()[:, :0]
+    return Dual(bound, point.reshape(len(d), *query.graph.input_shape), ascent, at_kinks)
+
+
+def _weighted_forms(query: Query, d: Domains) -> Forms:
+    """``[objective +] Σ μ_k atom_k`` as one form per domain; split kinks' inputs join in on the way back."""
+    coefficients, constant = {}, d.mu.new_zeros(len(d))
+    for node, c in query.atoms.coefficients.items():
+        flat = c.flatten(2)
+        mixed = d.mu @ flat[0] if c.shape[0] == 1 else torch.einsum("dk,dkn->dn", d.mu, flat[d.problem])
+        coefficients[node] = mixed.reshape(len(d), 1, *c.shape[2:])
+    constant = constant + (d.mu * query.atoms.constant[d.problem]).sum(1)
+    if isinstance(query.objective, Linear):
+        form = query.objective.form.take(d.problem)
+        constant = constant + form.constant[:, 0]
+        for node, c in form.coefficients.items():
+            coefficients[node] = coefficients[node] + c if node in coefficients else c.expand(len(d), *c.shape[1:])
+    return Forms(coefficients, constant.unsqueeze(1))
+
+
+def _concretise(query: Query, problem: Tensor, rows: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Bound, minimiser (flat) and the weight of ``<rows, x> + offset`` in the dual function at the minimiser."""
+    region = query.region
+    lower, upper = region.lower.flatten(1)[problem], region.upper.flatten(1)[problem]
+    if isinstance(query.objective, Distance):
+        o = query.objective
+        center = o.center.flatten(1)[problem]
+        weights = None if o.weights is None else o.weights.flatten(1)[problem]
+        bound, point, scale = halfspace_distance(rows, offset, lower, upper, center, o.p, weights)
+        # Where the centre satisfies the limit, or p = 0 has no multiplier, the limit itself at the point must rise.
+        return bound, point, torch.where(scale > 0, scale, 1.0)
+    ball = region.balls[0].take(problem) if region.balls else None
+    value, point = linear_minimum(rows.unsqueeze(1), lower, upper, ball)
+    return value[:, 0] + offset, point[:, 0], torch.ones_like(offset)
+
+
+class Ascent(NamedTuple):
+    """Domains after :func:`ascend`, with what branching and attacks look at: the minimiser ``(D, *input_shape)`` and
+    coefficients ``(D, U)`` on the open elements' outputs, both at each domain's best evaluation.
+    """
+
+    domains: Domains
+    point: Tensor
+    rows: Tensor
+
+
+def ascend(relaxed: Relaxed, d: Domains, steps: int, *, step_size: float = 0.2, target: Tensor | None = None) -> Ascent:
+    """Improve the multipliers by projected Adam steps; the best bound of each domain and its multipliers are kept.
+
+    Args:
+        steps: number of evaluations; one evaluates the present multipliers only.
+        step_size: of the slopes, cosine decay; multipliers take three times as much.
+        target: ``(D,)`` stop as soon as every bound has reached it.
+    """
+    allowed, inherited = d.allowed(relaxed.query.atoms.count), d.bound
+    adam = _Adam((1.0, 3.0, 3.0), step_size, steps)
+    best: Ascent | None = None
+    reached = torch.full_like(d.bound, -torch.inf)
+    for step in range(steps):
+        last = step == steps - 1
+        with torch.set_grad_enabled(not last):
+            moving = [t.detach().requires_grad_(not last) for t in (d.alpha, d.beta, d.mu)]
+            d = replace(d, alpha=moving[0], beta=moving[1], mu=moving[2])
+            dual = evaluate(relaxed, d)
+        better = dual.bound > reached  # false for NaN
+        now = Ascent(replace(d, bound=dual.bound), dual.point, dual.rows)
+        best = now if best is None else _chosen(better, now, best)
+        reached = torch.where(better, dual.bound, reached)
+        if last or (target is not None and bool((reached >= target).all())):
+            break
+        grads = torch.autograd.grad(dual.ascent.sum(), moving, allow_unused=True, materialize_grads=True)
+        alpha, beta, mu = adam.step(moving, grads)
+        d = replace(
+            d,
+            alpha=torch.minimum(torch.maximum(alpha, relaxed.floor), torch.ones_like(alpha)),
+            beta=beta.clamp(min=0) * (d.split != 0),
+            mu=mu.clamp(min=0) * allowed,
+        )
+    assert best is not None
+    detached = {name: getattr(best.domains, name).detach() for name in Domains.__dataclass_fields__}
+    return best._replace(domains=replace(Domains(**detached), bound=torch.maximum(reached, inherited)))
+
+
+class _Adam:
+    """Adam ascent with cosine decay on tensors of different rates; every domain's entries move by themselves."""
+
+    def __init__(self, factors: tuple[float, ...], step_size: float, steps: int) -> None:
+        self.factors, self.step_size, self.steps, self.count = factors, step_size, steps, 0
+        self.moments: list[tuple[Tensor, Tensor]] = []
+
+    def step(self, tensors: list[Tensor], grads: tuple[Tensor, ...]) -> list[Tensor]:
+        """The tensors after one step."""
+        if not self.moments:
+            self.moments = [(torch.zeros_like(t), torch.zeros_like(t)) for t in tensors]
+        rate = self.step_size * 0.5 * (1 + math.cos(math.pi * self.count / self.steps))
+        self.count += 1
+        moved = []
+        for factor, tensor, grad, (first, second) in zip(self.factors, tensors, grads, self.moments):
+            grad = grad.nan_to_num(0.0, 0.0, 0.0)
+            first.mul_(0.8).add_(grad, alpha=0.2)
+            second.mul_(0.98).addcmul_(grad, grad, value=0.02)
+            scale = (second / (1 - 0.98**self.count)).sqrt() + 1e-12
+            moved.append(tensor.detach() + rate * factor / (1 - 0.8**self.count) * first / scale)
+        return moved
+
+
+def _chosen(mask: Tensor, new: Ascent, old: Ascent) -> Ascent:
+    """New where the mask ``(D,)`` holds, old elsewhere."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask.reshape(-1, *[1] * (b.dim() - 1)), a.detach(), b.detach())
+
+    fields = Domains.__dataclass_fields__
+    domains = Domains(*(pick(getattr(new.domains, n), getattr(old.domains, n)) for n in fields))
+    return Ascent(domains, pick(new.point, old.point), pick(new.rows, old.rows))
+
+
+def only_kinks_bend(graph: Graph, nodes: list[int]) -> bool:
+    """Whether every non-affine node below the given ones splits at zero, so that splits end in an affine network."""
+    return all(graph.nodes[i].op.affine or graph.nodes[i].op.splits_at_zero for i in graph.ancestors(nodes) if i)

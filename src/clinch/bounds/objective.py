@@ -1,0 +1,96 @@
+"""From linear bounds to a certified lower bound of a query's objective, for any clause set and without bisection.
+
+Every atom ``a_k(x) <= 0`` has a linear lower limit ``<λ_k, x> + κ_k <= a_k(x)`` over the region, so a feasible input
+lies in the half-space ``<λ_k, x> + κ_k <= 0`` of at least one atom of each clause. For a distance objective
+
+    distance >= max over clauses  min over the clause's atoms  dist(center, half-space_k ∩ box),
+
+each of which is closed form or one-dimensional. For other objectives the clauses can only prove infeasibility.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clinch.bounds.crown import activation_bounds, form_bounds, linear_lower, relaxations_from
+from clinch.geometry.halfspace import halfspace_distance
+from clinch.geometry.linear_minimum import minimum_over
+from clinch.geometry.norms import norm
+from clinch.network.ops.base import Interval
+from clinch.query import Distance, Forms, FormsNorm, Linear, Query
+
+
+def objective_bound(query: Query, bounds: dict[int, Interval] | None = None) -> Tensor:
+    """Proven: no feasible input of the query's region has a smaller objective. Shape ``(B,)``; infinity: infeasible.
+
+    Args:
+        query: the float64 normal form; pass ``query.narrowed(value)`` to search the incumbent's ball only, and take the
+            smaller of the result and ``value`` as the bound of the whole query.
+        bounds: limits of activations over ``query.region`` (default: computed with CROWN).
+
+    Raises:
+        UnsupportedOperator: a layer has no interval rule or no linear relaxation; names it.
+    """
+    if bounds is None:
+        bounds = activation_bounds(query.graph, query.region, query.nodes)
+    relaxations = relaxations_from(query.graph, bounds, query.nodes)
+    bound, infeasible = _clause_bound(query, relaxations)
+    match query.objective:
+        case Distance():
+            value = torch.maximum(bound, _distance_to_region(query))
+        case Linear(form=form):
+            value = form_bounds(query.graph, form, query.region, relaxations)[:, 0]
+        case FormsNorm() as objective:
+            value = _norm_bound(query, objective, relaxations)
+    return torch.where(infeasible, torch.inf, value)
+
+
+def _clause_bound(query: Query, relaxations: dict) -> tuple[Tensor, Tensor]:
+    """Distance bound from the clauses (other objectives: zero) and whether some clause cannot hold; each ``(B,)``."""
+    size, atoms = query.size, query.atoms
+    none = query.region.lower.new_zeros(size)
+    if not query.clauses:
+        return none, none.bool()
+    rows, offset = linear_lower(query.graph, atoms, relaxations)
+    impossible = minimum_over(query.region, rows) + offset > 0
+    distance = torch.where(impossible, torch.inf, none[:, None])
+    if isinstance(query.objective, Distance):
+        d = query.objective
+        k = atoms.count
+        center, weights = (None if t is None else _repeat(t, k) for t in (d.center, d.weights))
+        assert center is not None
+        reach, _, _ = halfspace_distance(
+            rows.reshape(size * k, -1), offset.reshape(-1),
+            _repeat(query.region.lower, k), _repeat(query.region.upper, k), center, d.p, weights,
+        )  # fmt: skip
+        distance = torch.maximum(distance, reach.reshape(size, k))
+    per_clause = query.clause_values(distance)
+    return per_clause.amax(1), query.clause_values(impossible.to(distance.dtype)).amax(1) > 0
+
+
+def _repeat(t: Tensor, count: int) -> Tensor:
+    """``(B, *shape)`` to ``(B·count, n)``: each problem once per row."""
+    return t.flatten(1).repeat_interleave(count, 0)
+
+
+def _distance_to_region(query: Query) -> Tensor:
+    """The distance from the centre to the region's box: the objective's bound without any clause."""
+    assert isinstance(query.objective, Distance)
+    nearest = query.objective.center.clamp(query.region.lower, query.region.upper)
+    return query.objective.value(nearest, {})
+
+
+def _norm_bound(query: Query, objective: FormsNorm, relaxations: dict) -> Tensor:
+    """From limits of each form: the smallest (or, for a norm made large, minus the largest) norm within them."""
+    forms = objective.forms
+    both = Forms(
+        {node: torch.cat([c, -c], 1) for node, c in forms.coefficients.items()},
+        torch.cat([forms.constant, -forms.constant], 1),
+    )
+    limits = form_bounds(query.graph, both, query.region, relaxations)
+    lower, upper = limits[:, : forms.count], -limits[:, forms.count :]
+    if objective.scale > 0:
+        nearest_zero = torch.maximum(lower, -upper).clamp(min=0)
+        return norm(nearest_zero, objective.p, objective.weights)
+    return -norm(torch.maximum(lower.abs(), upper.abs()), objective.p, objective.weights)

@@ -1,0 +1,42 @@
+"""Linear forms from the rows that people pass to a bound."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clinch.errors import NonFiniteError, ShapeError
+from clinch.geometry.region import Region
+from clinch.network.graph import Graph
+from clinch.network.network import Network
+from clinch.query import Forms
+
+
+def layer_forms(network: Network, region: Region, c: Tensor | None, layer: str | None) -> tuple[Graph, Forms]:
+    """The float64 graph on the region's device, and the rows ``c`` on a layer as forms.
+
+    Args:
+        network: the network.
+        region: B inputs.
+        c: ``(R, size)`` or ``(B, R, size)``; None: one row per activation.
+        layer: name of a layer; None: the output.
+
+    Raises:
+        UnknownLayer: there is no such layer. ShapeError: region or rows do not fit. NonFiniteError: NaN in the rows.
+    """
+    graph = network.graph_as(region.lower.dtype, region.lower.device)
+    node = graph.output if layer is None else network.position(layer)
+    if region.lower.shape[1:] != graph.input_shape:
+        raise ShapeError(
+            f"The region has inputs of shape {tuple(region.lower.shape[1:])}, the network takes {graph.input_shape}."
+        )
+    size, shape = graph.nodes[node].size, graph.nodes[node].shape
+    rows = torch.eye(size, dtype=region.lower.dtype) if c is None else torch.as_tensor(c)
+    rows = rows.to(region.lower.device, region.lower.dtype)
+    rows = rows.unsqueeze(0) if rows.dim() == 2 else rows
+    if rows.dim() != 3 or rows.shape[2] != size or rows.shape[0] not in (1, region.size):
+        raise ShapeError(f"c has shape {tuple(rows.shape)}; give (R, {size}) or ({region.size}, R, {size}).")
+    if not bool(torch.isfinite(rows).all()):
+        raise NonFiniteError("c contains NaN or infinity; remove it.")
+    constant = rows.new_zeros(region.size, rows.shape[1])
+    return graph, Forms({node: rows.reshape(*rows.shape[:2], *shape)}, constant)

@@ -1,0 +1,77 @@
+"""The command line: one file per command.
+
+Exit codes: 0 done; 1 the honest negative answer (no such input exists, or none was found); 2 bad input, told in one
+line. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from clinch.cli import demo, solve, supports
+
+app = typer.Typer(
+    name="clinch",
+    no_args_is_help=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("solve")(solve.solve)
+app.command("supports")(supports.supports)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from clinch import __version__
+
+        print(f"clinch {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find the network input that best meets what you ask for, and prove how much better any other could be.
+
+    Start with: clinch demo
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (default: the process's own) and return its exit code."""
+    try:
+        code = app(list(sys.argv[1:] if arguments is None else arguments), prog_name="clinch", standalone_mode=False)
+        return int(code or 0)
+    except typer.TyperException as error:
+        return _complain(error.format_message())
+    except typer.Abort:
+        return _complain("interrupted.")
+    except Exception as error:
+        from clinch.errors import ClinchError
+
+        if not isinstance(error, ClinchError):
+            raise
+        return _complain(str(error))
+
+
+def _complain(message: str) -> int:
+    print("clinch: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def main() -> NoReturn:
+    """Entry point of the ``clinch`` command."""
+    sys.exit(run())

@@ -1,0 +1,133 @@
+"""What the commands share: progress on the terminal, JSON, and the exit code of a solution."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from clinch.errors import ClinchError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from clinch.solution import Event, Solution
+
+
+class OutputError(ClinchError):
+    """A file cannot be written; names it and the reason."""
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """One line on the terminal that shows time, value, bound and gap while a problem is solved.
+
+    Use it as a context manager and pass it as ``progress=``. Where standard error is not a terminal it is silent.
+
+    Args:
+        sense: +1 for minimisation, −1 for maximisation (events are in the minimising sense).
+    """
+
+    def __init__(self, sense: int = 1) -> None:
+        from rich.console import Console
+
+        self.sense = sense
+        self.event: Event | None = None
+        self._console = Console(stderr=True)
+        self._start = time.monotonic()
+        self._live: Any = None
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an improvement."""
+        self.event = event
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            from rich.live import Live
+
+            self._start = time.monotonic()
+            self._live = Live(get_renderable=self.line, console=self._console, refresh_per_second=8, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def line(self) -> Text:
+        """The line as it is now."""
+        import torch
+        from rich.text import Text
+
+        from clinch.solution import relative_gap
+
+        text = Text(f"{time.monotonic() - self._start:7.1f} s", style="dim")
+        if self.event is None:
+            return text.append("  attacking ...", style="dim")
+        values, bounds = torch.as_tensor(self.event.value), torch.as_tensor(self.event.bound)
+        gaps = relative_gap(values, bounds).tolist()
+        value, bound = values.tolist(), bounds.tolist()
+        if len(value) > 1:
+            text.append(f"   found {sum(map(math.isfinite, value))} of {len(value)}", style="dark_orange")
+            text.append(f"   bounded {sum(map(math.isfinite, bound))}", style="blue")
+            return text.append(f"   largest gap {percent(max(gaps))}   {self.event.who}")
+        text.append(f"   value {number(self.sense * value[0])}", style="dark_orange")
+        text.append(f"   bound {number(self.sense * bound[0])}", style="blue")
+        return text.append(f"   gap {percent(gaps[0])}   {self.event.who}")
+
+
+def number(value: float) -> str:
+    """Six digits, or a dash where there is none."""
+    return f"{value:.6g}" if math.isfinite(value) else "–"
+
+
+def percent(gap: float) -> str:
+    """A gap in percent, or a dash where there is none."""
+    return f"{100 * gap:.3g} %" if math.isfinite(gap) else "–"
+
+
+def write_json(content: dict[str, Any], target: str) -> None:
+    """Write JSON to a file, or to standard output where the target is ``-``. Infinities and NaN become null.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    if target == "-":
+        sys.stdout.write(text + "\n")
+        return
+    try:
+        Path(target).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"Cannot write {target}: {error.strerror}. Name another file.") from None
+
+
+def _plain(value: Any) -> Any:
+    """Tensors, enumerations and numbers that JSON does not know, in terms that it does."""
+    import enum
+
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def exit_code(solution: Solution) -> int:
+    """0 where every problem has an input; 1 otherwise, the honest negative answer."""
+    from clinch.solution import Status
+
+    statuses = solution.status if isinstance(solution.status, list) else [solution.status]
+    return 0 if all(status in (Status.OPTIMAL, Status.FEASIBLE) for status in statuses) else 1

@@ -1,0 +1,108 @@
+"""Models named on the command line or in a problem file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from clinch.errors import NetworkError
+
+if TYPE_CHECKING:
+    from clinch.network.network import Network
+
+#: endings of files that can run code when they are opened
+_PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+
+
+def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folder: Path | None = None) -> Network:
+    """Load a model: an ONNX file, or a Python function that returns an ``nn.Module``.
+
+    Args:
+        source: ``net.onnx``, ``net.onnx.gz``, ``package.module:function`` or ``file.py:function``.
+        input_shape: shape of one input, without the batch; needed for a function, and for a file that leaves it open.
+        folder: relative paths start here; None: in the working directory.
+
+    Raises:
+        NetworkError: nothing of that name, a kind of file that is not read, or a function that gives no module.
+    """
+    import clinch
+
+    name, colon, function = source.rpartition(":")
+    if colon and name and not _is_file_name(source):
+        model = _call(_module(name, folder), name, function)
+        if input_shape is None:
+            raise NetworkError(
+                f"The shape of one input of '{source}' is not known: give it as input_shape (--input-shape 1,28,28)."
+            )
+        return clinch.load(model, input_shape=input_shape)
+    path = (folder or Path()) / source
+    lower = source.lower()
+    if lower.endswith(_PICKLED):
+        raise NetworkError(
+            f"'{source}' is a pickle, which can run any code, and is not read. Write a function that builds the module "
+            "and loads its weights (safetensors.torch.load_file), and name it as file.py:function; or "
+            "export the module to ONNX (torch.onnx.export)."
+        )
+    if not lower.endswith((".onnx", ".onnx.gz")):
+        raise NetworkError(
+            f"'{source}' is not a model: "
+            "name an .onnx or .onnx.gz file, or file.py:function, or package.module:function."
+        )
+    if not path.is_file():
+        raise NetworkError(f"There is no file {path}.")
+    return clinch.load(str(path), input_shape=input_shape)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """A shape such as ``1,28,28``.
+
+    Raises:
+        NetworkError: not a list of positive whole numbers.
+    """
+    parts = text.replace("x", ",").split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise NetworkError(f"'{text}' is not a shape: write positive whole numbers such as 1,28,28.")
+    return tuple(int(part) for part in parts)
+
+
+def _is_file_name(source: str) -> bool:
+    return source.lower().endswith((".onnx", ".onnx.gz", *_PICKLED))
+
+
+def _module(name: str, folder: Path | None) -> ModuleType:
+    if not name.endswith(".py"):
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            raise NetworkError(
+                f"Cannot import '{name}': {error}. Name a file instead: path/to/file.py:function."
+            ) from None
+    path = (folder or Path()) / name
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or specification is None or specification.loader is None:
+        raise NetworkError(f"There is no Python file {path}.")
+    module = importlib.util.module_from_spec(specification)
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:
+        raise NetworkError(f"{path} cannot be run: {type(error).__name__}: {error}.") from error
+    return module
+
+
+def _call(module: ModuleType, name: str, function: str) -> Any:
+    from torch import nn
+
+    factory: Callable[[], Any] | None = getattr(module, function, None)
+    if not callable(factory):
+        raise NetworkError(f"'{name}' has no function '{function}'.")
+    try:
+        model = factory()
+    except Exception as error:
+        raise NetworkError(f"{name}:{function}() failed: {type(error).__name__}: {error}.") from error
+    if not isinstance(model, nn.Module):
+        raise NetworkError(f"{name}:{function}() returned {type(model).__name__}; it must return an nn.Module.")
+    return model

@@ -1,0 +1,41 @@
+"""``clinch solve PROBLEM.toml``: one problem, or a batch, stated in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def solve(
+    file: Annotated[
+        Path, typer.Argument(metavar="PROBLEM.toml", help="What to solve; the format is in docs/problem-files.md.")
+    ],
+    json: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the solution as JSON; - for standard output.")
+    ] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds; the best input and bound so far are kept.")] = None,
+    gap: Annotated[float | None, typer.Option(help="Relative gap between value and bound at which to stop.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None,
+    solver: Annotated[str | None, typer.Option(help="Run one engine alone, by name.")] = None,
+) -> int:
+    """Solve the problem that a file states. Options given here win over the file's [solve] table.
+
+    Exit code: 0 an input was found for every problem; 1 not so, or proven infeasible; 2 bad input.
+
+    Example: clinch solve examples/digits_monitor.toml --time-limit 30 --json solution.json
+    """
+    from clinch.cli.console import Progress, exit_code, write_json
+    from clinch.cli.problem_file import read_problem
+
+    stated = read_problem(file)
+    given = {"time_limit": time_limit, "gap": gap, "seed": seed, "solver": solver}
+    options = stated.options | {name: value for name, value in given.items() if value is not None}
+    with Progress(stated.problem.query.sense) as progress:
+        solution = stated.problem.solve(**options, progress=progress)
+    if json != "-":
+        print(solution)
+    if json is not None:
+        write_json(solution.to_dict(), json)
+    return exit_code(solution)

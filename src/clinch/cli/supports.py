@@ -1,0 +1,76 @@
+"""``clinch supports MODEL``: which layers are supported by which engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from clinch.network.network import Network
+    from clinch.network.support import LayerSupport
+
+#: heading -> field of :class:`clinch.network.support.LayerSupport`
+ENGINES = {"attacks": "forward", "interval": "interval", "CROWN": "relaxation", "MILP": "exact"}
+
+
+def supports(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="net.onnx, net.onnx.gz, file.py:function or package.module:function.")
+    ],
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="1,28,28", help="Shape of one input; needed for a function.")
+    ] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the table as JSON; - for standard output.")
+    ] = None,
+) -> int:
+    """Show which layers of a model are supported by which engine.
+
+    Attacks need the forward pass alone; CROWN also stands for branch and bound.
+
+    Exit code: 0 bounds can be proven on this model; 1 some layer allows attacks only; 2 bad input.
+
+    Example: clinch supports clinch.demo:network --input-shape 8,8
+    """
+    from clinch.cli.console import write_json
+    from clinch.cli.models import load_model, parse_shape
+    from clinch.network.support import supports as layer_support
+
+    network = load_model(model, input_shape=None if input_shape is None else parse_shape(input_shape))
+    rows = layer_support(network)
+    whole = {field: all(getattr(row, field) for row in rows) for field in ENGINES.values()}
+    if json != "-":
+        _print(network, rows, whole)
+    if json is not None:
+        write_json(_content(network, rows, whole), json)
+    return 0 if whole["interval"] and whole["relaxation"] else 1
+
+
+def _content(network: Network, rows: list[LayerSupport], whole: dict[str, bool]) -> dict[str, Any]:
+    layers = [vars(row) for row in rows]
+    return {"model": network.name, "input_shape": network.input_shape, "whole_network": whole, "layers": layers}
+
+
+def _print(network: Network, rows: list[LayerSupport], whole: dict[str, bool]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("layer", "operator", "output"):
+        table.add_column(heading, overflow="fold")
+    for heading in ENGINES:
+        table.add_column(heading, justify="center")
+    for row in rows:
+        marks = [_mark(getattr(row, field)) for field in ENGINES.values()]
+        table.add_row(escape(row.name), escape(row.operator), "×".join(map(str, row.shape)), *marks)
+    table.add_row()
+    table.add_row("[bold]whole network[/bold]", "", "", *(_mark(able) for able in whole.values()))
+    console = Console(highlight=False)
+    console.print(f"{escape(network.name)}, input {'×'.join(map(str, network.input_shape))}\n")
+    console.print(table)
+
+
+def _mark(able: bool) -> str:
+    return "yes" if able else "[bold red]no[/bold red]"

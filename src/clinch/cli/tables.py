@@ -1,0 +1,112 @@
+"""Reading TOML tables: known keys, kinds, and arrays from files. Every complaint is one line that names the place."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clinch.errors import ProblemError
+
+Table = dict[str, Any]
+
+_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
+
+
+def read_toml(path: Path) -> Table:
+    """A TOML file.
+
+    Raises:
+        ProblemError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ProblemError(f"Cannot read {path}: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProblemError(f"{path} is not TOML: {error}.") from None
+
+
+def check_keys(table: Table, known: tuple[str, ...], where: str) -> None:
+    """Refuse a key that is not known; the nearest known one is named.
+
+    Raises:
+        ProblemError: the first unknown key.
+    """
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(known)}."
+            raise ProblemError(f"{where}: there is no key '{key}'; {hint}")
+
+
+def get(table: Table, key: str, kinds: tuple[type, ...], where: str, default: Any = ...) -> Any:
+    """The entry of a table; whole numbers count as numbers, true and false do not.
+
+    Raises:
+        ProblemError: it is missing and has no default, or is of another kind.
+    """
+    if key not in table:
+        if default is ...:
+            raise ProblemError(f"{where}: '{key}' is missing; give {_kinds(kinds)}.")
+        return default
+    value = table[key]
+    fits = isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+    if not fits or (isinstance(value, bool) and bool not in kinds):
+        raise ProblemError(f"{where}: '{key}' is {value!r:.60}; give {_kinds(kinds)}.")
+    return value
+
+
+def _kinds(kinds: tuple[type, ...]) -> str:
+    return " or ".join(_NAMES[kind] for kind in kinds)
+
+
+def read_array(value: Any, folder: Path, where: str) -> np.ndarray:
+    """Numbers: inline (nested lists allowed), or a file ``"x.npy"``, ``"x.npz:key"`` beside the problem file.
+
+    Raises:
+        ProblemError: not numbers, or a file that cannot be read. Pickled arrays are refused.
+    """
+    if isinstance(value, str):
+        return _array_file(value, folder, where)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ProblemError(f"{where}: {value!r:.60} is not an array of numbers with rows of one length.") from None
+    return array
+
+
+def _array_file(source: str, folder: Path, where: str) -> np.ndarray:
+    name, _, key = source.partition(".npz:")
+    path = folder / (f"{name}.npz" if key else source)
+    if path.suffix not in (".npy", ".npz"):
+        raise ProblemError(f"{where}: '{source}' is not an array: write numbers, or a file x.npy or x.npz:key.")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if path.suffix == ".npz":
+            names = list(loaded.keys())
+            if not key and len(names) == 1:
+                key = names[0]
+            if key not in names:
+                raise ProblemError(
+                    f"{where}: {path} has the arrays {', '.join(names)}: "
+                    f"write {path.name}:{names[0] if names else 'key'}."
+                )
+            loaded = loaded[key]
+        return np.asarray(loaded, dtype=np.float64)
+    except FileNotFoundError:
+        raise ProblemError(f"{where}: there is no file {path}.") from None
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, ProblemError):
+            raise
+        raise ProblemError(f"{where}: {path} cannot be read as numbers: {error}.") from None

@@ -1,0 +1,141 @@
+"""Images for experiments: MNIST from idx files or from OpenML, and where to look for data and reference models.
+
+Data lies in the folder that the environment variable ``CLINCH_DATA`` names, otherwise in ``shared/data`` beside the
+project's folder. Pixels are float32 in [0, 1]; nothing else is done to them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinch.errors import ClinchError
+
+#: name of the environment variable that names the data folder
+VARIABLE = "CLINCH_DATA"
+
+
+class DataError(ClinchError):
+    """A data set or a model file that is missing or damaged; says where it was looked for and what to do."""
+
+
+class Images(NamedTuple):
+    """Images ``(N, channels, height, width)`` with pixels in [0, 1], float32, and labels ``(N,)``."""
+
+    x: Tensor
+    y: Tensor
+
+
+def data_folder() -> Path:
+    """``$CLINCH_DATA``, or ``shared/data`` beside the project's folder (it need not exist)."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    return Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def model_file(name: str) -> Path:
+    """Path of a reference model such as ``"mnist_small.onnx"``: in ``models``, inside or beside the data folder.
+
+    Raises:
+        DataError: no such file.
+    """
+    folder = data_folder()
+    places = [folder / "models" / name, folder.parent / "models" / name]
+    for path in places:
+        if path.is_file():
+            return path
+    looked = " and ".join(str(path) for path in places)
+    raise DataError(
+        f"There is no model '{name}': looked for {looked}. Set {VARIABLE} to the folder that holds models/."
+    )
+
+
+def mnist(split: str = "test", folder: str | Path | None = None) -> Images:
+    """MNIST: 60,000 images for training or 10,000 for testing, shape ``(N, 1, 28, 28)``, in the original order.
+
+    Read from ``MNIST/raw`` (torchvision's layout, plain or ``.gz``) in the data folder. Where there are no such files
+    and no folder was named, scikit-learn fetches the data set from OpenML once and keeps it.
+
+    Args:
+        split: ``"train"`` or ``"test"``.
+        folder: another data folder.
+
+    Raises:
+        DataError: a file is missing or damaged, or OpenML cannot be reached.
+    """
+    if split not in ("train", "test"):
+        raise DataError(f"split is 'train' or 'test', not {split!r}.")
+    root = Path(folder) if folder is not None else data_folder()
+    prefix = "train" if split == "train" else "t10k"
+    places = [root / "MNIST" / "raw", root]
+    for place in places:
+        if _idx_path(place, f"{prefix}-images-idx3-ubyte"):
+            x = read_idx(place / f"{prefix}-images-idx3-ubyte")
+            y = read_idx(place / f"{prefix}-labels-idx1-ubyte")
+            return _images(x, y)
+    if folder is not None or os.environ.get(VARIABLE):
+        raise DataError(f"There is no '{prefix}-images-idx3-ubyte' (or .gz) in {places[0]} or {places[1]}.")
+    return _from_openml(split)
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """Read an idx file of unsigned bytes, plain or with ``.gz`` added to its name.
+
+    The format: two zero bytes, a type (8: unsigned byte), the number of dimensions, each extent as a big-endian 32-bit
+    number, the values.
+
+    Raises:
+        DataError: missing, damaged, or of another type.
+    """
+    found = _idx_path(Path(path).parent, Path(path).name)
+    if found is None:
+        raise DataError(f"There is no file {path} (or {path}.gz).")
+    try:
+        raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{found} cannot be read: {error}. Fetch it again.") from None
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+        raise DataError(f"{found} is not an idx file of unsigned bytes. Fetch it again.")
+    header = 4 + 4 * raw[3]
+    shape = struct.unpack(f">{raw[3]}I", raw[4:header]) if len(raw) >= header else ()
+    expected = header + int(np.prod(shape, dtype=np.int64))
+    if len(raw) < header or len(raw) != expected:
+        raise DataError(f"{found} has {len(raw)} bytes where its header asks for {expected}. Fetch it again.")
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+
+
+def _idx_path(folder: Path, name: str) -> Path | None:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _images(x: np.ndarray, y: np.ndarray) -> Images:
+    if len(x) != len(y) or x.ndim != 3:
+        raise DataError(
+            f"{len(x)} images of shape {x.shape[1:]} but {len(y)} labels: the files do not belong together."
+        )
+    pixels = torch.from_numpy(x.astype(np.float32)).div_(255.0).unsqueeze(1)
+    return Images(pixels, torch.from_numpy(y.astype(np.int64)))
+
+
+def _from_openml(split: str) -> Images:
+    from sklearn.datasets import fetch_openml
+
+    try:
+        pixels, labels = fetch_openml("mnist_784", version=1, as_frame=False, parser="liac-arff", return_X_y=True)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"MNIST is not in {data_folder()} and OpenML cannot be reached ({error}). Put the four idx files into "
+            f"MNIST/raw of a folder and set {VARIABLE} to it."
+        ) from None
+    rows = slice(0, 60_000) if split == "train" else slice(60_000, None)
+    return _images(np.asarray(pixels)[rows].reshape(-1, 28, 28).astype(np.uint8), np.asarray(labels)[rows])

@@ -1,0 +1,154 @@
+"""Box monitors: per-class limits on a hidden layer's activations, and the constraint that a monitor objects.
+
+A monitor watches one layer. It accepts an input of class c while every activation lies within the limits seen on
+training inputs of that class, ``lower[c] <= h(x) <= upper[c]`` (the "outside the box" monitors of Henzinger, Lukina and
+Schilling 2020, arXiv 1911.09032, with one box per class).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from clinch.errors import ProblemError, ShapeError
+
+if TYPE_CHECKING:
+    from clinch.constraints import Constraint
+    from clinch.network.network import Network
+
+#: inputs evaluated at once
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class BoxMonitor:
+    """One box per class on the activations of a layer.
+
+    Attributes:
+        layer: name of the watched layer.
+        lower: ``(classes, *layer_shape)`` smallest activation seen, float64.
+        upper: ``(classes, *layer_shape)`` largest activation seen, float64.
+        margin: ``(classes, *layer_shape)`` how far outside an activation must be for the monitor to object, float64.
+
+    Example:
+        >>> monitor = BoxMonitor.fit(net, "relu2", x_train)                        # doctest: +SKIP
+        >>> same_class = net.output.argmax() == 7                                  # doctest: +SKIP
+        >>> Problem(Minimize(norm(net.input - x0, 2)), [same_class, monitor.outside(net, 7)])  # doctest: +SKIP
+    """
+
+    layer: str
+    lower: Tensor
+    upper: Tensor
+    margin: Tensor
+
+    @classmethod
+    def fit(cls, network: Network, layer: str, x: Tensor, *, relative: float = 0.01, absolute: float = 1e-3) -> Self:
+        """Take the limits over the inputs that the network itself assigns to each class.
+
+        ``margin = max(relative · (upper − lower), absolute)`` for each activation.
+
+        Args:
+            network: what ``clinch.load`` returned; its output must be a vector with one entry per class.
+            layer: name of the layer to watch.
+            x: training inputs, shape ``(N, *input_shape)``.
+            relative: share of the range seen.
+            absolute: in the activations' own units.
+
+        Raises:
+            UnknownLayer: the network has no such layer.
+            ShapeError: the inputs do not fit the network, or its output is not a vector.
+            ProblemError: no input falls into some class.
+        """
+        if x.shape[1:] != network.input_shape:
+            raise ShapeError(
+                f"Training inputs of shape {tuple(x.shape)}; expected (N, {', '.join(map(str, network.input_shape))})."
+            )
+        if len(network.graph.nodes[-1].shape) != 1:
+            raise ShapeError(
+                f"The output has shape {network.graph.nodes[-1].shape}; a monitor per class needs (classes,)."
+            )
+        h, z = activations(network, x, layer, network.layers[-1])
+        shape, classes = h.shape[1:], z.shape[1]
+        lower = torch.full((classes, *shape), torch.inf, dtype=torch.float64)
+        upper = torch.full((classes, *shape), -torch.inf, dtype=torch.float64)
+        index = z.argmax(1).view(-1, *[1] * len(shape)).expand_as(h)
+        lower.scatter_reduce_(0, index, h, "amin")
+        upper.scatter_reduce_(0, index, h, "amax")
+        empty = (lower > upper).flatten(1).any(1)
+        if empty.any():
+            c = int(empty.nonzero()[0])
+            raise ProblemError(f"No training input is assigned to class {c}: give inputs of every class.")
+        margin = (relative * (upper - lower)).clamp(min=absolute)
+        return cls(layer, lower, upper, margin)
+
+    def outside(self, network: Network, classes: int | Tensor) -> Constraint:
+        """The monitor objects: some activation leaves its class's box by at least its margin.
+
+        Args:
+            network: what ``clinch.load`` returned.
+            classes: class of the input, or ``(B,)`` classes of a batch of problems.
+        """
+        lower, upper, margin = self._of(classes)
+        return ~network[self.layer].between(lower, upper, margin=margin)
+
+    def inside(self, network: Network, classes: int | Tensor) -> Constraint:
+        """The monitor accepts: every activation lies in its class's box.
+
+        Args:
+            network: what ``clinch.load`` returned.
+            classes: class of the input, or ``(B,)`` classes of a batch of problems.
+        """
+        lower, upper, _ = self._of(classes)
+        return network[self.layer].between(lower, upper)
+
+    def excess(self, h: Tensor, classes: int | Tensor) -> Tensor:
+        """How far each activation is outside its box in units of its margin: the monitor objects where one reaches 1.
+
+        ``max(h − upper, lower − h) / margin``, signed: positive above or below the box, 0 or less inside.
+
+        Args:
+            h: activations ``(B, *layer_shape)`` of the watched layer.
+            classes: class of the inputs, or ``(B,)`` classes.
+        """
+        lower, upper, margin = (t.to(h.device) for t in self._of(classes))
+        return torch.maximum(h.double() - upper, lower - h.double()) / margin
+
+    def _of(self, classes: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        index = torch.as_tensor(classes).cpu()
+        if bool((index < 0).any()) or bool((index >= len(self.lower)).any()):
+            raise ProblemError(f"Class {classes} is not among the monitor's {len(self.lower)} classes.")
+        return self.lower[index], self.upper[index], self.margin[index]
+
+
+@torch.no_grad()
+def activations(network: Network, x: Tensor, *layers: str) -> list[Tensor]:
+    """Activations of the named layers, evaluated in the model's dtype and returned as float64 on the CPU.
+
+    Args:
+        network: what ``clinch.load`` returned.
+        x: inputs, shape ``(N, *input_shape)``.
+        layers: names.
+
+    Returns:
+        One tensor ``(N, *layer_shape)`` per name.
+
+    Raises:
+        UnknownLayer: the network has no such layer.
+    """
+    nodes = [network.position(layer) for layer in layers]
+    graph = network.graph_as(network.dtype, network.device)
+    parts = [graph.forward(part.to(network.device, network.dtype), nodes) for part in x.split(CHUNK)]
+    return [torch.cat([part[node].to("cpu", torch.float64) for part in parts]) for node in nodes]
+
+
+def predicted(network: Network, x: Tensor) -> Tensor:
+    """The class that the network gives each input, shape ``(N,)``.
+
+    Args:
+        network: what ``clinch.load`` returned.
+        x: inputs, shape ``(N, *input_shape)``.
+    """
+    return activations(network, x, network.layers[-1])[0].argmax(1)

@@ -1,0 +1,57 @@
+"""Every error a user can meet.
+
+Each message is one sentence that says what was wrong and one that says what to write instead.
+"""
+
+from __future__ import annotations
+
+
+class ClinchError(Exception):
+    """Base of all errors raised on purpose; the command line prints its message and exits with 2."""
+
+
+class NetworkError(ClinchError):
+    """A model cannot be loaded: training mode, no input shape, no batch dimension, mismatch with the original."""
+
+
+class UnsupportedOperator(NetworkError):
+    """An operator lacks a fact an engine needs; names the layer, its source line and what would work instead."""
+
+
+class UnknownLayer(ClinchError, KeyError):
+    """A layer name that the network does not have; lists the names it has."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ProblemError(ClinchError, ValueError):
+    """A problem statement that has no meaning: expressions of two networks, a non-linear constraint, no objective."""
+
+
+class ShapeError(ProblemError):
+    """A constant whose shape does not fit what it is compared with; gives the expected and the received shape."""
+
+
+class NonFiniteError(ProblemError):
+    """NaN, or an infinity where a finite number is needed; names the argument."""
+
+
+class EmptyRegionError(ProblemError):
+    """Input bounds that contradict each other; names the first such coordinate."""
+
+
+class UnboundedInputError(ProblemError):
+    """An engine needs finite input bounds and the problem has none; says which constraint to add."""
+
+
+class UnsupportedByEngine(ClinchError):
+    """An engine was asked for by name but cannot take this problem; names one that can."""
+
+
+class BackendError(ClinchError):
+    """A solver library is missing or failed; says how to install it or which other backend to name."""
+
+
+class UnsoundResult(ClinchError):
+    """A proven bound and a checked point contradict each other; names both engines. Always a defect, never a tie."""

@@ -1,0 +1,336 @@
+"""Mixed-integer encodings of operators: affine expressions of variables, and the rows that tie the variables together.
+
+An affine operator adds nothing: it maps expressions to expressions, column by column through its own ``forward``, so
+that the encoding and the network cannot drift apart. A piecewise-linear operator adds variables only where its inputs'
+proven bounds leave the piece open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import block_array, csr_array
+from torch import Tensor
+
+from clinch.backends.program import Program, Vector
+from clinch.errors import UnsupportedByEngine
+from clinch.network.ops.base import Interval, Operator, Shape
+
+#: largest number of float64 coefficients that one expression may hold (1 GB)
+COEFFICIENT_BUDGET = 2**27
+
+Linear = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Affine functions of the variables: ``e(variables) = Σ_block coefficients[block]ᵀ variables[block] + constant``.
+
+    Attributes:
+        coefficients: block -> ``(block_size, *shape)``, float64.
+        constant: ``(*shape)``, float64.
+    """
+
+    coefficients: dict[int, Tensor]
+    constant: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the activations that the expression stands for."""
+        return tuple(self.constant.shape)
+
+    def map(self, linear: Linear) -> Expression:
+        """Apply a linear function of tensors ``(N, *shape)``, each row by itself: a reshape, a slice, a gather."""
+        moved = {block: linear(c) for block, c in self.coefficients.items()}
+        return Expression(moved, linear(self.constant.unsqueeze(0)).squeeze(0))
+
+    def flat(self) -> Expression:
+        """The same functions in one axis."""
+        return self.map(lambda t: t.flatten(1))
+
+    def take(self, which: Tensor) -> Expression:
+        """The functions at flat positions ``(k,)``, shape ``(k,)``."""
+        return self.map(lambda t: t.flatten(1)[:, which])
+
+    def scaled(self, factor: Tensor) -> Expression:
+        """Each function times its factor ``(*shape)``; blocks that drop out are left out."""
+        moved = {block: c * factor for block, c in self.coefficients.items()}
+        return Expression({block: c for block, c in moved.items() if bool(c.any())}, self.constant * factor)
+
+    def __add__(self, other: Expression) -> Expression:
+        total = dict(self.coefficients)
+        for block, c in other.coefficients.items():
+            total[block] = total[block] + c if block in total else c
+        return Expression(total, self.constant + other.constant)
+
+
+@dataclass(frozen=True)
+class Kink:
+    """The binaries of a piecewise-linear node: variable ``first + i`` decides the element at position ``positions[i]``.
+
+    For two pieces, 1 stands for the upper one. For a maximum each candidate has a Kink of its own, 1: it is largest.
+    """
+
+    node: int
+    positions: Tensor
+    first: int
+
+
+class Encoder:
+    """Collects variables and rows. Block 0 is the network's input.
+
+    Args:
+        lower: ``(*input_shape)`` finite limits.
+        upper: likewise.
+    """
+
+    def __init__(self, lower: Tensor, upper: Tensor) -> None:
+        self.input_shape = tuple(lower.shape)
+        #: position of the node that is being encoded, kept by the caller for :attr:`kinks`
+        self.node = 0
+        self.kinks: list[Kink] = []
+        #: inputs that equal a number where their binary is 0: positions, columns of the binaries, numbers
+        self.anchors: list[tuple[NDArray[np.int64], slice, Vector]] = []
+        self._lower: list[Vector] = []
+        self._upper: list[Vector] = []
+        self._integer: list[bool] = []
+        self._first: list[int] = []
+        #: first row of each group -> its parts and limits
+        self._rows: dict[int, tuple[dict[int, csr_array], Vector, Vector]] = {}
+        self._count = 0
+        self._row_count = 0
+        self._fill: list[Callable[[Vector], None]] = []
+        self.variables(lower.flatten(), upper.flatten())
+
+    @property
+    def input(self) -> Expression:
+        """The input itself."""
+        size = len(self._lower[0])
+        eye = torch.eye(size, dtype=torch.float64).reshape(size, *self.input_shape)
+        return Expression({0: eye}, torch.zeros(self.input_shape, dtype=torch.float64))
+
+    # --- variables and rows -------------------------------------------------------------------------------------------
+
+    def variables(self, lower: Tensor, upper: Tensor, *, integer: bool = False) -> int:
+        """A new block of variables within limits ``(k,)``; its number."""
+        self._first.append(self._count)
+        self._count += len(lower)
+        self._lower.append(lower.detach().to(torch.float64).numpy())
+        self._upper.append(upper.detach().to(torch.float64).numpy())
+        self._integer.append(integer)
+        return len(self._lower) - 1
+
+    def columns(self, block: int) -> slice:
+        """Where a block's variables stand in the program."""
+        return slice(self._first[block], self._first[block] + len(self._lower[block]))
+
+    def block(self, block: int, which: Tensor | None = None, size: int | None = None) -> Expression:
+        """The variables of a block as a flat expression: one after the other, or at positions ``which`` of ``size``."""
+        count = len(self._lower[block])
+        which = torch.arange(count) if which is None else which
+        rows = torch.zeros(count, count if size is None else size, dtype=torch.float64)
+        rows[torch.arange(count), which] = 1.0
+        return Expression({block: rows}, torch.zeros(rows.shape[1], dtype=torch.float64))
+
+    def rows(self, parts: dict[int, csr_array], lower: Vector, upper: Vector) -> slice:
+        """Rows ``lower <= Σ_block parts[block] @ variables[block] <= upper``; parts are ``(k, block_size)``.
+
+        Returns:
+            Where they stand in the program.
+        """
+        self._rows[self._row_count] = (parts, lower, upper)
+        self._row_count += len(lower)
+        return slice(self._row_count - len(lower), self._row_count)
+
+    def constrain(self, expression: Expression, lower: float | Vector, upper: float | Vector) -> slice:
+        """Rows ``lower <= expression <= upper``, one for each of its elements."""
+        flat = expression.flat()
+        parts = {block: csr_array(c.T.numpy()) for block, c in flat.coefficients.items()}
+        constant = flat.constant.numpy()
+        return self.rows(parts, lower - constant, upper - constant)
+
+    def limits(self, expression: Expression) -> Interval:
+        """Limits of an expression from the limits of its variables, with a batch of one."""
+        lower, upper = expression.constant, expression.constant
+        for block, c in expression.coefficients.items():
+            shape = (-1, *[1] * (c.dim() - 1))
+            least, most = (torch.from_numpy(t[block]).reshape(shape) for t in (self._lower, self._upper))
+            lower = lower + torch.where(c > 0, c * least, c * most).sum(0)
+            upper = upper + torch.where(c > 0, c * most, c * least).sum(0)
+        return Interval(lower.unsqueeze(0), upper.unsqueeze(0))
+
+    def on_completion(self, fill: Callable[[Vector], None]) -> None:
+        """Register how variables follow from those made before: ``fill`` writes into the vector of all variables."""
+        self._fill.append(fill)
+
+    # --- operators ----------------------------------------------------------------------------------------------------
+
+    def affine(self, op: Operator, inputs: Sequence[Expression]) -> Expression:
+        """``op`` of expressions, for any affine operator: each variable's column goes through ``op.forward``.
+
+        Raises:
+            UnsupportedByEngine: the coefficients would not fit in memory.
+        """
+        constant = op.forward(*(e.constant.unsqueeze(0) for e in inputs))
+        zero = op.forward(*(torch.zeros_like(e.constant).unsqueeze(0) for e in inputs))
+        sizes = {block: c.shape[0] for e in inputs for block, c in e.coefficients.items()}
+        if sum(sizes.values()) * constant.numel() > COEFFICIENT_BUDGET:
+            raise UnsupportedByEngine(
+                f"One layer of this network needs {sum(sizes.values())} x {constant.numel()} coefficients in the "
+                "mixed-integer encoding, more than fit in memory. Use solver='branch_and_bound'."
+            )
+        coefficients = {}
+        for block, size in sizes.items():
+            columns = [e.coefficients.get(block, e.constant.new_zeros(1).expand(size, *e.shape)) for e in inputs]
+            coefficients[block] = op.forward(*columns) - zero
+        return Expression(coefficients, constant.squeeze(0))
+
+    def two_pieces(self, expression: Expression, bounds: Interval, negative_slope: float) -> Expression:
+        """``max(e, 0) + a·min(e, 0)`` element by element, for any slope ``a < 1`` of the negative side.
+
+        An open element (``l < 0 < u``) gets ``v, s >= 0`` and a binary b with one dense row ``v − s = e``,
+        ``v <= u·b`` and ``s <= −l·(1 − b)``; its value is ``v − a·s``. Relaxing b leaves the triangle
+        (Tjeng, Xiao & Tedrake 2019, arXiv 1711.07356, eq. 3-7, who state several dense rows instead).
+        """
+        lower, upper = bounds.lower.flatten(), bounds.upper.flatten()
+        is_open = (lower < 0) & (upper > 0)
+        factor = torch.where(lower >= 0, 1.0, negative_slope).to(torch.float64) * ~is_open
+        result = expression.scaled(factor.reshape(expression.shape))
+        which = is_open.nonzero().flatten()
+        if not len(which):
+            return result
+        low, up, zero = lower[which], upper[which], torch.zeros(len(which), dtype=torch.float64)
+        v, s = self.variables(zero, up), self.variables(zero, -low)
+        b = self.variables(zero, zero + 1, integer=True)
+        eye, size = torch.eye(len(which), dtype=torch.float64), expression.constant.numel()
+        row = self.constrain(
+            expression.take(which).scaled(zero - 1) + self.block(v) + Expression({s: -eye}, zero), 0.0, 0.0
+        )
+        self.constrain(self.block(v) + Expression({b: -eye * up}, zero), -np.inf, 0.0)
+        self.constrain(self.block(s) + Expression({b: -eye * low}, low), -np.inf, 0.0)
+        self.kinks.append(Kink(self.node, which, self.columns(b).start))
+
+        def fill(vector: Vector, value: Vector) -> None:
+            vector[self.columns(v)], vector[self.columns(s)] = np.maximum(value, 0), np.maximum(-value, 0)
+            vector[self.columns(b)] = value > 0
+
+        # with v = s = 0 the dense row is off by exactly e
+        self._on_completion_of(row, fill)
+        pieces = self.block(v, which, size) + self.block(s, which, size).scaled(
+            torch.full((size,), -negative_slope, dtype=torch.float64)
+        )
+        return result + pieces.map(lambda t: t.reshape(-1, *expression.shape))
+
+    def maximum(self, taps: Sequence[Expression], bounds: Sequence[Interval]) -> Expression:
+        """The largest of several expressions of one shape, element by element.
+
+        A candidate that cannot be the largest is left out; where one remains it is the result. Otherwise
+        ``y = e_i + d_i`` with ``0 <= d_i <= M_i·(1 − a_i)``, binaries ``Σ a_i = 1`` and ``M_i = max over the others of
+        u − l_i`` (Tjeng, Xiao & Tedrake 2019, eq. 8-11).
+        """
+        shape, flat = taps[0].shape, [tap.flat() for tap in taps]
+        lower, upper = (torch.stack([t[k].flatten() for t in bounds]) for k in (0, 1))
+        best, leader = lower.max(0)
+        alive = upper > best
+        alive[leader, torch.arange(alive.shape[1])] = True
+        decided = alive.sum(0) == 1
+        result = flat[0].scaled((alive[0] & decided).double())
+        for tap, here in zip(flat[1:], alive[1:]):
+            result = result + tap.scaled((here & decided).double())
+        which = (~decided).nonzero().flatten()
+        if len(which):
+            result = result + self._largest(flat, lower, upper, alive, which)
+        return result.map(lambda t: t.reshape(-1, *shape))
+
+    def _largest(
+        self, taps: list[Expression], lower: Tensor, upper: Tensor, alive: Tensor, which: Tensor
+    ) -> Expression:
+        candidates = torch.where(alive, upper, -torch.inf)
+        y = self.variables(lower.amax(0)[which], candidates.amax(0)[which])
+        one, parts = torch.ones(len(which), dtype=torch.float64), []
+        for i, tap in enumerate(taps):
+            others = torch.cat([candidates[:i], candidates[i + 1 :]]).amax(0)
+            local = alive[i, which].nonzero().flatten()
+            here = which[local]
+            if not len(here):
+                continue
+            size = others[here] - lower[i, here]
+            d = self.variables(torch.zeros_like(size), size)
+            a = self.variables(torch.zeros_like(size), torch.ones_like(size), integer=True)
+            difference = self.block(y).take(local) + tap.take(here).scaled(-one[: len(here)])
+            row = self.constrain(difference + self.block(d).scaled(-one[: len(here)]), 0.0, 0.0)
+            self.constrain(self.block(d) + self.block(a).scaled(size), -np.inf, size.numpy())
+            self.kinks.append(Kink(self.node, here, self.columns(a).start))
+            parts.append((local.numpy(), row, d, a))
+        chosen = {}
+        for at, _, _, a in parts:
+            chosen[a] = csr_array((np.ones(len(at)), (at, np.arange(len(at)))), (len(which), len(at)))
+        self.rows(chosen, one.numpy(), one.numpy())
+        self._on_largest(y, parts)
+        return self.block(y, which, lower.shape[1])
+
+    def _on_largest(self, y: int, parts: list[tuple[NDArray, slice, int, int]]) -> None:
+        residuals = [self.residual(row) for _, row, _, _ in parts]
+
+        def fill(vector: Vector) -> None:
+            # with y = d = 0 the dense row is off by exactly e_i
+            values = np.full((len(parts), len(self._lower[y])), -np.inf)
+            for value, (at, _, _, _), residual in zip(values, parts, residuals):
+                value[at] = residual(vector)
+            first = values.argmax(0)
+            vector[self.columns(y)] = values.max(0)
+            for i, (at, _, d, a) in enumerate(parts):
+                vector[self.columns(d)] = values.max(0)[at] - values[i, at]
+                vector[self.columns(a)] = first[at] == i
+
+        self.on_completion(fill)
+
+    def _on_completion_of(self, row: slice, fill: Callable[[Vector, Vector], None]) -> None:
+        residual = self.residual(row)
+        self.on_completion(lambda vector: fill(vector, residual(vector)))
+
+    def residual(self, row: slice, *, upper: bool = False) -> Callable[[Vector], Vector]:
+        """Right-hand side (default: the lower one) minus left-hand side of rows, for a vector of all variables."""
+        parts, *limits = self._rows[row.start]
+        side = limits[upper]
+        return lambda vector: side - sum(part @ vector[self.columns(block)] for block, part in parts.items())
+
+    # --- the result ---------------------------------------------------------------------------------------------------
+
+    def program(self, objective: Expression) -> Program:
+        """Everything collected, with one objective to minimise (an expression of shape ``(1,)``)."""
+        cost = np.zeros(self._count)
+        for block, c in objective.coefficients.items():
+            cost[self.columns(block)] += c[:, 0].numpy()
+        sizes = [len(limits) for limits in self._lower]
+        grid = [[parts.get(block) for block in range(len(sizes))] for parts, _, _ in self._rows.values()]
+        # the first row of blocks is empty and only says how many columns each block has
+        grid.insert(0, [csr_array((0, size)) for size in sizes])
+        none = [np.zeros(0)]
+        return Program(
+            cost=cost,
+            rows=csr_array(block_array(grid)),
+            row_lower=np.concatenate(none + [lower for _, lower, _ in self._rows.values()]),
+            row_upper=np.concatenate(none + [upper for _, _, upper in self._rows.values()]),
+            lower=np.concatenate(self._lower),
+            upper=np.concatenate(self._upper),
+            integer=np.repeat(self._integer, sizes),
+            constant=float(objective.constant[0]),
+        )
+
+    def completion(self) -> Callable[[Vector], Vector]:
+        """A function from an input ``(n,)`` to the values of all variables: what the network itself does."""
+        fills, count, first = tuple(self._fill), self._count, self.columns(0)
+
+        def complete(x: Vector) -> Vector:
+            vector = np.zeros(count)
+            vector[first] = x
+            for fill in fills:
+                fill(vector)
+            return vector
+
+        return complete

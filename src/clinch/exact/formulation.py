@@ -1,0 +1,300 @@
+"""A whole problem as a mixed-integer linear program: network, region, clauses and objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from clinch.backends.program import Program, Vector
+from clinch.bounds.crown import form_bounds, relaxations_from
+from clinch.errors import UnboundedInputError, UnsupportedByEngine
+from clinch.exact.encoding import Encoder, Expression, Kink
+from clinch.geometry.region import Ball
+from clinch.network.ops.base import Interval, Shape
+from clinch.query import Distance, Forms, FormsNorm, Linear, Query
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One problem as a program, and the way between the two.
+
+    Attributes:
+        program: what a solver gets.
+        inputs: number of input elements; they are the program's first variables.
+        input_shape: of the network.
+        kinks: which binaries decide which elements of which nodes.
+        strict: ``(k,)`` rows of atoms and balls: those that a point must still meet after rounding.
+        step: objective values are whole multiples of it (a count of changed elements); 0 where nothing is known.
+        anchors: see :attr:`Encoder.anchors`.
+        complete: from an input ``(n,)`` to the values of all variables, as the network computes them.
+    """
+
+    program: Program
+    inputs: int
+    input_shape: Shape
+    kinks: tuple[Kink, ...]
+    strict: NDArray[np.int64]
+    complete: Callable[[Vector], Vector]
+    step: float = 0.0
+    anchors: tuple[tuple[NDArray[np.int64], slice, Vector], ...] = ()
+
+    def point(self, vector: Vector) -> Tensor:
+        """The input of a solver's point, ``(1, *input_shape)``; elements that count as unchanged are so exactly."""
+        x = vector[: self.inputs].copy()
+        for which, columns, at in self.anchors:
+            x[which] = np.where(vector[columns] < 0.5, at, x[which])
+        return torch.from_numpy(x).reshape(1, *self.input_shape)
+
+
+def encode(query: Query, problem: int, bounds: Mapping[int, Interval]) -> Encoding:
+    """The exact encoding of one problem of a query (METHODS: big-M from proven bounds).
+
+    Args:
+        query: the float64 normal form.
+        problem: which of its B problems.
+        bounds: limits of every node that a non-affine node reads, valid over the problem's region, with a batch of one.
+
+    Raises:
+        UnboundedInputError: an input element has no finite limits.
+        UnsupportedByEngine: an ℓ2 distance or ball, which needs a quadratic constraint.
+        UnsupportedOperator: a layer has no exact encoding; names it.
+    """
+    query = query.take(torch.tensor([problem]))
+    _check(query)
+    graph, region = query.graph, query.region
+    encoder = Encoder(region.lower[0], region.upper[0])
+    expressions = {0: encoder.input}
+    needed = graph.ancestors(query.nodes)
+    last = {j: i for i in needed for j in graph.nodes[i].inputs}
+    for i in needed:
+        if i:
+            encoder.node, inputs = i, graph.nodes[i].inputs
+            known = [bounds[j] for j in inputs if j in bounds]
+            expressions[i] = graph.encode(i, encoder, [expressions[j] for j in inputs], known)
+            for j in {*inputs} - {0, *query.nodes}:
+                if last[j] == i:
+                    del expressions[j]
+    builder = _Builder(query, encoder, expressions, bounds)
+    objective = builder.objective()
+    strict = [builder.ball(ball) for ball in region.balls] + builder.clauses()
+    rows = [np.arange(row.start, row.stop) for row in strict]
+    return Encoding(
+        program=encoder.program(objective),
+        inputs=graph.nodes[0].size,
+        input_shape=graph.input_shape,
+        kinks=tuple(encoder.kinks),
+        strict=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64),
+        complete=encoder.completion(),
+        step=_step(query),
+        anchors=tuple(encoder.anchors),
+    )
+
+
+def _step(query: Query) -> float:
+    objective = query.objective
+    if not isinstance(objective, Distance) or objective.p != 0:
+        return 0.0
+    whole = objective.weights is None or bool((objective.weights == objective.weights.round()).all())
+    return 1.0 if whole else 0.0
+
+
+def _check(query: Query) -> None:
+    region, objective = query.region, query.objective
+    if not (torch.isfinite(region.lower).all() and torch.isfinite(region.upper).all()):
+        raise UnboundedInputError(
+            "The exact encoding needs finite limits of every input element. Add constraints such as x >= 0 and x <= 1."
+        )
+    if any(ball.p == 2 and bool(torch.isfinite(ball.radius).any()) for ball in region.balls):
+        raise UnsupportedByEngine("An ℓ2 ball is not linear, so MILP cannot take it. Use solver='branch_and_bound'.")
+    if isinstance(objective, Distance | FormsNorm) and objective.p == 2:
+        raise UnsupportedByEngine(
+            "MILP minimises linear objectives and norms with p = 0, 1 or inf, not p = 2. Use solver='branch_and_bound'."
+        )
+    if isinstance(objective, FormsNorm) and objective.p == 0:
+        raise UnsupportedByEngine("MILP takes a norm of activations with p = 1 or inf, not p = 0. Use solver='attack'.")
+
+
+class _Builder:
+    """Objective, balls and clauses of one problem on top of the encoded network."""
+
+    def __init__(
+        self, query: Query, encoder: Encoder, expressions: dict[int, Expression], bounds: Mapping[int, Interval]
+    ) -> None:
+        self.query, self.encoder, self.expressions, self.bounds = query, encoder, expressions, bounds
+        self._distances: list[tuple[Tensor, float, Tensor | None, Expression]] = []
+
+    def form(self, forms: Forms) -> Expression:
+        """Linear forms of activations as an expression ``(K,)``."""
+        total = Expression({}, forms.constant[0])
+        for node, rows in forms.coefficients.items():
+            matrix = rows[0].flatten(1).T
+            total = total + self.expressions[node].flat().map(lambda t, matrix=matrix: t @ matrix)
+        return total
+
+    def form_limits(self, forms: Forms, expression: Expression) -> Interval:
+        """Proven limits of forms: the better of CROWN's and of the expression's own."""
+        graph, region = self.query.graph, self.query.region
+        relaxations = relaxations_from(graph, self.bounds, forms.nodes)
+        negated = Forms({node: -c for node, c in forms.coefficients.items()}, -forms.constant)
+        lower = form_bounds(graph, forms, region, relaxations)
+        upper = -form_bounds(graph, negated, region, relaxations)
+        return Interval(lower, upper).intersect(self.encoder.limits(expression))
+
+    # --- objective and balls ------------------------------------------------------------------------------------------
+
+    def objective(self) -> Expression:
+        """The objective as an expression ``(1,)``."""
+        match self.query.objective:
+            case Linear(form=form):
+                return self.form(form)
+            case FormsNorm() as norm:
+                return self._forms_norm(norm)
+            case Distance(center=center, p=p, weights=weights):
+                return self._distance(center, p, weights)
+
+    def ball(self, ball: Ball) -> slice:
+        """The row ``‖w ⊙ (x − c)‖_p <= radius`` for p = 0 or 1."""
+        radius = float(ball.radius[0])
+        if not np.isfinite(radius):
+            return slice(0, 0)
+        return self.encoder.constrain(self._distance(ball.center, ball.p, ball.weights), -np.inf, radius)
+
+    def _distance(self, center: Tensor, p: float, weights: Tensor | None) -> Expression:
+        """A distance as an expression ``(1,)``; the incumbent's ball shares the objective's variables."""
+        for known_center, known_p, known_weights, expression in self._distances:
+            same = known_weights is weights or (
+                known_weights is not None and weights is not None and torch.equal(known_weights, weights)
+            )
+            if known_p == p and torch.equal(known_center, center) and same:
+                return expression
+        c = center[0].flatten().to(torch.float64)
+        w = torch.ones_like(c) if weights is None else weights[0].flatten().to(torch.float64)
+        build = {0.0: self._count, 1.0: self._sum}.get(p, self._largest)
+        self._distances.append((center, p, weights, build(c, w)))
+        return self._distances[-1][3]
+
+    def _sum(self, c: Tensor, w: Tensor) -> Expression:
+        """``Σ w_i |x_i − c_i|``. Where c_i lies inside the limits, ``|d| = d + 2m`` with ``m >= 0, m >= −d``."""
+        lower, upper = self._box
+        inside = ((c > lower) & (c < upper)).nonzero().flatten()
+        sign = torch.where(c >= upper, -1.0, 1.0).to(torch.float64)
+        direct = Expression({0: (w * sign).unsqueeze(1)}, -(w * sign * c).sum().reshape(1))
+        if not len(inside):
+            return direct
+        m = self.encoder.variables(torch.zeros(len(inside), dtype=torch.float64), (c - lower)[inside])
+        one = np.ones(len(inside))
+        self.encoder.rows({0: _select(inside, len(c), one), m: _eye(one)}, c[inside].numpy(), np.inf * one)
+        at_inside, below = c[inside].numpy(), self.encoder.columns(m)
+
+        def fill(vector: Vector) -> None:
+            vector[below] = np.maximum(at_inside - vector[: len(c)][inside.numpy()], 0)
+
+        self.encoder.on_completion(fill)
+        return direct + Expression({m: 2 * w[inside].unsqueeze(1)}, torch.zeros(1, dtype=torch.float64))
+
+    def _largest(self, c: Tensor, w: Tensor) -> Expression:
+        """``t >= w_i |x_i − c_i|``, with one row for each side of the centre that the box reaches."""
+        lower, upper = self._box
+        farthest = (w * torch.maximum((lower - c).abs(), (upper - c).abs())).max()
+        t = self.encoder.variables(torch.zeros(1, dtype=torch.float64), farthest.reshape(1))
+        for sign, reached in ((1.0, upper > c), (-1.0, lower < c)):
+            which = (reached & (w > 0)).nonzero().flatten()
+            k = len(which)
+            parts = {0: _select(which, len(c), sign * w[which].numpy()), t: csr_array(-np.ones((k, 1)))}
+            self.encoder.rows(parts, np.full(k, -np.inf), sign * (w * c)[which].numpy())
+        at = self.encoder.columns(t)
+
+        def fill(vector: Vector) -> None:
+            vector[at] = np.max(w.numpy() * np.abs(vector[: len(c)] - c.numpy()))
+
+        self.encoder.on_completion(fill)
+        return self.encoder.block(t)
+
+    def _count(self, c: Tensor, w: Tensor) -> Expression:
+        """``Σ w_i [x_i ≠ c_i]`` with binaries: ``(l_i − c_i)·b_i <= x_i − c_i <= (u_i − c_i)·b_i``."""
+        lower, upper = self._box
+        outside = (c < lower) | (c > upper)
+        which = ((w > 0) & ~outside).nonzero().flatten()
+        zero = torch.zeros(len(which), dtype=torch.float64)
+        b = self.encoder.variables(zero, zero + 1, integer=True)
+        at, one = c[which].numpy(), np.ones(len(which))
+        reach = ((upper - c)[which].numpy(), (lower - c)[which].numpy())
+        for side, (least, most) in zip(reach, ((-np.inf * one, at), (at, np.inf * one))):
+            self.encoder.rows({0: _select(which, len(c), one), b: _eye(-side)}, least, most)
+        columns = self.encoder.columns(b)
+        self.encoder.anchors.append((which.numpy(), columns, at))
+
+        def fill(vector: Vector) -> None:
+            vector[columns] = vector[: len(c)][which.numpy()] != at
+
+        self.encoder.on_completion(fill)
+        return Expression({b: w[which].unsqueeze(1)}, w[outside].sum().reshape(1))
+
+    @property
+    def _box(self) -> tuple[Tensor, Tensor]:
+        return self.query.region.lower[0].flatten(), self.query.region.upper[0].flatten()
+
+    def _forms_norm(self, norm: FormsNorm) -> Expression:
+        """``scale · ‖w ⊙ forms‖_p`` for p = 1 or infinity: an absolute value has two pieces, of slopes −1 and 1."""
+        values = self.form(norm.forms)
+        weights = torch.ones_like(values.constant) if norm.weights is None else norm.weights[0].flatten()
+        limits = self.form_limits(norm.forms, values)
+        absolute = self.encoder.two_pieces(values, limits, -1.0).scaled(weights)
+        if norm.p == 1:
+            return absolute.map(lambda t: norm.scale * t.sum(1, keepdim=True))
+        each = [absolute.take(torch.tensor([k])) for k in range(norm.forms.count)]
+        return self.encoder.maximum(each, [self.encoder.limits(e) for e in each]).map(lambda t: norm.scale * t)
+
+    # --- clauses ------------------------------------------------------------------------------------------------------
+
+    def clauses(self) -> list[slice]:
+        """One row per atom; a clause of several possible atoms chooses one of them with binaries."""
+        query = self.query
+        if not query.clauses:
+            return []
+        values = self.form(query.atoms)
+        lower, upper = (t[0] for t in self.form_limits(query.atoms, values))
+        rows = []
+        for clause in range(query.clauses):
+            which = (query.clause == clause).nonzero().flatten()
+            if bool((upper[which] <= 0).any()):
+                continue
+            possible = which[lower[which] <= 0]
+            if len(possible) == 1:
+                rows.append(self.encoder.constrain(values.take(possible), -np.inf, 0.0))
+            else:
+                rows.append(self._choice(values.take(possible), upper[possible]))
+        return rows
+
+    def _choice(self, values: Expression, upper: Tensor) -> slice:
+        """``value_k <= upper_k·(1 − b_k)`` and ``Σ b_k >= 1``; without any atom the last row reads ``0 >= 1``."""
+        zero = torch.zeros_like(upper)
+        b = self.encoder.variables(zero, zero + 1, integer=True)
+        count = len(upper)
+        row = self.encoder.constrain(values + self.encoder.block(b).scaled(upper), -np.inf, upper.numpy())
+        self.encoder.rows({b: csr_array(np.ones((1, count)))}, np.ones(1), np.array([np.inf]))
+        residual, columns = self.encoder.residual(row, upper=True), self.encoder.columns(b)
+
+        def fill(vector: Vector) -> None:
+            # with b = 0 the right-hand side exceeds the left by upper − value; the smallest value is the one chosen
+            vector[columns] = np.arange(count) == (upper.numpy() - residual(vector)).argmin() if count else 0.0
+
+        self.encoder.on_completion(fill)
+        return row
+
+
+def _select(which: Tensor, size: int, values: Vector) -> csr_array:
+    """The matrix ``(k, size)`` that takes the given elements, each times its value."""
+    at = which.numpy()
+    return csr_array((values, (np.arange(len(at)), at)), (len(at), size))
+
+
+def _eye(diagonal: Vector) -> csr_array:
+    index = np.arange(len(diagonal))
+    return csr_array((diagonal, (index, index)), (len(index), len(index)))

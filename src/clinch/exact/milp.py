@@ -1,0 +1,206 @@
+"""Mixed-integer linear programming: exact optima of piecewise-linear networks.
+
+The encoding of :mod:`clinch.exact.formulation` is handed to a solver library for points, and to the tree of
+:mod:`clinch.exact.lp_tree` for the proof. What the library claims is never reported as a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinch.backends import find_backend
+from clinch.backends.program import Outcome, Program, Vector
+from clinch.bounds.crown import activation_bounds
+from clinch.exact.formulation import encode
+from clinch.exact.lp_tree import ColdModel, Tree
+from clinch.ledger import Ledger
+from clinch.query import Distance, Query
+from clinch.solution import Proof
+
+#: share of a problem's time that the library's own branch and bound may use to look for points
+LIBRARY_SHARE = 0.15
+#: nodes of the tree before the library is asked: easy problems are over by then
+HEAD_START = 200
+#: an incumbent this much nearer is worth a new, tighter encoding
+RENARROW = 0.9
+#: how far inside its rows a point is moved, relative to their right-hand sides, when rounding pushes it out
+SHIFTS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+
+
+def milp(
+    query: Query,
+    ledger: Ledger | None = None,
+    *,
+    backend: Any = "highs",
+    problems: Iterable[int] | None = None,
+    time_limit: float = 60.0,
+    gap: float = 1e-6,
+) -> Ledger:
+    """Solve the problems of a query to optimality, or as far as the time allows.
+
+    Args:
+        query: the float64 normal form.
+        ledger: receives points and bounds and holds the budget; None: a new one with ``time_limit`` and ``gap``.
+        backend: name of a solver library, or an object with ``solve(program, *, time_limit, gap, start)``.
+        problems: which problems to work on; None: all that the ledger has not closed.
+        time_limit: seconds, where no ledger is given.
+        gap: relative gap, where no ledger is given.
+
+    Returns:
+        The ledger.
+
+    Raises:
+        UnboundedInputError: an input element has no finite limits.
+        UnsupportedByEngine: an ℓ2 distance or ball.
+        UnsupportedOperator: a layer has no exact encoding; names it.
+        BackendError: no such backend, or its library is missing.
+    """
+    ledger = Ledger(query, time_limit=time_limit, gap=gap) if ledger is None else ledger
+    library = find_backend(backend)
+    wanted = range(query.size) if problems is None else problems
+    queue = [b for b in wanted if not ledger.closed[b]]
+    while queue and not ledger.exhausted:
+        share = ledger.remaining / len(queue)
+        _Search(query, queue.pop(0), ledger, library, share).run()
+    return ledger
+
+
+class _Search:
+    """One problem: encode, bound, search; again with a tighter encoding whenever the incumbent came much nearer."""
+
+    def __init__(self, query: Query, problem: int, ledger: Ledger, library: Any, share: float) -> None:
+        self.query = query.take(torch.tensor([problem]))
+        self.problem, self.ledger, self.library = torch.tensor([problem]), ledger, library
+        self.deadline = ledger.seconds + share
+        self.asked = False
+
+    def run(self) -> None:
+        while self._attempt() and self.remaining() > 0 and not self.closed:
+            pass
+
+    def remaining(self) -> float:
+        """Seconds left for this problem."""
+        return min(self.deadline - self.ledger.seconds, self.ledger.remaining)
+
+    @property
+    def value(self) -> float:
+        """The incumbent's objective, infinity without one."""
+        return float(self.ledger.value[self.problem])
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.ledger.closed[self.problem])
+
+    def _attempt(self) -> bool:
+        """Search the region of the present incumbent; whether to go on with a smaller one."""
+        self.radius = self.value
+        narrowed = self.query.narrowed(self.ledger.value[self.problem])
+        if bool((narrowed.region.lower > narrowed.region.upper).any()):
+            self._prove(np.inf, Proof.GEOMETRY)
+            return False
+        bounds = activation_bounds(narrowed.graph, narrowed.region, narrowed.nodes)
+        self.encoding = encode(narrowed, 0, bounds)
+        program = self.encoding.program
+        self.model = self._load(program)
+        self.pieces = self._load(program)
+        tree = Tree(
+            program, self.model, cutoff=lambda: float(self.ledger.target[self.problem]), remaining=self.remaining,
+            visit=self._visit, step=self.encoding.step,
+        )  # fmt: skip
+        self.visited, self.reported = 0, -np.inf
+        try:
+            tree.run(lambda: self._pause(tree))
+        finally:
+            self._report(tree)
+        return not self.closed and self._nearer()
+
+    def _load(self, program: Program) -> Any:
+        load = getattr(self.library, "load", None)
+        return ColdModel(self.library, program) if load is None else load(program)
+
+    # --- proofs -------------------------------------------------------------------------------------------------------
+
+    def _report(self, tree: Tree) -> None:
+        self._prove(tree.bound, Proof.TREE if tree.nodes > 1 else Proof.LINEAR_RELAXATION)
+
+    def _prove(self, bound: float, proof: Proof) -> None:
+        # Only the incumbent's ball was searched: nothing outside is better than its radius.
+        if isinstance(self.query.objective, Distance):
+            bound = min(bound, self.radius)
+        self.reported = bound
+        self.ledger.prove(torch.tensor([bound]), proof, "milp", self.problem)
+
+    def _pause(self, tree: Tree) -> bool:
+        """After every node: report what rose, ask the library once, stop when closed or when a new encoding pays."""
+        target = float(self.ledger.target[self.problem])
+        enough = 0.02 * (target - self.reported) if np.isfinite([target, self.reported]).all() else 0.0
+        if tree.bound > self.reported + enough:
+            self._report(tree)
+        if self.closed:
+            return True
+        if tree.nodes >= HEAD_START and not self.asked:
+            self.asked = True
+            self._ask_library()
+        return self.closed or self._nearer()
+
+    def _nearer(self) -> bool:
+        return isinstance(self.query.objective, Distance) and self.value < RENARROW * self.radius
+
+    # --- points -------------------------------------------------------------------------------------------------------
+
+    def _visit(self, vector: Vector, whole: bool) -> None:
+        """A node's point: offer it if the network likes it; now and then look for the best point of its piece."""
+        self.visited += 1
+        x = self.encoding.point(vector)
+        self._offer_if_better(x)
+        if whole:
+            self._best_of_piece(np.round(vector[self.encoding.program.integer]))
+        elif self.visited & (self.visited - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+            self._best_of_piece(self.encoding.complete(x.flatten().numpy())[self.encoding.program.integer])
+
+    def _offer_if_better(self, x: Tensor) -> bool:
+        with torch.no_grad():
+            value, atoms = self.query.evaluate(x)
+        if not (bool(self.query.violation(atoms) <= 0) and float(value) < self.value):
+            return False
+        return bool(self.ledger.offer(x, "milp", self.problem).all())
+
+    def _best_of_piece(self, binaries: Vector) -> None:
+        """Fix all binaries and solve what is left; move the rows inwards until the rounded point passes the check."""
+        columns, program = self.encoding.program.integer.nonzero()[0], self.encoding.program
+        binaries = binaries.clip(0.0, 1.0)
+        self.pieces.change_limits(columns, binaries, binaries)
+        upper = program.row_upper.copy()
+        strict = self.encoding.strict
+        for shift in SHIFTS:
+            upper[strict] = program.row_upper[strict] - shift * np.maximum(1.0, np.abs(program.row_upper[strict]))
+            self.pieces.change_rows(program.row_lower, upper)
+            outcome = self.pieces.solve(time_limit=self.remaining())
+            if outcome.point is None or outcome.status != "optimal" or outcome.value >= self.value:
+                return
+            if self._offer(outcome) or not len(strict):
+                return
+
+    def _offer(self, outcome: Outcome) -> bool:
+        if outcome.point is None or not np.isfinite(outcome.point).all():
+            return False
+        return bool(self.ledger.offer(self.encoding.point(outcome.point), "milp", self.problem).all())
+
+    def _ask_library(self) -> None:
+        """Let the library search for points with its own heuristics; its bound and its status are ignored."""
+        program = self.encoding.program
+        start = None
+        if np.isfinite(self.value):
+            start = self.encoding.complete(self.ledger.x[self.problem].double().flatten().numpy())
+        limit = LIBRARY_SHARE * self.remaining()
+        outcome = self.library.solve(program, time_limit=limit, gap=max(self.ledger.gap, 1e-9), start=start)
+        if outcome.point is None or not np.isfinite(outcome.point).all():
+            return
+        if outcome.value < self.value:
+            self._offer_if_better(self.encoding.point(outcome.point))
+            self._best_of_piece(np.round(outcome.point[program.integer]))

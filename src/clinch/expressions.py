@@ -1,0 +1,306 @@
+"""Symbols for input, layers and output of a network, and the operators on them.
+
+Every expression is an array of linear forms of the activations of one network. Arithmetic with constants, indexing as
+in NumPy, ``sum``, ``flatten`` and ``@`` keep it linear; comparisons give constraints; ``norm``, ``argmax`` and
+``between`` are the three ways beyond that (see :mod:`clinch.functions`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinch.constraints import EQUALITY_TOLERANCE, MARGIN, Atoms
+from clinch.errors import EmptyRegionError, NonFiniteError, ProblemError, ShapeError
+from clinch.symbols import Constant, Shape, Symbolic, as_tensor, constant, merge_batches
+from clinch.terms import Terms
+
+if TYPE_CHECKING:
+    from clinch.functions import Argmax
+    from clinch.network.network import Network
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LinearExpression(Symbolic):
+    """An array of linear forms ``Σ_node A_node h_node + d`` of the activations of one network.
+
+    Constants have the expression's shape, or one more axis in front, which states one problem per entry (a *batch*).
+
+    Attributes:
+        network: the network whose activations are meant.
+        shape: of the array, without the batch.
+        terms: position of a layer -> its coefficients; rows count the elements of the array in row-major order.
+        constant: d, shape ``(B, n)`` or ``(1, n)``.
+        batch: number of problems that the constants state; None without a batch axis.
+    """
+
+    network: Network
+    shape: Shape
+    terms: dict[int, Terms]
+    constant: Tensor
+    batch: int | None = None
+
+    _kind: ClassVar[str] = "linear expressions"
+
+    # --- shape ----------------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise ShapeError("A scalar expression has no length.")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[LinearExpression]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key: Any) -> LinearExpression:
+        """Elements as in NumPy: integers, slices, boolean masks, index arrays, ``...``, None."""
+        keys = tuple(map(_index, key)) if isinstance(key, tuple) else _index(key)
+        try:
+            picked = np.asarray(np.arange(self.size).reshape(self.shape)[keys])
+        except IndexError as error:
+            raise ShapeError(f"Index {key!r:.60} does not fit an expression of shape {self.shape}: {error}.") from None
+        return self.picked(torch.from_numpy(picked.reshape(-1).copy()), picked.shape)
+
+    def flatten(self) -> LinearExpression:
+        """The same elements, one axis, row-major."""
+        return self._with((self.size,), self.terms, self.constant, self.batch)
+
+    def sum(self) -> LinearExpression:
+        """The sum of all elements, a scalar."""
+        zero = torch.zeros(self.size, dtype=torch.long)
+        terms = {node: part.renumbered(zero) for node, part in self.terms.items()}
+        return self._with((), terms, self.constant.sum(1, keepdim=True), self.batch)
+
+    def stacked(self, *others: LinearExpression) -> LinearExpression:
+        """The elements of this and the other one-dimensional expressions, one after the other."""
+        return concatenate([self, *others])
+
+    def picked(self, rows: Tensor, shape: Shape) -> LinearExpression:
+        """The elements at the given positions in row-major order, as an array of the given shape."""
+        terms = {node: part.rows(rows, self.size) for node, part in self.terms.items()}
+        return self._with(tuple(shape), terms, self.constant[:, rows], self.batch)
+
+    def _with(self, shape: Shape, terms: dict[int, Terms], constant: Tensor, batch: int | None) -> LinearExpression:
+        return LinearExpression(self.network, shape, terms, constant, batch)
+
+    # --- arithmetic -----------------------------------------------------------------------------------------------
+
+    def shifted(self, amount: Tensor, batch: int | None) -> LinearExpression:
+        """Plus a constant, shape ``(B, n)`` or broadcastable to it."""
+        return self._with(self.shape, self.terms, self.constant + amount, merge_batches([self.batch, batch]))
+
+    def scaled(self, factor: Tensor, batch: int | None) -> LinearExpression:
+        """Element by element times a finite constant, shape ``(B, n)`` or ``(1, n)``."""
+        terms = {node: part.scaled(factor) for node, part in self.terms.items()}
+        return self._with(self.shape, terms, self.constant * factor, merge_batches([self.batch, batch]))
+
+    def __neg__(self) -> LinearExpression:
+        return self.scaled(-torch.ones(1, self.size, dtype=torch.float64), None)
+
+    def __add__(self, other: LinearExpression | Constant) -> LinearExpression:
+        if isinstance(other, LinearExpression):
+            return _added(self, other)
+        if isinstance(other, Symbolic):
+            self._refuse()
+        return self.shifted(*constant(other, self.shape, "constant added to the expression"))
+
+    __radd__ = __add__
+
+    def __sub__(self, other: LinearExpression | Constant) -> LinearExpression:
+        if isinstance(other, Symbolic):
+            return self + (-other)
+        amount, batch = constant(other, self.shape, "constant subtracted from the expression")
+        return self.shifted(-amount, batch)
+
+    def __rsub__(self, other: Constant) -> LinearExpression:
+        return (-self) + other
+
+    def __mul__(self, other: Constant) -> LinearExpression:
+        if isinstance(other, Symbolic):
+            raise ProblemError("A product of two symbols is not linear. Multiply with constants only.")
+        return self.scaled(*constant(other, self.shape, "factor"))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Constant) -> LinearExpression:
+        if isinstance(other, Symbolic):
+            raise ProblemError("A quotient of two symbols is not linear. Divide by constants only.")
+        divisor, batch = constant(other, self.shape, "divisor")
+        if bool((divisor == 0).any()):
+            raise ProblemError("The divisor contains a zero. Leave those elements out by indexing.")
+        return self.scaled(1 / divisor, batch)
+
+    def __pow__(self, other: object) -> LinearExpression:
+        raise ProblemError("A power of a symbol is not linear. For squares write cl.norm(e, 2).")
+
+    def __matmul__(self, other: Constant) -> LinearExpression:
+        """``e @ A`` with e ``(m,)`` and A ``(m,)``, ``(m, k)`` or, one per problem, ``(B, m, k)``."""
+        matrix = self._matrix(other)
+        return self.applied(matrix.mT if matrix.dim() > 1 else matrix)
+
+    def __rmatmul__(self, other: Constant) -> LinearExpression:
+        """``A @ e`` with e ``(m,)`` and A ``(m,)``, ``(k, m)`` or, one per problem, ``(B, k, m)``."""
+        return self.applied(self._matrix(other))
+
+    def _matrix(self, other: Constant) -> Tensor:
+        if isinstance(other, Symbolic):
+            raise ProblemError("A product of two symbols is not linear. Multiply with constants only.")
+        matrix = as_tensor(other, "matrix")
+        if not bool(matrix.isfinite().all()):
+            raise NonFiniteError("The matrix contains an infinity. Write a finite number.")
+        return matrix
+
+    def applied(self, matrix: Tensor) -> LinearExpression:
+        """``matrix @ e``, for a finite float64 matrix; see :meth:`__rmatmul__`."""
+        if len(self.shape) != 1:
+            raise ShapeError(
+                f"@ needs an expression with one axis, this one has shape {self.shape}: write e.flatten() first."
+            )
+        if matrix.dim() not in (1, 2, 3) or matrix.shape[-1] != self.size:
+            raise ShapeError(
+                f"The matrix of @ has shape {tuple(matrix.shape)} where its inner axis is put last; expected "
+                f"({self.size},), (k, {self.size}), or (B, k, {self.size}) for B problems at once."
+            )
+        batch = matrix.shape[0] if matrix.dim() == 3 else None
+        shape = () if matrix.dim() == 1 else (matrix.shape[-2],)
+        stack = matrix.reshape(batch or 1, -1, self.size)
+        terms = {node: part.multiplied(stack) for node, part in self.terms.items()}
+        d = (stack @ self.constant.unsqueeze(2)).squeeze(2)
+        return self._with(shape, terms, d, merge_batches([self.batch, batch]))
+
+    # --- comparisons ----------------------------------------------------------------------------------------------
+
+    def _difference(self, other: LinearExpression | Constant, what: str) -> LinearExpression:
+        if isinstance(other, LinearExpression):
+            return (self - other).flatten()
+        if isinstance(other, Symbolic):
+            raise ProblemError("Norms and argmax are compared with constants only, as in cl.norm(x - x0, 2) <= 0.5.")
+        amount, batch = constant(other, self.shape, what, infinite=True)
+        return self.shifted(-amount, batch).flatten()
+
+    def __le__(self, other: LinearExpression | Constant) -> Atoms:
+        difference = self._difference(other, "upper limit")
+        return Atoms(difference, (-difference) + MARGIN)
+
+    def __ge__(self, other: LinearExpression | Constant) -> Atoms:
+        difference = -self._difference(other, "lower limit")
+        return Atoms(difference, (-difference) + MARGIN)
+
+    def __eq__(self, other: object) -> Any:
+        difference = self._difference(other, "right side of ==")
+        if not bool(difference.constant.isfinite().all()):
+            raise NonFiniteError("The right side of == contains an infinity. Write a finite number.")
+        both = difference.stacked(-difference)
+        return Atoms(both - EQUALITY_TOLERANCE, (-both) + MARGIN, equality=difference)
+
+    __hash__ = object.__hash__
+
+    def between(self, lo: Constant, hi: Constant, margin: Constant = MARGIN) -> Atoms:
+        """The closed box ``lo <= e <= hi``; its negation ``~e.between(lo, hi)`` says that some element is outside.
+
+        Outside means ``e_j >= hi_j + margin_j`` or ``e_j <= lo_j − margin_j`` for some j.
+
+        Args:
+            lo: lower limits; minus infinity where there is none.
+            hi: upper limits; infinity where there is none.
+            margin: by how much the negation must hold, in the units of e, one or one per element.
+
+        Raises:
+            EmptyRegionError: ``lo > hi`` somewhere.
+        """
+        lower, lower_batch = constant(lo, self.shape, "lower limit", infinite=True)
+        upper, upper_batch = constant(hi, self.shape, "upper limit", infinite=True)
+        by, margin_batch = margins(margin, self.shape)
+        limits = merge_batches([lower_batch, upper_batch])
+        crossed = (lower > upper).any(0).nonzero().flatten()
+        if len(crossed):
+            at = tuple(int(i) for i in np.unravel_index(int(crossed[0]), self.shape))
+            raise EmptyRegionError(f"between: the lower limit is above the upper limit at index {at}. Swap lo and hi.")
+        e = self.flatten()
+        inside = ((-e).shifted(lower, lower_batch)).stacked(e.shifted(-upper, upper_batch))
+        both = torch.cat([by, by], 1)
+        return Atoms(inside, (-inside).shifted(both, merge_batches([limits, margin_batch])))
+
+    def argmax(self, margin: float = MARGIN) -> Argmax:
+        """The index of the largest element, to be compared with a class: ``z.argmax() == 7``, ``z.argmax() != 7``."""
+        from clinch.functions import Argmax
+
+        return Argmax(self, margin)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(self.network.graph.nodes[node].name for node in sorted(self.terms)) or "constants"
+        return f"<{type(self).__name__} of shape {self.shape} over {layers}>"
+
+
+class Activation(LinearExpression):
+    """The activations of one layer, as a symbol: ``net.input``, ``net["relu2"]``, ``net.output``."""
+
+    def __init__(self, network: Network, node: int) -> None:
+        shape = tuple(network.graph.nodes[node].shape)
+        size = math.prod(shape)
+        terms = {node: Terms.identity(size)}
+        super().__init__(network, shape, terms, torch.zeros(1, size, dtype=torch.float64))
+
+
+def _index(key: Any) -> Any:
+    """A key that NumPy understands."""
+    if isinstance(key, Symbolic):
+        raise ProblemError("An index must be a constant, not a symbol.")
+    return key.detach().cpu().numpy() if isinstance(key, Tensor) else key
+
+
+def margins(margin: Constant, shape: Shape) -> tuple[Tensor, int | None]:
+    """A margin as in :func:`clinch.symbols.constant`; a negative one is refused."""
+    by, batch = constant(margin, shape, "margin")
+    if bool((by < 0).any()):
+        raise ProblemError("The margin is negative. Write a number >= 0.")
+    return by, batch
+
+
+def _added(left: LinearExpression, right: LinearExpression) -> LinearExpression:
+    """The sum of two expressions; shapes are broadcast as in NumPy."""
+    if left.network is not right.network:
+        raise ProblemError("The expression joins layers of two networks. State one problem per network.")
+    if left.shape != right.shape:
+        try:
+            shape = np.broadcast_shapes(left.shape, right.shape)
+        except ValueError:
+            raise ShapeError(f"Expressions of shapes {left.shape} and {right.shape} do not fit together.") from None
+        left, right = _stretched(left, shape), _stretched(right, shape)
+    batch = merge_batches([left.batch, right.batch])
+    terms = dict(left.terms)
+    for node, part in right.terms.items():
+        terms[node] = Terms.joined([terms[node], part]) if node in terms else part
+    return LinearExpression(left.network, left.shape, terms, left.constant + right.constant, batch)
+
+
+def _stretched(e: LinearExpression, shape: Shape) -> LinearExpression:
+    if e.shape == shape:
+        return e
+    rows = np.broadcast_to(np.arange(e.size).reshape(e.shape), shape)
+    return e.picked(torch.from_numpy(rows.reshape(-1).copy()), shape)
+
+
+def concatenate(parts: list[LinearExpression]) -> LinearExpression:
+    """One-dimensional expressions of one network, one after the other."""
+    batch = merge_batches(part.batch for part in parts)
+    stacks: dict[int, list[Terms]] = {}
+    total = 0
+    for part in parts:
+        for node, terms in part.terms.items():
+            stacks.setdefault(node, []).append(Terms(terms.row + total, terms.col, terms.value))
+        total += part.size
+    joined = {node: Terms.joined(stack) for node, stack in stacks.items()}
+    d = torch.cat([part.constant.expand(batch or 1, -1) for part in parts], 1)
+    return LinearExpression(parts[0].network, (total,), joined, d, batch)

@@ -1,0 +1,90 @@
+"""The set of inputs to search: a box, cut by norm balls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from clinch.geometry.norms import norm
+
+
+@dataclass(frozen=True)
+class Ball:
+    """``{x : ‖w ⊙ (x − center)‖_p <= radius}`` for each problem of a batch; for p = 0 the number (weight) of changed elements.
+
+    Attributes:
+        center: ``(B, *shape)``.
+        radius: ``(B,)``; infinity where there is no limit.
+        p: 0, 1, 2 or infinity.
+        weights: ``(B, *shape)``, non-negative; None stands for ones. An element of weight zero is free.
+    """
+
+    center: Tensor
+    radius: Tensor
+    p: float
+    weights: Tensor | None = None
+
+    def distance(self, x: Tensor) -> Tensor:
+        """``‖w ⊙ (x − center)‖_p``, shape ``(B,)``."""
+        return norm(x - self.center, self.p, self.weights)
+
+    def take(self, problems: Tensor) -> Ball:
+        """The balls of the chosen problems, in that order."""
+        weights = None if self.weights is None else self.weights[problems]
+        return Ball(self.center[problems], self.radius[problems], self.p, weights)
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Ball:
+        """A copy with the given dtype and device."""
+        weights = None if self.weights is None else self.weights.to(device, dtype)
+        return Ball(self.center.to(device, dtype), self.radius.to(device, dtype), self.p, weights)
+
+
+@dataclass(frozen=True)
+class Region:
+    """``{lower <= x <= upper} ∩ balls`` for each problem of a batch.
+
+    Balls of the maximum norm are boxes and are merged into the limits, so that ``balls`` holds p = 0, 1, 2 only.
+    Limits may be infinite where nothing bounds the input.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    balls: tuple[Ball, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of problems B."""
+        return self.lower.shape[0]
+
+    def within(self, ball: Ball) -> Region:
+        """The part of the region inside a ball."""
+        if ball.p != torch.inf:
+            box = self._hull(ball) if ball.p != 0 else self
+            return replace(box, balls=(*self.balls, ball))
+        return self._hull(ball)
+
+    def _hull(self, ball: Ball) -> Region:
+        """Cut the box down to the ball's own box: each element moves by at most radius / weight."""
+        radius = ball.radius.reshape(-1, *[1] * (self.lower.dim() - 1)).expand_as(self.lower)
+        reach = radius if ball.weights is None else torch.where(ball.weights > 0, radius / ball.weights, torch.inf)
+        lower = torch.maximum(self.lower, ball.center - reach)
+        upper = torch.minimum(self.upper, ball.center + reach)
+        return replace(self, lower=lower, upper=upper)
+
+    def take(self, problems: Tensor) -> Region:
+        """The regions of the chosen problems, in that order."""
+        return Region(self.lower[problems], self.upper[problems], tuple(ball.take(problems) for ball in self.balls))
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Region:
+        """A copy with the given dtype and device."""
+        balls = tuple(ball.to(dtype, device) for ball in self.balls)
+        return Region(self.lower.to(device, dtype), self.upper.to(device, dtype), balls)
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Whether each point ``(B, *shape)`` lies in its region, exactly, shape ``(B,)``."""
+        inside = ((x >= self.lower) & (x <= self.upper)).flatten(1).all(1)
+        for ball in self.balls:
+            inside &= ball.distance(x) <= ball.radius
+        return inside

@@ -1,0 +1,23 @@
+"""Rounding to a model's dtype towards the inside of an interval, so that every corner of a box is an input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def round_down(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The largest numbers of the dtype that are not above the given float64 numbers, as float64.
+
+    Example:
+        >>> float(round_down(torch.tensor([0.6], dtype=torch.float64), torch.float32)) <= 0.6
+        True
+    """
+    rounded = values.to(dtype)
+    below = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
+    return torch.where(rounded.to(torch.float64) > values, below, rounded).to(torch.float64)
+
+
+def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The smallest numbers of the dtype that are not below the given float64 numbers, as float64."""
+    return -round_down(-values, dtype)

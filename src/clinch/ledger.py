@@ -1,0 +1,189 @@
+"""The only mutable thing of a solve: the best checked point, the best proven bound, and the history of both.
+
+Engines report to the ledger and read from it, nothing else: :meth:`Ledger.offer` for points, :meth:`Ledger.prove` for
+bounds, :attr:`Ledger.value` for the incumbent, :attr:`Ledger.exhausted` for "stop now". A point counts only after
+:func:`clinch.certify.point.check_points`, a bound only with a kind of proof, the gap is computed here and nowhere else,
+and a bound that passes a value raises :class:`UnsoundResult`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from clinch.certify.point import check_points
+from clinch.errors import UnsoundResult
+from clinch.query import Query
+from clinch.solution import ABSOLUTE_GAP, Event, Proof
+
+#: rounding allowance of float64 bounds, relative to the value: a bound this little above a value is a tie
+ROUNDING = 1e-7
+
+
+@dataclass
+class Ledger:
+    """Best points and bounds of the B problems of a query, in the query's own (minimising) sense.
+
+    Attributes:
+        query: the float64 normal form.
+        time_limit: seconds; infinity for none.
+        gap: relative gap at which a problem counts as closed.
+        listener: called after every improvement, for progress displays.
+        value: ``(B,)`` objective of the best point so far, infinity where there is none.
+        x: ``(B, *input_shape)`` best points in the model's dtype, NaN where there is none.
+        bound: ``(B,)`` proven: no input does better; infinity where infeasibility is proven.
+    """
+
+    query: Query
+    time_limit: float = float("inf")
+    gap: float = 1e-3
+    listener: Callable[[Event], None] | None = None
+    value: Tensor = field(init=False)
+    x: Tensor = field(init=False)
+    bound: Tensor = field(init=False)
+    history: list[Event] = field(init=False, default_factory=list)
+    queries: int = field(init=False, default=0)
+    rejected: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        size = self.query.size
+        self.value = torch.full((size,), torch.inf, dtype=torch.float64)
+        self.bound = torch.full((size,), -torch.inf, dtype=torch.float64)
+        self.x = torch.full((size, *self.query.graph.input_shape), torch.nan, dtype=self.query.network.dtype)
+        self.proofs: list[Proof | None] = [None] * size
+        self.finders: list[str] = [""] * size
+        self.notes: list[str] = []
+        self._start = time.monotonic()
+        self._deadline = self.time_limit
+
+    # --- budget ---------------------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left to the engine at work; infinity without a limit."""
+        return self._deadline - self.seconds
+
+    @contextmanager
+    def share(self, fraction: float) -> Iterator[None]:
+        """Lend an engine a fraction of the time that is left: inside, :attr:`remaining` counts down to that."""
+        outer = self._deadline
+        self._deadline = min(outer, self.seconds + fraction * max(self.remaining, 0.0))
+        try:
+            yield
+        finally:
+            self._deadline = outer
+
+    def note(self, text: str) -> None:
+        """Something the user should know about this solve, said once: a skipped engine and why."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing left to do: the time is over, or every problem is closed. Engines return when they see it."""
+        return self.remaining <= 0 or bool(self.closed.all())
+
+    # --- the two numbers ------------------------------------------------------------------------------------------
+
+    @property
+    def slack(self) -> Tensor:
+        """``(B,)`` how far a bound may stay below the value for the problem to count as closed."""
+        return torch.clamp(self.gap * self.value.abs(), min=ABSOLUTE_GAP).nan_to_num(posinf=torch.inf)
+
+    @property
+    def closed(self) -> Tensor:
+        """``(B,)`` whether value and bound have met, or infeasibility is proven."""
+        met = torch.isfinite(self.value) & (self.value - self.bound <= self.slack)
+        return met | (self.bound == torch.inf)
+
+    @property
+    def target(self) -> Tensor:
+        """``(B,)`` a bound of this size closes the problem: a search may drop every part proven to lie above it."""
+        return torch.where(torch.isfinite(self.value), self.value - self.slack, torch.inf)
+
+    def offer(self, x: Tensor, who: str, problems: Tensor | None = None) -> Tensor:
+        """Offer points; each is checked by the user's own model in its dtype and in float64 before it counts.
+
+        Args:
+            x: ``(N, *input_shape)``, any floating dtype; rounded to the model's dtype into the box first.
+            who: name of the engine.
+            problems: ``(N,)`` problem of each point; None where N = B, one point per problem.
+
+        Returns:
+            ``(N,)`` whether each point is feasible.
+        """
+        problems = torch.arange(self.query.size) if problems is None else problems.cpu()
+        check = check_points(self.query, x, problems)
+        self.queries += x.shape[0]
+        self.rejected += int((~check.feasible).sum())
+        value = torch.where(check.feasible, check.value, torch.inf)
+        order = value.argsort(stable=True)
+        first = torch.full((self.query.size,), torch.inf, dtype=torch.float64).scatter_reduce(
+            0, problems, value, "amin"
+        )
+        improved = first < self.value
+        if bool(improved.any()):
+            for row in order.tolist():
+                b = int(problems[row])
+                if value[row] < self.value[b]:
+                    self.value[b], self.x[b], self.finders[b] = value[row], check.x[row], who
+            self._assert_sound(who)
+            self._record(who)
+        return check.feasible
+
+    def prove(self, bound: Tensor, proof: Proof, who: str, problems: Tensor | None = None) -> None:
+        """Report proven lower bounds (infinity: proven infeasible). NaN proves nothing and is dropped.
+
+        Args:
+            bound: ``(N,)``.
+            proof: what the bounds rest on.
+            who: name of the engine.
+            problems: ``(N,)`` problem of each bound; None where N = B.
+        """
+        if not isinstance(proof, Proof):
+            raise UnsoundResult(f"'{who}' reported a bound without a proof. Pass one of clinch.solution.Proof.")
+        bound = bound.detach().to("cpu", torch.float64)
+        problems = torch.arange(self.query.size) if problems is None else problems.cpu()
+        improved = False
+        for b, number in zip(problems.tolist(), bound.tolist()):
+            if number > self.bound[b]:  # false for NaN
+                self._assert_below(number, b, who)
+                self.bound[b] = number if number == torch.inf else min(number, float(self.value[b]))
+                self.proofs[b] = proof
+                improved = True
+        if improved:
+            self._record(who)
+
+    def _assert_below(self, bound: float, b: int, who: str) -> None:
+        value = float(self.value[b])
+        if bound > value + ROUNDING * max(1.0, abs(value)):
+            raise UnsoundResult(
+                f"Problem {b}: '{who}' claims that no input is better than {bound:.9g}, but '{self.finders[b]}' found "
+                f"a checked input of value {value:.9g}. One of them is wrong; please report this problem."
+            )
+
+    def _assert_sound(self, who: str) -> None:
+        for b in (self.bound > self.value + ROUNDING * self.value.abs().clamp(min=1.0)).nonzero().flatten().tolist():
+            claim = self.proofs[b]
+            raise UnsoundResult(
+                f"Problem {b}: '{who}' found a checked input of value {float(self.value[b]):.9g}, but a proof of kind "
+                f"'{claim.value if claim else 'none'}' claims that no input is better than {float(self.bound[b]):.9g}. "
+                f"One of them is wrong; please report this problem."
+            )
+        self.bound = torch.where(self.bound == torch.inf, self.bound, torch.minimum(self.bound, self.value))
+
+    def _record(self, who: str) -> None:
+        event = Event(self.seconds, self.queries, self.value.clone(), self.bound.clone(), who)
+        self.history.append(event)
+        if self.listener is not None:
+            self.listener(event)

@@ -1,0 +1,329 @@
+"""From what the user wrote to the normal form: constraints become a box, balls and clauses of linear atoms.
+
+1. Balls of ``input − constant`` and fixed inputs are taken out of the top-level conjunction.
+2. The rest is brought to conjunctive normal form; only indices are copied, never coefficients.
+3. Atoms that are always or never true are decided.
+4. Clauses of one atom about one input become limits of the box, in the model's own dtype.
+5. What is left becomes dense: the atoms of the query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clinch.clauses import Clauses, all_of
+from clinch.constraints import Atoms, Constraint, Junction, NormBall
+from clinch.describe import atom_texts, element_name
+from clinch.errors import EmptyRegionError, ProblemError
+from clinch.expressions import LinearExpression, concatenate
+from clinch.functions import NormExpression
+from clinch.geometry.region import Ball, Region
+from clinch.geometry.rounding import round_down, round_up
+from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
+
+if TYPE_CHECKING:
+    from clinch.network.network import Network
+
+#: dense coefficients beyond this many (4 GiB) are refused with a sentence instead of running out of memory
+COEFFICIENTS = 2**29
+
+
+def lower(
+    network: Network,
+    objective: LinearExpression | NormExpression,
+    sense: int,
+    constraints: list[Constraint],
+    batch: int,
+) -> Query:
+    """The normal form of a problem.
+
+    Args:
+        network: the one network of all parts.
+        objective: a scalar linear expression or a norm.
+        sense: +1 to minimise, −1 to maximise.
+        constraints: all must hold.
+        batch: number of problems B.
+
+    Raises:
+        EmptyRegionError: box constraints contradict each other, or a constraint can hold for no input.
+        ProblemError: the disjunctions are too large, or a norm constraint is not a ball of inputs.
+    """
+    balls: list[Ball] = []
+    box = Box.whole(network, batch)
+    rest: list[Constraint] = []
+    for constraint in Junction.of(True, constraints).parts if constraints else ():
+        if isinstance(constraint, NormBall):
+            ball = _ball(constraint, network, batch)
+            if ball is not None:
+                balls.append(ball)
+            else:
+                rest.append(constraint.expanded())
+        elif isinstance(constraint, Atoms) and constraint.every and constraint.equality is not None:
+            rest.extend(box.fix(constraint))
+        else:
+            rest.append(constraint)
+    atoms, clause = _clauses(rest, network, box, batch)
+    graph = network.graph_as(torch.float64, "cpu")
+    labels = tuple(atom_texts(atoms, graph))
+    return Query(
+        network, graph, box.region(balls), _objective(objective, sense, network, batch), atoms, clause, sense, labels
+    )
+
+
+# --- the box ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Box:
+    """Limits of the input while they are collected, shape ``(B, n)``, every number one of the model's dtype."""
+
+    network: Network
+    lower: Tensor
+    upper: Tensor
+
+    @staticmethod
+    def whole(network: Network, batch: int) -> Box:
+        """No limits."""
+        size = network.graph.nodes[0].size
+        infinite = torch.full((batch, size), torch.inf, dtype=torch.float64)
+        return Box(network, -infinite, infinite)
+
+    def cut(self, rows: InputRows, constant: Tensor) -> None:
+        """Impose ``coefficient_i · x[column_i] + constant_i <= 0``, constants of shape ``(B, m)``.
+
+        The limit on x is rounded to the model's dtype: x lives there, so that ``x <= 0.1`` means the model's own 0.1.
+        """
+        limit = _in_dtype(-constant / rows.coefficient, self.network)
+        column = rows.column.expand(len(self.lower), -1)
+        above = (rows.coefficient > 0).expand_as(column)
+        upper = torch.where(above, limit, torch.inf)
+        lower = torch.where(above, -torch.inf, limit)
+        self.upper = self.upper.scatter_reduce(1, column, upper.expand_as(column), "amin")
+        self.lower = self.lower.scatter_reduce(1, column, lower.expand_as(column), "amax")
+
+    def fix(self, constraint: Atoms) -> list[Constraint]:
+        """Fix the single inputs of an equality exactly; the atoms of what is left."""
+        assert constraint.equality is not None
+        difference = constraint.equality
+        rows = single_inputs(difference)
+        if not len(rows.row):
+            return [constraint]
+        constant = difference.constant[:, rows.row]
+        self.cut(rows, constant)
+        self.cut(InputRows(rows.row, rows.column, -rows.coefficient), -constant)
+        left = torch.ones(difference.size, dtype=torch.bool)
+        left[rows.row] = False
+        return [difference[left] == 0.0] if bool(left.any()) else []
+
+    def region(self, balls: list[Ball]) -> Region:
+        """Box and balls; corners that a ball moved are rounded inwards to the model's dtype."""
+        shape = self.network.input_shape
+        region = Region(self.lower.reshape(-1, *shape), self.upper.reshape(-1, *shape))
+        for ball in balls:
+            region = region.within(ball)
+        lower, upper = round_up(region.lower, self.network.dtype), round_down(region.upper, self.network.dtype)
+        crossed = (lower > upper).flatten(1).nonzero()
+        if len(crossed):
+            problem, element = crossed[0].tolist()
+            low, high = float(lower.flatten(1)[problem, element]), float(upper.flatten(1)[problem, element])
+            of = f" of problem {problem}" if len(lower) > 1 else ""
+            raise EmptyRegionError(
+                f"The constraints leave no value for {element_name(self.network.graph, 0, element)}{of}: it would "
+                f"have to be >= {low:.9g} and <= {high:.9g}. Loosen one of them."
+            )
+        if bool((lower == torch.inf).any() | (upper == -torch.inf).any()):
+            raise EmptyRegionError(
+                "An input is required to be infinite. Write lower limits below inf and upper limits above -inf."
+            )
+        return Region(lower, upper, region.balls)
+
+
+@dataclass(frozen=True, eq=False)
+class InputRows:
+    """Elements of an expression that are one input each: ``coefficient · x[column] + constant``.
+
+    Attributes:
+        row: which elements, shape ``(m,)``.
+        column: of which inputs, shape ``(m,)``.
+        coefficient: non-zero in every problem, shape ``(B, m)`` or ``(1, m)``.
+    """
+
+    row: Tensor
+    column: Tensor
+    coefficient: Tensor
+
+
+def single_inputs(e: LinearExpression) -> InputRows:
+    """Which elements of a one-dimensional expression look at exactly one input and at nothing else."""
+    entries = torch.zeros(e.size, dtype=torch.long)
+    for node, part in e.terms.items():
+        merged = part.coalesced(e.network.graph.nodes[node].size)
+        entries = entries + torch.bincount(merged.row, minlength=e.size) * (1 if node == 0 else 2)
+    if 0 not in e.terms:
+        none = torch.zeros(0, dtype=torch.long)
+        return InputRows(none, none, torch.zeros(1, 0, dtype=torch.float64))
+    inputs = e.terms[0].coalesced(e.network.graph.nodes[0].size)
+    chosen = (entries[inputs.row] == 1) & (inputs.value != 0).all(0)
+    return InputRows(inputs.row[chosen], inputs.col[chosen], inputs.value[:, chosen])
+
+
+def _in_dtype(values: Tensor, network: Network) -> Tensor:
+    """Rounded to the model's dtype, as float64: inputs and what they are compared with live there."""
+    return values.to(network.dtype).to(torch.float64) + 0.0
+
+
+# --- balls and distances ------------------------------------------------------------------------------------------
+
+
+def _distance(norm: NormExpression, network: Network, batch: int) -> Distance | None:
+    """``‖w ⊙ (a ⊙ x − c)‖_p`` with a != 0 as a distance of inputs; None if the norm is of anything else.
+
+    Inputs that do not occur get weight zero; for p = 0 the coefficients a do not count.
+    """
+    e = norm.expression.flatten()
+    rows = single_inputs(e)
+    if len(rows.row) != e.size or len(rows.column.unique()) != e.size:
+        return None
+    size, shape = network.graph.nodes[0].size, network.input_shape
+    weights = torch.ones(1, e.size, dtype=torch.float64) if norm.weights is None else norm.weights
+    weights = weights[:, rows.row] * (1.0 if norm.p == 0 else rows.coefficient.abs())
+    center = _in_dtype(-e.constant[:, rows.row] / rows.coefficient, network)
+    full = torch.zeros(batch, size, dtype=torch.float64)
+    spread_center = full.index_copy(1, rows.column, center.expand(batch, -1))
+    spread_weights = full.index_copy(1, rows.column, weights.expand(batch, -1))
+    plain = bool((spread_weights == 1).all())
+    return Distance(
+        spread_center.reshape(batch, *shape), norm.p, None if plain else spread_weights.reshape(batch, *shape)
+    )
+
+
+def _ball(constraint: NormBall, network: Network, batch: int) -> Ball | None:
+    """The ball of inputs, or None where the maximum norm of something else is to be written as linear atoms."""
+    distance = _distance(constraint.norm, network, batch)
+    if distance is None:
+        if constraint.norm.p == torch.inf:
+            return None
+        raise ProblemError(
+            f"A norm of p = {constraint.norm.p:g} can only bound the distance of the input from a constant, as in "
+            "cl.norm(x - x0, 2) <= 0.5. For activations use p = inf or linear constraints, or make it the objective."
+        )
+    return distance.ball(constraint.radius.expand(batch).clone())
+
+
+def _objective(objective: LinearExpression | NormExpression, sense: int, network: Network, batch: int) -> Objective:
+    if isinstance(objective, LinearExpression):
+        return Linear(dense_forms(objective.flatten() * float(sense), batch))
+    distance = _distance(objective, network, batch) if sense == 1 else None
+    if distance is not None:
+        return distance
+    e = objective.expression.flatten()
+    rows = single_inputs(e)
+    constant = e.constant.clone()
+    constant[:, rows.row] = -rows.coefficient * _in_dtype(-constant[:, rows.row] / rows.coefficient, network)
+    e = LinearExpression(network, e.shape, e.terms, constant, e.batch)
+    weights = None if objective.weights is None else objective.weights.expand(batch, -1).clone()
+    return FormsNorm(dense_forms(e, batch), objective.p, float(sense), weights)
+
+
+# --- clauses ------------------------------------------------------------------------------------------------------
+
+
+def _clauses(rest: list[Constraint], network: Network, box: Box, batch: int) -> tuple[Forms, Tensor]:
+    """Steps 2 to 5 of the module's text; single-input limits go into the box."""
+    collected = Clauses()
+    parts = [collected.of(constraint) for constraint in rest]
+    if not parts:
+        return Forms({}, torch.zeros(batch, 0, dtype=torch.float64)), torch.zeros(0, dtype=torch.long)
+    atom, clause, count = all_of(parts)
+    stack = concatenate(collected.stack)
+    always, never = _decided(stack, batch)
+    atom, clause = _simplified(atom, clause, count, always, never)
+
+    literals = torch.bincount(clause, minlength=count)
+    rows = single_inputs(stack)
+    is_input = torch.full((stack.size,), -1, dtype=torch.long)
+    is_input[rows.row] = torch.arange(len(rows.row))
+    limits = (literals[clause] == 1) & (is_input[atom] >= 0)
+    chosen = is_input[atom[limits]]
+    cut = InputRows(rows.row[chosen], rows.column[chosen], rows.coefficient[:, chosen])
+    box.cut(cut, stack.constant[:, cut.row].expand(batch, -1))
+
+    atom, clause = atom[~limits], clause[~limits]
+    order = clause.argsort(stable=True)
+    atom, clause = atom[order], clause[order].unique_consecutive(return_inverse=True)[1]
+    return _settled(stack, atom, always, never, batch), clause
+
+
+def _decided(stack: LinearExpression, batch: int) -> tuple[Tensor, Tensor]:
+    """Which atoms are true for every input and which for none, each of shape ``(B, A)``."""
+    moving = torch.zeros(batch, stack.size, dtype=torch.bool)
+    for node, part in stack.terms.items():
+        merged = part.coalesced(stack.network.graph.nodes[node].size)
+        at = merged.row.expand(batch, -1)
+        entries = (merged.value != 0).float().expand_as(at)
+        moving |= torch.zeros(batch, stack.size).scatter_add(1, at, entries).bool()
+    d = stack.constant.expand(batch, -1)
+    return (d == -torch.inf) | (~moving & (d <= 0)), (d == torch.inf) | (~moving & (d > 0))
+
+
+def _simplified(atom: Tensor, clause: Tensor, count: int, always: Tensor, never: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop clauses that hold for every input in all problems, and literals that hold for none in all problems.
+
+    Raises:
+        EmptyRegionError: all literals of a clause hold for no input.
+    """
+    batch = len(always)
+    at = clause.expand(batch, -1)
+    void = torch.zeros(batch, count).scatter_add(1, at, always[:, atom].float()).bool()
+    possible = torch.zeros(batch, count).scatter_add(1, at, (~never[:, atom]).float()).bool()
+    if not bool(possible.all()):
+        problem = int((~possible).nonzero()[0, 0])
+        of = f" in problem {problem}" if batch > 1 else ""
+        raise EmptyRegionError(
+            f"A constraint can hold for no input{of}: all its alternatives are impossible (limits that are infinite on "
+            "every side, or a comparison of two constants). Drop it or give finite limits."
+        )
+    keep = ~void.all(0)[clause] & ~never.all(0)[atom]
+    return atom[keep], clause[keep]
+
+
+def _settled(stack: LinearExpression, atom: Tensor, always: Tensor, never: Tensor, batch: int) -> Forms:
+    """The dense forms of the literals; where one problem's atom is decided it becomes the constant −1 or +1.
+
+    An infinite constant would turn into NaN in penalties and in solvers; a constant form says the same.
+    """
+    always, never = always[:, atom], never[:, atom]
+    decided = always | never
+    literals = stack.picked(atom, (len(atom),))
+    if not bool(decided.any()):
+        return dense_forms(literals, batch)
+    free = (~decided).to(torch.float64)
+    constant = torch.where(decided, never.to(torch.float64) * 2 - 1, literals.constant.expand(batch, -1))
+    terms = {node: part.scaled(free) for node, part in literals.terms.items()}
+    return dense_forms(LinearExpression(stack.network, literals.shape, terms, constant, batch), batch)
+
+
+def dense_forms(e: LinearExpression, batch: int) -> Forms:
+    """A one-dimensional expression as forms; layers whose coefficients all vanish are left out.
+
+    Raises:
+        ProblemError: the coefficients would take more than 4 GiB.
+    """
+    coefficients = {}
+    for node, part in e.terms.items():
+        layer = e.network.graph.nodes[node]
+        merged = part.coalesced(layer.size)
+        if not len(merged.row):
+            continue
+        entries = merged.value.shape[0] * e.size * layer.size
+        if entries > COEFFICIENTS:
+            raise ProblemError(
+                f"{e.size:,} conditions on the {layer.size:,} activations of '{layer.name}' would take "
+                f"{entries * 8 / 2**30:.0f} GiB. Constrain fewer neurons, as in h[mask], or state fewer problems."
+            )
+        coefficients[node] = merged.dense(e.size, layer.size).reshape(-1, e.size, *layer.shape)
+    return Forms(coefficients, e.constant.expand(batch, -1).clone())

@@ -1,0 +1,104 @@
+"""Folding: chains of affine layers become one layer, so that bounds and encodings have less to do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from clinch.network.graph import Graph, Node
+from clinch.network.ops.base import Affine
+from clinch.network.ops.scale import Scale
+from clinch.network.ops.shape import Reshape
+
+
+def fold(graph: Graph, keep: Collection[int] = ()) -> tuple[Graph, dict[int, int]]:
+    """Merge affine layers into the ones that follow them, and drop layers that change nothing.
+
+    A layer is merged into its successor only where nobody else reads it and nobody keeps it: normalisation into the first
+    layer, batch norm into a convolution, a bias into a matrix product, one dense layer into the next where that does
+    not grow. The function is the same up to rounding; fold the float64 graph.
+
+    Args:
+        graph: any graph.
+        keep: positions of nodes whose values must remain available; input and output always are.
+
+    Returns:
+        The folded graph, and the new position of every node whose value is still there (all of ``keep`` are).
+    """
+    return _Folding(graph, {0, graph.output, *keep}).result()
+
+
+class _Folding:
+    """The new nodes, in the order of the old ones; None where one was merged into a later one."""
+
+    def __init__(self, graph: Graph, keep: set[int]) -> None:
+        self.nodes: list[Node | None] = []
+        #: how many nodes of the old graph read each new one, those to come included
+        self.readers: list[int] = []
+        #: new nodes that must stay as they are
+        self.fixed: set[int] = set()
+        self.place: dict[int, int] = {}
+        readers = [0] * len(graph.nodes)
+        for node in graph.nodes:
+            for j in node.inputs:
+                readers[j] += 1
+        for i, old in enumerate(graph.nodes):
+            node = replace(old, inputs=tuple(self.place[j] for j in old.inputs))
+            if self._changes_nothing(node, i == graph.output):
+                self.place[i] = node.inputs[0]
+                self.readers[node.inputs[0]] += readers[i] - 1
+            else:
+                self.nodes.append(self._absorb(node))
+                self.readers.append(readers[i])
+                self.place[i] = len(self.nodes) - 1
+            if i in keep:
+                self.fixed.add(self.place[i])
+
+    def at(self, j: int) -> Node:
+        """The new node there."""
+        node = self.nodes[j]
+        assert node is not None
+        return node
+
+    def _changes_nothing(self, node: Node, last: bool) -> bool:
+        if len(node.inputs) != 1 or not node.op.is_identity([self.at(node.inputs[0]).shape]):
+            return False
+        # the output must stay the last node
+        return not last or node.inputs[0] == len(self.nodes) - 1
+
+    def _absorb(self, node: Node) -> Node:
+        """Take in the nodes before this one as long as that is possible."""
+        while isinstance(node.op, Affine) and len(node.inputs) == 1:
+            (j,) = node.inputs
+            earlier = self.at(j)
+            if self.readers[j] != 1 or j in self.fixed or not isinstance(earlier.op, Affine) or len(earlier.inputs) != 1:
+                break
+            before = self.at(earlier.inputs[0]).shape
+            if isinstance(node.op, Reshape) and isinstance(earlier.op, Scale) and before == earlier.shape:
+                return self._swap(node, node.op, j, earlier, earlier.op)
+            op = node.op.after(earlier.op, before, earlier.shape)
+            if op is None:
+                break
+            self.nodes[j] = None
+            self._forget(j)
+            node = replace(node, op=op, inputs=earlier.inputs)
+        return node
+
+    def _swap(self, node: Node, reshape: Reshape, j: int, earlier: Node, scale: Scale) -> Node:
+        """A scaling moves behind a reshape, where the next layer can take it in."""
+        moved = scale.reshaped(earlier.shape, node.shape)
+        if moved is None:
+            return node
+        self.nodes[j] = replace(earlier, name=f"{node.name} before {earlier.name}", aliases=(), op=reshape, shape=node.shape)
+        self._forget(j)
+        return replace(node, op=moved)
+
+    def _forget(self, j: int) -> None:
+        """The value of this new node is no longer that of any old one."""
+        self.place = {old: new for old, new in self.place.items() if new != j}
+
+    def result(self) -> tuple[Graph, dict[int, int]]:
+        """Close the gaps that merged nodes left."""
+        order = {j: new for new, j in enumerate(j for j, node in enumerate(self.nodes) if node is not None)}
+        nodes = [replace(n, inputs=tuple(order[j] for j in n.inputs)) for n in self.nodes if n is not None]
+        return Graph(tuple(nodes)), {old: order[j] for old, j in self.place.items()}

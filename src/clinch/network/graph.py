@@ -1,0 +1,134 @@
+"""The network as every engine sees it: a list of nodes in the order of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clinch.errors import UnsupportedOperator
+from clinch.network.ops.base import Interval, Operator, Relaxation, Shape
+
+if TYPE_CHECKING:
+    from clinch.exact.encoding import Encoder, Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Input(Operator):
+    """The network's input: node 0 of every graph."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The input itself."""
+        return inputs[0]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator applied to the outputs of earlier nodes.
+
+    Attributes:
+        name: unique name by which the layer is addressed: module path, or ONNX name.
+        op: what it computes.
+        inputs: positions of its inputs in the graph, each smaller than its own.
+        shape: of its output, without the batch.
+        source: where it comes from, for messages: file and line of the module, or the ONNX node.
+        aliases: further names that mean the same layer: of a container it ends, or of the ONNX tensor.
+    """
+
+    name: str
+    op: Operator
+    inputs: tuple[int, ...]
+    shape: Shape
+    source: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of activations."""
+        size = 1
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in the order of evaluation; node 0 is the input, the last one is the output."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def output(self) -> int:
+        """Position of the output node."""
+        return len(self.nodes) - 1
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of one input."""
+        return self.nodes[0].shape
+
+    @cached_property
+    def names(self) -> dict[str, int]:
+        """Position of each node by name or alias; a name goes before an alias."""
+        aliases = {alias: i for i, node in enumerate(self.nodes) for alias in node.aliases}
+        return aliases | {node.name: i for i, node in enumerate(self.nodes)}
+
+    def forward(self, x: Tensor, wanted: Iterable[int] | None = None) -> dict[int, Tensor]:
+        """Activations of the wanted nodes (default: the output) for inputs ``(B, *input_shape)``.
+
+        Only ancestors of the wanted nodes are evaluated.
+        """
+        wanted = {self.output} if wanted is None else set(wanted)
+        needed = self.ancestors(wanted)
+        values: dict[int, Tensor] = {0: x}
+        for i in needed:
+            if i:
+                node = self.nodes[i]
+                values[i] = node.op.forward(*(values[j] for j in node.inputs))
+        return {i: values[i] for i in wanted}
+
+    def ancestors(self, wanted: Iterable[int]) -> list[int]:
+        """The given nodes and everything they depend on, in the order of evaluation."""
+        needed = set(wanted)
+        for i in range(len(self.nodes) - 1, 0, -1):
+            if i in needed:
+                needed.update(self.nodes[i].inputs)
+        return sorted(needed)
+
+    def shapes(self, i: int) -> tuple[Shape, ...]:
+        """Shapes of the inputs of node i."""
+        return tuple(self.nodes[j].shape for j in self.nodes[i].inputs)
+
+    def interval(self, i: int, inputs: Sequence[Interval]) -> Interval:
+        """The interval rule of node i; a missing fact is reported with the layer's name and source."""
+        try:
+            return self.nodes[i].op.interval(*inputs)
+        except UnsupportedOperator as error:
+            raise self._located(error, i) from None
+
+    def relax(self, i: int, inputs: Sequence[Interval]) -> Relaxation:
+        """The linear relaxation of node i; a missing fact is reported with the layer's name and source."""
+        try:
+            return self.nodes[i].op.relax(inputs, self.shapes(i))
+        except UnsupportedOperator as error:
+            raise self._located(error, i) from None
+
+    def encode(self, i: int, encoder: Encoder, inputs: Sequence[Expression], bounds: Sequence[Interval]) -> Expression:
+        """The exact encoding of node i; a missing fact is reported with the layer's name and source."""
+        try:
+            return self.nodes[i].op.encode(encoder, inputs, bounds, self.shapes(i))
+        except UnsupportedOperator as error:
+            raise self._located(error, i) from None
+
+    def _located(self, error: UnsupportedOperator, i: int) -> UnsupportedOperator:
+        node = self.nodes[i]
+        where = f" ({node.source})" if node.source else ""
+        return UnsupportedOperator(f"Layer '{node.name}'{where}: {error}")
+
+    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Graph:
+        """A copy with parameters of the given dtype on the given device."""
+        return Graph(tuple(replace(node, op=node.op.to(dtype, device)) for node in self.nodes))

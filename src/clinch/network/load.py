@@ -1,0 +1,250 @@
+"""``cl.load``: from a module or a file to a network, compared with the original."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from clinch.errors import NetworkError
+from clinch.network.graph import Graph
+from clinch.network.network import Network, Original
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+#: largest difference between graph and original, in units of the dtype's rounding and relative to the largest output
+_TOLERANCE = 1e3
+#: and in units of what rounding does to the graph itself, float64 against the model's dtype
+_OWN_ROUNDING = 10.0
+
+
+def load(
+    model: nn.Module | str | PathLike[str] | ModelProto | Network,
+    input_shape: Sequence[int] | None = None,
+    *,
+    name: str | None = None,
+) -> Network:
+    """Load a model and compare the result with it on random inputs.
+
+    Args:
+        model: an ``nn.Module`` in evaluation mode, a path to an ``.onnx`` or ``.onnx.gz`` file, an ``onnx.ModelProto``,
+            or a network that is loaded already (returned as it is).
+        input_shape: shape of one input, without the batch. Needed for a module, and for a file that leaves it open.
+        name: for messages and tables; default: the module's class or the file's name.
+
+    Returns:
+        The network, in the module's dtype on its device. The module is not changed, and must not change afterwards.
+
+    Raises:
+        NetworkError: training mode, no input shape, no batch dimension, weights that are not finite, several inputs or
+            outputs, control flow that depends on values, or a difference from the original.
+        UnsupportedOperator: a call or ONNX node that cannot be read; gives layer, source line and operator.
+
+    Example:
+        >>> net = load(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()).eval(), input_shape=(2, 2))
+        >>> net.layers
+        ['input', '0', '1', '2']
+    """
+    if isinstance(model, Network):
+        if input_shape is not None and tuple(input_shape) != model.input_shape:
+            raise NetworkError(f"This network takes inputs of shape {model.input_shape}, not {tuple(input_shape)}.")
+        return model
+    if isinstance(model, nn.Module):
+        return _load_module(model, input_shape, name or type(model).__name__)
+    if isinstance(model, (str, PathLike)):
+        path = Path(model)
+        if not path.name.endswith((".onnx", ".onnx.gz")):
+            raise NetworkError(
+                f"'{path}' is not an .onnx or .onnx.gz file. Load another kind of file into an nn.Module first, "
+                "and pass that module."
+            )
+        from clinch.network.onnx import open_model
+
+        return _load_onnx(open_model(path), input_shape, name or path.name.removesuffix(".gz").removesuffix(".onnx"))
+    if type(model).__name__ == "ModelProto":
+        return _load_onnx(model, input_shape, name or model.graph.name or "model")
+    raise NetworkError(f"A {type(model).__name__} cannot be loaded. Pass an nn.Module, an .onnx file or an onnx.ModelProto.")
+
+
+# --- modules -------------------------------------------------------------------------------------------------------
+
+
+def _load_module(model: nn.Module, input_shape: Sequence[int] | None, name: str) -> Network:
+    from clinch.network.original import OriginalModule, training_module
+    from clinch.network.trace import trace
+
+    if input_shape is None:
+        raise NetworkError(
+            f"The shape of one input of {name} is not known. Give it, without the batch: "
+            "cl.load(model, input_shape=(1, 28, 28))."
+        )
+    shape = _checked_shape(input_shape)
+    training = training_module(model)
+    if training is not None:
+        part = f"The part '{training}' of {name}" if training else name
+        raise NetworkError(f"{part} is in training mode. Call model.eval() first.")
+    _one_argument(model, name)
+    _finite(model, name)
+    parameters = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    dtype = parameters[0].dtype if parameters else torch.float32
+    device = parameters[0].device if parameters else torch.device("cpu")
+    samples = _samples(shape, dtype, device)
+    _try(model, samples[0][:2], name)
+    traced = trace(model, samples[0][:2])
+    native = traced.graph.to(dtype, device)
+    original = OriginalModule(model, native, traced.invocations)
+    compare(traced.graph, native, original, samples, name)
+    return Network(traced.graph, original, dtype=dtype, device=device, name=name)
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    whole = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in whole):
+        raise NetworkError(f"input_shape={shape} is not a shape. Write positive whole numbers, such as (1, 28, 28).")
+    return whole
+
+
+def _one_argument(model: nn.Module, name: str) -> None:
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    if len(needed) > 1:
+        raise NetworkError(
+            f"{name}.forward takes {len(needed)} inputs ({', '.join(needed)}). "
+            "Wrap it in a module that fixes all but one of them."
+        )
+
+
+def _finite(model: nn.Module, name: str) -> None:
+    for key, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise NetworkError(f"The parameter '{key}' of {name} holds NaN or infinite numbers. Load finite weights.")
+
+
+def _try(model: nn.Module, x: Tensor, name: str) -> None:
+    """Run the module once on two inputs: two rows must come out."""
+    from clinch.network.original import run
+    from clinch.network.trace import user_line
+
+    try:
+        output, _ = run(model, x)
+    except Exception as error:
+        raise NetworkError(
+            f"{name} fails on two inputs of shape {tuple(x.shape[1:])}{user_line(error)}: {type(error).__name__}: {error}. "
+            "Correct input_shape, or the model, which must take a batch of any size."
+        ) from error
+    if not isinstance(output, Tensor):
+        raise NetworkError(f"{name} returns a {type(output).__name__}, not a tensor. Wrap it in a module that returns one tensor.")
+    if output.dim() == 0 or output.shape[0] != len(x):
+        raise NetworkError(
+            f"{name} returns shape {tuple(output.shape)} for a batch of {len(x)} inputs: it has no batch dimension. "
+            "Return one row per input."
+        )
+    if not output.is_floating_point():
+        raise NetworkError(f"{name} returns {output.dtype}, not real numbers. Return the values before argmax or rounding.")
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def _load_onnx(model: ModelProto, input_shape: Sequence[int] | None, name: str) -> Network:
+    from clinch.network.onnx import read
+    from clinch.network.original import OriginalFile
+
+    found = read(model, None if input_shape is None else _checked_shape(input_shape), name)
+    native = found.graph.to(found.dtype, "cpu")
+    samples = _samples(found.graph.input_shape, found.dtype, torch.device("cpu"))
+    first = model.graph.input[[i.name for i in model.graph.input].index(found.graph.nodes[0].name)]
+    by_row = first.type.tensor_type.shape.dim[0].dim_value == 1
+    original = OriginalFile(model, native, found.tensors, by_row=by_row)
+    output = found.graph.nodes[-1].name
+    try:
+        try:
+            original(samples[0], [output])
+        except Exception:
+            if by_row:
+                raise
+            # A free first dimension may still be fixed to 1 inside.
+            original = OriginalFile(model, native, found.tensors, by_row=True)
+            original(samples[0], [output])
+    except Exception as error:
+        raise NetworkError(f"onnxruntime cannot run {name}: {error}") from error
+    compare(found.graph, native, original, samples, name)
+    return Network(found.graph, original, dtype=found.dtype, device="cpu", name=name)
+
+
+# --- comparison ------------------------------------------------------------------------------------------------------
+
+
+def _samples(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """Three batches of three inputs: pixels, standard normal numbers, and large ones."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(3, *shape, generator=generator, dtype=torch.float64)
+    normal = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
+    large = 10 * torch.randn(3, *shape, generator=generator, dtype=torch.float64)
+    return [t.to(device, dtype) for t in (pixels, normal, large)]
+
+
+def compare(exact: Graph, native: Graph, original: Original, samples: Sequence[Tensor], name: str) -> None:
+    """Compare graph and original, on batches and on single inputs.
+
+    Args:
+        exact: the graph in float64.
+        native: the graph in the model's dtype.
+        original: the user's model.
+        samples: batches of inputs in the model's dtype.
+        name: of the model.
+
+    Raises:
+        NetworkError: they differ by more than rounding; gives the largest difference.
+    """
+    output = exact.nodes[-1].name
+    worst, scale = 0.0, 0.0
+    for batch in samples:
+        for x in (batch, batch[:1]):
+            theirs = _original_output(original, x, output, name).to(torch.float64)
+            with torch.no_grad():
+                ours = exact.forward(x.to(torch.float64))[exact.output]
+                rounded = native.forward(x)[native.output].to(torch.float64)
+            if theirs.shape != ours.shape:
+                raise NetworkError(f"{name} returns shape {tuple(theirs.shape)}, read as {tuple(ours.shape)}. {_REPORT}")
+            size = theirs.nan_to_num(0.0, 0.0, 0.0).abs().max() if theirs.numel() else torch.zeros(())
+            rounding = (rounded - ours).abs().nan_to_num(0.0, 0.0, 0.0).max() if theirs.numel() else torch.zeros(())
+            eps = torch.finfo(x.dtype).eps
+            allowed = _TOLERANCE * eps * size + _OWN_ROUNDING * rounding + torch.finfo(x.dtype).tiny
+            difference = torch.where(theirs == rounded, 0.0, (theirs - ours).abs())
+            difference = torch.where(theirs.isnan() & ours.isnan(), 0.0, difference)
+            largest = float(difference.max()) if difference.numel() else 0.0
+            if not largest <= float(allowed):  # NaN counts as different
+                worst, scale = max(worst, largest) if largest == largest else float("nan"), float(size)
+                raise NetworkError(
+                    f"The graph read from {name} differs from the original by {worst:.3g} on random inputs, where outputs are "
+                    f"of size {scale:.3g}. {_REPORT}"
+                )
+
+
+_REPORT = (
+    "The model may mix the inputs of a batch, draw random numbers, or change tensors in place through views; "
+    "write it without."
+)
+
+
+def _original_output(original: Original, x: Tensor, output: str, name: str) -> Tensor:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value: Any = original(x, [output])[output]
+    except Exception as error:
+        raise NetworkError(f"{name} fails on a batch of {len(x)}: {type(error).__name__}: {error}. {_REPORT}") from error
+    return value

@@ -1,0 +1,99 @@
+"""What ``cl.load`` returns: a network whose layers are symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clinch.errors import UnknownLayer
+from clinch.network.graph import Graph
+
+if TYPE_CHECKING:
+    from clinch.expressions import Activation
+
+#: the user's own model: points ``(B, *input_shape)`` in the model's dtype -> activations of the named layers
+Original = Callable[[Tensor, list[str]], dict[str, Tensor]]
+
+
+class Network:
+    """A network with a fixed input shape: a graph for the engines, and the user's own model for the re-check.
+
+    Made by :func:`clinch.load`. ``net.input`` and ``net.output`` are symbols for problem statements, ``net["features.3"]``
+    is the output of any layer and ``net.layers`` lists their names.
+    """
+
+    def __init__(
+        self, graph: Graph, original: Original, *, dtype: torch.dtype, device: torch.device | str, name: str
+    ) -> None:
+        self.original = original
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.name = name
+        self._source = graph
+        self._graphs: dict[tuple[torch.dtype, torch.device], Graph] = {}
+
+    @property
+    def graph(self) -> Graph:
+        """The graph in the model's dtype, on its device."""
+        return self.graph_as(self.dtype, self.device)
+
+    def graph_as(self, dtype: torch.dtype, device: torch.device | str) -> Graph:
+        """The graph with parameters of the given dtype on the given device (made once)."""
+        key = (dtype, torch.device(device))
+        if key not in self._graphs:
+            self._graphs[key] = self._source.to(*key)
+        return self._graphs[key]
+
+    @property
+    def input(self) -> Activation:
+        """The input as a symbol."""
+        return self._symbol(0)
+
+    @property
+    def output(self) -> Activation:
+        """The output as a symbol."""
+        return self._symbol(self._source.output)
+
+    def __getitem__(self, layer: str) -> Activation:
+        """The output of a layer as a symbol.
+
+        Raises:
+            UnknownLayer: there is no layer of that name.
+        """
+        return self._symbol(self.position(layer))
+
+    def __contains__(self, layer: object) -> bool:
+        """Whether there is a layer of that name."""
+        return layer in self._source.names
+
+    def _symbol(self, position: int) -> Activation:
+        from clinch.expressions import Activation
+
+        return Activation(self, position)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch."""
+        return self._source.input_shape
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of all layers, in the order of evaluation."""
+        return [node.name for node in self._source.nodes]
+
+    def position(self, layer: str) -> int:
+        """Position of a layer in the graph.
+
+        Raises:
+            UnknownLayer: there is no layer of that name.
+        """
+        if layer not in self._source.names:
+            raise UnknownLayer(f"There is no layer '{layer}'. This network has: {', '.join(self.layers)}.")
+        return self._source.names[layer]
+
+    def __repr__(self) -> str:
+        nodes = self._source.nodes
+        return f"<Network {self.name}: input {self.input_shape}, output {nodes[-1].shape}, {len(nodes)} layers>"

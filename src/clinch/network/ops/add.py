@@ -1,0 +1,106 @@
+"""Sums and differences: of two activations (residual connections), or of one and a constant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from clinch.network.ops.base import Affine, Interval, Shape, from_aten, from_onnx
+from clinch.network.ops.scale import Scale, per_sample
+
+if TYPE_CHECKING:
+    from clinch.network.build import Call, Value
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Affine):
+    """``f(x, y) = x + y``, broadcast within a sample."""
+
+    nonnegative: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``x + y``."""
+        x, y = inputs
+        return x + y
+
+    def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        """Rows go to both, summed where a sample was widened."""
+        return [rows.sum_to_size(rows.shape[0], *shape) for shape in shapes]
+
+
+@dataclass(frozen=True, eq=False)
+class Subtract(Affine):
+    """``f(x, y) = x − y``, broadcast within a sample."""
+
+    linear: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``x − y``."""
+        x, y = inputs
+        return x - y
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """``[lower_x − upper_y, upper_x − lower_y]``."""
+        x, y = inputs
+        return Interval(x.lower - y.upper, x.upper - y.lower)
+
+    def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        """Rows go to both, with the sign turned for the second."""
+        first, second = (rows.sum_to_size(rows.shape[0], *shape) for shape in shapes)
+        return [first, -second]
+
+
+def _combine(call: Call, a: Value | Tensor, b: Value | Tensor, sign: float) -> Value:
+    """``a + sign·b``."""
+    if isinstance(a, Tensor):
+        if isinstance(b, Tensor):
+            raise call.refuse("it adds two constants")
+        return call.emit(Scale(a.new_tensor(sign) if sign != 1.0 else None, per_sample(call, a, len(b.shape))), b)
+    if isinstance(b, Tensor):
+        return call.emit(Scale(None, sign * per_sample(call, b, len(a.shape))), a)
+    if len(a.shape) != len(b.shape):
+        raise call.refuse(f"it adds samples of shapes {a.shape} and {b.shape}, so that one meets the other's batch dimension")
+    if sign not in (1.0, -1.0):
+        b = call.emit(Scale(torch.tensor(abs(sign), dtype=torch.float64)), b)
+    return call.emit(Add() if sign > 0 else Subtract(), a, b)
+
+
+@from_aten("aten.add")
+def _add(call: Call) -> Value:
+    return _combine(call, call.operand("self"), call.operand("other"), call.number("alpha", 1.0))
+
+
+@from_aten("aten.sub", "aten.subtract")
+def _subtract(call: Call) -> Value:
+    return _combine(call, call.operand("self"), call.operand("other"), -call.number("alpha", 1.0))
+
+
+@from_aten("aten.rsub")
+def _subtract_from(call: Call) -> Value | None:
+    if call.number("alpha", 1.0) != 1.0:
+        return None
+    return _combine(call, call.operand("other"), call.operand("self"), -1.0)
+
+
+@from_onnx("Add")
+def _onnx_add(call: Call) -> Value:
+    return _combine(call, call.operand("A"), call.operand("B"), 1.0)
+
+
+@from_onnx("Sub")
+def _onnx_subtract(call: Call) -> Value:
+    return _combine(call, call.operand("A"), call.operand("B"), -1.0)
+
+
+@from_onnx("Sum")
+def _onnx_sum(call: Call) -> Value:
+    total, *terms = (t if isinstance(t, tuple) else call.constant(t) for t in call["data_0"])
+    for term in terms:
+        total = total + term if isinstance(total, Tensor) and isinstance(term, Tensor) else _combine(call, total, term, 1.0)
+    assert isinstance(total, tuple)
+    return total

@@ -1,0 +1,142 @@
+"""Dense layers: a constant matrix applied to the last dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from clinch.network.ops.base import Affine, Interval, Shape, from_aten, from_onnx
+from clinch.network.ops.scale import Scale, along, per_sample
+from clinch.network.ops.shape import Reshape, Transpose
+
+if TYPE_CHECKING:
+    from clinch.network.build import Call, Value
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Affine):
+    """``f(x) = W x + b`` along the last dimension.
+
+    Attributes:
+        weight: ``(out, in)``.
+        bias: ``(out,)`` or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``W x + b``."""
+        return functional.linear(inputs[0], self.weight, self.bias)
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """``W m + b ± |W| r`` for midpoints m and radii r."""
+        lower, upper = inputs[0]
+        centre = functional.linear((lower + upper) / 2, self.weight, self.bias)
+        radius = functional.linear((upper - lower) / 2, self.weight.abs())
+        return Interval(centre - radius, centre + radius)
+
+    def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        """``Wᵀ rows``."""
+        return [rows @ self.weight]
+
+    def offset(self, rows: Tensor, shapes: Sequence[Shape]) -> Tensor:
+        """``<rows, b>``."""
+        if self.bias is None:
+            return rows.new_zeros(rows.shape[0])
+        return (rows @ self.bias).flatten(1).sum(1) if rows.dim() > 2 else rows @ self.bias
+
+    def after(self, earlier: Affine, shape: Shape, between: Shape) -> Affine | None:
+        """Takes in a scaling of its inputs, and another dense layer where the product is no larger than the two."""
+        bias = self.weight.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
+        if isinstance(earlier, Scale) and shape == between:
+            scale = along(earlier.scale, shape, len(shape) - 1, 1.0, self.weight)
+            shift = along(earlier.shift, shape, len(shape) - 1, 0.0, self.weight)
+            if scale is None or shift is None:
+                return None
+            return Dense(self.weight * scale, bias + self.weight @ shift)
+        if isinstance(earlier, Dense):
+            outputs, hidden, inputs = *self.weight.shape, earlier.weight.shape[1]
+            if outputs * inputs > outputs * hidden + hidden * inputs:
+                return None
+            moved = 0.0 if earlier.bias is None else self.weight @ earlier.bias
+            return Dense(self.weight @ earlier.weight, bias + moved)
+        return None
+
+    def scaled(self, scale: Tensor | None, shift: Tensor | None, shape: Shape) -> Affine | None:
+        """Taken in where it varies along the outputs only."""
+        by = along(scale, shape, len(shape) - 1, 1.0, self.weight)
+        added = along(shift, shape, len(shape) - 1, 0.0, self.weight)
+        if by is None or added is None:
+            return None
+        return Dense(self.weight * by[:, None], added if self.bias is None else self.bias * by + added)
+
+
+def _product(call: Call, a: Value | Tensor, b: Value | Tensor) -> Value | None:
+    """``a @ b`` where one of the two is a constant."""
+    if isinstance(b, Tensor) and not isinstance(a, Tensor):
+        if b.dim() == 1:
+            column = call.emit(Dense(b[None]), a)
+            return call.emit(Reshape(a.shape[:-1]), column)
+        while b.dim() > 2 and b.shape[0] == 1:
+            b = b[0]
+        if b.dim() == 2 and a.shape:
+            return call.emit(Dense(b.T.contiguous()), a)
+    if isinstance(a, Tensor) and not isinstance(b, Tensor):
+        while a.dim() > 2 and a.shape[0] == 1:
+            a = a[0]
+        rank = len(b.shape)
+        if a.dim() == 2 and rank >= 2:
+            swap = Transpose((*range(rank - 2), rank - 1, rank - 2))
+            return call.emit(swap, call.emit(Dense(a), call.emit(swap, b)))
+    return None
+
+
+@from_aten("aten.linear")
+def _linear(call: Call) -> Dense | None:
+    call.activation("input")
+    weight = call.tensor("weight")
+    assert weight is not None
+    return Dense(weight, call.tensor("bias"))
+
+
+@from_aten("aten.matmul", "aten.mm")
+def _matmul(call: Call) -> Value | None:
+    return _product(call, call.operand("self"), call.operand("other" if "other" in call.arguments else "mat2"))
+
+
+@from_aten("aten.addmm")
+def _addmm(call: Call) -> Value | None:
+    product = _product(call, call.operand("mat1"), call.operand("mat2"))
+    added = call.operand("self")
+    if product is None or not isinstance(added, Tensor):
+        return None
+    alpha, beta = call.number("alpha", 1.0), call.number("beta", 1.0)
+    shift = beta * per_sample(call, added, len(product.shape))
+    return call.emit(Scale(added.new_tensor(alpha) if alpha != 1.0 else None, shift), product)
+
+
+@from_onnx("MatMul")
+def _onnx_matmul(call: Call) -> Value | None:
+    return _product(call, call.operand("A"), call.operand("B"))
+
+
+@from_onnx("Gemm")
+def _gemm(call: Call) -> Value | None:
+    if call.get("transA", 0):
+        raise call.refuse("transA=1 puts the batch last")
+    call.activation("A")
+    weight, added = call.tensor("B"), call.tensor("C")
+    assert weight is not None
+    weight = call.number("alpha", 1.0) * (weight if call.get("transB", 0) else weight.T)
+    bias = None if added is None else call.number("beta", 1.0) * added
+    if bias is not None:
+        if bias.dim() == 2 and bias.shape[0] != 1:
+            raise call.refuse("its C differs from row to row of the batch")
+        bias = torch.broadcast_to(bias.reshape(-1), (weight.shape[0],))
+    return call.emit(Dense(weight.contiguous(), bias), call.activation("A"))

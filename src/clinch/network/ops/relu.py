@@ -1,0 +1,81 @@
+"""ReLU and leaky ReLU: two linear pieces that meet at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape, from_aten, from_onnx
+
+if TYPE_CHECKING:
+    from clinch.exact.encoding import Encoder, Expression
+    from clinch.network.build import Call
+
+
+@dataclass(frozen=True, eq=False)
+class LeakyReLU(Elementwise):
+    """``f(x) = max(x, a·x)`` with ``0 <= a < 1``; ``a = 0`` is the ReLU.
+
+    Relaxation of an unstable element (``l < 0 < u``): above, the chord ``(u − a·l)/(u − l)·(x − l) + a·l``; below, a line
+    through zero of any slope in ``[a, 1]``. The default slope is CROWN's (Zhang et al. 2018, arXiv 1811.00866,
+    section 3): the steeper one where ``u > −l``.
+    """
+
+    negative_slope: float = 0.0
+
+    increasing: ClassVar[bool] = True
+    splits_at_zero: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """ReLU where nothing leaks."""
+        return "ReLU" if self.negative_slope == 0.0 else "LeakyReLU"
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``max(x, a·x)``."""
+        (x,) = inputs
+        if self.negative_slope == 0.0:
+            return x.relu()
+        return torch.nn.functional.leaky_relu(x, self.negative_slope)
+
+    def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Lines:
+        """The lines with CROWN's slopes."""
+        lower, upper = inputs[0]
+        steep = torch.ones_like(lower)
+        return self.relax_with(inputs[0], torch.where(upper > -lower, steep, self.negative_slope * steep))
+
+    def relax_with(self, bounds: Interval, slope: Tensor) -> Lines:
+        """The lines with the given lower slopes in ``[a, 1]`` for unstable elements; gradients flow to the slopes."""
+        lower, upper = bounds
+        a = self.negative_slope
+        unstable = (lower < 0) & (upper > 0)
+        stable_slope = torch.where(lower >= 0, 1.0, a).to(lower.dtype)
+        width = torch.where(unstable, upper - lower, torch.ones_like(lower))
+        chord = torch.where(unstable, (upper - a * lower) / width, stable_slope)
+        rise = torch.where(unstable, (a - chord) * lower, torch.zeros_like(lower))
+        return Lines(torch.where(unstable, slope, stable_slope), torch.zeros_like(lower), chord, rise)
+
+    def encode(
+        self, encoder: Encoder, inputs: Sequence[Expression], bounds: Sequence[Interval], shapes: Sequence[Shape]
+    ) -> Expression:
+        """One binary per unstable element (METHODS section 4); stable elements stay expressions."""
+        return encoder.two_pieces(inputs[0], bounds[0], self.negative_slope)
+
+
+@from_aten("aten.relu")
+@from_onnx("Relu")
+def _relu(call: Call) -> Operator:
+    return LeakyReLU()
+
+
+@from_aten("aten.leaky_relu")
+@from_onnx("LeakyRelu")
+def _leaky_relu(call: Call) -> Operator:
+    slope = float(call["negative_slope"] if "negative_slope" in call.arguments else call.get("alpha", 0.01))
+    if not 0 <= slope < 1:
+        raise call.refuse(f"its negative slope {slope} is not in [0, 1)")
+    return LeakyReLU(slope)

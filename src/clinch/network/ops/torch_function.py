@@ -1,0 +1,56 @@
+"""Any other function of torch: attacks can follow it, bounds cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as tree
+
+from clinch.network.ops.base import Operator
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Stands for the i-th activation among the arguments."""
+
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class TorchFunction(Operator):
+    """A function without an operator of its own here, called as the exported module calls it.
+
+    Attributes:
+        name: for tables and messages, such as ``aten.sin``.
+        function: what is called.
+        arguments: positional ones, with a :class:`Slot` for each activation.
+        keywords: the others.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The call."""
+        filled = tree.tree_map_only(Slot, lambda slot: inputs[slot.index], (list(self.arguments), self.keywords))
+        return self.function(*filled[0], **filled[1])
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """A copy whose constants have the given dtype and device."""
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+
+        arguments, keywords = tree.tree_map_only(Tensor, move, (list(self.arguments), self.keywords))
+        return replace(self, arguments=tuple(arguments), keywords=keywords)
+
+    @property
+    def label(self) -> str:
+        """The function's name."""
+        return self.name

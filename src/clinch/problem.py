@@ -1,0 +1,229 @@
+"""A problem: what to optimise over the inputs of a network, and what must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from clinch.constraints import Constraint
+from clinch.describe import layer_name
+from clinch.errors import ProblemError, ShapeError
+from clinch.expressions import LinearExpression
+from clinch.functions import NormExpression
+from clinch.lowering import lower
+from clinch.query import Distance, Query
+from clinch.symbols import merge_batches
+
+if TYPE_CHECKING:
+    from clinch.network.network import Network
+    from clinch.solution import Event, Solution
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """What is optimised: a scalar linear expression of any layers, or a norm (:class:`Minimize`, :class:`Maximize`)."""
+
+    expression: LinearExpression | NormExpression
+    sense: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        e = self.expression
+        if not isinstance(e, (LinearExpression, NormExpression)):
+            raise ProblemError(
+                f"The objective is a {type(e).__name__}. Write a scalar expression of a network's layers, such as "
+                "cl.norm(net.input - x0, 2) or net.output[7] - net.output[2]; for no objective 0 * net.output[0]."
+            )
+        if isinstance(e, LinearExpression) and e.shape:
+            raise ShapeError(
+                f"The objective must be a scalar, shape (); this one has shape {e.shape}. Index it or write .sum()."
+            )
+
+    @property
+    def network(self) -> Network:
+        """The network whose input is searched."""
+        e = self.expression
+        return e.network if isinstance(e, LinearExpression) else e.expression.network
+
+
+class Minimize(Objective):
+    """Find the input with the smallest value of the expression."""
+
+    sense: ClassVar[int] = 1
+
+
+class Maximize(Objective):
+    """Find the input with the largest value of the expression."""
+
+    sense: ClassVar[int] = -1
+
+
+class Problem:
+    """An objective and constraints over the inputs of one network; everything is checked here, before work is spent.
+
+    Constants with one more axis in front than the expression they meet state a *batch*: B independent problems of one
+    shape. Every field of the solution then has a leading B.
+
+    Inputs live in the model's dtype, and so does what they are compared with: limits of the box, centres of balls and
+    of distances are rounded to it. Everything else is float64.
+
+    Args:
+        objective: ``Minimize(...)`` or ``Maximize(...)``.
+        constraints: conditions that must all hold, on the input and on any layers.
+
+    Attributes:
+        query: the normal form that engines read, float64.
+        size: number of problems B.
+        batched: whether a batch was stated, be it of one.
+
+    Raises:
+        ProblemError: the parts belong to two networks, or one of them has no meaning; its subclasses say more.
+
+    Example:
+        >>> x, z = net.input, net.output
+        >>> problem = cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), [x >= 0, x <= 1, z.argmax() != 7])
+        >>> problem.solve(time_limit=60).value
+    """
+
+    def __init__(self, objective: Objective, constraints: Constraint | Sequence[Constraint] = ()) -> None:
+        if not isinstance(objective, Objective):
+            raise ProblemError("The first argument must say what to optimise: cl.Minimize(...) or cl.Maximize(...).")
+        self.objective = objective
+        self.constraints = (constraints,) if isinstance(constraints, Constraint) else tuple(constraints)
+        for position, constraint in enumerate(self.constraints):
+            if not isinstance(constraint, Constraint):
+                raise ProblemError(
+                    f"Constraint {position} is a {type(constraint).__name__}. Write comparisons of layers, such "
+                    "as net.input >= 0 or net.output.argmax() == 7."
+                )
+            if constraint.network is not objective.network:
+                raise ProblemError(
+                    f"Constraint {position} belongs to another network than the objective. Load it once."
+                )
+        self.network = objective.network
+        batch = merge_batches([objective.expression.batch, *(c.batch for c in self.constraints)])
+        self.batched = batch is not None
+        self.query: Query = lower(
+            self.network, objective.expression, objective.sense, list(self.constraints), batch or 1
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of problems B."""
+        return self.query.size
+
+    def solve(
+        self,
+        time_limit: float = 60.0,
+        gap: float = 1e-3,
+        seed: int = 0,
+        solver: str | None = None,
+        progress: Callable[[Event], None] | None = None,
+    ) -> Solution:
+        """The best input found and the best bound proven within the time.
+
+        Args:
+            time_limit: seconds for all problems together; reaching it is a normal ending.
+            gap: relative gap between value and bound at which a problem counts as solved.
+            seed: of every random choice; on a CPU the same seed gives the same answer.
+            solver: name of one engine; None lets Clinch choose and combine.
+            progress: called with an :class:`clinch.solution.Event` after every improvement.
+
+        Raises:
+            ProblemError: a time limit, gap or solver that has no meaning.
+            UnsupportedByEngine: the named solver cannot take this problem.
+        """
+        from clinch.solve import solve
+
+        return solve(self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress)
+
+    def explain(self) -> str:
+        """The problem in words: variables, objective, box, balls, clauses, and which engines can take it."""
+        rows = [
+            ("network", f"{self.network.name}, input {tuple(self.network.input_shape)}, {self._dtype}"),
+            ("problems", f"{self.size}{'' if self.batched else ' (no batch axis)'}"),
+            ("variables", f"{self.query.graph.nodes[0].size} inputs"),
+            ("objective", self._objective()),
+            ("box", self._box()),
+            ("balls", self._balls()),
+            ("clauses", self._clauses()),
+            *((f"{name}", answer) for name, answer in self._engines().items()),
+        ]
+        width = max(len(name) for name, _ in rows) + 2
+        return "\n".join(f"{name:<{width}}{text}" for name, text in rows)
+
+    def __repr__(self) -> str:
+        size = f"{self.size} problems" if self.batched else "one problem"
+        return f"<Problem over {self.network.name}: {size}, {len(self.constraints)} constraints>"
+
+    # --- the lines of explain() -----------------------------------------------------------------------------------
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.network.dtype).removeprefix("torch.")
+
+    def _layers(self, nodes: list[int]) -> str:
+        return ", ".join(layer_name(self.network.graph, node) for node in nodes) or "constants"
+
+    def _objective(self) -> str:
+        verb = "minimise" if self.query.sense == 1 else "maximise"
+        e, objective = self.objective.expression, self.query.objective
+        if isinstance(e, LinearExpression):
+            return f"{verb} a linear form of {self._layers(objective.nodes)}"
+        weighted = "weighted " if e.weights is not None else ""
+        if isinstance(objective, Distance):
+            return f"{verb} the {weighted}distance of the input from a constant, p = {e.p:g}"
+        layers = self._layers(objective.nodes)
+        return f"{verb} the {weighted}norm of {e.expression.size} linear forms of {layers}, p = {e.p:g}"
+
+    def _box(self) -> str:
+        lower, upper = self.query.region.lower, self.query.region.upper
+        bounded = lower.isfinite() & upper.isfinite()
+        count, total = int(bounded.all(0).sum()), bounded[0].numel()
+        if not count:
+            return f"none of {total} inputs is bounded on both sides"
+        low, high = float(lower[bounded].min()), float(upper[bounded].max())
+        return f"{count} of {total} inputs bounded, between {low:g} and {high:g}"
+
+    def _balls(self) -> str:
+        balls = self.query.region.balls
+        text = [f"p = {ball.p:g}, radius {float(ball.radius.min()):g}" for ball in balls]
+        return "; ".join(text) or "none besides the box"
+
+    def _clauses(self) -> str:
+        query = self.query
+        if not query.clauses:
+            return "none"
+        sizes = torch.bincount(query.clause)
+        kinds = [f"{int((sizes == s).sum())} of {s} atom{'' if s == 1 else 's'}" for s in sizes.unique().tolist()]
+        return (
+            f"{query.clauses} with {query.atoms.count} atoms on {self._layers(query.atoms.nodes)}: {', '.join(kinds)}"
+        )
+
+    def _engines(self) -> dict[str, str]:
+        """Which engines can take the problem, by the facts that the operators below it state."""
+        graph, query = self.network.graph, self.query
+        below = [graph.nodes[i] for i in graph.ancestors(query.nodes) if i]
+        bounded = bool((query.region.lower.isfinite() & query.region.upper.isfinite()).all())
+        # an incumbent's ball bounds the box where every input counts in the distance
+        distance = isinstance(query.objective, Distance) and query.objective.p != 0
+        weights = query.objective.weights if isinstance(query.objective, Distance) else None
+        limited = bounded or (distance and (weights is None or bool((weights > 0).all())))
+
+        def answer(*facts: tuple[str, str]) -> str:
+            if not limited:
+                return "no: the input is unbounded; add limits such as x >= 0, x <= 1"
+            for fact, text in facts:
+                for node in below:
+                    if not node.op.supports(fact):
+                        return f"no: layer '{node.name}' ({type(node.op).__name__}) has no {text}"
+            return "yes" if bounded else "yes, once an input is known"
+
+        interval, relax = ("interval", "interval rule"), ("relax", "linear relaxation")
+        return {
+            "attacks": "yes",
+            "bounds": answer(interval, relax),
+            "exact search": answer(interval, relax, ("encode", "exact encoding")),
+        }

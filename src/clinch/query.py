@@ -1,0 +1,259 @@
+"""The one normal form that every engine reads.
+
+A query is a batch of B problems of one shape over one network::
+
+    minimise   objective(x)
+    subject to x in region                                   a box, cut by norm balls
+               for every clause, at least one of its atoms   atom_k(x) = Σ_node <C_node,k, h_node(x)> + d_k <= 0
+
+``z.argmax() == 7`` is nine clauses of one atom, ``z.argmax() != 7`` is one clause of nine, "outside a monitor box" is
+one clause of two atoms per neuron. All atoms stand in one stack (:class:`Forms`) and ``clause`` says whose each is.
+Maximisation is turned into minimisation of the negated objective; ``sense`` remembers it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clinch.geometry.norms import norm
+from clinch.geometry.region import Ball, Region
+
+if TYPE_CHECKING:
+    from clinch.network.graph import Graph
+    from clinch.network.network import Network
+
+Activations = dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Forms:
+    """K linear forms of activations for each of B problems.
+
+    ``value_k(x) = Σ_node <coefficients[node][:, k], h_node(x)> + constant[:, k]``
+
+    Attributes:
+        coefficients: node position -> ``(B, K, *node_shape)``; ``(1, K, *node_shape)`` where all problems share them.
+        constant: ``(B, K)``.
+    """
+
+    coefficients: dict[int, Tensor]
+    constant: Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of forms K."""
+        return self.constant.shape[1]
+
+    @property
+    def nodes(self) -> list[int]:
+        """Positions of the nodes that the forms look at."""
+        return sorted(self.coefficients)
+
+    def values(self, activations: Activations) -> Tensor:
+        """Values ``(B, K)`` for activations ``(B, *node_shape)``; gradients flow."""
+        total = self.constant
+        for node, rows in self.coefficients.items():
+            h = activations[node]
+            if rows.shape[0] == 1:
+                total = total + h.flatten(1) @ rows[0].flatten(1).T
+            else:
+                total = total + torch.einsum("bkn,bn->bk", rows.flatten(2), h.flatten(1))
+        return total
+
+    def take(self, problems: Tensor) -> Forms:
+        """The forms of the chosen problems, in that order; shared coefficients stay shared."""
+        rows = {node: c if c.shape[0] == 1 else c[problems] for node, c in self.coefficients.items()}
+        return Forms(rows, self.constant[problems])
+
+    def select(self, which: Tensor) -> Forms:
+        """The chosen forms, in that order: the same for all problems, indices ``(k,)``."""
+        rows = {node: c[:, which] for node, c in self.coefficients.items()}
+        return Forms(rows, self.constant[:, which])
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Forms:
+        """A copy with the given dtype and device."""
+        rows = {node: c.to(device, dtype) for node, c in self.coefficients.items()}
+        return Forms(rows, self.constant.to(device, dtype))
+
+
+@dataclass(frozen=True)
+class Distance:
+    """The objective ``‖w ⊙ (x − center)‖_p`` on the network's input. Fields as in :class:`Ball`."""
+
+    center: Tensor
+    p: float
+    weights: Tensor | None = None
+
+    def value(self, x: Tensor, activations: Activations) -> Tensor:
+        """Shape ``(B,)``."""
+        return norm(x - self.center, self.p, self.weights)
+
+    def ball(self, radius: Tensor) -> Ball:
+        """The inputs at most this far away."""
+        return Ball(self.center, radius, self.p, self.weights)
+
+    @property
+    def nodes(self) -> list[int]:
+        """No activation is looked at."""
+        return []
+
+    def take(self, problems: Tensor) -> Distance:
+        """The objectives of the chosen problems, in that order."""
+        return Distance(self.center[problems], self.p, None if self.weights is None else self.weights[problems])
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Distance:
+        """A copy with the given dtype and device."""
+        return Distance(
+            self.center.to(device, dtype), self.p, None if self.weights is None else self.weights.to(device, dtype)
+        )
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The objective ``<C, activations> + d``: one form per problem."""
+
+    form: Forms
+
+    def value(self, x: Tensor, activations: Activations) -> Tensor:
+        """Shape ``(B,)``."""
+        return self.form.values(activations)[:, 0]
+
+    @property
+    def nodes(self) -> list[int]:
+        """Positions of the nodes that the objective looks at."""
+        return self.form.nodes
+
+    def take(self, problems: Tensor) -> Linear:
+        """The objectives of the chosen problems, in that order."""
+        return Linear(self.form.take(problems))
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Linear:
+        """A copy with the given dtype and device."""
+        return Linear(self.form.to(dtype, device))
+
+
+@dataclass(frozen=True)
+class FormsNorm:
+    """The objective ``scale · ‖(w_k·form_k(x))_k‖_p``: a norm of an output difference, small (+1) or large (−1)."""
+
+    forms: Forms
+    p: float
+    scale: float = 1.0
+    weights: Tensor | None = None
+
+    def value(self, x: Tensor, activations: Activations) -> Tensor:
+        """Shape ``(B,)``."""
+        return self.scale * norm(self.forms.values(activations), self.p, self.weights)
+
+    @property
+    def nodes(self) -> list[int]:
+        """Positions of the nodes that the objective looks at."""
+        return self.forms.nodes
+
+    def take(self, problems: Tensor) -> FormsNorm:
+        """The objectives of the chosen problems, in that order."""
+        weights = None if self.weights is None else self.weights[problems]
+        return FormsNorm(self.forms.take(problems), self.p, self.scale, weights)
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> FormsNorm:
+        """A copy with the given dtype and device."""
+        weights = None if self.weights is None else self.weights.to(device, dtype)
+        return FormsNorm(self.forms.to(dtype, device), self.p, self.scale, weights)
+
+
+Objective = Distance | Linear | FormsNorm
+
+
+@dataclass(frozen=True)
+class Query:
+    """B problems in normal form (see the module's text). All tensors are float64; a copy is made with :meth:`to`.
+
+    Attributes:
+        network: what ``cl.load`` returned: holds the user's own model for the re-check.
+        graph: the network in the dtype and on the device of this copy.
+        region: box and balls, B problems.
+        objective: what is minimised.
+        atoms: all atoms of all clauses.
+        clause: ``(K,)`` clause of each atom, ``0 … C−1``.
+        sense: +1 where the user minimises, −1 where the user maximises (objective values are negated).
+        labels: a short text for each atom, for people: ``"relu2[3] >= 4.1"``.
+    """
+
+    network: Network
+    graph: Graph
+    region: Region
+    objective: Objective
+    atoms: Forms
+    clause: Tensor
+    sense: int = 1
+    labels: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def size(self) -> int:
+        """Number of problems B."""
+        return self.region.size
+
+    @property
+    def clauses(self) -> int:
+        """Number of clauses C."""
+        return int(self.clause.max()) + 1 if len(self.clause) else 0
+
+    @property
+    def nodes(self) -> list[int]:
+        """Positions of all nodes that objective and atoms look at."""
+        return sorted({*self.objective.nodes, *self.atoms.nodes})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of this copy."""
+        return self.region.lower.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this copy."""
+        return self.region.lower.device
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective ``(B,)`` and atom values ``(B, K)`` at points ``(B, *input_shape)``; gradients flow."""
+        activations = self.graph.forward(x, self.nodes)
+        return self.objective.value(x, activations), self.atoms.values(activations)
+
+    def violation(self, atoms: Tensor) -> Tensor:
+        """``max over clauses of min over its atoms``, shape ``(B,)``: feasible where <= 0; −inf without clauses."""
+        if not self.clauses:
+            return atoms.new_full((atoms.shape[0],), -torch.inf)
+        return self.clause_values(atoms).amax(1)
+
+    def clause_values(self, atoms: Tensor) -> Tensor:
+        """Smallest atom of each clause, shape ``(B, C)``: the clause holds where it is <= 0."""
+        index = self.clause.expand(atoms.shape[0], -1)
+        empty = atoms.new_full((atoms.shape[0], self.clauses), torch.inf)
+        return empty.scatter_reduce(1, index, atoms, "amin")
+
+    def take(self, problems: Tensor) -> Query:
+        """The chosen problems, in that order; an index may repeat, so that lanes and domains are problems too."""
+        return Query(
+            self.network, self.graph, self.region.take(problems), self.objective.take(problems),
+            self.atoms.take(problems), self.clause, self.sense, self.labels,
+        )  # fmt: skip
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Query:
+        """A copy with the given dtype and device."""
+        return Query(
+            self.network, self.network.graph_as(dtype, device), self.region.to(dtype, device),
+            self.objective.to(dtype, device),
+            self.atoms.to(dtype, device), self.clause.to(device), self.sense, self.labels,
+        )  # fmt: skip
+
+    def narrowed(self, value: Tensor) -> Query:
+        """The same problems, restricted to inputs no worse than objective values ``(B,)``; infinity: no restriction."""
+        if not isinstance(self.objective, Distance) or not torch.isfinite(value).any():
+            return self
+        region = self.region.within(self.objective.ball(value))
+        return Query(
+            self.network, self.graph, region, self.objective, self.atoms, self.clause, self.sense, self.labels
+        )  # fmt: skip

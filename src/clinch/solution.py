@@ -1,0 +1,280 @@
+"""What a solve returns: two numbers, the best point, and where they came from."""
+
+from __future__ import annotations
+
+import enum
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clinch.describe import atom_texts
+
+if TYPE_CHECKING:
+    from clinch.ledger import Ledger
+    from clinch.network.ops.base import Interval
+    from clinch.problem import Problem
+    from clinch.query import Query
+
+#: a value and a bound this close in the objective's own units have met, whatever the relative gap
+ABSOLUTE_GAP = 1e-6
+#: an atom this close to zero counts as tight, relative to the size of its constant
+TIGHT = 1e-3
+#: a batch prints this many problems and sums up the others
+PRINTED = 20
+
+
+class Status(enum.Enum):
+    """How a solve ended; the value is a sentence that says what to do next."""
+
+    OPTIMAL = "Value and bound have met: no other input does better by more than the gap."
+    FEASIBLE = "A checked input was found, but no bound meets it yet: give more time or a larger gap."
+    INFEASIBLE = "Proven: no input satisfies the constraints. Drop or loosen one of them."
+    BOUND_ONLY = "A bound is proven but no input was found: give more time, or loosen the constraints."
+    UNKNOWN = "Neither an input nor a bound was found: give more time, and bound the input if it is unbounded."
+
+
+class Proof(enum.Enum):
+    """What a proven bound rests on. A solver's own claim is not among them."""
+
+    INTERVAL = "interval arithmetic through the network"
+    LINEAR_RELAXATION = "a linear relaxation of the network, evaluated from its multipliers"
+    TREE = "a search tree whose leaves are closed by linear relaxations or by multipliers of convex programs"
+    GEOMETRY = "the input region and the objective alone"
+
+
+class Event(NamedTuple):
+    """One improvement: after so many seconds and queries, the values and bounds, and who brought it.
+
+    The ledger's events hold tensors ``(B,)`` in the query's minimising sense, a solution's history the user's sense;
+    there a problem without batch axis has floats.
+    """
+
+    seconds: float
+    queries: int
+    value: Tensor | float
+    bound: Tensor | float
+    who: str
+
+
+def relative_gap(value: Tensor, bound: Tensor) -> Tensor:
+    """``|value − bound| / max(|value|, 1e-12)``: the one definition of the gap.
+
+    It is 0 where ``|value − bound| <= ABSOLUTE_GAP`` and infinity where either is not finite. A problem is closed where
+    the gap is at most the one asked for, or where infeasibility is proven.
+
+    Args:
+        value: shape ``(B,)``.
+        bound: shape ``(B,)``.
+    """
+    apart = (value - bound).abs()
+    gap = torch.where(apart <= ABSOLUTE_GAP, torch.zeros_like(apart), apart / value.abs().clamp(min=1e-12))
+    return torch.where(value.isfinite() & bound.isfinite(), gap, torch.inf)
+
+
+def status_of(value: float, bound: float, gap: float) -> Status:
+    """The status of one problem in the minimising sense, for the relative gap that was asked for."""
+    if math.isfinite(value):
+        apart = float(relative_gap(*torch.tensor([[value], [bound]], dtype=torch.float64)))
+        return Status.OPTIMAL if apart <= gap else Status.FEASIBLE
+    if bound == math.inf:
+        return Status.INFEASIBLE
+    return Status.BOUND_ONLY if math.isfinite(bound) else Status.UNKNOWN
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on; packages that are not installed are left out."""
+    versions = {"python": platform.python_version()}
+    for package in ("clinch", "torch", "numpy", "highspy", "pyscipopt", "gurobipy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Solution:
+    """The best input, a proof of how much better any other could be, and how both were found.
+
+    For a batch every field below marked * has a leading B; for a problem without batch axis it has none. Numbers are in
+    the user's sense: for ``Maximize`` the bound lies above the value.
+
+    Attributes:
+        status: * how it ended.
+        x: * best input, shape ``input_shape``, in the model's dtype, checked by the user's own model; NaN where none.
+        value: * its objective; infinity (minus infinity for ``Maximize``) where there is no input.
+        bound: * proven: no input does better.
+        gap: * see :func:`relative_gap`.
+        proof: * what the bound rests on; None where no bound is proven.
+        tight: * texts of the conditions that hold the value where it is: the alternative through which the input
+            satisfies a disjunction, and other conditions without slack.
+        history: every improvement of value or bound.
+        seconds: time spent.
+        queries: inputs evaluated by the user's own model for the re-check.
+        bounds: limits of layers' activations over the region, by layer name, where they were asked for.
+        notes: what happened on the way that the user should know, one sentence each.
+        versions: of Python and the packages that the numbers depend on.
+        batched: whether the fields marked * have a leading B.
+    """
+
+    status: Status | list[Status]
+    x: Tensor
+    value: Tensor | float
+    bound: Tensor | float
+    gap: Tensor | float
+    proof: Proof | list[Proof | None] | None
+    tight: tuple[str, ...] | list[tuple[str, ...]]
+    history: list[Event]
+    seconds: float
+    queries: int
+    bounds: Mapping[str, Interval] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
+    batched: bool = False
+
+    @staticmethod
+    def from_ledger(problem: Problem, ledger: Ledger, bounds: Mapping[str, Interval] | None = None) -> Solution:
+        """The solution that a ledger holds, in the user's sense.
+
+        Args:
+            problem: what was asked.
+            ledger: values and bounds of its query.
+            bounds: limits of layers' activations, by layer name.
+        """
+        query = problem.query
+        status = [status_of(v, b, ledger.gap) for v, b in zip(ledger.value.tolist(), ledger.bound.tolist())]
+        tight = _tight(query, ledger.x)
+        many = problem.batched
+        history = [
+            Event(e.seconds, e.queries, _shown(e.value, query.sense, many), _shown(e.bound, query.sense, many), e.who)
+            for e in ledger.history
+        ]
+        return Solution(
+            status=status if many else status[0],
+            x=ledger.x.clone() if many else ledger.x[0].clone(),
+            value=_shown(ledger.value, query.sense, many),
+            bound=_shown(ledger.bound, query.sense, many),
+            gap=_shown(relative_gap(ledger.value, ledger.bound), 1, many),
+            proof=list(ledger.proofs) if many else ledger.proofs[0],
+            tight=tight if many else tight[0],
+            history=history,
+            seconds=ledger.seconds,
+            queries=ledger.queries,
+            bounds=dict(bounds or {}),
+            notes=tuple(ledger.notes),
+            batched=many,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON; infinities and NaN become null."""
+        statuses = self.status if isinstance(self.status, list) else [self.status]
+        proofs = self.proof if isinstance(self.proof, list) else [self.proof]
+        names = [status.name for status in statuses]
+        kinds = [None if proof is None else proof.name for proof in proofs]
+        return {
+            "status": names if self.batched else names[0],
+            "x": _json(self.x),
+            "value": _json(self.value),
+            "bound": _json(self.bound),
+            "gap": _json(self.gap),
+            "proof": kinds if self.batched else kinds[0],
+            "tight": [list(row) for row in self.tight] if self.batched else list(self.tight),
+            "history": [
+                {name: _json(getattr(event, name)) for name in ("seconds", "queries", "value", "bound", "who")}
+                for event in self.history
+            ],
+            "seconds": self.seconds,
+            "queries": self.queries,
+            "bounds": {name: {"lower": _json(i.lower), "upper": _json(i.upper)} for name, i in self.bounds.items()},
+            "notes": list(self.notes),
+            "versions": dict(self.versions),
+            "batched": self.batched,
+        }
+
+    def __str__(self) -> str:
+        return self._table() if self.batched else self._lines()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _lines(self) -> str:
+        """Six lines for one problem."""
+        assert isinstance(self.status, Status) and isinstance(self.proof, Proof | None)
+        rests = f"   ({self.proof.value})" if self.proof is not None else ""
+        rows = [
+            ("status", f"{self.status.name}. {self.status.value}"),
+            ("value", f"{_number(self.value)}"),
+            ("bound", f"{_number(self.bound)}{rests}"),
+            ("gap", _percent(float(self.gap))),
+            ("time", f"{self.seconds:.2f} s, {self.queries} points checked"),
+            ("tight", "; ".join(str(text) for text in self.tight) or "no condition besides the region"),
+        ]
+        return "\n".join(f"{name:<8}{text}" for name, text in [*rows, *(("note", note) for note in self.notes)])
+
+    def _table(self) -> str:
+        """A header and one line per problem."""
+        assert isinstance(self.status, list)
+        value, bound, gap = (torch.as_tensor(t).tolist() for t in (self.value, self.bound, self.gap))
+        counts = ", ".join(f"{self.status.count(s)} {s.name}" for s in Status if s in self.status)
+        lines = [f"{len(self.status)} problems: {counts}; {self.seconds:.2f} s, {self.queries} points checked"]
+        lines.append(f"{'':>4}  {'status':<10}  {'value':>12}  {'bound':>12}  {'gap':>9}  tight")
+        for b, status in enumerate(self.status[:PRINTED]):
+            tight = "; ".join(self.tight[b][:1])
+            numbers = f"{_number(value[b]):>12}  {_number(bound[b]):>12}  {_percent(gap[b]):>9}"
+            lines.append(f"{b:>4}  {status.name:<10}  {numbers}  {tight}".rstrip())
+        if len(self.status) > PRINTED:
+            lines.append(f"      and {len(self.status) - PRINTED} more")
+        return "\n".join([*lines, *(f"note  {note}" for note in self.notes)])
+
+
+def _shown(values: Tensor | float, sense: int, many: bool) -> Tensor | float:
+    """In the user's sense; one float for a problem without batch axis."""
+    numbers = torch.as_tensor(values, dtype=torch.float64) * sense + 0.0
+    return numbers if many else float(numbers[0])
+
+
+@torch.no_grad()
+def _tight(query: Query, x: Tensor) -> list[tuple[str, ...]]:
+    """For each problem: the alternative that satisfies each disjunction, then single conditions without slack."""
+    texts: list[tuple[str, ...]] = [()] * query.size
+    found = (~x.isnan()).flatten(1).all(1).nonzero().flatten()
+    if not query.clauses or not len(found):
+        return texts
+    _, atoms = query.take(found).evaluate(x[found].to(torch.float64))
+    single = torch.bincount(query.clause, minlength=query.clauses)[query.clause] == 1
+    for row, b in enumerate(found.tolist()):
+        held = torch.full((query.clauses,), torch.inf, dtype=torch.float64)
+        held = held.scatter_reduce(0, query.clause, atoms[row], "amin")[query.clause]
+        scale = query.atoms.constant[b].abs().clamp(min=1.0)
+        chosen = (~single & (atoms[row] == held)) | (single & (atoms[row].abs() <= TIGHT * scale))
+        which = chosen.nonzero().flatten()
+        which = which[single[which].long().argsort(stable=True)][:5].tolist()
+        names = atom_texts(query.atoms, query.graph, b, which)
+        texts[b] = tuple(name if single[k] else f"through {name}" for k, name in zip(which, names))
+    return texts
+
+
+def _number(value: Tensor | float) -> str:
+    number = float(value)
+    return f"{number:.8g}" if math.isfinite(number) else "none"
+
+
+def _percent(gap: float) -> str:
+    return f"{100 * gap:.3g} %" if math.isfinite(gap) else "open"
+
+
+def _json(value: Any) -> Any:
+    """Plain lists and numbers; what JSON has no word for becomes None."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
