@@ -123,6 +123,7 @@ def report(rows: list[Row], time_limit: float, minutes: float) -> str:
         headings += [f"{name} value", "bound", "gap", "seconds"]
     headings += [f"{name} (s)" for name in RIVALS] + ["value / best rival", "second look"]
     closed = {n: sum(r.solutions[n].status is cl.Status.OPTIMAL for r in rows) for n in NORMS}
+    bounded = sum(all(float(s.bound) > 0 for s in row.solutions.values()) for row in rows)
     s = rows[0].solutions["ℓ2"]
     versions = ", ".join(f"{name} {version}" for name, version in s.versions.items())
     return "\n".join(
@@ -133,8 +134,8 @@ def report(rows: list[Row], time_limit: float, minutes: float) -> str:
             f"One thread, {time_limit:g} s per image and norm, {minutes:.0f} minutes in all.",
             f"{platform.machine()}, {versions}.",
             "",
-            "Network 784-50-20-10; smallest distance at which the class stays (by 1e-3) while one of the 20 activations of",
-            "the second hidden layer leaves its class's box by 1% of its range (at least 1e-3); pixels in [0, 1].",
+            "784-50-20-10; smallest distance at which the class stays (by 1e-3) while one of the 20 activations",
+            "of the second hidden layer leaves its class's box by 1% of its range (at least 1e-3); pixels in [0, 1].",
             "Rivals: smallest ℓ2 distance found, and seconds; SLSQP has 60 s per image. \"Second look\": range, class,",
             "monitor and distance of both points by plain forward passes in float32 and float64.",
             "",
@@ -144,7 +145,7 @@ def report(rows: list[Row], time_limit: float, minutes: float) -> str:
             "",
             f"Gap closed to 0.1%: {', '.join(f'{name} {n} of {len(rows)}' for name, n in closed.items())}. "
             f"Largest ratio to the best rival: {max(r.ratio for r in rows):.4f}. "
-            f"Bounds above 0: {sum(all(float(s.bound) > 0 for s in r.solutions.values()) for r in rows)} of {len(rows)}.",
+            f"Bounds above 0: {bounded} of {len(rows)}.",
             "",
         ]
     )  # fmt: skip

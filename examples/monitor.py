@@ -42,7 +42,7 @@ def main() -> None:
             if i == 0 and p == 2:
                 heading = f"The nearest image still read as {label} to which the monitor objects"
                 watched = Watched.of(monitor, net, label, x0, s.x)
-                figure = solution_figure(x0, s.x, s.history, heading=heading, quantity="‖x − x₀‖₂", watched=watched)
+                figure = solution_figure(x0, s, heading=heading, quantity="‖x − x₀‖₂", watched=watched)
                 save(figure, options.figure)
     print(f"figure of image 0: {options.figure}")
 

@@ -98,12 +98,14 @@ class LinearExpression(Symbolic):
 
     def shifted(self, amount: Tensor, batch: int | None) -> LinearExpression:
         """Plus a constant, shape ``(B, n)`` or broadcastable to it."""
-        return self._with(self.shape, self.terms, self.constant + amount, merge_batches([self.batch, batch]))
+        merged = merge_batches([self.batch, batch])
+        return self._with(self.shape, self.terms, self.constant + amount, merged)
 
     def scaled(self, factor: Tensor, batch: int | None) -> LinearExpression:
         """Element by element times a finite constant, shape ``(B, n)`` or ``(1, n)``."""
+        merged = merge_batches([self.batch, batch])
         terms = {node: part.scaled(factor) for node, part in self.terms.items()}
-        return self._with(self.shape, terms, self.constant * factor, merge_batches([self.batch, batch]))
+        return self._with(self.shape, terms, self.constant * factor, merged)
 
     def __neg__(self) -> LinearExpression:
         return self.scaled(-torch.ones(1, self.size, dtype=torch.float64), None)
@@ -173,11 +175,12 @@ class LinearExpression(Symbolic):
                 f"({self.size},), (k, {self.size}), or (B, k, {self.size}) for B problems at once."
             )
         batch = matrix.shape[0] if matrix.dim() == 3 else None
+        merged = merge_batches([self.batch, batch])
         shape = () if matrix.dim() == 1 else (matrix.shape[-2],)
         stack = matrix.reshape(batch or 1, -1, self.size)
         terms = {node: part.multiplied(stack) for node, part in self.terms.items()}
         d = (stack @ self.constant.unsqueeze(2)).squeeze(2)
-        return self._with(shape, terms, d, merge_batches([self.batch, batch]))
+        return self._with(shape, terms, d, merged)
 
     # --- comparisons ----------------------------------------------------------------------------------------------
 

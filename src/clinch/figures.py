@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ShapeError
-from clinch.solution import Event
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,9 +24,13 @@ if TYPE_CHECKING:
 
     from clinch.domains.monitors import BoxMonitor
     from clinch.network.network import Network
+    from clinch.solution import Solution
 
 #: Okabe and Ito's colours, distinguishable with any colour vision
 VALUE, BOUND, GAP, INK, MUTED = "#D55E00", "#0072B2", "#CFE3F1", "#222222", "#8A8A8A"
+
+#: the time axis is logarithmic where the first input was found this many times faster than the end was reached
+LOGARITHMIC = 50
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -89,11 +92,9 @@ class Watched:
 
 def solution_figure(
     x0: Tensor,
-    x: Tensor,
-    history: Sequence[Event],
+    solution: Solution,
     *,
     heading: str = "",
-    summary: str = "",
     before: str = "x₀",
     after: str = "x",
     quantity: str = "objective",
@@ -104,25 +105,22 @@ def solution_figure(
 
     Args:
         x0: the starting input, shape ``input_shape``: ``(H, W)``, ``(1, H, W)``, ``(3, H, W)``; others are drawn flat.
-        x: the input found, same shape.
-        history: of the solve, as in :attr:`clinch.solution.Solution.history`.
-        heading: one line above everything.
-        summary: a second line, smaller.
+        solution: what was found.
+        heading: one line above everything; value, bound, gap and time stand below it.
         before: title of x0.
         after: title of x.
         quantity: what value and bound measure, the label of the lower axis.
         watched: the monitor's neurons; None leaves the panel out.
-        problem: which problem, where the history is of a batch.
+        problem: which problem of a batch.
 
     Raises:
         ShapeError: x0 and x differ in shape.
     """
     from matplotlib.figure import Figure
 
+    x = solution.x[problem] if solution.batched else solution.x
     if x0.shape != x.shape:
-        raise ShapeError(
-            f"x0 has shape {tuple(x0.shape)} but x has shape {tuple(x.shape)}; give both as one input each."
-        )
+        raise ShapeError(f"x0 has shape {tuple(x0.shape)} but x has shape {tuple(x.shape)}; give x0 as one input.")
     with style():
         figure = Figure(figsize=(10, 6.2), dpi=160)
         left, right = 0.07, 0.975
@@ -134,10 +132,21 @@ def solution_figure(
             neurons = figure.add_gridspec(1, 1, left=0.675, right=0.965, bottom=0.54, top=0.84)
             draw_watched(figure.add_subplot(neurons[0]), watched)
         lower = figure.add_gridspec(1, 1, left=left, right=0.87, bottom=0.085, top=0.37)
-        draw_history(figure.add_subplot(lower[0]), history, quantity=quantity, problem=problem)
+        draw_history(figure.add_subplot(lower[0]), solution, quantity=quantity, problem=problem)
         figure.text(0.018, 0.972, heading, fontsize=13, fontweight="bold", va="top")
-        figure.text(0.018, 0.925, summary, fontsize=9.5, color=MUTED, va="top")
+        figure.text(0.018, 0.925, summary(solution, quantity, problem), fontsize=9.5, color=MUTED, va="top")
     return figure
+
+
+def summary(solution: Solution, quantity: str, problem: int = 0) -> str:
+    """One line: value, bound, gap and time of one problem."""
+    value, bound, gap = (_entry(numbers, problem) for numbers in (solution.value, solution.bound, solution.gap))
+    parts = [f"{quantity} = {_number(value, 5)}" if math.isfinite(value) else "no input found"]
+    if math.isfinite(bound):
+        parts.append(f"proven: no input does better than {_number(bound, 5)}")
+    if math.isfinite(gap):
+        parts.append(f"gap {100 * gap:.2g} %")
+    return "     ".join([*parts, f"{solution.seconds:.1f} s"])
 
 
 def save(figure: Figure, path: str | Path) -> Path:
@@ -259,22 +268,29 @@ def draw_watched(axes: Axes, watched: Watched) -> None:
 # --- the gap ------------------------------------------------------------------------------------------------------
 
 
-def draw_history(axes: Axes, history: Sequence[Event], *, quantity: str = "objective", problem: int = 0) -> None:
+def draw_history(axes: Axes, solution: Solution, *, quantity: str = "objective", problem: int = 0) -> None:
     """Draw the value of the best input and the proven bound against time: the two lines meet at the optimum.
 
     Args:
         axes: where.
-        history: of a solution, in the user's sense.
+        solution: its history and its time.
         quantity: label of the value axis.
-        problem: which problem, where the history is of a batch.
+        problem: which problem of a batch.
     """
-    seconds = np.array([event.seconds for event in history])
-    value = np.array([_entry(event.value, problem) for event in history], dtype=float)
-    bound = np.array([_entry(event.bound, problem) for event in history], dtype=float)
+    events = list(solution.history)
+    seconds = np.array([*(event.seconds for event in events), solution.seconds])
+    value, bound = (
+        np.array(
+            [*(_entry(getattr(event, name), problem) for event in events), _entry(getattr(solution, name), problem)]
+        )
+        for name in ("value", "bound")
+    )
     value[~np.isfinite(value)], bound[~np.isfinite(bound)] = np.nan, np.nan
-    log = len(seconds) > 1 and seconds[-1] > 20 * max(seconds[0], 1e-3)
+    found = seconds[np.isfinite(value)]
+    log = len(found) > 0 and seconds[-1] > LOGARITHMIC * max(found[0], 1e-3)
     if log:
         axes.set_xscale("log", subs=[2, 5])
+        axes.set_xlim(0.5 * max(found[0], 1e-3), 1.2 * seconds[-1])
     both = np.isfinite(value) & np.isfinite(bound)
     axes.fill_between(seconds, bound, value, where=both, step="post", color=GAP, linewidth=0, label="gap between them")
     axes.step(seconds, value, where="post", color=VALUE, linewidth=2, label="value: best input found")
@@ -285,10 +301,11 @@ def draw_history(axes: Axes, history: Sequence[Event], *, quantity: str = "objec
     _meeting(axes, seconds, value, bound)
     axes.set_xlabel("seconds" + (" (logarithmic)" if log else ""))
     axes.set_ylabel(quantity)
-    axes.margins(x=0.02)
     axes.tick_params(which="both", length=3, pad=4)
     axes.grid(axis="y", color="#EAEAEA", linewidth=0.7)
     axes.set_axisbelow(True)
+    if not log and len(seconds):
+        axes.set_xlim(0, 1.02 * max(seconds[-1], 1e-3))
     for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter) if log else ():
         formatter(lambda t, _: f"{t:g}")
     handles, labels = axes.get_legend_handles_labels()

@@ -97,8 +97,8 @@ def norm(
         if torch.as_tensor(np.asarray(mask) if not isinstance(mask, Tensor) else mask).dtype != torch.bool:
             raise ProblemError("The mask is not boolean. Write mask != 0, or pass numbers as weights=.")
         counted, mask_batch = constant(mask, expr.shape, "mask")
-        combined = counted if combined is None else combined * counted
         batch = merge_batches([batch, mask_batch])
+        combined = counted if combined is None else combined * counted
     merge_batches([expr.batch, batch])
     return NormExpression(expr, float(p), combined, batch)
 

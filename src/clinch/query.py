@@ -203,6 +203,11 @@ class Query:
         return int(self.clause.max()) + 1 if len(self.clause) else 0
 
     @property
+    def clause_sizes(self) -> Tensor:
+        """Number of atoms of each clause, ``(C,)``."""
+        return torch.bincount(self.clause, minlength=self.clauses)
+
+    @property
     def nodes(self) -> list[int]:
         """Positions of all nodes that objective and atoms look at."""
         return sorted({*self.objective.nodes, *self.atoms.nodes})

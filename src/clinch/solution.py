@@ -116,7 +116,7 @@ class Solution:
             satisfies a disjunction, and other conditions without slack.
         history: every improvement of value or bound.
         seconds: time spent.
-        queries: inputs evaluated by the user's own model for the re-check.
+        queries: inputs that engines offered and the user's own model evaluated.
         bounds: limits of layers' activations over the region, by layer name, where they were asked for.
         notes: what happened on the way that the user should know, one sentence each.
         versions: of Python and the packages that the numbers depend on.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -49,7 +51,7 @@ def mlp(widths: list[int], seed: int, dtype=torch.float32, smooth=False, shape=N
     """A random multilayer perceptron."""
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(widths, widths[1:])):
+    for i, (a, b) in enumerate(pairwise(widths)):
         layer = nn.Linear(a, b)
         layer.weight.data = torch.randn(b, a, generator=generator) / a**0.5 * 1.5
         layer.bias.data = torch.randn(b, generator=generator) * 0.3
@@ -57,7 +59,9 @@ def mlp(widths: list[int], seed: int, dtype=torch.float32, smooth=False, shape=N
     return network(layers, shape or (widths[0],), dtype, smooth)
 
 
-def query(net: Network, x0, rows, constants, clause, p, *, lower=0.0, upper=1.0, node=None, weights=None, balls=()) -> Query:
+def query(
+    net: Network, x0, rows, constants, clause, p, *, lower=0.0, upper=1.0, node=None, weights=None, balls=()
+) -> Query:
     """Nearest input with the given atoms on one node; rows ``(K, m)`` or ``(B, K, m)``, constants ``(B, K)``."""
     x0 = x0.double()
     node = net.graph.output if node is None else node

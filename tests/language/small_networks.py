@@ -1,6 +1,7 @@
 """Small networks made by hand, so that these tests need no import of models."""
 
 import torch
+
 from clinch.expressions import Activation
 from clinch.network.graph import Graph, Input, Node
 from clinch.network.network import Network

@@ -5,10 +5,11 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import clinch as cl
 import numpy as np
 from hypothesis import strategies as st
 from small_networks import small_network, symbols
+
+import clinch as cl
 
 NET = small_network()
 SYMBOLS = symbols(NET)
@@ -70,7 +71,11 @@ def expressions(draw, depth=3):
     if depth == 0:
         return layer(draw(st.integers(0, 2)))
     e = draw(expressions(depth=depth - 1))
-    kind = draw(st.sampled_from(["index", "scale", "shift", "rshift", "divide", "negate", "sum", "flatten", "matrix", "add", "keep"]))
+    kind = draw(
+        st.sampled_from(
+            ["index", "scale", "shift", "rshift", "divide", "negate", "sum", "flatten", "matrix", "add", "keep"]
+        )
+    )
     if kind == "index" and e.shape:
         key = draw(keys(e.shape))
         shape = np.empty(e.shape)[key].shape
@@ -81,22 +86,32 @@ def expressions(draw, depth=3):
         op = {
             "scale": operator.mul, "shift": operator.sub, "rshift": lambda a, k: k - a, "divide": operator.truediv,
         }[kind]  # fmt: skip
-        return Expr(e.shape, lambda b: op(e.write(b), pick(c, batched, b)), lambda acts, b: op(e.value(acts, b), fixed(c, batched, b)))
+        return Expr(
+            e.shape,
+            lambda b: op(e.write(b), pick(c, batched, b)),
+            lambda acts, b: op(e.value(acts, b), fixed(c, batched, b)),
+        )
     if kind == "negate":
         return Expr(e.shape, lambda b: -e.write(b), lambda acts, b: -e.value(acts, b))
     if kind == "sum":
         return Expr((), lambda b: e.write(b).sum(), lambda acts, b: np.sum(e.value(acts, b)))
     if kind == "flatten":
-        return Expr((int(np.prod(e.shape)),), lambda b: e.write(b).flatten(), lambda acts, b: np.ravel(e.value(acts, b)))
+        return Expr(
+            (int(np.prod(e.shape)),), lambda b: e.write(b).flatten(), lambda acts, b: np.ravel(e.value(acts, b))
+        )
     if kind == "matrix" and len(e.shape) == 1:
         batched = draw(st.booleans())
         a = numbers(draw, *((BATCH,) if batched else ()), 2, e.shape[0])
-        return Expr((2,), lambda b: pick(a, batched, b) @ e.write(b), lambda acts, b: fixed(a, batched, b) @ e.value(acts, b))
+        return Expr(
+            (2,), lambda b: pick(a, batched, b) @ e.write(b), lambda acts, b: fixed(a, batched, b) @ e.value(acts, b)
+        )
     if kind == "add":
         other = draw(expressions(depth=1))
         if other.shape != e.shape:
             other = Expr((), lambda b, o=other: o.write(b).sum(), lambda acts, b, o=other: np.sum(o.value(acts, b)))
-        return Expr(e.shape, lambda b: e.write(b) + other.write(b), lambda acts, b: e.value(acts, b) + other.value(acts, b))
+        return Expr(
+            e.shape, lambda b: e.write(b) + other.write(b), lambda acts, b: e.value(acts, b) + other.value(acts, b)
+        )
     return e
 
 
@@ -131,13 +146,20 @@ def leaves(draw):
         return draw(balls(e))
     if kind == "compare":
         other = draw(expressions(depth=1))
-        sides = (lambda b: e.write(b).sum() <= other.write(b).sum()), lambda acts, b: np.sum(e.value(acts, b)) - np.sum(other.value(acts, b))
+        sides = (
+            (lambda b: e.write(b).sum() <= other.write(b).sum()),
+            lambda acts, b: np.sum(e.value(acts, b)) - np.sum(other.value(acts, b)),
+        )
         return comparison(*sides)
     c, batched = draw(constants(e.shape))
     if kind == "le":
-        return comparison(lambda b: e.write(b) <= pick(c, batched, b), lambda acts, b: e.value(acts, b) - fixed(c, batched, b))
+        return comparison(
+            lambda b: e.write(b) <= pick(c, batched, b), lambda acts, b: e.value(acts, b) - fixed(c, batched, b)
+        )
     if kind == "ge":
-        return comparison(lambda b: pick(c, batched, b) <= e.write(b), lambda acts, b: fixed(c, batched, b) - e.value(acts, b))
+        return comparison(
+            lambda b: pick(c, batched, b) <= e.write(b), lambda acts, b: fixed(c, batched, b) - e.value(acts, b)
+        )
 
     def apart(acts, b):
         return np.abs(e.value(acts, b) - fixed(c, batched, b))
@@ -162,7 +184,11 @@ def comparison(write, excess):
 def argmaxes(draw, equal):
     margin = draw(st.sampled_from([1e-5, 0.0, 0.3]))
     batched = draw(st.booleans())
-    labels = np.array(draw(st.lists(st.integers(0, 3), min_size=BATCH, max_size=BATCH))) if batched else draw(st.integers(0, 3))
+    labels = (
+        np.array(draw(st.lists(st.integers(0, 3), min_size=BATCH, max_size=BATCH)))
+        if batched
+        else draw(st.integers(0, 3))
+    )
 
     def lead(acts, b):
         z, c = acts[2], int(fixed(labels, batched, b))

@@ -1,14 +1,15 @@
 """The central property: the normal form means what was written. Random statements against direct evaluation."""
 
-import clinch as cl
 import numpy as np
 import pytest
 import torch
-from clinch.errors import EmptyRegionError
-from clinch.lowering import dense_forms
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from statements import BATCH, NET, SLACK, constants, constraints, expressions, fixed, pick
+
+import clinch as cl
+from clinch.errors import EmptyRegionError, ProblemError
+from clinch.lowering import dense_forms
 
 x, h, z = (cl.expressions.Activation(NET, node) for node in (0, 3, 4))
 
@@ -48,6 +49,9 @@ def test_a_point_is_feasible_exactly_where_the_statement_holds(statement, seed):
         problem = cl.Problem(cl.Minimize(0 * z[0]), written)
     except EmptyRegionError:
         problem = None
+    except ProblemError as error:
+        assert "one problem per alternative" in str(error)
+        reject()
     for point in cloud:
         acts = activations(point)
         for b in range(written.batch or 1):
@@ -69,27 +73,35 @@ def test_a_point_is_feasible_exactly_where_the_statement_holds(statement, seed):
 def test_a_batch_is_the_stack_of_its_problems(first, second, seed):
     stated = [first, second]
 
-    def problem(b):
-        return cl.Problem(cl.Minimize(cl.norm(x - pick(np.arange(BATCH * 6.0).reshape(BATCH, 2, 3), True, b))), [s.write(b) for s in stated])
+    x0 = np.arange(BATCH * 6.0).reshape(BATCH, 2, 3)
 
-    try:
-        whole = problem(None)
-    except EmptyRegionError:
-        with pytest.raises(EmptyRegionError):
-            [problem(b) for b in range(BATCH)]
+    def problem(b):
+        """Problem b, or the batch; None where the statement was found empty."""
+        try:
+            return cl.Problem(cl.Minimize(cl.norm(x - pick(x0, True, b))), [s.write(b) for s in stated])
+        except EmptyRegionError:
+            return None
+
+    def judged(query, point):
+        rows = point.expand(query.size, *point.shape)
+        value, atoms = query.evaluate(rows)
+        return value, (query.violation(atoms) <= 0) & query.region.contains(rows)
+
+    whole, alone = problem(None), [problem(b) for b in range(BATCH)]
+    if whole is None:
+        assert None in alone
         return
     assert whole.batched and whole.size == BATCH
     for point in points(seed, 4):
-        value, atoms = whole.query.evaluate(one_per_problem(whole, point))
-        for b in range(BATCH):
-            single = problem(b)
+        values, feasible = judged(whole.query, point)
+        for b, single in enumerate(alone):
+            if single is None:
+                assert not feasible[b]
+                continue
             assert not single.batched and single.size == 1
-            alone, its_atoms = single.query.evaluate(point[None])
-            torch.testing.assert_close(value[b], alone[0])
-            torch.testing.assert_close(whole.query.region.lower[b], single.query.region.lower[0])
-            torch.testing.assert_close(whole.query.region.upper[b], single.query.region.upper[0])
-            together, apart = whole.query.violation(atoms)[b], single.query.violation(its_atoms)[0]
-            assert bool(together <= 0) == bool(apart <= 0)
+            value, its_feasible = judged(single.query, point)
+            torch.testing.assert_close(values[b], value[0])
+            assert bool(feasible[b]) == bool(its_feasible[0])
 
 
 @given(expressions(depth=2), st.sampled_from([0, 1, 2, cl.inf]), st.booleans(), st.booleans(), st.data())
@@ -103,7 +115,8 @@ def test_objectives_have_their_direct_value(e, p, maximise, masked, data):
     problem = cl.Problem((cl.Maximize if maximise else cl.Minimize)(norm))
     for point in points(seed, 2):
         value = problem.query.objective.value(
-            one_per_problem(problem, point), problem.query.graph.forward(one_per_problem(problem, point), problem.query.nodes)
+            one_per_problem(problem, point),
+            problem.query.graph.forward(one_per_problem(problem, point), problem.query.nodes),
         )
         for b in range(problem.size):
             d = np.ravel(e.value(activations(point), b) - fixed(c, batched, b))

@@ -2,13 +2,14 @@
 
 import math
 
-import clinch as cl
 import numpy as np
 import pytest
 import torch
+from small_networks import small_network, symbols
+
+import clinch as cl
 from clinch.expressions import Activation
 from clinch.query import Distance, FormsNorm, Linear
-from small_networks import small_network, symbols
 
 NET = small_network()
 x, h, z = symbols(NET)
@@ -36,7 +37,7 @@ def test_single_inputs_become_the_box():
 
 
 def test_limits_live_in_the_dtype_of_the_model():
-    net, x, _, z = single(torch.float32)
+    _, x, _, z = single(torch.float32)
     q = cl.Problem(cl.Minimize(z[0]), [x >= 0.1, x <= 0.3]).query
     assert q.region.lower.dtype == torch.float64
     assert torch.equal(q.region.lower, torch.full((1, 2, 3), 0.1, dtype=torch.float32).double())
@@ -45,7 +46,7 @@ def test_limits_live_in_the_dtype_of_the_model():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_maximum_norm_ball_is_rounded_inwards(dtype):
-    net, x, _, z = single(dtype)
+    _, x, _, z = single(dtype)
     x0 = torch.rand(2, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
     q = cl.Problem(cl.Minimize(z[0]), cl.norm(x - x0, cl.inf) <= 0.1).query
     assert q.region.balls == ()
@@ -76,7 +77,7 @@ def test_balls_of_parts_of_the_input_have_weights():
 
 
 def test_fixed_inputs_are_fixed_exactly():
-    net, x, _, z = single(torch.float32)
+    _, x, _, z = single(torch.float32)
     q = cl.Problem(cl.Minimize(z[0]), [x[0] == [0.1, 0.2, 0.3]]).query
     assert torch.equal(q.region.lower[0, 0], q.region.upper[0, 0])
     assert torch.equal(q.region.lower[0, 0], torch.tensor([0.1, 0.2, 0.3]).double())
@@ -86,7 +87,9 @@ def test_fixed_inputs_are_fixed_exactly():
 def test_equalities_of_activations_have_the_stated_tolerance():
     q = query(h[0] == 1.5, x[0, 0] == 0.5, x[0, 1] + x[0, 2] == 1)
     assert q.clauses == 4
-    values = q.atoms.values({0: torch.full((1, 2, 3), 0.5, dtype=torch.float64), 3: torch.full((1, 5), 1.5, dtype=torch.float64)})
+    values = q.atoms.values(
+        {0: torch.full((1, 2, 3), 0.5, dtype=torch.float64), 3: torch.full((1, 5), 1.5, dtype=torch.float64)}
+    )
     torch.testing.assert_close(values, torch.full((1, 4), -cl.EQUALITY_TOLERANCE, dtype=torch.float64))
     assert float(q.region.lower[0, 0, 0]) == float(q.region.upper[0, 0, 0]) == 0.5
 
@@ -152,6 +155,32 @@ def test_labels():
     assert query(z.argmax() == 2).labels[0] == "output[2] - output[0] >= 1e-05"
 
 
+def test_a_batch_is_the_stack_of_its_queries():
+    generator = torch.Generator().manual_seed(5)
+    x0, radius, labels = (
+        torch.rand(3, 2, 3, generator=generator),
+        torch.rand(3, generator=generator),
+        torch.tensor([2, 0, 3]),
+    )
+    hi = torch.rand(3, 5, generator=generator)
+
+    def stated(x0, radius, labels, hi):
+        where = [x >= x0 - 0.3, cl.norm(x - x0, 1) <= radius, z.argmax() == labels, ~h.between(-1, hi)]
+        return query(*where, objective=cl.Minimize(cl.norm(x - x0, 2)))
+
+    whole = stated(x0, radius, labels, hi)
+    for b in range(3):
+        part, single = whole.take(torch.tensor([b])), stated(x0[b], radius[b], int(labels[b]), hi[b])
+        pairs = [
+            (part.region.lower, single.region.lower), (part.region.upper, single.region.upper),
+            (part.region.balls[0].radius, single.region.balls[0].radius),
+            (part.objective.center, single.objective.center),
+            (part.atoms.constant, single.atoms.constant), (part.clause, single.clause),
+            *((part.atoms.coefficients[node], single.atoms.coefficients[node]) for node in (3, 4)),
+        ]  # fmt: skip
+        assert all(torch.equal(together, alone) for together, alone in pairs)
+
+
 def test_shared_coefficients_keep_a_leading_one():
     q = query(h <= np.arange(10.0).reshape(2, 5), objective=cl.Minimize(cl.norm(x - np.zeros((2, 2, 3)), 2)))
     assert q.atoms.coefficients[3].shape == (1, 5, 5)
@@ -171,7 +200,7 @@ def test_objectives():
 
 
 def test_centres_live_in_the_dtype_of_the_model():
-    net, x, _, z = single(torch.float32)
+    _, x, _, _ = single(torch.float32)
     x0 = np.full((2, 3), 0.1)
     near = cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), cl.norm(x - x0, 1) <= 1).query
     kept = torch.full((1, 2, 3), 0.1, dtype=torch.float32).double()
@@ -191,7 +220,11 @@ def test_maximum_norms_of_activations_and_inside_alternatives():
 def test_everything_is_float64_and_moves_as_a_whole():
     net, x, h, z = single(torch.float32)
     q = cl.Problem(cl.Minimize(cl.norm(x - 0.5, 2)), [x >= 0, x <= 1, z.argmax() != 1, h <= 7]).query
-    assert q.dtype == torch.float64 and q.atoms.constant.dtype == torch.float64 and q.graph is net.graph_as(torch.float64, "cpu")
+    assert (
+        q.dtype == torch.float64
+        and q.atoms.constant.dtype == torch.float64
+        and q.graph is net.graph_as(torch.float64, "cpu")
+    )
     point = torch.rand(1, 2, 3)
     single_value, single_atoms = q.to(torch.float32, "cpu").evaluate(point)
     value, atoms = q.evaluate(point.double())

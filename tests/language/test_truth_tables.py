@@ -2,13 +2,14 @@
 
 import itertools
 
-import clinch as cl
 import pytest
 import torch
-from clinch.errors import EmptyRegionError, ProblemError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import small_network, symbols
+
+import clinch as cl
+from clinch.errors import EmptyRegionError, ProblemError
 
 NET = small_network()
 x, h, z = symbols(NET)
@@ -71,7 +72,6 @@ def test_a_distribution_that_explodes_is_refused():
 
 
 def test_a_long_disjunction_is_one_clause():
-    wide = small_network(hidden=6000)
-    _, h, z = symbols(wide)
-    query = cl.Problem(cl.Minimize(z[0]), ~h.between(-1, 1) | (z[0] >= 1)).query
+    many = torch.arange(30_000.0).reshape(6000, 5) @ h
+    query = cl.Problem(cl.Minimize(z[0]), ~many.between(-1, 1) | (z[0] >= 1)).query
     assert (query.clauses, query.atoms.count) == (1, 12001)

@@ -14,6 +14,7 @@ from torch import Tensor
 from clinch.attacks.averaged import averaged_steps, linearised_distance, retract
 from clinch.attacks.lanes import ANY, Lanes, disjunctive_clause, lanes_of, tightened
 from clinch.attacks.minimise import minimise_steps
+from clinch.attacks.polish import polish_from
 from clinch.attacks.result import AttackResult, Best, HasQuery, query_of
 from clinch.attacks.shrinking import shrinking_steps
 from clinch.attacks.sparse import prune
@@ -24,7 +25,13 @@ from clinch.query import Distance, Query
 #: lanes per problem that are run at all
 LANES = 64
 #: lanes per problem that are left after the first stage
-KEPT = 8
+KEPT = 12
+#: and after the second
+FINALISTS = 2
+#: restarts of each finalist, for each start asked for
+RESTARTS = 4
+#: how far behind the incumbent a finalist may lie to be polished
+RUNNER_UP = 0.1
 #: elements of one batch of lanes while ranking, so that memory stays bounded
 BATCH = 1 << 24
 
@@ -67,12 +74,15 @@ def _run(query: Query, ledger: Ledger | None, starts: int, steps: int, seed: int
     first = lanes_of(best, tight, everyone, torch.full_like(everyone, ANY))
     feasible = first.read(best.anchor, gradients=False).feasible
     best.report()
-    if not isinstance(query.objective, Distance):
+    if not isinstance(tight.objective, Distance):
         minimise_steps(best, tight, starts=starts, steps=steps, generator=generator)
-    elif not bool(feasible.all()) and query.clauses:
-        # a feasible anchor is the nearest point there is
-        problems = (~feasible).nonzero().flatten()
-        _nearest(best, tight, problems, starts, steps, generator)
+    elif query.clauses:
+        # a feasible anchor is the nearest point there is, unless a ball has pushed it away from the box's own
+        closest = torch.maximum(torch.minimum(tight.objective.center, tight.region.upper), tight.region.lower)
+        done = feasible & (best.anchor == closest).flatten(1).all(1)
+        problems = (~done).nonzero().flatten()
+        if len(problems):
+            _nearest(best, tight, problems, starts, steps, generator)
     best.report()
     return best
 
@@ -86,10 +96,10 @@ def _nearest(best: Best, tight: Query, problems: Tensor, starts: int, steps: int
         return
     lanes, z = _with_random_starts(ranked, starts, generator)
     if objective.p != 0:
-        _, z, value = averaged_steps(lanes, z, steps=4, step_size=(0.8, 0.5), averaging=(0.5, 0.5), overshoot=1.02)
-        lanes, z = _best_lanes(lanes, z, value, KEPT)
-        _, z, value = averaged_steps(lanes, z, steps=8, step_size=(0.5, 0.3), averaging=(0.5, 0.5), overshoot=1.01)
-        lanes, z = _best_lanes(lanes, z, value, max(2, starts))
+        z, value, aim = averaged_steps(lanes, z, steps=6, step_size=(0.8, 0.5), averaging=(0.5, 0.5), overshoot=1.02)
+        lanes, z = _best_lanes(lanes, z, torch.where(torch.isfinite(value), value, aim), KEPT)
+        z, value, aim = averaged_steps(lanes, z, steps=12, step_size=(0.5, 0.3), averaging=(0.5, 0.5), overshoot=1.01)
+        lanes, z = _best_lanes(lanes, z, torch.where(torch.isfinite(value), value, 1.1 * aim), FINALISTS)
         if best.exhausted:
             return
     else:
@@ -99,7 +109,27 @@ def _nearest(best: Best, tight: Query, problems: Tensor, starts: int, steps: int
         prune(best, tight, problems)
         return
     best.report()
-    _refine(best, lanes, z, steps)
+    _refine(best, *_restarted(lanes, z, starts, steps, generator), steps)
+
+
+def _restarted(
+    lanes: Lanes, z: Tensor, starts: int, steps: int, generator: torch.Generator
+) -> tuple[Lanes, Tensor]:
+    """The finalists, joined by the best of some restarts around them: one atom can have several local optima."""
+    anchor = lanes.best.anchor[lanes.problem]
+    reach = (z - anchor).flatten(1).abs().amax(1).view(-1, *[1] * (z.dim() - 1))
+    every = torch.arange(lanes.size, device=z.device).repeat(RESTARTS * starts)
+    noise = torch.rand(z[every].shape, generator=generator).to(z) * 2 - 1
+    crowd = lanes.take(every)
+    start = project_into(crowd.query.region, anchor[every] + reach[every] * noise)
+    point, value, _ = averaged_steps(
+        crowd, start, steps=max(1, steps // 3), step_size=(0.5, 0.1), averaging=(0.3, 0.9), overshoot=1.01
+    )
+    joined, best_of = _best_lanes(crowd, point, value, FINALISTS)
+    both = torch.cat([lanes.problem, joined.problem]), torch.cat([lanes.atom, joined.atom])
+    order = both[0].argsort(stable=True)
+    where = torch.cat([torch.arange(lanes.size, device=z.device), torch.searchsorted(lanes.problem, joined.problem)])
+    return lanes.take(where[order]).with_atoms(both[1][order]), torch.cat([z, best_of])[order]
 
 
 def _refine(best: Best, lanes: Lanes, z: Tensor, steps: int) -> None:
@@ -107,14 +137,27 @@ def _refine(best: Best, lanes: Lanes, z: Tensor, steps: int) -> None:
     known = torch.isfinite(best.value).to(z.device)[lanes.problem]
     incumbent = torch.where(known.view(-1, *[1] * (z.dim() - 1)), best.x[lanes.problem], z)
     anywhere = lanes.with_atoms(torch.full_like(lanes.atom, ANY))
+    finals: list[tuple[Tensor, Tensor]] = []
     for wish, start in ((lanes, z), (anywhere, incumbent)):
-        averaged_steps(wish, start, steps=steps, step_size=(0.4, 0.03), averaging=(0.8, 0.95), overshoot=1.005)
+        final = averaged_steps(wish, start, steps=steps, step_size=(0.4, 0.03), averaging=(0.8, 0.95), overshoot=1.005)
+        finals.append(final[:2])
         if best.exhausted:
             return
     found = torch.isfinite(best.value).nonzero().flatten().to(z.device)
     chosen = found[torch.isin(found, lanes.problem)]
     first = torch.searchsorted(lanes.problem.contiguous(), chosen)
     retract(anywhere.take(first), best.x[chosen])
+    best.report()
+    if best.ledger is not None:
+        _polish_runners_up(best, best.ledger, lanes.problem, *finals[0])
+
+
+def _polish_runners_up(best: Best, ledger: Ledger, problem: Tensor, points: Tensor, value: Tensor) -> None:
+    """Each finalist may lie on a better piece than the incumbent: polish those that are not far behind."""
+    close = value.to(best.value) <= (1 + RUNNER_UP) * ledger.value[problem.cpu()]
+    rows = close.nonzero().flatten()
+    order = rows[value[rows.to(value.device)].argsort(stable=True).cpu()]
+    polish_from(best.query, ledger, points[order.to(points.device)], problem.cpu()[order])
 
 
 def _ranked(best: Best, tight: Query, problems: Tensor) -> Lanes:
@@ -156,14 +199,23 @@ def _with_random_starts(lanes: Lanes, starts: int, generator: torch.Generator) -
 
 
 def _best_lanes(lanes: Lanes, z: Tensor, value: Tensor, count: int) -> tuple[Lanes, Tensor]:
-    """The ``count`` best lanes of each problem, grouped by problem."""
+    """The ``count`` best lanes of each problem through different atoms, grouped by problem."""
     order = value.argsort(stable=True)
+    order = order[_first_of_each(lanes.problem[order] * (lanes.query.atoms.count + 1) + lanes.atom[order])]
     order = order[lanes.problem[order].argsort(stable=True)]
     grouped = lanes.problem[order]
     first = torch.searchsorted(grouped.contiguous(), grouped.contiguous())
     rank = torch.arange(len(order), device=order.device) - first
     chosen = order[rank < count]
     return lanes.take(chosen), z[chosen]
+
+
+def _first_of_each(key: Tensor) -> Tensor:
+    """Positions of the first appearance of each key, in increasing order."""
+    _, group = key.unique(return_inverse=True)
+    place = torch.arange(len(key), device=key.device)
+    first = torch.full((int(group.max()) + 1,), len(key), device=key.device).scatter_reduce(0, group, place, "amin")
+    return first.sort()[0]
 
 
 def _shrink(

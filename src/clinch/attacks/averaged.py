@@ -23,7 +23,7 @@ from clinch.geometry.projection import project_into
 from clinch.query import Distance
 
 #: halvings of the weight between the two half-spaces
-MIX = 10
+MIX = 6
 
 
 @dataclass
@@ -76,13 +76,14 @@ def averaged_steps(
         overshoot: how much farther than the linearised boundary to aim.
 
     Returns:
-        Last points; each lane's nearest feasible point (its last one where there is none); and its distance ``(L,)``
-        (infinity where there is none).
+        Each lane's nearest feasible point (its last one where there is none); its distance ``(L,)``, infinity where
+        there is none; and the distance ``(L,)`` of the point it aimed at last, infinity where it had no aim.
     """
     objective = lanes.query.objective
     assert isinstance(objective, Distance)
     center, region = objective.center, lanes.query.region
     nearest, value = z.clone(), torch.full((lanes.size,), torch.inf, dtype=z.dtype, device=z.device)
+    aim = value.clone()
     one: HalfSpace | None = None
     two: HalfSpace | None = None
     for k in range(steps + 1):
@@ -97,11 +98,12 @@ def averaged_steps(
         two = _renewed(two, HalfSpace.at(offset, reading.secondary, reading.secondary_slope), keep)
         target = meet(lanes, one.beyond(overshoot), two.beyond(overshoot)).reshape(z.shape)
         known = torch.isfinite(one.limit) & torch.isfinite(target).flatten(1).all(1)
+        aim = torch.where(known, objective.value(center + target, {}), torch.inf)
         moved = z + cosine(*step_size, k, steps) * (center + target - z)
         moved = project_into(region, moved)
         z = torch.where(known.view(-1, *[1] * (z.dim() - 1)), moved, z)
     nearest = torch.where(torch.isfinite(value).view(-1, *[1] * (z.dim() - 1)), nearest, z)
-    return z, nearest, value
+    return nearest, value, aim
 
 
 def _renewed(old: HalfSpace | None, new: HalfSpace, keep: float) -> HalfSpace:

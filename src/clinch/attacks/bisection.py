@@ -51,6 +51,9 @@ def bisection(
     lanes_of(best, tight, everyone, torch.full_like(everyone, ANY)).read(best.anchor, gradients=False)
     if query.clauses:
         _bisect(_lanes(best, tight, starts), steps, rounds, starts, torch.Generator().manual_seed(seed))
+        found = torch.isfinite(best.value).nonzero().flatten().to(tight.device)
+        if len(found) and query.objective.p != 0:
+            retract(lanes_of(best, tight, found, torch.full_like(found, ANY)), best.x[found])
     return best.result()
 
 
@@ -93,12 +96,13 @@ def _bisect(lanes: Lanes, steps: int, rounds: int, starts: int, generator: torch
             high_next = torch.where(torch.isfinite(high), (low + high) / 2, 2 * radius)
         radius = high_next
         z = torch.where((success & torch.isfinite(point).flatten(1).all(1)).view(shape), point, z)
-        if lanes.best.exhausted:
-            return
-    if objective.p != 0:
-        found = torch.isfinite(lanes.best.value).nonzero().flatten().to(anchor.device)
-        first = torch.searchsorted(lanes.problem.contiguous(), found)
-        retract(lanes.take(first), lanes.best.x[found])
+        # a lane that cannot beat what another lane of its problem has reached is not worth its steps
+        incumbent = lanes.best.value.to(radius)[lanes.problem]
+        alive = (low < 0.999 * incumbent).nonzero().flatten()
+        if lanes.best.exhausted or not len(alive):
+            break
+        lanes, z = lanes.take(alive), z[alive]
+        low, high, radius = (t[alive] for t in (low, high, torch.minimum(radius, 0.999 * incumbent)))
 
 
 def _descend(lanes: Lanes, z: Tensor, radius: Tensor, steps: int) -> tuple[Tensor, Tensor]:

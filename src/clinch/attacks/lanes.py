@@ -97,6 +97,9 @@ class Lanes:
     def _split(self, atoms: Tensor) -> tuple[Tensor, Tensor]:
         """Primary and secondary value of each lane."""
         main = disjunctive_clause(self.query)
+        if not self.query.clauses:
+            nothing = atoms.new_full((len(atoms),), -torch.inf)
+            return nothing, nothing
         clauses = self.query.clause_values(atoms)
         if main is None:
             return clauses.amax(1), torch.full_like(clauses[:, 0], -torch.inf)
@@ -166,7 +169,10 @@ def _slope(value: Tensor, z: Tensor, keep: bool = False) -> Tensor:
 
 
 class _Leaky(torch.autograd.Function):
-    """An operator with two pieces: forward as it is, backward with LEAK on the switched-off side."""
+    """An operator with two pieces: forward as it is, backward with LEAK on the switched-off side.
+
+    Only where a descent asks for more output: a switched-off element has no less to give.
+    """
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, op: Operator) -> Tensor:
@@ -176,7 +182,7 @@ class _Leaky(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grads[0] * torch.where(x > 0, 1.0, LEAK).to(x.dtype), None
+        return torch.where(x > 0, grads[0], LEAK * grads[0].clamp(max=0)), None
 
 
 def leaky_forward(graph: Graph, x: Tensor, wanted: list[int]) -> dict[int, Tensor]:

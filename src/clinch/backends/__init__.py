@@ -1,7 +1,7 @@
 """Solver libraries behind one interface: a program goes in, hints come out.
 
-A backend is a module of this folder with ``solve(program, *, time_limit, gap, start, threads, seed)``. It may also offer
-``load(program)``, a model that is solved many times with changed limits. Any object with such a ``solve`` will do.
+A backend is a module of this folder with ``solve(program, *, time_limit, gap, start, threads, seed)``. It may also
+offer ``load(program)``, a model that is solved many times with changed limits. Any object with ``solve`` will do.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clinch.backends.program import Outcome, Program, Vector
 from clinch.errors import BackendError
 
-_ROWWISE, _TRIANGULAR, _MINIMISE = 2, 1, 1
+_ROWWISE, _TRIANGULAR, _MINIMISE, _FEASIBLE = 2, 1, 1, 2
 
 
 def solve(
@@ -138,19 +138,23 @@ class HighsModel:
         limit = self._highs.getRunTime() + time_limit if np.isfinite(time_limit) else np.inf
         self._highs.setOptionValue("time_limit", limit)
         self._highs.setOptionValue("simplex_iteration_limit", 2**31 - 1 if iterations is None else iterations)
-        self._run(long=self._discrete or time_limit > 5.0)
+        self._run(long=self._discrete or self._quadratic)
         return self._outcome(time.monotonic() - began)
 
     def _run(self, long: bool) -> None:
         """Run HiGHS. A long solve runs beside this thread: a keyboard interrupt then ends it at once and passes on."""
         if not long or threading.current_thread() is not threading.main_thread():
-            self._highs.run()
+            if self._highs.run() == self._library.HighsStatus.kError:
+                # HiGHS keeps one pool of threads per process: another user of it may have made one of another size
+                self._library.Highs.resetGlobalScheduler(True)
+                self._highs.run()
             return
         self._highs.HandleUserInterrupt = True
         worker = threading.Thread(target=self._highs.run, daemon=True)
         worker.start()
         try:
-            worker.join()
+            while worker.is_alive():
+                worker.join(0.1)
         except BaseException:
             self._highs.cancelSolve()
             worker.join(2.0)
@@ -164,9 +168,8 @@ class HighsModel:
         }  # fmt: skip
         word = words.get(highs.getModelStatus(), "unknown")
         solution, info = highs.getSolution(), highs.getInfo()
-        point = np.array(solution.col_value) if solution.value_valid else None
-        if self._discrete and info.primal_solution_status != 2:
-            point = None
+        feasible = solution.value_valid and info.primal_solution_status == _FEASIBLE
+        point = np.array(solution.col_value) if feasible else None
         duals = np.array(solution.row_dual) if solution.dual_valid and not self._discrete else None
         ray = self._ray() if word == "infeasible" and not self._discrete and not self._quadratic else None
         value = info.objective_function_value if point is not None else np.inf

@@ -20,8 +20,8 @@ from clinch.network.network import Network
 from clinch.network.ops.base import Affine, Interval, Relaxation
 from clinch.query import Forms
 
-#: largest number of float64 coefficients held at once while rows are carried back (0.25 GB)
-ROW_BUDGET = 2**25
+#: coefficients carried back at once: blocks that fit a core's cache are several times faster than whole batches
+BLOCK = 2**20
 
 
 def linear_lower(graph: Graph, forms: Forms, relaxations: Mapping[int, Relaxation]) -> tuple[Tensor, Tensor]:
@@ -51,22 +51,32 @@ def linear_lower(graph: Graph, forms: Forms, relaxations: Mapping[int, Relaxatio
 
 
 def form_bounds(graph: Graph, forms: Forms, region: Region, relaxations: Mapping[int, Relaxation]) -> Tensor:
-    """Proven lower limits ``(B, R)`` of linear forms over the region, in chunks that respect the memory budget."""
-    per_row = region.size * max(graph.nodes[i].size for i in graph.ancestors(forms.nodes or [0]))
-    chunk = max(1, ROW_BUDGET // per_row)
-    parts = []
-    for which in torch.arange(forms.count, device=forms.constant.device).split(chunk):
-        rows, offset = linear_lower(graph, forms.select(which), relaxations)
-        parts.append(minimum_over(region, rows) + offset)
-    return torch.cat(parts, 1) if parts else forms.constant
+    """Proven lower limits ``(B, R)`` of linear forms over the region, in blocks of problems and forms."""
+    widest = max(graph.nodes[i].size for i in graph.ancestors(forms.nodes or [0]))
+    height = max(1, BLOCK // (widest * max(forms.count, 1)))
+    width = max(1, BLOCK // widest)
+    blocks = []
+    for problems in torch.arange(region.size).split(height):
+        block, where = forms.take(problems), region.take(problems)
+        local = {i: relaxations[i].take(problems) for i in graph.ancestors(forms.nodes) if i}
+        parts = []
+        for which in torch.arange(forms.count).split(width):
+            rows, offset = linear_lower(graph, block.select(which), local)
+            parts.append(minimum_over(where, rows) + offset)
+        blocks.append(torch.cat(parts, 1) if parts else block.constant)
+    return torch.cat(blocks)
 
 
-def unit_forms(size: int, node: int, shape: tuple[int, ...], which: Tensor, template: Tensor) -> Forms:
-    """The activations ``which`` (flat positions) of a node and their negatives as ``2·len(which)`` forms."""
-    eye = template.new_zeros(len(which), template.shape[1:].numel())
-    eye[torch.arange(len(which)), which] = 1.0
-    rows = torch.cat([eye, -eye]).reshape(1, 2 * len(which), *shape)
-    return Forms({node: rows}, template.new_zeros(size, 2 * len(which)))
+def through_affine_layers(graph: Graph, forms: Forms, relaxations: Mapping[int, Relaxation]) -> Forms:
+    """The same forms in terms of the input and of non-affine nodes only: what all problems can share."""
+    offset, pending = forms.constant, dict(forms.coefficients)
+    for i in sorted(graph.ancestors(pending), reverse=True):
+        if i and i in pending and graph.nodes[i].op.affine:
+            carried, constant = relaxations[i].backward(pending.pop(i))
+            offset = offset + constant
+            for j, rows in zip(graph.nodes[i].inputs, carried):
+                pending[j] = pending[j] + rows if j in pending else rows
+    return Forms(pending, offset)
 
 
 def activation_bounds(
@@ -142,16 +152,49 @@ def _refined(
     """CROWN on the elements of node j that it can improve."""
     if not region.balls and _interval_is_exact(graph, j):
         return limits
-    lower, upper = limits.lower.flatten(1), limits.upper.flatten(1)
-    open_ = (lower < 0) & (upper > 0) if signs_only else lower < upper
-    which = open_.any(0).nonzero().flatten()
-    if not len(which):
-        return limits
-    better = form_bounds(graph, unit_forms(region.size, j, graph.nodes[j].shape, which, lower), region, relaxations)
-    new_lower, new_upper = lower.clone(), upper.clone()
-    new_lower[:, which], new_upper[:, which] = better.chunk(2, 1)[0], -better.chunk(2, 1)[1]
     shape = limits.lower.shape
-    return limits.intersect(Interval(new_lower.reshape(shape), new_upper.reshape(shape)))
+    lower, upper = limits.lower.flatten(1).clone(), limits.upper.flatten(1).clone()
+    open_ = (lower < 0) & (upper > 0) if signs_only else lower < upper
+    widest = max(graph.nodes[i].size for i in graph.ancestors([j]))
+    if not bool(open_.any()):
+        return limits
+    for which in open_.any(0).nonzero().flatten().split(max(1, 8 * BLOCK // widest)):
+        eye = lower.new_zeros(len(which), lower.shape[1])
+        eye[torch.arange(len(which)), which] = 1.0
+        units = Forms({j: eye.reshape(1, len(which), *shape[1:])}, lower.new_zeros(1, len(which)))
+        shared = through_affine_layers(graph, units, relaxations)
+        height = max(1, 4 * BLOCK // (widest * len(which)))
+        for problems in torch.arange(region.size).split(height):
+            columns, forms = _open_rows(shared, open_[problems][:, which])
+            if not columns.numel():
+                continue
+            local = {i: r.take(problems) for i, r in relaxations.items()}
+            better = form_bounds(graph, forms, region.take(problems), local)
+            at = problems.unsqueeze(1), which[columns]
+            lower[at], upper[at] = better[:, : columns.shape[1]], -better[:, columns.shape[1] :]
+    return limits.intersect(Interval(lower.reshape(shape), upper.reshape(shape)))
+
+
+def _open_rows(shared: Forms, open_: Tensor) -> tuple[Tensor, Forms]:
+    """For each problem the forms it needs, padded with others to one count, and then their negatives.
+
+    Args:
+        shared: R forms common to all problems.
+        open_: ``(B, R)`` which of them each problem needs.
+
+    Returns:
+        columns ``(B, m)`` of the chosen forms, and ``2m`` forms.
+    """
+    size, most = open_.shape[0], int(open_.sum(1).max())
+    if most > 0.7 * open_.shape[1]:  # gathering would cost more than it saves
+        columns = torch.arange(open_.shape[1], device=open_.device).expand(size, -1)
+        chosen = Forms(shared.coefficients, shared.constant.expand(size, -1))
+    else:
+        columns = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        rows = {node: c[0][columns] for node, c in shared.coefficients.items()}
+        chosen = Forms(rows, shared.constant[0][columns])
+    both = {node: torch.cat([c, -c], 1) for node, c in chosen.coefficients.items()}
+    return columns, Forms(both, torch.cat([chosen.constant, -chosen.constant], 1))
 
 
 def _interval_is_exact(graph: Graph, j: int) -> bool:

@@ -22,17 +22,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from clinch.bounds.concretise import Concretiser
 from clinch.bounds.crown import linear_lower
-from clinch.geometry.halfspace import halfspace_distance
-from clinch.geometry.linear_minimum import linear_minimum
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Relaxation
-from clinch.query import Distance, Forms, Linear, Query
+from clinch.query import Forms, Linear, Query
 
 
 class Kink(NamedTuple):
@@ -60,6 +60,11 @@ class Relaxed:
     query: Query
     kinks: tuple[Kink, ...]
     fixed: Mapping[int, Relaxation]
+
+    @cached_property
+    def concretise(self) -> Concretiser:
+        """The last step of the dual function, prepared."""
+        return Concretiser(self.query)
 
     @property
     def width(self) -> int:
@@ -148,25 +153,28 @@ class Domains:
         return mask[:, :atoms]
 
 
-def root_domains(relaxed: Relaxed, choice: Tensor, problem: Tensor) -> Domains:
-    """Domains without splits, with CROWN's slopes and weight one on the chosen atoms.
+def fresh_domains(relaxed: Relaxed, problem: Tensor, choice: Tensor, split: Tensor | None = None) -> Domains:
+    """Domains without a parent's multipliers: CROWN's slopes, and weight one on the atoms that make the difference.
+
+    Those are the atoms chosen among several; where a domain has none, all its atoms. Starting from every condition at
+    once takes the ascent several times longer.
 
     Args:
-        choice: ``(D, C)``; problem: ``(D,)``.
+        problem: ``(D,)``; choice: ``(D, C)``; split: ``(D, U)``, None: no splits.
     """
     query, count = relaxed.query, len(problem)
-    alpha = (
-        torch.cat([_default_slope(k, problem) for k in relaxed.kinks], 1)
-        if relaxed.kinks
-        else choice.new_zeros(count, 0)
-    )
+    slopes = [_default_slope(kink, problem) for kink in relaxed.kinks]
+    alpha = torch.cat(slopes, 1) if slopes else torch.zeros(count, 0)
     alpha = torch.maximum(alpha.to(query.dtype), relaxed.floor)
-    zeros = torch.zeros(count, relaxed.width, dtype=query.dtype)
+    split = torch.zeros(count, relaxed.width, dtype=torch.int8) if split is None else split
     domains = Domains(
-        problem, torch.zeros(count, relaxed.width, dtype=torch.int8), choice, alpha, zeros,
+        problem, split, choice, alpha, torch.zeros_like(alpha),
         torch.zeros(count, query.atoms.count, dtype=query.dtype), torch.full((count,), -torch.inf, dtype=query.dtype),
     )  # fmt: skip
-    return replace(domains, mu=domains.allowed(query.atoms.count).to(query.dtype))
+    allowed = domains.allowed(query.atoms.count)
+    decisive = allowed & (query.clause_sizes > 1)[query.clause]
+    weight = torch.where(decisive.any(1, keepdim=True), decisive, allowed)
+    return replace(domains, mu=weight.to(query.dtype))
 
 
 def _default_slope(kink: Kink, problem: Tensor) -> Tensor:
@@ -203,9 +211,7 @@ class _DomainLines(Relaxation):
 
 
 def _domain_relaxations(relaxed: Relaxed, d: Domains, seen: dict[int, Tensor]) -> dict[int, Relaxation]:
-    made: dict[int, Relaxation] = {}
-    for i, relaxation in relaxed.fixed.items():
-        made[i] = relaxation if relaxed.query.graph.nodes[i].op.affine else _taken(relaxation, d.problem)
+    made = {i: relaxation.take(d.problem) for i, relaxation in relaxed.fixed.items()}
     for kink in relaxed.kinks:
         bounds, split = kink.bounds.take(d.problem), d.split[:, kink.columns]
         inside = Interval(
@@ -218,41 +224,35 @@ def _domain_relaxations(relaxed: Relaxed, d: Domains, seen: dict[int, Tensor]) -
     return made
 
 
-def _taken(relaxation: Relaxation, problem: Tensor) -> Relaxation:
-    """A fixed non-affine relaxation of the problems, for domains."""
-    taken = {}
-    for name in relaxation.__dataclass_fields__:
-        value = getattr(relaxation, name)
-        taken[name] = value[problem] if isinstance(value, Tensor) else value
-    return replace(relaxation, **taken)
-
-
 class Dual(NamedTuple):
     """The dual function at some multipliers.
 
     Attributes:
         bound: ``(D,)``; point: ``(D, *input_shape)`` the minimisers; rows: ``(D, U)`` coefficients on open elements.
         ascent: ``(D,)`` numbers whose gradient by the multipliers is the bound's direction of ascent.
+        start: where the concretisation of nearby multipliers may start.
     """
 
     bound: Tensor
     point: Tensor
-    ascent: Tensor
     rows: Tensor
+    ascent: Tensor
+    start: Tensor | None
 
 
-def evaluate(relaxed: Relaxed, d: Domains) -> Dual:
+def evaluate(relaxed: Relaxed, d: Domains, start: Tensor | None = None) -> Dual:
     """The proven bound of each domain for its present multipliers (``d.bound`` is not looked at)."""
     query = relaxed.query
     seen: dict[int, Tensor] = {}
     rows, offset = linear_lower(query.graph, _weighted_forms(query, d), _domain_relaxations(relaxed, d, seen))
     rows, offset = rows.flatten(2)[:, 0], offset[:, 0]
     with torch.no_grad():
-        bound, point, scale = _concretise(query, d.problem, rows.detach(), offset.detach())
-    ascent = scale * ((rows * point).sum(1) + offset)
+        found = relaxed.concretise(rows.detach(), offset.detach(), d.problem, start)
+    ascent = found.weight * ((rows * found.point).sum(1) + offset)
     coefficients = [seen.get(k.node, torch.zeros(len(d), len(k.which), dtype=query.dtype)) for k in relaxed.kinks]
     at_kinks = torch.cat(coefficients, 1) if coefficients else rows.detach()[:, :0]
-    return Dual(bound, point.reshape(len(d), *query.graph.input_shape), ascent, at_kinks)
+    point = found.point.reshape(len(d), *query.graph.input_shape)
+    return Dual(found.bound, point, at_kinks, ascent, found.start)
 
 
 def _weighted_forms(query: Query, d: Domains) -> Forms:
@@ -271,22 +271,6 @@ def _weighted_forms(query: Query, d: Domains) -> Forms:
     return Forms(coefficients, constant.unsqueeze(1))
 
 
-def _concretise(query: Query, problem: Tensor, rows: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Bound, minimiser (flat) and the weight of ``<rows, x> + offset`` in the dual function at the minimiser."""
-    region = query.region
-    lower, upper = region.lower.flatten(1)[problem], region.upper.flatten(1)[problem]
-    if isinstance(query.objective, Distance):
-        o = query.objective
-        center = o.center.flatten(1)[problem]
-        weights = None if o.weights is None else o.weights.flatten(1)[problem]
-        bound, point, scale = halfspace_distance(rows, offset, lower, upper, center, o.p, weights)
-        # Where the centre satisfies the limit, or p = 0 has no multiplier, the limit itself at the point must rise.
-        return bound, point, torch.where(scale > 0, scale, 1.0)
-    ball = region.balls[0].take(problem) if region.balls else None
-    value, point = linear_minimum(rows.unsqueeze(1), lower, upper, ball)
-    return value[:, 0] + offset, point[:, 0], torch.ones_like(offset)
-
-
 class Ascent(NamedTuple):
     """Domains after :func:`ascend`, with what branching and attacks look at: the minimiser ``(D, *input_shape)`` and
     coefficients ``(D, U)`` on the open elements' outputs, both at each domain's best evaluation.
@@ -302,24 +286,22 @@ def ascend(relaxed: Relaxed, d: Domains, steps: int, *, step_size: float = 0.2, 
 
     Args:
         steps: number of evaluations; one evaluates the present multipliers only.
-        step_size: of the slopes, cosine decay; multipliers take three times as much.
-        target: ``(D,)`` stop as soon as every bound has reached it.
+        step_size: of slopes and mu, cosine decay; beta takes three times as much.
+        target: ``(D,)`` domains whose bound has reached it are left alone.
     """
-    allowed, inherited = d.allowed(relaxed.query.atoms.count), d.bound
-    adam = _Adam((1.0, 3.0, 3.0), step_size, steps)
-    best: Ascent | None = None
-    reached = torch.full_like(d.bound, -torch.inf)
+    allowed = d.allowed(relaxed.query.atoms.count)
+    adam = _Adam((1.0, 3.0, 1.0), step_size, steps)
+    best = _Best(d, relaxed)
+    active, start = torch.arange(len(d)), None
     for step in range(steps):
         last = step == steps - 1
         with torch.set_grad_enabled(not last):
             moving = [t.detach().requires_grad_(not last) for t in (d.alpha, d.beta, d.mu)]
             d = replace(d, alpha=moving[0], beta=moving[1], mu=moving[2])
-            dual = evaluate(relaxed, d)
-        better = dual.bound > reached  # false for NaN
-        now = Ascent(replace(d, bound=dual.bound), dual.point, dual.rows)
-        best = now if best is None else _chosen(better, now, best)
-        reached = torch.where(better, dual.bound, reached)
-        if last or (target is not None and bool((reached >= target).all())):
+            dual = evaluate(relaxed, d, start)
+        start = dual.start
+        best.update(active, d, dual)
+        if last:
             break
         grads = torch.autograd.grad(dual.ascent.sum(), moving, allow_unused=True, materialize_grads=True)
         alpha, beta, mu = adam.step(moving, grads)
@@ -329,9 +311,42 @@ def ascend(relaxed: Relaxed, d: Domains, steps: int, *, step_size: float = 0.2, 
             beta=beta.clamp(min=0) * (d.split != 0),
             mu=mu.clamp(min=0) * allowed,
         )
-    assert best is not None
-    detached = {name: getattr(best.domains, name).detach() for name in Domains.__dataclass_fields__}
-    return best._replace(domains=replace(Domains(**detached), bound=torch.maximum(reached, inherited)))
+        going = best.reached[active] < (torch.inf if target is None else target[active])
+        if not bool(going.any()):
+            break
+        if int(going.sum()) < 0.75 * len(active):
+            keep = going.nonzero().flatten()
+            active, allowed, d = active[keep], allowed[keep], d.take(keep)
+            start = None if start is None else start[keep]
+            adam.keep(keep)
+    return best.result()
+
+
+class _Best:
+    """The best evaluation of every domain so far."""
+
+    def __init__(self, d: Domains, relaxed: Relaxed) -> None:
+        self.domains = d
+        self.alpha, self.beta, self.mu = d.alpha.clone(), d.beta.clone(), d.mu.clone()
+        self.reached = torch.full_like(d.bound, -torch.inf)
+        self.point = relaxed.query.region.lower[d.problem].clone()
+        self.rows = torch.zeros_like(d.alpha)
+
+    def update(self, active: Tensor, d: Domains, dual: Dual) -> None:
+        """Take over the evaluations that are better; ``active`` says which domains were evaluated."""
+        better = (dual.bound > self.reached[active]).nonzero().flatten()  # false for NaN
+        at = active[better]
+        self.reached[at] = dual.bound.detach()[better]
+        for mine, new in zip(
+            (self.alpha, self.beta, self.mu, self.point, self.rows), (d.alpha, d.beta, d.mu, dual.point, dual.rows)
+        ):
+            mine[at] = new.detach()[better]
+
+    def result(self) -> Ascent:
+        """Everything found; a bound is never below the parent's."""
+        bound = torch.maximum(self.reached, self.domains.bound)
+        domains = replace(self.domains, alpha=self.alpha, beta=self.beta, mu=self.mu, bound=bound)
+        return Ascent(domains, self.point, self.rows)
 
 
 class _Adam:
@@ -356,16 +371,9 @@ class _Adam:
             moved.append(tensor.detach() + rate * factor / (1 - 0.8**self.count) * first / scale)
         return moved
 
-
-def _chosen(mask: Tensor, new: Ascent, old: Ascent) -> Ascent:
-    """New where the mask ``(D,)`` holds, old elsewhere."""
-
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(mask.reshape(-1, *[1] * (b.dim() - 1)), a.detach(), b.detach())
-
-    fields = Domains.__dataclass_fields__
-    domains = Domains(*(pick(getattr(new.domains, n), getattr(old.domains, n)) for n in fields))
-    return Ascent(domains, pick(new.point, old.point), pick(new.rows, old.rows))
+    def keep(self, index: Tensor) -> None:
+        """Go on with the chosen domains only."""
+        self.moments = [(first[index], second[index]) for first, second in self.moments]
 
 
 def only_kinks_bend(graph: Graph, nodes: list[int]) -> bool:

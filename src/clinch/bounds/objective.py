@@ -46,6 +46,28 @@ def objective_bound(query: Query, bounds: dict[int, Interval] | None = None) -> 
     return torch.where(infeasible, torch.inf, value)
 
 
+def impossible_atoms(query: Query, bounds: dict[int, Interval]) -> Tensor:
+    """``(B, K)`` atoms proven to hold nowhere in the region, by linear relaxations or by the activations' own limits.
+
+    The second proof is not weaker: that a ReLU's output is not negative is lost to a lower line of slope one.
+    """
+    atoms, graph = query.atoms, query.graph
+    relaxations = relaxations_from(graph, bounds, atoms.nodes)
+    lower = form_bounds(graph, atoms, query.region, relaxations)
+    limits = {0: Interval(query.region.lower, query.region.upper)}
+    for i in graph.ancestors(atoms.nodes):
+        if i:
+            node = graph.nodes[i]
+            limits[i] = graph.interval(i, [bounds.get(j, limits[j]) for j in node.inputs])
+    least = atoms.constant
+    for node, rows in atoms.coefficients.items():
+        low, high = (t.flatten(1).unsqueeze(1) for t in bounds.get(node, limits[node]))
+        flat = rows.flatten(2)
+        terms = torch.where(flat > 0, flat * low, torch.where(flat < 0, flat * high, torch.zeros_like(flat)))
+        least = least + terms.sum(2)
+    return torch.maximum(lower, least) > 0
+
+
 def _clause_bound(query: Query, relaxations: dict) -> tuple[Tensor, Tensor]:
     """Distance bound from the clauses (other objectives: zero) and whether some clause cannot hold; each ``(B,)``."""
     size, atoms = query.size, query.atoms

@@ -67,7 +67,7 @@ class Progress(AbstractContextManager["Progress"]):
 
         from clinch.solution import relative_gap
 
-        text = Text(f"{time.monotonic() - self._start:7.1f} s", style="dim")
+        text = Text().append(f"{time.monotonic() - self._start:7.1f} s", style="dim")
         if self.event is None:
             return text.append("  attacking ...", style="dim")
         values, bounds = torch.as_tensor(self.event.value), torch.as_tensor(self.event.bound)
@@ -76,10 +76,10 @@ class Progress(AbstractContextManager["Progress"]):
         if len(value) > 1:
             text.append(f"   found {sum(map(math.isfinite, value))} of {len(value)}", style="dark_orange")
             text.append(f"   bounded {sum(map(math.isfinite, bound))}", style="blue")
-            return text.append(f"   largest gap {percent(max(gaps))}   {self.event.who}")
+            return text.append(f"   largest gap {percent(max(gaps))}").append(f"   {self.event.who}", style="dim")
         text.append(f"   value {number(self.sense * value[0])}", style="dark_orange")
         text.append(f"   bound {number(self.sense * bound[0])}", style="blue")
-        return text.append(f"   gap {percent(gaps[0])}   {self.event.who}")
+        return text.append(f"   gap {percent(gaps[0])}").append(f"   {self.event.who}", style="dim")
 
 
 def number(value: float) -> str:

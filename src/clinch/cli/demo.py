@@ -15,7 +15,7 @@ _NORMS = {"1": 1.0, "2": 2.0, "inf": float("inf")}
 
 
 def demo(
-    index: Annotated[int, typer.Option(help="Which of the 359 held-out digits to start from.")] = 0,
+    index: Annotated[int, typer.Option(help="Which of the 359 held-out digits to start from.")] = 60,
     norm: Annotated[str, typer.Option(help="Distance to minimise: 1, 2 or inf.")] = "2",
     time_limit: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
     gap: Annotated[float, typer.Option(help="Relative gap between value and bound at which to stop.")] = 1e-3,
@@ -78,10 +78,8 @@ def _draw(stated: Demo, solution: Solution, norm: str, out: Path, quiet: bool) -
     name = {"1": "‖x − x₀‖₁", "2": "‖x − x₀‖₂", "inf": "‖x − x₀‖∞"}[norm]
     figure = solution_figure(
         stated.x0,
-        solution.x,
-        solution.history,
+        solution,
         heading=f"The nearest image still read as {stated.label} to which the monitor objects",
-        summary=summary(solution, name),
         before=f"x₀: read as {stated.label}, accepted",
         after=f"x: read as {stated.label}, rejected",
         quantity=name,
@@ -90,10 +88,3 @@ def _draw(stated: Demo, solution: Solution, norm: str, out: Path, quiet: bool) -
     save(figure, out)
     if not quiet:
         print(f"\nPicture: {out}")
-
-
-def summary(solution: Solution, name: str) -> str:
-    """One line for a picture: value, bound, gap and time of an unbatched solution."""
-    value, bound, gap = float(solution.value), float(solution.bound), float(solution.gap)
-    proven = f"proven: no input is nearer than {bound:.5g}"
-    return f"{name} = {value:.5g}    {proven}    gap {100 * gap:.2g} %    {solution.seconds:.1f} s"

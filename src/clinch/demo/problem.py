@@ -41,7 +41,7 @@ class Demo:
     label: int
 
 
-def build(index: int = 0, p: float = 2) -> Demo:
+def build(index: int = 60, p: float = 2) -> Demo:
     """State the problem for one of the held-out digits.
 
     Args:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.polish import polish
+from clinch.attacks.polish import polish_from
 from clinch.bounds.crown import activation_bounds
-from clinch.bounds.lagrangian import Ascent, Domains, ascend, relax_query, root_domains
+from clinch.bounds.lagrangian import Ascent, Domains, ascend, fresh_domains, relax_query
+from clinch.bounds.objective import impossible_atoms
 from clinch.errors import UnsupportedByEngine
 from clinch.exact.branching import open_elements, relaxation_loss, split_clauses, split_kinks
 from clinch.exact.leaf import is_convex, solve_leaf
@@ -21,9 +22,11 @@ from clinch.query import Distance, FormsNorm, Query
 from clinch.solution import Proof
 
 #: dual evaluations for domains without a parent, for children, and for leaves that no convex program can close
-ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 60, 10, 300
+ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 60, 20, 300
 #: convex programs solved between two reports
 LEAVES_PER_ROUND = 16
+#: share of the search's time spent on walks from its minimisers to feasible points
+WALK_SHARE = 0.15
 #: an incumbent this much better (relative) is worth new bounds of the activations
 RENARROW = 1e-3
 
@@ -59,12 +62,16 @@ class _Search:
         narrowed = query.narrowed(self.radius)
         self.bounds = activation_bounds(query.graph, narrowed.region, query.nodes)
         self.relaxed = relax_query(narrowed, self.bounds)
+        self.impossible = impossible_atoms(narrowed, self.bounds)
+        self.began, self.walking = ledger.seconds, 0.0
         self.finished = torch.full((query.size,), torch.inf, dtype=torch.float64)
         self.open: list[tuple[Domains, Tensor, Tensor]] = []
 
     def run(self) -> None:
         """Bound the roots, then work on the domains of smallest bound until none is left."""
-        self._settle(ascend(self.relaxed, self._roots(), ROOT_STEPS))
+        roots = self._roots()
+        # A disjunction is split before anything is spent on what holds without it.
+        self._settle(ascend(self.relaxed, roots, 1 if bool((roots.choice < 0).any()) else ROOT_STEPS))
         self._report()
         while self.open and not self.ledger.exhausted:
             self._renarrow()
@@ -79,12 +86,11 @@ class _Search:
     def _roots(self) -> Domains:
         """One domain per problem, in which only the clauses of a single atom are decided."""
         query = self.query
-        size = torch.zeros(query.clauses, dtype=torch.long).scatter_add_(0, query.clause, torch.ones_like(query.clause))
         first = torch.full((query.clauses,), query.atoms.count).scatter_reduce(
             0, query.clause, torch.arange(query.atoms.count), "amin"
         )
-        choice = torch.where(size == 1, first, -1).expand(query.size, -1).clone()
-        return root_domains(self.relaxed, choice, torch.arange(query.size))
+        choice = torch.where(query.clause_sizes == 1, first, -1).expand(query.size, -1).clone()
+        return fresh_domains(self.relaxed, torch.arange(query.size), choice)
 
     def _target(self, d: Domains) -> Tensor:
         return self.ledger.target[self.problems][d.problem]
@@ -158,20 +164,21 @@ class _Search:
         self.finished.scatter_reduce_(0, d.problem, d.bound, "amin")
 
     def _offer(self, point: Tensor, problem: Tensor) -> None:
-        """Offer points that are feasible in float64 and better than the incumbent; polish what they bring."""
+        """Offer points that are feasible in float64 and better than the incumbent; walk on from the nearest to it."""
         query = self.query.take(problem)
         with torch.no_grad():
             value, atoms = query.evaluate(point)
-        incumbent = self.ledger.value[self.problems][problem]
-        good = (query.violation(atoms) <= 0) & (value < incumbent)
-        index = good.nonzero().flatten()
+        violation, incumbent = query.violation(atoms), self.ledger.value[self.problems][problem]
+        better = value < incumbent
+        index = (better & (violation <= 0)).nonzero().flatten()
         if len(index):
             best = index[value[index].argsort()[:16]]
-            before = self.ledger.value.clone()
             self.ledger.offer(point[best], "branch and bound", self.problems[problem[best]])
-            improved = (self.ledger.value < before).nonzero().flatten()
-            if len(improved):
-                polish(self.ledger.query, self.ledger, improved)
+        if bool(better.any()) and self.walking <= WALK_SHARE * (self.ledger.seconds - self.began):
+            began = self.ledger.seconds
+            nearest = torch.where(better, violation, torch.inf).argmin().unsqueeze(0)
+            polish_from(self.ledger.query, self.ledger, point[nearest], self.problems[problem[nearest]])
+            self.walking += self.ledger.seconds - began
 
     def _pop(self) -> tuple[Domains, Tensor, Tensor]:
         """The domains of smallest bound, at most a batch of them; those that a better incumbent closes are finished."""
@@ -190,7 +197,7 @@ class _Search:
         at_kink = ((clause < 0) & (element >= 0)).nonzero().flatten()
         leaves = ((clause < 0) & (element < 0)).nonzero().flatten()
         children = split_kinks(domains.take(at_kink), element[at_kink])
-        roots = split_clauses(self.relaxed, domains.take(at_clause), clause[at_clause])
+        roots = split_clauses(self.relaxed, domains.take(at_clause), clause[at_clause], self.impossible)
         return children, roots, domains.take(leaves)
 
     def _renarrow(self) -> None:

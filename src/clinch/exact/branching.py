@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from clinch.bounds.lagrangian import Ascent, Domains, Relaxed
+from clinch.bounds.lagrangian import Ascent, Domains, Relaxed, evaluate, fresh_domains
 from clinch.network.ops.base import Interval
+from clinch.query import Activations
 
 
 def open_elements(relaxed: Relaxed, d: Domains) -> Tensor:
@@ -20,23 +23,38 @@ def open_elements(relaxed: Relaxed, d: Domains) -> Tensor:
 def relaxation_loss(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     """``|A|·|line(ẑ) − f(ẑ)|`` of every open element at the minimiser, ``(D, U)``; −1 where nothing is open.
 
-    ``A`` is the coefficient the element's output has in the bound and ``ẑ`` its true input there. Where every loss
-    vanishes (the minimiser sits on kinks) the area of the relaxation, ``|A|·chord offset``, breaks the tie.
+    ``ẑ`` is the element's true input there, ``A`` the coefficient of its output in the bound, where every chosen atom
+    that the minimiser breaks counts with an additional weight of one: the relaxation holds it satisfied, so that its
+    own multiplier may be zero, and only a tighter relaxation of it can move the bound. Where every loss vanishes (the
+    minimiser sits on kinks) the area of the relaxation, ``|A|·chord offset``, breaks the tie.
     """
     d, graph = ascent.domains, relaxed.query.graph
     inputs = {k.node: graph.nodes[k.node].inputs[0] for k in relaxed.kinks}
-    activations = graph.forward(ascent.point, inputs.values())
+    activations = graph.forward(ascent.point, [*inputs.values(), *relaxed.query.atoms.nodes])
+    all_rows = _rows_with_broken_atoms(relaxed, ascent, activations)
     parts = []
     for kink in relaxed.kinks:
         op = graph.nodes[kink.node].op
         z = activations[inputs[kink.node]].flatten(1)[:, kink.which]
         bounds: Interval = kink.bounds.take(d.problem)
         low_slope, low_offset, high_slope, high_offset = op.relax_with(bounds, d.alpha[:, kink.columns])
-        rows, exact = ascent.rows[:, kink.columns], op.forward(z)
+        rows, exact = all_rows[:, kink.columns], op.forward(z)
         used = torch.where(rows >= 0, low_slope * z + low_offset, high_slope * z + high_offset)
         parts.append(rows.abs() * ((used - exact).abs() + 1e-4 * high_offset))
     loss = torch.cat(parts, 1) if parts else ascent.rows
     return torch.where(open_elements(relaxed, d), loss + 1e-30, -1.0)
+
+
+def _rows_with_broken_atoms(relaxed: Relaxed, ascent: Ascent, activations: Activations) -> Tensor:
+    """``(D, U)`` coefficients of the open elements' outputs with weight added to the chosen atoms that are broken."""
+    d, atoms = ascent.domains, relaxed.query.atoms
+    if not atoms.count:
+        return ascent.rows
+    broken = d.allowed(atoms.count) & (atoms.take(d.problem).values(activations) > 0)
+    if not bool(broken.any()):
+        return ascent.rows
+    with torch.no_grad():
+        return evaluate(relaxed, replace(d, mu=d.mu + broken)).rows
 
 
 def split_kinks(d: Domains, at: Tensor) -> Domains:
@@ -50,12 +68,14 @@ def split_kinks(d: Domains, at: Tensor) -> Domains:
     return Domains.cat(halves)
 
 
-def split_clauses(relaxed: Relaxed, d: Domains, clause: Tensor) -> Domains:
-    """One domain per atom of the given undecided clause ``(D,)`` of each domain."""
-    atom_clause = relaxed.query.clause
-    member = atom_clause.unsqueeze(0) == clause.unsqueeze(1)
+def split_clauses(relaxed: Relaxed, d: Domains, clause: Tensor, impossible: Tensor) -> Domains:
+    """One domain per atom of the given undecided clause ``(D,)`` of each domain, with multipliers of their own.
+
+    Atoms that are ``impossible`` in a problem, ``(B, K)``, give none.
+    """
+    member = (relaxed.query.clause.unsqueeze(0) == clause.unsqueeze(1)) & ~impossible[d.problem]
     domain, atom = member.nonzero(as_tuple=True)
-    children = d.take(domain)
-    children.choice[torch.arange(len(domain)), clause[domain]] = atom
-    children.mu[torch.arange(len(domain)), atom] = 1.0
-    return children
+    choice = d.choice[domain]
+    choice[torch.arange(len(domain)), clause[domain]] = atom
+    children = fresh_domains(relaxed, d.problem[domain], choice, d.split[domain])
+    return replace(children, bound=d.bound[domain])

@@ -198,7 +198,8 @@ class Encoder:
         """
         lower, upper = bounds.lower.flatten(), bounds.upper.flatten()
         is_open = (lower < 0) & (upper > 0)
-        factor = torch.where(lower >= 0, 1.0, negative_slope).to(torch.float64) * ~is_open
+        one = torch.ones_like(lower)
+        factor = torch.where(lower >= 0, one, negative_slope * one) * ~is_open
         result = expression.scaled(factor.reshape(expression.shape))
         which = is_open.nonzero().flatten()
         if not len(which):

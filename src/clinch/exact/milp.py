@@ -22,10 +22,10 @@ from clinch.ledger import Ledger
 from clinch.query import Distance, Query
 from clinch.solution import Proof
 
-#: share of a problem's time that the library's own branch and bound may use to look for points
-LIBRARY_SHARE = 0.15
-#: nodes of the tree before the library is asked: easy problems are over by then
-HEAD_START = 200
+#: time for the library's own branch and bound, which looks for points, relative to what the tree has used so far
+LIBRARY_SHARE = 0.5
+#: nodes of the tree before the library is asked (easy problems are over by then), and the factor to the next time
+HEAD_START, PATIENCE = 200, 4
 #: an incumbent this much nearer is worth a new, tighter encoding
 RENARROW = 0.9
 #: how far inside its rows a point is moved, relative to their right-hand sides, when rounding pushes it out
@@ -76,8 +76,9 @@ class _Search:
     def __init__(self, query: Query, problem: int, ledger: Ledger, library: Any, share: float) -> None:
         self.query = query.take(torch.tensor([problem]))
         self.problem, self.ledger, self.library = torch.tensor([problem]), ledger, library
-        self.deadline = ledger.seconds + share
-        self.asked = False
+        self.began = ledger.seconds
+        self.deadline = self.began + share
+        self.ask_at = HEAD_START
 
     def run(self) -> None:
         while self._attempt() and self.remaining() > 0 and not self.closed:
@@ -136,15 +137,15 @@ class _Search:
         self.ledger.prove(torch.tensor([bound]), proof, "milp", self.problem)
 
     def _pause(self, tree: Tree) -> bool:
-        """After every node: report what rose, ask the library once, stop when closed or when a new encoding pays."""
+        """After every node: report what rose, ask the library at times, stop when closed or a new encoding pays."""
         target = float(self.ledger.target[self.problem])
         enough = 0.02 * (target - self.reported) if np.isfinite([target, self.reported]).all() else 0.0
         if tree.bound > self.reported + enough:
             self._report(tree)
         if self.closed:
             return True
-        if tree.nodes >= HEAD_START and not self.asked:
-            self.asked = True
+        if tree.nodes >= self.ask_at:
+            self.ask_at *= PATIENCE
             self._ask_library()
         return self.closed or self._nearer()
 
@@ -197,7 +198,7 @@ class _Search:
         start = None
         if np.isfinite(self.value):
             start = self.encoding.complete(self.ledger.x[self.problem].double().flatten().numpy())
-        limit = LIBRARY_SHARE * self.remaining()
+        limit = min(LIBRARY_SHARE * (self.ledger.seconds - self.began), self.remaining() / 2)
         outcome = self.library.solve(program, time_limit=limit, gap=max(self.ledger.gap, 1e-9), start=start)
         if outcome.point is None or not np.isfinite(outcome.point).all():
             return

@@ -331,9 +331,8 @@ def saturating_root(
     slope = torch.zeros_like(target)
     for _ in range(STEPS):
         value = s.unsqueeze(-1) * rate
-        free = value < high
-        total = torch.where(free, value, high).sum(-1)
-        ahead = (rate * free).sum(-1)
+        total = torch.minimum(value, high).sum(-1)
+        ahead = (rate * (value < high)).sum(-1)
         going = (total < target) & (ahead > 0)
         following = torch.where(going, s + (target - total) / torch.where(going, ahead, 1.0), s)
         slope = torch.where(going, ahead, slope)

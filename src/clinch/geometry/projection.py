@@ -123,7 +123,7 @@ def _counted(z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, weig
 def _euclidean(z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, weights: Tensor | None) -> Tensor:
     """p = 2: ``‖w ⊙ clip(z/(1 + μ·w²), box)‖² = radius²``, for weights 0 and 1 piecewise linear in ``1/(1 + μ)²``."""
     free = None if weights is None else weights == 0
-    if weights is None or bool((free | (weights == 1)).all()):
+    if weights is None or free is None or bool((free | (weights == 1)).all()):
         end = _clip(z, a, b)
         counted = torch.ones_like(z) if free is None else 1.0 - free.to(z.dtype)
         low, high = base.square() * counted, end.square() * counted

@@ -53,7 +53,9 @@ class Builder:
         for field in fields(op):
             parameter = getattr(op, field.name)
             if isinstance(parameter, Tensor) and not bool(torch.isfinite(parameter).all()):
-                raise NetworkError(f"{where}: its {field.name} holds NaN or infinite numbers. Load a model with finite weights.")
+                raise NetworkError(
+                    f"{where}: its {field.name} holds NaN or infinite numbers. Load a model with finite weights."
+                )
         # Shapes come from a run without data: two rows in must be two rows out.
         rows = [torch.empty(2, *shape, dtype=torch.float64, device="meta") for shape in shapes]
         out = op.to(torch.float64, "meta").forward(*rows)
@@ -66,7 +68,9 @@ class Builder:
         self.nodes.append(Node(name, op, tuple(value.position for value in inputs), shape, source))
         return Value(len(self.nodes) - 1, shape)
 
-    def graph(self, output: Value, names: Sequence[str], aliases: Sequence[Sequence[str]]) -> tuple[Graph, dict[int, int]]:
+    def graph(
+        self, output: Value, names: Sequence[str], aliases: Sequence[Sequence[str]]
+    ) -> tuple[Graph, dict[int, int]]:
         """The nodes that the output depends on, the output last, and their new positions by old ones.
 
         Args:
@@ -78,7 +82,10 @@ class Builder:
         moved = {old: new for new, old in enumerate(kept)}
         nodes = [
             replace(
-                self.nodes[old], name=names[old], aliases=tuple(aliases[old]), inputs=tuple(moved[j] for j in self.nodes[old].inputs)
+                self.nodes[old],
+                name=names[old],
+                aliases=tuple(aliases[old]),
+                inputs=tuple(moved[j] for j in self.nodes[old].inputs),
             )
             for old in kept
         ]
@@ -110,6 +117,8 @@ class Call(ABC):
         self.arguments = arguments
         self.name = name
         self.source = source
+        #: the model's dtype, where one is fixed
+        self.dtype: torch.dtype | None = None
 
     @property
     @abstractmethod
@@ -166,7 +175,9 @@ class Call(ABC):
     def constant(self, value: Any) -> Tensor:
         """A tensor or number as a float64 constant."""
         if not isinstance(value, (Tensor, int, float)):
-            raise self.refuse("one of its arguments must be a constant, and depends on the input or the size of the batch")
+            raise self.refuse(
+                "one of its arguments must be a constant, and depends on the input or the size of the batch"
+            )
         return torch.as_tensor(value, dtype=torch.float64, device=self.builder.device)
 
     def activation(self, name: str) -> Value:

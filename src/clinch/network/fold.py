@@ -14,9 +14,9 @@ from clinch.network.ops.shape import Reshape
 def fold(graph: Graph, keep: Collection[int] = ()) -> tuple[Graph, dict[int, int]]:
     """Merge affine layers into the ones that follow them, and drop layers that change nothing.
 
-    A layer is merged into its successor only where nobody else reads it and nobody keeps it: normalisation into the first
-    layer, batch norm into a convolution, a bias into a matrix product, one dense layer into the next where that does
-    not grow. The function is the same up to rounding; fold the float64 graph.
+    A layer is merged into its successor only where nobody else reads it and nobody keeps it: normalisation into the
+    first layer, batch norm into a convolution, a bias into a matrix product, one dense layer into the next where that
+    does not grow. The function is the same up to rounding; fold the float64 graph.
 
     Args:
         graph: any graph.
@@ -71,7 +71,12 @@ class _Folding:
         while isinstance(node.op, Affine) and len(node.inputs) == 1:
             (j,) = node.inputs
             earlier = self.at(j)
-            if self.readers[j] != 1 or j in self.fixed or not isinstance(earlier.op, Affine) or len(earlier.inputs) != 1:
+            if (
+                self.readers[j] != 1
+                or j in self.fixed
+                or not isinstance(earlier.op, Affine)
+                or len(earlier.inputs) != 1
+            ):
                 break
             before = self.at(earlier.inputs[0]).shape
             if isinstance(node.op, Reshape) and isinstance(earlier.op, Scale) and before == earlier.shape:
@@ -89,7 +94,9 @@ class _Folding:
         moved = scale.reshaped(earlier.shape, node.shape)
         if moved is None:
             return node
-        self.nodes[j] = replace(earlier, name=f"{node.name} before {earlier.name}", aliases=(), op=reshape, shape=node.shape)
+        self.nodes[j] = replace(
+            earlier, name=f"{node.name} before {earlier.name}", aliases=(), op=reshape, shape=node.shape
+        )
         self._forget(j)
         return replace(node, op=moved)
 

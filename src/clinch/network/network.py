@@ -21,8 +21,8 @@ Original = Callable[[Tensor, list[str]], dict[str, Tensor]]
 class Network:
     """A network with a fixed input shape: a graph for the engines, and the user's own model for the re-check.
 
-    Made by :func:`clinch.load`. ``net.input`` and ``net.output`` are symbols for problem statements, ``net["features.3"]``
-    is the output of any layer and ``net.layers`` lists their names.
+    Made by :func:`clinch.load`. ``net.input`` and ``net.output`` are symbols for problem statements,
+    ``net["features.3"]`` is the output of any layer and ``net.layers`` lists their names.
     """
 
     def __init__(

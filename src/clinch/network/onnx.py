@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,11 @@ from clinch.network.ops.base import ONNX, Shape
 
 #: before this one, arithmetic broadcast differently
 _OLDEST = 7
-_DTYPES = {TensorProto.FLOAT: torch.float32, TensorProto.DOUBLE: torch.float64, TensorProto.FLOAT16: torch.float16}
+_DTYPES: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.DOUBLE: torch.float64,
+    TensorProto.FLOAT16: torch.float16,
+}
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Read:
 
     graph: Graph
     dtype: torch.dtype
-    tensors: dict[int, str] = field(default_factory=dict)
+    tensors: dict[int, str]
 
 
 def open_model(path: Path) -> ModelProto:
@@ -114,7 +118,9 @@ class _Reading:
         self.input, self.output = inputs[0], model.graph.output[0]
         kind = self.input.type.tensor_type.elem_type
         if kind not in _DTYPES:
-            raise NetworkError(f"The input '{self.input.name}' of {where} does not hold real numbers. Save a model of floats.")
+            raise NetworkError(
+                f"The input '{self.input.name}' of {where} does not hold real numbers. Save a model of floats."
+            )
         self.dtype = _DTYPES[kind]
         self.builder = Builder(self.input.name, self._shape(input_shape), torch.device("cpu"))
         self.values[self.input.name] = self.builder.input
@@ -134,10 +140,14 @@ class _Reading:
         rest = stated[1:]
         if given is None:
             if None in rest:
-                raise NetworkError(f"{name} leaves its shape open: {stated}. Give the shape of one input as input_shape=.")
+                raise NetworkError(
+                    f"{name} leaves its shape open: {stated}. Give the shape of one input as input_shape=."
+                )
             return tuple(n for n in rest if n is not None)
         if len(given) != len(rest) or any(s is not None and s != n for s, n in zip(rest, given)):
-            raise NetworkError(f"{name} has shape {tuple(rest)} without the batch, not {tuple(given)}. Correct input_shape.")
+            raise NetworkError(
+                f"{name} has shape {tuple(rest)} without the batch, not {tuple(given)}. Correct input_shape."
+            )
         return tuple(given)
 
     def read(self) -> Read:
@@ -171,7 +181,10 @@ class _Reading:
     def _fold(self, node: NodeProto, inputs: Sequence[np.ndarray | None], name: str) -> None:
         """Compute a node that depends on no activation."""
         named = {n: v for n, v in zip(node.input, inputs) if n and v is not None}
-        types = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in named.items()]
+        types = [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for n, v in named.items()
+        ]
         results = [onnx.ValueInfoProto(name=o) for o in node.output if o]
         alone = helper.make_model(
             helper.make_graph([node], "constant", types, results), opset_imports=[helper.make_opsetid("", self.opset)]
@@ -181,7 +194,9 @@ class _Reading:
                 warnings.simplefilter("ignore")
                 values = ReferenceEvaluator(alone).run(None, named)
         except Exception as error:
-            raise UnsupportedOperator(f"Layer '{name}' of {self.where}: {node.op_type} of constants fails: {error}.") from error
+            raise UnsupportedOperator(
+                f"Layer '{name}' of {self.where}: {node.op_type} of constants fails: {error}."
+            ) from error
         self.values.update(zip((o for o in node.output if o), (np.asarray(v) for v in values)))
 
     def _read(self, node: NodeProto, inputs: Sequence[Any], name: str) -> None:
@@ -195,7 +210,7 @@ class _Reading:
         if result is None:
             raise call.refuse("this form of it is not known")
         results = result if isinstance(result, list) else [result]
-        for k, (tensor, value) in enumerate(zip(node.output, results)):
+        for tensor, value in zip(node.output, results):
             if not tensor:
                 continue
             self.values[tensor] = value
@@ -204,7 +219,6 @@ class _Reading:
             given = self.names.setdefault(value.position, [])
             given.extend(n for n in dict.fromkeys((label, tensor)) if n not in given)
             self.tensors[value.position] = tensor
-            del k
 
     def _bind(self, node: NodeProto, inputs: Sequence[Any]) -> dict[str, Any]:
         """Inputs and attributes by the names of the operator's schema, attributes with its defaults."""

@@ -75,8 +75,8 @@ def run(model: nn.Module, x: Tensor, wanted: Iterable[Invocation] | None = ()) -
 class OriginalModule:
     """Activations of an ``nn.Module``: those of its parts through temporary hooks, its output from itself.
 
-    A layer that is a functional call inside some ``forward`` is no output of a part: its value comes from the graph, in the
-    model's dtype.
+    A layer that is a functional call inside some ``forward`` is no output of a part: its value comes from the graph, in
+    the model's dtype.
 
     Args:
         model: the user's module; never changed.
@@ -137,7 +137,9 @@ class OriginalFile:
             names = [self.tensors[i] for i in fetched]
             arrays = self._run(x.detach().cpu().numpy(), names)
             shapes = (self.graph.nodes[i].shape for i in fetched)
-            values |= {i: torch.from_numpy(a).reshape(len(x), *s).to(x.device) for i, a, s in zip(fetched, arrays, shapes)}
+            values |= {
+                i: torch.from_numpy(a).reshape(len(x), *s).to(x.device) for i, a, s in zip(fetched, arrays, shapes)
+            }
         computed = set(positions.values()) - values.keys()
         if computed:
             with torch.no_grad():

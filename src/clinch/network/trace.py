@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import operator
-import os
-import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +16,7 @@ from torch.utils import _pytree as tree
 
 from clinch.errors import NetworkError, UnsupportedOperator
 from clinch.network.build import Builder, Call, Unique, Value
+from clinch.network.export import export, source_line
 from clinch.network.graph import Graph
 from clinch.network.ops.base import ATEN, Shape
 from clinch.network.ops.torch_function import Slot, TorchFunction
@@ -54,7 +51,7 @@ class Traced:
     """
 
     graph: Graph
-    invocations: dict[int, Invocation] = field(default_factory=dict)
+    invocations: dict[int, Invocation]
 
 
 def trace(model: nn.Module, x: Tensor) -> Traced:
@@ -68,77 +65,10 @@ def trace(model: nn.Module, x: Tensor) -> Traced:
         NetworkError: the module cannot be exported; gives the user's line.
         UnsupportedOperator: a call cannot be read; gives layer, line and operator.
     """
-    program = _export(model, x)
+    program = export(model, x)
     reading = _Reading(model, program, x)
     output = reading.read()
     return reading.named(output, x)
-
-
-# --- export --------------------------------------------------------------------------------------------------------
-
-
-def _export(model: nn.Module, x: Tensor) -> Any:
-    try:
-        with _quiet(), torch.no_grad():
-            dynamic = ({0: torch.export.Dim.DYNAMIC},)
-            return torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=False)
-    except Exception as error:
-        line = user_line(error)
-        text = str(error)
-        if "specialized" in text or "Constraints violated" in text:
-            raise NetworkError(
-                f"{type(model).__name__} fixes the number of inputs{line}: its code depends on the size of the batch. "
-                "Write it for a batch of any size, for instance x.flatten(1) or x.view(x.shape[0], -1)."
-            ) from error
-        if type(error).__name__.startswith("GuardOnDataDependent"):
-            raise NetworkError(
-                f"{type(model).__name__} branches on the values of its input{line}, so that it is no single graph. "
-                "Use functions of tensors in place of the branch (torch.relu, torch.clamp, torch.maximum)."
-            ) from error
-        reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-        raise NetworkError(
-            f"{type(model).__name__} cannot be exported{line}: {reason}. "
-            "Export it to ONNX, or rewrite that line with functions of torch only."
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.export logs what it then raises; the error says it better."""
-    names = [name for name in logging.root.manager.loggerDict if name == "torch" or name.startswith("torch.")]
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, disabled in zip(loggers, before):
-            logger.disabled = disabled
-
-
-def user_line(error: BaseException) -> str:
-    """``" (model.py:12)"``: the last line of the user's own code in a traceback, or nothing."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    return f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-
-
-def _is_users(filename: str) -> bool:
-    inside = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
-    return not filename.startswith("<") and not filename.startswith(inside)
-
-
-def _source(node: Exported, module: str) -> str:
-    """File and line of the user's code, or the kind of module where there is none."""
-    for line in reversed((node.meta.get("stack_trace") or "").splitlines()):
-        text = line.strip()
-        if text.startswith('File "'):
-            filename, _, rest = text[len('File "') :].partition('", line ')
-            if _is_users(filename) and os.path.isabs(filename):
-                return f"{os.path.basename(filename)}:{rest.split(',')[0]}"
-    return module
 
 
 # --- reading the exported calls --------------------------------------------------------------------------------------
@@ -149,6 +79,7 @@ class _AtenCall(Call):
 
     def __init__(self, reading: _Reading, node: Exported, arguments: dict[str, Any], name: str, source: str) -> None:
         super().__init__(reading.builder, base_name(node), arguments, name, source)
+        self.dtype = reading.dtype
         self._reading = reading
         self._node = node
 
@@ -177,7 +108,9 @@ def base_name(node: Exported) -> str:
 
 def _in_place(target: Any) -> bool:
     return (
-        isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and str(target.overloadpacket).endswith("_")
+        isinstance(target, torch._ops.OpOverload)
+        and target._schema.is_mutable
+        and str(target.overloadpacket).endswith("_")
     )
 
 
@@ -228,21 +161,23 @@ class _Reading:
             (signature.inputs_to_lifted_tensor_constants, self.program.constants),
         ):
             if node.name in table:
-                return source[table[node.name]].detach()
+                # a copy: the graph keeps its weights when the module is trained on
+                return source[table[node.name]].detach().clone()
         self._batch = node.meta["val"].shape[0]
         return self.builder.input
 
     def _value_of(self, node: Exported) -> Any:
         if node not in self.values:
             raise UnsupportedOperator(
-                f"{type(self.model).__name__} uses {node.name}, which cannot be read ({_source(node, 'no line known')}). "
-                "Leave torch.no_grad(), autocast and control-flow functions out of forward."
+                f"{type(self.model).__name__} uses {node.name}, which cannot be read "
+                f"({source_line(node, 'no line known')}). "
+                "Leave autocast, gradient modes and control-flow functions out of forward."
             )
         return self.values[node]
 
     def _call(self, node: Exported) -> None:
         stack, kind = self._stack(node)
-        source = _source(node, kind)
+        source = source_line(node, kind)
         arguments, keywords = tree.tree_map_only(Exported, self._value_of, (list(node.args), dict(node.kwargs)))
         leaves = tree.tree_leaves((arguments, keywords), is_leaf=lambda v: isinstance(v, Value))
         target = node.target
@@ -255,7 +190,7 @@ class _Reading:
             axis = arguments[1] % (len(arguments[0].shape) + 1) if depends else arguments[1]
             self.values[node] = _BATCH if depends and axis == 0 else arguments[0].shape[axis - 1 if depends else axis]
             return
-        if name.startswith("aten._assert") or name.startswith("aten.sym_constrain"):
+        if name.startswith(("aten._assert", "aten.sym_constrain")):
             return
         if not depends:
             unknown = any(leaf is _BATCH for leaf in leaves)
@@ -276,8 +211,12 @@ class _Reading:
 
     def _constant(self, node: Exported, arguments: list[Any], keywords: dict[str, Any], source: str) -> Any:
         if not callable(node.target):
-            raise UnsupportedOperator(f"{node.target} ({source}) cannot be read. Rewrite that line with functions of torch only.")
-        random = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+            raise UnsupportedOperator(
+                f"{node.target} ({source}) cannot be read. Rewrite that line with functions of torch only."
+            )
+        random = (
+            isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
+        )
         if random:
             raise UnsupportedOperator(f"{base_name(node)} ({source}) draws random numbers. Leave it out of the model.")
         value = node.target(*arguments, **keywords)
@@ -301,10 +240,10 @@ class _Reading:
         if not isinstance(target, torch._ops.OpOverload):
             raise UnsupportedOperator(
                 f"Layer '{layer}' ({source}): {target} cannot be read. "
-                "Leave torch.no_grad(), autocast and control-flow functions out of forward."
+                "Leave autocast, gradient modes and control-flow functions out of forward."
             )
         bound = _bind(target, arguments, keywords)
-        call = _AtenCall(self, node, bound | {"model dtype": self.dtype}, layer, source)
+        call = _AtenCall(self, node, bound, layer, source)
         reader = ATEN.get(call.operator)
         result = None if reader is None else call.read(reader)
         if result is None:
@@ -334,7 +273,9 @@ class _Reading:
             return Slot(len(inputs) - 1)
 
         filled = tree.tree_map(
-            lambda v: slot(v) if isinstance(v, Value) else v, (arguments, keywords), is_leaf=lambda v: isinstance(v, Value)
+            lambda v: slot(v) if isinstance(v, Value) else v,
+            (arguments, keywords),
+            is_leaf=lambda v: isinstance(v, Value),
         )
         functional = _out_of_place(target)
         return call.emit(TorchFunction(call.operator, functional, tuple(filled[0]), filled[1]), *inputs)
@@ -342,9 +283,11 @@ class _Reading:
     # --- names -------------------------------------------------------------------------------------------------------
 
     def _stack(self, node: Exported) -> tuple[list[Invocation], str]:
-        """The calls of parts that enclose an exported call, from the outside in, and the kind of the innermost."""
+        """The calls of parts around an exported call, from the outside in, and the kind of the innermost."""
         entries = [
-            (key, path, kind) for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items() if not key.startswith("_")
+            (key, path, kind)
+            for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items()
+            if not key.startswith("_")
         ]
         stack = []
         for key, path, _ in entries:

@@ -64,7 +64,9 @@ def _combine(call: Call, a: Value | Tensor, b: Value | Tensor, sign: float) -> V
     if isinstance(b, Tensor):
         return call.emit(Scale(None, sign * per_sample(call, b, len(a.shape))), a)
     if len(a.shape) != len(b.shape):
-        raise call.refuse(f"it adds samples of shapes {a.shape} and {b.shape}, so that one meets the other's batch dimension")
+        raise call.refuse(
+            f"it adds samples of shapes {a.shape} and {b.shape}, so that one meets the other's batch dimension"
+        )
     if sign not in (1.0, -1.0):
         b = call.emit(Scale(torch.tensor(abs(sign), dtype=torch.float64)), b)
     return call.emit(Add() if sign > 0 else Subtract(), a, b)
@@ -99,8 +101,12 @@ def _onnx_subtract(call: Call) -> Value:
 
 @from_onnx("Sum")
 def _onnx_sum(call: Call) -> Value:
-    total, *terms = (t if isinstance(t, tuple) else call.constant(t) for t in call["data_0"])
-    for term in terms:
-        total = total + term if isinstance(total, Tensor) and isinstance(term, Tensor) else _combine(call, total, term, 1.0)
-    assert isinstance(total, tuple)
+    terms = [call.constant(t) if isinstance(t, Tensor) else t for t in call["data_0"]]
+    total: Value | Tensor = terms[0]
+    for term in terms[1:]:
+        if isinstance(total, Tensor) and isinstance(term, Tensor):
+            total = total + term
+        else:
+            total = _combine(call, total, term, 1.0)
+    assert not isinstance(total, Tensor)
     return total

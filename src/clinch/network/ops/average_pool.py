@@ -17,7 +17,11 @@ from clinch.network.ops.windows import flat_padding, onnx_padding, spread
 if TYPE_CHECKING:
     from clinch.network.build import Call, Value
 
-_FORWARD: dict[int, Callable[..., Tensor]] = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+_FORWARD: dict[int, Callable[..., Tensor]] = {
+    1: functional.avg_pool1d,
+    2: functional.avg_pool2d,
+    3: functional.avg_pool3d,
+}
 _ADAPTIVE: dict[int, Callable[..., Tensor]] = {
     1: functional.adaptive_avg_pool1d, 2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d,
 }  # fmt: skip

@@ -67,6 +67,11 @@ class Relaxation:
         """
         raise NotImplementedError
 
+    def take(self, problems: Tensor) -> Self:
+        """The relaxation of the chosen problems: every tensor field has the batch in front."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return dataclasses.replace(self, **{k: v[problems] for k, v in fields.items() if isinstance(v, Tensor)})  # type: ignore[type-var]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator:
@@ -130,11 +135,17 @@ class AffineRelaxation(Relaxation):
     op: Affine
     shapes: tuple[Shape, ...]
 
+    def take(self, problems: Tensor) -> Self:
+        """The same for all problems."""
+        return self
+
     def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
         """Exact: the inequality of :meth:`Relaxation.backward` is an equality here."""
         batch, count = rows.shape[:2]
         flat = rows.reshape(batch * count, *rows.shape[2:])
-        carried = [part.reshape(batch, count, *shape) for part, shape in zip(self.op.transpose(flat, self.shapes), self.shapes)]
+        carried = [
+            part.reshape(batch, count, *shape) for part, shape in zip(self.op.transpose(flat, self.shapes), self.shapes)
+        ]
         return carried, self.op.offset(flat, self.shapes).reshape(batch, count)
 
 

@@ -233,5 +233,7 @@ def _onnx_transposed(call: Call) -> Value:
     pads = call.ints("pads", [0] * (2 * spatial))
     if pads[:spatial] != pads[spatial:]:
         raise call.refuse("its padding differs from side to side")
-    op = TransposedConvolution(weight, call.tensor("B"), stride, tuple(pads[:spatial]), dilation, call.get("group", 1), extra)
+    op = TransposedConvolution(
+        weight, call.tensor("B"), stride, tuple(pads[:spatial]), dilation, call.get("group", 1), extra
+    )
     return call.emit(op, x)

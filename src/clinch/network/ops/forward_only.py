@@ -89,7 +89,9 @@ class Multiply(Operator):
 def multiply(call: Call, x: Value, y: Value) -> Value:
     """A product of two activations of the same number of dimensions."""
     if len(x.shape) != len(y.shape):
-        raise call.refuse(f"it multiplies samples of shapes {x.shape} and {y.shape}, so that one meets the other's batch dimension")
+        raise call.refuse(
+            f"it multiplies samples of shapes {x.shape} and {y.shape}, so that one meets the other's batch dimension"
+        )
     return call.emit(Multiply(), x, y)
 
 
@@ -118,7 +120,7 @@ def _onnx_log_softmax(call: Call) -> Operator:
 
 
 def _onnx_dim(call: Call) -> int:
-    """Before opset 13 the softmax ran over all dimensions from ``axis`` on; the same where only one of them is larger than 1."""
+    """Before opset 13 the softmax ran over all dimensions from ``axis`` on: the same where only the first is not 1."""
     x = call.activation("input")
     if call["opset"] >= 13:
         return _dim(call, "axis", x)

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from clinch.exact.encoding import Encoder, Expression
     from clinch.network.build import Call, Value
 
-_FORWARD: dict[int, Callable[..., Tensor]] = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+_FORWARD: dict[int, Callable[..., Tensor]] = {
+    1: functional.max_pool1d,
+    2: functional.max_pool2d,
+    3: functional.max_pool3d,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +66,11 @@ class MaxPool(Operator):
         Below: ``y >= x_k`` for every k; the element of the largest lower limit is taken (of several, that of the
         largest upper limit).
 
-        Above: for every threshold m with ``m >= max_k lower_k``, ``y <= m + Σ_k max(x_k − m, 0)``, and each term lies under
-        its chord. At the middle of the box this is ``m + Σ_{k: upper_k > m} (upper_k − m)/2``, smallest for m between
-        the third and the second largest upper limit (or at ``max_k lower_k`` if that is above). With m the second largest
-        only the element j of the largest upper limit is left: ``y <= m + (upper_j − m)/(upper_j − lower_j)·(x_j − lower_j)``,
-        which is ``x_j`` itself where it dominates the window, and never above the constant ``upper_j``.
+        Above: for every threshold m with ``m >= max_k l_k``, ``y <= m + Σ_k max(x_k − m, 0)``, and each term lies under
+        its chord. At the middle of the box this is ``m + Σ_{k: u_k > m} (u_k − m)/2``, smallest for m between the third
+        and the second largest upper limit (or at ``max_k l_k`` if that is above). With m the second largest only the
+        element j of the largest upper limit is left: ``y <= m + (u_j − m)/(u_j − l_j)·(x_j − l_j)``, which is ``x_j``
+        itself where it dominates the window, and never above the constant ``u_j``.
         """
         index, _ = self.taps(shapes[0])
         index = index.to(inputs[0].lower.device)
@@ -162,7 +166,13 @@ class WindowTap(Affine):
 
 
 def _emit(
-    call: Call, x: Value, kernel: Sequence[int], stride: Sequence[int], padding: Padding, dilation: Sequence[int], ceil_mode: bool
+    call: Call,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+    dilation: Sequence[int],
+    ceil_mode: bool,
 ) -> Value:
     call.channels_first(x, len(kernel))
     return call.emit(MaxPool(tuple(kernel), tuple(stride), padding, tuple(dilation), ceil_mode), x)

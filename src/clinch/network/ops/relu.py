@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class LeakyReLU(Elementwise):
     """``f(x) = max(x, a·x)`` with ``0 <= a < 1``; ``a = 0`` is the ReLU.
 
-    Relaxation of an unstable element (``l < 0 < u``): above, the chord ``(u − a·l)/(u − l)·(x − l) + a·l``; below, a line
-    through zero of any slope in ``[a, 1]``. The default slope is CROWN's (Zhang et al. 2018, arXiv 1811.00866,
+    Relaxation of an unstable element (``l < 0 < u``): above, the chord ``(u − a·l)/(u − l)·(x − l) + a·l``; below, a
+    line through zero of any slope in ``[a, 1]``. The default slope is CROWN's (Zhang et al. 2018, arXiv 1811.00866,
     section 3): the steeper one where ``u > −l``.
     """
 
@@ -53,7 +53,8 @@ class LeakyReLU(Elementwise):
         lower, upper = bounds
         a = self.negative_slope
         unstable = (lower < 0) & (upper > 0)
-        stable_slope = torch.where(lower >= 0, 1.0, a).to(lower.dtype)
+        # two numbers in torch.where would meet in the default dtype and round a
+        stable_slope = torch.where(lower >= 0, torch.ones_like(lower), a)
         width = torch.where(unstable, upper - lower, torch.ones_like(lower))
         chord = torch.where(unstable, (upper - a * lower) / width, stable_slope)
         rise = torch.where(unstable, (a - chord) * lower, torch.zeros_like(lower))

@@ -20,10 +20,11 @@ class SShaped(Elementwise):
     """An increasing function that is convex below zero, concave above, and point-symmetric about ``(0, f(0))``.
 
     Upper line on ``[l, u]`` (the lower one by symmetry): the chord where it lies above the function, that is where
-    ``f'(u) >= (f(u) − f(l))/(u − l)``; otherwise the tangent at t, which lies above the function on ``[l, u]`` for every
-    ``t >= d``, d the point whose tangent passes through ``(l, f(l))``. Of those the one of least area is taken: its
-    point is the midpoint of ``[l, u]``, or d if that is further right (Zhang et al. 2018, arXiv 1811.00866, section 3,
-    with d found by bisection and the least-area choice added). Lines are moved outwards by a few units of rounding.
+    ``f'(u) >= (f(u) − f(l))/(u − l)``; otherwise the tangent at t, which lies above the function on ``[l, u]`` for
+    every ``t >= d``, d the point whose tangent passes through ``(l, f(l))``. Of those the one of least area is taken:
+    its point is the midpoint of ``[l, u]``, or d if that is further right (Zhang et al. 2018, arXiv 1811.00866,
+    section 3, with d found by bisection and the least-area choice added). Lines are moved outwards by a few units of
+    rounding.
     """
 
     increasing: ClassVar[bool] = True
@@ -48,7 +49,9 @@ class SShaped(Elementwise):
         """Slope and offset of the upper line."""
         at_lower, at_upper, width = self.forward(lower), self.forward(upper), upper - lower
         steepest = float(self.derivative(torch.zeros(())))
-        chord = torch.where(width > 0, (at_upper - at_lower) / torch.where(width > 0, width, 1.0), self.derivative(lower))
+        chord = torch.where(
+            width > 0, (at_upper - at_lower) / torch.where(width > 0, width, 1.0), self.derivative(lower)
+        )
         chord = chord.clamp(0.0, steepest)
         # Tangency: g(t) = f(t) + f'(t)(l − t) − f(l) is negative left of d and not negative from d on.
         left, right = lower.clamp(min=0), upper.clamp(min=0)

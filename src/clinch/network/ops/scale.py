@@ -53,8 +53,8 @@ class Scale(Affine):
 
     def is_identity(self, shapes: Sequence[Shape]) -> bool:
         """Neither changes anything."""
-        return (self.scale is None or bool((self.scale == 1).all()) and fits(self.scale, shapes[0])) and (
-            self.shift is None or bool((self.shift == 0).all()) and fits(self.shift, shapes[0])
+        return (self.scale is None or (bool((self.scale == 1).all()) and fits(self.scale, shapes[0]))) and (
+            self.shift is None or (bool((self.shift == 0).all()) and fits(self.shift, shapes[0]))
         )
 
     def after(self, earlier: Affine, shape: Shape, between: Shape) -> Affine | None:
@@ -72,7 +72,9 @@ class Scale(Affine):
         """The same function behind a reshape from ``old`` to ``new``."""
         if any(t is not None and not fits(t, old) for t in (self.scale, self.shift)):
             return None
-        moved = [None if t is None else t if t.numel() == 1 else t.expand(old).reshape(new) for t in (self.scale, self.shift)]
+        moved = [
+            None if t is None else t if t.numel() == 1 else t.expand(old).reshape(new) for t in (self.scale, self.shift)
+        ]
         moved = [t.reshape(()) if t is not None and t.numel() == 1 else t for t in moved]
         return Scale(*moved)
 
@@ -126,6 +128,8 @@ def _multiply(call: Call) -> Operator | Value:
     a, b = _sides(call)
     if isinstance(a, Tensor):
         a, b = b, a
+    if isinstance(a, Tensor):
+        raise call.refuse("it multiplies two constants")
     return Scale(per_sample(call, b, len(a.shape))) if isinstance(b, Tensor) else multiply(call, a, b)
 
 

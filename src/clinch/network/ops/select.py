@@ -202,7 +202,9 @@ def _split(call: Call) -> list[Value]:
     x = call.activation("self")
     total = x.shape[call.axis(call["dim"], len(x.shape))]
     sizes = call.ints("split_size" if "split_size" in call.arguments else "split_sizes")
-    return _parts(call, x, call["dim"], sizes if isinstance(call.arguments.get("split_sizes"), list) else _pieces(total, sizes[0]))
+    return _parts(
+        call, x, call["dim"], sizes if isinstance(call.arguments.get("split_sizes"), list) else _pieces(total, sizes[0])
+    )
 
 
 @from_aten("aten.cat", "aten.concat", "aten.concatenate")

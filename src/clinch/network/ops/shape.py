@@ -90,11 +90,19 @@ def _permute(call: Call) -> Transpose:
 @from_aten("aten.transpose", "aten.swapaxes", "aten.swapdims")
 def _transpose(call: Call) -> Transpose:
     rank = len(call.activation("self").shape)
-    names = [name for name in call.arguments if name != "self"]
+    names = [name for name in call.arguments if name.startswith(("dim", "axis"))]
     first, second = (call.axis(call[name], rank) for name in names)
     permutation = list(range(rank))
     permutation[first], permutation[second] = second, first
     return Transpose(tuple(permutation))
+
+
+@from_aten("aten.mT", "aten.mH", "aten.adjoint")
+def _matrix_transpose(call: Call) -> Transpose:
+    rank = len(call.activation("self").shape)
+    if rank < 2:
+        raise call.refuse("it moves the batch dimension")
+    return Transpose((*range(rank - 2), rank - 1, rank - 2))
 
 
 @from_aten(
@@ -110,7 +118,7 @@ def _nothing(call: Call) -> Value:
 @from_aten("aten.to", "aten._to_copy", "aten.type_as", "aten.float", "aten.double")
 def _convert(call: Call) -> Value:
     dtype = call.get("dtype")
-    if dtype is not None and dtype != call.get("model dtype"):
+    if dtype is not None and dtype != call.dtype:
         raise call.refuse(f"it converts activations to {dtype}; keep one dtype throughout the model")
     return call.activations[0]
 

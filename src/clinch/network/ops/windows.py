@@ -22,7 +22,9 @@ def spread(values: Sequence[int], spatial: int) -> tuple[int, ...]:
     return tuple(values) if len(values) == spatial else (values[0],) * spatial
 
 
-def output_extent(extent: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int, ceil_mode: bool) -> int:
+def output_extent(
+    extent: int, kernel: int, stride: int, padding: tuple[int, int], dilation: int, ceil_mode: bool
+) -> int:
     """Number of windows along one dimension; with ``ceil_mode`` the last may reach beyond the end."""
     room = extent + sum(padding) - dilation * (kernel - 1) - 1
     count = (-(-room // stride) if ceil_mode else room // stride) + 1
@@ -37,8 +39,8 @@ def flat_padding(padding: Padding) -> list[int]:
 
 @lru_cache(maxsize=64)
 def taps(
-    extents: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: Padding, dilation: tuple[int, ...],
-    ceil_mode: bool,
+    extents: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: Padding,
+    dilation: tuple[int, ...], ceil_mode: bool,
 ) -> tuple[Tensor, tuple[int, ...]]:  # fmt: skip
     """Which input element each window reads at each of its positions.
 

@@ -1,0 +1,91 @@
+"""``torch.export`` without its noise, and with its errors in plain words."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node as Exported
+
+from clinch.errors import NetworkError
+
+
+def export(model: nn.Module, x: Tensor) -> Any:
+    """The exported program of a module, with the number of inputs left free and nothing decomposed.
+
+    Args:
+        model: in evaluation mode.
+        x: two inputs, ``(2, *input_shape)``.
+
+    Raises:
+        NetworkError: the module branches on values or on the number of inputs, or fails; gives the user's line.
+    """
+    try:
+        with _quiet(), torch.no_grad():
+            dynamic = ({0: torch.export.Dim.DYNAMIC},)
+            return torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=False)
+    except Exception as error:
+        line = user_line(error)
+        text = str(error)
+        if "specialized" in text or "Constraints violated" in text:
+            raise NetworkError(
+                f"{type(model).__name__} fixes the number of inputs{line}: its code depends on the size of the batch. "
+                "Write it for a batch of any size, for instance x.flatten(1) or x.view(x.shape[0], -1)."
+            ) from error
+        if type(error).__name__.startswith("GuardOnDataDependent"):
+            raise NetworkError(
+                f"{type(model).__name__} branches on the values of its input{line}, so that it is no single graph. "
+                "Use functions of tensors in place of the branch (torch.relu, torch.clamp, torch.maximum)."
+            ) from error
+        reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        raise NetworkError(
+            f"{type(model).__name__} cannot be exported{line}: {reason}. "
+            "Export it to ONNX, or rewrite that line with functions of torch only."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export logs and prints what it then raises; the error says it better."""
+    names = [name for name in logging.root.manager.loggerDict if name == "torch" or name.startswith("torch.")]
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, disabled in zip(loggers, before):
+            logger.disabled = disabled
+
+
+def user_line(error: BaseException) -> str:
+    """``" (model.py:12)"``: the last line of the user's own code in a traceback, or nothing."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    return f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+
+
+def _is_users(filename: str) -> bool:
+    inside = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
+    return not filename.startswith("<") and not filename.startswith(inside)
+
+
+def source_line(node: Exported, module: str) -> str:
+    """File and line of the user's code, or the kind of module where there is none."""
+    for line in reversed((node.meta.get("stack_trace") or "").splitlines()):
+        text = line.strip()
+        if text.startswith('File "'):
+            filename, _, rest = text[len('File "') :].partition('", line ')
+            if _is_users(filename) and os.path.isabs(filename):
+                return f"{os.path.basename(filename)}:{rest.split(',')[0]}"
+    return module

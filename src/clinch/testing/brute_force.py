@@ -1,0 +1,220 @@
+"""Exact optima of tiny problems by enumeration: a reference that shares no search and no bound with the engines."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from clinch.backends.convex import DistanceCost, LinearCost, minimise_over_polyhedron
+from clinch.backends.program import Vector
+from clinch.errors import ProblemError, UnsupportedByEngine
+from clinch.network.ops.max_pool import MaxPool
+from clinch.network.ops.relu import LeakyReLU
+from clinch.query import Distance, Forms, Linear, Query
+
+#: more open pieces than this are too many to enumerate
+MOST_KINKS = 12
+#: more input elements than this have too many subsets (p = 0)
+MOST_INPUTS = 6
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """``matrix @ x + offset`` for every activation of a node, on one linear piece of the network."""
+
+    matrix: Vector
+    offset: Vector
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows ``rows @ x <= limits`` of a linear piece and the affine maps of the nodes known so far."""
+
+    rows: Vector
+    limits: Vector
+    maps: dict[int, _Affine]
+
+
+@dataclass(frozen=True)
+class _Alternative:
+    """An element is ``row @ x + offset`` where ``rows @ x <= limits``."""
+
+    rows: Vector
+    limits: Vector
+    row: Vector
+    offset: float
+
+
+def brute_force(query: Query, problem: int = 0) -> float:
+    """The exact optimum of one problem, infinity if it is infeasible, accurate to about 1e-7.
+
+    Enumerates the linear pieces of ReLUs, leaky ReLUs and max pools and one atom per clause, skipping what is empty,
+    and solves a linear or quadratic program for each combination left (p = 0: for each set of changed elements).
+
+    Args:
+        query: float64 normal form with at most 12 piecewise-linear elements and finite input limits, without balls.
+        problem: which of its problems.
+
+    Raises:
+        ProblemError: too many such elements or (p = 0) input elements, or an unbounded input.
+        UnsupportedByEngine: a ball, a norm of activations as the objective, or another operator that is not affine.
+    """
+    query = query.take(torch.tensor([problem]))
+    _check(query)
+    lower, upper = (t[0].flatten().numpy() for t in (query.region.lower, query.region.upper))
+    best = np.inf
+    for piece in _pieces(query, lower, upper):
+        for rows, limits in _choices(query, piece, lower, upper):
+            best = min(best, _optimum(query, piece, rows, limits, lower, upper))
+    return best
+
+
+def _check(query: Query) -> None:
+    nodes = [query.graph.nodes[i] for i in query.graph.ancestors(query.nodes) if i]
+    bent = [node for node in nodes if not node.op.affine]
+    if not all(isinstance(node.op, LeakyReLU | MaxPool) for node in bent):
+        raise UnsupportedByEngine("Brute force takes ReLUs, leaky ReLUs and max pools only. Use solver='milp'.")
+    if sum(node.size for node in bent) > MOST_KINKS:
+        raise ProblemError(f"Brute force takes at most {MOST_KINKS} piecewise elements. Use solver='milp'.")
+    if query.region.balls or not isinstance(query.objective, Distance | Linear):
+        raise UnsupportedByEngine("Brute force takes boxes and distances or linear objectives. Use another solver.")
+    if not torch.isfinite(query.region.lower).all() or not torch.isfinite(query.region.upper).all():
+        raise ProblemError("Brute force needs finite limits of every input element. Add constraints on x.")
+    counted = isinstance(query.objective, Distance) and query.objective.p == 0
+    if counted and query.graph.nodes[0].size > MOST_INPUTS:
+        raise ProblemError(f"Brute force with p = 0 takes at most {MOST_INPUTS} input elements. Use solver='milp'.")
+
+
+def _pieces(query: Query, lower: Vector, upper: Vector) -> Iterator[_Piece]:
+    """All linear pieces of the network that the box meets."""
+    n = len(lower)
+    start = _Piece(np.zeros((0, n)), np.zeros(0), {0: _Affine(np.eye(n), np.zeros(n))})
+    order = [i for i in query.graph.ancestors(query.nodes) if i]
+    yield from _descend(query, order, start, lower, upper)
+
+
+def _descend(query: Query, order: list[int], piece: _Piece, lower: Vector, upper: Vector) -> Iterator[_Piece]:
+    if not order:
+        yield piece
+        return
+    i, rest = order[0], order[1:]
+    if query.graph.nodes[i].op.affine:
+        maps = {**piece.maps, i: _through(query, i, piece)}
+        yield from _descend(query, rest, _Piece(piece.rows, piece.limits, maps), lower, upper)
+        return
+    for rows, limits, after in _combinations(_alternatives(query, i, piece), piece, lower, upper):
+        yield from _descend(query, rest, _Piece(rows, limits, {**piece.maps, i: after}), lower, upper)
+
+
+def _alternatives(query: Query, i: int, piece: _Piece) -> list[list[_Alternative]]:
+    """For each element of a piecewise-linear node, its linear pieces: where they hold and what they are."""
+    op, before = query.graph.nodes[i].op, piece.maps[query.graph.nodes[i].inputs[0]]
+    if isinstance(op, LeakyReLU):
+        a = op.negative_slope
+        return [
+            [_Alternative(-row[None], np.array([d]), row, d), _Alternative(row[None], np.array([-d]), a * row, a * d)]
+            for row, d in zip(before.matrix, before.offset)
+        ]
+    assert isinstance(op, MaxPool)
+    (shape,) = query.graph.shapes(i)
+    index = op.taps(shape)[0].numpy()
+    size = int(np.prod(shape[1:]))
+    elements = []
+    for channel, window in itertools.product(range(shape[0]), index.T):
+        candidates = channel * size + window[window >= 0]
+        rows, offsets = before.matrix[candidates], before.offset[candidates]
+        elements.append(
+            [_Alternative(rows - row, d - offsets, row, float(d)) for row, d in zip(rows, offsets)]
+        )  # fmt: skip
+    return elements
+
+
+def _combinations(
+    elements: list[list[_Alternative]], piece: _Piece, lower: Vector, upper: Vector
+) -> Iterator[tuple[Vector, Vector, _Affine]]:
+    """All ways to choose one alternative per element that leave a point of the piece."""
+    partial: list[tuple[Vector, Vector, list[_Alternative]]] = [(piece.rows, piece.limits, [])]
+    for alternatives in elements:
+        grown = []
+        for (rows, limits, chosen), new in itertools.product(partial, alternatives):
+            more, ends = np.vstack([rows, new.rows]), np.concatenate([limits, new.limits])
+            if not _empty(more, ends, lower, upper):
+                grown.append((more, ends, [*chosen, new]))
+        partial = grown
+    for rows, limits, chosen in partial:
+        yield rows, limits, _Affine(np.stack([c.row for c in chosen]), np.array([c.offset for c in chosen]))
+
+
+def _through(query: Query, i: int, piece: _Piece) -> _Affine:
+    """An affine node on a piece: its inputs' columns through ``forward``."""
+    node, shapes = query.graph.nodes[i], query.graph.shapes(i)
+    inputs = [piece.maps[j] for j in node.inputs]
+    stacked = [np.vstack([a.matrix.T, np.zeros_like(a.offset), a.offset]) for a in inputs]
+    out = node.op.forward(*(torch.from_numpy(s).reshape(-1, *shape) for s, shape in zip(stacked, shapes)))
+    values = out.reshape(out.shape[0], -1).numpy()
+    return _Affine((values[:-2] - values[-2]).T, values[-1])
+
+
+def _form(forms: Forms, k: int, piece: _Piece) -> tuple[Vector, float]:
+    """Form k as ``row @ x + offset`` on a piece."""
+    row, offset = np.zeros(piece.rows.shape[1]), float(forms.constant[0, k])
+    for node, coefficients in forms.coefficients.items():
+        c = coefficients[0, k].flatten().numpy()
+        row, offset = row + c @ piece.maps[node].matrix, offset + float(c @ piece.maps[node].offset)
+    return row, offset
+
+
+def _choices(query: Query, piece: _Piece, lower: Vector, upper: Vector) -> Iterator[tuple[Vector, Vector]]:
+    """The piece cut by one atom of each clause, in every way that leaves a point."""
+    partial = [(piece.rows, piece.limits)]
+    for clause in range(query.clauses):
+        which = (query.clause == clause).nonzero().flatten().tolist()
+        grown = []
+        for (rows, limits), k in itertools.product(partial, which):
+            row, offset = _form(query.atoms, k, piece)
+            more, ends = np.vstack([rows, row]), np.append(limits, -offset)
+            if not _empty(more, ends, lower, upper):
+                grown.append((more, ends))
+        partial = grown
+    yield from partial
+
+
+def _empty(rows: Vector, limits: Vector, lower: Vector, upper: Vector) -> bool:
+    return minimise_over_polyhedron(LinearCost(np.zeros_like(lower)), lower, upper, rows, limits).point is None
+
+
+def _optimum(query: Query, piece: _Piece, rows: Vector, limits: Vector, lower: Vector, upper: Vector) -> float:
+    """The best objective on one piece for one choice of atoms."""
+    objective = query.objective
+    if isinstance(objective, Linear):
+        cost, constant = _form(objective.form, 0, piece)
+        point = minimise_over_polyhedron(LinearCost(cost), lower, upper, rows, limits).point
+        return np.inf if point is None else float(cost @ point) + constant
+    assert isinstance(objective, Distance)
+    center = objective.center[0].flatten().numpy()
+    weights = None if objective.weights is None else objective.weights[0].flatten().numpy()
+    if objective.p == 0:
+        return _fewest(center, weights, rows, limits, lower, upper)
+    cost = DistanceCost(center, objective.p, weights)
+    point = minimise_over_polyhedron(cost, lower, upper, rows, limits).point
+    if point is None:
+        return np.inf
+    return float(objective.value(torch.from_numpy(point).reshape(1, *query.graph.input_shape), {}))
+
+
+def _fewest(
+    center: Vector, weights: Vector | None, rows: Vector, limits: Vector, lower: Vector, upper: Vector
+) -> float:
+    """p = 0: the lightest set of elements that suffices when all others keep their value."""
+    n = len(center)
+    weights = np.ones(n) if weights is None else weights
+    sets = [np.array(s, dtype=bool) for s in itertools.product((False, True), repeat=n)]
+    for changed in sorted(sets, key=lambda s: float(weights[s].sum())):
+        low, high = np.where(changed, lower, center), np.where(changed, upper, center)
+        if (low >= lower).all() and (high <= upper).all() and not _empty(rows, limits, low, high):
+            return float(weights[changed].sum())
+    return np.inf

@@ -1,0 +1,150 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from exact_cases import ALL_OBJECTIVES, CLAUSES, OBJECTIVES, generator, normal, query
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clinch.backends import highs
+from clinch.bounds.crown import activation_bounds
+from clinch.errors import UnboundedInputError, UnsupportedByEngine, UnsupportedOperator
+from clinch.exact.encoding import Encoder, Expression
+from clinch.exact.formulation import encode
+from clinch.geometry.region import Ball, Region
+from clinch.network.ops.base import Interval
+from clinch.network.ops.relu import LeakyReLU
+from clinch.network.ops.s_shaped import Sigmoid
+from clinch.query import Distance
+from clinch.testing.networks import ENCODABLE, dense, multilayer, network_of
+
+SEEDS = st.integers(0, 10_000)
+
+
+def encoded(q):
+    return encode(q, 0, activation_bounds(q.graph, q.region, q.nodes))
+
+
+def inside(q, rng, count):
+    share = torch.rand(count, *q.graph.input_shape, generator=rng, dtype=torch.float64)
+    return q.region.lower + share * (q.region.upper - q.region.lower)
+
+
+@settings(deadline=None, max_examples=25)
+@given(SEEDS, st.sampled_from(ENCODABLE), st.sampled_from(ALL_OBJECTIVES), st.sampled_from(CLAUSES))
+def test_every_input_has_an_assignment_that_reproduces_the_network(seed, make, kind, clauses):
+    rng = generator(seed)
+    q = query(make(rng), rng, kind, clauses)
+    e = encoded(q)
+    for x in inside(q, rng, 20):
+        vector = e.complete(x.flatten().numpy())
+        value, atoms = q.evaluate(x.unsqueeze(0))
+        violation = float(q.violation(atoms))
+        assert e.program.objective(vector) == pytest.approx(float(value), abs=1e-9)
+        assert bool(e.program.violation(vector) <= 1e-9) == (violation <= 0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(SEEDS, st.sampled_from(ENCODABLE), st.sampled_from(ALL_OBJECTIVES), st.sampled_from(CLAUSES))
+def test_what_a_solver_finds_is_what_the_network_computes(seed, make, kind, clauses):
+    rng = generator(seed)
+    q = query(make(rng), rng, kind, clauses)
+    e = encoded(q)
+    # a random second objective leads to a random vertex of the feasible set
+    cost = normal(rng, e.inputs).numpy()
+    steered = replace(e.program, cost=np.concatenate([cost, np.zeros(e.program.variables - e.inputs)]))
+    outcome = highs.solve(steered, time_limit=10)
+    if outcome.status == "infeasible":
+        points = inside(q, rng, 200)
+        assert float(q.violation(q.evaluate(points)[1].reshape(200, -1)).min()) > -1e-7
+        return
+    value, atoms = q.evaluate(e.point(outcome.point))
+    assert float(q.violation(atoms)) <= 1e-5
+    if not isinstance(q.objective, Distance):  # epigraph variables are free to lie above a distance
+        assert e.program.objective(outcome.point) == pytest.approx(float(value), abs=1e-4)
+    else:
+        assert e.program.objective(outcome.point) >= float(value) - 1e-5
+
+
+@settings(deadline=None, max_examples=15)
+@given(SEEDS, st.sampled_from(ENCODABLE), st.sampled_from(OBJECTIVES))
+def test_weak_duality_bounds_the_relaxation_for_any_multipliers(seed, make, kind):
+    rng = generator(seed)
+    q = query(make(rng), rng, kind, "none")
+    e = encoded(q)
+    relaxed = replace(e.program, integer=np.zeros_like(e.program.integer))
+    outcome = highs.solve(relaxed)
+    assert e.program.bound(outcome.duals) == pytest.approx(outcome.value, abs=1e-6)
+    lowest = min(float(q.evaluate(x.unsqueeze(0))[0]) for x in inside(q, rng, 50))
+    assert outcome.value <= lowest + 1e-9
+    arbitrary = normal(rng, e.program.constraints).numpy()
+    assert e.program.bound(arbitrary) <= outcome.value + 1e-9
+    assert not e.program.refutation(arbitrary)
+
+
+def test_stable_elements_need_no_variable():
+    encoder = Encoder(torch.zeros(2), torch.ones(2))
+    expression = encoder.input
+    known = Interval(torch.tensor([[0.0, -1.0]]), torch.tensor([[1.0, 0.0]]))
+    out = encoder.two_pieces(expression, known, 0.25)
+    assert not encoder.kinks
+    assert torch.equal(out.coefficients[0], torch.tensor([[1.0, 0.0], [0.0, 0.25]], dtype=torch.float64))
+
+
+def test_a_dominating_candidate_is_the_maximum():
+    encoder = Encoder(torch.tensor([2.0, 0.0, 0.0]), torch.tensor([3.0, 1.0, 1.0]))
+    each = [encoder.input.take(torch.tensor([k])) for k in range(3)]
+    limits = [encoder.limits(e) for e in each]
+    assert torch.equal(encoder.maximum(each, limits).coefficients[0], each[0].coefficients[0])
+    assert not encoder.kinks
+    encoder.maximum(each[1:], limits[1:])
+    assert len(encoder.kinks) == 2
+
+
+def test_limits_of_an_expression_come_from_its_variables():
+    encoder = Encoder(torch.tensor([-1.0, 0.0]), torch.tensor([2.0, 1.0]))
+    expression = Expression({0: torch.tensor([[1.0], [-3.0]], dtype=torch.float64)}, torch.ones(1, dtype=torch.float64))
+    assert encoder.limits(expression) == (torch.tensor([[-3.0]]), torch.tensor([[3.0]]))
+
+
+def test_an_unbounded_input_is_refused_with_advice():
+    rng = generator(0)
+    q = query(multilayer(rng), rng, "linear", "none")
+    free = replace(q, region=Region(q.region.lower - math.inf, q.region.upper))
+    with pytest.raises(UnboundedInputError, match="x >= 0"):
+        encode(free, 0, {})
+
+
+@pytest.mark.parametrize("where", ["objective", "ball"])
+def test_quadratic_parts_name_the_engine_that_takes_them(where):
+    rng = generator(0)
+    q = query(multilayer(rng), rng, "linear", "none")
+    center = q.region.lower
+    if where == "objective":
+        q = replace(q, objective=Distance(center, 2.0))
+    else:
+        q = replace(q, region=Region(q.region.lower, q.region.upper, (Ball(center, torch.ones(1), 2.0),)))
+    with pytest.raises(UnsupportedByEngine, match="branch_and_bound"):
+        encoded(q)
+
+
+def test_an_operator_without_encoding_is_named_with_its_layer():
+    rng = generator(0)
+    net = network_of([("fc", dense(rng, 3, 4), (0,)), ("relu", LeakyReLU(), (1,)), ("squash", Sigmoid(), (2,))], (3,))
+    q = query(net, rng, "linear", "none")
+    with pytest.raises(UnsupportedOperator, match="'squash'"):
+        encoded(q)
+
+
+def test_l1_and_l0_balls_are_kept():
+    rng = generator(3)
+    q = query(multilayer(rng), rng, "linear", "none")
+    center = (q.region.lower + q.region.upper) / 2
+    for p, radius in ((1.0, 0.3), (0.0, 1.0)):
+        ball = Ball(center, torch.tensor([radius], dtype=torch.float64), p)
+        e = encoded(replace(q, region=Region(q.region.lower, q.region.upper, (ball,))))
+        outcome = highs.solve(e.program)
+        assert float(ball.distance(e.point(outcome.point))) <= radius + 1e-6
+        assert len(e.strict) == 1
