@@ -172,8 +172,8 @@ def main() -> None:
     lines = [
         f"# Worst margins of mnist_small: Clinch beside {name}", "",
         f"`min z_y − z_t` for the first {chosen.images} correctly classified test images and 9 targets, one thread,",
-        f"at most {chosen.time_limit:g} s per problem. Clinch counts as closed when value and proven bound differ by at",
-        f"most {AGREEMENT:g}. The reference uses interval big-M.",
+        f"at most {chosen.time_limit:g} s per problem. Clinch counts as closed when value and proven bound differ",
+        f"by at most {AGREEMENT:g}. The reference uses interval big-M.",
         f"Python {platform.python_version()}, {platform.machine()}.", "",
         "| eps | engine | closed | median s | mean s | largest difference where both closed |",
         "|---|---|---|---|---|---|",

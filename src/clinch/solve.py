@@ -130,7 +130,7 @@ def _exact_engines(query: Query) -> list[Engine]:
     from clinch.bounds.lagrangian import only_kinks_bend
 
     if isinstance(query.objective, FormsNorm):
-        return []
+        return [_milp]
     if isinstance(query.objective, Distance) and query.objective.p == 0:
         return [_milp]
     if only_kinks_bend(query.graph, query.nodes):

@@ -197,6 +197,8 @@ def test_attack_reports_to_the_ledger():
     ledger = Ledger(problem)
     attack(problem, ledger, seed=1)
     alone = nearest_by_projection(problem, seed=1)
-    assert torch.allclose(ledger.value, alone.value, rtol=1e-6)
-    assert {event.who for event in ledger.history} == {"attack"}
+    # with a ledger the runners-up are polished as well
+    assert bool((ledger.value <= alone.value * (1 + 1e-6)).all())
+    assert torch.allclose(ledger.value, alone.value, rtol=0.02)
+    assert "attack" in {event.who for event in ledger.history}
     assert alone.forward > 0 and alone.backward > 0

@@ -189,3 +189,12 @@ def test_infeasibility_is_proven_not_believed():
 def test_an_unknown_backend_is_named():
     with pytest.raises(BackendError, match="highs"):
         milp(hard(), backend="cplex")
+
+
+def test_a_problem_without_any_row_is_closed_too():
+    rng = generator(7239)
+    q = query(multilayer(rng), rng, "distance 1", "none")
+    ledger = milp(q)
+    nearest = q.objective.center.clamp(q.region.lower, q.region.upper)
+    assert bool(ledger.closed.all())
+    assert ledger.value.tolist() == pytest.approx(q.objective.value(nearest, {}).tolist(), abs=1e-9)

@@ -1,5 +1,6 @@
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,12 @@ def reference(case: Case):
             "fun": lambda x: case.radius**2 - (w2 * (x - case.center) ** 2).sum(),
             "jac": lambda x: -2 * w2 * (x - case.center),
         }
-        return slsqp(lambda x: float(case.row @ x), lambda x: case.row, inside, case)
+        # the ball bounds every element it counts; SLSQP gets lost in a box of thousands of radii
+        reach = np.where(case.scale > 0, case.radius / np.where(case.scale > 0, case.scale, 1), INF)
+        lower, upper = np.maximum(case.lower, case.center - reach), np.minimum(case.upper, case.center + reach)
+        best = slsqp(lambda x: float(case.row @ x), lambda x: case.row, inside, replace(case, lower=lower, upper=upper))
+        assume(best is not None)
+        return best
     run = linear_program(case, case.row, 0.0, case.radius, False)
     return run.fun if run.status == 0 else INF
 

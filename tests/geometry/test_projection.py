@@ -61,7 +61,8 @@ def reference(case: Case, z) -> float:
     start = np.concatenate([base, (w @ abs(base - case.center)) if case.p == 1 else [case.radius]])
     run = optimize.minimize(
         lambda v: ((v[:n] - z) ** 2).sum(), start, jac=lambda v: np.concatenate([2 * (v[:n] - z), np.zeros(size)]),
-        bounds=limits + [(0, None)] * size, constraints=[{"type": "ineq", "fun": lambda v: b - a @ v, "jac": lambda v: -a}],
+        bounds=limits + [(0, None)] * size,
+        constraints=[{"type": "ineq", "fun": lambda v: b - a @ v, "jac": lambda v: -a}],
         method="SLSQP", options={"maxiter": 500, "ftol": 1e-15},
     )  # fmt: skip
     return run.fun

@@ -18,7 +18,7 @@ from clinch.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import ENCODABLE, KINKED
 
-LAW = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LAW = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SEEDS = st.integers(0, 2**31)
 TOLERANCE = 2e-6
 
@@ -46,7 +46,7 @@ def test_bound_exact_attack(make, kind, seed, p):
     problem = KINDS[kind](net, rng, p)
     exact = exact_value(problem)
     bound = float(objective_bound(problem.query))
-    attack = problem.solve(time_limit=5, solver="attack")
+    attack = problem.solve(time_limit=1, solver="attack")
     search = problem.solve(time_limit=20, gap=1e-4, solver="branch_and_bound")
     assert bound <= exact + TOLERANCE
     assert minimised(problem, attack.value) >= exact - TOLERANCE
@@ -83,7 +83,7 @@ def test_everything_together(make, kind, seed, p):
     rng = torch.Generator().manual_seed(seed)
     problem = KINDS[kind](make(rng), rng, p)
     exact = exact_value(problem)
-    solution = problem.solve(time_limit=20, gap=1e-3)
+    solution = problem.solve(time_limit=6, gap=1e-3)
     assert minimised(problem, solution.value) >= exact - TOLERANCE
     assert minimised(problem, solution.bound) <= exact + TOLERANCE
     assert solution.status in ((Status.INFEASIBLE,) if exact == math.inf else (Status.OPTIMAL, Status.FEASIBLE))

@@ -32,6 +32,8 @@ FINALISTS = 2
 RESTARTS = 4
 #: how far behind the incumbent a finalist may lie to be polished
 RUNNER_UP = 0.1
+#: finalists through one atom whose values differ by less are taken for the same point
+SAME_POINT = 5e-4
 #: elements of one batch of lanes while ranking, so that memory stays bounded
 BATCH = 1 << 24
 
@@ -149,15 +151,23 @@ def _refine(best: Best, lanes: Lanes, z: Tensor, steps: int) -> None:
     retract(anywhere.take(first), best.x[chosen])
     best.report()
     if best.ledger is not None:
-        _polish_runners_up(best, best.ledger, lanes.problem, *finals[0])
+        _polish_runners_up(best.ledger, lanes, *finals[0])
 
 
-def _polish_runners_up(best: Best, ledger: Ledger, problem: Tensor, points: Tensor, value: Tensor) -> None:
+def _polish_runners_up(ledger: Ledger, lanes: Lanes, points: Tensor, value: Tensor) -> None:
     """Each finalist may lie on a better piece than the incumbent: polish those that are not far behind."""
-    close = value.to(best.value) <= (1 + RUNNER_UP) * ledger.value[problem.cpu()]
-    rows = close.nonzero().flatten()
-    order = rows[value[rows.to(value.device)].argsort(stable=True).cpu()]
-    polish_from(best.query, ledger, points[order.to(points.device)], problem.cpu()[order])
+    problem, number = lanes.problem.cpu(), value.to("cpu", torch.float64)
+    close = (number <= (1 + RUNNER_UP) * ledger.value[problem]).nonzero().flatten()
+    order = close[number[close].argsort(stable=True)]
+    order = order[(lanes.atom.cpu()[order]).argsort(stable=True)]
+    order = order[problem[order].argsort(stable=True)]
+    last, row = torch.roll(order, 1), order
+    same = (problem[row] == problem[last]) & (lanes.atom.cpu()[row] == lanes.atom.cpu()[last])
+    same &= number[row] - number[last] <= SAME_POINT * number[row]
+    same[:1] = False
+    chosen = row[~same]
+    chosen = chosen[number[chosen].argsort(stable=True)]
+    polish_from(lanes.best.query, ledger, points[chosen.to(points.device)], problem[chosen])
 
 
 def _ranked(best: Best, tight: Query, problems: Tensor) -> Lanes:

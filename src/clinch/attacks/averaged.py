@@ -94,11 +94,13 @@ def averaged_steps(
             break
         offset = (z - center).flatten(1)
         keep = cosine(*averaging, k, steps)
-        one = _renewed(one, HalfSpace.at(offset, reading.primary, reading.primary_slope), keep)
+        new = HalfSpace.at(offset, reading.primary, reading.primary_slope)
+        one = _renewed(one, new, keep)
         two = _renewed(two, HalfSpace.at(offset, reading.secondary, reading.secondary_slope), keep)
         target = meet(lanes, one.beyond(overshoot), two.beyond(overshoot)).reshape(z.shape)
         known = torch.isfinite(one.limit) & torch.isfinite(target).flatten(1).all(1)
-        aim = torch.where(known, objective.value(center + target, {}), torch.inf)
+        # a lane that has lost its gradient has no aim, whatever its average still says
+        aim = torch.where(known & torch.isfinite(new.limit), objective.value(center + target, {}), torch.inf)
         moved = z + cosine(*step_size, k, steps) * (center + target - z)
         moved = project_into(region, moved)
         z = torch.where(known.view(-1, *[1] * (z.dim() - 1)), moved, z)

@@ -21,6 +21,8 @@ from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
 from clinch.ledger import Ledger
 from clinch.query import Distance, Query
 
+#: the name under which points are offered
+WHO = "polish"
 #: programs solved for one problem, at most
 PROGRAMS = 60
 #: rounds of adding broken sign conditions to one piece, and conditions added in each
@@ -46,7 +48,9 @@ def polish(query: Query, ledger: Ledger, problems: Tensor | None = None) -> None
         problems: ``(P,)`` which problems; None: all that have an incumbent and are not closed.
     """
     problems = torch.arange(query.size) if problems is None else problems.cpu()
-    problems = problems[torch.isfinite(ledger.value[problems])]
+    # an incumbent that polishing brought is the end of a walk already
+    again = torch.tensor([ledger.finders[b] == WHO for b in problems.tolist()], dtype=torch.bool)
+    problems = problems[torch.isfinite(ledger.value[problems]) & ~again]
     polish_from(query, ledger, ledger.x[problems], problems)
 
 
@@ -69,7 +73,7 @@ def polish_from(query: Query, ledger: Ledger, points: Tensor, problems: Tensor) 
         tightness = INSIDE
         for _ in range(3):
             found = _Walk(query.take(torch.tensor([b])), ledger, tightness).run(start)
-            if found is None or bool(ledger.offer(found, "polish", torch.tensor([b])).all()):
+            if found is None or bool(ledger.offer(found, WHO, torch.tensor([b])).all()):
                 break
             tightness *= 8
 

@@ -167,9 +167,11 @@ def minimise_in_ball(
     nearest = minimise_over_polyhedron(DistanceCost(ball.center, 2, weights), lower, upper, rows, limits)
     if nearest.point is None or np.linalg.norm(weights * (nearest.point - ball.center)) > ball.radius:
         return ConvexResult(None, nearest.multipliers, nearest.ray)
+    best = ConvexResult(nearest.point, np.zeros(len(limits)), None)
+    if not cost.any() or ball.radius == 0:
+        return best
     low, high = 1e-6, 1e6
-    best = nearest
-    unit = np.linalg.norm(cost / weights) / max(ball.radius, 1e-12)
+    unit = np.linalg.norm(cost / weights) / ball.radius
     while high / low > 1 + 1e-9 and time.monotonic() - began < time_limit:
         middle = np.sqrt(low * high)
         strength = middle * unit

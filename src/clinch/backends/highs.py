@@ -206,4 +206,4 @@ def _clean(values: Vector) -> Vector:
 
 
 def _known(values: Vector | None) -> Vector | None:
-    return None if values is None or not len(values) or not np.isfinite(values).all() else values
+    return None if values is None or not np.isfinite(values).all() else values

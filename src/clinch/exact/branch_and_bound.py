@@ -148,13 +148,14 @@ class _Search:
         """Solve one leaf. Where its point breaks an undecided clause it is no leaf yet and goes on with that split."""
         query, b = self.relaxed.query, leaf.problem
         if is_convex(query):
-            leaf, point = solve_leaf(self.relaxed, leaf, max(0.05, min(self.ledger.remaining, 60.0)))
+            limit = max(0.05, min(self.ledger.remaining, 60.0))
+            leaf, points = solve_leaf(self.relaxed, leaf, float(self._target(leaf)), limit)
         else:
             ascent = ascend(self.relaxed, leaf, LEAF_STEPS, target=self._target(leaf))
-            leaf, point = ascent.domains, ascent.point
-        if point is not None:
-            self._offer(point, b)
-            clause = self._clause_to_split(Ascent(leaf, point, leaf.mu))
+            leaf, points = ascent.domains, [ascent.point]
+        if points:
+            self._offer(torch.cat(points), b.expand(len(points)))
+            clause = self._clause_to_split(Ascent(leaf, points[0], leaf.mu))
             if int(clause) >= 0 and bool(leaf.bound < self._target(leaf)):
                 self._push(leaf, torch.full((1,), -1), clause)
                 return

@@ -22,6 +22,13 @@ from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
 from clinch.query import Distance, Forms, Linear, Query
 
+#: multiples of a Farkas ray to try as multipliers
+RAY_LENGTHS = (1.0, 1e2, 1e4, 1e6)
+#: to which a solver meets its rows
+SOLVER_TOLERANCE = 1e-9
+#: rounding errors by which a leaf's atoms are tightened, so that the model's own dtype accepts the point
+INSIDE = (4.0, 64.0)
+
 
 def is_convex(query: Query) -> bool:
     """Whether a leaf is a convex program that a backend takes: counting elements is not convex."""
@@ -30,7 +37,7 @@ def is_convex(query: Query) -> bool:
     return all(ball.p != 0 and (ball.weights is None or bool((ball.weights > 0).all())) for ball in query.region.balls)
 
 
-def solve_leaf(relaxed: Relaxed, leaf: Domains, time_limit: float) -> tuple[Domains, Tensor | None]:
+def solve_leaf(relaxed: Relaxed, leaf: Domains, target: float, time_limit: float) -> tuple[Domains, list[Tensor]]:
     """Solve one leaf as a linear or quadratic program.
 
     The program's multipliers are hints: they are put in place of the leaf's own and the dual function is evaluated
@@ -38,13 +45,17 @@ def solve_leaf(relaxed: Relaxed, leaf: Domains, time_limit: float) -> tuple[Doma
 
     Args:
         leaf: one domain without open elements.
+        target: no point is needed where the bound reaches this.
 
     Returns:
-        The leaf with the better of the two bounds, and the program's point ``(1, *input_shape)`` if it has one.
+        The leaf with the better of the two bounds, and points ``(1, *input_shape)``: the program's optimum, which lies
+        on its constraints, and optima of programs whose atoms are tightened by a few rounding errors of the model.
     """
-    query = relaxed.query
-    result = _solved(relaxed, leaf, time_limit)
-    hints = [h for h in (result.multipliers, result.ray) if h is not None and np.isfinite(h).all()]
+    program = _Program(relaxed, leaf)
+    result = program.solve(0.0, time_limit)
+    # a ray proves the more the longer it is; where only its direction counts the first length says it all
+    rays = [] if result.ray is None else [scale * result.ray for scale in RAY_LENGTHS]
+    hints = [h for h in (result.multipliers, *rays) if np.isfinite(h).all()]
     best = leaf
     for hint in hints:
         candidate = _with_multipliers(relaxed, leaf, torch.from_numpy(np.maximum(hint, 0.0)))
@@ -52,24 +63,42 @@ def solve_leaf(relaxed: Relaxed, leaf: Domains, time_limit: float) -> tuple[Doma
             dual = evaluate(relaxed, candidate)
         if bool(dual.bound > best.bound):
             best = replace(candidate, bound=dual.bound)
-    point = None
-    if result.point is not None and np.isfinite(result.point).all():
-        point = torch.from_numpy(np.asarray(result.point)).reshape(1, *query.graph.input_shape)
-    return best, point
+    points = [result.point]
+    if result.point is not None and float(best.bound) < target:
+        points += [program.solve(rounding, time_limit).point for rounding in INSIDE]
+    shape = (1, *relaxed.query.graph.input_shape)
+    found = [torch.from_numpy(np.asarray(p)).reshape(shape) for p in points if p is not None and np.isfinite(p).all()]
+    return best, found
 
 
-def _solved(relaxed: Relaxed, leaf: Domains, time_limit: float) -> ConvexResult:
-    """The leaf as a convex program over the box, and over the ball where a linear objective has one."""
-    region, b = relaxed.query.region, leaf.problem
-    rows, limits = _leaf_rows(relaxed, leaf)
-    objective = _leaf_objective(relaxed, leaf)
-    lower, upper = (t[b][0].flatten().numpy() for t in (region.lower, region.upper))
-    if isinstance(objective, LinearCost) and region.balls:
-        ball = region.balls[0].take(b)
-        weights = None if ball.weights is None else ball.weights[0].flatten().numpy()
-        limit = BallLimit(ball.center[0].flatten().numpy(), float(ball.radius), ball.p, weights)
-        return minimise_in_ball(objective.cost, limit, lower, upper, rows, limits, time_limit=time_limit)
-    return minimise_over_polyhedron(objective, lower, upper, rows, limits, time_limit=time_limit)
+class _Program:
+    """A leaf as a convex program over the box, and over the ball where a linear objective has one."""
+
+    def __init__(self, relaxed: Relaxed, leaf: Domains) -> None:
+        region, b = relaxed.query.region, leaf.problem
+        self.rows, self.limits = _leaf_rows(relaxed, leaf)
+        self.atoms = int((leaf.choice[0] >= 0).sum())
+        self.objective = _leaf_objective(relaxed, leaf)
+        self.lower, self.upper = (t[b][0].flatten().numpy() for t in (region.lower, region.upper))
+        self.eps = max(torch.finfo(relaxed.query.network.dtype).eps, SOLVER_TOLERANCE)
+        self.ball: BallLimit | None = None
+        if isinstance(self.objective, LinearCost) and region.balls:
+            ball = region.balls[0].take(b)
+            weights = None if ball.weights is None else ball.weights[0].flatten().numpy()
+            self.ball = BallLimit(ball.center[0].flatten().numpy(), float(ball.radius), ball.p, weights)
+
+    def solve(self, rounding: float, time_limit: float) -> ConvexResult:
+        """Solve with the atoms' limits lowered by so many rounding errors of the size of what is summed."""
+        limits = self.limits.copy()
+        farthest = np.maximum(np.abs(self.lower), np.abs(self.upper))
+        size = 1 + np.abs(limits) + np.linalg.norm(self.rows * np.where(np.isfinite(farthest), farthest, 1.0), axis=1)
+        limits[: self.atoms] -= rounding * self.eps * size[: self.atoms]
+        if self.ball is not None and isinstance(self.objective, LinearCost):
+            cost = self.objective.cost
+            return minimise_in_ball(cost, self.ball, self.lower, self.upper, self.rows, limits, time_limit=time_limit)
+        return minimise_over_polyhedron(
+            self.objective, self.lower, self.upper, self.rows, limits, time_limit=time_limit
+        )
 
 
 def _leaf_rows(relaxed: Relaxed, leaf: Domains) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +136,7 @@ def _leaf_objective(relaxed: Relaxed, leaf: Domains) -> DistanceCost | LinearCos
 def _affine_piece(relaxed: Relaxed, leaf: Domains) -> dict[int, Relaxation]:
     """The network's affine operators, with each splittable node replaced by its slopes on this leaf."""
     graph: Graph = relaxed.query.graph
-    made = dict(relaxed.fixed)
+    made = {i: relaxation.take(leaf.problem) for i, relaxation in relaxed.fixed.items()}
     for kink in relaxed.kinks:
         op = graph.nodes[kink.node].op
         slope = kink.slope[leaf.problem].clone()

@@ -12,8 +12,8 @@ from clinch.geometry.region import Ball
 def steepest_direction(gradient: Tensor, p: float, weights: Tensor | None = None) -> Tensor:
     """The direction of unit length that gains most: ``argmax <g, v>  subject to  ‖w ⊙ v‖_p <= 1``.
 
-    ``p = inf: sign(g)/w``, ``p = 2: (g/w²)/‖g/w‖₂``, ``p = 1: sign(g_i)/w_i · e_i`` at ``i = argmax |g_i|/w_i`` (Balda et
-    al. 2018, arXiv 1803.03607, proposition 2, with ``q = p/(p−1)``; the weights are ours). p = 0 has no unit length:
+    ``p = inf: sign(g)/w``, ``p = 2: (g/w²)/‖g/w‖₂``, ``p = 1: sign(g_i)/w_i · e_i`` at ``i = argmax |g_i|/w_i`` (Balda
+    et al. 2018, arXiv 1803.03607, proposition 2, with ``q = p/(p−1)``; the weights are ours). p = 0 has no unit length:
     it takes the direction of p = 1. Elements of weight zero cost nothing and are left alone.
 
     Args:

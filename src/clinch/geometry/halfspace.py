@@ -134,9 +134,10 @@ def _block(
     gain = rows.abs() * (full - base).abs()  # an element without use has full = base: no 0·inf
     anchor = base + center.unsqueeze(1)
     need = (rows * anchor).sum(-1) + constant
-    rounding = 4 * torch.finfo(rows.dtype).eps * ((rows * anchor).abs().sum(-1) + constant.abs())
-    if p == 2 and scale is None and not bool(base.any()):
-        return _plain_euclid(rows, a, b, full, need, rounding, center)
+    # where gain and need are equal both are at most this sum, and neither is off by more than this times its size
+    rounding = 32 * torch.finfo(rows.dtype).eps * ((rows * anchor).abs().sum(-1) + constant.abs())
+    if p >= 2 and scale is None and not bool(base.any()):
+        return _plain(rows, a, b, full, need, rounding, center, p)
     move = _Move(rows, base.expand_as(full), full, gain, need, rounding, scale)
     free = move.free(p)
     delta = move.base
@@ -178,10 +179,10 @@ def _unweighted(move: _Move) -> Tensor:
     return torch.where(move.weights == 0, 1.0, move.weights)
 
 
-def _plain_euclid(
-    rows: Tensor, a: Tensor, b: Tensor, full: Tensor, need: Tensor, rounding: Tensor, center: Tensor
+def _plain(
+    rows: Tensor, a: Tensor, b: Tensor, full: Tensor, need: Tensor, rounding: Tensor, center: Tensor, p: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """p = 2 without weights, the centre inside the box: what attacks and bounds ask for all the time, in few passes."""
+    """p = 2 and infinity without weights, the centre inside the box: the everyday case, in few passes over the data."""
     size = rows.abs().amax(-1)
     size = torch.where(size > 0, size, torch.ones_like(size))
     unit = rows / size.unsqueeze(-1)
@@ -189,13 +190,19 @@ def _plain_euclid(
     most = high.sum(-1) * size
     reachable = ~(most + rounding < need)  # NaN proves nothing
     target = torch.minimum(need, most).clamp(min=0)
-    step, _ = saturating_root(unit.square(), None, high, target / size)
-    delta = torch.maximum(torch.minimum(unit * -step.unsqueeze(-1), b), a)
+    rate, direction = (unit.square(), unit) if p == 2 else (unit.abs(), unit.sign())
+    step, slope = saturating_root(rate, None, high, target / size)
+    delta = torch.maximum(torch.minimum(direction * -step.unsqueeze(-1), b), a)
     delta = torch.where(reachable.unsqueeze(-1), delta, full)
-    multiplier = torch.where(reachable, step / size, 0.0)
-    missing = target + (rows * delta).nan_to_num().sum(-1)
-    dual = (delta.square().sum(-1) + 2 * multiplier * missing).clamp(min=0).sqrt()
-    return torch.where(reachable, dual, torch.inf), center.unsqueeze(1) + delta, multiplier
+    if p == 2:
+        multiplier = step / size
+        missing = target + (rows * delta).nan_to_num().sum(-1)
+        distance = (delta.square().sum(-1) + 2 * multiplier * missing).clamp(min=0).sqrt()
+    else:
+        multiplier = torch.where(slope > 0, 1 / torch.where(slope > 0, slope * size, 1.0), 0.0)
+        distance = torch.where(need.isnan(), torch.nan, step)
+    multiplier = torch.where(reachable, multiplier, 0.0)
+    return torch.where(reachable, distance, torch.inf), center.unsqueeze(1) + delta, multiplier
 
 
 def _euclid(move: _Move, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from clinch.backends.convex import DistanceCost, LinearCost, minimise_over_polyhedron
+from clinch.backends.convex import BallLimit, DistanceCost, LinearCost, minimise_in_ball, minimise_over_polyhedron
 from clinch.backends.program import Vector
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.network.ops.max_pool import MaxPool
@@ -56,12 +56,14 @@ def brute_force(query: Query, problem: int = 0) -> float:
     and solves a linear or quadratic program for each combination left (p = 0: for each set of changed elements).
 
     Args:
-        query: float64 normal form with at most 12 piecewise-linear elements and finite input limits, without balls.
+        query: float64 normal form with at most 12 piecewise-linear elements and finite input limits; under a linear
+            objective the region may have one ball of p = 1 or 2.
         problem: which of its problems.
 
     Raises:
         ProblemError: too many such elements or (p = 0) input elements, or an unbounded input.
-        UnsupportedByEngine: a ball, a norm of activations as the objective, or another operator that is not affine.
+        UnsupportedByEngine: other balls, a norm of activations as the objective, or another operator that is not
+            affine.
     """
     query = query.take(torch.tensor([problem]))
     _check(query)
@@ -80,8 +82,11 @@ def _check(query: Query) -> None:
         raise UnsupportedByEngine("Brute force takes ReLUs, leaky ReLUs and max pools only. Use solver='milp'.")
     if sum(node.size for node in bent) > MOST_KINKS:
         raise ProblemError(f"Brute force takes at most {MOST_KINKS} piecewise elements. Use solver='milp'.")
-    if query.region.balls or not isinstance(query.objective, Distance | Linear):
-        raise UnsupportedByEngine("Brute force takes boxes and distances or linear objectives. Use another solver.")
+    if not isinstance(query.objective, Distance | Linear):
+        raise UnsupportedByEngine("Brute force takes distances and linear objectives. Use another solver.")
+    balls = query.region.balls
+    if balls and (len(balls) > 1 or balls[0].weights is not None or not isinstance(query.objective, Linear)):
+        raise UnsupportedByEngine("Brute force takes one ball without weights under a linear objective.")
     if not torch.isfinite(query.region.lower).all() or not torch.isfinite(query.region.upper).all():
         raise ProblemError("Brute force needs finite limits of every input element. Add constraints on x.")
     counted = isinstance(query.objective, Distance) and query.objective.p == 0
@@ -192,7 +197,12 @@ def _optimum(query: Query, piece: _Piece, rows: Vector, limits: Vector, lower: V
     objective = query.objective
     if isinstance(objective, Linear):
         cost, constant = _form(objective.form, 0, piece)
-        point = minimise_over_polyhedron(LinearCost(cost), lower, upper, rows, limits).point
+        if query.region.balls:
+            ball = query.region.balls[0]
+            limit = BallLimit(ball.center[0].flatten().numpy(), float(ball.radius), ball.p)
+            point = minimise_in_ball(cost, limit, lower, upper, rows, limits).point
+        else:
+            point = minimise_over_polyhedron(LinearCost(cost), lower, upper, rows, limits).point
         return np.inf if point is None else float(cost @ point) + constant
     assert isinstance(objective, Distance)
     center = objective.center[0].flatten().numpy()

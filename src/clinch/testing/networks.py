@@ -70,12 +70,13 @@ def residual(rng: torch.Generator) -> Network:
 
 
 def convolutional(rng: torch.Generator) -> Network:
-    """A 1 × 3 × 3 image, two 2 × 2 filters, 3 outputs: 8 kinks."""
-    kernel = 0.7 * torch.randn(2, 1, 2, 2, generator=rng, dtype=torch.float64)
-    bias = 0.2 * torch.randn(2, generator=rng, dtype=torch.float64)
+    """A 1 × 3 × 3 image, a 2 × 2 filter, a hidden layer of 2, 3 outputs: 6 kinks."""
+    kernel = 0.7 * torch.randn(1, 1, 2, 2, generator=rng, dtype=torch.float64)
+    bias = 0.2 * torch.randn(1, generator=rng, dtype=torch.float64)
     layers = [
-        ("conv", Convolution(kernel, bias, (1, 1), (0, 0), (1, 1), 1), (0,)), ("relu", LeakyReLU(), (1,)),
-        ("flatten", Reshape((8,)), (2,)), ("fc", dense(rng, 8, 3), (3,)),
+        ("conv", Convolution(kernel, bias, (1, 1), (0, 0), (1, 1), 1), (0,)), ("relu1", LeakyReLU(), (1,)),
+        ("flatten", Reshape((4,)), (2,)), ("fc1", dense(rng, 4, 2), (3,)), ("relu2", LeakyReLU(), (4,)),
+        ("fc2", dense(rng, 2, 3), (5,)),
     ]  # fmt: skip
     return network_of(layers, (1, 3, 3), "convolutional")
 

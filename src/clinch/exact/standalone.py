@@ -1,0 +1,72 @@
+"""Each exact engine by itself, for people who know which one they want."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from clinch.exact.branch_and_bound import branch_and_bound as search
+from clinch.exact.milp import milp as solve_encoding
+from clinch.ledger import Ledger
+from clinch.solution import Event, Solution
+
+if TYPE_CHECKING:
+    from clinch.problem import Problem
+
+
+def milp(
+    problem: Problem,
+    *,
+    backend: Any = "highs",
+    time_limit: float = 60.0,
+    gap: float = 1e-6,
+    progress: Callable[[Event], None] | None = None,
+) -> Solution:
+    """Solve a problem through its mixed-integer encoding alone (Tjeng et al. 2019, arXiv 1711.07356).
+
+    Where the paper reports the solver's status, this replays every point and proves every bound again from multipliers.
+
+    Args:
+        problem: one problem or a batch.
+        backend: name of a solver library, or an object with ``solve(program, *, time_limit, gap, start)``.
+        time_limit: seconds.
+        gap: relative gap at which to stop.
+        progress: called at every improvement.
+
+    Raises:
+        UnboundedInputError, UnsupportedByEngine, UnsupportedOperator, BackendError: as the engine's.
+
+    Example:
+        >>> cl.exact.milp(problem, backend="highs").bound
+    """
+    ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
+    solve_encoding(problem.query, ledger, backend=backend)
+    return Solution.from_ledger(problem, ledger)
+
+
+def branch_and_bound(
+    problem: Problem,
+    *,
+    batch: int = 256,
+    time_limit: float = 60.0,
+    gap: float = 1e-4,
+    progress: Callable[[Event], None] | None = None,
+) -> Solution:
+    """Solve a problem by Clinch's own branch and bound alone.
+
+    Args:
+        problem: one problem or a batch.
+        batch: number of domains bounded at once.
+        time_limit: seconds.
+        gap: relative gap at which to stop.
+        progress: called at every improvement.
+
+    Raises:
+        UnsupportedByEngine, UnsupportedOperator: as the engine's.
+
+    Example:
+        >>> cl.exact.branch_and_bound(problem).status
+    """
+    ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
+    search(problem.query, ledger, batch=batch)
+    return Solution.from_ledger(problem, ledger)
