@@ -9,6 +9,7 @@ import torch
 
 from clinch.attacks import attack, polish
 from clinch.attacks.pieces import bends_only_at_kinks, forward_on, pattern_at
+from clinch.attacks.polish import polish_from
 from clinch.backends.convex import DistanceCost, minimise_over_polyhedron
 from clinch.certify.point import check_points
 from clinch.ledger import Ledger
@@ -86,6 +87,19 @@ def test_only_the_named_problems_move():
     polish(problem, ledger, torch.tensor([1]))
     assert ledger.value[1] < before[1]
     assert torch.equal(ledger.value[[0, 2]], before[[0, 2]])
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, INF])
+def test_a_start_just_short_of_its_goal_is_brought_there(p):
+    net = mlp([12, 20, 20, 4], seed=29)
+    x0 = torch.rand(1, 12, generator=torch.Generator().manual_seed(13))
+    problem = other_class(net, x0, p, margin=0.1)
+    good, from_short = Ledger(problem), Ledger(problem)
+    attack(problem, good)
+    short = x0 + 0.97 * (good.x - x0)
+    assert not check_points(problem, short, torch.arange(1)).feasible.any()
+    polish_from(problem, from_short, short, torch.arange(1))
+    assert float(from_short.value) <= 1.02 * float(good.value)
 
 
 def test_without_incumbent_nothing_happens():

@@ -33,9 +33,7 @@ def solve(case: Case, z):
 def reference(case: Case, z) -> float:
     """Squared distance from z to box ∩ ball by an independent solver."""
     if case.p == 0:
-        return min(
-            ((np.clip(z, a, b) - z) ** 2).sum() for size, a, b in supports(case) if size <= case.radius + 1e-12
-        )
+        return min(((np.clip(z, a, b) - z) ** 2).sum() for size, a, b in supports(case) if size <= case.radius + 1e-12)
     n, eye = len(z), np.eye(len(z))
     w = np.diag(case.scale)
     limits = list(zip(_finite(case.lower), _finite(case.upper)))

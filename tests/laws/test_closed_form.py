@@ -31,7 +31,9 @@ def reference(row: np.ndarray, need: float, x0: np.ndarray, p: float, box: bool)
     limits = list(zip(-x0, 1 - x0))
     if p == 0:
         gains = np.where(row > 0, row * (1 - x0), -row * x0)
-        sizes = (len(s) for k in range(n + 1) for s in itertools.combinations(range(n), k) if gains[list(s)].sum() >= need)
+        sizes = (
+            len(s) for k in range(n + 1) for s in itertools.combinations(range(n), k) if gains[list(s)].sum() >= need
+        )
         return min(sizes, default=math.inf)
     if p == 2:
         start = np.where(row > 0, 1 - x0, -x0)
@@ -68,9 +70,7 @@ def test_nearest_other_class_of_a_linear_classifier(p, box, seed):
         if k != y
     )
     limits = [net.input >= 0, net.input <= 1] if box else []
-    problem = cl.Problem(
-        cl.Minimize(cl.norm(net.input - x0, p)), [*limits, net.output.argmax(margin=MARGIN) != y]
-    )
+    problem = cl.Problem(cl.Minimize(cl.norm(net.input - x0, p)), [*limits, net.output.argmax(margin=MARGIN) != y])
     solution = problem.solve(time_limit=20, gap=1e-3)
     if expected == math.inf:
         assert solution.status is Status.INFEASIBLE

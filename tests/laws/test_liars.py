@@ -63,7 +63,7 @@ def test_a_bound_above_a_known_value_raises_and_names_both(problem, monkeypatch)
         ledger.offer(point, "honest attack")
         ledger.prove(torch.tensor([10.0]), Proof.TREE, "lying bound")
 
-    with pytest.raises(UnsoundResult, match="lying bound.*honest attack"):
+    with pytest.raises(UnsoundResult, match=r"lying bound.*honest attack"):
         solve_with(problem, monkeypatch, liar)
 
 

@@ -114,9 +114,7 @@ def _nearest(best: Best, tight: Query, problems: Tensor, starts: int, steps: int
     _refine(best, *_restarted(lanes, z, starts, steps, generator), steps)
 
 
-def _restarted(
-    lanes: Lanes, z: Tensor, starts: int, steps: int, generator: torch.Generator
-) -> tuple[Lanes, Tensor]:
+def _restarted(lanes: Lanes, z: Tensor, starts: int, steps: int, generator: torch.Generator) -> tuple[Lanes, Tensor]:
     """The finalists, joined by the best of some restarts around them: one atom can have several local optima."""
     anchor = lanes.best.anchor[lanes.problem]
     reach = (z - anchor).flatten(1).abs().amax(1).view(-1, *[1] * (z.dim() - 1))
@@ -141,8 +139,11 @@ def _refine(best: Best, lanes: Lanes, z: Tensor, steps: int) -> None:
     anywhere = lanes.with_atoms(torch.full_like(lanes.atom, ANY))
     finals: list[tuple[Tensor, Tensor]] = []
     for wish, start in ((lanes, z), (anywhere, incumbent)):
-        final = averaged_steps(wish, start, steps=steps, step_size=(0.4, 0.03), averaging=(0.8, 0.95), overshoot=1.005)
-        finals.append(final[:2])
+        point, value, aim = averaged_steps(
+            wish, start, steps=steps, step_size=(0.4, 0.03), averaging=(0.8, 0.95), overshoot=1.005
+        )
+        # a finalist that circles just short of its goal is polished too
+        finals.append((point, torch.where(torch.isfinite(value), value, aim)))
         if best.exhausted:
             return
     found = torch.isfinite(best.value).nonzero().flatten().to(z.device)
@@ -228,9 +229,7 @@ def _first_of_each(key: Tensor) -> Tensor:
     return first.sort()[0]
 
 
-def _shrink(
-    best: Best, tight: Query, lanes: Lanes, problems: Tensor, steps: int, generator: torch.Generator
-) -> None:
+def _shrink(best: Best, tight: Query, lanes: Lanes, problems: Tensor, steps: int, generator: torch.Generator) -> None:
     """Shrinking balls: one lane through any atom from the anchor, one from a random point, one for each lane left."""
     anyone = torch.full_like(problems, ANY)
     problem = torch.cat([problems, problems, lanes.problem])

@@ -105,12 +105,17 @@ class _Walk:
         self._relinearise(start)
         if self.exact:
             self._over_pieces()
-        return self.best if self.value < began - IMPROVEMENT * max(1e-6, abs(began)) else None
+        return self.best if self._improves_on(began) else None
 
     @property
     def over(self) -> bool:
         """Time or programs are used up."""
         return self.ledger.remaining <= 0 or self.programs >= PROGRAMS
+
+    def _improves_on(self, value: float) -> bool:
+        """Whether the best value is smaller by more than rounding; the start need not be feasible."""
+        allowance = IMPROVEMENT * max(1e-6, abs(value)) if value < float("inf") else 0.0
+        return self.value < value - allowance
 
     # --- the two ways to walk ----------------------------------------------------------------------------------------
 
@@ -136,10 +141,10 @@ class _Walk:
             pressed = self._on_piece(pattern)
             trials = [pressed] + [[sign] for sign in pressed] if len(pressed) > 1 else [pressed]
             for flipped in trials[:6]:
-                if self.over or self.value < before - IMPROVEMENT * abs(before) or not flipped:
+                if self.over or self._improves_on(before) or not flipped:
                     break
                 self._on_piece(_flip(pattern, flipped))
-            if self.value >= before - IMPROVEMENT * abs(before):
+            if not self._improves_on(before):
                 return
 
     def _on_piece(self, pattern: Pattern) -> list[Sign]:
@@ -281,4 +286,3 @@ def _flip(pattern: Pattern, signs: list[Sign]) -> Pattern:
         side = flipped[i].view(-1)
         side[j] = ~side[j]
     return flipped
-

@@ -31,7 +31,8 @@ from torch import Tensor
 from clinch.bounds.concretise import Concretiser
 from clinch.bounds.crown import linear_lower
 from clinch.network.graph import Graph
-from clinch.network.ops.base import Interval, Relaxation
+from clinch.network.ops.base import Interval, Lines, Relaxation
+from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Forms, Linear, Query
 
 
@@ -40,6 +41,7 @@ class Kink(NamedTuple):
 
     Attributes:
         node: position of the node; its only input is what gets split.
+        op: its operator.
         which: flat positions of the open elements.
         columns: their place among all open elements of the network.
         slope: ``(B, size)`` slope of each element where it is stable.
@@ -47,6 +49,7 @@ class Kink(NamedTuple):
     """
 
     node: int
+    op: LeakyReLU
     which: Tensor
     columns: slice
     slope: Tensor
@@ -74,11 +77,9 @@ class Relaxed:
     @property
     def floor(self) -> Tensor:
         """``(U,)`` smallest admissible slope of each open element."""
-        parts = [
-            torch.full((len(k.which),), getattr(self.query.graph.nodes[k.node].op, "negative_slope", 0.0))
-            for k in self.kinks
-        ]
-        return torch.cat(parts).to(self.query.dtype) if parts else torch.zeros(0, dtype=self.query.dtype)
+        dtype = self.query.dtype
+        parts = [torch.full((len(kink.which),), kink.op.negative_slope, dtype=dtype) for kink in self.kinks]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype)
 
 
 def relax_query(query: Query, bounds: Mapping[int, Interval], which: Mapping[int, Tensor] | None = None) -> Relaxed:
@@ -95,22 +96,15 @@ def relax_query(query: Query, bounds: Mapping[int, Interval], which: Mapping[int
         node = graph.nodes[i]
         if not i:
             continue
-        if not node.op.splits_at_zero:
+        if not isinstance(node.op, LeakyReLU):
             fixed[i] = graph.relax(i, [] if node.op.affine else [bounds[j] for j in node.inputs])
             continue
         lower, upper = (t.flatten(1) for t in bounds[node.inputs[0]])
         open_ = ((lower < 0) & (upper > 0)).any(0).nonzero().flatten() if which is None else which[i]
-        stable = node.op.relax([Interval(lower, upper)], graph.shapes(i))
-        kinks.append(
-            Kink(
-                i,
-                open_,
-                slice(start, start + len(open_)),
-                stable.upper_slope,
-                Interval(lower[:, open_], upper[:, open_]),
-            )
-        )
-        start += len(open_)
+        columns = slice(start, start + len(open_))
+        slope = node.op.relax([Interval(lower, upper)], graph.shapes(i)).upper_slope
+        kinks.append(Kink(i, node.op, open_, columns, slope, Interval(lower[:, open_], upper[:, open_])))
+        start = columns.stop
     return Relaxed(query, tuple(kinks), fixed)
 
 
@@ -191,7 +185,7 @@ class _DomainLines(Relaxation):
 
     kink: Kink
     domains: Domains
-    lines: tuple[Tensor, Tensor, Tensor, Tensor]
+    lines: Lines
     seen: dict[int, Tensor]
 
     def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -218,9 +212,7 @@ def _domain_relaxations(relaxed: Relaxed, d: Domains, seen: dict[int, Tensor]) -
             torch.where(split > 0, bounds.lower.clamp(min=0), bounds.lower),
             torch.where(split < 0, bounds.upper.clamp(max=0), bounds.upper),
         )
-        op = relaxed.query.graph.nodes[kink.node].op
-        lines = tuple(op.relax_with(inside, d.alpha[:, kink.columns]))
-        made[kink.node] = _DomainLines(kink, d, lines, seen)
+        made[kink.node] = _DomainLines(kink, d, kink.op.relax_with(inside, d.alpha[:, kink.columns]), seen)
     return made
 
 
@@ -378,4 +370,6 @@ class _Adam:
 
 def only_kinks_bend(graph: Graph, nodes: list[int]) -> bool:
     """Whether every non-affine node below the given ones splits at zero, so that splits end in an affine network."""
-    return all(graph.nodes[i].op.affine or graph.nodes[i].op.splits_at_zero for i in graph.ancestors(nodes) if i)
+    return all(
+        graph.nodes[i].op.affine or isinstance(graph.nodes[i].op, LeakyReLU) for i in graph.ancestors(nodes) if i
+    )

@@ -184,7 +184,7 @@ class _Search:
     def _pop(self) -> tuple[Domains, Tensor, Tensor]:
         """The domains of smallest bound, at most a batch of them; those that a better incumbent closes are finished."""
         domains = Domains.cat([entry[0] for entry in self.open])
-        element, clause = (torch.cat([entry[k] for entry in self.open]) for k in (1, 2))
+        element, clause = torch.cat([e for _, e, _ in self.open]), torch.cat([c for _, _, c in self.open])
         done = (domains.bound >= self._target(domains)) | self.ledger.closed[self.problems][domains.problem]
         self._finish(domains.take(done.nonzero().flatten()))
         order = torch.where(done, torch.inf, domains.bound).argsort()[: int((~done).sum())]

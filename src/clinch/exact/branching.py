@@ -34,7 +34,7 @@ def relaxation_loss(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     all_rows = _rows_with_broken_atoms(relaxed, ascent, activations)
     parts = []
     for kink in relaxed.kinks:
-        op = graph.nodes[kink.node].op
+        op = kink.op
         z = activations[inputs[kink.node]].flatten(1)[:, kink.which]
         bounds: Interval = kink.bounds.take(d.problem)
         low_slope, low_offset, high_slope, high_offset = op.relax_with(bounds, d.alpha[:, kink.columns])

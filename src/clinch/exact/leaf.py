@@ -138,7 +138,7 @@ def _affine_piece(relaxed: Relaxed, leaf: Domains) -> dict[int, Relaxation]:
     graph: Graph = relaxed.query.graph
     made = {i: relaxation.take(leaf.problem) for i, relaxation in relaxed.fixed.items()}
     for kink in relaxed.kinks:
-        op = graph.nodes[kink.node].op
+        op = kink.op
         slope = kink.slope[leaf.problem].clone()
         split = leaf.split[:, kink.columns].to(slope.dtype)
         bounds = kink.bounds.take(leaf.problem)

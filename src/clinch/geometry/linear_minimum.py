@@ -127,9 +127,7 @@ def _assemble(blocks: list[Tensor], rows: Tensor) -> Tensor:
     return torch.cat([block.flatten(0, 1) for block in blocks]).reshape(batch, count, *blocks[0].shape[2:])
 
 
-def _block(
-    rows: Tensor, lower: Tensor, upper: Tensor, ball: Ball | None, b: slice, r: slice
-) -> tuple[Tensor, Tensor]:
+def _block(rows: Tensor, lower: Tensor, upper: Tensor, ball: Ball | None, b: slice, r: slice) -> tuple[Tensor, Tensor]:
     """Value and point of one block."""
     part = rows[b, r]
     low, high = lower[b].unsqueeze(1), upper[b].unsqueeze(1)

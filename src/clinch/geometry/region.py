@@ -12,7 +12,7 @@ from clinch.geometry.norms import norm
 
 @dataclass(frozen=True)
 class Ball:
-    """``{x : ‖w ⊙ (x − center)‖_p <= radius}`` for each problem of a batch; for p = 0 the number (weight) of changed elements.
+    """``{x : ‖w ⊙ (x − center)‖_p <= radius}`` for each problem of a batch; p = 0 counts (weighs) changed elements.
 
     Attributes:
         center: ``(B, *shape)``.

@@ -1,8 +1,8 @@
 """Distance to a half-space for searches that ask again and again: a few Newton steps from the last answer.
 
-The same problem as :mod:`clinch.geometry.halfspace` without weights, p = 2 and infinity, the centre inside a finite box.
-A search changes its half-spaces a little in every step, so that the multiplier of the last step is nearly right; and the
-dual value at any multiplier is a lower bound of the distance, so that nearly is enough.
+The same problem as :mod:`clinch.geometry.halfspace` without weights, p = 2 and infinity, the centre inside a finite
+box. A search changes its half-spaces a little in every step, so that the multiplier of the last step is nearly right;
+and the dual value at any multiplier is a lower bound of the distance, so that nearly is enough.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def warm_distance(
         steps: Newton steps from a given start.
 
     Returns:
-        The bounds, infinity where the half-space is out of the box's reach. For p = 2 the bound is the dual value at the
-        last multiplier. For p = infinity the sum of the elements' moves is concave in the distance, so that a Newton
-        step ends at or left of the root, and its end is the bound.
+        The bounds, infinity where the half-space is out of the box's reach. For p = 2 the bound is the dual value at
+        the last multiplier. For p = infinity the gain is concave in the distance, so that a Newton step ends at or left
+        of the root, and the farthest such end is the bound.
     """
     height = max(1, BLOCK // rows.shape[1])
     step = _euclid if p == 2 else _largest
@@ -92,7 +92,9 @@ def _euclid(
         gain = -torch.linalg.vecdot(rows, delta)
         slope = torch.linalg.vecdot(square, (delta == wish).to(rows.dtype))
         missing = goal - gain
-        t_next = torch.where(slope > 0, t + missing / slope.clamp(min=1e-300), t).clamp(min=0)
+        # where everything is at its limit the gain is flat: come back from the right
+        flat = torch.where(missing < 0, 0.5 * t, t)
+        t_next = torch.where(slope > 0, t + missing / slope.clamp(min=1e-300), flat).clamp(min=0)
         done = bool(((t_next - t).abs() <= 1e-12 * t_next).all())
         t = t_next
         if done:
@@ -114,18 +116,19 @@ def _largest(
     reachable = ~(most + rounding < need)
     goal = torch.minimum(need, most).clamp(min=0)
     radius = torch.zeros_like(goal) if start is None else start
-    slope = size.sum(1)
+    certain, slope = torch.zeros_like(goal), size.sum(1)
     for _ in range(COLD_STEPS if start is None else steps):
         gain = torch.minimum(size * radius.unsqueeze(1), gains).sum(1)
         slope = torch.linalg.vecdot(size, (room > radius.unsqueeze(1)).to(rows.dtype))
-        following = torch.where(slope > 0, radius + (goal - gain) / slope.clamp(min=1e-300), radius).clamp(min=0)
+        following = (radius + (goal - gain) / slope.clamp(min=1e-300)).clamp(min=0)
+        # where everything is at its limit the gain is flat and no step lands anywhere: come back from the right
+        following = torch.where(slope > 0, following, 0.5 * radius)
+        certain = torch.where(slope > 0, torch.maximum(certain, following), certain)
         done = bool(((following - radius).abs() <= 1e-12 * following).all())
-        # where everything is at its limit the gain is flat: come back from the right end
-        radius = torch.where(slope > 0, following, 0.5 * radius)
+        radius = following
         if done:
             break
-    # a last step that found the gain flat has not landed left of the root: only zero is certain there
-    certain = torch.where(slope > 0, radius, torch.zeros_like(radius))
+    radius = torch.maximum(radius, certain)
     move = torch.minimum(room, radius.unsqueeze(1))
     delta = torch.where(rows > 0, -move, move)
     bound = torch.where(reachable, certain, torch.inf)

@@ -85,7 +85,8 @@ def _check(query: Query) -> None:
     if not isinstance(query.objective, Distance | Linear):
         raise UnsupportedByEngine("Brute force takes distances and linear objectives. Use another solver.")
     balls = query.region.balls
-    if balls and (len(balls) > 1 or balls[0].weights is not None or not isinstance(query.objective, Linear)):
+    plain = all(ball.weights is None for ball in balls)
+    if balls and not (len(balls) == 1 and plain and isinstance(query.objective, Linear)):
         raise UnsupportedByEngine("Brute force takes one ball without weights under a linear objective.")
     if not torch.isfinite(query.region.lower).all() or not torch.isfinite(query.region.upper).all():
         raise ProblemError("Brute force needs finite limits of every input element. Add constraints on x.")
