@@ -81,7 +81,7 @@ def _bounds(query: Query, ledger: Ledger, seed: int) -> None:
     from clinch.bounds.objective import objective_bound
 
     value = ledger.value
-    bound = objective_bound(query.narrowed(value))
+    bound = objective_bound(query.narrowed(value), stop=lambda: ledger.remaining <= 0)
     if isinstance(query.objective, Distance):
         # Only the incumbent's ball was searched: outside of it nothing is better than its radius.
         bound = torch.where(torch.isfinite(value), torch.minimum(bound, value), bound)

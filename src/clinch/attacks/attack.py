@@ -8,6 +8,8 @@ Distances: lanes are ranked by their linearised distance, the best of them run a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,8 @@ RESTARTS = 4
 RUNNER_UP = 0.1
 #: finalists through one atom whose values differ by less are taken for the same point
 SAME_POINT = 5e-4
+#: how far an element without limits may move from the centre where only the number of moved elements counts
+REACH = 100.0
 #: elements of one batch of lanes while ranking, so that memory stays bounded
 BATCH = 1 << 24
 
@@ -71,7 +75,7 @@ def nearest_by_projection(
 def _run(query: Query, ledger: Ledger | None, starts: int, steps: int, seed: int) -> Best:
     best = Best(query, "attack", ledger)
     generator = torch.Generator().manual_seed(seed)
-    tight = tightened(best)
+    tight = _within_reach(tightened(best))
     everyone = torch.arange(query.size, device=tight.device)
     first = lanes_of(best, tight, everyone, torch.full_like(everyone, ANY))
     feasible = first.read(best.anchor, gradients=False).feasible
@@ -87,6 +91,16 @@ def _run(query: Query, ledger: Ledger | None, starts: int, steps: int, seed: int
             _nearest(best, tight, problems, starts, steps, generator)
     best.report()
     return best
+
+
+def _within_reach(tight: Query) -> Query:
+    """For p = 0 an element may move as far as it likes: without limits of its own it gets some, to move to."""
+    objective, region = tight.objective, tight.region
+    if not isinstance(objective, Distance) or objective.p != 0:
+        return tight
+    lower = torch.maximum(region.lower, objective.center - REACH)
+    upper = torch.minimum(region.upper, objective.center + REACH)
+    return replace(tight, region=replace(region, lower=lower, upper=upper))
 
 
 def _nearest(best: Best, tight: Query, problems: Tensor, starts: int, steps: int, generator: torch.Generator) -> None:

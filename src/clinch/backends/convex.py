@@ -20,6 +20,10 @@ from clinch.errors import BackendError
 
 _TOLERANCE = 1e-9
 _STEPS = 100
+#: by how much a solver's point may miss a row
+ROWS_MET = 1e-6
+#: weight, relative to the largest, of coordinates that have none
+RIDGE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -287,7 +291,12 @@ def _quadratic(
     program = _program(-square * center, lower, upper, csr_array(rows), limits, quadratic=square)
     result = _result(highs.solve(program, time_limit=time_limit), len(limits), lambda x: x, lower, upper)
     if result.point is not None:
-        return result
+        if (rows @ result.point - limits).max(initial=0.0) <= ROWS_MET:
+            return result
+        # HiGHS's QP can call a point optimal that breaks its rows where some weights are zero: weigh those a little
+        weighed = np.maximum(square, RIDGE * square.max())
+        found = _Dual(center, weighed, lower, upper, rows, limits).solve(time.monotonic() + time_limit)
+        return ConvexResult(None, result.multipliers, None) if found is None else found
     # HiGHS gives no ray for quadratic programs: whether the rows contradict the box is a linear question
     return _linear(np.zeros_like(center), lower, upper, rows, limits, time_limit, keep_point=False)
 

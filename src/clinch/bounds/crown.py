@@ -7,7 +7,7 @@ Three steps, each a function of its own. :func:`linear_lower` carries linear for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -79,6 +79,11 @@ def through_affine_layers(graph: Graph, forms: Forms, relaxations: Mapping[int, 
     return Forms(pending, offset)
 
 
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 def activation_bounds(
     graph: Graph,
     region: Region,
@@ -86,6 +91,7 @@ def activation_bounds(
     known: Mapping[int, Interval] | None = None,
     *,
     include_wanted: bool = False,
+    stop: Callable[[], bool] = never,
 ) -> dict[int, Interval]:
     """Proven limits of every activation that a non-affine node reads.
 
@@ -98,6 +104,7 @@ def activation_bounds(
         wanted: only what these nodes depend on is looked at (default: the output).
         known: limits that hold already, to be intersected with.
         include_wanted: bound the wanted nodes themselves too.
+        stop: asked now and then; once true, what is left keeps its interval limits, which are valid too.
 
     Returns:
         Node position -> limits ``(B, *node_shape)``.
@@ -114,7 +121,7 @@ def activation_bounds(
 
     def refine(j: int, signs_only: bool) -> None:
         if j not in tight:
-            limits[j] = _refined(graph, j, limits[j], region, relaxations, signs_only)
+            limits[j] = _refined(graph, j, limits[j], region, relaxations, signs_only, stop)
             tight.add(j)
         result[j] = limits[j]
 
@@ -147,7 +154,13 @@ def relaxations_from(graph: Graph, bounds: Mapping[int, Interval], wanted: Itera
 
 
 def _refined(
-    graph: Graph, j: int, limits: Interval, region: Region, relaxations: Mapping[int, Relaxation], signs_only: bool
+    graph: Graph,
+    j: int,
+    limits: Interval,
+    region: Region,
+    relaxations: Mapping[int, Relaxation],
+    signs_only: bool,
+    stop: Callable[[], bool],
 ) -> Interval:
     """CROWN on the elements of node j that it can improve."""
     if not region.balls and _interval_is_exact(graph, j):
@@ -156,7 +169,7 @@ def _refined(
     lower, upper = limits.lower.flatten(1).clone(), limits.upper.flatten(1).clone()
     open_ = (lower < 0) & (upper > 0) if signs_only else lower < upper
     widest = max(graph.nodes[i].size for i in graph.ancestors([j]))
-    if not bool(open_.any()):
+    if stop() or not bool(open_.any()):
         return limits
     for which in open_.any(0).nonzero().flatten().split(max(1, 8 * BLOCK // widest)):
         eye = lower.new_zeros(len(which), lower.shape[1])
@@ -165,6 +178,8 @@ def _refined(
         shared = through_affine_layers(graph, units, relaxations)
         height = max(1, 4 * BLOCK // (widest * len(which)))
         for problems in torch.arange(region.size).split(height):
+            if stop():
+                break
             columns, forms = _open_rows(shared, open_[problems][:, which])
             if not columns.numel():
                 continue

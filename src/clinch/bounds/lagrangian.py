@@ -20,7 +20,7 @@ gives by one backward pass a linear lower limit of ``[objective +] Σ μ_k atom_
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from clinch.bounds.concretise import Concretiser
-from clinch.bounds.crown import linear_lower
+from clinch.bounds.crown import linear_lower, never
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Lines, Relaxation
 from clinch.network.ops.relu import LeakyReLU
@@ -273,20 +273,29 @@ class Ascent(NamedTuple):
     rows: Tensor
 
 
-def ascend(relaxed: Relaxed, d: Domains, steps: int, *, step_size: float = 0.2, target: Tensor | None = None) -> Ascent:
+def ascend(
+    relaxed: Relaxed,
+    d: Domains,
+    steps: int,
+    *,
+    step_size: float = 0.2,
+    target: Tensor | None = None,
+    stop: Callable[[], bool] = never,
+) -> Ascent:
     """Improve the multipliers by projected Adam steps; the best bound of each domain and its multipliers are kept.
 
     Args:
         steps: number of evaluations; one evaluates the present multipliers only.
         step_size: of slopes and mu, cosine decay; beta takes three times as much.
         target: ``(D,)`` domains whose bound has reached it are left alone.
+        stop: asked after every step; once true, the best so far is returned.
     """
     allowed = d.allowed(relaxed.query.atoms.count)
     adam = _Adam((1.0, 3.0, 1.0), step_size, steps)
     best = _Best(d, relaxed)
     active, start = torch.arange(len(d)), None
     for step in range(steps):
-        last = step == steps - 1
+        last = step == steps - 1 or (step > 0 and stop())
         with torch.set_grad_enabled(not last):
             moving = [t.detach().requires_grad_(not last) for t in (d.alpha, d.beta, d.mu)]
             d = replace(d, alpha=moving[0], beta=moving[1], mu=moving[2])

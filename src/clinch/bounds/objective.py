@@ -10,10 +10,12 @@ each of which is closed form or one-dimensional. For other objectives the clause
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from clinch.bounds.crown import activation_bounds, form_bounds, linear_lower, relaxations_from
+from clinch.bounds.crown import activation_bounds, form_bounds, linear_lower, never, relaxations_from
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.norms import norm
@@ -21,19 +23,22 @@ from clinch.network.ops.base import Interval
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
 
-def objective_bound(query: Query, bounds: dict[int, Interval] | None = None) -> Tensor:
+def objective_bound(
+    query: Query, bounds: dict[int, Interval] | None = None, *, stop: Callable[[], bool] = never
+) -> Tensor:
     """Proven: no feasible input of the query's region has a smaller objective. Shape ``(B,)``; infinity: infeasible.
 
     Args:
         query: the float64 normal form; pass ``query.narrowed(value)`` to search the incumbent's ball only, and take the
             smaller of the result and ``value`` as the bound of the whole query.
         bounds: limits of activations over ``query.region`` (default: computed with CROWN).
+        stop: asked now and then; once true, activations not yet bounded by CROWN keep their interval limits.
 
     Raises:
         UnsupportedOperator: a layer has no interval rule or no linear relaxation; names it.
     """
     if bounds is None:
-        bounds = activation_bounds(query.graph, query.region, query.nodes)
+        bounds = activation_bounds(query.graph, query.region, query.nodes, stop=stop)
     relaxations = relaxations_from(query.graph, bounds, query.nodes)
     bound, infeasible = _clause_bound(query, relaxations)
     match query.objective:

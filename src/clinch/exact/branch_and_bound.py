@@ -60,26 +60,31 @@ class _Search:
         self.query, self.problems, self.ledger, self.batch = query, problems, ledger, batch
         self.radius = ledger.value[problems]
         narrowed = query.narrowed(self.radius)
-        self.bounds = activation_bounds(query.graph, narrowed.region, query.nodes)
+        self.bounds = activation_bounds(query.graph, narrowed.region, query.nodes, stop=self._over)
         self.relaxed = relax_query(narrowed, self.bounds)
         self.impossible = impossible_atoms(narrowed, self.bounds)
         self.began, self.walking = ledger.seconds, 0.0
         self.finished = torch.full((query.size,), torch.inf, dtype=torch.float64)
         self.open: list[tuple[Domains, Tensor, Tensor]] = []
 
+    def _over(self) -> bool:
+        return self.ledger.remaining <= 0
+
     def run(self) -> None:
         """Bound the roots, then work on the domains of smallest bound until none is left."""
         roots = self._roots()
         # A disjunction is split before anything is spent on what holds without it.
-        self._settle(ascend(self.relaxed, roots, 1 if bool((roots.choice < 0).any()) else ROOT_STEPS))
+        self._settle(ascend(self.relaxed, roots, 1 if bool((roots.choice < 0).any()) else ROOT_STEPS, stop=self._over))
         self._report()
         while self.open and not self.ledger.exhausted:
             self._renarrow()
             children, new_roots, leaves = self._split(*self._pop())
             if len(new_roots):
-                self._settle(ascend(self.relaxed, new_roots, ROOT_STEPS, target=self._target(new_roots)))
+                self._settle(
+                    ascend(self.relaxed, new_roots, ROOT_STEPS, target=self._target(new_roots), stop=self._over)
+                )
             if len(children):
-                self._settle(ascend(self.relaxed, children, NODE_STEPS, target=self._target(children)))
+                self._settle(ascend(self.relaxed, children, NODE_STEPS, target=self._target(children), stop=self._over))
             self._close_leaves(leaves)
             self._report()
 
@@ -151,7 +156,7 @@ class _Search:
             limit = max(0.05, min(self.ledger.remaining, 60.0))
             leaf, points = solve_leaf(self.relaxed, leaf, float(self._target(leaf)), limit)
         else:
-            ascent = ascend(self.relaxed, leaf, LEAF_STEPS, target=self._target(leaf))
+            ascent = ascend(self.relaxed, leaf, LEAF_STEPS, target=self._target(leaf), stop=self._over)
             leaf, points = ascent.domains, [ascent.point]
         if points:
             self._offer(torch.cat(points), b.expand(len(points)))
@@ -208,7 +213,9 @@ class _Search:
             return
         self.radius = value
         narrowed = self.query.narrowed(value)
-        self.bounds = activation_bounds(self.query.graph, narrowed.region, self.query.nodes, self.bounds)
+        self.bounds = activation_bounds(
+            self.query.graph, narrowed.region, self.query.nodes, self.bounds, stop=self._over
+        )
         self.relaxed = relax_query(narrowed, self.bounds, {k.node: k.which for k in self.relaxed.kinks})
 
     def _report(self) -> None:
