@@ -171,7 +171,7 @@ def _refined(
     widest = max(graph.nodes[i].size for i in graph.ancestors([j]))
     if stop() or not bool(open_.any()):
         return limits
-    for which in open_.any(0).nonzero().flatten().split(max(1, 8 * BLOCK // widest)):
+    for which in open_.any(0).nonzero().flatten().split(max(1, 2 * BLOCK // widest)):
         eye = lower.new_zeros(len(which), lower.shape[1])
         eye[torch.arange(len(which)), which] = 1.0
         units = Forms({j: eye.reshape(1, len(which), *shape[1:])}, lower.new_zeros(1, len(which)))
