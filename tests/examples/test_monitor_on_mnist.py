@@ -33,8 +33,9 @@ def test_value_and_bound_on_an_image(job, image, p):
     x = solution.x.unsqueeze(0)
     assert float(x.min()) >= 0 and float(x.max()) <= 1
     assert int(predicted(net, x)[0]) == label
-    for dtype in (torch.float32, torch.float64):
+    # this float32 evaluation is another one than onnxruntime's, which the point was checked with: it rounds differently
+    for dtype, rounding in ((torch.float32, 1e-4), (torch.float64, 1e-9)):
         h = net.graph_as(dtype, "cpu").forward(x.to(dtype), [net.position(monitor.layer)])[net.position(monitor.layer)]
         # in units of the margin: the monitor objects where some neuron is out by one margin
-        assert float(monitor.excess(h, torch.tensor([label])).max()) >= 1 - 1e-9
+        assert float(monitor.excess(h, torch.tensor([label])).max()) >= 1 - rounding
     assert float(torch.linalg.vector_norm((x[0] - x0).double(), p)) == pytest.approx(solution.value, rel=1e-6)
