@@ -127,13 +127,11 @@ def _combine(query: Query, ledger: Ledger, seed: int) -> None:
 
 def _exact_engines(query: Query) -> list[Engine]:
     """Branch and bound where splitting ReLUs ends in an affine network, MILP where other pieces need an encoding."""
-    from clinch.bounds.lagrangian import only_kinks_bend
-
     if isinstance(query.objective, FormsNorm):
         return [_milp]
     if isinstance(query.objective, Distance) and query.objective.p == 0:
         return [_milp]
-    if only_kinks_bend(query.graph, query.nodes):
+    if query.graph.bends_only_at_kinks(query.nodes):
         return [_branch_and_bound]
     encodable = all(query.graph.nodes[i].op.supports("encode") for i in query.graph.ancestors(query.nodes) if i)
     return [_milp, _branch_and_bound] if encodable else [_branch_and_bound]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clinch.attacks import attack, polish
-from clinch.attacks.pieces import bends_only_at_kinks, forward_on, pattern_at
+from clinch.attacks.pieces import forward_on, pattern_at
 from clinch.attacks.polish import polish_from
 from clinch.backends.convex import DistanceCost, minimise_over_polyhedron
 from clinch.certify.point import check_points
@@ -115,7 +115,7 @@ def test_smooth_networks_are_linearised_again_and_again(p):
     net = mlp([8, 16, 16, 3], seed=26, smooth=True)
     x0 = torch.rand(3, 8, generator=torch.Generator().manual_seed(12))
     problem = other_class(net, x0, p, lower=-3.0, upper=3.0)
-    assert not bends_only_at_kinks(problem.graph, problem.nodes)
+    assert not problem.graph.bends_only_at_kinks(problem.nodes)
     ledger = Ledger(problem)
     for b in range(3):
         noise = 6 * torch.rand(300, 8, generator=torch.Generator().manual_seed(b)) - 3

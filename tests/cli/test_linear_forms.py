@@ -43,7 +43,13 @@ def test_a_quoted_name_is_a_layer(net):
 
 @pytest.mark.parametrize("text", ["output[0] <= 1", "output[0] + 0.5 >= output[1]", "0.5 == input[1, 1]", "relu2 <= 9"])
 def test_comparisons_are_constraints(net, text):
-    clinch.Problem(clinch.Minimize(net.output[0]), [net.input >= 0, net.input <= 1, parse_constraint(text, net)])
+    box = [net.input >= 0, net.input <= 1]
+    free, bound = (
+        clinch.Problem(clinch.Minimize(net.output[0]), more).query
+        for more in (box, [*box, parse_constraint(text, net)])
+    )
+    # it adds a clause, or (on single inputs) a tighter limit
+    assert bound.clauses > free.clauses or bool((bound.region.lower > free.region.lower).any())
 
 
 REFUSED_FORMS = [

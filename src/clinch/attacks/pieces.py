@@ -24,11 +24,6 @@ def kinks(graph: Graph, wanted: list[int]) -> list[int]:
     return [i for i in graph.ancestors(wanted) if i and graph.nodes[i].op.splits_at_zero]
 
 
-def bends_only_at_kinks(graph: Graph, wanted: list[int]) -> bool:
-    """Whether a pattern makes the network affine."""
-    return all(graph.nodes[i].op.affine or graph.nodes[i].op.splits_at_zero for i in graph.ancestors(wanted) if i)
-
-
 def pattern_at(graph: Graph, x: Tensor, wanted: list[int]) -> Pattern:
     """Signs at one point ``(1, *input_shape)``."""
     nodes = kinks(graph, wanted)

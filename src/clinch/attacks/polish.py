@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch.attacks.pieces import Pattern, bends_only_at_kinks, forward_on, linearise, pattern_at
+from clinch.attacks.pieces import Pattern, forward_on, linearise, pattern_at
 from clinch.backends.convex import DistanceCost, LinearCost, minimise_over_polyhedron
 from clinch.errors import BackendError
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
@@ -91,7 +91,7 @@ class _Walk:
 
     def __init__(self, query: Query, ledger: Ledger, tightness: float) -> None:
         self.query, self.ledger = query, ledger
-        self.exact = bends_only_at_kinks(query.graph, query.nodes)
+        self.exact = query.graph.bends_only_at_kinks(query.nodes)
         self.eps = tightness * torch.finfo(query.network.dtype).eps
         self.lower, self.upper = query.region.lower.flatten(), query.region.upper.flatten()
         self.programs = 0

@@ -30,7 +30,6 @@ from torch import Tensor
 
 from clinch.bounds.concretise import Concretiser
 from clinch.bounds.crown import linear_lower, never
-from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Lines, Relaxation
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Forms, Linear, Query
@@ -375,10 +374,3 @@ class _Adam:
     def keep(self, index: Tensor) -> None:
         """Go on with the chosen domains only."""
         self.moments = [(first[index], second[index]) for first, second in self.moments]
-
-
-def only_kinks_bend(graph: Graph, nodes: list[int]) -> bool:
-    """Whether every non-affine node below the given ones splits at zero, so that splits end in an affine network."""
-    return all(
-        graph.nodes[i].op.affine or isinstance(graph.nodes[i].op, LeakyReLU) for i in graph.ancestors(nodes) if i
-    )

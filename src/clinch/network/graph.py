@@ -99,6 +99,11 @@ class Graph:
                 needed.update(self.nodes[i].inputs)
         return sorted(needed)
 
+    def bends_only_at_kinks(self, wanted: Iterable[int]) -> bool:
+        """Whether every non-affine node below the wanted ones splits at zero: splits then end in an affine network."""
+        ops = [self.nodes[i].op for i in self.ancestors(wanted) if i]
+        return all(op.affine or op.splits_at_zero for op in ops)
+
     def shapes(self, i: int) -> tuple[Shape, ...]:
         """Shapes of the inputs of node i."""
         return tuple(self.nodes[j].shape for j in self.nodes[i].inputs)
