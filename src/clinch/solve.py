@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from clinch.errors import ClinchError, ProblemError, UnboundedInputError, UnsupportedByEngine, UnsupportedOperator
+from clinch.errors import ProblemError, UnboundedInputError, UnsupportedByEngine, UnsupportedOperator
 from clinch.ledger import Ledger
 from clinch.query import Distance, FormsNorm, Query
 from clinch.solution import Event, Proof, Solution
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: share of the time that the attack may take when other engines wait behind it
 ATTACK_SHARE = 0.35
+#: share of the time for branch and bound before the thorough attack
+SLICE_SHARE = 0.1
 
 Engine = Callable[[Query, Ledger, int], None]
 
@@ -110,19 +112,52 @@ ENGINES: dict[str, Engine] = {
 
 
 def _combine(query: Query, ledger: Ledger, seed: int) -> None:
-    """Attack, bound, then the exact search that suits the problem."""
+    """A quick attack and a slice of the exact search; where that closes not everything, all that there is."""
     if isinstance(query.objective, Distance):
         nearest = query.objective.center.clamp(query.region.lower, query.region.upper)
         ledger.prove(query.objective.value(nearest, {}), Proof.GEOMETRY, "geometry")
+    engines = [*_exact_engines(query)]
+    if engines[0] is _branch_and_bound:
+        engines[0] = _first_slice(query, ledger, seed)
+    else:
+        engines.insert(0, _bounds)
+    if ledger.exhausted:
+        return
     with ledger.share(ATTACK_SHARE):
         _attack(query, ledger, seed)
-    for engine in (_bounds, *_exact_engines(query)):
+    for engine in engines:
         if ledger.exhausted:
             return
-        try:
-            engine(query, ledger, seed)
-        except (UnsupportedOperator, UnsupportedByEngine, UnboundedInputError) as reason:
-            ledger.note(_said(engine, reason))
+        _attempt(engine, query, ledger, seed)
+
+
+def _first_slice(query: Query, ledger: Ledger, seed: int) -> Engine:
+    """Try what closes small problems: a quick attack and the start of branch and bound; returns the rest of it."""
+    from clinch.attacks.attack import attack
+    from clinch.attacks.polish import polish
+    from clinch.exact.branch_and_bound import Search
+
+    with ledger.share(ATTACK_SHARE):
+        attack(query, ledger, seed=seed, thorough=False)
+        polish(query, ledger)
+    searches: list[Search] = []
+
+    def search(query: Query, ledger: Ledger, seed: int) -> None:
+        if not searches:
+            searches.append(Search(query, ledger))
+        searches[0].run()
+
+    with ledger.share(SLICE_SHARE):
+        _attempt(search, query, ledger, seed)
+    return search
+
+
+def _attempt(engine: Engine, query: Query, ledger: Ledger, seed: int) -> None:
+    """Run an engine; where it cannot take the problem the solution says so."""
+    try:
+        engine(query, ledger, seed)
+    except (UnsupportedOperator, UnsupportedByEngine, UnboundedInputError) as reason:
+        ledger.note(f"Engine '{_name(engine)}' was skipped. {reason}")
 
 
 def _exact_engines(query: Query) -> list[Engine]:
@@ -137,6 +172,5 @@ def _exact_engines(query: Query) -> list[Engine]:
     return [_milp, _branch_and_bound] if encodable else [_branch_and_bound]
 
 
-def _said(engine: Engine, reason: ClinchError) -> str:
-    name = next(name for name, known in ENGINES.items() if known is engine)
-    return f"Engine '{name}' was skipped. {reason}"
+def _name(engine: Engine) -> str:
+    return next((name for name, known in ENGINES.items() if known is engine), "branch_and_bound")

@@ -97,7 +97,10 @@ def test_dependent_rows_are_no_obstacle():
 
 def test_no_time_gives_no_point():
     objective, lower, upper, rows, limits = case(3, 1.0, False, True)
-    assert minimise_over_polyhedron(objective, lower, upper, rows, limits, time_limit=0.0).point is None
+    rows, limits = np.vstack([rows, -rows]), np.append(limits, limits + 10)  # one row alone is closed form
+    for p in (1.0, math.inf):
+        distance = DistanceCost(objective.center, p)
+        assert minimise_over_polyhedron(distance, lower, upper, rows, limits, time_limit=0.0).point is None
 
 
 def test_not_a_number_is_refused():

@@ -42,7 +42,9 @@ REACH = 100.0
 BATCH = 1 << 24
 
 
-def attack(query: Query, ledger: Ledger, *, starts: int = 2, steps: int = 60, seed: int = 0) -> None:
+def attack(
+    query: Query, ledger: Ledger, *, starts: int = 2, steps: int = 60, seed: int = 0, thorough: bool = True
+) -> None:
     """Attack all problems of a query; what is found goes to the ledger.
 
     Args:
@@ -51,8 +53,10 @@ def attack(query: Query, ledger: Ledger, *, starts: int = 2, steps: int = 60, se
         starts: attempts per disjunct, the first from the centre, the others from random points.
         steps: steps of the longest stage.
         seed: of the random starts.
+        thorough: False ends a distance's attack after the short stages that rank the disjuncts: enough where an exact
+            search with walks of its own comes next.
     """
-    _run(query, ledger, starts, steps, seed)
+    _run(query, ledger, starts, steps, seed, thorough)
 
 
 def nearest_by_projection(
@@ -72,7 +76,9 @@ def nearest_by_projection(
     return _run(query_of(problem), None, starts, steps, seed).result()
 
 
-def _run(query: Query, ledger: Ledger | None, starts: int, steps: int, seed: int) -> Best:
+def _run(
+    query: Query, ledger: Ledger | None, starts: int, steps: int, seed: int, thorough: bool = True
+) -> Best:
     best = Best(query, "attack", ledger)
     generator = torch.Generator().manual_seed(seed)
     tight = _within_reach(tightened(best))
@@ -88,7 +94,7 @@ def _run(query: Query, ledger: Ledger | None, starts: int, steps: int, seed: int
         done = feasible & (best.anchor == closest).flatten(1).all(1)
         problems = (~done).nonzero().flatten()
         if len(problems):
-            _nearest(best, tight, problems, starts, steps, generator)
+            _nearest(best, tight, problems, starts, steps, generator, thorough)
     best.report()
     return best
 
@@ -103,7 +109,9 @@ def _within_reach(tight: Query) -> Query:
     return replace(tight, region=replace(region, lower=lower, upper=upper))
 
 
-def _nearest(best: Best, tight: Query, problems: Tensor, starts: int, steps: int, generator: torch.Generator) -> None:
+def _nearest(
+    best: Best, tight: Query, problems: Tensor, starts: int, steps: int, generator: torch.Generator, thorough: bool
+) -> None:
     """All stages for a distance objective."""
     objective = tight.objective
     assert isinstance(objective, Distance)
@@ -116,7 +124,7 @@ def _nearest(best: Best, tight: Query, problems: Tensor, starts: int, steps: int
         lanes, z = _best_lanes(lanes, z, torch.where(torch.isfinite(value), value, aim), KEPT)
         z, value, aim = averaged_steps(lanes, z, steps=12, step_size=(0.5, 0.3), averaging=(0.5, 0.5), overshoot=1.01)
         lanes, z = _best_lanes(lanes, z, torch.where(torch.isfinite(value), value, 1.1 * aim), FINALISTS)
-        if best.exhausted:
+        if best.exhausted or not thorough:
             return
     else:
         lanes, z = _best_lanes(lanes, z, linearised_distance(lanes, lanes.read(z), z)[0], KEPT)

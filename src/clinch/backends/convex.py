@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.sparse import csr_array, diags_array, hstack, vstack
+from scipy.sparse import csr_array, hstack
+from torch import Tensor
 
 from clinch.backends import highs
 from clinch.backends.program import Outcome, Program, Vector
 from clinch.errors import BackendError
+from clinch.geometry.halfspace import Projection, halfspace_distance
 
 _TOLERANCE = 1e-9
 _STEPS = 100
@@ -124,6 +127,8 @@ def minimise_over_polyhedron(
                 return result
         remaining = began + time_limit - time.monotonic()
         return _quadratic(objective.center, weights**2, lower, upper, rows, limits, remaining)
+    if objective.p in (1, np.inf) and len(limits) == 1:
+        return _one_row(objective, lower, upper, rows, limits)
     if objective.p == 1:
         return _sum(objective, lower, upper, rows, limits, time_limit)
     if objective.p == np.inf:
@@ -312,6 +317,25 @@ def _linear(
     return result if keep_point else ConvexResult(None, np.zeros(len(limits)), result.ray)
 
 
+def _one_row(o: DistanceCost, lower: Vector, upper: Vector, rows: Vector, limits: Vector) -> ConvexResult:
+    """A single row: closed form."""
+    found = _halfspaces(o, rows, limits, lower, upper)
+    if not bool(torch.isfinite(found.distance)):
+        return ConvexResult(None, np.zeros(1), np.ones(1))
+    return ConvexResult(np.clip(found.point[0].numpy(), lower, upper), found.multiplier.numpy(), None)
+
+
+def _halfspaces(o: DistanceCost, rows: Vector, limits: Vector, lower: Vector, upper: Vector) -> Projection:
+    """The distance from the centre to each ``{row @ x <= limit}`` within the box."""
+
+    def repeated(values: Vector) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).expand(len(rows), -1)
+
+    weights = None if o.weights is None else repeated(o.weights)
+    around = repeated(lower), repeated(upper), repeated(o.center)
+    return halfspace_distance(torch.from_numpy(rows), torch.from_numpy(-limits), *around, o.p, weights)
+
+
 def _sum(
     o: DistanceCost, lower: Vector, upper: Vector, rows: Vector, limits: Vector, time_limit: float
 ) -> ConvexResult:
@@ -328,16 +352,54 @@ def _sum(
 def _maximum(
     o: DistanceCost, lower: Vector, upper: Vector, rows: Vector, limits: Vector, time_limit: float
 ) -> ConvexResult:
-    """p = infinity with ``−t <= w_i (x_i − c_i) <= t``. t has no upper limit, so that a ray is zero on these rows."""
-    n = len(lower)
-    weights = np.ones(n) if o.weights is None else o.weights
-    scaled, t = diags_array(weights), csr_array(np.ones((n, 1)))
-    given = hstack([csr_array(rows), csr_array((len(limits), 1))])
-    matrix = vstack([given, hstack([scaled, -t]), hstack([-scaled, -t])])
-    ends = np.concatenate([limits, weights * o.center, -weights * o.center])
+    """p = infinity: the smallest t whose box ``|w_i (x_i − c_i)| <= t`` holds a point that meets the rows.
+
+    Within the box of some t a linear program finds by how much the rows must be missed. Its multipliers weigh them into
+    one row whose distance is closed form and becomes the next t: never beyond the smallest one, which is reached after
+    finitely many steps. The program has one row per condition, where the usual one has two more per element.
+    """
+    count, ends, began = len(limits), np.stack([lower, upper]), time.monotonic()
+    scale = np.maximum(np.linalg.norm(rows, axis=1), 1e-12)
+    scaled, sides = rows / scale[:, None], limits / scale
+    weights = np.eye(count) if count else np.zeros((1, 0))
+    model, heavy = None, np.zeros(count)
+    for _ in range(_STEPS):
+        found = _halfspaces(o, weights @ scaled, weights @ sides, *ends)
+        length, multiplier = found.distance.numpy(), found.multiplier.numpy()
+        best = int(length.argmax())
+        if not np.isfinite(length[best]):
+            return ConvexResult(None, np.zeros(count), weights[best] / scale)
+        heavy = multiplier[best] * weights[best] / scale
+        near, far = _within(o, float(length[best]), *ends)
+        if model is None:
+            model = _missed_rows(scaled, sides, near, far)
+        else:
+            model.change_limits(np.arange(len(lower)), near, far)
+        outcome = model.solve(time_limit=began + time_limit - time.monotonic())
+        if outcome.point is None or outcome.duals is None or outcome.status != "optimal":
+            return ConvexResult(None, heavy, None)
+        if outcome.value <= _TOLERANCE:
+            return ConvexResult(np.clip(outcome.point[:-1], near, far), heavy, None)
+        weights = np.maximum(-outcome.duals, 0.0)[None]
+    return ConvexResult(None, heavy, None)
+
+
+def _missed_rows(rows: Vector, limits: Vector, lower: Vector, upper: Vector) -> highs.HighsModel:
+    """``min s  s.t.  rows @ x − s <= limits,  s >= 0``, loaded."""
+    n, count = len(lower), len(limits)
+    matrix = csr_array(np.hstack([rows, -np.ones((count, 1))]))
     cost = np.append(np.zeros(n), 1.0)
-    program = _program(cost, np.append(lower, 0.0), np.append(upper, np.inf), csr_array(matrix), ends)
-    return _result(highs.solve(program, time_limit=time_limit), len(limits), lambda v: v[:n], lower, upper)
+    program = _program(cost, np.append(lower, 0.0), np.append(upper, np.inf), matrix, limits)
+    return highs.HighsModel(program, primal_feasibility_tolerance=_TOLERANCE, dual_feasibility_tolerance=_TOLERANCE)
+
+
+def _within(o: DistanceCost, length: float, lower: Vector, upper: Vector) -> tuple[Vector, Vector]:
+    """The part of the box within a distance, widened by rounding so that it is not empty."""
+    weights = np.ones(len(lower)) if o.weights is None else o.weights
+    reach = np.divide(length, weights, out=np.full(len(lower), np.inf), where=weights > 0)
+    reach = reach * (1 + 4e-16) + 1e-15
+    near, far = np.maximum(lower, o.center - reach), np.minimum(upper, o.center + reach)
+    return np.minimum(near, upper), np.maximum(far, lower)
 
 
 def _program(

@@ -1,7 +1,20 @@
-"""From a linear lower limit on the input to a number: the last step of the dual function."""
+"""From a linear lower limit on the input to a number: the last step of the dual function.
+
+A search evaluates the dual function again and again with multipliers that change a little, so that the common cases
+have an evaluation of their own, of a few passes over the rows:
+
+* a linear objective over a box: closed form;
+* p = infinity, centre inside the box: the gain is concave in the distance T, and its tangent at the largest T that the
+  box leaves meets the goal at or left of where the gain does: a lower bound of the distance;
+* p = 2, centre inside the box: any multiplier t gives a bound; one Newton step per call follows the best one;
+* p = 1, centre inside the box: the largest coefficients alone, where they fill what is needed.
+
+Everything else goes through :mod:`clinch.geometry.halfspace` and :mod:`clinch.geometry.linear_minimum`.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,11 +22,12 @@ from torch import Tensor
 
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
-from clinch.geometry.warm_distance import applies, warm_distance
 from clinch.query import Distance, Query
 
-#: Newton steps on the multiplier of a half-space that changed a little since the last call
-WARM_STEPS = 2
+#: Newton steps of p = 2 without a start
+COLD_STEPS = 12
+#: coefficients of a row that are looked at first for p = 1
+LARGEST = 32
 
 
 class Concretised(NamedTuple):
@@ -28,52 +42,222 @@ class Concretised(NamedTuple):
 
 
 class Concretiser:
-    """The input side of a query, prepared for many linear limits on domains of its problems."""
+    """The input side of a query: limits, centre and ball of B problems; :meth:`on` chooses those of some domains."""
 
     def __init__(self, query: Query) -> None:
         self.objective = query.objective
-        self.lower, self.upper = query.region.lower.flatten(1), query.region.upper.flatten(1)
-        self.ball = flatten_ball(query.region.balls[0]) if query.region.balls else None
-        self.quick = False
+        region = query.region
+        self.lower, self.upper = region.lower.flatten(1), region.upper.flatten(1)
+        self.ball = flatten_ball(region.balls[0]) if region.balls else None
+        self.center: Tensor | None = None
+        self.weights: Tensor | None = None
         if isinstance(self.objective, Distance):
             self.center = self.objective.center.flatten(1)
             self.weights = None if self.objective.weights is None else self.objective.weights.flatten(1)
-            self.low, self.high = self.lower - self.center, self.upper - self.center
-            self.quick = self.weights is None and applies(self.objective.p, self.low, self.high)
+        self.kind = self._kind()
 
-    def __call__(self, rows: Tensor, offset: Tensor, problem: Tensor, start: Tensor | None) -> Concretised:
-        """The bound that ``<rows, x> + offset`` gives on each domain.
+    def _kind(self) -> type[Concretise]:
+        finite = bool((torch.isfinite(self.lower) & torch.isfinite(self.upper)).all())
+        if not isinstance(self.objective, Distance):
+            return _LinearOverBox if finite and self.ball is None else _General
+        assert self.center is not None
+        inside = bool(((self.lower <= self.center) & (self.center <= self.upper)).all())
+        quick = {math.inf: _LargestMove, 2.0: _Euclid, 1.0: _SumOfMoves}
+        if finite and inside and self.weights is None:
+            return quick.get(self.objective.p, _General)
+        return _General
 
-        Distance objectives: the distance from the centre to ``<rows, x> + offset <= 0`` within the box. Others: the
-        exact minimum of ``<rows, x> + offset`` over the box and the first ball.
+    def on(self, problem: Tensor) -> Concretise:
+        """For domains of the problems ``(D,)``, or of one problem ``(1,)`` that any number of domains share."""
+        return self.kind(self, problem)
+
+
+class Concretise:
+    """The bound that ``<rows, x> + offset`` gives on each domain.
+
+    Distance objectives: the distance from the centre to ``<rows, x> + offset <= 0`` within the box, infinity where that
+    is out of reach. Others: the minimum of ``<rows, x> + offset`` over the box and the first ball.
+    """
+
+    def __init__(self, source: Concretiser, problem: Tensor) -> None:
+        self.source, self.problem = source, problem
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Gather what every call needs."""
+
+    def take(self, index: Tensor) -> Concretise:
+        """For the chosen domains."""
+        return type(self)(self.source, self.problem[index])
+
+    def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
+        """Evaluate.
 
         Args:
-            rows: ``(D, n)``; offset: ``(D,)``; problem: ``(D,)``.
+            rows: ``(D, n)``; offset: ``(D,)``.
             start: what an earlier call for the same domains returned, or None.
         """
-        if self.quick:
-            return self._warm(rows, offset, problem, start)
-        lower, upper = self.lower[problem], self.upper[problem]
-        if isinstance(self.objective, Distance):
-            weights = None if self.weights is None else self.weights[problem]
-            bound, point, weight = halfspace_distance(
-                rows, offset, lower, upper, self.center[problem], self.objective.p, weights
-            )
-            return Concretised(bound, point, _climbing(weight), None)
-        ball = None if self.ball is None else self.ball.take(problem)
+        raise NotImplementedError
+
+
+class _General(Concretise):
+    def prepare(self) -> None:
+        s, which = self.source, self.problem
+        self.lower, self.upper = s.lower[which], s.upper[which]
+        self.center = None if s.center is None else s.center[which]
+        self.weights = None if s.weights is None else s.weights[which]
+        self.ball = None if s.ball is None else s.ball.take(which)
+
+    def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
+        objective, size = self.source.objective, rows.shape
+        lower, upper = self.lower.expand(size), self.upper.expand(size)
+        if isinstance(objective, Distance):
+            assert self.center is not None
+            weights = None if self.weights is None else self.weights.expand(size)
+            found = halfspace_distance(rows, offset, lower, upper, self.center.expand(size), objective.p, weights)
+            return Concretised(found.distance, found.point, _climbing(found.multiplier), None)
+        ball = self.ball
+        if ball is not None and len(ball.radius) != size[0]:
+            ball = ball.take(ball.radius.new_zeros(size[0], dtype=torch.int64))
         value, point = linear_minimum(rows.unsqueeze(1), lower, upper, ball)
         return Concretised(value[:, 0] + offset, point[:, 0], torch.ones_like(offset), None)
 
-    def _warm(self, rows: Tensor, offset: Tensor, problem: Tensor, start: Tensor | None) -> Concretised:
-        assert isinstance(self.objective, Distance)
-        # one problem: its limits are shared by all domains and stay in cache
-        which = problem[:1] if len(self.lower) == 1 else problem
-        center, low, high = self.center[which], self.low[which], self.high[which]
-        products = rows * center
-        need = products.sum(1) + offset
-        rounding = 4 * torch.finfo(rows.dtype).eps * (products.abs().sum(1) + offset.abs())
-        found = warm_distance(rows, need, rounding, low, high, self.objective.p, start, WARM_STEPS)
-        return Concretised(found.bound, center + found.delta, _climbing(found.multiplier), found.start)
+
+class _LinearOverBox(Concretise):
+    def prepare(self) -> None:
+        self.lower, self.upper = self.source.lower[self.problem], self.source.upper[self.problem]
+        self.middle, self.half = (self.upper + self.lower) / 2, (self.upper - self.lower) / 2
+
+    def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
+        bound = offset + _dot(rows, self.middle) - _dot(rows.abs(), self.half)
+        return Concretised(bound, torch.where(rows > 0, self.lower, self.upper), torch.ones_like(offset), None)
+
+
+class _AroundCenter(Concretise):
+    """Limits relative to a centre inside the box: ``low <= 0 <= high``."""
+
+    def prepare(self) -> None:
+        s, which = self.source, self.problem
+        assert s.center is not None
+        self.center = s.center[which]
+        self.low, self.high = s.lower[which] - self.center, s.upper[which] - self.center
+        self.size = self.center.abs() + self.high - self.low
+
+    def need(self, rows: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """The limit's value at the centre, which has to be made up for, and the rounding of that number."""
+        rounding = _dot(rows.abs(), self.size) + offset.abs()
+        return _dot(rows, self.center) + offset, 4 * torch.finfo(rows.dtype).eps * rounding
+
+    def result(self, bound: Tensor, delta: Tensor, multiplier: Tensor, start: Tensor | None) -> Concretised:
+        return Concretised(bound, delta.add_(self.center), _climbing(multiplier), start)
+
+
+class _LargestMove(_AroundCenter):
+    """p = infinity: every element may move by T, or to its limit where that is nearer."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.reach = torch.maximum(self.high, -self.low).amax(1)
+        far = self.reach.unsqueeze(1) * (1 - 1e-12)
+        # moves that T limits, rather than the box
+        self.low_free, self.high_free = (torch.where(t.abs() >= far, t, 0.0) for t in (self.low, self.high))
+        self.down, self.up = ((t != 0).to(t.dtype) for t in (self.low_free, self.high_free))
+
+    def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
+        need, rounding = self.need(rows, offset)
+        size, falls = rows.abs(), rows > 0
+        # Σ|λ|·room and Σ|λ|·[T limits], each side by itself: |λ| and λ together know the side
+        most = (_dot(size, self.high - self.low) - _dot(rows, self.high + self.low)) / 2
+        slope = (_dot(size, self.down + self.up) + _dot(rows, self.down - self.up)) / 2
+        excess = most - need
+        tangent = self.reach - excess.clamp(min=0) / slope.clamp(min=1e-300)
+        # where T limits nothing, nothing is known about it
+        length = torch.where((slope > 0) & (need > 0), tangent.clamp(min=0), 0.0)
+        met = excess + rounding >= 0
+        bound = torch.where(met, length, torch.inf)
+        back = torch.where(met, length / self.reach.clamp(min=1e-300) - 1, 0.0).clamp(max=0)
+        delta = torch.where(falls, self.low, self.high)
+        delta = torch.addcmul(delta, torch.where(falls, self.low_free, self.high_free), back.unsqueeze(1))
+        return self.result(bound, delta, torch.where(slope > 0, 1 / slope.clamp(min=1e-300), 0.0), None)
+
+
+class _Euclid(_AroundCenter):
+    """p = 2: ``δ(t) = clip(−t·λ)`` minimises ``½‖δ‖² + t·(<λ, δ> + need)``, whose value bounds half the square."""
+
+    def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
+        need, rounding = self.need(rows, offset)
+        most = (_dot(rows.abs(), self.high - self.low) - _dot(rows, self.high + self.low)) / 2
+        met = most + rounding >= need
+        goal = torch.minimum(need, most).clamp(min=0)
+        if start is None:
+            t = goal / torch.linalg.vecdot(rows, rows).clamp(min=1e-300)
+            for _ in range(COLD_STEPS):
+                t = self._newton(rows, self._move(rows, t), goal, t)
+        else:
+            t = start
+        delta = self._move(rows, t)
+        following = self._newton(rows, delta, goal, t)
+        dual = torch.linalg.vecdot(delta, delta) / 2 + t * (need + torch.linalg.vecdot(rows, delta))
+        bound = torch.where(met, (2 * dual.clamp(min=0)).sqrt(), torch.inf)
+        if not bool(met.all()):
+            delta = torch.where(met.unsqueeze(1), delta, torch.where(rows > 0, self.low, self.high))
+        return self.result(bound, delta, t, following)
+
+    def _move(self, rows: Tensor, t: Tensor) -> Tensor:
+        return torch.clamp(rows * -t.unsqueeze(1), self.low, self.high)
+
+    def _newton(self, rows: Tensor, delta: Tensor, goal: Tensor, t: Tensor) -> Tensor:
+        """A step towards ``gain(t) = −<λ, δ(t)> = goal``; the gain's slope is ``‖λ‖²`` over what is not at a limit."""
+        gain = -torch.linalg.vecdot(rows, delta)
+        free = torch.where((delta > self.low) & (delta < self.high), rows, 0.0)
+        slope = torch.linalg.vecdot(free, free)
+        missing = goal - gain
+        # where everything is at its limit the gain is flat: come back from the right
+        flat = torch.where(missing < 0, 0.5 * t, t)
+        return torch.where(slope > 0, t + missing / slope.clamp(min=1e-300), flat).clamp(min=0)
+
+
+class _SumOfMoves(_AroundCenter):
+    """p = 1: the largest coefficients move first, each to its limit; the last one in part."""
+
+    def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
+        need, rounding = self.need(rows, offset)
+        room = torch.where(rows > 0, self.low, self.high).abs_()
+        size = torch.where(room > 0, rows.abs(), 0.0)
+        goal = need.clamp(min=0)
+        count = min(LARGEST, rows.shape[1])
+        most = torch.linalg.vecdot(size, room)
+        met = most + rounding >= need
+        best, at = size.topk(count, dim=1)
+        filled = (best * room.gather(1, at)).cumsum(1)
+        if count < rows.shape[1] and bool(((filled[:, -1] < goal) & met).any()):
+            best, at = size.sort(dim=1, descending=True)
+            filled = (best * room.gather(1, at)).cumsum(1)
+        return self._fill(rows, need, goal, met, best, at, filled, room)
+
+    def _fill(
+        self, rows: Tensor, need: Tensor, goal: Tensor, met: Tensor, best: Tensor, at: Tensor, filled: Tensor, room: Tensor
+    ) -> Concretised:  # fmt: skip
+        last = (filled < goal.unsqueeze(1)).sum(1, keepdim=True).clamp(max=best.shape[1] - 1)
+        density = best.gather(1, last)
+        price = torch.where(density > 0, 1 / density.clamp(min=1e-300), 0.0)
+        here = room.gather(1, at)
+        # any price is a bound: price·need − Σ (price·|λ| − 1)₊·room, and beyond the last element nothing is positive
+        saving = ((price * best - 1).clamp(min=0) * here).sum(1)
+        bound = torch.where(met, (price[:, 0] * need - saving).clamp(min=0), torch.inf)
+        before = torch.cat([filled.new_zeros(len(rows), 1), filled[:, :-1]], 1)
+        part = ((goal.unsqueeze(1) - before) / best.clamp(min=1e-300)).clamp(min=0)
+        move = torch.minimum(part, here)
+        delta = torch.zeros_like(rows).scatter_(1, at, move)
+        delta = torch.where(rows > 0, -delta, delta)
+        if not bool(met.all()):
+            delta = torch.where(met.unsqueeze(1), delta, torch.where(rows > 0, self.low, self.high))
+        return self.result(bound, delta, price[:, 0], None)
+
+
+def _dot(rows: Tensor, vector: Tensor) -> Tensor:
+    """``<rows_d, vector_d>``; one vector ``(1, n)`` for all rows is a single product."""
+    return rows @ vector[0] if vector.shape[0] == 1 else torch.linalg.vecdot(rows, vector)
 
 
 def _climbing(weight: Tensor) -> Tensor:

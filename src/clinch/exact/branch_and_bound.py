@@ -1,34 +1,46 @@
-"""Branch and bound of our own: batches of domains, bounded by the dual function of :mod:`clinch.bounds.lagrangian`.
+"""Branch and bound of our own: batches of domains, bounded by the dual function of :mod:`clinch.bounds.dual`.
 
-A domain is split at a kink or at a clause that is still a disjunction. The search region is the incumbent's ball, so
-that better points make the relaxations tighter; the bound reported is the smallest over all domains that are or were
-open, and rises all the time. Nothing a solver says is trusted: a leaf's bound is evaluated again from its multipliers.
+A problem with a disjunction becomes one *branch* per alternative, each with limits of the activations of its own. Inside
+a branch a domain is split at a kink, or at a clause that is still a disjunction. The search region is the incumbent's
+ball, so that better points make the relaxations tighter; the bound reported is the smallest over all domains that are or
+were open, and rises all the time. Nothing a solver says is trusted: a leaf's bound is evaluated again from its
+multipliers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from clinch.attacks.polish import polish_from
+from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.crown import activation_bounds
-from clinch.bounds.lagrangian import Ascent, Domains, ascend, fresh_domains, relax_query
+from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
 from clinch.bounds.objective import impossible_atoms
 from clinch.errors import UnsupportedByEngine
 from clinch.exact.branching import open_elements, relaxation_loss, split_clauses, split_kinks
 from clinch.exact.leaf import is_convex, solve_leaf
+from clinch.exact.pool import Pool, Waiting
+from clinch.exact.tighten import tightened
 from clinch.ledger import Ledger
+from clinch.network.ops.base import Interval
 from clinch.query import Distance, FormsNorm, Query
 from clinch.solution import Proof
 
 #: dual evaluations for domains without a parent, for children, and for leaves that no convex program can close
-ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 60, 20, 300
+ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 40, 12, 300
 #: convex programs solved between two reports
 LEAVES_PER_ROUND = 16
 #: share of the search's time spent on walks from its minimisers to feasible points
 WALK_SHARE = 0.15
 #: an incumbent this much better (relative) is worth new bounds of the activations
 RENARROW = 1e-3
+#: nodes of a search after which the activations' limits in each branch are tightened
+TIGHTEN_AT = 1000
+#: entries of open domains beyond which those of largest bound go first, so that few wait
+MEMORY = 2**29
 
 
 def branch_and_bound(query: Query, ledger: Ledger, *, batch: int = 256) -> None:
@@ -43,82 +55,137 @@ def branch_and_bound(query: Query, ledger: Ledger, *, batch: int = 256) -> None:
         UnsupportedByEngine: the objective is a norm of activations.
         UnsupportedOperator: a layer has no linear relaxation; names it.
     """
-    if isinstance(query.objective, FormsNorm):
-        raise UnsupportedByEngine(
-            "Branch and bound takes distances and linear objectives, not a norm of activations. Use solver='bounds', "
-            "or state one linear objective per component."
-        )
-    problems = (~ledger.closed).nonzero().flatten()
-    if len(problems) and not ledger.exhausted:
-        _Search(query.take(problems), problems, ledger, batch).run()
+    Search(query, ledger, batch).run()
 
 
-class _Search:
-    """One run over the problems a ledger has not closed. ``problems`` maps this query's problems to the ledger's."""
+class Search:
+    """One search over the problems that a ledger has not closed. :meth:`run` may be called again after the ledger's time
+    was up: the tree is kept.
 
-    def __init__(self, query: Query, problems: Tensor, ledger: Ledger, batch: int) -> None:
-        self.query, self.problems, self.ledger, self.batch = query, problems, ledger, batch
-        self.radius = ledger.value[problems]
-        narrowed = query.narrowed(self.radius)
-        self.bounds = activation_bounds(query.graph, narrowed.region, query.nodes, stop=self._over)
-        self.relaxed = relax_query(narrowed, self.bounds)
-        self.impossible = impossible_atoms(narrowed, self.bounds)
-        self.began, self.walking = ledger.seconds, 0.0
-        self.finished = torch.full((query.size,), torch.inf, dtype=torch.float64)
-        self.open: list[tuple[Domains, Tensor, Tensor]] = []
+    Arguments and errors: see :func:`branch_and_bound`.
+    """
+
+    def __init__(self, query: Query, ledger: Ledger, batch: int = 256) -> None:
+        if isinstance(query.objective, FormsNorm):
+            raise UnsupportedByEngine(
+                "Branch and bound takes distances and linear objectives, not a norm of activations. Use "
+                "solver='bounds', or state one linear objective per component."
+            )
+        self.problems = (~ledger.closed).nonzero().flatten()
+        self.query, self.ledger, self.batch = query.take(self.problems), ledger, batch
+        self.pool = Pool()
+        self.nodes = 0
+        self.walking, self.working = 0.0, 0.0
+        self.tightened = False
+        #: smallest bound over finished domains of each problem
+        self.finished = torch.full((len(self.problems),), torch.inf, dtype=torch.float64)
+        #: problem of each branch
+        self.owner = torch.arange(len(self.problems))
+        self.relaxed: Relaxed | None = None
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Bound the branches, then work on the domains of smallest bound until none is left."""
+        if not len(self.problems) or self.ledger.exhausted:
+            return
+        began = self.ledger.seconds
+        try:
+            if self.relaxed is None:
+                self._plant()
+            while len(self.pool) and not self.ledger.exhausted:
+                self._round()
+        finally:
+            self.working += self.ledger.seconds - began
+
+    def _round(self) -> None:
+        self._renarrow()
+        if self.nodes >= TIGHTEN_AT and not self.tightened:
+            self._tighten()
+        assert self.relaxed is not None
+        waiting = self._pop()
+        children, parents_of_clauses, leaves = self._split(waiting)
+        self.nodes += len(children) + len(parents_of_clauses)
+        for domains, steps in ((parents_of_clauses, ROOT_STEPS), (children, NODE_STEPS)):
+            if len(domains):
+                self._settle(self._ascend(domains, steps))
+        self._close_leaves(leaves)
+        self._report()
+
+    def _ascend(self, domains: Domains, steps: int) -> Ascent:
+        assert self.relaxed is not None
+        return ascend(self.relaxed, domains, steps, target=self._target(domains), stop=self._over)
 
     def _over(self) -> bool:
         return self.ledger.remaining <= 0
 
-    def run(self) -> None:
-        """Bound the roots, then work on the domains of smallest bound until none is left."""
-        roots = self._roots()
-        # A disjunction is split before anything is spent on what holds without it.
-        self._settle(ascend(self.relaxed, roots, 1 if bool((roots.choice < 0).any()) else ROOT_STEPS, stop=self._over))
-        self._report()
-        while self.open and not self.ledger.exhausted:
-            self._renarrow()
-            children, new_roots, leaves = self._split(*self._pop())
-            if len(new_roots):
-                self._settle(
-                    ascend(self.relaxed, new_roots, ROOT_STEPS, target=self._target(new_roots), stop=self._over)
-                )
-            if len(children):
-                self._settle(ascend(self.relaxed, children, NODE_STEPS, target=self._target(children), stop=self._over))
-            self._close_leaves(leaves)
-            self._report()
+    # --- the roots ---------------------------------------------------------------------------------------------------
 
-    def _roots(self) -> Domains:
-        """One domain per problem, in which only the clauses of a single atom are decided."""
+    def _plant(self) -> None:
+        """One branch per problem and possible alternative of its largest disjunction, bounded."""
         query = self.query
-        first = torch.full((query.clauses,), query.atoms.count).scatter_reduce(
-            0, query.clause, torch.arange(query.atoms.count), "amin"
-        )
-        choice = torch.where(query.clause_sizes == 1, first, -1).expand(query.size, -1).clone()
-        return fresh_domains(self.relaxed, torch.arange(query.size), choice)
+        self.radius = self.ledger.value[self.problems]
+        narrowed = query.narrowed(self.radius)
+        bounds = activation_bounds(query.graph, narrowed.region, query.nodes, stop=self._over)
+        impossible = impossible_atoms(narrowed, bounds)
+        choice = self._decided()
+        main = self._largest_clause()
+        if main is None:
+            owner = torch.arange(query.size)
+        else:
+            possible = (query.clause == main) & ~impossible
+            owner, atom = possible.nonzero(as_tuple=True)
+            choice = choice[owner]
+            choice[:, main] = atom
+        self._prove_rest(owner)
+        if not len(owner):
+            return
+        self.owner, self.impossible, self.choice = owner, impossible[owner], choice
+        self.bounds = {i: limits.take(owner) for i, limits in bounds.items()}
+        self.relaxed = relax_query(narrowed.take(owner), self.bounds)
+        self._settle(self._ascend(fresh_domains(self.relaxed, torch.arange(len(owner)), choice), ROOT_STEPS))
+        self._report()
+
+    def _prove_rest(self, owner: Tensor) -> None:
+        """Problems without any possible alternative have nothing inside the region searched."""
+        none = torch.ones(len(self.problems), dtype=torch.bool)
+        none[owner] = False
+        if bool(none.any()):
+            self._prove(torch.where(none, torch.inf, -torch.inf))
+
+    def _decided(self) -> Tensor:
+        """``(B, C)`` the atom of every clause that has no other, −1 elsewhere."""
+        query = self.query
+        count = query.atoms.count
+        first = torch.full((query.clauses,), count).scatter_reduce(0, query.clause, torch.arange(count), "amin")
+        return torch.where(query.clause_sizes == 1, first, -1).expand(query.size, -1).clone()
+
+    def _largest_clause(self) -> int | None:
+        sizes = self.query.clause_sizes
+        return int(sizes.argmax()) if len(sizes) and int(sizes.max()) > 1 else None
+
+    # --- what happens to domains -------------------------------------------------------------------------------------
 
     def _target(self, d: Domains) -> Tensor:
-        return self.ledger.target[self.problems][d.problem]
+        return self.ledger.target[self.problems][self.owner[d.problem]]
+
+    def _closed(self, branch: Tensor) -> Tensor:
+        return self.ledger.closed[self.problems][self.owner[branch]]
 
     def _settle(self, ascent: Ascent) -> None:
-        """Offer the minimisers, drop domains that can hold nothing better, keep the others with their next split."""
-        self._offer(ascent.point, ascent.domains.problem)
-        alive = (ascent.domains.bound < self._target(ascent.domains)) & ~self.ledger.closed[self.problems][
-            ascent.domains.problem
-        ]
+        """Drop domains that can hold nothing better, offer the others' minimisers, keep them with their next split."""
+        alive = (ascent.domains.bound < self._target(ascent.domains)) & ~self._closed(ascent.domains.problem)
         self._finish(ascent.domains.take((~alive).nonzero().flatten()))
         index = alive.nonzero().flatten()
         if not len(index):
             return
-        ascent = Ascent(ascent.domains.take(index), ascent.point[index], ascent.rows[index])
-        self._push(ascent.domains, self._element_to_split(ascent), self._clause_to_split(ascent))
-
-    def _push(self, domains: Domains, element: Tensor, clause: Tensor) -> None:
-        if len(domains):
-            self.open.append((domains, element, clause))
+        ascent = ascent.take(index)
+        self._offer(ascent.point, ascent.domains.problem)
+        self.pool.push(Waiting(ascent.domains, self._element_to_split(ascent), self._clause_to_split(ascent)))
 
     def _element_to_split(self, ascent: Ascent) -> Tensor:
         """``(D,)`` the open element to split next, −1 on leaves."""
+        assert self.relaxed is not None
         anything = open_elements(self.relaxed, ascent.domains).any(1)
         if not bool(anything.any()):
             return torch.full((len(anything),), -1)
@@ -126,6 +193,7 @@ class _Search:
 
     def _clause_to_split(self, ascent: Ascent) -> Tensor:
         """``(D,)`` the undecided clause that the minimiser violates most, −1 where it violates none."""
+        assert self.relaxed is not None
         query = self.relaxed.query
         none = torch.full((len(ascent.domains),), -1)
         undecided = ascent.domains.choice < 0
@@ -142,7 +210,7 @@ class _Search:
             leaf = leaves.take(torch.tensor([row]))
             if row >= LEAVES_PER_ROUND or self.ledger.exhausted:
                 rest = leaves.take(torch.arange(row, len(leaves)))
-                self._push(rest, *(torch.full((len(rest),), -1) for _ in range(2)))
+                self.pool.push(Waiting(rest, *(torch.full((len(rest),), -1) for _ in range(2))))
                 return
             if bool(leaf.bound < self._target(leaf)):
                 self._close_leaf(leaf)
@@ -151,26 +219,27 @@ class _Search:
 
     def _close_leaf(self, leaf: Domains) -> None:
         """Solve one leaf. Where its point breaks an undecided clause it is no leaf yet and goes on with that split."""
-        query, b = self.relaxed.query, leaf.problem
-        if is_convex(query):
+        assert self.relaxed is not None
+        if is_convex(self.relaxed.query):
             limit = max(0.05, min(self.ledger.remaining, 60.0))
             leaf, points = solve_leaf(self.relaxed, leaf, float(self._target(leaf)), limit)
         else:
-            ascent = ascend(self.relaxed, leaf, LEAF_STEPS, target=self._target(leaf), stop=self._over)
-            leaf, points = ascent.domains, [ascent.point]
+            ascent = self._ascend(leaf, LEAF_STEPS)
+            leaf, points = ascent.domains, [ascent.point] if bool(ascent.point.isfinite().all()) else []
         if points:
-            self._offer(torch.cat(points), b.expand(len(points)))
+            self._offer(torch.cat(points), leaf.problem.expand(len(points)))
             clause = self._clause_to_split(Ascent(leaf, points[0], leaf.mu))
             if int(clause) >= 0 and bool(leaf.bound < self._target(leaf)):
-                self._push(leaf, torch.full((1,), -1), clause)
+                self.pool.push(Waiting(leaf, torch.full((1,), -1), clause))
                 return
         self._finish(leaf)
 
     def _finish(self, d: Domains) -> None:
-        self.finished.scatter_reduce_(0, d.problem, d.bound, "amin")
+        self.finished.scatter_reduce_(0, self.owner[d.problem], d.bound, "amin")
 
-    def _offer(self, point: Tensor, problem: Tensor) -> None:
+    def _offer(self, point: Tensor, branch: Tensor) -> None:
         """Offer points that are feasible in float64 and better than the incumbent; walk on from the nearest to it."""
+        problem = self.owner[branch]
         query = self.query.take(problem)
         with torch.no_grad():
             value, atoms = query.evaluate(point)
@@ -180,25 +249,35 @@ class _Search:
         if len(index):
             best = index[value[index].argsort()[:16]]
             self.ledger.offer(point[best], "branch and bound", self.problems[problem[best]])
-        if bool(better.any()) and self.walking <= WALK_SHARE * (self.ledger.seconds - self.began):
+        if bool(better.any()) and self.walking <= WALK_SHARE * (self.working + 0.1 + self.walking):
             began = self.ledger.seconds
             nearest = torch.where(better, violation, torch.inf).argmin().unsqueeze(0)
             polish_from(self.ledger.query, self.ledger, point[nearest], self.problems[problem[nearest]])
             self.walking += self.ledger.seconds - began
 
-    def _pop(self) -> tuple[Domains, Tensor, Tensor]:
-        """The domains of smallest bound, at most a batch of them; those that a better incumbent closes are finished."""
-        domains = Domains.cat([entry[0] for entry in self.open])
-        element, clause = torch.cat([e for _, e, _ in self.open]), torch.cat([c for _, _, c in self.open])
-        done = (domains.bound >= self._target(domains)) | self.ledger.closed[self.problems][domains.problem]
-        self._finish(domains.take(done.nonzero().flatten()))
-        order = torch.where(done, torch.inf, domains.bound).argsort()[: int((~done).sum())]
-        now, later = order[: self.batch], order[self.batch :]
-        self.open = [(domains.take(later), element[later], clause[later])] if len(later) else []
-        return domains.take(now), element[now], clause[now]
+    def _pop(self) -> Waiting:
+        """The domains to work on next, at most a batch; those that a better incumbent closes are finished.
 
-    def _split(self, domains: Domains, element: Tensor, clause: Tensor) -> tuple[Domains, Domains, Domains]:
+        The smallest bounds of every problem take turns, so that one hard problem does not hold up the others.
+        """
+        branch, bound = self.pool.bounds()
+        target = self.ledger.target[self.problems][self.owner[branch]]
+        done = (bound >= target) | self._closed(branch)
+        if bool(done.any()):
+            self.finished.scatter_reduce_(0, self.owner[branch[done]], bound[done], "amin")
+            self.pool.drop(done)
+            branch, bound = branch[~done], bound[~done]
+        assert self.relaxed is not None
+        crowded = len(branch) * (2 * self.relaxed.width + 1) > MEMORY
+        order = (-bound if crowded else bound).argsort(stable=True)
+        if len(self.problems) > 1:
+            order = order[_taking_turns(self.owner[branch[order]])]
+        return self.pool.pop(order[: self.batch])
+
+    def _split(self, waiting: Waiting) -> tuple[Domains, Domains, Domains]:
         """Children at kinks, children at clauses (whose multipliers have no parent to start from), and leaves."""
+        assert self.relaxed is not None
+        domains, element, clause = waiting
         at_clause = (clause >= 0).nonzero().flatten()
         at_kink = ((clause < 0) & (element >= 0)).nonzero().flatten()
         leaves = ((clause < 0) & (element < 0)).nonzero().flatten()
@@ -206,24 +285,48 @@ class _Search:
         roots = split_clauses(self.relaxed, domains.take(at_clause), clause[at_clause], self.impossible)
         return children, roots, domains.take(leaves)
 
+    # --- better limits -----------------------------------------------------------------------------------------------
+
     def _renarrow(self) -> None:
         """Search the smaller ball of a better incumbent; the layout of the domains stays."""
         value = self.ledger.value[self.problems]
         if not isinstance(self.query.objective, Distance) or bool((value >= self.radius * (1 - RENARROW)).all()):
             return
         self.radius = value
-        narrowed = self.query.narrowed(value)
-        self.bounds = activation_bounds(
-            self.query.graph, narrowed.region, self.query.nodes, self.bounds, stop=self._over
-        )
+        region = self.query.narrowed(value).region.take(self.owner)
+        self._relax(activation_bounds(self.query.graph, region, self.query.nodes, self.bounds, stop=self._over))
+
+    def _tighten(self) -> None:
+        """Limits of the activations within each branch that is still open, with the branch's own conditions."""
+        self.tightened = True
+        assert self.relaxed is not None
+        branches = self.pool.bounds()[0].unique()
+        target = self.ledger.target[self.problems][self.owner]
+        self._relax(tightened(self.relaxed, self.bounds, self.choice, branches, target, stop=self._over))
+
+    def _relax(self, bounds: Mapping[int, Interval]) -> None:
+        assert self.relaxed is not None
+        self.bounds = dict(bounds)
+        narrowed = self.query.narrowed(self.radius).take(self.owner)
         self.relaxed = relax_query(narrowed, self.bounds, {k.node: k.which for k in self.relaxed.kinks})
+
+    # --- reports -----------------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
         """The proven bound of each problem: the smallest over finished and open domains."""
-        bound = self.finished.clone()
-        for domains, _, _ in self.open:
-            bound.scatter_reduce_(0, domains.problem, domains.bound, "amin")
+        branch, bound = self.pool.bounds()
+        self._prove(self.finished.scatter_reduce(0, self.owner[branch], bound, "amin"))
+
+    def _prove(self, bound: Tensor) -> None:
         # Only inputs inside the incumbent's ball were searched: nothing outside is better than its radius.
         if isinstance(self.query.objective, Distance):
             bound = torch.where(torch.isfinite(self.radius), torch.minimum(bound, self.radius), bound)
         self.ledger.prove(bound, Proof.TREE, "branch and bound", self.problems)
+
+
+def _taking_turns(group: Tensor) -> Tensor:
+    """An order of positions in which the first of every group come first, then the second of every group, …"""
+    by_group = group.argsort(stable=True)
+    grouped = group[by_group]
+    rank = torch.arange(len(group)) - torch.searchsorted(grouped, grouped)
+    return by_group[rank.argsort(stable=True)]

@@ -7,17 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from clinch.bounds.lagrangian import Ascent, Domains, Relaxed, evaluate, fresh_domains
+from clinch.bounds.ascent import Ascent
+from clinch.bounds.domains import Domains, Relaxed, fresh_domains
+from clinch.bounds.dual import evaluate
 from clinch.network.ops.base import Interval
 from clinch.query import Activations
 
 
 def open_elements(relaxed: Relaxed, d: Domains) -> Tensor:
     """``(D, U)`` elements that are neither split nor stable in their problem."""
-    if not relaxed.kinks:
-        return torch.zeros(len(d), 0, dtype=torch.bool)
-    unstable = [(k.bounds.lower < 0) & (k.bounds.upper > 0) for k in relaxed.kinks]
-    return torch.cat(unstable, 1)[d.problem] & (d.split == 0)
+    return relaxed.unstable[d.problem] & (d.split == 0)
 
 
 def relaxation_loss(relaxed: Relaxed, ascent: Ascent) -> Tensor:

@@ -17,7 +17,8 @@ from clinch.backends.convex import (
     minimise_over_polyhedron,
 )
 from clinch.bounds.crown import linear_lower
-from clinch.bounds.lagrangian import Domains, Relaxed, evaluate
+from clinch.bounds.domains import Domains, Relaxed
+from clinch.bounds.dual import evaluate
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
 from clinch.query import Distance, Forms, Linear, Query

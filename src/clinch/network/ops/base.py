@@ -67,6 +67,16 @@ class Relaxation:
         """
         raise NotImplementedError
 
+    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        """The limits that rows choose, as functions of the inputs: for each output element the lower one where its
+        coefficient is not negative, the upper one otherwise.
+
+        Args:
+            rows: one row per sample, ``(B, 1, *output_shape)``.
+            inputs: ``(B, *input_shape)`` each.
+        """
+        raise NotImplementedError
+
     def take(self, problems: Tensor) -> Self:
         """The relaxation of the chosen problems: every tensor field has the batch in front."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -138,6 +148,10 @@ class AffineRelaxation(Relaxation):
     def take(self, problems: Tensor) -> Self:
         """The same for all problems."""
         return self
+
+    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        """Both limits are the operator itself."""
+        return self.op.forward(*inputs)
 
     def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
         """Exact: the inequality of :meth:`Relaxation.backward` is an equality here."""
@@ -236,6 +250,11 @@ class Lines(Relaxation):
         carried = positive * lines[0] + negative * lines[2]
         offset = (positive * lines[1] + negative * lines[3]).flatten(2).sum(2)
         return [carried], offset
+
+    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        """The lower line, the upper one where the coefficient is negative."""
+        below = self.lower_slope * inputs[0] + self.lower_offset
+        return torch.where(rows[:, 0] >= 0, below, self.upper_slope * inputs[0] + self.upper_offset)
 
     def __iter__(self) -> Any:
         return iter((self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset))

@@ -134,6 +134,13 @@ class MaxPoolLines(Relaxation):
         offset = (negative * self.offset.unsqueeze(1)).flatten(2).sum(2)
         return [carried.reshape(batch, count, *self.shape)], offset
 
+    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        """The lower line's element, the upper line where the coefficient is negative."""
+        flat = inputs[0].flatten(2)
+        below = flat.gather(2, self.below.expand(len(flat), -1, -1))
+        above = self.slope * flat.gather(2, self.above.expand(len(flat), -1, -1)) + self.offset
+        return torch.where(rows[:, 0].flatten(2) >= 0, below, above).reshape(len(flat), *rows.shape[2:])
+
 
 @dataclass(frozen=True, eq=False)
 class WindowTap(Affine):

@@ -1,0 +1,83 @@
+"""The open domains of a search: a store that grows, with cheap access to those of smallest bound."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clinch.bounds.domains import Domains
+
+
+class Waiting(NamedTuple):
+    """Domains with the split that comes next: an open element ``(D,)`` or a clause ``(D,)``, −1 for none."""
+
+    domains: Domains
+    element: Tensor
+    clause: Tensor
+
+    def __len__(self) -> int:
+        return len(self.domains)
+
+    def take(self, index: Tensor) -> Waiting:  # type: ignore[override]
+        """The chosen ones."""
+        return Waiting(self.domains.take(index), self.element[index], self.clause[index])
+
+
+class Pool:
+    """Open domains. Slots are re-used, so that a pop costs a pass over the bounds and a copy of what is taken.
+
+    Multipliers wait in single precision: any multipliers give a valid bound, and they are most of the memory.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[Tensor] = []
+        self._bound = torch.zeros(0, dtype=torch.float64)
+        self._live = torch.zeros(0, dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return int(self._live.sum())
+
+    def push(self, waiting: Waiting) -> None:
+        """Take domains in."""
+        count = len(waiting)
+        if not count:
+            return
+        d = waiting.domains
+        packed = [d.problem, d.split, d.choice, d.alpha.float(), d.beta.float(), d.mu.float(), waiting.element,
+                  waiting.clause]  # fmt: skip
+        if not self._rows:
+            self._rows = [t.new_zeros(0, *t.shape[1:]) for t in packed]
+            self._bound, self._live = d.bound.new_zeros(0), d.split.new_zeros(0, dtype=torch.bool)
+            self._dtype = d.alpha.dtype
+        free = (~self._live).nonzero().flatten()
+        if len(free) < count:
+            self._grow(max(count, len(self._live)))
+            free = (~self._live).nonzero().flatten()
+        at = free[:count]
+        for store, rows in zip(self._rows, packed):
+            store[at] = rows
+        self._bound[at], self._live[at] = d.bound, True
+
+    def _grow(self, by: int) -> None:
+        self._rows = [torch.cat([t, t.new_zeros(by, *t.shape[1:])]) for t in self._rows]
+        self._bound = torch.cat([self._bound, self._bound.new_zeros(by)])
+        self._live = torch.cat([self._live, self._live.new_zeros(by)])
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Problem and bound of every open domain."""
+        at = self._live.nonzero().flatten()
+        return (self._rows[0][at], self._bound[at]) if len(at) else (at, self._bound[at])
+
+    def drop(self, finished: Tensor) -> None:
+        """Remove some, given by a mask over :meth:`bounds`."""
+        self._live[self._live.nonzero().flatten()[finished]] = False
+
+    def pop(self, order: Tensor) -> Waiting:
+        """Take out the domains at the given places of :meth:`bounds`."""
+        at = self._live.nonzero().flatten()[order]
+        problem, split, choice, alpha, beta, mu, element, clause = (t[at] for t in self._rows)
+        self._live[at] = False
+        alpha, beta, mu = (t.to(self._dtype) for t in (alpha, beta, mu))
+        return Waiting(Domains(problem, split, choice, alpha, beta, mu, self._bound[at]), element, clause)
