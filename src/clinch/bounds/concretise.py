@@ -54,7 +54,15 @@ class Concretiser:
         if isinstance(self.objective, Distance):
             self.center = self.objective.center.flatten(1)
             self.weights = None if self.objective.weights is None else self.objective.weights.flatten(1)
+        #: branches of one problem have one region: one copy then stays in cache
+        self.shared = self._is_shared()
         self.kind = self._kind()
+
+    def _is_shared(self) -> bool:
+        if self.lower.shape[0] == 1 or self.ball is not None:
+            return self.lower.shape[0] == 1
+        parts = [self.lower, self.upper, self.center, self.weights]
+        return all(t is None or bool((t == t[:1]).all()) for t in parts)
 
     def _kind(self) -> type[Concretise]:
         finite = bool((torch.isfinite(self.lower) & torch.isfinite(self.upper)).all())
@@ -68,8 +76,8 @@ class Concretiser:
         return _General
 
     def on(self, problem: Tensor) -> Concretise:
-        """For domains of the problems ``(D,)``, or of one problem ``(1,)`` that any number of domains share."""
-        return self.kind(self, problem)
+        """For domains of the problems ``(D,)``."""
+        return self.kind(self, problem[:1] if self.shared else problem)
 
 
 class Concretise:
@@ -88,7 +96,7 @@ class Concretise:
 
     def take(self, index: Tensor) -> Concretise:
         """For the chosen domains."""
-        return type(self)(self.source, self.problem[index])
+        return self if self.source.shared else type(self)(self.source, self.problem[index])
 
     def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
         """Evaluate.
@@ -141,12 +149,19 @@ class _AroundCenter(Concretise):
         assert s.center is not None
         self.center = s.center[which]
         self.low, self.high = s.lower[which] - self.center, s.upper[which] - self.center
-        self.size = self.center.abs() + self.high - self.low
+        # what rows and their absolute values are multiplied with: the centre, the size of what is summed, and twice
+        # what a whole move gains, Σ|λ|·room, each side by itself: |λ| and λ together know the side
+        self.for_rows = [self.center, -(self.high + self.low)]
+        self.for_sizes = [self.center.abs() + self.high - self.low, self.high - self.low]
 
-    def need(self, rows: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """The limit's value at the centre, which has to be made up for, and the rounding of that number."""
-        rounding = _dot(rows.abs(), self.size) + offset.abs()
-        return _dot(rows, self.center) + offset, 4 * torch.finfo(rows.dtype).eps * rounding
+    def sums(self, rows: Tensor, size: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """``need``, the limit's value at the centre, which has to be made up for; its rounding; the whole gain; each
+        ``(D,)``, and more columns where ``for_rows`` and ``for_sizes`` have them.
+        """
+        at_rows, at_sizes = _products(rows, self.for_rows), _products(size, self.for_sizes)
+        need = at_rows[:, 0] + offset
+        rounding = 4 * torch.finfo(rows.dtype).eps * (at_sizes[:, 0] + offset.abs())
+        return need, rounding, ((at_rows + at_sizes) / 2)[:, 1:].unbind(1)
 
     def result(self, bound: Tensor, delta: Tensor, multiplier: Tensor, start: Tensor | None) -> Concretised:
         return Concretised(bound, delta.add_(self.center), _climbing(multiplier), start)
@@ -161,14 +176,13 @@ class _LargestMove(_AroundCenter):
         far = self.reach.unsqueeze(1) * (1 - 1e-12)
         # moves that T limits, rather than the box
         self.low_free, self.high_free = (torch.where(t.abs() >= far, t, 0.0) for t in (self.low, self.high))
-        self.down, self.up = ((t != 0).to(t.dtype) for t in (self.low_free, self.high_free))
+        down, up = ((t != 0).to(t.dtype) for t in (self.low_free, self.high_free))
+        self.for_rows.append(down - up)
+        self.for_sizes.append(down + up)
 
     def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
-        need, rounding = self.need(rows, offset)
-        size, falls = rows.abs(), rows > 0
-        # Σ|λ|·room and Σ|λ|·[T limits], each side by itself: |λ| and λ together know the side
-        most = (_dot(size, self.high - self.low) - _dot(rows, self.high + self.low)) / 2
-        slope = (_dot(size, self.down + self.up) + _dot(rows, self.down - self.up)) / 2
+        need, rounding, (most, slope) = self.sums(rows, rows.abs(), offset)
+        falls = rows > 0
         excess = most - need
         tangent = self.reach - excess.clamp(min=0) / slope.clamp(min=1e-300)
         # where T limits nothing, nothing is known about it
@@ -185,8 +199,7 @@ class _Euclid(_AroundCenter):
     """p = 2: ``δ(t) = clip(−t·λ)`` minimises ``½‖δ‖² + t·(<λ, δ> + need)``, whose value bounds half the square."""
 
     def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
-        need, rounding = self.need(rows, offset)
-        most = (_dot(rows.abs(), self.high - self.low) - _dot(rows, self.high + self.low)) / 2
+        need, rounding, (most,) = self.sums(rows, rows.abs(), offset)
         met = most + rounding >= need
         goal = torch.minimum(need, most).clamp(min=0)
         if start is None:
@@ -221,12 +234,12 @@ class _SumOfMoves(_AroundCenter):
     """p = 1: the largest coefficients move first, each to its limit; the last one in part."""
 
     def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
-        need, rounding = self.need(rows, offset)
-        room = torch.where(rows > 0, self.low, self.high).abs_()
-        size = torch.where(room > 0, rows.abs(), 0.0)
+        size = rows.abs()
+        need, rounding, (most,) = self.sums(rows, size, offset)
+        room = torch.where(rows > 0, -self.low, self.high)
+        size.mul_(room > 0)
         goal = need.clamp(min=0)
         count = min(LARGEST, rows.shape[1])
-        most = torch.linalg.vecdot(size, room)
         met = most + rounding >= need
         best, at = size.topk(count, dim=1)
         filled = (best * room.gather(1, at)).cumsum(1)
@@ -258,6 +271,13 @@ class _SumOfMoves(_AroundCenter):
 def _dot(rows: Tensor, vector: Tensor) -> Tensor:
     """``<rows_d, vector_d>``; one vector ``(1, n)`` for all rows is a single product."""
     return rows @ vector[0] if vector.shape[0] == 1 else torch.linalg.vecdot(rows, vector)
+
+
+def _products(rows: Tensor, vectors: list[Tensor]) -> Tensor:
+    """``(D, k)`` products with k vectors; vectors ``(1, n)`` that all rows share are a single matrix."""
+    if vectors[0].shape[0] == 1:
+        return rows @ torch.cat(vectors).T
+    return torch.stack([torch.linalg.vecdot(rows, v) for v in vectors], 1)
 
 
 def _climbing(weight: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class DualFunction:
         self.fixed = {i: r.take(which) for i, r in relaxed.fixed.items()}
         self.atoms = query.atoms.take(which)
         self.form = query.objective.form.take(which) if isinstance(query.objective, Linear) else None
-        self.concretise = relaxed.concretise.on(which)
+        self.concretise = relaxed.concretise.on(d.problem)
 
     def take(self, index: Tensor) -> DualFunction:
         """The same for some of the domains."""
@@ -110,7 +110,7 @@ class DualFunction:
         part.fixed = self.fixed if shared else {i: r.take(index) for i, r in self.fixed.items()}
         part.atoms = self.atoms if shared else self.atoms.take(index)
         part.form = self.form if shared or self.form is None else self.form.take(index)
-        part.concretise = self.concretise if shared else self.concretise.take(index)
+        part.concretise = self.concretise.take(index)
         return part
 
     @property
