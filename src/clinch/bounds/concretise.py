@@ -54,26 +54,31 @@ class Concretiser:
         if isinstance(self.objective, Distance):
             self.center = self.objective.center.flatten(1)
             self.weights = None if self.objective.weights is None else self.objective.weights.flatten(1)
+        elif self.ball is not None:
+            self.center, self.weights = self.ball.center, self.ball.weights
         #: branches of one problem have one region: one copy then stays in cache
         self.shared = self._is_shared()
         self.kind = self._kind()
 
     def _is_shared(self) -> bool:
-        if self.lower.shape[0] == 1 or self.ball is not None:
-            return self.lower.shape[0] == 1
-        parts = [self.lower, self.upper, self.center, self.weights]
+        radius = None if self.ball is None else self.ball.radius
+        parts = [self.lower, self.upper, self.center, self.weights, radius]
         return all(t is None or bool((t == t[:1]).all()) for t in parts)
 
     def _kind(self) -> type[Concretise]:
         finite = bool((torch.isfinite(self.lower) & torch.isfinite(self.upper)).all())
-        if not isinstance(self.objective, Distance):
-            return _LinearOverBox if finite and self.ball is None else _General
-        assert self.center is not None
+        if self.center is None:
+            return _LinearOverBox if finite else _General
         inside = bool(((self.lower <= self.center) & (self.center <= self.upper)).all())
-        quick = {math.inf: _LargestMove, 2.0: _Euclid, 1.0: _SumOfMoves}
-        if finite and inside and self.weights is None:
+        if not (finite and inside and self.weights is None):
+            return _General
+        if isinstance(self.objective, Distance):
+            quick: dict[float, type[Concretise]] = {math.inf: _LargestMove, 2.0: _Euclid, 1.0: _SumOfMoves}
             return quick.get(self.objective.p, _General)
-        return _General
+        assert self.ball is not None
+        limited = bool((torch.isfinite(self.ball.radius) & (self.ball.radius > 0)).all())
+        in_ball: dict[float, type[Concretise]] = {2.0: _LinearInEuclid, 1.0: _LinearInSum}
+        return in_ball.get(self.ball.p, _General) if limited else _General
 
     def on(self, problem: Tensor) -> Concretise:
         """For domains of the problems ``(D,)``."""
@@ -266,6 +271,82 @@ class _SumOfMoves(_AroundCenter):
         if not bool(met.all()):
             delta = torch.where(met.unsqueeze(1), delta, torch.where(rows > 0, self.low, self.high))
         return self.result(bound, delta, price[:, 0], None)
+
+
+class _InBall(_AroundCenter):
+    """Linear objectives over box ∩ ball."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        ball = self.source.ball
+        assert ball is not None
+        self.radius = ball.radius[self.problem]
+
+    def in_box(self, rows: Tensor, size: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """The limit at the centre, and its minimum over the box alone."""
+        need, _, (most,) = self.sums(rows, size, offset)
+        return need, need - most
+
+
+class _LinearInEuclid(_InBall):
+    """p = 2: ``δ(t) = clip(−t·λ)`` minimises ``<λ, δ> + (‖δ‖² − R²)/(2t)``, a bound for every t > 0."""
+
+    def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
+        size = rows.abs()
+        at_center, in_box = self.in_box(rows, size, offset)
+        if start is None:
+            t = self.radius / torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-300)
+            for _ in range(COLD_STEPS):
+                t = self._newton(rows, self._move(rows, t), t)
+        else:
+            t = start
+        delta = self._move(rows, t)
+        following = self._newton(rows, delta, t)
+        excess = torch.linalg.vecdot(delta, delta) - self.radius.square()
+        value = torch.linalg.vecdot(rows, delta) + excess / (2 * t)
+        # where the best corner lies inside the ball t grows without limit: the box alone says it all
+        bound = torch.maximum(at_center + value.nan_to_num(nan=-torch.inf), in_box)
+        return Concretised(bound, delta.add_(self.center), torch.ones_like(offset), following)
+
+    def _move(self, rows: Tensor, t: Tensor) -> Tensor:
+        return torch.clamp(rows * -t.unsqueeze(1), self.low, self.high)
+
+    def _newton(self, rows: Tensor, delta: Tensor, t: Tensor) -> Tensor:
+        """A step towards ``‖δ(t)‖ = R``; the square's slope is ``2t·‖λ‖²`` over what is not at a limit."""
+        free = torch.where((delta > self.low) & (delta < self.high), rows, 0.0)
+        slope = 2 * t * torch.linalg.vecdot(free, free)
+        missing = self.radius.square() - torch.linalg.vecdot(delta, delta)
+        step = t + missing / slope.clamp(min=1e-300)
+        step = torch.where(slope > 0, step, torch.where(missing > 0, 4 * t, 0.5 * t))
+        return torch.minimum(torch.maximum(step, 0.1 * t), 10 * t).clamp(1e-12, 1e12)
+
+
+class _LinearInSum(_InBall):
+    """p = 1: the largest coefficients move first, each to its limit, until the ball is used up."""
+
+    def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
+        size = rows.abs()
+        at_center, in_box = self.in_box(rows, size, offset)
+        room = torch.where(rows > 0, -self.low, self.high)
+        size.mul_(room > 0)
+        count = min(LARGEST, rows.shape[1])
+        best, at = size.topk(count, dim=1)
+        used = room.gather(1, at).cumsum(1)
+        if count < rows.shape[1] and bool(((used[:, -1] < self.radius) & (best[:, -1] > 0)).any()):
+            best, at = size.sort(dim=1, descending=True)
+            used = room.gather(1, at).cumsum(1)
+        here = room.gather(1, at)
+        radius = self.radius.unsqueeze(1)
+        last = (used < radius).sum(1, keepdim=True).clamp(max=best.shape[1] - 1)
+        price = best.gather(1, last)
+        # any price is a bound: −price·R − Σ (|λ| − price)₊·room
+        spent = price[:, 0] * self.radius + ((best - price).clamp(min=0) * here).sum(1)
+        before = torch.cat([used.new_zeros(len(rows), 1), used[:, :-1]], 1)
+        move = torch.minimum((radius - before).clamp(min=0), here)
+        delta = torch.zeros_like(rows).scatter_(1, at, move)
+        delta = torch.where(rows > 0, -delta, delta)
+        bound = torch.maximum(at_center - spent, in_box)
+        return Concretised(bound, delta.add_(self.center), torch.ones_like(offset), None)
 
 
 def _dot(rows: Tensor, vector: Tensor) -> Tensor:
