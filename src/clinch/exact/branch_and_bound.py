@@ -37,8 +37,8 @@ LEAVES_PER_ROUND = 16
 WALK_SHARE = 0.15
 #: an incumbent this much better (relative) is worth new bounds of the activations
 RENARROW = 1e-3
-#: nodes of a search after which the activations' limits in each branch are tightened
-TIGHTEN_AT = 1000
+#: nodes of a search after which the activations' limits in each branch are tightened, and the factor to the next time
+TIGHTEN_AT, TIGHTEN_AGAIN = 50, 8
 #: entries of open domains beyond which those of largest bound go first, so that few wait
 MEMORY = 2**29
 
@@ -76,7 +76,7 @@ class Search:
         self.pool = Pool()
         self.nodes = 0
         self.walking, self.working = 0.0, 0.0
-        self.tightened = False
+        self.tighten_at = TIGHTEN_AT
         #: smallest bound over finished domains of each problem
         self.finished = torch.full((len(self.problems),), torch.inf, dtype=torch.float64)
         #: problem of each branch
@@ -100,7 +100,7 @@ class Search:
 
     def _round(self) -> None:
         self._renarrow()
-        if self.nodes >= TIGHTEN_AT and not self.tightened:
+        if self.nodes >= self.tighten_at:
             self._tighten()
         assert self.relaxed is not None
         waiting = self._pop()
@@ -298,11 +298,14 @@ class Search:
 
     def _tighten(self) -> None:
         """Limits of the activations within each branch that is still open, with the branch's own conditions."""
-        self.tightened = True
+        self.tighten_at = TIGHTEN_AGAIN * self.nodes
         assert self.relaxed is not None
         branches = self.pool.bounds()[0].unique()
         target = self.ledger.target[self.problems][self.owner]
         self._relax(tightened(self.relaxed, self.bounds, self.choice, branches, target, stop=self._over))
+        if len(self.pool) <= self.batch:
+            waiting = self.pool.pop(torch.arange(len(self.pool)))
+            self._settle(self._ascend(waiting.domains, NODE_STEPS))
 
     def _relax(self, bounds: Mapping[int, Interval]) -> None:
         assert self.relaxed is not None
