@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
+from clinch.geometry.inner_products import products
 from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
-from clinch.network.ops.base import AffineRelaxation, Lines, Relaxation
+from clinch.network.ops.base import Relaxation
 from clinch.network.ops.dense import Dense
+from clinch.network.ops.shape import Reshape
 from clinch.query import Forms
 
 #: coefficients carried back at once: blocks that fit a core's cache are several times faster than whole batches
 BLOCK = 2**17
-#: share of a layer that must be live for its dead elements to be carried along: gathering costs about as much
-MOSTLY_LIVE = 0.9
+#: share of a matrix's rows that must be in use for the others to be multiplied along: choosing costs about as much
+MOSTLY_USED = 0.9
 
 
-def linear_lower(graph: Graph, forms: Forms, relaxations: Mapping[int, Relaxation]) -> tuple[Tensor, Tensor]:
+def linear_lower(
+    graph: Graph, forms: Forms, relaxations: Mapping[int, Relaxation], *, until: int = 0
+) -> tuple[Tensor, Tensor]:
     """Linear lower limits of linear forms of activations, in terms of the input.
 
     Args:
         graph: the network.
         forms: R forms for B problems.
         relaxations: of every node the forms depend on.
+        until: stop at this node instead of the input; every way from the forms to the input must lead through it.
 
     Returns:
         rows ``(B, R, *input_shape)`` and offset ``(B, R)`` with ``form_r(x) >= <rows_r, x> + offset_r`` wherever the
@@ -36,11 +40,11 @@ def linear_lower(graph: Graph, forms: Forms, relaxations: Mapping[int, Relaxatio
     offset = forms.constant
     pending = dict(forms.coefficients)
     for i in sorted(graph.ancestors(pending), reverse=True):
-        if i and i in pending:
+        if i > until and i in pending:
             offset = _carry(graph, i, pending, offset, relaxations[i])
-    rows = pending.get(0)
+    rows = pending.get(until)
     if rows is None:
-        rows = offset.new_zeros(1, forms.count, *graph.input_shape)
+        rows = offset.new_zeros(1, forms.count, *graph.nodes[until].shape)
     return rows.expand(offset.shape[0], *rows.shape[1:]), offset
 
 
@@ -66,76 +70,89 @@ def form_bounds(graph: Graph, forms: Forms, region: Region, relaxations: Mapping
     if not forms.count or not region.size:
         return forms.constant
     needed = graph.ancestors(forms.nodes)
-    widest = max((graph.nodes[i].size for i in needed), default=1)
-    height = max(1, BLOCK // (widest * forms.count))
-    width = max(1, BLOCK // widest)
+    first = None if region.balls else first_dense(graph, forms.nodes)
+    until = first or 0
+    height, width = block_shape(graph, needed, until, forms.count)
     blocks = []
-    for first in range(0, region.size, height):
-        problems = slice(first, first + height)
+    for problems in _slices(region.size, height):
         block, where = forms.take(problems), region.take(problems)
-        local = without_dead(graph, forms.nodes, {i: relaxations[i].take(problems) for i in needed if i})
+        local = {i: relaxations[i].take(problems) for i in needed if i > until}
         parts = []
-        for start in range(0, forms.count, width):
-            rows, offset = linear_lower(graph, block.select(slice(start, start + width)), local)
-            parts.append(minimum_over(where, rows) + offset)
+        for which in _slices(forms.count, width):
+            rows, offset = linear_lower(graph, block.select(which), local, until=until)
+            least = minimum_over(where, rows) if first is None else _behind_dense(graph, first, rows, where)
+            parts.append(least + offset)
         blocks.append(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
     return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
 
 
-# --- dead elements ------------------------------------------------------------------------------------------------
+def _slices(size: int, step: int) -> Iterator[slice]:
+    return (slice(first, first + step) for first in range(0, size, step))
 
 
-@dataclass(frozen=True, eq=False)
-class _LiveLines(Relaxation):
-    """Lines of a layer of which only the elements ``live`` have any slope or offset: rows come back for those alone."""
-
-    lines: Lines
-    live: Tensor
-
-    def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        """As :meth:`Lines.backward`, but the carried rows have one column per live element."""
-        return self.lines.backward(rows.index_select(2, self.live))
+def block_shape(graph: Graph, needed: Collection[int], until: int, count: int) -> tuple[int, int]:
+    """How many problems and how many of ``count`` forms to carry back to node ``until`` at once."""
+    widest = max((graph.nodes[i].size for i in needed if i >= until), default=1)
+    width = max(1, min(count, BLOCK // widest))
+    return max(1, BLOCK // (widest * width)), width
 
 
-def without_dead(graph: Graph, wanted: list[int], relaxations: dict[int, Relaxation]) -> dict[int, Relaxation]:
-    """The relaxations with dead elements left out where a dense layer feeds the lines and nobody else reads it.
+# --- a dense layer on the input -------------------------------------------------------------------------------------
 
-    An element is dead where both its lines are zero for all problems of the block: a ReLU whose input is never
-    positive. Its column of the dense layer's weight need not be multiplied.
+
+def first_dense(graph: Graph, wanted: Collection[int]) -> int | None:
+    """The dense layer through which every way from the wanted nodes to the input leads, or None."""
+    if 0 in wanted:
+        return None
+    needed = graph.ancestors(wanted)
+    i = 0
+    while True:
+        readers = [k for k in needed if i in graph.nodes[k].inputs]
+        if len(readers) != 1:
+            return None
+        (i,) = readers
+        op = graph.nodes[i].op
+        if isinstance(op, Dense) and len(graph.nodes[i].shape) == 1:
+            return i
+        if not isinstance(op, Reshape) or i in wanted:
+            return None
+
+
+def _behind_dense(graph: Graph, first: int, rows: Tensor, region: Region) -> Tensor:
+    """The minimum of ``<rows, W x + b>`` over the region's box, shape ``(B, R)``.
+
+    ``<Wᵀ rows, middle>`` is taken as ``<rows, W middle>``, so that the product of rows and W is looked at only once, for
+    its absolute values, while it lies in the cache. Rows of W that no row uses are left out: elements that are dead.
 
     Args:
         graph: the network.
-        wanted: nodes with coefficients of their own, whose width must stay.
-        relaxations: of everything the wanted nodes depend on, for the problems of one block.
+        first: position of the dense layer; the nodes before it only reshape the input.
+        rows: ``(B, R, outputs)``.
+        region: B boxes.
     """
-    readers: dict[int, int] = dict.fromkeys(wanted, 1)
-    for i in relaxations:
-        for j in graph.nodes[i].inputs:
-            readers[j] = readers.get(j, 0) + 1
-    thinned = dict(relaxations)
-    for i, lines in relaxations.items():
-        j = graph.nodes[i].inputs[0]
-        feeding = graph.nodes[j].op
-        if not isinstance(lines, Lines) or not isinstance(feeding, Dense) or lines.upper_slope.dim() != 2:
-            continue
-        if readers[j] != 1 or not lines.below_at_zero or lines.upper_slope.requires_grad:
-            continue
-        size = graph.nodes[i].size
-        live = ((lines.upper_slope != 0) | (lines.upper_offset != 0)).any(0).nonzero().flatten()
-        if len(live) < MOSTLY_LIVE * size:
-            bias = None if feeding.bias is None else feeding.bias[live]
-            part = Dense(feeding.weight.index_select(0, live), bias)
-            thinned[i] = _LiveLines(_columns(lines, live), live)
-            thinned[j] = AffineRelaxation(part, graph.shapes(j))
-    return thinned
+    op = graph.nodes[first].op
+    assert isinstance(op, Dense)
+    lower, upper = region.lower.flatten(1), region.upper.flatten(1)
+    middle, half = lower / 2 + upper / 2, upper / 2 - lower / 2
+    if not bool(torch.isfinite(middle.sum() + half.sum())):
+        return minimum_over(region, rows @ op.weight) + (0.0 if op.bias is None else rows @ op.bias)
+    rows = rows[:1] if rows.stride(0) == 0 else rows
+    centre = products(rows, torch.nn.functional.linear(middle, op.weight, op.bias))
+    height, width = max(1, BLOCK // (rows.shape[1] * op.weight.shape[1])), max(1, BLOCK // op.weight.shape[1])
+    spread = []
+    for problems in _slices(rows.shape[0], height):
+        box = half if rows.shape[0] == 1 else half[problems]
+        parts = [_spread(rows[problems, which], op.weight, box) for which in _slices(rows.shape[1], width)]
+        spread.append(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
+    return centre - (torch.cat(spread) if len(spread) > 1 else spread[0])
 
 
-def _columns(lines: Lines, live: Tensor) -> Lines:
-    """The lines of the chosen elements."""
-    return replace(
-        lines,
-        lower_slope=lines.lower_slope.index_select(1, live),
-        lower_offset=lines.lower_offset.index_select(1, live),
-        upper_slope=lines.upper_slope.index_select(1, live),
-        upper_offset=lines.upper_offset.index_select(1, live),
-    )
+def _spread(rows: Tensor, weight: Tensor, half: Tensor) -> Tensor:
+    """``<|Wᵀ rows|, half>``, shape ``(B, R)``."""
+    flat = rows.flatten(0, 1)
+    used = (flat.detach().abs().sum(0) != 0).nonzero().flatten()  # NaN is in use
+    if len(used) < MOSTLY_USED * len(weight):
+        flat, weight = flat.index_select(1, used), weight.index_select(0, used)
+    carried = flat @ weight
+    size = carried.abs() if carried.requires_grad else carried.abs_()
+    return products(size.view(*rows.shape[:2], -1), half)

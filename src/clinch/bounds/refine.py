@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clinch.bounds import backward
-from clinch.bounds.backward import form_bounds, through_affine_layers
+from clinch.bounds.backward import block_shape, first_dense, form_bounds, through_affine_layers
 from clinch.bounds.patches import patch_bounds
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph, Input
@@ -60,18 +60,19 @@ def _by_rows(
     stop: Callable[[], bool],
 ) -> None:
     """Write CROWN's limits of the open elements of node j into ``limits``, each ``(B, size)``."""
-    needed = [i for i in graph.ancestors([j]) if i]
-    widest = max(graph.nodes[i].size for i in graph.ancestors([j]))
+    needed = graph.ancestors([j])
+    widest = max(graph.nodes[i].size for i in needed)
+    until = 0 if region.balls else first_dense(graph, [j]) or 0
     lower, upper = limits
     for which in open_.any(0).nonzero().flatten().split(max(1, 8 * backward.BLOCK // widest)):
         shared = through_affine_layers(graph, _unit_forms(graph, j, which, lower), relaxations)
-        for problems in _blocks(open_[:, which], widest):
+        for problems in _blocks(open_[:, which], lambda count: block_shape(graph, needed, until, count)[0]):
             if stop():
                 return
             columns, forms = _open_rows(shared, open_[problems][:, which])
             # a slice takes views
             block = slice(int(problems), int(problems) + 1) if len(problems) == 1 else problems
-            local = {i: relaxations[i].take(block) for i in needed}
+            local = {i: relaxations[i].take(block) for i in needed if i > until}
             better = form_bounds(graph, forms, region.take(block), local)
             at = problems.unsqueeze(1), which[columns]
             lower[at], upper[at] = better[:, : columns.shape[1]], -better[:, columns.shape[1] :]
@@ -89,8 +90,10 @@ def _unit_forms(graph: Graph, j: int, which: Tensor, like: Tensor) -> Forms:
     return Forms({j: unit.reshape(1, len(which), *node.shape)}, like.new_zeros(1, len(which)))
 
 
-def _blocks(open_: Tensor, widest: int) -> Iterator[Tensor]:
+def _blocks(open_: Tensor, height_of: Callable[[int], int]) -> Iterator[Tensor]:
     """Problems in the order of their number of open elements, in blocks of about as many open ones each.
+
+    ``height_of`` says how many problems with a given number of rows make a block.
 
     A block pads its problems to one number of rows, so that equals stay together; problems without open elements are in
     none.
@@ -99,7 +102,7 @@ def _blocks(open_: Tensor, widest: int) -> Iterator[Tensor]:
     sizes = counts.tolist()
     first = 0
     while first < len(sizes) and sizes[first]:
-        height = max(1, backward.BLOCK // (2 * sizes[first] * widest))
+        height = height_of(2 * sizes[first])
         last = first
         while last < min(first + height, len(sizes)) and 2 * sizes[last] > sizes[first]:
             last += 1
