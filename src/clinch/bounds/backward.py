@@ -138,21 +138,23 @@ def _behind_dense(graph: Graph, first: int, rows: Tensor, region: Region) -> Ten
         return minimum_over(region, rows @ op.weight) + (0.0 if op.bias is None else rows @ op.bias)
     rows = rows[:1] if rows.stride(0) == 0 else rows
     centre = products(rows, torch.nn.functional.linear(middle, op.weight, op.bias))
-    height, width = max(1, BLOCK // (rows.shape[1] * op.weight.shape[1])), max(1, BLOCK // op.weight.shape[1])
-    spread = []
-    for problems in _slices(rows.shape[0], height):
-        box = half if rows.shape[0] == 1 else half[problems]
-        parts = [_spread(rows[problems, which], op.weight, box) for which in _slices(rows.shape[1], width)]
-        spread.append(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
+    height = max(1, BLOCK // (rows.shape[1] * op.weight.shape[1]))
+    spread = [
+        _spread(rows[problems], op.weight, half if rows.shape[0] == 1 else half[problems])
+        for problems in _slices(rows.shape[0], height)
+    ]
     return centre - (torch.cat(spread) if len(spread) > 1 else spread[0])
 
 
 def _spread(rows: Tensor, weight: Tensor, half: Tensor) -> Tensor:
     """``<|Wᵀ rows|, half>``, shape ``(B, R)``."""
-    flat = rows.flatten(0, 1)
-    used = (flat.detach().abs().sum(0) != 0).nonzero().flatten()  # NaN is in use
-    if len(used) < MOSTLY_USED * len(weight):
-        flat, weight = flat.index_select(1, used), weight.index_select(0, used)
-    carried = flat @ weight
-    size = carried.abs() if carried.requires_grad else carried.abs_()
-    return products(size.view(*rows.shape[:2], -1), half)
+    batch, count, size = rows.shape
+    used = (rows.detach().abs().sum((0, 1)) != 0).nonzero().flatten()  # NaN is in use
+    if len(used) < MOSTLY_USED * size:
+        rows, weight = rows.index_select(2, used), weight.index_select(0, used)
+    parts = []
+    for which in _slices(count, max(1, BLOCK // (2 * batch * weight.shape[1]))):
+        carried = rows[:, which].flatten(0, 1) @ weight
+        absolute = carried.abs() if carried.requires_grad else carried.abs_()
+        parts.append(products(absolute.view(batch, -1, weight.shape[1]), half))
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

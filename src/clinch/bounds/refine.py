@@ -121,7 +121,7 @@ def _open_rows(shared: Forms, open_: Tensor) -> tuple[Tensor, Forms]:
         columns ``(B, m)`` of the chosen forms, and ``2m`` forms.
     """
     size, most = open_.shape[0], int(open_.sum(1).max())
-    if size > 1 and most > 0.7 * open_.shape[1]:  # gathering would cost more than it saves
+    if most == open_.shape[1]:
         columns = torch.arange(open_.shape[1], device=open_.device).expand(size, -1)
         chosen = Forms(shared.coefficients, shared.constant.expand(size, -1))
     else:
