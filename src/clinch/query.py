@@ -64,13 +64,13 @@ class Forms:
                 total = total + torch.einsum("bkn,bn->bk", rows.flatten(2), h.flatten(1))
         return total
 
-    def take(self, problems: Tensor) -> Forms:
+    def take(self, problems: Tensor | slice) -> Forms:
         """The forms of the chosen problems, in that order; shared coefficients stay shared."""
         rows = {node: c if c.shape[0] == 1 else c[problems] for node, c in self.coefficients.items()}
         return Forms(rows, self.constant[problems])
 
-    def select(self, which: Tensor) -> Forms:
-        """The chosen forms, in that order: the same for all problems, indices ``(k,)``."""
+    def select(self, which: Tensor | slice) -> Forms:
+        """The chosen forms, in that order: the same for all problems, indices ``(k,)`` or a slice."""
         rows = {node: c[:, which] for node, c in self.coefficients.items()}
         return Forms(rows, self.constant[:, which])
 

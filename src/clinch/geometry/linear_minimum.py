@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clinch.geometry.inner_products import products
 from clinch.geometry.region import Ball, Region
 
 #: elements worked on at once; a block and its temporaries should fit into a core's cache
@@ -97,15 +98,13 @@ def flatten_ball(ball: Ball) -> Ball:
 
 
 def _over_box(rows: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The box alone: two matrix products where the limits are finite."""
-    if not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
+    """The box alone: ``<row, middle> − <|row|, half the width>`` where the limits are finite."""
+    middle, half = lower / 2 + upper / 2, upper / 2 - lower / 2
+    if not bool(torch.isfinite(half.sum() + middle.sum())):
         values = [_block(rows, lower, upper, None, b, r)[0] for b, r in _blocks(rows)]
         return _assemble(values, rows) if values else rows.new_zeros(rows.shape[:2])
     shared = rows[:1] if rows.stride(0) == 0 else rows
-    positive, negative = shared.clamp(min=0), shared.clamp(max=0)
-    if positive.shape[0] == 1:
-        return lower @ positive[0].T + upper @ negative[0].T
-    return torch.einsum("brn,bn->br", positive, lower) + torch.einsum("brn,bn->br", negative, upper)
+    return products(shared, middle) - products(shared.abs(), half)
 
 
 # --- blocks: rows worked on at once ------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class Ball:
         """``‖w ⊙ (x − center)‖_p``, shape ``(B,)``."""
         return norm(x - self.center, self.p, self.weights)
 
-    def take(self, problems: Tensor) -> Ball:
+    def take(self, problems: Tensor | slice) -> Ball:
         """The balls of the chosen problems, in that order."""
         weights = None if self.weights is None else self.weights[problems]
         return Ball(self.center[problems], self.radius[problems], self.p, weights)
@@ -73,7 +73,7 @@ class Region:
         upper = torch.minimum(self.upper, ball.center + reach)
         return replace(self, lower=lower, upper=upper)
 
-    def take(self, problems: Tensor) -> Region:
+    def take(self, problems: Tensor | slice) -> Region:
         """The regions of the chosen problems, in that order."""
         return Region(self.lower[problems], self.upper[problems], tuple(ball.take(problems) for ball in self.balls))
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import UnsupportedOperator
+from clinch.geometry.inner_products import products
 
 if TYPE_CHECKING:
     from clinch.exact.encoding import Encoder, Expression
@@ -38,8 +39,8 @@ class Interval(NamedTuple):
     lower: Tensor
     upper: Tensor
 
-    def take(self, problems: Tensor) -> Interval:
-        """The limits of the chosen rows of the batch, in that order."""
+    def take(self, problems: Tensor | slice) -> Interval:
+        """The limits of the chosen rows of the batch, in that order; those of a slice are views."""
         return Interval(self.lower[problems], self.upper[problems])
 
     def intersect(self, other: Interval) -> Interval:
@@ -77,8 +78,8 @@ class Relaxation:
         """
         raise NotImplementedError
 
-    def take(self, problems: Tensor) -> Self:
-        """The relaxation of the chosen problems: every tensor field has the batch in front."""
+    def take(self, problems: Tensor | slice) -> Self:
+        """The relaxation of the chosen problems (views for a slice): every tensor field has the batch in front."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return dataclasses.replace(self, **{k: v[problems] for k, v in fields.items() if isinstance(v, Tensor)})  # type: ignore[type-var]
 
@@ -145,7 +146,7 @@ class AffineRelaxation(Relaxation):
     op: Affine
     shapes: tuple[Shape, ...]
 
-    def take(self, problems: Tensor) -> Self:
+    def take(self, problems: Tensor | slice) -> Self:
         """The same for all problems."""
         return self
 
@@ -236,20 +237,29 @@ class Lines(Relaxation):
     """A lower and an upper line per element: ``lower_slope·x + lower_offset <= f(x) <= upper_slope·x + upper_offset``.
 
     Each tensor has shape ``(B, *shape)``, or ``(B, R, *shape)`` where the lines differ from row to row.
+
+    Attributes:
+        below_at_zero: every lower line passes through the origin: ``lower_offset`` is zero and need not be looked at.
     """
 
     lower_slope: Tensor
     lower_offset: Tensor
     upper_slope: Tensor
     upper_offset: Tensor
+    below_at_zero: bool = False
 
     def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        """A positive coefficient takes the lower line, a negative one the upper line."""
-        positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-        lines = [t if t.dim() == rows.dim() else t.unsqueeze(1) for t in self]
-        carried = positive * lines[0] + negative * lines[2]
-        offset = (positive * lines[1] + negative * lines[3]).flatten(2).sum(2)
-        return [carried], offset
+        """A positive coefficient takes the lower line, a negative one the upper line.
+
+        Written as ``rows ⊙ upper + max(rows, 0) ⊙ (lower − upper)``: rows are read and written once less that way.
+        """
+        positive = rows.clamp(min=0)
+        slope, rise, offset = self.upper_slope, self.lower_slope - self.upper_slope, self.upper_offset
+        if slope.dim() != rows.dim():
+            slope, rise = slope.unsqueeze(1), rise.unsqueeze(1)
+        carried = (rows * slope).addcmul_(positive, rise)
+        gap = -offset if self.below_at_zero else self.lower_offset - offset
+        return [carried], products(rows, offset) + products(positive, gap)
 
     def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
         """The lower line, the upper one where the coefficient is negative."""

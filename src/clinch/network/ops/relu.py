@@ -58,7 +58,8 @@ class LeakyReLU(Elementwise):
         width = torch.where(unstable, upper - lower, torch.ones_like(lower))
         chord = torch.where(unstable, (upper - a * lower) / width, stable_slope)
         rise = torch.where(unstable, (a - chord) * lower, torch.zeros_like(lower))
-        return Lines(torch.where(unstable, slope, stable_slope), torch.zeros_like(lower), chord, rise)
+        zero = torch.zeros((), dtype=lower.dtype, device=lower.device).expand_as(lower)
+        return Lines(torch.where(unstable, slope, stable_slope), zero, chord, rise, below_at_zero=True)
 
     def encode(
         self, encoder: Encoder, inputs: Sequence[Expression], bounds: Sequence[Interval], shapes: Sequence[Shape]

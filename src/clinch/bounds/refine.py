@@ -1,0 +1,146 @@
+"""CROWN's limits of single activations: of those elements of a layer that interval arithmetic leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from clinch.bounds import backward
+from clinch.bounds.backward import block_shape, first_dense, form_bounds, through_affine_layers
+from clinch.bounds.patches import patch_bounds
+from clinch.geometry.region import Region
+from clinch.network.graph import Graph, Input
+from clinch.network.ops.base import Affine, Interval, Relaxation
+from clinch.network.ops.dense import Dense
+from clinch.query import Forms
+
+
+def refined(
+    graph: Graph,
+    j: int,
+    limits: Interval,
+    region: Region,
+    relaxations: Mapping[int, Relaxation],
+    signs_only: bool,
+    stop: Callable[[], bool],
+) -> Interval:
+    """The limits of node j, intersected with CROWN's on the elements that CROWN can improve.
+
+    Args:
+        graph: the network.
+        j: position of the node.
+        limits: ``(B, *node_shape)`` that hold already.
+        region: B regions.
+        relaxations: of every node that j depends on.
+        signs_only: only elements whose sign is open matter.
+        stop: asked between blocks; once true, the other elements keep their limits.
+    """
+    if not region.balls and _interval_is_exact(graph, j):
+        return limits
+    lower, upper = limits.lower.flatten(1), limits.upper.flatten(1)
+    open_ = (lower < 0) & (upper > 0) if signs_only else lower < upper
+    if stop() or not bool(open_.any()):
+        return limits
+    lower, upper = lower.clone(), upper.clone()
+    if not patch_bounds(graph, j, open_, region, relaxations, (lower, upper), stop):
+        _by_rows(graph, j, open_, region, relaxations, (lower, upper), stop)
+    shape = limits.lower.shape
+    return limits.intersect(Interval(lower.reshape(shape), upper.reshape(shape)))
+
+
+def _by_rows(
+    graph: Graph,
+    j: int,
+    open_: Tensor,
+    region: Region,
+    relaxations: Mapping[int, Relaxation],
+    limits: tuple[Tensor, Tensor],
+    stop: Callable[[], bool],
+) -> None:
+    """Write CROWN's limits of the open elements of node j into ``limits``, each ``(B, size)``."""
+    needed = graph.ancestors([j])
+    widest = max(graph.nodes[i].size for i in needed)
+    until = 0 if region.balls else first_dense(graph, [j]) or 0
+    lower, upper = limits
+    for which in open_.any(0).nonzero().flatten().split(max(1, 8 * backward.BLOCK // widest)):
+        shared = through_affine_layers(graph, _unit_forms(graph, j, which, lower), relaxations)
+        for problems in _blocks(open_[:, which], lambda count: block_shape(graph, needed, until, count)[0]):
+            if stop():
+                return
+            columns, forms = _open_rows(shared, open_[problems][:, which])
+            # a slice takes views
+            block = slice(int(problems), int(problems) + 1) if len(problems) == 1 else problems
+            local = {i: relaxations[i].take(block) for i in needed if i > until}
+            better = form_bounds(graph, forms, region.take(block), local)
+            at = problems.unsqueeze(1), which[columns]
+            lower[at], upper[at] = better[:, : columns.shape[1]], -better[:, columns.shape[1] :]
+
+
+def _unit_forms(graph: Graph, j: int, which: Tensor, like: Tensor) -> Forms:
+    """The forms "element k of node j" for the chosen elements; of a dense layer they are rows of its weight."""
+    node = graph.nodes[j]
+    if isinstance(node.op, Dense) and len(node.shape) == 1:
+        rows = node.op.weight[which].unsqueeze(0)
+        bias = rows.new_zeros(1, len(which)) if node.op.bias is None else node.op.bias[which].unsqueeze(0)
+        return Forms({node.inputs[0]: rows}, bias)
+    unit = like.new_zeros(len(which), node.size)
+    unit[torch.arange(len(which), device=like.device), which] = 1.0
+    return Forms({j: unit.reshape(1, len(which), *node.shape)}, like.new_zeros(1, len(which)))
+
+
+def _blocks(open_: Tensor, height_of: Callable[[int], int]) -> Iterator[Tensor]:
+    """Problems in the order of their number of open elements, in blocks of about as many open ones each.
+
+    ``height_of`` says how many problems with a given number of rows make a block.
+
+    A block pads its problems to one number of rows, so that equals stay together; problems without open elements are in
+    none.
+    """
+    counts, order = open_.sum(1).sort(descending=True)
+    sizes = counts.tolist()
+    first = 0
+    while first < len(sizes) and sizes[first]:
+        height = height_of(2 * sizes[first])
+        last = first
+        while last < min(first + height, len(sizes)) and 2 * sizes[last] > sizes[first]:
+            last += 1
+        yield order[first:last]
+        first = last
+
+
+def _open_rows(shared: Forms, open_: Tensor) -> tuple[Tensor, Forms]:
+    """For each problem the forms it needs, padded with others to one count, and then their negatives.
+
+    Args:
+        shared: R forms common to all problems.
+        open_: ``(B, R)`` which of them each problem needs.
+
+    Returns:
+        columns ``(B, m)`` of the chosen forms, and ``2m`` forms.
+    """
+    size, most = open_.shape[0], int(open_.sum(1).max())
+    if most == open_.shape[1]:
+        columns = torch.arange(open_.shape[1], device=open_.device).expand(size, -1)
+        chosen = Forms(shared.coefficients, shared.constant.expand(size, -1))
+    else:
+        columns = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        rows = {node: c[0][columns] for node, c in shared.coefficients.items()}
+        chosen = Forms(rows, shared.constant[0][columns])
+    both = {node: torch.cat([c, -c], 1) for node, c in chosen.coefficients.items()}
+    return columns, Forms(both, torch.cat([chosen.constant, -chosen.constant], 1))
+
+
+def _interval_is_exact(graph: Graph, j: int) -> bool:
+    """Whether interval arithmetic over a box is already exact: at most one affine node with signs mixes elements."""
+    mixing = 0
+    for i in graph.ancestors([j]):
+        op = graph.nodes[i].op
+        if isinstance(op, Input):
+            continue
+        if not isinstance(op, Affine):
+            return False
+        mixing += not op.nonnegative
+    consumers = [k for i in graph.ancestors([j]) for k in graph.nodes[i].inputs]
+    return mixing <= 1 and len(consumers) == len(set(consumers))
