@@ -1,7 +1,9 @@
 """Certified bounds: what a network can do on a region, and how near a feasible input can be."""
 
+from clinch.bounds.alpha import alpha_crown as alpha_crown
 from clinch.bounds.crown import crown as crown
 from clinch.bounds.interval import interval as interval
 from clinch.bounds.objective import objective_bound as objective_bound
 from clinch.bounds.regions import ball as ball
 from clinch.bounds.regions import box as box
+from clinch.network.ops.base import Interval as Interval
