@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import clinch as cl
-from clinch.bounds import alpha, slopes
+from clinch.bounds import alpha, layerwise, slopes
 from clinch.bounds.alpha import alpha_activation_bounds, alpha_form_bounds
 from clinch.bounds.crown import activation_bounds, form_bounds, relaxations_from
 from clinch.errors import ProblemError, ShapeError, UnknownLayer
@@ -137,6 +137,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     region = regions(rng, net, 2.0, size=7)
     whole = cl.bounds.alpha_crown(net, region)
     monkeypatch.setattr(alpha, "BLOCK", 40)
+    monkeypatch.setattr(layerwise, "BLOCK", 40)
     torch.testing.assert_close(cl.bounds.alpha_crown(net, region), whole, atol=1e-6, rtol=0)
 
 

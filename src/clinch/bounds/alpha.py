@@ -2,8 +2,8 @@
 
 Where the paper differentiates the final bound through all intermediate bounds at once, this tightens layer by layer:
 every intermediate bound is maximised by itself, over slopes of its own, and the next layer is relaxed with the result.
-Tighter limits never make a later bound looser, so that the two have the same optimum; one step is cheaper here, and the
-intermediate bounds are as tight as they get, for whatever question comes next.
+Tighter limits never make the best later bound looser, so that the two have the same optimum; one step is cheaper here,
+and the intermediate bounds are as tight as they get, for whatever question comes next.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from clinch.bounds.crown import activation_bounds, form_bounds, never, relaxations_from, through_affine_layers
+from clinch.bounds.crown import activation_bounds, form_bounds, never, relaxations_from
+from clinch.bounds.layerwise import BLOCK, layerwise_bounds, width
+from clinch.bounds.limits import given_limits
 from clinch.bounds.rows import layer_forms
 from clinch.bounds.slopes import SEARCH, ascend
 from clinch.errors import ProblemError
@@ -22,9 +24,6 @@ from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.network.ops.base import Interval
 from clinch.query import Forms
-
-#: coefficients of one block, over all layers: its passes and moments should fit a core's cache
-BLOCK = 2**18
 
 
 def alpha_activation_bounds(
@@ -57,102 +56,20 @@ def alpha_activation_bounds(
         UnsupportedOperator: a layer has no interval rule or no linear relaxation; names it.
     """
     wanted = {graph.output} if wanted is None else set(wanted)
-    crown = activation_bounds(graph, region, wanted, known, include_wanted=include_wanted, stop=stop)
-    light = graph.to(SEARCH, region.lower.device)
-    limits: dict[int, Interval] = {0: Interval(region.lower, region.upper)}
-    result: dict[int, Interval] = {}
+    with torch.no_grad():
+        crown = activation_bounds(graph, region, wanted, known, include_wanted=include_wanted, stop=stop)
+        light = graph.to(SEARCH, region.lower.device)
 
-    def tighten(j: int, signs_only: bool) -> None:
-        if j not in result:
-            limits[j] = limits[j].intersect(crown[j])
-            limits[j] = _tightened(graph, light, j, limits[j], region, result, steps, signs_only, stop)
-            result[j] = limits[j]
+        def bound(forms: Forms, where: Region, limits: Mapping[int, Interval]) -> Tensor:
+            return ascend(graph, light, forms, where, limits, steps, stop)
 
-    for i in graph.ancestors(wanted):
-        node = graph.nodes[i]
-        if not i:
-            continue
-        if not node.op.affine:
-            for j in node.inputs:
-                tighten(j, _only_signs_matter(graph, j))
-        limits[i] = graph.interval(i, [limits[j] for j in node.inputs])
-        if known and i in known:
-            limits[i] = limits[i].intersect(known[i])
-    if include_wanted:
-        for j in sorted(wanted):
-            tighten(j, False)
-    return result
+        held = {**(known or {}), **crown}
+        return layerwise_bounds(
+            graph, region, bound, wanted, held, deep_only=True, include_wanted=include_wanted, stop=stop
+        )
 
 
-def _only_signs_matter(graph: Graph, j: int) -> bool:
-    """Whether the non-affine readers of node j all split at zero: limits on one side of zero are as good as any."""
-    readers = [node.op for node in graph.nodes if j in node.inputs and not node.op.affine]
-    return all(op.splits_at_zero for op in readers)
-
-
-def _tightened(
-    graph: Graph,
-    light: Graph,
-    j: int,
-    limits: Interval,
-    region: Region,
-    known: Mapping[int, Interval],
-    steps: int,
-    signs_only: bool,
-    stop: Callable[[], bool],
-) -> Interval:
-    """The limits of node j with slopes optimised for each element that it can help."""
-    if all(graph.nodes[i].op.affine for i in graph.ancestors([j]) if i):
-        return limits  # there is no slope below
-    shape = limits.lower.shape
-    lower, upper = (t.flatten(1).clone() for t in limits)
-    is_open = (lower < 0) & (upper > 0) if signs_only else lower < upper
-    counts = is_open.sum(1)
-    which = is_open.any(0).nonzero().flatten()
-    if not len(which) or stop():
-        return limits
-    shared = _elements(graph, j, which, limits)
-    width = _width(graph, shared)
-    # problems with about as many open elements go together: a block is as wide as its widest problem
-    order = counts.argsort(descending=True)
-    at = 0
-    while at < len(order) and int(counts[order[at]]) and not stop():
-        most = int(counts[order[at]])
-        problems = order[at : at + max(1, BLOCK // (2 * most * width))]
-        at += len(problems)
-        columns = is_open[problems][:, which].to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        local = {i: known[i].take(problems) for i in known if i in graph.ancestors(shared.nodes)}
-        for part in columns.split(max(1, BLOCK // (2 * width)), 1):
-            better = ascend(graph, light, _both_signs(shared, part), region.take(problems), local, steps, stop)
-            rows, elements = problems.unsqueeze(1), which[part]
-            lower[rows, elements] = torch.maximum(lower[rows, elements], better[:, : part.shape[1]])
-            upper[rows, elements] = torch.minimum(upper[rows, elements], -better[:, part.shape[1] :])
-    return Interval(lower.reshape(shape), upper.reshape(shape)).intersect(limits)
-
-
-def _elements(graph: Graph, j: int, which: Tensor, limits: Interval) -> Forms:
-    """The chosen elements of node j as forms of the input and of non-affine nodes, common to all problems."""
-    node, like = graph.nodes[j], limits.lower
-    units = like.new_zeros(len(which), node.size)
-    units[torch.arange(len(which), device=like.device), which] = 1.0
-    forms = Forms({j: units.reshape(1, len(which), *node.shape)}, like.new_zeros(1, len(which)))
-    affine = {i: graph.relax(i, []) for i in graph.ancestors([j]) if i and graph.nodes[i].op.affine}
-    return through_affine_layers(graph, forms, affine)
-
-
-def _both_signs(shared: Forms, columns: Tensor) -> Forms:
-    """Forms ``(b, 2m)``: the chosen ones ``(b, m)`` of each problem, and their negatives."""
-    rows = {node: c[0][columns] for node, c in shared.coefficients.items()}
-    constant = shared.constant[0][columns]
-    both = {node: torch.cat([c, -c], 1) for node, c in rows.items()}
-    return Forms(both, torch.cat([constant, -constant], 1))
-
-
-def _width(graph: Graph, forms: Forms) -> int:
-    """Coefficients of one form in all nodes that its bound passes through."""
-    return sum(graph.nodes[i].size for i in graph.ancestors(forms.nodes) if not i or not graph.nodes[i].op.affine)
-
-
+@torch.no_grad()
 def alpha_form_bounds(
     graph: Graph,
     forms: Forms,
@@ -176,15 +93,15 @@ def alpha_form_bounds(
         Nowhere below :func:`clinch.bounds.crown.form_bounds` with the same limits.
     """
     best = form_bounds(graph, forms, region, relaxations_from(graph, limits, forms.nodes))
-    light = graph.to(SEARCH, region.lower.device)
-    needed = [i for i in limits if i in set(graph.ancestors(forms.nodes))]
-    width = _width(graph, forms)
-    everything = torch.arange(forms.count, device=region.lower.device)
-    for problems in torch.arange(region.size, device=region.lower.device).split(
-        max(1, BLOCK // (width * max(forms.count, 1)))
-    ):
-        local = {i: limits[i].take(problems) for i in needed}
-        for which in everything.split(max(1, BLOCK // width)):
+    if not forms.count:
+        return best
+    light, device = graph.to(SEARCH, region.lower.device), region.lower.device
+    below = set(graph.ancestors(forms.nodes or [0]))
+    cost = width(graph, forms)
+    columns = torch.arange(forms.count, device=device).split(max(1, BLOCK // cost))
+    for problems in torch.arange(region.size, device=device).split(max(1, BLOCK // (cost * forms.count))):
+        local = {i: held.take(problems) for i, held in limits.items() if i in below}
+        for which in columns:
             if stop():
                 return best
             part = forms.take(problems).select(which)
@@ -195,9 +112,18 @@ def alpha_form_bounds(
 
 
 def alpha_crown(
-    network: Network, region: Region, c: Tensor | None = None, *, layer: str | None = None, steps: int = 20
+    network: Network,
+    region: Region,
+    c: Tensor | None = None,
+    *,
+    layer: str | None = None,
+    steps: int = 20,
+    limits: Mapping[str, Interval] | None = None,
 ) -> Tensor:
     """Certified lower limits of ``c_r · layer(x)`` over a region by α-CROWN.
+
+    ``max over slopes α in [a, 1] of min over x of A(α) x + b(α)``, where ``A(α) x + b(α) <= c_r · layer(x)`` is CROWN's
+    backward propagation with lower slope α_j at open ReLU j.
 
     Args:
         network: from :func:`clinch.load`.
@@ -205,16 +131,24 @@ def alpha_crown(
         c: ``(R, size)`` or ``(B, R, size)`` rows on the layer's activations; None: the activations themselves.
         layer: name of a layer; None: the output.
         steps: evaluations of every bound, intermediate and final; 1 gives CROWN.
+        limits: of the layers that non-affine layers read, from :func:`clinch.bounds.layer_limits`; they are taken as
+            they are. None: by α-CROWN itself.
 
     Returns:
-        ``(B, R)`` float64.
+        ``(B, R)`` float64, nowhere below CROWN's. No gradients flow.
 
     Raises:
-        UnknownLayer, ShapeError, UnsupportedOperator: there is no such layer, rows do not fit it, or a layer below has
-            no linear relaxation. ProblemError: steps is not a positive whole number.
+        UnknownLayer, ShapeError, UnsupportedOperator: there is no such layer, rows or limits do not fit, or a layer
+            below has no linear relaxation. ProblemError: steps is not a positive whole number.
+
+    Example:
+        >>> clinch.bounds.alpha_crown(net, clinch.bounds.ball(x, 0.1, clinch.inf, lower=0, upper=1), c)
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ProblemError(f"steps is {steps}; give a whole number of 1 or more, such as 20.")
     graph, forms = layer_forms(network, region, c, layer)
-    limits = alpha_activation_bounds(graph, region, forms.nodes, steps=steps)
-    return alpha_form_bounds(graph, forms, region, limits, steps=steps)
+    if limits is None:
+        held = alpha_activation_bounds(graph, region, forms.nodes, steps=steps)
+    else:
+        held = given_limits(graph, region, forms.nodes, limits)
+    return alpha_form_bounds(graph, forms, region, held, steps=steps)

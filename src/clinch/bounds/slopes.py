@@ -6,8 +6,8 @@ pass backward and a pass forward:
 * backward, the form's coefficients ``A`` on the output of every ReLU, and from those on the input its minimiser;
 * forward, that minimiser through the lines that the backward pass used: ``v`` at the input of every ReLU.
 
-The bound is linear in each layer's slopes given the others', with ``∂ bound / ∂ α_j = max(A_j, 0) · v_j``: what automatic
-differentiation would find, without its memory and temporaries.
+The bound is linear in each layer's slopes given the others', with ``∂ bound / ∂ α_j = max(A_j, 0) · v_j``: what
+automatic differentiation would find, without its memory and temporaries.
 
 Every form has slopes of its own. They are looked for in float32, where a pass costs half, and the bound is evaluated in
 float64 at the slopes found. Any slopes in range give a proven bound, so that nothing rests on float32.
