@@ -121,6 +121,7 @@ class Problem:
         seed: int = 0,
         solver: str | None = None,
         progress: Callable[[Event], None] | None = None,
+        bounds: Sequence[str] = (),
     ) -> Solution:
         """The best input found and the best bound proven within the time.
 
@@ -130,14 +131,16 @@ class Problem:
             seed: of every random choice; on a CPU the same seed gives the same answer.
             solver: name of one engine; None lets Clinch choose and combine.
             progress: called with an :class:`clinch.solution.Event` after every improvement.
+            bounds: names of layers; ``solution.bounds["relu2"]`` then holds proven limits of that layer's activations.
 
         Raises:
             ProblemError: a time limit, gap or solver that has no meaning.
+            UnknownLayer: bounds names a layer that the network does not have.
             UnsupportedByEngine: the named solver cannot take this problem.
         """
         from clinch.solve import solve
 
-        return solve(self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress)
+        return solve(self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress, bounds=bounds)
 
     def explain(self) -> str:
         """The problem in words: variables, objective, box, balls, clauses, and which engines can take it."""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from clinch.describe import atom_texts
+from clinch.network.ops.base import Interval
 
 if TYPE_CHECKING:
     from clinch.ledger import Ledger
-    from clinch.network.ops.base import Interval
     from clinch.problem import Problem
     from clinch.query import Query
 
@@ -117,7 +117,9 @@ class Solution:
         history: every improvement of value or bound.
         seconds: time spent.
         queries: inputs that engines offered and the user's own model evaluated.
-        bounds: limits of layers' activations over the region, by layer name, where they were asked for.
+        bounds: * limits of layers' activations, by layer name, for the layers that ``solve(bounds=[...])`` named:
+            proven for every input of the region whose objective is no worse than the value (for distances the
+            value's ball; for other objectives the whole region), before any other constraint.
         notes: what happened on the way that the user should know, one sentence each.
         versions: of Python and the packages that the numbers depend on.
         batched: whether the fields marked * have a leading B.
@@ -145,7 +147,7 @@ class Solution:
         Args:
             problem: what was asked.
             ledger: values and bounds of its query.
-            bounds: limits of layers' activations, by layer name.
+            bounds: limits of layers' activations ``(B, *layer_shape)``, by layer name.
         """
         query = problem.query
         status = [status_of(v, b, ledger.gap) for v, b in zip(ledger.value.tolist(), ledger.bound.tolist())]
@@ -166,7 +168,7 @@ class Solution:
             history=history,
             seconds=ledger.seconds,
             queries=ledger.queries,
-            bounds=dict(bounds or {}),
+            bounds={name: i if many else Interval(i.lower[0], i.upper[0]) for name, i in (bounds or {}).items()},
             notes=tuple(ledger.notes),
             batched=many,
         )

@@ -6,7 +6,7 @@ which shares incumbents and radii with both through the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from clinch.query import Distance, FormsNorm, Query
 from clinch.solution import Event, Proof, Solution
 
 if TYPE_CHECKING:
+    from clinch.network.ops.base import Interval
     from clinch.problem import Problem
 
 #: share of the time that the attack may take when other engines wait behind it
@@ -35,6 +36,7 @@ def solve(
     seed: int = 0,
     solver: str | None = None,
     progress: Callable[[Event], None] | None = None,
+    bounds: Sequence[str] = (),
 ) -> Solution:
     """Solve a problem; what :meth:`clinch.Problem.solve` calls.
 
@@ -45,9 +47,10 @@ def solve(
         seed: of the attacks' random starts.
         solver: one of :data:`ENGINES`, to run that engine alone; None: Clinch chooses and combines.
         progress: called with an :class:`clinch.solution.Event` at every improvement.
+        bounds: layers whose limits the solution is to report, see :attr:`clinch.Solution.bounds`.
 
     Raises:
-        ProblemError: a setting that has no meaning.
+        ProblemError: a setting that has no meaning. UnknownLayer: bounds names a layer that does not exist.
         UnsupportedByEngine, UnsupportedOperator, UnboundedInputError: the named solver cannot take this problem.
     """
     if not time_limit >= 0:
@@ -58,6 +61,9 @@ def solve(
         raise ProblemError(
             f"There is no solver '{solver}'. Choose one of: {', '.join(ENGINES)}; or None for all together."
         )
+    if isinstance(bounds, str):
+        raise ProblemError(f"bounds is the text '{bounds}'; give a list of layers, such as ['{bounds}'].")
+    reported = {layer: problem.network.position(layer) for layer in bounds}
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
     try:
         if solver is None:
@@ -66,7 +72,22 @@ def solve(
             ENGINES[solver](ledger.query, ledger, seed)
     except KeyboardInterrupt:
         ledger.note("Interrupted: these are the best input and bound so far.")
-    return Solution.from_ledger(problem, ledger)
+    return Solution.from_ledger(problem, ledger, _layer_limits(ledger, reported))
+
+
+def _layer_limits(ledger: Ledger, layers: dict[str, int]) -> dict[str, Interval]:
+    """Limits of layers over what is left to search: by CROWN, or by intervals where the time is over."""
+    from clinch.bounds.limits import node_limits
+
+    if not layers:
+        return {}
+    query = ledger.query.narrowed(ledger.value)
+    try:
+        found = node_limits(query.graph, query.region, list(layers.values()), stop=lambda: ledger.remaining <= 0)
+    except UnsupportedOperator as reason:
+        ledger.note(f"There are no limits of layers. {reason}")
+        return {}
+    return {layer: found[i] for layer, i in layers.items()}
 
 
 def _attack(query: Query, ledger: Ledger, seed: int) -> None:

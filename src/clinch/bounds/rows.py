@@ -24,7 +24,7 @@ def layer_forms(network: Network, region: Region, c: Tensor | None, layer: str |
     Raises:
         UnknownLayer: there is no such layer. ShapeError: region or rows do not fit. NonFiniteError: NaN in the rows.
     """
-    graph = network.graph_as(region.lower.dtype, region.lower.device)
+    graph = network.differentiable_graph(region.lower.dtype, region.lower.device)
     node = graph.output if layer is None else network.position(layer)
     if region.lower.shape[1:] != graph.input_shape:
         raise ShapeError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from clinch.bounds.crown import form_bounds, relaxations_from
 from clinch.errors import UnboundedInputError, UnsupportedByEngine
 from clinch.exact.encoding import Encoder, Expression, Kink
 from clinch.geometry.region import Ball
+from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Shape
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
@@ -67,33 +68,62 @@ def encode(query: Query, problem: int, bounds: Mapping[int, Interval]) -> Encodi
     """
     query = query.take(torch.tensor([problem]))
     _check(query)
-    graph, region = query.graph, query.region
-    encoder = Encoder(region.lower[0], region.upper[0])
-    expressions = {0: encoder.input}
-    needed = graph.ancestors(query.nodes)
-    last = {j: i for i in needed for j in graph.nodes[i].inputs}
-    for i in needed:
-        if i:
-            encoder.node, inputs = i, graph.nodes[i].inputs
-            known = [bounds[j] for j in inputs if j in bounds]
-            expressions[i] = graph.encode(i, encoder, [expressions[j] for j in inputs], known)
-            for j in {*inputs} - {0, *query.nodes}:
-                if last[j] == i:
-                    del expressions[j]
+    encoder = Encoder(query.region.lower[0], query.region.upper[0])
+    expressions = encode_network(query.graph, query.nodes, encoder, bounds)
     builder = _Builder(query, encoder, expressions, bounds)
     objective = builder.objective()
-    strict = [builder.ball(ball) for ball in region.balls] + builder.clauses()
+    strict = [builder.ball(ball) for ball in query.region.balls] + builder.clauses()
     rows = [np.arange(row.start, row.stop) for row in strict]
     return Encoding(
         program=encoder.program(objective),
-        inputs=graph.nodes[0].size,
-        input_shape=graph.input_shape,
+        inputs=query.graph.nodes[0].size,
+        input_shape=query.graph.input_shape,
         kinks=tuple(encoder.kinks),
         strict=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64),
         complete=encoder.completion(),
         step=_step(query),
         anchors=tuple(encoder.anchors),
     )
+
+
+def encode_network(
+    graph: Graph, wanted: Collection[int], encoder: Encoder, bounds: Mapping[int, Interval]
+) -> dict[int, Expression]:
+    """Activations of the wanted nodes (among others) as expressions of an encoder's variables.
+
+    Args:
+        graph: the network in float64.
+        wanted: positions of nodes.
+        encoder: made for the input's limits; gets the variables and rows.
+        bounds: limits of every node that a non-affine node reads, with a batch of one.
+
+    Raises:
+        UnsupportedOperator: a layer has no exact encoding; names it.
+    """
+    expressions = {0: encoder.input}
+    needed = graph.ancestors(wanted)
+    last = {j: i for i in needed for j in graph.nodes[i].inputs}
+    for i in needed:
+        if i:
+            encoder.node, inputs = i, graph.nodes[i].inputs
+            known = [bounds[j] for j in inputs if j in bounds]
+            expressions[i] = graph.encode(i, encoder, [expressions[j] for j in inputs], known)
+            for j in {*inputs} - {0, *wanted}:
+                if last[j] == i:
+                    del expressions[j]
+    return expressions
+
+
+def encode_balls(query: Query, encoder: Encoder) -> None:
+    """The rows of a problem's balls, p = 0 or 1, in an encoder made for its box.
+
+    Args:
+        query: one problem; its region's balls have no p = 2.
+        encoder: gets the variables and rows.
+    """
+    builder = _Builder(query, encoder, {}, {})
+    for ball in query.region.balls:
+        builder.ball(ball)
 
 
 def _step(query: Query) -> float:

@@ -30,6 +30,7 @@ def load(
     input_shape: Sequence[int] | None = None,
     *,
     name: str | None = None,
+    live: bool = False,
 ) -> Network:
     """Load a model and compare the result with it on random inputs.
 
@@ -38,9 +39,13 @@ def load(
             or a network that is loaded already (returned as it is).
         input_shape: shape of one input, without the batch. Needed for a module, and for a file that leaves it open.
         name: for messages and tables; default: the module's class or the file's name.
+        live: for a module that is trained on: every use of the network reads the weights the module has then, and
+            gradients of :func:`clinch.bounds.interval`, :func:`clinch.bounds.fast_dual` and
+            :func:`clinch.bounds.crown` flow to them. State problems anew after a training step.
 
     Returns:
-        The network, in the module's dtype on its device. The module is not changed, and must not change afterwards.
+        The network, in the module's dtype on its device. The module is not changed, and without ``live`` must not
+        change afterwards.
 
     Raises:
         NetworkError: training mode, no input shape, no batch dimension, weights that are not finite, several inputs or
@@ -52,12 +57,16 @@ def load(
         >>> net.layers
         ['input', '0', '1', '2']
     """
+    if live and not isinstance(model, nn.Module):
+        raise NetworkError(
+            f"live=True is for an nn.Module that is trained on; a {type(model).__name__} is not trained."
+        )
     if isinstance(model, Network):
         if input_shape is not None and tuple(input_shape) != model.input_shape:
             raise NetworkError(f"This network takes inputs of shape {model.input_shape}, not {tuple(input_shape)}.")
         return model
     if isinstance(model, nn.Module):
-        return _load_module(model, input_shape, name or type(model).__name__)
+        return _load_module(model, input_shape, name or type(model).__name__, live)
     if isinstance(model, (str, PathLike)):
         path = Path(model)
         if not path.name.endswith((".onnx", ".onnx.gz")):
@@ -78,7 +87,7 @@ def load(
 # --- modules -------------------------------------------------------------------------------------------------------
 
 
-def _load_module(model: nn.Module, input_shape: Sequence[int] | None, name: str) -> Network:
+def _load_module(model: nn.Module, input_shape: Sequence[int] | None, name: str, live: bool) -> Network:
     from clinch.network.original import OriginalModule, training_module
     from clinch.network.trace import trace
 
@@ -103,7 +112,16 @@ def _load_module(model: nn.Module, input_shape: Sequence[int] | None, name: str)
     native = traced.graph.to(dtype, device)
     original = OriginalModule(model, native, traced.invocations)
     compare(traced.graph, native, original, samples, name)
-    return Network(traced.graph, original, dtype=dtype, device=device, name=name)
+    if not live:
+        return Network(traced.graph, original, dtype=dtype, device=device, name=name)
+
+    def present(x: Tensor, layers: list[str]) -> dict[str, Tensor]:
+        """The original, whose functional layers follow the weights too."""
+        with torch.no_grad():
+            graph = traced.read_again().to(dtype, device)
+        return OriginalModule(model, graph, traced.invocations)(x, layers)
+
+    return Network(traced.graph, present, dtype=dtype, device=device, name=name, read_again=traced.read_again)
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -26,9 +26,18 @@ class Network:
     """
 
     def __init__(
-        self, graph: Graph, original: Original, *, dtype: torch.dtype, device: torch.device | str, name: str
+        self,
+        graph: Graph,
+        original: Original,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        name: str,
+        read_again: Callable[[], Graph] | None = None,
     ) -> None:
         self.original = original
+        #: the graph with the weights the module has now; None where the weights are those of the time of loading
+        self._read_again = read_again
         self.dtype = dtype
         self.device = torch.device(device)
         self.name = name
@@ -41,11 +50,18 @@ class Network:
         return self.graph_as(self.dtype, self.device)
 
     def graph_as(self, dtype: torch.dtype, device: torch.device | str) -> Graph:
-        """The graph with parameters of the given dtype on the given device (made once)."""
+        """The graph with parameters of the given dtype on the given device (made once; for a live network, each time)."""
+        if self._read_again is not None:
+            with torch.no_grad():
+                return self._read_again().to(dtype, device)
         key = (dtype, torch.device(device))
         if key not in self._graphs:
             self._graphs[key] = self._source.to(*key)
         return self._graphs[key]
+
+    def differentiable_graph(self, dtype: torch.dtype, device: torch.device | str) -> Graph:
+        """As :meth:`graph_as`; for a network loaded with ``live=True`` gradients flow to the module's parameters."""
+        return self.graph_as(dtype, device) if self._read_again is None else self._read_again().to(dtype, device)
 
     @property
     def input(self) -> Activation:

@@ -6,7 +6,7 @@ import operator
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,10 +48,12 @@ class Traced:
     Attributes:
         graph: float64.
         invocations: position of a layer -> the call of a part of the module whose output it is.
+        read_again: the same graph with the weights that the module has now; gradients flow to them.
     """
 
     graph: Graph
     invocations: dict[int, Invocation]
+    read_again: Callable[[], Graph]
 
 
 def trace(model: nn.Module, x: Tensor) -> Traced:
@@ -68,7 +70,20 @@ def trace(model: nn.Module, x: Tensor) -> Traced:
     program = export(model, x)
     reading = _Reading(model, program, x)
     output = reading.read()
-    return reading.named(output, x)
+    graph, invocations, kept = reading.named(output, x)
+
+    def read_again() -> Graph:
+        again = _Reading(model, program, x, live=True)
+        again.read()
+        ops = [again.builder.nodes[i].op for i in kept if i < len(again.builder.nodes)]
+        if [type(op) for op in ops] != [type(node.op) for node in graph.nodes]:
+            raise NetworkError(
+                f"A layer of {type(model).__name__} came to change nothing, or ceased to, while it was trained on. "
+                "Load the model again."
+            )
+        return Graph(tuple(replace(node, op=op) for node, op in zip(graph.nodes, ops)))
+
+    return Traced(graph, invocations, read_again)
 
 
 # --- reading the exported calls --------------------------------------------------------------------------------------
@@ -117,13 +132,17 @@ def _in_place(target: Any) -> bool:
 class _Reading:
     """Walks through the exported calls in order and builds the graph."""
 
-    def __init__(self, model: nn.Module, program: Any, x: Tensor) -> None:
+    def __init__(self, model: nn.Module, program: Any, x: Tensor, *, live: bool = False) -> None:
         self.model = model
+        self.live = live
         self.program = program
         self.dtype = x.dtype
         self.builder = Builder("input", tuple(x.shape[1:]), x.device)
         self.values: dict[Exported, Any] = {}
         self._batch: Any = None
+        self._tensors = dict(
+            (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+        )
         self._canonical = {id(module): path for path, module in model.named_modules()}
         self._calls: dict[str, Invocation] = {}
         self._counts: Counter[str] = Counter()
@@ -139,7 +158,7 @@ class _Reading:
     def read(self) -> Value:
         """Build the nodes; the value of the output."""
         output: Any = None
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.set_grad_enabled(self.live and torch.is_grad_enabled()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for node in self.program.graph.nodes:
                 if node.op == "placeholder":
@@ -161,8 +180,12 @@ class _Reading:
             (signature.inputs_to_lifted_tensor_constants, self.program.constants),
         ):
             if node.name in table:
+                name = table[node.name]
+                if self.live and name in self._tensors:
+                    # a copy that gradients flow through: a call that works in place must not change the module
+                    return self._tensors[name].clone()
                 # a copy: the graph keeps its weights when the module is trained on
-                return source[table[node.name]].detach().clone()
+                return source[name].detach().clone()
         self._batch = node.meta["val"].shape[0]
         return self.builder.input
 
@@ -300,8 +323,12 @@ class _Reading:
         kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
         return stack or [("", 0)], kind.rpartition(".")[2]
 
-    def named(self, output: Value, x: Tensor) -> Traced:
-        """Name each node after the part of the module whose output it is; found by comparing values."""
+    def named(self, output: Value, x: Tensor) -> tuple[Graph, dict[int, Invocation], list[int]]:
+        """Name each node after the part of the module whose output it is; found by comparing values.
+
+        Returns:
+            The graph, the calls behind its layers, and the position of each of its nodes among all that were read.
+        """
         recorded = run(self.model, x, None)[1]
         values = Graph(tuple(self.builder.nodes)).forward(x.to(torch.float64), range(len(self.builder.nodes)))
         candidates: dict[Invocation, list[int]] = {}
@@ -317,7 +344,7 @@ class _Reading:
         names, aliases = self._names(owners)
         graph, moved = self.builder.graph(output, names, aliases)
         # Where several parts end in one node, all of them return the same: any will do.
-        return Traced(graph, {moved[i]: owned[-1] for i, owned in owners.items() if i in moved})
+        return graph, {moved[i]: owned[-1] for i, owned in owners.items() if i in moved}, sorted(moved)
 
     def _names(self, owners: dict[int, list[Invocation]]) -> tuple[list[str], list[list[str]]]:
         unique, count = Unique(), len(self.builder.nodes)

@@ -1,0 +1,177 @@
+"""Limits of layers by name: what other bounds start from, what monitors are compared with, what a solution reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from clinch.bounds.crown import activation_bounds, form_bounds, never, relaxations_from
+from clinch.bounds.interval import interval_bounds
+from clinch.errors import NonFiniteError, ProblemError, ShapeError
+from clinch.geometry.region import Region
+from clinch.network.graph import Graph
+from clinch.network.network import Network
+from clinch.network.ops.base import Interval
+from clinch.query import Forms
+
+#: how :func:`layer_limits` can bound layers
+METHODS = ("interval", "fast_dual", "crown", "alpha_crown")
+
+
+def layer_limits(
+    network: Network, region: Region, layers: Sequence[str] | None = None, *, method: str = "crown"
+) -> dict[str, Interval]:
+    """Proven limits of the activations of layers over a region.
+
+    Args:
+        network: from :func:`clinch.load`.
+        region: from :func:`clinch.bounds.box` or :func:`clinch.bounds.ball`, B inputs.
+        layers: names of layers. None: those that the output's relaxation needs, that is, those that a non-affine layer
+            reads; there, an element on one side of zero may keep its interval limits.
+        method: ``"interval"``, ``"fast_dual"``, ``"crown"`` or ``"alpha_crown"``; each of the last three takes the
+            better of its own limits and the interval rule's.
+
+    Returns:
+        Name of a layer -> limits ``(B, *layer_shape)``, float64.
+
+    Raises:
+        ProblemError: no such method. UnknownLayer, ShapeError, UnsupportedOperator: there is no such layer, the region
+            does not fit, or a layer below has no interval rule or no linear relaxation.
+
+    Example:
+        >>> clinch.bounds.layer_limits(net, region, ["relu2"])["relu2"].upper
+    """
+    if method not in METHODS:
+        raise ProblemError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
+    graph = network.differentiable_graph(region.lower.dtype, region.lower.device)
+    if region.lower.shape[1:] != graph.input_shape:
+        raise ShapeError(
+            f"The region has inputs of shape {tuple(region.lower.shape[1:])}, the network takes {graph.input_shape}."
+        )
+    if layers is None:
+        held = _read_limits(graph, region, {graph.output}, method, never)
+        return {graph.nodes[i].name: limits for i, limits in sorted(held.items())}
+    if isinstance(layers, str):
+        raise ProblemError(f"layers is the text '{layers}'; give a list of names, such as ['{layers}'].")
+    nodes = [network.position(name) for name in layers]
+    found = node_limits(graph, region, nodes, method=method)
+    return {name: found[i] for name, i in zip(layers, nodes)}
+
+
+def node_limits(
+    graph: Graph,
+    region: Region,
+    nodes: Sequence[int],
+    *,
+    method: str = "crown",
+    stop: Callable[[], bool] = never,
+) -> dict[int, Interval]:
+    """Proven limits of whole nodes, both sides of every element.
+
+    Args:
+        graph: the network, in the region's dtype.
+        region: B regions.
+        nodes: positions.
+        method: see :func:`layer_limits`.
+        stop: asked now and then; once true, what is left keeps limits that are valid but wider.
+    """
+    held = _read_limits(graph, region, nodes, method, stop)
+    limits = {0: Interval(region.lower, region.upper)}
+    for i in graph.ancestors(nodes):
+        if i:
+            limits[i] = graph.interval(i, [limits[j] for j in graph.nodes[i].inputs])
+        if i in held:
+            limits[i] = limits[i].intersect(held[i])
+    for i in nodes:
+        if i and method != "interval" and not stop():
+            limits[i] = limits[i].intersect(_both_sides(graph, region, i, held, method, stop))
+    return {i: limits[i] for i in nodes}
+
+
+def _read_limits(
+    graph: Graph, region: Region, wanted: Iterable[int], method: str, stop: Callable[[], bool]
+) -> dict[int, Interval]:
+    """Limits of what non-affine nodes below the wanted ones read, by one of the methods."""
+    if method == "crown":
+        return activation_bounds(graph, region, wanted, stop=stop)
+    if method == "alpha_crown":
+        from clinch.bounds.alpha import alpha_activation_bounds
+
+        return alpha_activation_bounds(graph, region, wanted, stop=stop)
+    if method == "fast_dual":
+        from clinch.bounds.fast_dual import dual_activation_bounds
+
+        return dual_activation_bounds(graph, region, wanted)
+    limits = interval_bounds(graph, region, wanted)
+    return {j: limits[j] for j in read_nodes(graph, wanted)}
+
+
+def _both_sides(
+    graph: Graph, region: Region, i: int, held: Mapping[int, Interval], method: str, stop: Callable[[], bool]
+) -> Interval:
+    """Both limits of each element of a node, given limits of what lies below."""
+    node = graph.nodes[i]
+    eye = torch.eye(node.size, dtype=region.lower.dtype, device=region.lower.device)
+    rows = torch.cat([eye, -eye]).reshape(1, 2 * node.size, *node.shape)
+    forms = Forms({i: rows}, rows.new_zeros(region.size, 2 * node.size))
+    both = _form_bounds(graph, forms, region, held, method, stop)
+    shape = (region.size, *node.shape)
+    return Interval(both[:, : node.size].reshape(shape), -both[:, node.size :].reshape(shape))
+
+
+def _form_bounds(
+    graph: Graph, forms: Forms, region: Region, held: Mapping[int, Interval], method: str, stop: Callable[[], bool]
+) -> Tensor:
+    if method == "alpha_crown":
+        from clinch.bounds.alpha import alpha_form_bounds
+
+        return alpha_form_bounds(graph, forms, region, held, stop=stop)
+    if method == "fast_dual":
+        from clinch.bounds.fast_dual import dual_relaxations
+
+        return form_bounds(graph, forms, region, dual_relaxations(graph, held, forms.nodes))
+    return form_bounds(graph, forms, region, relaxations_from(graph, held, forms.nodes))
+
+
+def read_nodes(graph: Graph, wanted: Iterable[int]) -> list[int]:
+    """What the non-affine nodes among the wanted ones and those below them read."""
+    below = graph.ancestors(wanted)
+    return sorted({j for i in below if i and not graph.nodes[i].op.affine for j in graph.nodes[i].inputs})
+
+
+def given_limits(
+    graph: Graph, region: Region, wanted: Iterable[int], limits: Mapping[str, Interval]
+) -> dict[int, Interval]:
+    """Limits by name as limits by position, checked.
+
+    Args:
+        graph: the network.
+        region: B regions.
+        wanted: everything that a non-affine node among these or below them reads must have limits.
+        limits: name or alias of a layer -> limits ``(B, *layer_shape)``.
+
+    Raises:
+        ProblemError: limits are missing. ShapeError: they do not fit. NonFiniteError: NaN.
+    """
+    by_position = {graph.names[name]: limit for name, limit in limits.items() if name in graph.names}
+    held = {}
+    for j in read_nodes(graph, wanted):
+        node = graph.nodes[j]
+        if j not in by_position:
+            raise ProblemError(
+                f"limits has none for layer '{node.name}', which a non-affine layer reads. Take them from "
+                "clinch.bounds.layer_limits(net, region)."
+            )
+        lower, upper = (torch.as_tensor(t).to(region.lower) for t in by_position[j])
+        shape = (region.size, *node.shape)
+        if lower.shape != shape or upper.shape != shape:
+            raise ShapeError(
+                f"The limits of layer '{node.name}' have shapes {tuple(lower.shape)} and {tuple(upper.shape)}; "
+                f"give {shape}."
+            )
+        if bool((lower.isnan() | upper.isnan()).any()):
+            raise NonFiniteError(f"The limits of layer '{node.name}' contain NaN; remove it.")
+        held[j] = Interval(lower, upper)
+    return held
