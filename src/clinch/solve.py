@@ -57,14 +57,26 @@ def solve(
             f"There is no solver '{solver}'. Choose one of: {', '.join(ENGINES)}; or None for all together."
         )
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
+    search(ledger.query, ledger, seed, solver)
+    return Solution.from_ledger(problem, ledger)
+
+
+def search(query: Query, ledger: Ledger, seed: int = 0, solver: str | None = None) -> None:
+    """Work on a query until its ledger is exhausted: what :func:`solve` does, for a ledger of one's own.
+
+    Args:
+        query: the float64 normal form.
+        ledger: receives points and bounds, and says when to stop.
+        seed: of the attacks' random starts.
+        solver: one of :data:`ENGINES`; None: Clinch chooses and combines.
+    """
     try:
         if solver is None:
-            _combine(ledger.query, ledger, seed)
+            _combine(query, ledger, seed)
         else:
-            ENGINES[solver](ledger.query, ledger, seed)
+            ENGINES[solver](query, ledger, seed)
     except KeyboardInterrupt:
         ledger.note("Interrupted: these are the best input and bound so far.")
-    return Solution.from_ledger(problem, ledger)
 
 
 def _attack(query: Query, ledger: Ledger, seed: int) -> None:
@@ -114,6 +126,9 @@ def _combine(query: Query, ledger: Ledger, seed: int) -> None:
     if isinstance(query.objective, Distance):
         nearest = query.objective.center.clamp(query.region.lower, query.region.upper)
         ledger.prove(query.objective.value(nearest, {}), Proof.GEOMETRY, "geometry")
+    elif query.feasibility:
+        # a constant is its own bound, so that the first input found closes the problem
+        ledger.prove(query.objective.value(query.region.lower, {}), Proof.GEOMETRY, "geometry")
     with ledger.share(ATTACK_SHARE):
         _attack(query, ledger, seed)
     for engine in (_bounds, *_exact_engines(query)):

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from clinch.cli import demo, solve, supports
+from clinch.cli import demo, solve, supports, verify
 
 app = typer.Typer(
     name="clinch",
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("solve")(solve.solve)
 app.command("supports")(supports.supports)
+app.command("verify")(verify.verify)
 
 
 def _version(wanted: bool) -> None:
