@@ -56,8 +56,8 @@ class Builder:
                 raise NetworkError(
                     f"{where}: its {field.name} holds NaN or infinite numbers. Load a model with finite weights."
                 )
-        # Shapes come from a run on zeros: two rows in must be two rows out. On the meta device it would compute nothing,
-        # but make torch import its compiler, which takes as long as torch itself.
+        # Shapes come from a run on zeros: two rows in must be two rows out. The meta device would compute nothing, but
+        # makes torch import its compiler, which takes as long as torch itself.
         rows = [torch.zeros(2, *shape, dtype=torch.float64, device=self.device) for shape in shapes]
         with torch.no_grad():
             out = op.forward(*rows)

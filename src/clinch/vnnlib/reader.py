@@ -14,6 +14,7 @@ import gzip
 import math
 import re
 import zlib
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
@@ -198,14 +199,16 @@ class _Reading:
                 raise _wrong(expression, f"'{head}' with {len(parts)} conditions has no meaning")
             if head == "not":
                 return parts[0].negated()
-            return Junction(False, (parts[0].negated(), parts[1])) if head == "=>" else Junction(head == "and", parts)
+            if head == "=>":
+                return Junction(False, (parts[0].negated(), *parts[1:]))
+            return Junction(head == "and", parts)
         raise _wrong(expression, f"'{head:.40}' is not known; conditions are {' '.join(_COMPARISONS)} and or not =>")
 
     def _comparison(self, head: str, rest: list[Expression], where: Group) -> Formula:
         if len(rest) < 2 or (head == "!=" and len(rest) != 2):
             raise _wrong(where, f"'{head}' compares two numbers, not {len(rest)}")
         sides = [self._linear(part) for part in rest]
-        parts = tuple(_compared(head, left, right, where.line) for left, right in zip(sides, sides[1:]))
+        parts = tuple(_compared(head, left, right, where.line) for left, right in pairwise(sides))
         return parts[0] if len(parts) == 1 else Junction(True, parts)
 
     def _linear(self, expression: Expression) -> Linear:
