@@ -126,7 +126,7 @@ def table(rows: list[dict], share: float) -> list[str]:
     ]  # fmt: skip
     for category in dict.fromkeys(row["category"] for row in rows):
         mine = [row for row in rows if row["category"] == category]
-        by_network = len({row["network"] for row in mine}) < len({row["specification"] for row in mine})
+        by_network = len({row["network"] for row in mine}) <= len({row["specification"] for row in mine})
         groups = {"all": mine}
         for row in mine:
             groups.setdefault(group(row, by_network), []).append(row)
