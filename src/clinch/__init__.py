@@ -21,8 +21,9 @@ from clinch.problem import Maximize, Minimize, Problem
 from clinch.solution import Proof, Solution, Status
 
 if TYPE_CHECKING:
-    from clinch import attacks, bounds, exact, testing
+    from clinch import attacks, bounds, exact, testing, vnnlib
     from clinch.network.load import load
+    from clinch.vnnlib.verification import verify
 
 __version__ = "0.1.0"
 
@@ -44,12 +45,15 @@ __all__ = [
     "load",
     "norm",
     "testing",
+    "verify",
+    "vnnlib",
 ]
 
 #: read when first used, so that ``import clinch`` stays quick
 _LATE = {
     "load": "clinch.network.load",
-    **{name: f"clinch.{name}" for name in ("attacks", "bounds", "exact", "testing")},
+    "verify": "clinch.vnnlib.verification",
+    **{name: f"clinch.{name}" for name in ("attacks", "bounds", "exact", "testing", "vnnlib")},
 }
 
 
@@ -57,7 +61,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module 'clinch' has no attribute '{name}'")
     module = importlib.import_module(_LATE[name])
-    found = module.load if name == "load" else module
+    found = getattr(module, name) if name in ("load", "verify") else module
     globals()[name] = found
     return found
 

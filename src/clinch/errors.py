@@ -45,6 +45,10 @@ class UnboundedInputError(ProblemError):
     """An engine needs finite input bounds and the problem has none; says which constraint to add."""
 
 
+class SpecificationError(ProblemError):
+    """A VNN-LIB file that is malformed, says what is not supported, or is about another network; names the line."""
+
+
 class UnsupportedByEngine(ClinchError):
     """An engine was asked for by name but cannot take this problem; names one that can."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -24,17 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """What is optimised: a scalar linear expression of any layers, or a norm (:class:`Minimize`, :class:`Maximize`)."""
+    """What is optimised: a scalar linear expression of any layers, or a norm (:class:`Minimize`, :class:`Maximize`).
 
-    expression: LinearExpression | NormExpression
+    A number, as in ``Minimize(0)``, asks for any input that satisfies the constraints.
+    """
+
+    expression: LinearExpression | NormExpression | float
     sense: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         e = self.expression
-        if not isinstance(e, (LinearExpression, NormExpression)):
+        constant = isinstance(e, int | float) and not isinstance(e, bool) and math.isfinite(e)
+        if not constant and not isinstance(e, (LinearExpression, NormExpression)):
             raise ProblemError(
                 f"The objective is a {type(e).__name__}. Write a scalar expression of a network's layers, such as "
-                "cl.norm(net.input - x0, 2) or net.output[7] - net.output[2]; for no objective 0 * net.output[0]."
+                "cl.norm(net.input - x0, 2) or net.output[7] - net.output[2]; for no objective 0."
             )
         if isinstance(e, LinearExpression) and e.shape:
             raise ShapeError(
@@ -42,10 +47,19 @@ class Objective:
             )
 
     @property
-    def network(self) -> Network:
-        """The network whose input is searched."""
+    def network(self) -> Network | None:
+        """The network whose input is searched; None where the objective is a number."""
         e = self.expression
-        return e.network if isinstance(e, LinearExpression) else e.expression.network
+        if isinstance(e, LinearExpression):
+            return e.network
+        return e.expression.network if isinstance(e, NormExpression) else None
+
+    def over(self, network: Network) -> LinearExpression | NormExpression:
+        """The expression; a number becomes one of that network without terms."""
+        e = self.expression
+        if isinstance(e, LinearExpression | NormExpression):
+            return e
+        return LinearExpression(network, (), {}, torch.full((1, 1), float(e), dtype=torch.float64))
 
 
 class Minimize(Objective):
@@ -90,7 +104,6 @@ class Problem:
     def __init__(self, objective: Objective, constraints: Constraint | Sequence[Constraint] = ()) -> None:
         if not isinstance(objective, Objective):
             raise ProblemError("The first argument must say what to optimise: cl.Minimize(...) or cl.Maximize(...).")
-        self.objective = objective
         self.constraints = (constraints,) if isinstance(constraints, Constraint) else tuple(constraints)
         for position, constraint in enumerate(self.constraints):
             if not isinstance(constraint, Constraint):
@@ -98,16 +111,19 @@ class Problem:
                     f"Constraint {position} is a {type(constraint).__name__}. Write comparisons of layers, such "
                     "as net.input >= 0 or net.output.argmax() == 7."
                 )
-            if constraint.network is not objective.network:
+            if constraint.network is not (objective.network or self.constraints[0].network):
                 raise ProblemError(
                     f"Constraint {position} belongs to another network than the objective. Load it once."
                 )
-        self.network = objective.network
-        batch = merge_batches([objective.expression.batch, *(c.batch for c in self.constraints)])
+        network = objective.network or (self.constraints[0].network if self.constraints else None)
+        if network is None:
+            raise ProblemError("Neither objective nor constraints name a network. Write constraints on its layers.")
+        self.network = network
+        self.objective = objective
+        self._expression = objective.over(network)
+        batch = merge_batches([self._expression.batch, *(c.batch for c in self.constraints)])
         self.batched = batch is not None
-        self.query: Query = lower(
-            self.network, objective.expression, objective.sense, list(self.constraints), batch or 1
-        )
+        self.query: Query = lower(network, self._expression, objective.sense, list(self.constraints), batch or 1)
 
     @property
     def size(self) -> int:
@@ -171,8 +187,10 @@ class Problem:
         return ", ".join(layer_name(self.network.graph, node) for node in nodes) or "constants"
 
     def _objective(self) -> str:
+        if self.query.feasibility:
+            return "none: any input that satisfies the constraints"
         verb = "minimise" if self.query.sense == 1 else "maximise"
-        e, objective = self.objective.expression, self.query.objective
+        e, objective = self._expression, self.query.objective
         if isinstance(e, LinearExpression):
             return f"{verb} a linear form of {self._layers(objective.nodes)}"
         weighted = "weighted " if e.weights is not None else ""

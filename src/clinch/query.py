@@ -213,6 +213,11 @@ class Query:
         return sorted({*self.objective.nodes, *self.atoms.nodes})
 
     @property
+    def feasibility(self) -> bool:
+        """Whether the objective is a constant: any input that satisfies everything is as good as any other."""
+        return isinstance(self.objective, Linear) and not self.objective.form.coefficients
+
+    @property
     def dtype(self) -> torch.dtype:
         """Dtype of this copy."""
         return self.region.lower.dtype

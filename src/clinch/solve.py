@@ -65,14 +65,26 @@ def solve(
         raise ProblemError(f"bounds is the text '{bounds}'; give a list of layers, such as ['{bounds}'].")
     reported = {layer: problem.network.position(layer) for layer in bounds}
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
+    search(ledger.query, ledger, seed, solver)
+    return Solution.from_ledger(problem, ledger, _layer_limits(ledger, reported))
+
+
+def search(query: Query, ledger: Ledger, seed: int = 0, solver: str | None = None) -> None:
+    """Work on a query until its ledger is exhausted: what :func:`solve` does, for a ledger of one's own.
+
+    Args:
+        query: the float64 normal form.
+        ledger: receives points and bounds, and says when to stop.
+        seed: of the attacks' random starts.
+        solver: one of :data:`ENGINES`; None: Clinch chooses and combines.
+    """
     try:
         if solver is None:
-            _combine(ledger.query, ledger, seed)
+            _combine(query, ledger, seed)
         else:
-            ENGINES[solver](ledger.query, ledger, seed)
+            ENGINES[solver](query, ledger, seed)
     except KeyboardInterrupt:
         ledger.note("Interrupted: these are the best input and bound so far.")
-    return Solution.from_ledger(problem, ledger, _layer_limits(ledger, reported))
 
 
 def _layer_limits(ledger: Ledger, layers: dict[str, int]) -> dict[str, Interval]:
@@ -137,6 +149,9 @@ def _combine(query: Query, ledger: Ledger, seed: int) -> None:
     if isinstance(query.objective, Distance):
         nearest = query.objective.center.clamp(query.region.lower, query.region.upper)
         ledger.prove(query.objective.value(nearest, {}), Proof.GEOMETRY, "geometry")
+    elif query.feasibility:
+        # a constant is its own bound, so that the first input found closes the problem
+        ledger.prove(query.objective.value(query.region.lower, {}), Proof.GEOMETRY, "geometry")
     engines = [*_exact_engines(query)]
     if engines[0] is _branch_and_bound:
         engines[0] = _first_slice(query, ledger, seed)
@@ -163,14 +178,14 @@ def _first_slice(query: Query, ledger: Ledger, seed: int) -> Engine:
         polish(query, ledger)
     searches: list[Search] = []
 
-    def search(query: Query, ledger: Ledger, seed: int) -> None:
+    def continued(query: Query, ledger: Ledger, seed: int) -> None:
         if not searches:
             searches.append(Search(query, ledger))
         searches[0].run()
 
     with ledger.share(SLICE_SHARE):
-        _attempt(search, query, ledger, seed)
-    return search
+        _attempt(continued, query, ledger, seed)
+    return continued
 
 
 def _attempt(engine: Engine, query: Query, ledger: Ledger, seed: int) -> None:

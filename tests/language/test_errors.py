@@ -119,7 +119,9 @@ CASES = [
     (lambda: problem(cl.norm(x[0] + x[1], 1) <= 1), ProblemError, "only bound the distance of the input"),
     # problems
     (lambda: cl.Problem(z[0]), ProblemError, r"cl.Minimize\(...\) or cl.Maximize"),
-    (lambda: cl.Minimize(3), ProblemError, r"0 \* net.output\[0\]"),
+    (lambda: cl.Problem(cl.Minimize(3)), ProblemError, "Neither objective nor constraints name a network"),
+    (lambda: cl.Minimize(float("inf")), ProblemError, "objective is a float.*for no objective 0"),
+    (lambda: cl.Minimize(True), ProblemError, "objective is a bool"),
     (lambda: cl.Minimize(z.argmax()), ProblemError, "objective is a Argmax"),
     (lambda: problem(True), ProblemError, "Constraint 0 is a bool"),
     (lambda: problem(x >= 0, [x <= 1]), ProblemError, "Constraint 1 is a list"),

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.pieces import Pattern, forward_on, linearise, pattern_at
-from clinch.backends.convex import DistanceCost, LinearCost, minimise_over_polyhedron
 from clinch.errors import BackendError
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
 from clinch.ledger import Ledger
@@ -206,6 +205,9 @@ class _Walk:
 
     def _solve(self, x: Tensor, pattern: Pattern, atoms: Tensor, signs: list[Sign]) -> _Solution | None:
         """The convex program of one piece, linearised at x."""
+        # SciPy, which it brings along, is not needed where nothing is polished
+        from clinch.backends.convex import DistanceCost, LinearCost, minimise_over_polyhedron
+
         self.programs += 1
         rows, limits = self._conditions(x, pattern, atoms, signs)
         lower, upper = self.lower.numpy(), self.upper.numpy()

@@ -56,9 +56,11 @@ class Builder:
                 raise NetworkError(
                     f"{where}: its {field.name} holds NaN or infinite numbers. Load a model with finite weights."
                 )
-        # Shapes come from a run without data: two rows in must be two rows out.
-        rows = [torch.empty(2, *shape, dtype=torch.float64, device="meta") for shape in shapes]
-        out = op.to(torch.float64, "meta").forward(*rows)
+        # Shapes come from a run on zeros: two rows in must be two rows out. The meta device would compute nothing, but
+        # makes torch import its compiler, which takes as long as torch itself.
+        rows = [torch.zeros(2, *shape, dtype=torch.float64, device=self.device) for shape in shapes]
+        with torch.no_grad():
+            out = op.forward(*rows)
         if not isinstance(out, Tensor) or out.dim() == 0 or out.shape[0] != 2 or not out.is_floating_point():
             raise UnsupportedOperator(
                 f"{where}: {op.label} does not return one row of real numbers per input of the batch. "

@@ -1,0 +1,76 @@
+"""``clinch verify NET.onnx SPEC.vnnlib``: sat, unsat, timeout or unknown, as in VNN-COMP."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from clinch.vnnlib.verification import Verdict
+
+
+def verify(
+    network: Annotated[str, typer.Argument(metavar="NET.onnx", help="The network; net.onnx.gz is read too.")],
+    specification: Annotated[
+        str, typer.Argument(metavar="SPEC.vnnlib", help="The property, VNN-LIB 1.0 or 2.0; spec.vnnlib.gz is read too.")
+    ],
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Wall time since this process started; no answer comes later.")
+    ] = 60.0,
+    counterexample: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the counterexample here, not to standard output.")
+    ] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write the verdict as JSON; - for standard output.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+) -> int:
+    """Decide whether a property has a counterexample; print sat, unsat, timeout or unknown.
+
+    After sat stands the counterexample, which onnxruntime has confirmed.
+
+    Exit code: 0 decided, sat or unsat; 1 timeout or unknown; 2 bad input.
+
+    Example: clinch verify net.onnx.gz property.vnnlib.gz --timeout 116 --counterexample found.txt
+    """
+    import clinch
+    from clinch.cli.console import write_json
+
+    # what is no timeout is refused by verify itself
+    left = max(0.0, timeout - seconds_since_start()) if timeout >= 0 else timeout
+    verdict = clinch.verify(network, specification, timeout=left, seed=seed)
+    if json is not None:
+        write_json({"network": network, "specification": specification, **verdict.to_dict()}, json)
+    if counterexample is not None:
+        _write(Path(counterexample), verdict)
+    if json != "-":
+        print(verdict.answer.value)
+        if verdict.counterexample is not None and counterexample is None:
+            print(verdict.counterexample)
+    return 0 if verdict.decided else 1
+
+
+def _write(path: Path, verdict: Verdict) -> None:
+    """The counterexample; an empty file where there is none, so that no older one is taken for it."""
+    from clinch.cli.console import OutputError
+
+    text = "" if verdict.counterexample is None else f"{verdict.counterexample}\n"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror}. Name another file.") from None
+
+
+def seconds_since_start() -> float:
+    """Wall time since this process started, its imports included; where the system does not tell, its CPU time."""
+    try:
+        # field 22 of the process's line is its start in clock ticks since boot; the name in field 2 may hold spaces
+        fields = Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.process_time()

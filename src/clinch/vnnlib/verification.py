@@ -1,0 +1,219 @@
+"""The verdict on a specification: what ``clinch verify`` prints and :func:`clinch.verify` returns."""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clinch.errors import ProblemError, UnsoundResult
+from clinch.ledger import Ledger
+from clinch.solve import ENGINES, search
+from clinch.vnnlib.counterexample import Counterexample, counterexample_at
+from clinch.vnnlib.problems import Stated, state
+from clinch.vnnlib.reader import read_specification
+from clinch.vnnlib.specification import Specification
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from clinch.network.network import Network
+
+#: largest violation of a counterexample, in the units of the file: VNN-COMP's own tolerance
+TOLERANCE = 1e-4
+#: seconds of the timeout that are kept for the last check and for answering, at most
+RESERVE = 0.2
+#: share of the time for one attack on every batch of problems, where there are several
+ATTACK_SHARE = 0.1
+
+
+class Answer(enum.Enum):
+    """The four words of VNN-COMP."""
+
+    SAT = "sat"
+    UNSAT = "unsat"
+    TIMEOUT = "timeout"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """The answer to a specification.
+
+    Attributes:
+        answer: sat: there is a counterexample; unsat: proven that there is none; timeout; unknown: the engines gave up.
+        counterexample: where the answer is sat.
+        reason: one sentence on what the answer rests on, or on what is missing.
+        seconds: wall time from the call to the answer.
+        problems: number of feasibility problems that the specification was split into.
+        notes: what happened on the way that the user should know, one sentence each.
+    """
+
+    answer: Answer
+    counterexample: Counterexample | None
+    reason: str
+    seconds: float
+    problems: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def decided(self) -> bool:
+        """Whether the answer is sat or unsat."""
+        return self.answer in (Answer.SAT, Answer.UNSAT)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON."""
+        found = self.counterexample
+        return {
+            "answer": self.answer.value,
+            "reason": self.reason,
+            "seconds": self.seconds,
+            "problems": self.problems,
+            "counterexample": None if found is None else {
+                "values": {name: values.tolist() for name, values in found.values.items()},
+                "violation": found.violation,
+                "exact": found.exact,
+            },
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+class _FirstFound(Ledger):
+    """A ledger of alternatives: one feasible point answers them all."""
+
+    @property
+    def found(self) -> bool:
+        """Whether some problem has a checked point."""
+        return bool(torch.isfinite(self.value).any())
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing left to do: the time is over, a point is found, or every problem is proven to have none."""
+        return self.found or super().exhausted
+
+
+def verify(
+    network: str | PathLike[str] | ModelProto | torch.nn.Module | Network,
+    specification: str | PathLike[str] | Specification,
+    *,
+    timeout: float = 60.0,
+    seed: int = 0,
+) -> Verdict:
+    """Decide whether a VNN-LIB specification has a counterexample.
+
+    Points count only where the network's own model (onnxruntime for a file, in the file's dtype) and float64 agree that
+    every condition holds, without tolerance; the formula as it was read is then evaluated once more. ``unsat`` rests on
+    proven bounds over the whole box, in float64.
+
+    Args:
+        network: an ``.onnx`` or ``.onnx.gz`` file, or anything that :func:`clinch.load` takes.
+        specification: a ``.vnnlib`` or ``.vnnlib.gz`` file, or what was read from one.
+        timeout: seconds of wall time from this call on; a decided answer never comes later.
+        seed: of every random choice.
+
+    Raises:
+        ProblemError: a timeout that is negative or NaN.
+        SpecificationError: the file cannot be read, or is about another network.
+        NetworkError, UnsupportedOperator: the network cannot be loaded.
+
+    Example:
+        >>> clinch.verify("net.onnx.gz", "prop_1.vnnlib.gz", timeout=116).answer
+        <Answer.UNSAT: 'unsat'>
+    """
+    from clinch.network.load import load
+
+    start = time.monotonic()
+    if not timeout >= 0:
+        raise ProblemError(f"The timeout is {timeout:g}; give seconds, zero or more.")
+    if not isinstance(specification, Specification):
+        specification = read_specification(fspath(specification))
+    loaded = load(network)
+    stated = state(specification, loaded)
+    deadline = start + timeout
+    ledgers = _search(stated, deadline - min(RESERVE, 0.1 * timeout), seed)
+    point = next((x for ledger in ledgers if (x := _point(ledger)) is not None), None)
+    found = None if point is None else counterexample_at(specification, loaded, point)
+    if found is not None and not found.violation <= TOLERANCE:
+        raise UnsoundResult(
+            f"A checked input of {specification.name} fails the formula as it was read by {found.violation:.3g}. "
+            "Please report this specification."
+        )
+    answer, reason = _answer(stated, ledgers, found, deadline)
+    notes = tuple(dict.fromkeys(note for ledger in ledgers for note in ledger.notes))
+    problems = sum(query.size for query in stated.queries)
+    kept = found if answer is Answer.SAT else None
+    return Verdict(answer, kept, reason, time.monotonic() - start, problems, notes)
+
+
+def _search(stated: Stated, deadline: float, seed: int) -> list[_FirstFound]:
+    """Attack every batch of problems first, then search one after the other until a point is found."""
+
+    def left() -> float:
+        return max(0.0, deadline - time.monotonic())
+
+    queries = stated.queries
+    # the first batch alone needs no round of attacks: the search begins with one
+    ledgers = [_FirstFound(query, time_limit=left()) for query in queries]
+    for ledger in ledgers:
+        _middle(ledger)
+        if ledger.found:
+            return ledgers
+    if len(queries) > 1:
+        for ledger in ledgers:
+            with ledger.share(ATTACK_SHARE / len(queries)):
+                ENGINES["attack"](ledger.query, ledger, seed)
+            if ledger.found:
+                return ledgers
+    pending = ledgers
+    while pending and left() > 0:
+        pending = _round(pending, seed)
+    return ledgers
+
+
+def _round(pending: list[_FirstFound], seed: int) -> list[_FirstFound]:
+    """Search each batch with an equal share of the time that is left; those that needed more, unless it is over."""
+    again = []
+    for number, ledger in enumerate(pending):
+        with ledger.share(1 / (len(pending) - number)):
+            search(ledger.query, ledger, seed)
+            short = ledger.remaining <= 0
+        if ledger.found:
+            return []
+        if short and ledger.remaining > 0 and not bool(ledger.closed.all()):
+            again.append(ledger)
+    return again
+
+
+def _middle(ledger: _FirstFound) -> None:
+    """Try the middle of each box: it answers problems without conditions on the outputs, and many easy ones."""
+    region = ledger.query.region
+    ledger.offer((region.lower + region.upper) / 2, "middle of the box")
+
+
+def _point(ledger: _FirstFound) -> torch.Tensor | None:
+    """A checked point of some problem, in the network's dtype."""
+    with_point = torch.isfinite(ledger.value).nonzero().flatten()
+    return ledger.x[int(with_point[0])] if len(with_point) else None
+
+
+def _answer(
+    stated: Stated, ledgers: list[_FirstFound], found: Counterexample | None, deadline: float
+) -> tuple[Answer, str]:
+    """The word, and why."""
+    proven = all(bool((ledger.bound == torch.inf).all()) for ledger in ledgers)
+    if (found is not None or proven) and time.monotonic() > deadline:
+        return Answer.TIMEOUT, "The answer came after the timeout."
+    if found is not None:
+        how = "exactly" if found.exact else f"up to {found.violation:.3g}, the rounding of an input with fixed limits"
+        return Answer.SAT, f"A counterexample meets the specification {how}."
+    if proven:
+        if not ledgers:
+            return Answer.UNSAT, f"No input meets the specification's own limits: {stated.reason}."
+        return Answer.UNSAT, "Proven: no input meets the specification."
+    if any(ledger.remaining <= 0 for ledger in ledgers):
+        return Answer.TIMEOUT, "Neither a counterexample nor a proof was found in time."
+    return Answer.UNKNOWN, "The engines ended without a counterexample and without a proof."
