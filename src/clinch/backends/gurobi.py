@@ -76,7 +76,7 @@ class _Sides(NamedTuple):
 
 
 class GurobiModel:
-    """A program loaded into Gurobi, solved again and again with changed costs and limits, from the last basis each time.
+    """A program loaded into Gurobi and solved again and again with changed costs and limits, from the last basis.
 
     Args:
         program: what to load; changes do not touch it.

@@ -91,8 +91,8 @@ class Program:
 
         ``Σ_r y_r·(row_lower_r where y_r > 0, row_upper_r where y_r < 0)
         + Σ_j min over [l_j, u_j] of (c − Aᵀy)_j x_j + ½ q_j x_j²``
-        (Neumaier & Shcherbina, Math. Program. 99, 2004, eq. 1.6, who have q = 0; with q_j > 0 the inner minimum is taken
-        at ``clip(−(c − Aᵀy)_j / q_j)``). Holds for the program and for its continuous relaxation, for every y; an
+        (Neumaier & Shcherbina, Math. Program. 99, 2004, eq. 1.6, who have q = 0; with q_j > 0 the inner minimum is
+        taken at ``clip(−(c − Aᵀy)_j / q_j)``). Holds for the program and for its continuous relaxation, for every y; an
         a-priori limit of the rounding error of the float64 sums is subtracted.
 
         Args:

@@ -211,7 +211,7 @@ class _Builder:
         return c, torch.ones_like(c) if weights is None else weights[0].flatten().to(torch.float64)
 
     def _squared(self, center: Tensor, weights: Tensor | None) -> Expression:
-        """``Σ w_i² (x_i − c_i)²`` as ``½ Σ q_i x_i²`` with ``q = 2w²``, and the affine rest as an expression ``(1,)``."""
+        """``Σ w_i² (x_i − c_i)²`` as ``½ Σ q_i x_i²`` with ``q = 2w²``, and the affine rest, ``(1,)``."""
         c, w = self._flat(center, weights)
         self.quadratic = (2 * w * w).numpy()
         return Expression({0: (-2 * w * w * c).unsqueeze(1)}, (w * w * c * c).sum().reshape(1))
@@ -262,7 +262,9 @@ class _Builder:
         b = self.encoder.variables(zero, zero + 1, integer=True)
         at = c[which].numpy()
         for side, above in ((upper - c, True), (lower - c, False)):
-            reached = (side[which] != 0).nonzero().flatten()  # most pixels of an image stand at a limit: one row, not two
+            reached = (
+                (side[which] != 0).nonzero().flatten()
+            )  # most pixels of an image stand at a limit: one row, not two
             k, ends, none = len(reached), at[reached.numpy()], np.full(len(reached), np.inf)
             room = csr_array((-side[which][reached].numpy(), (np.arange(k), reached.numpy())), (k, len(which)))
             parts = {0: _select(which[reached], len(c), np.ones(k)), b: room}
