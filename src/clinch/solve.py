@@ -135,12 +135,19 @@ def _branch_and_bound(query: Query, ledger: Ledger, seed: int) -> None:
     branch_and_bound(query, ledger)
 
 
+def _count(query: Query, ledger: Ledger, seed: int) -> None:
+    from clinch.exact.counting import fewest_changes
+
+    fewest_changes(query, ledger)
+
+
 #: what ``solver=`` can name; each also runs by itself
 ENGINES: dict[str, Engine] = {
     "attack": _attack,
     "bounds": _bounds,
     "milp": _milp,
     "branch_and_bound": _branch_and_bound,
+    "count": _count,
 }
 
 
@@ -201,7 +208,7 @@ def _exact_engines(query: Query) -> list[Engine]:
     if isinstance(query.objective, FormsNorm):
         return [_milp]
     if isinstance(query.objective, Distance) and query.objective.p == 0:
-        return [_milp]
+        return [_count, _milp] if query.graph.bends_only_at_kinks(query.nodes) else [_milp]
     if query.graph.bends_only_at_kinks(query.nodes):
         return [_branch_and_bound]
     encodable = all(query.graph.nodes[i].op.supports("encode") for i in query.graph.ancestors(query.nodes) if i)

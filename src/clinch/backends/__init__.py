@@ -12,7 +12,7 @@ from typing import Any
 from clinch.errors import BackendError
 
 #: what ``backend=`` can name
-BACKENDS = ("highs",)
+BACKENDS = ("highs", "scip", "gurobi")
 
 
 def find_backend(backend: Any) -> Any:

@@ -73,6 +73,7 @@ class HighsModel:
 
     def __init__(self, program: Program, *, presolve: bool = False, **options: float | int | str) -> None:
         self._library = _library()
+        self._program = program
         self._highs: Any = self._library.Highs()
         self._columns, self._rows = program.variables, program.constraints
         self._discrete = bool(program.integer.any())
@@ -107,11 +108,17 @@ class HighsModel:
         """New limits of the chosen variables."""
         index = np.asarray(columns, dtype=np.int32)
         if len(index):
+            if self._quadratic:
+                low, high = self._program.lower.copy(), self._program.upper.copy()
+                low[index], high[index] = lower, upper
+                self._program = replace(self._program, lower=low, upper=high)
             self._check(self._highs.changeColsBounds(len(index), index, _clean(lower), _clean(upper)), "the limits")
 
     def change_rows(self, lower: Vector, upper: Vector) -> None:
         """New limits ``(m,)`` of all rows."""
         index = self._index(self._rows)
+        if self._quadratic:
+            self._program = replace(self._program, row_lower=lower, row_upper=upper)
         self._check(self._highs.changeRowsBounds(self._rows, index, _clean(lower), _clean(upper)), "the row limits")
 
     def start(self, point: Vector) -> None:
@@ -171,12 +178,14 @@ class HighsModel:
         feasible = solution.value_valid and info.primal_solution_status == _FEASIBLE
         point = np.array(solution.col_value) if feasible else None
         duals = np.array(solution.row_dual) if solution.dual_valid and not self._discrete else None
-        ray = self._ray() if word == "infeasible" and not self._discrete and not self._quadratic else None
+        ray = self._ray() if word == "infeasible" and not self._discrete else None
         value = info.objective_function_value if point is not None else np.inf
         claimed = info.mip_dual_bound if self._discrete else value if word == "optimal" else -np.inf
         return Outcome(word, _known(point), _known(duals), ray, value, claimed, seconds)
 
     def _ray(self) -> Vector | None:
+        if self._quadratic:  # HiGHS gives no ray for quadratic programs: whether rows and limits clash is linear
+            return solve(replace(self._program, cost=np.zeros(self._columns), quadratic=None)).ray
         _, found, ray = self._highs.getDualRay()
         return _known(np.array(ray)) if found else None
 

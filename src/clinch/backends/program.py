@@ -87,11 +87,13 @@ class Program:
         return worst if np.isfinite(x).all() and not np.isnan(worst) else np.inf
 
     def bound(self, duals: Vector, lower: Vector | None = None, upper: Vector | None = None) -> float:
-        """A lower bound of the linear objective from any row multipliers y: weak duality, safe against rounding.
+        """A lower bound of the objective from any row multipliers y: weak duality, safe against rounding.
 
-        ``Σ_r y_r·(row_lower_r where y_r > 0, row_upper_r where y_r < 0) + Σ_j min over [l_j, u_j] of (c − Aᵀy)_j x_j``
-        (Neumaier & Shcherbina, Math. Program. 99, 2004, eq. 1.6). Holds for the program and for its linear relaxation,
-        for every y; an a-priori limit of the rounding error of the float64 sums is subtracted.
+        ``Σ_r y_r·(row_lower_r where y_r > 0, row_upper_r where y_r < 0)
+        + Σ_j min over [l_j, u_j] of (c − Aᵀy)_j x_j + ½ q_j x_j²``
+        (Neumaier & Shcherbina, Math. Program. 99, 2004, eq. 1.6, who have q = 0; with q_j > 0 the inner minimum is
+        taken at ``clip(−(c − Aᵀy)_j / q_j)``). Holds for the program and for its continuous relaxation, for every y; an
+        a-priori limit of the rounding error of the float64 sums is subtracted.
 
         Args:
             duals: ``(m,)``.
@@ -101,20 +103,26 @@ class Program:
         Returns:
             The bound, −infinity where nothing follows.
         """
-        return self._weak_duality(self.cost, self.constant, duals, lower, upper)
+        return self._weak_duality(self.cost, self.quadratic, self.constant, duals, lower, upper)
 
     def refutation(self, ray: Vector, lower: Vector | None = None, upper: Vector | None = None) -> bool:
         """Whether a Farkas ray proves that no point meets all rows within the limits (arguments: :meth:`bound`)."""
         scale = np.abs(ray).max(initial=0.0)
         if not 0 < scale < np.inf:
             return False
-        return self._weak_duality(np.zeros_like(self.cost), 0.0, ray / scale, lower, upper) > 0
+        return self._weak_duality(np.zeros_like(self.cost), None, 0.0, ray / scale, lower, upper) > 0
 
     def _weak_duality(
-        self, cost: Vector, constant: float, duals: Vector, lower: Vector | None, upper: Vector | None
+        self,
+        cost: Vector,
+        quadratic: Vector | None,
+        constant: float,
+        duals: Vector,
+        lower: Vector | None,
+        upper: Vector | None,
     ) -> float:
         lower, upper = self.lower if lower is None else lower, self.upper if upper is None else upper
-        if duals.shape != self.row_lower.shape or not np.isfinite(duals).all() or self.quadratic is not None:
+        if duals.shape != self.row_lower.shape or not np.isfinite(duals).all():
             return -np.inf
         side = np.where(duals > 0, self.row_lower, self.row_upper)
         y = np.where(np.isfinite(side), duals, 0.0)
@@ -123,13 +131,19 @@ class Program:
         # a coefficient's rounding error is at most γ·(|c| + |A|ᵀ|y|), with γ for a sum over all rows
         doubt = (self.constraints + 3) * _ROUNDOFF * (np.abs(cost) + self._magnitudes @ np.abs(y))
         nearest = np.where(reduced >= 0, lower, upper)
+        curved = np.zeros_like(reduced)
+        if quadratic is not None:
+            bowl = np.clip(-reduced / np.where(quadratic > 0, quadratic, 1.0), lower, upper)
+            nearest = np.where(quadratic > 0, bowl, nearest)
+            # rounding of the minimiser itself moves the minimum by a square of the unit roundoff only
+            curved = np.multiply(0.5 * quadratic, nearest * nearest, where=quadratic > 0, out=curved)
         farthest = np.maximum(np.abs(lower), np.abs(upper))
         used = (reduced != 0) | (doubt != 0)
         at_columns = np.multiply(reduced, nearest, where=reduced != 0, out=np.zeros_like(reduced))
         error = np.multiply(doubt, farthest, where=used, out=np.zeros_like(reduced)).sum()
-        total = np.abs(at_rows).sum() + np.abs(at_columns).sum() + abs(constant)
-        error += (len(y) + len(cost) + 3) * _ROUNDOFF * total
-        bound = float(at_rows.sum() + at_columns.sum() + constant - 1.01 * error)
+        total = np.abs(at_rows).sum() + np.abs(at_columns).sum() + 2 * curved.sum() + abs(constant)
+        error += (len(y) + 2 * len(cost) + 5) * _ROUNDOFF * total
+        bound = float(at_rows.sum() + (at_columns + curved).sum() + constant - 1.01 * error)
         return bound if np.isfinite(bound) else -np.inf
 
 

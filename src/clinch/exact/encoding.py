@@ -302,8 +302,13 @@ class Encoder:
 
     # --- the result ---------------------------------------------------------------------------------------------------
 
-    def program(self, objective: Expression) -> Program:
-        """Everything collected, with one objective to minimise (an expression of shape ``(1,)``)."""
+    def program(self, objective: Expression, quadratic: Vector | None = None) -> Program:
+        """Everything collected, with one objective to minimise.
+
+        Args:
+            objective: of shape ``(1,)``.
+            quadratic: ``(k,)`` twice the coefficients of the first k variables' squares; None: all zero.
+        """
         cost = np.zeros(self._count)
         for block, c in objective.coefficients.items():
             cost[self.columns(block)] += c[:, 0].numpy()
@@ -320,6 +325,7 @@ class Encoder:
             lower=np.concatenate(self._lower),
             upper=np.concatenate(self._upper),
             integer=np.repeat(self._integer, sizes),
+            quadratic=None if quadratic is None else np.pad(quadratic, (0, self._count - len(quadratic))),
             constant=float(objective.constant[0]),
         )
 

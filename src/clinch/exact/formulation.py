@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from clinch.exact.encoding import Encoder, Expression, Kink
 from clinch.geometry.region import Ball
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Shape
-from clinch.query import Distance, Forms, FormsNorm, Linear, Query
+from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Encoding:
         kinks: which binaries decide which elements of which nodes.
         strict: ``(k,)`` rows of atoms and balls: those that a point must still meet after rounding.
         step: objective values are whole multiples of it (a count of changed elements); 0 where nothing is known.
+        power: the program's objective is the query's to this power: 2 for ℓ2 distances, otherwise 1.
         anchors: see :attr:`Encoder.anchors`.
         complete: from an input ``(n,)`` to the values of all variables, as the network computes them.
     """
@@ -43,7 +45,16 @@ class Encoding:
     strict: NDArray[np.int64]
     complete: Callable[[Vector], Vector]
     step: float = 0.0
+    power: int = 1
     anchors: tuple[tuple[NDArray[np.int64], slice, Vector], ...] = ()
+
+    def value(self, program_value: float) -> float:
+        """The query's objective where the program's has this value; a lower bound gives a lower bound."""
+        return program_value if self.power == 1 else math.sqrt(max(program_value, 0.0))
+
+    def program_value(self, value: float) -> float:
+        """The program's objective where the query's has this value."""
+        return value if self.power == 1 else math.copysign(value * value, value)
 
     def point(self, vector: Vector) -> Tensor:
         """The input of a solver's point, ``(1, *input_shape)``; elements that count as unchanged are so exactly."""
@@ -63,7 +74,8 @@ def encode(query: Query, problem: int, bounds: Mapping[int, Interval]) -> Encodi
 
     Raises:
         UnboundedInputError: an input element has no finite limits.
-        UnsupportedByEngine: an ℓ2 distance or ball, which needs a quadratic constraint.
+        UnsupportedByEngine: an ℓ2 ball other than one around an ℓ2 objective's own centre, which needs a quadratic
+            constraint; a norm of activations with p = 0 or 2.
         UnsupportedOperator: a layer has no exact encoding; names it.
     """
     query = query.take(torch.tensor([problem]))
@@ -72,16 +84,17 @@ def encode(query: Query, problem: int, bounds: Mapping[int, Interval]) -> Encodi
     expressions = encode_network(query.graph, query.nodes, encoder, bounds)
     builder = _Builder(query, encoder, expressions, bounds)
     objective = builder.objective()
-    strict = [builder.ball(ball) for ball in query.region.balls] + builder.clauses()
+    strict = [builder.ball(ball) for ball in query.region.balls if ball.p != 2] + builder.clauses()
     rows = [np.arange(row.start, row.stop) for row in strict]
     return Encoding(
-        program=encoder.program(objective),
+        program=encoder.program(objective, builder.quadratic),
         inputs=query.graph.nodes[0].size,
         input_shape=query.graph.input_shape,
         kinks=tuple(encoder.kinks),
         strict=np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64),
         complete=encoder.completion(),
         step=_step(query),
+        power=1 if builder.quadratic is None else 2,
         anchors=tuple(encoder.anchors),
     )
 
@@ -140,14 +153,27 @@ def _check(query: Query) -> None:
         raise UnboundedInputError(
             "The exact encoding needs finite limits of every input element. Add constraints such as x >= 0 and x <= 1."
         )
-    if any(ball.p == 2 and bool(torch.isfinite(ball.radius).any()) for ball in region.balls):
+    # the incumbent's own ball may be left out: what lies outside of it is worse, and the objective says so
+    others = [ball for ball in region.balls if not _is_sublevel_set(objective, ball)]
+    if any(ball.p == 2 and bool(torch.isfinite(ball.radius).any()) for ball in others):
         raise UnsupportedByEngine("An ℓ2 ball is not linear, so MILP cannot take it. Use solver='branch_and_bound'.")
-    if isinstance(objective, Distance | FormsNorm) and objective.p == 2:
+    if isinstance(objective, FormsNorm) and objective.p == 2:
         raise UnsupportedByEngine(
-            "MILP minimises linear objectives and norms with p = 0, 1 or inf, not p = 2. Use solver='branch_and_bound'."
+            "MILP takes a norm of activations with p = 1 or inf, not p = 2. Use solver='bounds' or p = 1 or inf."
         )
     if isinstance(objective, FormsNorm) and objective.p == 0:
         raise UnsupportedByEngine("MILP takes a norm of activations with p = 1 or inf, not p = 0. Use solver='attack'.")
+
+
+def _is_sublevel_set(objective: Objective, ball: Ball) -> bool:
+    """Whether a ball holds the inputs at most so far away in the objective's own distance."""
+    if not isinstance(objective, Distance) or objective.p != ball.p or not torch.equal(objective.center, ball.center):
+        return False
+    return _same(objective.weights, ball.weights)
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
 
 
 class _Builder:
@@ -157,6 +183,8 @@ class _Builder:
         self, query: Query, encoder: Encoder, expressions: dict[int, Expression], bounds: Mapping[int, Interval]
     ) -> None:
         self.query, self.encoder, self.expressions, self.bounds = query, encoder, expressions, bounds
+        #: coefficients of the squared inputs in an ℓ2 objective, ``(n,)``
+        self.quadratic: Vector | None = None
         self._distances: list[tuple[Tensor, float, Tensor | None, Expression]] = []
 
     def form(self, forms: Forms) -> Expression:
@@ -185,6 +213,8 @@ class _Builder:
                 return self.form(form)
             case FormsNorm() as norm:
                 return self._forms_norm(norm)
+            case Distance(center=center, p=2.0, weights=weights):
+                return self._squared(center, weights)
             case Distance(center=center, p=p, weights=weights):
                 return self._distance(center, p, weights)
 
@@ -198,16 +228,23 @@ class _Builder:
     def _distance(self, center: Tensor, p: float, weights: Tensor | None) -> Expression:
         """A distance as an expression ``(1,)``; the incumbent's ball shares the objective's variables."""
         for known_center, known_p, known_weights, expression in self._distances:
-            same = known_weights is weights or (
-                known_weights is not None and weights is not None and torch.equal(known_weights, weights)
-            )
-            if known_p == p and torch.equal(known_center, center) and same:
+            if known_p == p and torch.equal(known_center, center) and _same(known_weights, weights):
                 return expression
-        c = center[0].flatten().to(torch.float64)
-        w = torch.ones_like(c) if weights is None else weights[0].flatten().to(torch.float64)
+        c, w = self._flat(center, weights)
         build = {0.0: self._count, 1.0: self._sum}.get(p, self._largest)
         self._distances.append((center, p, weights, build(c, w)))
         return self._distances[-1][3]
+
+    @staticmethod
+    def _flat(center: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        c = center[0].flatten().to(torch.float64)
+        return c, torch.ones_like(c) if weights is None else weights[0].flatten().to(torch.float64)
+
+    def _squared(self, center: Tensor, weights: Tensor | None) -> Expression:
+        """``Σ w_i² (x_i − c_i)²`` as ``½ Σ q_i x_i²`` with ``q = 2w²``, and the affine rest, ``(1,)``."""
+        c, w = self._flat(center, weights)
+        self.quadratic = (2 * w * w).numpy()
+        return Expression({0: (-2 * w * w * c).unsqueeze(1)}, (w * w * c * c).sum().reshape(1))
 
     def _sum(self, c: Tensor, w: Tensor) -> Expression:
         """``Σ w_i |x_i − c_i|``. Where c_i lies inside the limits, ``|d| = d + 2m`` with ``m >= 0, m >= −d``."""
@@ -253,10 +290,15 @@ class _Builder:
         which = ((w > 0) & ~outside).nonzero().flatten()
         zero = torch.zeros(len(which), dtype=torch.float64)
         b = self.encoder.variables(zero, zero + 1, integer=True)
-        at, one = c[which].numpy(), np.ones(len(which))
-        reach = ((upper - c)[which].numpy(), (lower - c)[which].numpy())
-        for side, (least, most) in zip(reach, ((-np.inf * one, at), (at, np.inf * one))):
-            self.encoder.rows({0: _select(which, len(c), one), b: _eye(-side)}, least, most)
+        at = c[which].numpy()
+        for side, above in ((upper - c, True), (lower - c, False)):
+            reached = (
+                (side[which] != 0).nonzero().flatten()
+            )  # most pixels of an image stand at a limit: one row, not two
+            k, ends, none = len(reached), at[reached.numpy()], np.full(len(reached), np.inf)
+            room = csr_array((-side[which][reached].numpy(), (np.arange(k), reached.numpy())), (k, len(which)))
+            parts = {0: _select(which[reached], len(c), np.ones(k)), b: room}
+            self.encoder.rows(parts, -none if above else ends, ends if above else none)
         columns = self.encoder.columns(b)
         self.encoder.anchors.append((which.numpy(), columns, at))
 

@@ -32,9 +32,12 @@ INSIDE = (4.0, 64.0)
 
 
 def is_convex(query: Query) -> bool:
-    """Whether a leaf is a convex program that a backend takes: counting elements is not convex."""
-    if isinstance(query.objective, Distance) and query.objective.p == 0:
-        return False
+    """Whether a leaf is a convex program that a backend takes: counting elements is not convex.
+
+    Under a distance no ball is part of a leaf's program: leaving it out can only lower the bound.
+    """
+    if isinstance(query.objective, Distance):
+        return query.objective.p != 0
     return all(ball.p != 0 and (ball.weights is None or bool((ball.weights > 0).all())) for ball in query.region.balls)
 
 

@@ -56,9 +56,9 @@ def milp(
 
     Raises:
         UnboundedInputError: an input element has no finite limits.
-        UnsupportedByEngine: an ℓ2 distance or ball.
+        UnsupportedByEngine: an ℓ2 ball, or a norm of activations with p = 0 or 2.
         UnsupportedOperator: a layer has no exact encoding; names it.
-        BackendError: no such backend, or its library is missing.
+        BackendError: no such backend, its library is missing, or its licence refuses the program's size.
     """
     ledger = Ledger(query, time_limit=time_limit, gap=gap) if ledger is None else ledger
     library = find_backend(backend)
@@ -110,8 +110,8 @@ class _Search:
         self.model = self._load(program)
         self.pieces = self._load(program)
         tree = Tree(
-            program, self.model, cutoff=lambda: float(self.ledger.target[self.problem]), remaining=self.remaining,
-            visit=self._visit, step=self.encoding.step,
+            program, self.model, cutoff=self._cutoff, remaining=self.remaining, visit=self._visit,
+            step=self.encoding.step,
         )  # fmt: skip
         self.visited, self.reported = 0, -np.inf
         try:
@@ -120,6 +120,10 @@ class _Search:
             self._report(tree)
         return not self.closed and self._nearer()
 
+    def _cutoff(self) -> float:
+        """Nodes whose bound in the program's own objective reaches this hold nothing of interest."""
+        return self.encoding.program_value(float(self.ledger.target[self.problem]))
+
     def _load(self, program: Program) -> Any:
         load = getattr(self.library, "load", None)
         return ColdModel(self.library, program) if load is None else load(program)
@@ -127,7 +131,7 @@ class _Search:
     # --- proofs -------------------------------------------------------------------------------------------------------
 
     def _report(self, tree: Tree) -> None:
-        self._prove(tree.bound, Proof.TREE if tree.nodes > 1 else Proof.LINEAR_RELAXATION)
+        self._prove(self.encoding.value(tree.bound), Proof.TREE if tree.nodes > 1 else Proof.LINEAR_RELAXATION)
 
     def _prove(self, bound: float, proof: Proof) -> None:
         # Only the incumbent's ball was searched: nothing outside is better than its radius.
@@ -140,7 +144,7 @@ class _Search:
         """After every node: report what rose, ask the library at times, stop when closed or a new encoding pays."""
         target = float(self.ledger.target[self.problem])
         enough = 0.02 * (target - self.reported) if np.isfinite([target, self.reported]).all() else 0.0
-        if tree.bound > self.reported + enough:
+        if self.encoding.value(tree.bound) > self.reported + enough:
             self._report(tree)
         if self.closed:
             return True
@@ -182,7 +186,7 @@ class _Search:
             upper[strict] = program.row_upper[strict] - shift * np.maximum(1.0, np.abs(program.row_upper[strict]))
             self.pieces.change_rows(program.row_lower, upper)
             outcome = self.pieces.solve(time_limit=self.remaining())
-            if outcome.point is None or outcome.status != "optimal" or outcome.value >= self.value:
+            if outcome.point is None or outcome.status != "optimal" or self._no_better(outcome):
                 return
             if self._offer(outcome) or not len(strict):
                 return
@@ -191,6 +195,9 @@ class _Search:
         if outcome.point is None or not np.isfinite(outcome.point).all():
             return False
         return bool(self.ledger.offer(self.encoding.point(outcome.point), "milp", self.problem).all())
+
+    def _no_better(self, outcome: Outcome) -> bool:
+        return not self.encoding.value(outcome.value) < self.value
 
     def _ask_library(self) -> None:
         """Let the library search for points with its own heuristics; its bound and its status are ignored."""
@@ -202,6 +209,6 @@ class _Search:
         outcome = self.library.solve(program, time_limit=limit, gap=max(self.ledger.gap, 1e-9), start=start)
         if outcome.point is None or not np.isfinite(outcome.point).all():
             return
-        if outcome.value < self.value:
+        if not self._no_better(outcome):
             self._offer_if_better(self.encoding.point(outcome.point))
             self._best_of_piece(np.round(outcome.point[program.integer]))

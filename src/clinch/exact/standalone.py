@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clinch.exact.branch_and_bound import branch_and_bound as search
+from clinch.exact.counting import fewest_changes as search_count
 from clinch.exact.milp import milp as solve_encoding
 from clinch.ledger import Ledger
 from clinch.solution import Event, Solution
@@ -69,4 +70,30 @@ def branch_and_bound(
     """
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
     search(problem.query, ledger, batch=batch)
+    return Solution.from_ledger(problem, ledger)
+
+
+def fewest_changes(
+    problem: Problem,
+    *,
+    time_limit: float = 60.0,
+    gap: float = 1e-4,
+    progress: Callable[[Event], None] | None = None,
+) -> Solution:
+    """Minimise the number of changed elements (p = 0) by a search over the convex envelope of the count alone.
+
+    Args:
+        problem: one problem or a batch, with a p = 0 distance as its objective.
+        time_limit: seconds.
+        gap: relative gap at which to stop.
+        progress: called at every improvement.
+
+    Raises:
+        UnsupportedByEngine, UnsupportedOperator: as the engine's.
+
+    Example:
+        >>> cl.exact.fewest_changes(problem).value
+    """
+    ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
+    search_count(problem.query, ledger)
     return Solution.from_ledger(problem, ledger)

@@ -12,14 +12,19 @@ import torch
 from clinch.backends.convex import BallLimit, DistanceCost, LinearCost, minimise_in_ball, minimise_over_polyhedron
 from clinch.backends.program import Vector
 from clinch.errors import ProblemError, UnsupportedByEngine
+from clinch.geometry.region import Ball
 from clinch.network.ops.max_pool import MaxPool
 from clinch.network.ops.relu import LeakyReLU
-from clinch.query import Distance, Forms, Linear, Query
+from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
 #: more open pieces than this are too many to enumerate
 MOST_KINKS = 12
 #: more input elements than this have too many subsets (p = 0)
 MOST_INPUTS = 6
+#: more input elements than this give an ℓ1 ball too many faces
+MOST_IN_BALL = 9
+#: by how much a point may lie outside an ℓ2 ball, and the tangents after which that must be reached
+OUTSIDE, TANGENTS = 1e-8, 2000
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,14 @@ def brute_force(query: Query, problem: int = 0) -> float:
     and solves a linear or quadratic program for each combination left (p = 0: for each set of changed elements).
 
     Args:
-        query: float64 normal form with at most 12 piecewise-linear elements and finite input limits; under a linear
-            objective the region may have one ball of p = 1 or 2.
+        query: float64 normal form with at most 12 piecewise-linear elements and finite input limits; the region may
+            have balls of p = 1 and 2.
         problem: which of its problems.
 
     Raises:
         ProblemError: too many such elements or (p = 0) input elements, or an unbounded input.
-        UnsupportedByEngine: other balls, a norm of activations as the objective, or another operator that is not
-            affine.
+        UnsupportedByEngine: a ball of p = 0, a norm of activations with p = 0 or (made large, or in an ℓ2 ball)
+            p = 2, or another operator that is not affine.
     """
     query = query.take(torch.tensor([problem]))
     _check(query)
@@ -82,12 +87,15 @@ def _check(query: Query) -> None:
         raise UnsupportedByEngine("Brute force takes ReLUs, leaky ReLUs and max pools only. Use solver='milp'.")
     if sum(node.size for node in bent) > MOST_KINKS:
         raise ProblemError(f"Brute force takes at most {MOST_KINKS} piecewise elements. Use solver='milp'.")
-    if not isinstance(query.objective, Distance | Linear):
-        raise UnsupportedByEngine("Brute force takes distances and linear objectives. Use another solver.")
-    balls = query.region.balls
-    plain = all(ball.weights is None for ball in balls)
-    if balls and not (len(balls) == 1 and plain and isinstance(query.objective, Linear)):
-        raise UnsupportedByEngine("Brute force takes one ball without weights under a linear objective.")
+    balls, objective = query.region.balls, query.objective
+    if any(ball.p == 0 for ball in balls):
+        raise UnsupportedByEngine("Brute force takes balls of p = 1 and 2, not p = 0. Use solver='count'.")
+    if isinstance(objective, FormsNorm):
+        curved = objective.p == 2 and objective.scale < 0
+        if objective.p == 0 or curved or any(ball.p == 2 for ball in balls):
+            raise UnsupportedByEngine("Brute force takes no such norm of activations. Use p = 1 or inf.")
+    if balls and query.graph.nodes[0].size > MOST_IN_BALL:
+        raise ProblemError(f"Brute force in a ball takes at most {MOST_IN_BALL} input elements. Use another solver.")
     if not torch.isfinite(query.region.lower).all() or not torch.isfinite(query.region.upper).all():
         raise ProblemError("Brute force needs finite limits of every input element. Add constraints on x.")
     counted = isinstance(query.objective, Distance) and query.objective.p == 0
@@ -98,9 +106,26 @@ def _check(query: Query) -> None:
 def _pieces(query: Query, lower: Vector, upper: Vector) -> Iterator[_Piece]:
     """All linear pieces of the network that the box meets."""
     n = len(lower)
-    start = _Piece(np.zeros((0, n)), np.zeros(0), {0: _Affine(np.eye(n), np.zeros(n))})
+    faces = [_faces(ball) for ball in query.region.balls if ball.p == 1]
+    rows = np.vstack([np.zeros((0, n)), *(r for r, _ in faces)])
+    limits = np.concatenate([np.zeros(0), *(e for _, e in faces)])
+    start = _Piece(rows, limits, {0: _Affine(np.eye(n), np.zeros(n))})
     order = [i for i in query.graph.ancestors(query.nodes) if i]
     yield from _descend(query, order, start, lower, upper)
+
+
+def _faces(ball: Ball) -> tuple[Vector, Vector]:
+    """An ℓ1 ball as linear rows, one for each choice of signs."""
+    center, weights = _flat(ball)
+    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(center))))
+    rows = signs * weights
+    return rows, rows @ center + float(ball.radius)
+
+
+def _flat(ball: Ball | Distance) -> tuple[Vector, Vector]:
+    """Centre and weights, ``(n,)``."""
+    center = ball.center[0].flatten().numpy()
+    return center, np.ones_like(center) if ball.weights is None else ball.weights[0].flatten().numpy()
 
 
 def _descend(query: Query, order: list[int], piece: _Piece, lower: Vector, upper: Vector) -> Iterator[_Piece]:
@@ -195,37 +220,94 @@ def _empty(rows: Vector, limits: Vector, lower: Vector, upper: Vector) -> bool:
 
 def _optimum(query: Query, piece: _Piece, rows: Vector, limits: Vector, lower: Vector, upper: Vector) -> float:
     """The best objective on one piece for one choice of atoms."""
-    objective = query.objective
+    objective, balls = query.objective, [ball for ball in query.region.balls if ball.p == 2]
     if isinstance(objective, Linear):
         cost, constant = _form(objective.form, 0, piece)
-        if query.region.balls:
-            ball = query.region.balls[0]
-            limit = BallLimit(ball.center[0].flatten().numpy(), float(ball.radius), ball.p)
+        if len(balls) == 1 and (_flat(balls[0])[1] > 0).all():
+            center, weights = _flat(balls[0])
+            limit = BallLimit(center, float(balls[0].radius), 2, weights)
             point = minimise_in_ball(cost, limit, lower, upper, rows, limits).point
         else:
-            point = minimise_over_polyhedron(LinearCost(cost), lower, upper, rows, limits).point
+            point = _least(LinearCost(cost), balls, rows, limits, lower, upper)
         return np.inf if point is None else float(cost @ point) + constant
-    assert isinstance(objective, Distance)
-    center = objective.center[0].flatten().numpy()
-    weights = None if objective.weights is None else objective.weights[0].flatten().numpy()
+    if isinstance(objective, FormsNorm):
+        return _norm_of_forms(objective, piece, rows, limits, lower, upper)
+    center, weights = _flat(objective)
     if objective.p == 0:
-        return _fewest(center, weights, rows, limits, lower, upper)
-    cost = DistanceCost(center, objective.p, weights)
-    point = minimise_over_polyhedron(cost, lower, upper, rows, limits).point
+        return _fewest(center, weights, balls, rows, limits, lower, upper)
+    point = _least(DistanceCost(center, objective.p, weights), balls, rows, limits, lower, upper)
     if point is None:
         return np.inf
     return float(objective.value(torch.from_numpy(point).reshape(1, *query.graph.input_shape), {}))
 
 
+def _least(
+    cost: LinearCost | DistanceCost,
+    balls: list[Ball],
+    rows: Vector,
+    limits: Vector,
+    lower: Vector,
+    upper: Vector,
+) -> Vector | None:
+    """The minimiser in ℓ2 balls too, which are cut out by their tangents; None where there is no point."""
+    for _ in range(TANGENTS):
+        point = minimise_over_polyhedron(cost, lower, upper, rows, limits).point
+        if point is None:
+            return None
+        met = True
+        for ball in balls:
+            center, weights = _flat(ball)
+            reach = float(np.linalg.norm(weights * (point - center)))
+            if reach > float(ball.radius) + OUTSIDE:
+                met = False
+                tangent = weights**2 * (point - center) / reach
+                rows = np.vstack([rows, tangent])
+                limits = np.append(limits, tangent @ center + float(ball.radius))
+        if met:
+            return point
+    raise ProblemError("Brute force needs too many tangents of an ℓ2 ball. Use another solver.")
+
+
+def _norm_of_forms(
+    objective: FormsNorm, piece: _Piece, rows: Vector, limits: Vector, lower: Vector, upper: Vector
+) -> float:
+    """``scale · ‖w ⊙ (F x + f)‖_p`` on a piece: convex where it is made small, a maximum of linear forms otherwise."""
+    forms = [_form(objective.forms, k, piece) for k in range(objective.forms.count)]
+    matrix, offset = np.stack([row for row, _ in forms]), np.array([constant for _, constant in forms])
+    weights = np.ones(len(offset)) if objective.weights is None else objective.weights[0].flatten().numpy()
+    if objective.scale < 0:
+        eye = np.eye(len(offset))
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(offset))))
+        faces = weights * (signs if objective.p == 1 else np.vstack([eye, -eye]))
+        values = []
+        for face in faces:
+            point = minimise_over_polyhedron(LinearCost(-face @ matrix), lower, upper, rows, limits).point
+            values.append(np.inf if point is None else -float(face @ (matrix @ point + offset)))
+        return -objective.scale * min(values)
+    # variables (x, y) with y = F x + f
+    count, reach = len(offset), np.abs(matrix) @ np.maximum(np.abs(lower), np.abs(upper)) + np.abs(offset) + 1.0
+    tie = np.hstack([matrix, -np.eye(count)])
+    both = np.vstack([np.hstack([rows, np.zeros((len(rows), count))]), tie, -tie])
+    ends = np.concatenate([limits, -offset, offset])
+    cost = DistanceCost(np.zeros(len(lower) + count), objective.p, np.append(np.zeros_like(lower), weights))
+    low, high = np.append(lower, -reach), np.append(upper, reach)
+    point = minimise_over_polyhedron(cost, low, high, both, ends).point
+    if point is None:
+        return np.inf
+    values = weights * (matrix @ point[: len(lower)] + offset)
+    return objective.scale * float(np.linalg.norm(values, objective.p))
+
+
 def _fewest(
-    center: Vector, weights: Vector | None, rows: Vector, limits: Vector, lower: Vector, upper: Vector
+    center: Vector, weights: Vector, balls: list[Ball], rows: Vector, limits: Vector, lower: Vector, upper: Vector
 ) -> float:
     """p = 0: the lightest set of elements that suffices when all others keep their value."""
     n = len(center)
-    weights = np.ones(n) if weights is None else weights
     sets = [np.array(s, dtype=bool) for s in itertools.product((False, True), repeat=n)]
     for changed in sorted(sets, key=lambda s: float(weights[s].sum())):
         low, high = np.where(changed, lower, center), np.where(changed, upper, center)
-        if (low >= lower).all() and (high <= upper).all() and not _empty(rows, limits, low, high):
+        if not ((low >= lower).all() and (high <= upper).all()):
+            continue
+        if _least(LinearCost(np.zeros(n)), balls, rows, limits, low, high) is not None:
             return float(weights[changed].sum())
     return np.inf
