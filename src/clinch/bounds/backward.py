@@ -11,15 +11,17 @@ from clinch.geometry.inner_products import products
 from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
-from clinch.network.ops.base import Relaxation
+from clinch.network.ops.base import Lines, Relaxation
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.shape import Reshape
 from clinch.query import Forms
 
 #: coefficients carried back at once: blocks that fit a core's cache are several times faster than whole batches
-BLOCK = 2**17
+BLOCK = 2**18
 #: share of a matrix's rows that must be in use for the others to be multiplied along: choosing costs about as much
 MOSTLY_USED = 0.9
+#: coefficients on the input looked at once: smaller than a block, because the matrix lies in the cache beside them
+PIECE = 2**16
 
 
 def linear_lower(
@@ -77,10 +79,11 @@ def form_bounds(graph: Graph, forms: Forms, region: Region, relaxations: Mapping
     for problems in _slices(region.size, height):
         block, where = forms.take(problems), region.take(problems)
         local = {i: relaxations[i].take(problems) for i in needed if i > until}
+        used = None if first is None else _used_elements(graph, first, forms.nodes, local)
         parts = []
         for which in _slices(forms.count, width):
             rows, offset = linear_lower(graph, block.select(which), local, until=until)
-            least = minimum_over(where, rows) if first is None else _behind_dense(graph, first, rows, where)
+            least = minimum_over(where, rows) if first is None else _behind_dense(graph, first, rows, where, used)
             parts.append(least + offset)
         blocks.append(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
     return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
@@ -118,17 +121,27 @@ def first_dense(graph: Graph, wanted: Collection[int]) -> int | None:
             return None
 
 
-def _behind_dense(graph: Graph, first: int, rows: Tensor, region: Region) -> Tensor:
+def _used_elements(graph: Graph, first: int, wanted: Collection[int], local: Mapping[int, Relaxation]) -> Tensor | None:
+    """Which outputs ``(B, size)`` of a layer matter: not those whose only reader has no slope there; None: all."""
+    readers = [k for k in local if first in graph.nodes[k].inputs]
+    lines = local[readers[0]] if len(readers) == 1 and first not in wanted else None
+    if not isinstance(lines, Lines) or lines.upper_slope.dim() != 2:
+        return None
+    return (lines.upper_slope != 0) | (lines.lower_slope != 0)
+
+
+def _behind_dense(graph: Graph, first: int, rows: Tensor, region: Region, used: Tensor | None) -> Tensor:
     """The minimum of ``<rows, W x + b>`` over the region's box, shape ``(B, R)``.
 
     ``<Wᵀ rows, middle>`` is taken as ``<rows, W middle>``, so that the product of rows and W is looked at only once, for
-    its absolute values, while it lies in the cache. Rows of W that no row uses are left out: elements that are dead.
+    its absolute values, while it lies in the cache. Rows of W that are not used are left out: elements that are dead.
 
     Args:
         graph: the network.
         first: position of the dense layer; the nodes before it only reshape the input.
         rows: ``(B, R, outputs)``.
         region: B boxes.
+        used: ``(B, outputs)`` where rows may differ from zero; None: everywhere.
     """
     op = graph.nodes[first].op
     assert isinstance(op, Dense)
@@ -138,22 +151,25 @@ def _behind_dense(graph: Graph, first: int, rows: Tensor, region: Region) -> Ten
         return minimum_over(region, rows @ op.weight) + (0.0 if op.bias is None else rows @ op.bias)
     rows = rows[:1] if rows.stride(0) == 0 else rows
     centre = products(rows, torch.nn.functional.linear(middle, op.weight, op.bias))
-    height = max(1, BLOCK // (rows.shape[1] * op.weight.shape[1]))
+    if rows.shape[0] == 1:
+        return centre - _spread(rows, op.weight, half, used)
+    height = max(1, 2 * PIECE // (rows.shape[1] * op.weight.shape[1]))
     spread = [
-        _spread(rows[problems], op.weight, half if rows.shape[0] == 1 else half[problems])
+        _spread(rows[problems], op.weight, half[problems], None if used is None else used[problems])
         for problems in _slices(rows.shape[0], height)
     ]
     return centre - (torch.cat(spread) if len(spread) > 1 else spread[0])
 
 
-def _spread(rows: Tensor, weight: Tensor, half: Tensor) -> Tensor:
+def _spread(rows: Tensor, weight: Tensor, half: Tensor, used: Tensor | None) -> Tensor:
     """``<|Wᵀ rows|, half>``, shape ``(B, R)``."""
     batch, count, size = rows.shape
-    used = (rows.detach().abs().sum((0, 1)) != 0).nonzero().flatten()  # NaN is in use
-    if len(used) < MOSTLY_USED * size:
-        rows, weight = rows.index_select(2, used), weight.index_select(0, used)
+    if used is not None:
+        columns = used.any(0).nonzero().flatten()
+        if len(columns) < MOSTLY_USED * size:
+            rows, weight = rows.index_select(2, columns), weight.index_select(0, columns)
     parts = []
-    for which in _slices(count, max(1, BLOCK // (2 * batch * weight.shape[1]))):
+    for which in _slices(count, max(1, PIECE // (batch * weight.shape[1]))):
         carried = rows[:, which].flatten(0, 1) @ weight
         absolute = carried.abs() if carried.requires_grad else carried.abs_()
         parts.append(products(absolute.view(batch, -1, weight.shape[1]), half))
