@@ -6,49 +6,16 @@ import math
 
 import pytest
 import torch
+from bound_cases import NETWORKS, NORMS, around, inside
 
 import clinch as cl
 from clinch.bounds import alpha, layerwise, slopes
 from clinch.bounds.alpha import alpha_activation_bounds, alpha_form_bounds
 from clinch.bounds.crown import activation_bounds, form_bounds, relaxations_from
-from clinch.errors import ProblemError, ShapeError, UnknownLayer
-from clinch.geometry.region import Region
-from clinch.network.network import Network
+from clinch.errors import ProblemError
 from clinch.network.ops.relu import LeakyReLU
-from clinch.network.ops.s_shaped import Sigmoid
 from clinch.query import Forms
-from clinch.testing.networks import ENCODABLE, dense, multilayer, network_of
-
-NORMS = (1.0, 2.0, math.inf)
-
-
-def squashed(rng: torch.Generator) -> Network:
-    """A sigmoid between two ReLU layers: its relaxation has no slope to move."""
-    layers = [
-        ("fc1", dense(rng, 3, 4), (0,)), ("relu1", LeakyReLU(), (1,)), ("fc2", dense(rng, 4, 4), (2,)),
-        ("sigmoid", Sigmoid(), (3,)), ("fc3", dense(rng, 4, 4), (4,)), ("relu2", LeakyReLU(0.1), (5,)),
-        ("fc4", dense(rng, 4, 3), (6,)),
-    ]  # fmt: skip
-    return network_of(layers, (3,), "squashed")
-
-
-NETWORKS = (*ENCODABLE, squashed)
-
-
-def regions(rng: torch.Generator, net: Network, p: float, size: int = 4) -> Region:
-    center = 2 * torch.rand(size, *net.input_shape, generator=rng, dtype=torch.float64) - 1
-    return cl.bounds.ball(center, 0.5, p, lower=-1, upper=1)
-
-
-def inside(rng: torch.Generator, region: Region, count: int) -> torch.Tensor:
-    """Points ``(count, B, *shape)`` of each region: of its box, drawn to the centre until its balls hold too."""
-    share = torch.rand(count, *region.lower.shape, generator=rng, dtype=torch.float64)
-    x = region.lower + share * (region.upper - region.lower)
-    for ball in region.balls:
-        distance = torch.stack([ball.distance(one) for one in x])
-        shrink = (ball.radius / distance).clamp(max=1).reshape(*distance.shape, *[1] * (x.dim() - 2))
-        x = ball.center + shrink * (x - ball.center)
-    return x
+from clinch.testing.networks import multilayer
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -57,7 +24,7 @@ def inside(rng: torch.Generator, region: Region, count: int) -> torch.Tensor:
 def test_every_limit_holds_and_none_is_wider_than_crowns(make, p: float, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     net = make(rng)
-    region = regions(rng, net, p)
+    region = around(rng, net, p)
     crown = activation_bounds(net.graph, region, include_wanted=True)
     tight = alpha_activation_bounds(net.graph, region, include_wanted=True)
     assert set(tight) == set(crown)
@@ -74,7 +41,7 @@ def test_limits_are_tightened_at_all() -> None:
     gained = 0
     for _ in range(5):
         net = multilayer(rng)
-        region = regions(rng, net, math.inf)
+        region = around(rng, net, math.inf)
         crown, tight = (
             f(net.graph, region, include_wanted=True)[net.graph.output]
             for f in (activation_bounds, alpha_activation_bounds)
@@ -88,7 +55,7 @@ def test_limits_are_tightened_at_all() -> None:
 def test_the_gradient_is_that_of_the_bound(make, p: float) -> None:
     rng = torch.Generator().manual_seed(1)
     net = make(rng)
-    graph, region = net.graph, regions(rng, net, p)
+    graph, region = net.graph, around(rng, net, p)
     rows = torch.randn(4, 3, 3, generator=rng, dtype=torch.float64)
     forms = Forms({graph.output: rows}, rows.new_zeros(4, 3))
     limits = activation_bounds(graph, region)
@@ -121,7 +88,7 @@ def test_the_gradient_is_that_of_the_bound(make, p: float) -> None:
 def test_one_step_is_crown_and_more_steps_never_hurt() -> None:
     rng = torch.Generator().manual_seed(2)
     net = multilayer(rng)
-    region = regions(rng, net, math.inf)
+    region = around(rng, net, math.inf)
     graph = net.graph
     limits = activation_bounds(graph, region)
     forms = Forms({graph.output: torch.eye(3, dtype=torch.float64)[None]}, torch.zeros(4, 3, dtype=torch.float64))
@@ -134,7 +101,7 @@ def test_one_step_is_crown_and_more_steps_never_hurt() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = torch.Generator().manual_seed(3)
     net = multilayer(rng)
-    region = regions(rng, net, 2.0, size=7)
+    region = around(rng, net, 2.0, size=7)
     whole = cl.bounds.alpha_crown(net, region)
     monkeypatch.setattr(alpha, "BLOCK", 40)
     monkeypatch.setattr(layerwise, "BLOCK", 40)
@@ -144,7 +111,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stopping_keeps_crowns_limits() -> None:
     rng = torch.Generator().manual_seed(4)
     net = multilayer(rng)
-    region = regions(rng, net, math.inf)
+    region = around(rng, net, math.inf)
     stopped = alpha_activation_bounds(net.graph, region, stop=lambda: True)
     asked = activation_bounds(net.graph, region, stop=lambda: True)
     for j, limits in asked.items():
@@ -154,7 +121,7 @@ def test_stopping_keeps_crowns_limits() -> None:
 def test_known_limits_are_used() -> None:
     rng = torch.Generator().manual_seed(5)
     net = multilayer(rng)
-    region = regions(rng, net, math.inf)
+    region = around(rng, net, math.inf)
     node = net.position("relu1")
     free = alpha_activation_bounds(net.graph, region)
     inner = net.graph.forward(torch.zeros(4, 3, dtype=torch.float64), [node])[node]
@@ -176,12 +143,3 @@ def test_steps_without_meaning(steps) -> None:
     net = multilayer(torch.Generator().manual_seed(0))
     with pytest.raises(ProblemError, match="give a whole number of 1 or more"):
         cl.bounds.alpha_crown(net, cl.bounds.box(torch.zeros(1, 3), torch.ones(1, 3)), steps=steps)
-
-
-def test_bad_rows_and_layers() -> None:
-    net = multilayer(torch.Generator().manual_seed(0))
-    region = cl.bounds.box(torch.zeros(1, 3), torch.ones(1, 3))
-    with pytest.raises(ShapeError, match="c has shape"):
-        cl.bounds.alpha_crown(net, region, torch.ones(2, 5))
-    with pytest.raises(UnknownLayer, match="no layer 'nowhere'"):
-        cl.bounds.alpha_crown(net, region, layer="nowhere")
