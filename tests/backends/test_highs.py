@@ -8,33 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linprog, milp
+from programs import knapsack, program, reference
+from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 import clinch
 from clinch.backends import find_backend, highs
 from clinch.backends.program import Program
 from clinch.errors import BackendError
-
-
-def program(seed, *, integers=0, feasible=True, n=6, m=4):
-    rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(m, n)) * (rng.uniform(size=(m, n)) < 0.7)
-    lower, upper = -rng.integers(0, 3, n).astype(float), rng.integers(1, 4, n).astype(float)
-    middle = rows @ np.round((lower + upper) / 2)
-    row_upper = middle + rng.uniform(0, 1, m)
-    row_lower = np.where(rng.uniform(size=m) < 0.5, -np.inf, middle - rng.uniform(0, 1, m))
-    if not feasible:
-        rows[1], row_lower[0], row_upper[0], row_lower[1], row_upper[1] = rows[0], 2.0, 3.0, -np.inf, 1.0
-    integer = np.arange(n) < integers
-    return Program(rng.normal(size=n), csr_array(rows), row_lower, row_upper, lower, upper, integer, constant=0.5)
-
-
-def reference(p):
-    from scipy.optimize import Bounds, LinearConstraint
-
-    constraints = LinearConstraint(p.rows.toarray(), p.row_lower, p.row_upper)
-    return milp(p.cost, integrality=p.integer.astype(int), bounds=Bounds(p.lower, p.upper), constraints=constraints)
 
 
 @settings(deadline=None, max_examples=40)
@@ -111,16 +92,6 @@ def test_a_diagonal_quadratic_program():
     assert outcome.value == pytest.approx(0.5, abs=1e-5)
 
 
-def knapsack(n=60):
-    """Takes far longer than a moment."""
-    rng = np.random.default_rng(0)
-    rows = rng.integers(100, 1000, size=(5, n)).astype(float)
-    return Program(
-        -rows.sum(0), csr_array(rows), np.full(5, -np.inf), np.floor(rows.sum(1) / 2) + 0.5, np.zeros(n), np.ones(n),
-        np.ones(n, dtype=bool),
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.2])
 def test_a_time_limit_is_a_normal_ending(seconds):
     outcome = highs.solve(knapsack(), time_limit=seconds, gap=0.0)
@@ -163,16 +134,17 @@ def test_not_a_number_is_refused():
 
 def test_backends_are_found_by_name():
     assert find_backend("highs") is highs
-    with pytest.raises(BackendError, match="Choose one of: highs"):
+    with pytest.raises(BackendError, match="Choose one of: highs, scip, gurobi"):
         find_backend("nothing")
 
 
-def test_only_one_file_imports_the_library():
+@pytest.mark.parametrize("name, package", [("highs", "highspy"), ("scip", "pyscipopt"), ("gurobi", "gurobipy")])
+def test_only_one_file_imports_the_library(name, package):
     root = Path(clinch.__file__).parent
     users = {
         file.relative_to(root).as_posix()
         for file in root.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom) and "highspy" in ast.unparse(node)
+        if isinstance(node, ast.Import | ast.ImportFrom) and package in ast.unparse(node)
     }
-    assert users == {"backends/highs.py"}
+    assert users == {f"backends/{name}.py"}

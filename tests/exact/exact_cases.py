@@ -11,7 +11,7 @@ from clinch.geometry.region import Region
 from clinch.network.network import Network
 from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
 
-OBJECTIVES = ("linear", "distance 0", "distance 1", "distance inf")
+OBJECTIVES = ("linear", "distance 0", "distance 1", "distance 2", "distance inf")
 ALL_OBJECTIVES = (*OBJECTIVES, "norm 1", "norm inf")
 CLAUSES = ("none", "each", "any", "mixed", "impossible")
 

@@ -6,9 +6,9 @@ import torch
 from exact_cases import generator, query
 
 from clinch.errors import ProblemError, UnsupportedByEngine
-from clinch.geometry.region import Region
+from clinch.geometry.region import Ball, Region
 from clinch.network.ops.relu import LeakyReLU
-from clinch.query import Distance, Forms, Linear, Query
+from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import ENCODABLE, dense, multilayer, network_of
 
@@ -52,10 +52,58 @@ def test_what_is_too_large_is_refused():
         brute_force(query(net, rng, "linear", "none"))
 
 
-def test_a_norm_of_activations_is_refused():
+def test_a_norm_made_large_is_convex_only_for_1_and_infinity():
     rng = generator(0)
     q = query(multilayer(rng), rng, "norm 1", "none")
-    with pytest.raises(UnsupportedByEngine):
-        brute_force(q)
+    with pytest.raises(UnsupportedByEngine, match="p = 1 or inf"):
+        brute_force(replace(q, objective=replace(q.objective, p=2.0, scale=-1.0)))
     linear = replace(q, objective=Linear(q.objective.forms.select(torch.tensor([0]))))
     assert math.isfinite(brute_force(linear))
+
+
+def samples(q, rng, count=40_000):
+    share = torch.rand(count, *q.graph.input_shape, generator=rng, dtype=torch.float64)
+    x = q.region.lower + share * (q.region.upper - q.region.lower)
+    for ball in q.region.balls:
+        x = x[ball.distance(x) <= ball.radius]
+    values, atoms = q.evaluate(x)
+    return values[q.violation(atoms) <= 0]
+
+
+@pytest.mark.parametrize("p, scale", [(1.0, 1.0), (2.0, 1.0), (math.inf, 1.0), (1.0, -1.0), (math.inf, -1.0)])
+def test_no_sample_beats_a_norm_of_activations_and_some_come_close(p, scale):
+    looked_at = 0
+    for seed in range(3):
+        rng = generator(seed)
+        q = query(multilayer(rng), rng, "norm 1", "each")
+        weights = torch.tensor([[0.5, 2.0]], dtype=torch.float64)
+        q = replace(q, objective=FormsNorm(q.objective.forms, p, scale, weights))
+        best, seen = brute_force(q), samples(q, rng)
+        if not len(seen):
+            continue
+        looked_at += 1
+        assert best <= float(seen.min()) + 1e-6
+        assert best >= float(seen.min()) - 0.1 * max(1.0, abs(best))
+    assert looked_at
+
+
+@pytest.mark.parametrize("kind", ["linear", "distance 1", "distance 2", "distance inf"])
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_no_sample_in_a_ball_is_better_and_some_come_close(kind, p):
+    looked_at = 0
+    for seed in range(3):
+        rng = generator(seed)
+        q = query(multilayer(rng), rng, kind, "each")
+        balls = [
+            Ball((q.region.lower + q.region.upper) / 2, torch.tensor([r], dtype=torch.float64), p) for r in (0.4, 0.5)
+        ]
+        q = replace(
+            q, region=Region(q.region.lower, q.region.upper, (balls[0], replace(balls[1], center=q.region.upper)))
+        )
+        best, seen = brute_force(q), samples(q, rng)
+        if not len(seen):
+            continue
+        looked_at += 1
+        assert best <= float(seen.min()) + 1e-6
+        assert best >= float(seen.min()) - 0.1 * max(1.0, abs(best))
+    assert looked_at

@@ -60,6 +60,20 @@ def test_a_norm_of_activations_equals_the_same_norm_built_from_relus(seed, scale
     assert close(reference, float(found.bound))
 
 
+@pytest.mark.parametrize("backend", ["scip", "gurobi"])
+@settings(deadline=None, max_examples=8)
+@given(seed=SEEDS, make=st.sampled_from(ENCODABLE), kind=st.sampled_from(OBJECTIVES), clauses=st.sampled_from(CLAUSES))
+def test_every_library_gives_the_same_answer(backend, seed, make, kind, clauses):
+    pytest.importorskip({"scip": "pyscipopt", "gurobi": "gurobipy"}[backend], reason=f"{backend} is not installed")
+    rng = generator(seed)
+    net = make(rng)
+    q = query(net, rng, "distance 1" if kind == "distance 0" and net.graph.nodes[0].size > 6 else kind, clauses)
+    ledger = milp(q, backend=backend, gap=1e-5)
+    best = brute_force(q)
+    assert close(best, float(ledger.value))
+    assert close(best, float(ledger.bound), 1e-4)
+
+
 def test_problems_of_a_batch_are_solved_apart():
     rng = generator(5)
     q = query(multilayer(rng), rng, "distance inf", "any")
