@@ -76,9 +76,7 @@ def nearest_by_projection(
     return _run(query_of(problem), None, starts, steps, seed).result()
 
 
-def _run(
-    query: Query, ledger: Ledger | None, starts: int, steps: int, seed: int, thorough: bool = True
-) -> Best:
+def _run(query: Query, ledger: Ledger | None, starts: int, steps: int, seed: int, thorough: bool = True) -> Best:
     best = Best(query, "attack", ledger)
     generator = torch.Generator().manual_seed(seed)
     tight = _within_reach(tightened(best))

@@ -254,8 +254,16 @@ class _SumOfMoves(_AroundCenter):
         return self._fill(rows, need, goal, met, best, at, filled, room)
 
     def _fill(
-        self, rows: Tensor, need: Tensor, goal: Tensor, met: Tensor, best: Tensor, at: Tensor, filled: Tensor, room: Tensor
-    ) -> Concretised:  # fmt: skip
+        self,
+        rows: Tensor,
+        need: Tensor,
+        goal: Tensor,
+        met: Tensor,
+        best: Tensor,
+        at: Tensor,
+        filled: Tensor,
+        room: Tensor,
+    ) -> Concretised:
         last = (filled < goal.unsqueeze(1)).sum(1, keepdim=True).clamp(max=best.shape[1] - 1)
         density = best.gather(1, last)
         price = torch.where(density > 0, 1 / density.clamp(min=1e-300), 0.0)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from clinch.bounds.crown import never, through_affine_layers
+from clinch.bounds.backward import through_affine_layers
+from clinch.bounds.crown import never
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval

@@ -210,7 +210,7 @@ class _Places:
     which: Tensor
 
     def gather(self, view: Tensor) -> Tensor:
-        """Windows ``(N, channels, *extent)`` of the elements, from the view of a batch or of what all problems share."""
+        """Windows ``(N, channels, *extent)`` of elements, from the view of a batch or of what all problems share."""
         problem = self.problem if view.shape[0] > 1 else torch.zeros_like(self.problem)
         found = view[(problem, slice(None), *self.place)]
         return found if len(found) == len(self.which) else found.index_select(0, self.which)
@@ -266,9 +266,7 @@ class _Walk:
             return window.view(t.reshape(-1, *shape))
 
         self.box = [view(self.region.lower), view(self.region.upper)]
-        self.balls = [
-            (view(b.center), None if b.weights is None else view(b.weights), b) for b in self.region.balls
-        ]
+        self.balls = [(view(b.center), None if b.weights is None else view(b.weights), b) for b in self.region.balls]
 
     def __call__(self, elements: Tensor) -> Tensor:
         """Limits ``(N, 2)``: lower limits of the elements and of their negatives.

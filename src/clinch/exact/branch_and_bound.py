@@ -1,10 +1,10 @@
 """Branch and bound of our own: batches of domains, bounded by the dual function of :mod:`clinch.bounds.dual`.
 
-A problem with a disjunction becomes one *branch* per alternative, each with limits of the activations of its own. Inside
-a branch a domain is split at a kink, or at a clause that is still a disjunction. The search region is the incumbent's
-ball, so that better points make the relaxations tighter; the bound reported is the smallest over all domains that are or
-were open, and rises all the time. Nothing a solver says is trusted: a leaf's bound is evaluated again from its
-multipliers.
+A problem with a disjunction becomes one *branch* per alternative, each with limits of the activations of its own.
+Inside a branch a domain is split at a kink, or at a clause that is still a disjunction. The search region is the
+incumbent's ball, so that better points make the relaxations tighter; the bound reported is the smallest over all
+domains that are or were open, and rises all the time. Nothing a solver says is trusted: a leaf's bound is evaluated
+again from its multipliers.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def branch_and_bound(query: Query, ledger: Ledger, *, batch: int = 256) -> None:
 
 
 class Search:
-    """One search over the problems that a ledger has not closed. :meth:`run` may be called again after the ledger's time
-    was up: the tree is kept.
+    """One search over the problems that a ledger has not closed. :meth:`run` may be called again after the ledger's
+    time was up: the tree is kept.
 
     Arguments and errors: see :func:`branch_and_bound`.
     """

@@ -50,7 +50,7 @@ class Network:
         return self.graph_as(self.dtype, self.device)
 
     def graph_as(self, dtype: torch.dtype, device: torch.device | str) -> Graph:
-        """The graph with parameters of the given dtype on the given device; made once, of a live network each time."""
+        """The graph with parameters of the given dtype on the given device (made once; a live one each time)."""
         if self._read_again is not None:
             with torch.no_grad():
                 return self._read_again().to(dtype, device)
