@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
-from clinch.geometry.inner_products import products
-from clinch.geometry.linear_minimum import minimum_over
+from clinch.bounds.ends import End, end_of
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
-from clinch.network.ops.base import Lines, Relaxation
-from clinch.network.ops.dense import Dense
-from clinch.network.ops.shape import Reshape
+from clinch.network.ops.base import Relaxation
 from clinch.query import Forms
 
 #: coefficients carried back at once: blocks that fit a core's cache are several times faster than whole batches
 BLOCK = 2**18
-#: share of a matrix's rows that must be in use for the others to be multiplied along: choosing costs about as much
-MOSTLY_USED = 0.9
-#: coefficients on the input looked at once: smaller than a block, because the matrix lies in the cache beside them
-PIECE = 2**16
 
 
 def linear_lower(
@@ -69,28 +62,37 @@ def _carry(graph: Graph, i: int, pending: dict[int, Tensor], offset: Tensor, rel
 
 def form_bounds(graph: Graph, forms: Forms, region: Region, relaxations: Mapping[int, Relaxation]) -> Tensor:
     """Proven lower limits ``(B, R)`` of linear forms over the region, in blocks of problems and forms."""
-    if not forms.count or not region.size:
+    return bounds_at(graph, forms, end_of(graph, forms.nodes, region, relaxations), relaxations)
+
+
+def bounds_at(graph: Graph, forms: Forms, end: End, relaxations: Mapping[int, Relaxation]) -> Tensor:
+    """:func:`form_bounds` where the end of the way back is known already."""
+    size = forms.constant.shape[0]
+    if not forms.count or not size:
         return forms.constant
     needed = graph.ancestors(forms.nodes)
-    first = None if region.balls else first_dense(graph, forms.nodes)
-    until = first or 0
-    height, width = block_shape(graph, needed, until, forms.count)
+    height, width = block_shape(graph, needed, end.node, forms.count)
+    local = {i: relaxations[i] for i in needed if i > end.node}
+    if height >= size:
+        return _block_bounds(graph, forms, end, local, width)
     blocks = []
-    for problems in _slices(region.size, height):
-        block, where = forms.take(problems), region.take(problems)
-        local = {i: relaxations[i].take(problems) for i in needed if i > until}
-        used = None if first is None else _used_elements(graph, first, forms.nodes, local)
-        parts = []
-        for which in _slices(forms.count, width):
-            rows, offset = linear_lower(graph, block.select(which), local, until=until)
-            least = minimum_over(where, rows) if first is None else _behind_dense(graph, first, rows, where, used)
-            parts.append(least + offset)
-        blocks.append(torch.cat(parts, 1) if len(parts) > 1 else parts[0])
-    return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+    for start in range(0, size, height):
+        block = slice(start, start + height)
+        here = {i: relaxation.take(block) for i, relaxation in local.items()}
+        blocks.append(_block_bounds(graph, forms.take(block), end.take(block), here, width))
+    return torch.cat(blocks)
 
 
-def _slices(size: int, step: int) -> Iterator[slice]:
-    return (slice(first, first + step) for first in range(0, size, step))
+def _block_bounds(
+    graph: Graph, forms: Forms, end: End, relaxations: Mapping[int, Relaxation], width: int
+) -> Tensor:
+    """:func:`form_bounds` for one block of problems, ``width`` forms at a time."""
+    parts = []
+    for start in range(0, forms.count, width):
+        part = forms if width >= forms.count else forms.select(slice(start, start + width))
+        rows, offset = linear_lower(graph, part, relaxations, until=end.node)
+        parts.append(end.least(rows) + offset)
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 def block_shape(graph: Graph, needed: Collection[int], until: int, count: int) -> tuple[int, int]:
@@ -98,79 +100,3 @@ def block_shape(graph: Graph, needed: Collection[int], until: int, count: int) -
     widest = max((graph.nodes[i].size for i in needed if i >= until), default=1)
     width = max(1, min(count, BLOCK // widest))
     return max(1, BLOCK // (widest * width)), width
-
-
-# --- a dense layer on the input -------------------------------------------------------------------------------------
-
-
-def first_dense(graph: Graph, wanted: Collection[int]) -> int | None:
-    """The dense layer through which every way from the wanted nodes to the input leads, or None."""
-    if 0 in wanted:
-        return None
-    needed = graph.ancestors(wanted)
-    i = 0
-    while True:
-        readers = [k for k in needed if i in graph.nodes[k].inputs]
-        if len(readers) != 1:
-            return None
-        (i,) = readers
-        op = graph.nodes[i].op
-        if isinstance(op, Dense) and len(graph.nodes[i].shape) == 1:
-            return i
-        if not isinstance(op, Reshape) or i in wanted:
-            return None
-
-
-def _used_elements(graph: Graph, first: int, wanted: Collection[int], local: Mapping[int, Relaxation]) -> Tensor | None:
-    """Which outputs ``(B, size)`` of a layer matter: not those whose only reader has no slope there; None: all."""
-    readers = [k for k in local if first in graph.nodes[k].inputs]
-    lines = local[readers[0]] if len(readers) == 1 and first not in wanted else None
-    if not isinstance(lines, Lines) or lines.upper_slope.dim() != 2:
-        return None
-    return (lines.upper_slope != 0) | (lines.lower_slope != 0)
-
-
-def _behind_dense(graph: Graph, first: int, rows: Tensor, region: Region, used: Tensor | None) -> Tensor:
-    """The minimum of ``<rows, W x + b>`` over the region's box, shape ``(B, R)``.
-
-    ``<Wᵀ rows, middle>`` is taken as ``<rows, W middle>``, so that the product of rows and W is looked at only once, for
-    its absolute values, while it lies in the cache. Rows of W that are not used are left out: elements that are dead.
-
-    Args:
-        graph: the network.
-        first: position of the dense layer; the nodes before it only reshape the input.
-        rows: ``(B, R, outputs)``.
-        region: B boxes.
-        used: ``(B, outputs)`` where rows may differ from zero; None: everywhere.
-    """
-    op = graph.nodes[first].op
-    assert isinstance(op, Dense)
-    lower, upper = region.lower.flatten(1), region.upper.flatten(1)
-    middle, half = lower / 2 + upper / 2, upper / 2 - lower / 2
-    if not bool(torch.isfinite(middle.sum() + half.sum())):
-        return minimum_over(region, rows @ op.weight) + (0.0 if op.bias is None else rows @ op.bias)
-    rows = rows[:1] if rows.stride(0) == 0 else rows
-    centre = products(rows, torch.nn.functional.linear(middle, op.weight, op.bias))
-    if rows.shape[0] == 1:
-        return centre - _spread(rows, op.weight, half, used)
-    height = max(1, 2 * PIECE // (rows.shape[1] * op.weight.shape[1]))
-    spread = [
-        _spread(rows[problems], op.weight, half[problems], None if used is None else used[problems])
-        for problems in _slices(rows.shape[0], height)
-    ]
-    return centre - (torch.cat(spread) if len(spread) > 1 else spread[0])
-
-
-def _spread(rows: Tensor, weight: Tensor, half: Tensor, used: Tensor | None) -> Tensor:
-    """``<|Wᵀ rows|, half>``, shape ``(B, R)``."""
-    batch, count, size = rows.shape
-    if used is not None:
-        columns = used.any(0).nonzero().flatten()
-        if len(columns) < MOSTLY_USED * size:
-            rows, weight = rows.index_select(2, columns), weight.index_select(0, columns)
-    parts = []
-    for which in _slices(count, max(1, PIECE // (batch * weight.shape[1]))):
-        carried = rows[:, which].flatten(0, 1) @ weight
-        absolute = carried.abs() if carried.requires_grad else carried.abs_()
-        parts.append(products(absolute.view(batch, -1, weight.shape[1]), half))
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from clinch.bounds import backward
-from clinch.bounds.backward import block_shape, first_dense, form_bounds, through_affine_layers
+from clinch.bounds.backward import block_shape, bounds_at, through_affine_layers
+from clinch.bounds.ends import end_of
 from clinch.bounds.patches import patch_bounds
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph, Input
@@ -62,18 +63,19 @@ def _by_rows(
     """Write CROWN's limits of the open elements of node j into ``limits``, each ``(B, size)``."""
     needed = graph.ancestors([j])
     widest = max(graph.nodes[i].size for i in needed)
-    until = 0 if region.balls else first_dense(graph, [j]) or 0
+    end = end_of(graph, [j], region, relaxations)
     lower, upper = limits
     for which in open_.any(0).nonzero().flatten().split(max(1, 8 * backward.BLOCK // widest)):
         shared = through_affine_layers(graph, _unit_forms(graph, j, which, lower), relaxations)
-        for problems in _blocks(open_[:, which], lambda count: block_shape(graph, needed, until, count)[0]):
+        open_here = open_[:, which]
+        for problems in _blocks(open_here, lambda count: block_shape(graph, needed, end.node, count)[0]):
             if stop():
                 return
-            columns, forms = _open_rows(shared, open_[problems][:, which])
+            columns, forms = _open_rows(shared, open_here[problems])
             # a slice takes views
             block = slice(int(problems), int(problems) + 1) if len(problems) == 1 else problems
-            local = {i: relaxations[i].take(block) for i in needed if i > until}
-            better = form_bounds(graph, forms, region.take(block), local)
+            local = {i: relaxations[i].take(block) for i in needed if i > end.node}
+            better = bounds_at(graph, forms, end.take(block), local)
             at = problems.unsqueeze(1), which[columns]
             lower[at], upper[at] = better[:, : columns.shape[1]], -better[:, columns.shape[1] :]
 
@@ -122,14 +124,21 @@ def _open_rows(shared: Forms, open_: Tensor) -> tuple[Tensor, Forms]:
     """
     size, most = open_.shape[0], int(open_.sum(1).max())
     if most == open_.shape[1]:
-        columns = torch.arange(open_.shape[1], device=open_.device).expand(size, -1)
-        chosen = Forms(shared.coefficients, shared.constant.expand(size, -1))
+        columns = torch.arange(most, device=open_.device).expand(size, -1)
+        rows, constant = shared.coefficients, shared.constant.expand(size, -1)
     else:
-        columns = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        rows = {node: c[0][columns] for node, c in shared.coefficients.items()}
-        chosen = Forms(rows, shared.constant[0][columns])
-    both = {node: torch.cat([c, -c], 1) for node, c in chosen.coefficients.items()}
-    return columns, Forms(both, torch.cat([chosen.constant, -chosen.constant], 1))
+        columns = (
+            open_.nonzero()[:, 1].unsqueeze(0)
+            if size == 1
+            else open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        )
+        rows = {
+            node: c[0].index_select(0, columns.flatten()).reshape(*columns.shape, *c.shape[2:])
+            for node, c in shared.coefficients.items()
+        }
+        constant = shared.constant[0][columns]
+    both = {node: torch.cat([c, -c], 1) for node, c in rows.items()}
+    return columns, Forms(both, torch.cat([constant, -constant], 1))
 
 
 def _interval_is_exact(graph: Graph, j: int) -> bool:

@@ -1,0 +1,156 @@
+"""Where rows that were carried back become numbers: at the input, or at a dense layer right behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from clinch.geometry.inner_products import products
+from clinch.geometry.linear_minimum import minimum_over
+from clinch.geometry.region import Region
+from clinch.network.graph import Graph
+from clinch.network.ops.base import Lines, Relaxation
+from clinch.network.ops.dense import Dense
+from clinch.network.ops.shape import Reshape
+
+#: coefficients on the input looked at once: they and the matrix they come from should fit a core's cache
+PIECE = 2**16
+#: share of a matrix's rows that must be in use for the others to be multiplied along: choosing costs about as much
+MOSTLY_USED = 0.9
+
+
+class End(Protocol):
+    """The node at which rows end, and their minimum there over a batch of regions."""
+
+    @property
+    def node(self) -> int:
+        """Position of the node whose value the rows multiply."""
+        ...
+
+    def take(self, problems: Tensor | slice) -> Self:
+        """The same for the chosen problems."""
+        ...
+
+    def least(self, rows: Tensor) -> Tensor:
+        """Lower limits ``(B, R)`` of ``<rows, value of the node>`` for rows ``(B, R, *node_shape)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class AtInput:
+    """Rows on the input: their minimum over the region."""
+
+    region: Region
+    node: int = 0
+
+    def take(self, problems: Tensor | slice) -> AtInput:
+        """The same for the chosen problems."""
+        return AtInput(self.region.take(problems))
+
+    def least(self, rows: Tensor) -> Tensor:
+        """Exact for at most one ball."""
+        return minimum_over(self.region, rows)
+
+
+@dataclass(frozen=True)
+class AtDense:
+    """Rows on ``W x + b`` with x in a box of centre m and half widths h: ``<rows, W m + b> − <|Wᵀ rows|, h>``, exactly.
+
+    The long vectors ``Wᵀ rows`` are looked at only once, for their absolute values, in pieces that stay in the cache.
+
+    Attributes:
+        node: the dense layer's position.
+        weight: W, ``(n, inputs)``.
+        centre: ``W m + b``, ``(B, n)``.
+        half: h, ``(B, inputs)``.
+        used: ``(B, n)`` where rows may differ from zero: rows of W that no problem of a block uses are left out.
+    """
+
+    node: int
+    weight: Tensor
+    centre: Tensor
+    half: Tensor
+    used: Tensor
+
+    def take(self, problems: Tensor | slice) -> AtDense:
+        """The same for the chosen problems."""
+        return AtDense(self.node, self.weight, self.centre[problems], self.half[problems], self.used[problems])
+
+    def least(self, rows: Tensor) -> Tensor:
+        """Exact."""
+        rows = rows[:1] if rows.stride(0) == 0 else rows
+        middle = products(rows, self.centre)
+        if rows.shape[0] == 1:
+            return middle - self._spread(rows)
+        height = max(1, 2 * PIECE // (rows.shape[1] * self.weight.shape[1]))
+        if height >= rows.shape[0]:
+            return middle - self._spread(rows)
+        starts = range(0, rows.shape[0], height)
+        spread = [self.take(slice(k, k + height))._spread(rows[k : k + height]) for k in starts]
+        return middle - torch.cat(spread)
+
+    def _spread(self, rows: Tensor) -> Tensor:
+        """``<|Wᵀ rows|, h>``; rows ``(B, R, n)``, or ``(1, R, n)`` where all problems share them."""
+        weight, used = self.weight, self.used.any(0).nonzero().flatten()
+        if len(used) < MOSTLY_USED * len(weight):
+            rows, weight = rows.index_select(2, used), weight.index_select(0, used)
+        parts = []
+        for part in rows.split(max(1, PIECE // (rows.shape[0] * weight.shape[1])), 1):
+            carried = part.flatten(0, 1) @ weight
+            size = carried.abs() if carried.requires_grad else carried.abs_()
+            parts.append(products(size.view(*part.shape[:2], -1), self.half))
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+def end_of(graph: Graph, wanted: Collection[int], region: Region, relaxations: Mapping[int, Relaxation]) -> End:
+    """Where the rows of forms of the wanted nodes end.
+
+    At the dense layer through which every way to the input leads, if there is one and the region is a bounded box.
+
+    Args:
+        graph: the network.
+        wanted: positions of nodes.
+        region: B regions.
+        relaxations: of what the wanted nodes depend on, for these regions.
+    """
+    first = None if region.balls else _first_dense(graph, wanted)
+    lower, upper = region.lower.flatten(1), region.upper.flatten(1)
+    if first is None or not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
+        return AtInput(region)
+    op = graph.nodes[first].op
+    assert isinstance(op, Dense)
+    centre = functional.linear(lower / 2 + upper / 2, op.weight, op.bias)
+    return AtDense(first, op.weight, centre, upper / 2 - lower / 2, _used(graph, first, wanted, centre, relaxations))
+
+
+def _first_dense(graph: Graph, wanted: Collection[int]) -> int | None:
+    """The dense layer through which every way from the wanted nodes to the input leads, or None."""
+    needed = graph.ancestors(wanted)
+    i = 0
+    while i not in wanted:
+        readers = [k for k in needed if i in graph.nodes[k].inputs]
+        if len(readers) != 1:
+            return None
+        (i,) = readers
+        op = graph.nodes[i].op
+        if isinstance(op, Dense) and len(graph.nodes[i].shape) == 1:
+            return i
+        if not isinstance(op, Reshape):
+            return None
+    return None
+
+
+def _used(
+    graph: Graph, first: int, wanted: Collection[int], like: Tensor, relaxations: Mapping[int, Relaxation]
+) -> Tensor:
+    """``(B, n)`` where rows on a layer may differ from zero: not where its only reader has no slope, as on dead ReLUs."""
+    readers = [k for k in graph.ancestors(wanted) if first in graph.nodes[k].inputs]
+    lines = relaxations[readers[0]] if len(readers) == 1 and first not in wanted else None
+    if not isinstance(lines, Lines) or lines.upper_slope.dim() != 2:
+        return torch.ones_like(like, dtype=torch.bool)
+    return (lines.upper_slope != 0) | (lines.lower_slope != 0)  # NaN is in use
