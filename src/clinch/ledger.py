@@ -58,6 +58,9 @@ class Ledger:
         self.proofs: list[Proof | None] = [None] * size
         self.finders: list[str] = [""] * size
         self.notes: list[str] = []
+        objective = self.query.objective
+        #: ``(B,)`` the objective where it is a constant, so that a larger bound proves infeasibility
+        self._constant = objective.value(self.query.region.lower, {}) if self.query.feasibility else None
         self._start = time.monotonic()
         self._deadline = self.time_limit
 
@@ -108,8 +111,12 @@ class Ledger:
 
     @property
     def target(self) -> Tensor:
-        """``(B,)`` a bound of this size closes the problem: a search may drop every part proven to lie above it."""
-        return torch.where(torch.isfinite(self.value), self.value - self.slack, torch.inf)
+        """``(B,)`` a bound of this size closes the problem: a search may drop every part proven to lie above it.
+
+        A constant objective has that value wherever there is a feasible input: a part whose bound is above it has none.
+        """
+        target = torch.where(torch.isfinite(self.value), self.value - self.slack, torch.inf)
+        return target if self._constant is None else torch.minimum(target, self._constant + ABSOLUTE_GAP)
 
     def offer(self, x: Tensor, who: str, problems: Tensor | None = None) -> Tensor:
         """Offer points; each is checked by the user's own model in its dtype and in float64 before it counts.
@@ -154,6 +161,8 @@ class Ledger:
             raise UnsoundResult(f"'{who}' reported a bound without a proof. Pass one of clinch.solution.Proof.")
         bound = bound.detach().to("cpu", torch.float64)
         problems = torch.arange(self.query.size) if problems is None else problems.cpu()
+        if self._constant is not None:
+            bound = torch.where(bound >= self._constant[problems] + ABSOLUTE_GAP, torch.inf, bound)
         improved = False
         for b, number in zip(problems.tolist(), bound.tolist()):
             if number > self.bound[b]:  # false for NaN

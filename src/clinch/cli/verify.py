@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from clinch.vnnlib.verification import Verdict
 
 
 def verify(
@@ -40,13 +37,16 @@ def verify(
     import clinch
     from clinch.cli.console import write_json
 
+    if counterexample is not None:
+        # no older one is taken for this one's, and a file that cannot be written is told before work is spent
+        _write(Path(counterexample), "")
     # what is no timeout is refused by verify itself
     left = max(0.0, timeout - seconds_since_start()) if timeout >= 0 else timeout
     verdict = clinch.verify(network, specification, timeout=left, seed=seed)
     if json is not None:
         write_json({"network": network, "specification": specification, **verdict.to_dict()}, json)
-    if counterexample is not None:
-        _write(Path(counterexample), verdict)
+    if counterexample is not None and verdict.counterexample is not None:
+        _write(Path(counterexample), f"{verdict.counterexample}\n")
     if json != "-":
         print(verdict.answer.value)
         if verdict.counterexample is not None and counterexample is None:
@@ -54,11 +54,9 @@ def verify(
     return 0 if verdict.decided else 1
 
 
-def _write(path: Path, verdict: Verdict) -> None:
-    """The counterexample; an empty file where there is none, so that no older one is taken for it."""
+def _write(path: Path, text: str) -> None:
     from clinch.cli.console import OutputError
 
-    text = "" if verdict.counterexample is None else f"{verdict.counterexample}\n"
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

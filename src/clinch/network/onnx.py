@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +62,14 @@ def open_model(path: Path) -> ModelProto:
     try:
         if path.suffix == ".gz":
             with gzip.open(path) as stream:
-                return onnx.load_model_from_string(stream.read())
-        return onnx.load(str(path))
-    except (DecodeError, OSError, EOFError, ValueError, onnx.checker.ValidationError) as error:
+                model = onnx.load_model_from_string(stream.read())
+        else:
+            model = onnx.load(str(path))
+    except (DecodeError, OSError, EOFError, ValueError, zlib.error, onnx.checker.ValidationError) as error:
         raise NetworkError(f"{path} is not a readable ONNX file: {error}.") from error
+    if not model.graph.output:
+        raise NetworkError(f"{path} is not a readable ONNX file: it holds no network.")
+    return model
 
 
 def read(model: ModelProto, input_shape: Shape | None, where: str) -> Read:

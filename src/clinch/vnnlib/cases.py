@@ -61,16 +61,9 @@ def cases_of(specification: Specification) -> tuple[list[Case], str]:
         SpecificationError: an input without lower or upper limit, or too many alternatives.
     """
     reading = _Reading(specification)
-    alternatives = reading.alternatives(specification.formula)
-    if not alternatives:
-        return [], "its conditions contradict each other"
-    cases, reason = [], ""
-    for alternative in alternatives:
-        case, contradiction = reading.case(alternative)
-        reason = reason or contradiction
-        if case is not None:
-            cases.append(case)
-    return cases, reason
+    possible = [a for a in reading.alternatives(specification.formula) if not reading.contradicts(a.limits)]
+    cases = [reading.case(alternative) for alternative in possible]
+    return cases, reading.reason or ("" if cases else "its conditions contradict each other")
 
 
 class _Reading:
@@ -78,6 +71,8 @@ class _Reading:
         self.specification = specification
         self.input = specification.input.name
         self.size = specification.input.size
+        #: the first contradiction met
+        self.reason = ""
 
     def alternatives(self, formula: Formula) -> list[Alternative]:
         """Disjunctive normal form, except that clauses stay together; none where nothing can meet the formula."""
@@ -105,7 +100,8 @@ class _Reading:
         result = [Alternative(limits, tuple(clauses))]
         for found in choices:
             self._counted(result, len(found))
-            result = [joined for left in result for right in found if (joined := _joined(left, right)) is not None]
+            joined = [_joined(left, right) for left in result for right in found]
+            result = [both for both in joined if not self.contradicts(both.limits)]
         return result
 
     def _counted(self, alternatives: list[Alternative], times: int = 1) -> list[Alternative]:
@@ -129,17 +125,21 @@ class _Reading:
             limits = math.nextafter(limit, math.inf) if atom.strict else limit, math.inf
         return [Alternative({position: limits}, ())]
 
-    def case(self, alternative: Alternative) -> tuple[Case | None, str]:
-        """The problem of one alternative, or why nothing can meet it."""
+    def contradicts(self, limits: Limits) -> bool:
+        """Whether some input would have to be on both sides of a limit."""
+        for position, (low, high) in limits.items():
+            if low > high:
+                element = self.specification.element((self.input, position))
+                self.reason = self.reason or f"{element} would have to be >= {low:.9g} and <= {high:.9g}"
+                return True
+        return False
+
+    def case(self, alternative: Alternative) -> Case:
+        """The problem of one alternative without contradiction."""
         lower, upper = np.full(self.size, -np.inf), np.full(self.size, np.inf)
         if alternative.limits:
             at = np.fromiter(alternative.limits, dtype=np.int64)
             lower[at], upper[at] = np.array(list(alternative.limits.values())).T
-        crossed = np.flatnonzero(lower > upper)
-        if len(crossed):
-            i = int(crossed[0])
-            element = self.specification.element((self.input, i))
-            return None, f"{element} would have to be >= {lower[i]:.9g} and <= {upper[i]:.9g}"
         for limit, side in ((lower, "lower"), (upper, "upper")):
             free = np.flatnonzero(~np.isfinite(limit))
             if len(free):
@@ -148,7 +148,7 @@ class _Reading:
                 raise SpecificationError(
                     f"{self.specification.name}: {element} has no {side} limit{more}. Assert one for every input."
                 )
-        return Case(lower, upper, alternative.clauses), ""
+        return Case(lower, upper, alternative.clauses)
 
 
 def _cut(limits: Limits, others: Limits) -> None:
@@ -158,12 +158,10 @@ def _cut(limits: Limits, others: Limits) -> None:
         limits[position] = (low, high) if old is None else (max(old[0], low), min(old[1], high))
 
 
-def _joined(left: Alternative, right: Alternative) -> Alternative | None:
-    """Both at once; None where an input would have to be on both sides of a limit."""
+def _joined(left: Alternative, right: Alternative) -> Alternative:
+    """Both at once."""
     limits = dict(left.limits)
     _cut(limits, right.limits)
-    if any(limits[position][0] > limits[position][1] for position in right.limits):
-        return None
     return Alternative(limits, left.clauses + right.clauses)
 
 

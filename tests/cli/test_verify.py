@@ -1,0 +1,193 @@
+"""``clinch verify``: words, exit codes, counterexample files, and one line for everything that is wrong."""
+
+import gzip
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from clinch.cli.verify import seconds_since_start
+
+_SPEC = importlib.util.spec_from_file_location("vnnlib_cases", Path(__file__).parents[1] / "vnnlib" / "vnnlib_cases.py")
+cases = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(cases)
+
+#: Y_0 = |X_0|, Y_1 = X_1
+LAYERS = [
+    (np.array([[1, 0], [-1, 0], [0, 1], [0, -1]]), np.zeros(4)),
+    (np.array([[1, 1, 0, 0], [0, 0, 1, -1]]), np.zeros(2)),
+]
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A folder with a network, and a function that writes a specification of it."""
+    # this process has run other tests before
+    monkeypatch.setattr("clinch.cli.verify.seconds_since_start", lambda: 0.0)
+    net = cases.network(tmp_path / "net.onnx", LAYERS)
+
+    def specification(conditions, name="spec.vnnlib"):
+        text = cases.declared(cases.box(inputs=2) + conditions, 2, 2)
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+        return path
+
+    return net, specification
+
+
+def test_sat_prints_the_word_and_a_counterexample_that_onnxruntime_confirms(clinch, files):
+    net, specification = files
+    outcome = clinch("verify", net, specification("(assert (>= Y_0 0.5)) (assert (<= Y_1 -0.25))"), "--timeout", 60)
+    assert outcome.code == 0 and outcome.err == ""
+    word, _, assignment = outcome.out.partition("\n")
+    assert word == "sat" and assignment.startswith("((X_0 ") and assignment.endswith("))\n")
+    values = {name: float(v) for name, v in re.findall(r"\((\w+) ([^\s()]+)\)", assignment)}
+    x = np.array([[values["X_0"], values["X_1"]]], dtype=np.float32)
+    (y,) = onnxruntime.InferenceSession(net).run(None, {"x": x})
+    assert y[0].tolist() == [values["Y_0"], values["Y_1"]]
+    assert y[0, 0] >= 0.5 and y[0, 1] <= -0.25 and (abs(x) <= 1).all()
+
+
+def test_unsat_prints_the_word_alone(clinch, files):
+    net, specification = files
+    outcome = clinch("verify", net, specification("(assert (>= Y_0 1.25))", "spec.vnnlib.gz"))
+    assert (outcome.code, outcome.out, outcome.err) == (0, "unsat\n", "")
+
+
+def test_contradicting_limits_are_unsat_with_the_reason_in_json(clinch, files, tmp_path):
+    net, specification = files
+    target = tmp_path / "verdict.json"
+    outcome = clinch("verify", net, specification("(assert (>= X_1 2))"), "--json", target)
+    assert (outcome.code, outcome.out) == (0, "unsat\n")
+    assert "X_1 would have to be >= 2 and <= 1" in json.loads(target.read_text())["reason"]
+
+
+def test_timeout_is_the_honest_negative_answer(clinch, files):
+    net, specification = files
+    outcome = clinch("verify", net, specification("(assert (>= Y_0 1.25))"), "--timeout", 0)
+    assert (outcome.code, outcome.out) == (1, "timeout\n")
+
+
+def test_the_counterexample_goes_to_its_file_and_is_emptied_where_there_is_none(clinch, files, tmp_path):
+    net, specification = files
+    target = tmp_path / "found.txt"
+    outcome = clinch("verify", net, specification("(assert (>= Y_0 0.5))"), "--counterexample", target)
+    assert outcome.out == "sat\n" and target.read_text().startswith("((X_0 ")
+    outcome = clinch("verify", net, specification("(assert (>= Y_0 2))"), "--counterexample", target)
+    assert outcome.out == "unsat\n" and target.read_text() == ""
+
+
+def test_json_on_standard_output_is_all_that_is_printed(clinch, files):
+    net, specification = files
+    content = json.loads(clinch("verify", net, specification("(assert (>= Y_0 0.5))"), "--json", "-").out)
+    assert content["answer"] == "sat" and content["counterexample"]["exact"]
+    assert content["counterexample"]["values"]["Y"][0] >= 0.5
+
+
+def test_the_clock_starts_with_the_process():
+    began = seconds_since_start()
+    time.sleep(0.05)
+    assert 0 < began < seconds_since_start() < 24 * 3600
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+def unsupported(path):
+    """An operator that no reader knows."""
+    node = helper.make_node("Det", ["x"], ["y"], name="strange")
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+def with_nan(path):
+    cases.network(path, [(np.array([[1.0, np.nan]]), np.zeros(1))])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (unsupported, "'strange'.*Det cannot be read: there is no reader for it"),
+        (with_nan, "holds NaN or infinite numbers"),
+        (lambda path: path.write_text("no network"), "not a readable ONNX file"),
+        (lambda path: path.write_bytes(b""), "not a readable ONNX file: it holds no network"),
+        (lambda path: path.mkdir(), "There is no file"),
+        (lambda path: None, "There is no file"),
+    ],
+    ids=["unsupported", "nan", "text", "empty", "folder", "missing"],
+)
+def test_a_bad_network_is_one_line(clinch, files, tmp_path, make, message):
+    _, specification = files
+    make(tmp_path / "bad.onnx")
+    outcome = clinch("verify", tmp_path / "bad.onnx", specification("(assert (>= Y_0 1))"))
+    assert outcome.code == 2 and outcome.out == ""
+    assert outcome.err.count("\n") == 1 and re.search(message, outcome.err), outcome.err
+
+
+def test_a_compressed_network_that_is_cut_off_is_one_line(clinch, files, tmp_path):
+    net, specification = files
+    (tmp_path / "bad.onnx.gz").write_bytes(gzip.compress(net.read_bytes())[:-20])
+    outcome = clinch("verify", tmp_path / "bad.onnx.gz", specification("(assert (>= Y_0 1))"))
+    assert outcome.code == 2 and outcome.err.count("\n") == 1 and "not a readable ONNX file" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("(declare-const X_0 Real)\n(assert (<= X_0", r"bad\.vnnlib, line 2: the '\('.*not closed"),
+        ("(declare-const X_0 Real)\n\n(assert (<= X_7 1))", "line 3: 'X_7' is not declared"),
+        (cases.declared(cases.box() + "(assert (>= Y_0 1))"), "X has 3 elements"),
+        (cases.declared("(assert (<= 0 X_0 1)) (assert (>= Y_0 1))", 2, 2), "X_1 has no lower limit"),
+        (cases.declared(cases.box(inputs=2) + "\n(assert (>= (* Y_0 Y_1) 1))", 2, 2), "product of variables"),
+    ],
+)
+def test_a_bad_specification_is_one_line(clinch, files, tmp_path, text, message):
+    (tmp_path / "bad.vnnlib").write_text(text)
+    outcome = clinch("verify", files[0], tmp_path / "bad.vnnlib")
+    assert outcome.code == 2 and outcome.out == ""
+    assert outcome.err.count("\n") == 1 and re.search(message, outcome.err), outcome.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--timeout", "-1"], "timeout is -1"),
+        (["--timeout", "nan"], "timeout is nan"),
+        (["--timeout", "soon"], "'--timeout'"),
+        (["--counterexample", "no/such/folder/x.txt"], "Cannot write"),
+    ],
+)
+def test_bad_options_are_one_line(clinch, files, options, message):
+    net, specification = files
+    outcome = clinch("verify", net, specification("(assert (>= Y_0 2))"), *options)
+    assert outcome.code == 2 and outcome.out == "" and outcome.err.count("\n") == 1 and message in outcome.err
+
+
+def test_the_process_ends_with_the_code_and_needs_nothing_heavy(files):
+    net, specification = files
+    heavy = ["scipy", "sympy", "matplotlib", "sklearn", "highspy", "torch._dynamo", "rich"]
+    look = f"print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+    code = f"import atexit, sys; import clinch.cli as c; code = c.run(sys.argv[1:]); {look}; c.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "verify", str(net), str(specification("(assert (>= Y_0 3))"))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout == "unsat\nunsat\n"
+    assert done.stderr == "[]\n"
+    done = subprocess.run(
+        [sys.executable, "-c", "from clinch.cli import main; main()", "verify", str(net), "nothing.vnnlib"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == "" and "No such file" in done.stderr
