@@ -10,7 +10,7 @@ import torch
 from problems import class_at, hidden, uniform
 
 import clinch as cl
-from clinch.errors import ProblemError, UnsupportedByEngine
+from clinch.errors import UnsupportedByEngine
 from clinch.network.network import Network
 from clinch.solution import Solution, Status
 from clinch.solve import ENGINES
@@ -22,7 +22,7 @@ EXACT = [name for name in ("branch_and_bound", "milp", "count", "input_split") i
 GAP = 1e-4
 TOLERANCE = 5e-6
 #: seconds for an engine on a problem that it need not close: its points and bounds are looked at all the same
-OPEN_LIMIT = 1.0
+OPEN_LIMIT = 0.3
 
 Rng = torch.Generator
 Clauses = Callable[[Network, Rng, torch.Tensor], list]
@@ -173,11 +173,11 @@ def must_close(engine: str | None, case: Case, exact: float) -> bool:
     return not bent and not (linear and exact == math.inf)
 
 
-def complaints(case: Case, *, time_limit: float = 20.0) -> list[str]:
+def complaints(case: Case, *, time_limit: float = 60.0) -> list[str]:
     """What is wrong with any engine's answer to a problem; empty where all is well."""
     try:
         exact = brute_force(case.problem.query)
-    except (UnsupportedByEngine, ProblemError):
+    except UnsupportedByEngine:  # a norm of activations in an ℓ2 ball
         return []
     found = []
     for engine in (None, *EXACT):

@@ -72,12 +72,14 @@ class Expression:
 class Kink:
     """The binaries of a piecewise-linear node: variable ``first + i`` decides the element at position ``positions[i]``.
 
-    For two pieces, 1 stands for the upper one. For a maximum each candidate has a Kink of its own, 1: it is largest.
+    For two pieces, 1 stands for the upper one, and ``parts`` gives the first variables of the input's positive and
+    negative parts. For a maximum each candidate has a Kink of its own, 1: it is largest.
     """
 
     node: int
     positions: Tensor
     first: int
+    parts: tuple[int, int] | None = None
 
 
 class Encoder:
@@ -213,7 +215,8 @@ class Encoder:
         )
         self.constrain(self.block(v) + Expression({b: -eye * up}, zero), -np.inf, 0.0)
         self.constrain(self.block(s) + Expression({b: -eye * low}, low), -np.inf, 0.0)
-        self.kinks.append(Kink(self.node, which, self.columns(b).start))
+        parts = (self.columns(v).start, self.columns(s).start)
+        self.kinks.append(Kink(self.node, which, self.columns(b).start, parts))
 
         def fill(vector: Vector, value: Vector) -> None:
             vector[self.columns(v)], vector[self.columns(s)] = np.maximum(value, 0), np.maximum(-value, 0)
