@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,3 +147,15 @@ def test_only_modules_are_live() -> None:
     _, net = made("dense")
     with pytest.raises(NetworkError, match="live=True is for"):
         cl.load(net, live=True)
+
+
+def test_the_page_about_bounds_runs() -> None:
+    """All its blocks, one after the other, as a reader would type them."""
+    text = (Path(__file__).parents[2] / "docs" / "bounds.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, object] = {}
+    torch.manual_seed(0)
+    for block in blocks:
+        exec(compile(block, "docs/bounds.md", "exec"), names)
+    assert len(blocks) == 3 and isinstance(names["model"], nn.Module)
+    assert all(w.grad is not None for w in names["model"].parameters())

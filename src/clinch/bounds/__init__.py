@@ -9,4 +9,5 @@ from clinch.bounds.lp import lp as lp
 from clinch.bounds.objective import objective_bound as objective_bound
 from clinch.bounds.regions import ball as ball
 from clinch.bounds.regions import box as box
+from clinch.geometry.region import Region as Region
 from clinch.network.ops.base import Interval as Interval

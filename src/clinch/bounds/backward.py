@@ -43,11 +43,13 @@ def linear_lower(
     return rows.expand(offset.shape[0], *rows.shape[1:]), offset
 
 
-def through_affine_layers(graph: Graph, forms: Forms, relaxations: Mapping[int, Relaxation]) -> Forms:
-    """The same forms in terms of the input and of non-affine nodes only: what all problems can share."""
+def through_affine_layers(
+    graph: Graph, forms: Forms, relaxations: Mapping[int, Relaxation], *, until: int = 0
+) -> Forms:
+    """The same forms in terms of non-affine nodes and of node ``until`` (the input) only: what problems can share."""
     offset, pending = forms.constant, dict(forms.coefficients)
     for i in sorted(graph.ancestors(pending), reverse=True):
-        if i and i in pending and graph.nodes[i].op.affine:
+        if i > until and i in pending and graph.nodes[i].op.affine:
             offset = _carry(graph, i, pending, offset, relaxations[i])
     return Forms(pending, offset)
 

@@ -66,7 +66,7 @@ def _by_rows(
     end = end_of(graph, [j], region, relaxations)
     lower, upper = limits
     for which in open_.any(0).nonzero().flatten().split(max(1, 8 * backward.BLOCK // widest)):
-        shared = through_affine_layers(graph, _unit_forms(graph, j, which, lower), relaxations)
+        shared = through_affine_layers(graph, _unit_forms(graph, j, which, lower), relaxations, until=end.node)
         open_here = open_[:, which]
         for problems in _blocks(open_here, lambda count: block_shape(graph, needed, end.node, count)[0]):
             if stop():
