@@ -85,9 +85,7 @@ def bounds_at(graph: Graph, forms: Forms, end: End, relaxations: Mapping[int, Re
     return torch.cat(blocks)
 
 
-def _block_bounds(
-    graph: Graph, forms: Forms, end: End, relaxations: Mapping[int, Relaxation], width: int
-) -> Tensor:
+def _block_bounds(graph: Graph, forms: Forms, end: End, relaxations: Mapping[int, Relaxation], width: int) -> Tensor:
     """:func:`form_bounds` for one block of problems, ``width`` forms at a time."""
     parts = []
     for start in range(0, forms.count, width):

@@ -148,7 +148,7 @@ def _first_dense(graph: Graph, wanted: Collection[int]) -> int | None:
 def _used(
     graph: Graph, first: int, wanted: Collection[int], like: Tensor, relaxations: Mapping[int, Relaxation]
 ) -> Tensor:
-    """``(B, n)`` where rows on a layer may differ from zero: not where its only reader has no slope, as on dead ReLUs."""
+    """``(B, n)`` where rows on a layer may differ from zero: not where its only reader has no slope (dead ReLUs)."""
     readers = [k for k in graph.ancestors(wanted) if first in graph.nodes[k].inputs]
     lines = relaxations[readers[0]] if len(readers) == 1 and first not in wanted else None
     if not isinstance(lines, Lines) or lines.upper_slope.dim() != 2:
