@@ -9,13 +9,14 @@ import torch
 from bound_cases import NETWORKS, NORMS, around, inside
 
 import clinch as cl
-from clinch.bounds import alpha, layerwise, slopes
+from clinch.bounds import alpha, dead, layerwise, slopes
 from clinch.bounds.alpha import alpha_activation_bounds, alpha_form_bounds
 from clinch.bounds.crown import activation_bounds, form_bounds, relaxations_from
 from clinch.errors import ProblemError
+from clinch.network.ops.add import Add
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Forms
-from clinch.testing.networks import multilayer
+from clinch.testing.networks import dense, multilayer, network_of
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -143,3 +144,24 @@ def test_steps_without_meaning(steps) -> None:
     net = multilayer(torch.Generator().manual_seed(0))
     with pytest.raises(ProblemError, match="give a whole number of 1 or more"):
         cl.bounds.alpha_crown(net, cl.bounds.box(torch.zeros(1, 3), torch.ones(1, 3)), steps=steps)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_leaving_out_dead_elements_changes_nothing(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = torch.Generator().manual_seed(7)
+    layers = [
+        ("fc1", dense(rng, 3, 12), (0,)), ("relu1", LeakyReLU(), (1,)), ("fc2", dense(rng, 12, 12), (2,)),
+        ("relu2", LeakyReLU(), (3,)), ("fc3", dense(rng, 12, 8), (4,)), ("relu3", LeakyReLU(), (5,)),
+        ("skip", dense(rng, 12, 8), (4,)), ("add", Add(), (6, 7)), ("relu4", LeakyReLU(), (8,)),
+        ("fc4", dense(rng, 8, 3), (9,)),
+    ]  # fmt: skip
+    net = network_of(layers, (3,))
+    region = around(rng, net, p, size=2)
+    assert dead.cuttable(net.graph, [net.graph.output]) == [net.position("relu1"), net.position("relu2")]
+    c = torch.randn(2, 4, 12, generator=rng, dtype=torch.float64)
+    monkeypatch.setattr(slopes, "MOSTLY_ALIVE", 0.0)
+    whole = [cl.bounds.alpha_crown(net, region), cl.bounds.alpha_crown(net, region, c, layer="relu2")]
+    monkeypatch.setattr(slopes, "MOSTLY_ALIVE", 2.0)
+    taken = [cl.bounds.alpha_crown(net, region), cl.bounds.alpha_crown(net, region, c, layer="relu2")]
+    for a, b in zip(whole, taken):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clinch.bounds.dead import MOSTLY_ALIVE, cut, cuttable
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
@@ -65,6 +66,10 @@ class OpenLines:
         least = torch.where(is_open, torch.full_like(lower, op.negative_slope), lines.lower_slope)
         most = torch.where(is_open, torch.ones_like(lower), lines.lower_slope)
         return OpenLines(lines.upper_slope, lines.upper_offset, least, most, lines.lower_slope)
+
+    def take(self, elements: Tensor) -> OpenLines:
+        """The lines of the chosen elements."""
+        return OpenLines(*(getattr(self, name)[..., elements] for name in self.__dataclass_fields__))
 
     def to(self, dtype: torch.dtype) -> OpenLines:
         """A copy in another dtype."""
@@ -205,6 +210,12 @@ def ascend(
         else:
             fixed[i] = graph.relax(i, inputs)
             coarse[i] = light.relax(i, [Interval(*(t.to(SEARCH) for t in limit)) for limit in inputs])
+    alive = _alive(graph, forms, lines)
+    if alive:
+        graph, light = cut(graph, alive), cut(light, alive)
+        rows = {i: c[..., alive[i]] if i in alive else c for i, c in forms.coefficients.items()}
+        forms = Forms(rows, forms.constant)
+        lines = {i: line.take(alive[i]) if i in alive else line for i, line in lines.items()}
     exact = Passes(graph, forms, region, lines, fixed)
     slopes = {i: line.start.expand(*exact.shape, -1) for i, line in lines.items()}
     movable = any(bool((line.least < line.most).any()) for line in lines.values())
@@ -222,6 +233,17 @@ def ascend(
         }
     bound, _ = exact.backward(slopes)
     return torch.where(torch.isfinite(bound), bound, -torch.inf)
+
+
+def _alive(graph: Graph, forms: Forms, lines: Mapping[int, OpenLines]) -> dict[int, Tensor]:
+    """The elements that are not dead for all problems, of ReLU nodes where leaving out the others pays."""
+    alive = {}
+    for i in cuttable(graph, forms.nodes):
+        if i in lines:
+            kept = ((lines[i].most != 0) | (lines[i].chord != 0)).any(0)[0].nonzero().flatten()
+            if len(kept) < MOSTLY_ALIVE * graph.nodes[i].size:
+                alive[i] = kept
+    return alive
 
 
 def _search(passes: Passes, start: Slopes, steps: int, stop: Callable[[], bool]) -> Slopes:
