@@ -7,11 +7,13 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from vnnlib_cases import INPUTS, OUTPUTS, box, declared, formulas, network, random_layers
 
 import clinch as cl
@@ -30,6 +32,9 @@ ABSOLUTE = [
     (np.array([[1, 0], [-1, 0], [0, 1], [0, -1]]), np.zeros(4)),
     (np.array([[1, 1, 0, 0], [0, 0, 1, -1]]), np.zeros(2)),
 ]
+
+#: conditions of which each can be met alone, so that one relaxation of the box refutes neither
+CONTRARY = "(assert (>= Y_0 0.5)) (assert (<= Y_0 0.4))"
 
 
 @pytest.fixture
@@ -209,9 +214,21 @@ def test_a_decided_answer_that_comes_too_late_is_a_timeout(absolute, monkeypatch
         assert found.counterexample is None
 
 
+def test_layers_without_a_relaxation_leave_attacks(tmp_path):
+    """GELU has none: sat is still found, unsat is not claimed, and the notes say why."""
+    nodes = [helper.make_node("Gelu", ["x"], ["y"])]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", 2]) for name in "xy"]
+    graph = helper.make_graph(nodes, "gelu", values[:1], values[1:])
+    path = tmp_path / "gelu.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), str(path))
+    assert verdict(path, "(assert (>= Y_0 0.5)) (assert (<= Y_1 -0.1))").answer is Answer.SAT
+    found = verdict(path, "(assert (>= Y_0 2))", timeout=20)
+    assert found.answer is Answer.UNKNOWN and any("GELU has no" in note for note in found.notes)
+
+
 def test_engines_that_give_up_leave_it_unknown(absolute, monkeypatch):
     monkeypatch.setattr(verification, "search", lambda query, ledger, seed: None)
-    found = verdict(absolute, "(assert (>= Y_0 1.001))", timeout=60)
+    found = verdict(absolute, CONTRARY, timeout=60)
     assert found.answer is Answer.UNKNOWN and found.counterexample is None
 
 
@@ -223,7 +240,7 @@ def test_liars_are_not_believed(absolute, monkeypatch):
         ledger.prove(torch.full((query.size,), torch.nan, dtype=torch.float64), Proof.TREE, "liar")
 
     monkeypatch.setattr(verification, "search", lies)
-    assert verdict(absolute, "(assert (>= Y_0 1.001))").answer is Answer.UNKNOWN
+    assert verdict(absolute, CONTRARY).answer is Answer.UNKNOWN
 
 
 def test_a_normal_form_that_differs_from_the_formula_is_noticed(absolute, monkeypatch):

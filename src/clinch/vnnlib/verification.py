@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clinch.errors import ProblemError, UnsoundResult
+from clinch.errors import ProblemError, UnsoundResult, UnsupportedOperator
 from clinch.ledger import Ledger
 from clinch.solve import ENGINES, search
 from clinch.vnnlib.counterexample import Counterexample, counterexample_at
@@ -150,7 +150,7 @@ def verify(
 
 
 def _search(stated: Stated, deadline: float, seed: int) -> list[_FirstFound]:
-    """Attack every batch of problems first, then search one after the other until a point is found."""
+    """What is quick on every batch of problems first, then the search of one after the other until a point is found."""
 
     def left() -> float:
         return max(0.0, deadline - time.monotonic())
@@ -159,11 +159,13 @@ def _search(stated: Stated, deadline: float, seed: int) -> list[_FirstFound]:
     # the first batch alone needs no round of attacks: the search begins with one
     ledgers = [_FirstFound(query, time_limit=left()) for query in queries]
     for ledger in ledgers:
-        _middle(ledger)
+        _quick(ledger, seed)
         if ledger.found:
             return ledgers
     if len(queries) > 1:
         for ledger in ledgers:
+            if ledger.exhausted:
+                continue
             with ledger.share(ATTACK_SHARE / len(queries)):
                 ENGINES["attack"](ledger.query, ledger, seed)
             if ledger.found:
@@ -188,10 +190,20 @@ def _round(pending: list[_FirstFound], seed: int) -> list[_FirstFound]:
     return again
 
 
-def _middle(ledger: _FirstFound) -> None:
-    """Try the middle of each box: it answers problems without conditions on the outputs, and many easy ones."""
+def _quick(ledger: _FirstFound, seed: int) -> None:
+    """The middle of each box, then linear relaxations of the whole box: together they answer many easy problems.
+
+    A relaxation's bound of a single condition is compared with zero itself, so that it also refutes conditions that
+    just fail to be met, such as ``Y_0 > 0`` of an output that is never positive.
+    """
     region = ledger.query.region
     ledger.offer((region.lower + region.upper) / 2, "middle of the box")
+    if ledger.exhausted:
+        return
+    try:
+        ENGINES["bounds"](ledger.query, ledger, seed)
+    except UnsupportedOperator as reason:
+        ledger.note(f"Engine 'bounds' was skipped. {reason}")
 
 
 def _point(ledger: _FirstFound) -> torch.Tensor | None:
