@@ -50,9 +50,7 @@ def tightened(
     return sharper
 
 
-def _one_node(
-    kink: Kink, program: Program, model: Any, known: Interval, remaining: Callable[[], float]
-) -> Interval:
+def _one_node(kink: Kink, program: Program, model: Any, known: Interval, remaining: Callable[[], float]) -> Interval:
     lower, upper = (t.clone().flatten() for t in known)
     assert kink.parts is not None
     for i, position in enumerate(kink.positions.tolist()):
@@ -62,8 +60,8 @@ def _one_node(
             cost = np.zeros(program.variables)
             cost[kink.parts[0] + i], cost[kink.parts[1] + i] = sign, -sign
             least = _least(program, model, cost)
-            limits[position] = torch.maximum(limits[position], _t(least)) if sign > 0 else torch.minimum(
-                limits[position], _t(-least)
+            limits[position] = (
+                torch.maximum(limits[position], _t(least)) if sign > 0 else torch.minimum(limits[position], _t(-least))
             )
     return Interval(lower.reshape(known.lower.shape), upper.reshape(known.upper.shape))
 
