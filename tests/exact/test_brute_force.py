@@ -93,13 +93,11 @@ def test_no_sample_in_a_ball_is_better_and_some_come_close(kind, p):
     looked_at = 0
     for seed in range(3):
         rng = generator(seed)
-        q = query(multilayer(rng), rng, kind, "each")
-        balls = [
-            Ball((q.region.lower + q.region.upper) / 2, torch.tensor([r], dtype=torch.float64), p) for r in (0.4, 0.5)
-        ]
-        q = replace(
-            q, region=Region(q.region.lower, q.region.upper, (balls[0], replace(balls[1], center=q.region.upper)))
-        )
+        q = query(multilayer(rng), rng, kind, "any")
+        lower, upper = q.region.lower, q.region.upper
+        radius = torch.tensor([0.6], dtype=torch.float64)
+        balls = (Ball((lower + upper) / 2, radius, p), Ball(upper, radius + 0.9, p))
+        q = replace(q, region=Region(lower, upper, balls))
         best, seen = brute_force(q), samples(q, rng)
         if not len(seen):
             continue

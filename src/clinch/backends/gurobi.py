@@ -210,7 +210,9 @@ class GurobiModel:
         """Of the two sides of one row at most one binds: their multipliers add up."""
         if values is None:
             return None
-        return np.bincount(self._sides.row, values, minlength=self._program.constraints)
+        total = np.zeros(self._program.constraints)
+        np.add.at(total, self._sides.row, values)
+        return total
 
     def _known(self, read: Any) -> Vector | None:
         try:

@@ -16,9 +16,11 @@ from torch import Tensor
 from clinch.backends import find_backend
 from clinch.backends.program import Outcome, Program, Vector
 from clinch.bounds.crown import activation_bounds
-from clinch.exact.formulation import encode
+from clinch.exact.formulation import Encoding, encode
 from clinch.exact.lp_tree import ColdModel, Tree
+from clinch.exact.tightening import tightened
 from clinch.ledger import Ledger
+from clinch.network.ops.base import Interval
 from clinch.query import Distance, Query
 from clinch.solution import Proof
 
@@ -26,6 +28,8 @@ from clinch.solution import Proof
 LIBRARY_SHARE = 0.5
 #: nodes of the tree before the library is asked (easy problems are over by then), and the factor to the next time
 HEAD_START, PATIENCE = 200, 4
+#: share of the time left that may go into tightening limits by linear programs
+TIGHTENING_SHARE = 0.1
 #: an incumbent this much nearer is worth a new, tighter encoding
 RENARROW = 0.9
 #: how far inside its rows a point is moved, relative to their right-hand sides, when rounding pushes it out
@@ -105,7 +109,7 @@ class _Search:
             self._prove(np.inf, Proof.GEOMETRY)
             return False
         bounds = activation_bounds(narrowed.graph, narrowed.region, narrowed.nodes)
-        self.encoding = encode(narrowed, 0, bounds)
+        self.encoding = self._encode(narrowed, bounds)
         program = self.encoding.program
         self.model = self._load(program)
         self.pieces = self._load(program)
@@ -119,6 +123,21 @@ class _Search:
         finally:
             self._report(tree)
         return not self.closed and self._nearer()
+
+    def _encode(self, narrowed: Query, bounds: dict[int, Interval]) -> Encoding:
+        """The encoding; for ℓ∞ distances from limits tightened by its own linear relaxation.
+
+        Measured on MNIST networks, tightening there removes up to half of the binaries and saves more than it costs;
+        on margins it removes none, on ℓ1 distances it saves what it costs.
+        """
+        encoding = encode(narrowed, 0, bounds)
+        objective = narrowed.objective
+        loads = hasattr(self.library, "load")
+        if not (loads and isinstance(objective, Distance) and objective.p == np.inf and encoding.kinks):
+            return encoding
+        end = self.ledger.seconds + TIGHTENING_SHARE * self.remaining()
+        sharper = tightened(narrowed.graph, encoding, bounds, self._load, lambda: end - self.ledger.seconds)
+        return encode(narrowed, 0, sharper)
 
     def _cutoff(self) -> float:
         """Nodes whose bound in the program's own objective reaches this hold nothing of interest."""
