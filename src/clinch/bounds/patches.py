@@ -254,7 +254,8 @@ class _Walk:
         assert isinstance(first, Convolution)
         channels, dims = first.weight.shape[0], first.spatial
         unit = torch.eye(channels, dtype=first.weight.dtype, device=first.weight.device)
-        self.kernel = _transposed(first, unit.reshape(channels, channels, *[1] * dims), self.windows[0])
+        kernel = _transposed(first, unit.reshape(channels, channels, *[1] * dims), self.windows[0])
+        self.kernel = torch.stack([kernel, -kernel], 1)
         self.bias = None if first.bias is None else _bias_map(first.bias, self.graph.nodes[self.path[0]].shape)
         self.steps = [
             self._step(i, before, behind) for i, before, behind in zip(self.path[1:], self.windows, self.windows[1:])
@@ -276,22 +277,28 @@ class _Walk:
         Args:
             elements: ``(N, 2 + spatial dimensions)``: problem, place, channel; sorted.
         """
-        places, channel = elements[:, :-1], elements[:, -1]
-        distinct, which = torch.unique_consecutive(places, dim=0, return_inverse=True)
-        at = _Places(distinct[:, 0], tuple(distinct[:, 1:].T), which)
-        kernel = self.kernel.index_select(0, channel)
-        offset = kernel.new_zeros(len(elements), 2)
+        problem, *place, channel = elements.unbind(1)
+        number = problem
+        for at, count in zip(place, self.windows[0].places):
+            number = number * count + at
+        distinct, which = number.unique_consecutive(return_inverse=True)
+        numbers: list[Tensor] = []
+        for count in reversed(self.windows[0].places):
+            numbers.append(distinct % count)
+            distinct = distinct // count
+        at = _Places(distinct, tuple(reversed(numbers)), which)
+        offset = self.kernel.new_zeros(len(elements), 2)
         if self.bias is not None:
-            bias = self.bias[(channel, *places[:, 1:].T)]
+            bias = self.bias[(channel, *place)]
             offset = torch.stack([bias, -bias], 1)
-        state = _Rows(torch.stack([kernel, -kernel], 1), offset)
+        state = _Rows(self.kernel.index_select(0, channel), offset)
         for step in self.steps:
             state = step(state, at)
-        return minimum_over(self._seen(at, distinct), state.rows) + state.offset
+        return minimum_over(self._seen(at), state.rows) + state.offset
 
-    def _seen(self, at: _Places, distinct: Tensor) -> Region:
+    def _seen(self, at: _Places) -> Region:
         """The part of each element's region that its window sees: the rest has coefficients of zero."""
-        problem = distinct[:, 0].index_select(0, at.which)
+        problem = at.problem.index_select(0, at.which)
         balls = tuple(
             Ball(at.gather(c), b.radius[problem], b.p, None if w is None else at.gather(w)) for c, w, b in self.balls
         )
