@@ -24,11 +24,13 @@ from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Ball, Region
 from clinch.network.graph import Graph
 from clinch.network.ops.average_pool import AveragePool
-from clinch.network.ops.base import Lines, Relaxation
+from clinch.network.ops.base import Lines, Relaxation, through_lines
 from clinch.network.ops.convolution import Convolution
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.shape import Reshape
 
+#: coefficients of one sign carried back at once
+PIECE = 2**18
 #: a transposed convolution of a window is written as a matrix where that has at most so many times its products
 DENSE_LIMIT = 8
 #: rows for which building that matrix pays
@@ -77,7 +79,7 @@ def patch_bounds(
         if not len(elements):
             continue
         walk = _Walk(graph, path, windows, region.take(problems), relaxations, problems, len(elements))
-        for part in elements.split(max(1, backward.BLOCK // largest)):
+        for part in elements.split(max(1, PIECE // largest)):
             if stop():
                 return True
             better = walk(part)
@@ -319,18 +321,14 @@ class _Walk:
 
 
 def _through_lines(lines: Lines, window: _Window) -> _Step:
-    fields = [lines.lower_slope, lines.upper_slope, lines.upper_offset]
-    if not lines.below_at_zero:
-        fields.append(lines.lower_offset)
-    views = [window.view(t) for t in fields]
+    rise = lines.lower_slope - lines.upper_slope
+    gap = [] if lines.below_at_zero else [lines.lower_offset - lines.upper_offset]
+    views = [window.view(t) for t in (lines.upper_slope, rise, lines.upper_offset, *gap)]
 
     def step(state: _Rows, at: _Places) -> _Rows:
-        low, high, high_offset, *rest = (at.gather(v) for v in views)
-        local = replace(
-            lines, lower_slope=low, lower_offset=rest[0] if rest else low, upper_slope=high, upper_offset=high_offset
-        )
-        (rows,), offset = local.backward(state.rows)
-        return _Rows(rows, state.offset + offset, True)
+        slope, rise, offset, *gap = (at.gather(view) for view in views)
+        rows, constant = through_lines(state.rows, slope, rise, offset, gap[0] if gap else None)
+        return _Rows(rows, state.offset + constant, True)
 
     return step
 
