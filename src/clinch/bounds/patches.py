@@ -24,11 +24,13 @@ from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Ball, Region
 from clinch.network.graph import Graph
 from clinch.network.ops.average_pool import AveragePool
-from clinch.network.ops.base import Lines, Relaxation
+from clinch.network.ops.base import Lines, Relaxation, through_lines
 from clinch.network.ops.convolution import Convolution
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.shape import Reshape
 
+#: coefficients of one sign carried back at once
+PIECE = 2**18
 #: a transposed convolution of a window is written as a matrix where that has at most so many times its products
 DENSE_LIMIT = 8
 #: rows for which building that matrix pays
@@ -77,7 +79,7 @@ def patch_bounds(
         if not len(elements):
             continue
         walk = _Walk(graph, path, windows, region.take(problems), relaxations, problems, len(elements))
-        for part in elements.split(max(1, backward.BLOCK // largest)):
+        for part in elements.split(max(1, PIECE // largest)):
             if stop():
                 return True
             better = walk(part)
@@ -254,7 +256,8 @@ class _Walk:
         assert isinstance(first, Convolution)
         channels, dims = first.weight.shape[0], first.spatial
         unit = torch.eye(channels, dtype=first.weight.dtype, device=first.weight.device)
-        self.kernel = _transposed(first, unit.reshape(channels, channels, *[1] * dims), self.windows[0])
+        kernel = _transposed(first, unit.reshape(channels, channels, *[1] * dims), self.windows[0])
+        self.kernel = torch.stack([kernel, -kernel], 1)
         self.bias = None if first.bias is None else _bias_map(first.bias, self.graph.nodes[self.path[0]].shape)
         self.steps = [
             self._step(i, before, behind) for i, before, behind in zip(self.path[1:], self.windows, self.windows[1:])
@@ -274,22 +277,28 @@ class _Walk:
         Args:
             elements: ``(N, 2 + spatial dimensions)``: problem, place, channel; sorted.
         """
-        places, channel = elements[:, :-1], elements[:, -1]
-        distinct, which = torch.unique_consecutive(places, dim=0, return_inverse=True)
-        at = _Places(distinct[:, 0], tuple(distinct[:, 1:].T), which)
-        kernel = self.kernel.index_select(0, channel)
-        offset = kernel.new_zeros(len(elements), 2)
+        problem, *place, channel = elements.unbind(1)
+        number = problem
+        for at, count in zip(place, self.windows[0].places):
+            number = number * count + at
+        distinct, which = number.unique_consecutive(return_inverse=True)
+        numbers: list[Tensor] = []
+        for count in reversed(self.windows[0].places):
+            numbers.append(distinct % count)
+            distinct = distinct // count
+        at = _Places(distinct, tuple(reversed(numbers)), which)
+        offset = self.kernel.new_zeros(len(elements), 2)
         if self.bias is not None:
-            bias = self.bias[(channel, *places[:, 1:].T)]
+            bias = self.bias[(channel, *place)]
             offset = torch.stack([bias, -bias], 1)
-        state = _Rows(torch.stack([kernel, -kernel], 1), offset)
+        state = _Rows(self.kernel.index_select(0, channel), offset)
         for step in self.steps:
             state = step(state, at)
-        return minimum_over(self._seen(at, distinct), state.rows) + state.offset
+        return minimum_over(self._seen(at), state.rows) + state.offset
 
-    def _seen(self, at: _Places, distinct: Tensor) -> Region:
+    def _seen(self, at: _Places) -> Region:
         """The part of each element's region that its window sees: the rest has coefficients of zero."""
-        problem = distinct[:, 0].index_select(0, at.which)
+        problem = at.problem.index_select(0, at.which)
         balls = tuple(
             Ball(at.gather(c), b.radius[problem], b.p, None if w is None else at.gather(w)) for c, w, b in self.balls
         )
@@ -310,18 +319,14 @@ class _Walk:
 
 
 def _through_lines(lines: Lines, window: _Window) -> _Step:
-    fields = [lines.lower_slope, lines.upper_slope, lines.upper_offset]
-    if not lines.below_at_zero:
-        fields.append(lines.lower_offset)
-    views = [window.view(t) for t in fields]
+    rise = lines.lower_slope - lines.upper_slope
+    gap = [] if lines.below_at_zero else [lines.lower_offset - lines.upper_offset]
+    views = [window.view(t) for t in (lines.upper_slope, rise, lines.upper_offset, *gap)]
 
     def step(state: _Rows, at: _Places) -> _Rows:
-        low, high, high_offset, *rest = (at.gather(v) for v in views)
-        local = replace(
-            lines, lower_slope=low, lower_offset=rest[0] if rest else low, upper_slope=high, upper_offset=high_offset
-        )
-        (rows,), offset = local.backward(state.rows)
-        return _Rows(rows, state.offset + offset, True)
+        slope, rise, offset, *gap = (at.gather(view) for view in views)
+        rows, constant = through_lines(state.rows, slope, rise, offset, gap[0] if gap else None)
+        return _Rows(rows, state.offset + constant, True)
 
     return step
 

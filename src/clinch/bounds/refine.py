@@ -66,7 +66,8 @@ def _by_rows(
     end = end_of(graph, [j], region, relaxations)
     lower, upper = limits
     for which in open_.any(0).nonzero().flatten().split(max(1, 8 * backward.BLOCK // widest)):
-        shared = through_affine_layers(graph, _unit_forms(graph, j, which, lower), relaxations, until=end.node)
+        forms = through_affine_layers(graph, _unit_forms(graph, j, which, lower), relaxations, until=end.node)
+        shared = _with_negatives(forms)
         open_here = open_[:, which]
         for problems in _blocks(open_here, lambda count: block_shape(graph, needed, end.node, count)[0]):
             if stop():
@@ -112,33 +113,37 @@ def _blocks(open_: Tensor, height_of: Callable[[int], int]) -> Iterator[Tensor]:
         first = last
 
 
+def _with_negatives(forms: Forms) -> Forms:
+    """R forms, and then their negatives: lower limits of these are upper limits of those."""
+    both = {node: torch.cat([c, -c], 1) for node, c in forms.coefficients.items()}
+    return Forms(both, torch.cat([forms.constant, -forms.constant], 1))
+
+
 def _open_rows(shared: Forms, open_: Tensor) -> tuple[Tensor, Forms]:
     """For each problem the forms it needs, padded with others to one count, and then their negatives.
 
     Args:
-        shared: R forms common to all problems.
+        shared: R forms common to all problems, and then their negatives.
         open_: ``(B, R)`` which of them each problem needs.
 
     Returns:
         columns ``(B, m)`` of the chosen forms, and ``2m`` forms.
     """
-    size, most = open_.shape[0], int(open_.sum(1).max())
-    if most == open_.shape[1]:
-        columns = torch.arange(most, device=open_.device).expand(size, -1)
-        rows, constant = shared.coefficients, shared.constant.expand(size, -1)
+    size, count = open_.shape
+    most = int(open_.sum(1).max())
+    if most == count:
+        columns = torch.arange(count, device=open_.device).expand(size, -1)
+        return columns, Forms(shared.coefficients, shared.constant.expand(size, -1))
+    if size == 1:
+        columns = open_.nonzero()[:, 1].unsqueeze(0)
     else:
-        columns = (
-            open_.nonzero()[:, 1].unsqueeze(0)
-            if size == 1
-            else open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        )
-        rows = {
-            node: c[0].index_select(0, columns.flatten()).reshape(*columns.shape, *c.shape[2:])
-            for node, c in shared.coefficients.items()
-        }
-        constant = shared.constant[0][columns]
-    both = {node: torch.cat([c, -c], 1) for node, c in rows.items()}
-    return columns, Forms(both, torch.cat([constant, -constant], 1))
+        columns = open_.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    both = torch.cat([columns, columns + count], 1)
+    rows = {
+        node: c[0].index_select(0, both.flatten()).reshape(*both.shape, *c.shape[2:])
+        for node, c in shared.coefficients.items()
+    }
+    return columns, Forms(rows, shared.constant[0][both])
 
 
 def _interval_is_exact(graph: Graph, j: int) -> bool:

@@ -120,9 +120,7 @@ def _scores_of_rows(found: BoxBounds, width: Tensor) -> Tensor:
     return rows.nan_to_num(nan=0.0) + 1e-6 * _relative(found, width)
 
 
-def _loss(
-    query: Query, node: int, rows: Tensor, weight: Tensor, limits: Interval, relaxation: Relaxation
-) -> Tensor:
+def _loss(query: Query, node: int, rows: Tensor, weight: Tensor, limits: Interval, relaxation: Relaxation) -> Tensor:
     """``(D, m)`` what the relaxation costs, for each element of the node's first input."""
     if isinstance(relaxation, Lines) and relaxation.lower_slope.dim() == limits.lower.dim():
         slope = relaxation.upper_slope - relaxation.lower_slope

@@ -253,13 +253,10 @@ class Lines(Relaxation):
 
         Written as ``rows ⊙ upper + max(rows, 0) ⊙ (lower − upper)``: rows are read and written once less that way.
         """
-        positive = rows.clamp(min=0)
-        slope, rise, offset = self.upper_slope, self.lower_slope - self.upper_slope, self.upper_offset
-        if slope.dim() != rows.dim():
-            slope, rise = slope.unsqueeze(1), rise.unsqueeze(1)
-        carried = (rows * slope).addcmul_(positive, rise)
-        gap = -offset if self.below_at_zero else self.lower_offset - offset
-        return [carried], products(rows, offset) + products(positive, gap)
+        rise = self.lower_slope - self.upper_slope
+        gap = None if self.below_at_zero else self.lower_offset - self.upper_offset
+        carried, offset = through_lines(rows, self.upper_slope, rise, self.upper_offset, gap)
+        return [carried], offset
 
     def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
         """The lower line, the upper one where the coefficient is negative."""
@@ -268,6 +265,29 @@ class Lines(Relaxation):
 
     def __iter__(self) -> Any:
         return iter((self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset))
+
+
+def through_lines(
+    rows: Tensor, slope: Tensor, rise: Tensor, offset: Tensor, gap: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Rows carried back through lines that are written as the upper ones and what the lower ones differ by.
+
+    Args:
+        rows: ``(B, R, *shape)``.
+        slope: of the upper lines, ``(B, *shape)``, or ``(B, R, *shape)`` where they differ from row to row.
+        rise: slope of the lower lines minus that of the upper ones; offset: of the upper lines.
+        gap: offset of the lower lines minus that of the upper ones; None: minus the offset.
+
+    Returns:
+        Rows ``(B, R, *shape)`` and offsets ``(B, R)``.
+    """
+    positive = rows.clamp(min=0)
+    if slope.dim() != rows.dim():
+        carried = (rows * slope.unsqueeze(1)).addcmul_(positive, rise.unsqueeze(1))
+    else:
+        carried = (rows * slope).addcmul_(positive, rise)
+    upper = products(rows, offset)
+    return carried, upper - products(positive, offset) if gap is None else upper + products(positive, gap)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
