@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import UnboundedInputError
-from clinch.exact.box_bounds import BoxBounds, Bounder, folded
+from clinch.exact.box_bounds import Bounder, BoxBounds, folded
 from clinch.exact.boxes import Boxes, Frontier
 from clinch.exact.input_branching import Faces, look_at_faces, split_scores
 from clinch.exact.walk import walk
