@@ -5,7 +5,8 @@ have an evaluation of their own, of a few passes over the rows:
 
 * a linear objective over a box: closed form;
 * p = infinity, centre inside the box: the gain is concave in the distance T, and its tangent at the largest T that the
-  box leaves meets the goal at or left of where the gain does: a lower bound of the distance;
+  box leaves meets the goal at or left of where the gain does: a lower bound of the distance, near it where the box is
+  not much larger than the incumbent's ball;
 * p = 2, centre inside the box: any multiplier t gives a bound; one Newton step per call follows the best one;
 * p = 1, centre inside the box: the largest coefficients alone, where they fill what is needed.
 
@@ -80,9 +81,10 @@ class Concretiser:
         in_ball: dict[float, type[Concretise]] = {2.0: _LinearInEuclid, 1.0: _LinearInSum}
         return in_ball.get(self.ball.p, _General) if limited else _General
 
-    def on(self, problem: Tensor) -> Concretise:
-        """For domains of the problems ``(D,)``."""
-        return self.kind(self, problem[:1] if self.shared else problem)
+    def on(self, problem: Tensor, *, exact: bool = False) -> Concretise:
+        """For domains of the problems ``(D,)``; ``exact`` asks for the best number that follows, at any price."""
+        kind = _General if exact and self.kind is _LargestMove else self.kind
+        return kind(self, problem[:1] if self.shared else problem)
 
 
 class Concretise:

@@ -64,7 +64,8 @@ class _KinkFrame(NamedTuple):
     """One kink on domains, all that the multipliers do not change.
 
     An open element's lower line has the slope alpha within ``[least, most]``; where it is split both are its slope on
-    that side and the upper line is the same line.
+    that side and the upper line is the same line. A domain is ``empty`` where a split contradicts the limits, which may
+    be younger than the split.
     """
 
     slope: Tensor
@@ -72,6 +73,7 @@ class _KinkFrame(NamedTuple):
     up_offset: Tensor
     least: Tensor
     most: Tensor
+    empty: Tensor
     split: Tensor | None
 
     def take(self, index: Tensor) -> _KinkFrame:
@@ -87,9 +89,10 @@ class DualFunction:
     Args:
         relaxed: the query.
         d: the domains; only their problems, splits and choices matter, multipliers are given in each call.
+        exact: whether the last step, from the linear limit to a number, must lose nothing.
     """
 
-    def __init__(self, relaxed: Relaxed, d: Domains) -> None:
+    def __init__(self, relaxed: Relaxed, d: Domains, *, exact: bool = False) -> None:
         self.relaxed, self.problem = relaxed, d.problem
         query = relaxed.query
         self.frames = {k.node: _kink_frame(relaxed, k, d) for k in relaxed.kinks}
@@ -99,7 +102,14 @@ class DualFunction:
         self.fixed = {i: r.take(which) for i, r in relaxed.fixed.items()}
         self.atoms = query.atoms.take(which)
         self.form = query.objective.form.take(which) if isinstance(query.objective, Linear) else None
-        self.concretise = relaxed.concretise.on(d.problem)
+        self.concretise = relaxed.concretise.on(d.problem, exact=exact)
+        self.empty = self._empty()
+
+    def _empty(self) -> Tensor | None:
+        """``(D,)`` domains without any input, None where there is none of them."""
+        parts = [frame.empty for frame in self.frames.values()]
+        empty = torch.stack(parts).any(0) if parts else torch.zeros_like(self.problem, dtype=torch.bool)
+        return empty if bool(empty.any()) else None
 
     def take(self, index: Tensor) -> DualFunction:
         """The same for some of the domains."""
@@ -111,6 +121,7 @@ class DualFunction:
         part.atoms = self.atoms if shared else self.atoms.take(index)
         part.form = self.form if shared or self.form is None else self.form.take(index)
         part.concretise = self.concretise.take(index)
+        part.empty = None if self.empty is None else self.empty[index]
         return part
 
     @property
@@ -139,7 +150,8 @@ class DualFunction:
         # a kink that nothing asked for depends on has no row
         parts = [chosen[i] if i in chosen else torch.zeros_like(frame.least) for i, frame in self.frames.items()]
         at_kinks = torch.cat(parts, 1) if parts else m.alpha
-        return Dual(found.bound, found.point, at_kinks, found.start, step)
+        bound = found.bound if self.empty is None else found.bound.masked_fill(self.empty, torch.inf)
+        return Dual(bound, found.point, at_kinks, found.start, step)
 
     # --- backward: coefficients ---------------------------------------------------------------------------------------
 
@@ -220,6 +232,7 @@ class DualFunction:
 
 def _kink_frame(relaxed: Relaxed, kink: Kink, d: Domains) -> _KinkFrame:
     bounds, split = kink.bounds.take(d.problem), d.split[:, kink.columns]
+    empty = ((split > 0) & (bounds.upper < 0)) | ((split < 0) & (bounds.lower > 0))
     inside = Interval(
         torch.where(split > 0, bounds.lower.clamp(min=0), bounds.lower),
         torch.where(split < 0, bounds.upper.clamp(max=0), bounds.upper),
@@ -229,12 +242,12 @@ def _kink_frame(relaxed: Relaxed, kink: Kink, d: Domains) -> _KinkFrame:
     most = kink.op.relax_with(inside, torch.ones_like(floor)).lower_slope
     slope = kink.slope if relaxed.query.size == 1 else kink.slope[d.problem]
     sides = split.to(least.dtype) if bool(split.any()) else None
-    return _KinkFrame(slope, up_slope, up_offset, least, most, sides)
+    return _KinkFrame(slope, up_slope, up_offset, least, most, empty.any(1), sides)
 
 
-def evaluate(relaxed: Relaxed, d: Domains, start: Tensor | None = None) -> Dual:
+def evaluate(relaxed: Relaxed, d: Domains, *, exact: bool = False) -> Dual:
     """The proven bound of each domain for the multipliers it carries (``d.bound`` is not looked at)."""
-    function = DualFunction(relaxed, d)
+    function = DualFunction(relaxed, d, exact=exact)
     least, most = function.limits
     m = Multipliers(torch.minimum(torch.maximum(d.alpha, least), most), d.beta * (d.split != 0), d.mu)
-    return function(m, start)
+    return function(m)

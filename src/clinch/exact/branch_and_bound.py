@@ -220,10 +220,11 @@ class Search:
     def _close_leaf(self, leaf: Domains) -> None:
         """Solve one leaf. Where its point breaks an undecided clause it is no leaf yet and goes on with that split."""
         assert self.relaxed is not None
+        points: list[Tensor] = []
         if is_convex(self.relaxed.query):
             limit = max(0.05, min(self.ledger.remaining, 60.0))
             leaf, points = solve_leaf(self.relaxed, leaf, float(self._target(leaf)), limit)
-        else:
+        if not points and bool(leaf.bound < self._target(leaf)):
             ascent = self._ascend(leaf, LEAF_STEPS)
             leaf, points = ascent.domains, [ascent.point] if bool(ascent.point.isfinite().all()) else []
         if points:

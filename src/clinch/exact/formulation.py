@@ -64,13 +64,17 @@ class Encoding:
         return torch.from_numpy(x).reshape(1, *self.input_shape)
 
 
-def encode(query: Query, problem: int, bounds: Mapping[int, Interval]) -> Encoding:
+def encode(
+    query: Query, problem: int, bounds: Mapping[int, Interval], sharper: Mapping[int, Interval] | None = None
+) -> Encoding:
     """The exact encoding of one problem of a query (METHODS: big-M from proven bounds).
 
     Args:
         query: the float64 normal form.
         problem: which of its B problems.
         bounds: limits of every node that a non-affine node reads, valid over the problem's region, with a batch of one.
+        sharper: limits of the same nodes that only points of the region which satisfy the clauses need to meet. A sign
+            that follows from these alone becomes a row: nothing else in the program would enforce it.
 
     Raises:
         UnboundedInputError: an input element has no finite limits.
@@ -81,8 +85,9 @@ def encode(query: Query, problem: int, bounds: Mapping[int, Interval]) -> Encodi
     query = query.take(torch.tensor([problem]))
     _check(query)
     encoder = Encoder(query.region.lower[0], query.region.upper[0])
-    expressions = encode_network(query.graph, query.nodes, encoder, bounds)
-    builder = _Builder(query, encoder, expressions, bounds)
+    sharper = bounds if sharper is None else sharper
+    expressions = encode_network(query.graph, query.nodes, encoder, sharper, bounds)
+    builder = _Builder(query, encoder, expressions, sharper, bounds)
     objective = builder.objective()
     strict = [builder.ball(ball) for ball in query.region.balls if ball.p != 2] + builder.clauses()
     rows = [np.arange(row.start, row.stop) for row in strict]
@@ -100,7 +105,11 @@ def encode(query: Query, problem: int, bounds: Mapping[int, Interval]) -> Encodi
 
 
 def encode_network(
-    graph: Graph, wanted: Collection[int], encoder: Encoder, bounds: Mapping[int, Interval]
+    graph: Graph,
+    wanted: Collection[int],
+    encoder: Encoder,
+    bounds: Mapping[int, Interval],
+    unconditional: Mapping[int, Interval] | None = None,
 ) -> dict[int, Expression]:
     """Activations of the wanted nodes (among others) as expressions of an encoder's variables.
 
@@ -109,6 +118,7 @@ def encode_network(
         wanted: positions of nodes.
         encoder: made for the input's limits; gets the variables and rows.
         bounds: limits of every node that a non-affine node reads, with a batch of one.
+        unconditional: those that hold whatever the clauses say, see :func:`encode`; None: all of them.
 
     Raises:
         UnsupportedOperator: a layer has no exact encoding; names it.
@@ -120,11 +130,24 @@ def encode_network(
         if i:
             encoder.node, inputs = i, graph.nodes[i].inputs
             known = [bounds[j] for j in inputs if j in bounds]
+            for j in inputs:
+                if unconditional is not None and j in bounds:
+                    _enforce_signs(encoder, expressions[j], bounds[j], unconditional[j])
             expressions[i] = graph.encode(i, encoder, [expressions[j] for j in inputs], known)
             for j in {*inputs} - {0, *wanted}:
                 if last[j] == i:
                     del expressions[j]
     return expressions
+
+
+def _enforce_signs(encoder: Encoder, expression: Expression, limits: Interval, unconditional: Interval) -> None:
+    """Rows for the signs of elements that only the sharper limits decide: their kinks get no variables."""
+    low, high = limits.lower.flatten(), limits.upper.flatten()
+    open_ = ((unconditional.lower < 0) & (unconditional.upper > 0)).flatten()
+    for decided, least, most in ((low >= 0, 0.0, np.inf), (high <= 0, -np.inf, 0.0)):
+        which = (open_ & decided).nonzero().flatten()
+        if len(which):
+            encoder.constrain(expression.take(which), least, most)
 
 
 def encode_balls(query: Query, encoder: Encoder) -> None:
@@ -134,7 +157,7 @@ def encode_balls(query: Query, encoder: Encoder) -> None:
         query: one problem; its region's balls have no p = 2.
         encoder: gets the variables and rows.
     """
-    builder = _Builder(query, encoder, {}, {})
+    builder = _Builder(query, encoder, {}, {}, {})
     for ball in query.region.balls:
         builder.ball(ball)
 
@@ -180,9 +203,15 @@ class _Builder:
     """Objective, balls and clauses of one problem on top of the encoded network."""
 
     def __init__(
-        self, query: Query, encoder: Encoder, expressions: dict[int, Expression], bounds: Mapping[int, Interval]
+        self,
+        query: Query,
+        encoder: Encoder,
+        expressions: dict[int, Expression],
+        bounds: Mapping[int, Interval],
+        unconditional: Mapping[int, Interval],
     ) -> None:
-        self.query, self.encoder, self.expressions, self.bounds = query, encoder, expressions, bounds
+        self.query, self.encoder, self.expressions = query, encoder, expressions
+        self.bounds, self.unconditional = bounds, unconditional
         #: coefficients of the squared inputs in an ℓ2 objective, ``(n,)``
         self.quadratic: Vector | None = None
         self._distances: list[tuple[Tensor, float, Tensor | None, Expression]] = []
@@ -195,14 +224,13 @@ class _Builder:
             total = total + self.expressions[node].flat().map(lambda t, matrix=matrix: t @ matrix)
         return total
 
-    def form_limits(self, forms: Forms, expression: Expression) -> Interval:
-        """Proven limits of forms: the better of CROWN's and of the expression's own."""
+    def form_limits(self, forms: Forms, bounds: Mapping[int, Interval]) -> Interval:
+        """CROWN's limits of forms."""
         graph, region = self.query.graph, self.query.region
-        relaxations = relaxations_from(graph, self.bounds, forms.nodes)
+        relaxations = relaxations_from(graph, bounds, forms.nodes)
         negated = Forms({node: -c for node, c in forms.coefficients.items()}, -forms.constant)
         lower = form_bounds(graph, forms, region, relaxations)
-        upper = -form_bounds(graph, negated, region, relaxations)
-        return Interval(lower, upper).intersect(self.encoder.limits(expression))
+        return Interval(lower, -form_bounds(graph, negated, region, relaxations))
 
     # --- objective and balls ------------------------------------------------------------------------------------------
 
@@ -316,7 +344,7 @@ class _Builder:
         """``scale · ‖w ⊙ forms‖_p`` for p = 1 or infinity: an absolute value has two pieces, of slopes −1 and 1."""
         values = self.form(norm.forms)
         weights = torch.ones_like(values.constant) if norm.weights is None else norm.weights[0].flatten()
-        limits = self.form_limits(norm.forms, values)
+        limits = self.form_limits(norm.forms, self.bounds).intersect(self.encoder.limits(values))
         absolute = self.encoder.two_pieces(values, limits, -1.0).scaled(weights)
         if norm.p == 1:
             return absolute.map(lambda t: norm.scale * t.sum(1, keepdim=True))
@@ -331,13 +359,16 @@ class _Builder:
         if not query.clauses:
             return []
         values = self.form(query.atoms)
-        lower, upper = (t[0] for t in self.form_limits(query.atoms, values))
+        limits = self.form_limits(query.atoms, self.bounds).intersect(self.encoder.limits(values))
+        lower, upper = (t[0] for t in limits)
+        # limits that themselves follow from a clause must not make it redundant
+        always = self.form_limits(query.atoms, self.unconditional).upper[0] <= 0
         rows = []
         for clause in range(query.clauses):
             which = (query.clause == clause).nonzero().flatten()
-            if bool((upper[which] <= 0).any()):
+            if bool(always[which].any()):
                 continue
-            possible = which[lower[which] <= 0]
+            possible = which[~(lower[which] > 0)]
             if len(possible) == 1:
                 rows.append(self.encoder.constrain(values.take(possible), -np.inf, 0.0))
             else:

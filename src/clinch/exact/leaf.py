@@ -64,7 +64,7 @@ def solve_leaf(relaxed: Relaxed, leaf: Domains, target: float, time_limit: float
     for hint in hints:
         candidate = _with_multipliers(relaxed, leaf, torch.from_numpy(np.maximum(hint, 0.0)))
         with torch.no_grad():
-            dual = evaluate(relaxed, candidate)
+            dual = evaluate(relaxed, candidate, exact=True)
         if bool(dual.bound > best.bound):
             best = replace(candidate, bound=dual.bound)
     points = [result.point]

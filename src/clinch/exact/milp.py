@@ -137,7 +137,7 @@ class _Search:
             return encoding
         end = self.ledger.seconds + TIGHTENING_SHARE * self.remaining()
         sharper = tightened(narrowed.graph, encoding, bounds, self._load, lambda: end - self.ledger.seconds)
-        return encode(narrowed, 0, sharper)
+        return encode(narrowed, 0, bounds, sharper)
 
     def _cutoff(self) -> float:
         """Nodes whose bound in the program's own objective reaches this hold nothing of interest."""
