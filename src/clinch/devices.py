@@ -8,7 +8,7 @@ from clinch.errors import ProblemError
 
 
 def usable_device(device: torch.device | str) -> torch.device:
-    """The device, after one float64 number has been there and back.
+    """The device, with its number, after one float64 number has been there and back.
 
     Raises:
         ProblemError: there is no such device on this machine, or it has no float64.
@@ -18,11 +18,11 @@ def usable_device(device: torch.device | str) -> torch.device:
         device(type='cpu')
     """
     try:
-        found = torch.device(device)
-        torch.ones(1, dtype=torch.float64, device=found).sum().item()
+        there = torch.ones(1, dtype=torch.float64, device=torch.device(device))
+        there.sum().item()
     except (AssertionError, RuntimeError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ProblemError(
             f"The device {str(device)!r} cannot be used ({reason:.120}). Write 'cpu', or 'cuda' where there is one."
         ) from None
-    return found
+    return there.device

@@ -207,7 +207,11 @@ class _Search:
         points = torch.cat([faces.points.flatten(2), corners], 1).reshape(-1, *shape)
         values = torch.cat([faces.value, value.reshape(-1, count)], 1).reshape(-1)
         atoms = torch.cat(
-            [faces.atoms, atoms.expand(len(local.region.lower), -1).reshape(len(found.boxes), count, query.atoms.count)], 1
+            [
+                faces.atoms,
+                atoms.expand(len(local.region.lower), -1).reshape(len(found.boxes), count, query.atoms.count),
+            ],
+            1,
         )
         problem = found.boxes.problem.repeat_interleave(1 + 2 * faces.candidates.shape[1] + count)
         self._settle(points, values, query.violation(atoms.reshape(len(points), -1)), problem)

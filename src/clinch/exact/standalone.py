@@ -74,7 +74,9 @@ def branch_and_bound(
         >>> cl.exact.branch_and_bound(problem).status
     """
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
-    search(problem.query.moved(usable_device(problem.network.device if device is None else device)), ledger, batch=batch)
+    search(
+        problem.query.moved(usable_device(problem.network.device if device is None else device)), ledger, batch=batch
+    )
     return Solution.from_ledger(problem, ledger)
 
 
