@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -95,6 +96,10 @@ class Ledger:
     def exhausted(self) -> bool:
         """Nothing left to do: the time is over, or every problem is closed. Engines return when they see it."""
         return self.remaining <= 0 or bool(self.closed.all())
+
+    def on(self, device: torch.device) -> Ledger:
+        """This ledger as an engine on another device sees it: its tensors are read there, all else is this ledger's."""
+        return self if device.type == "cpu" else cast(Ledger, _Elsewhere(self, device))
 
     # --- the two numbers ------------------------------------------------------------------------------------------
 
@@ -196,3 +201,14 @@ class Ledger:
         self.history.append(event)
         if self.listener is not None:
             self.listener(event)
+
+
+class _Elsewhere:
+    """Reads a ledger; the ledger itself stays on the CPU, where points are checked and numbers compared."""
+
+    def __init__(self, ledger: Ledger, device: torch.device) -> None:
+        self._ledger, self._device = ledger, device
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._ledger, name)
+        return found.to(self._device) if isinstance(found, Tensor) else found

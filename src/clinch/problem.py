@@ -138,6 +138,7 @@ class Problem:
         solver: str | None = None,
         progress: Callable[[Event], None] | None = None,
         bounds: Sequence[str] = (),
+        device: torch.device | str | None = None,
     ) -> Solution:
         """The best input found and the best bound proven within the time.
 
@@ -148,15 +149,20 @@ class Problem:
             solver: name of one engine; None lets Clinch choose and combine.
             progress: called with an :class:`clinch.solution.Event` after every improvement.
             bounds: names of layers; ``solution.bounds["relu2"]`` then holds proven limits of that layer's activations.
+            device: where to compute, such as ``"cuda"``; None: where the model is. Linear programs and all checks stay
+                on the CPU, and the solution's tensors are there.
 
         Raises:
-            ProblemError: a time limit, gap or solver that has no meaning.
+            ProblemError: a time limit, gap or solver that has no meaning, or a device that is not there.
             UnknownLayer: bounds names a layer that the network does not have.
             UnsupportedByEngine: the named solver cannot take this problem.
         """
         from clinch.solve import solve
 
-        return solve(self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress, bounds=bounds)
+        return solve(
+            self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress, bounds=bounds,
+            device=device,
+        )  # fmt: skip
 
     def explain(self) -> str:
         """The problem in words: variables, objective, box, balls, clauses, and which engines can take it."""

@@ -259,6 +259,12 @@ class Query:
             self.atoms.to(dtype, device), self.clause.to(device), self.sense, self.labels,
         )  # fmt: skip
 
+    def moved(self, device: torch.device | str) -> Query:
+        """The same problems on a device; as they are where they live there already."""
+        wanted = torch.device(device)
+        here = self.device.type == wanted.type and wanted.index in (None, self.device.index)
+        return self if here else self.to(self.dtype, wanted)
+
     def narrowed(self, value: Tensor) -> Query:
         """The same problems, restricted to inputs no worse than objective values ``(B,)``; infinity: no restriction."""
         if not isinstance(self.objective, Distance) or not torch.isfinite(value).any():

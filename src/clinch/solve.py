@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from clinch.devices import usable_device
 from clinch.errors import ProblemError, UnboundedInputError, UnsupportedByEngine, UnsupportedOperator
 from clinch.ledger import Ledger
 from clinch.query import Distance, FormsNorm, Query
@@ -37,6 +38,7 @@ def solve(
     solver: str | None = None,
     progress: Callable[[Event], None] | None = None,
     bounds: Sequence[str] = (),
+    device: torch.device | str | None = None,
 ) -> Solution:
     """Solve a problem; what :meth:`clinch.Problem.solve` calls.
 
@@ -48,9 +50,11 @@ def solve(
         solver: one of :data:`ENGINES`, to run that engine alone; None: Clinch chooses and combines.
         progress: called with an :class:`clinch.solution.Event` at every improvement.
         bounds: layers whose limits the solution is to report, see :attr:`clinch.Solution.bounds`.
+        device: where attacks, bounds and branch and bound compute; None: on the model's. Linear programs and all checks
+            stay on the CPU, and the solution's tensors are there.
 
     Raises:
-        ProblemError: a setting that has no meaning. UnknownLayer: bounds names a layer that does not exist.
+        ProblemError: a setting that has no meaning, or a device that is not there. UnknownLayer: bounds names a layer that does not exist.
         UnsupportedByEngine, UnsupportedOperator, UnboundedInputError: the named solver cannot take this problem.
     """
     if not time_limit >= 0:
@@ -64,17 +68,18 @@ def solve(
     if isinstance(bounds, str):
         raise ProblemError(f"bounds is the text '{bounds}'; give a list of layers, such as ['{bounds}'].")
     reported = {layer: problem.network.position(layer) for layer in bounds}
+    query = problem.query.moved(usable_device(problem.network.device if device is None else device))
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
-    search(ledger.query, ledger, seed, solver)
-    return Solution.from_ledger(problem, ledger, _layer_limits(ledger, reported))
+    search(query, ledger, seed, solver)
+    return Solution.from_ledger(problem, ledger, _layer_limits(query, ledger, reported))
 
 
 def search(query: Query, ledger: Ledger, seed: int = 0, solver: str | None = None) -> None:
     """Work on a query until its ledger is exhausted: what :func:`solve` does, for a ledger of one's own.
 
     Args:
-        query: the float64 normal form.
-        ledger: receives points and bounds, and says when to stop.
+        query: the float64 normal form; engines compute where it lives.
+        ledger: of the same query on the CPU; receives points and bounds, and says when to stop.
         seed: of the attacks' random starts.
         solver: one of :data:`ENGINES`; None: Clinch chooses and combines.
     """
@@ -87,19 +92,19 @@ def search(query: Query, ledger: Ledger, seed: int = 0, solver: str | None = Non
         ledger.note("Interrupted: these are the best input and bound so far.")
 
 
-def _layer_limits(ledger: Ledger, layers: dict[str, int]) -> dict[str, Interval]:
+def _layer_limits(query: Query, ledger: Ledger, layers: dict[str, int]) -> dict[str, Interval]:
     """Limits of layers over what is left to search: by CROWN, or by intervals where the time is over."""
     from clinch.bounds.limits import node_limits
 
     if not layers:
         return {}
-    query = ledger.query.narrowed(ledger.value)
+    query = query.narrowed(ledger.on(query.device).value)
     try:
         found = node_limits(query.graph, query.region, list(layers.values()), stop=lambda: ledger.remaining <= 0)
     except UnsupportedOperator as reason:
         ledger.note(f"There are no limits of layers. {reason}")
         return {}
-    return {layer: found[i] for layer, i in layers.items()}
+    return {layer: type(found[i])(*(side.cpu() for side in found[i])) for layer, i in layers.items()}
 
 
 def _attack(query: Query, ledger: Ledger, seed: int) -> None:
@@ -108,14 +113,14 @@ def _attack(query: Query, ledger: Ledger, seed: int) -> None:
 
     attack(query, ledger, seed=seed)
     if not ledger.exhausted:
-        polish(query, ledger)
+        polish(ledger.query, ledger)
 
 
 def _bounds(query: Query, ledger: Ledger, seed: int) -> None:
     """Interval and CROWN bounds over the incumbent's ball."""
     from clinch.bounds.objective import objective_bound
 
-    value = ledger.value
+    value = ledger.on(query.device).value
     bound = objective_bound(query.narrowed(value), stop=lambda: ledger.remaining <= 0)
     if isinstance(query.objective, Distance):
         # Only the incumbent's ball was searched: outside of it nothing is better than its radius.
@@ -126,7 +131,7 @@ def _bounds(query: Query, ledger: Ledger, seed: int) -> None:
 def _milp(query: Query, ledger: Ledger, seed: int) -> None:
     from clinch.exact.milp import milp
 
-    milp(query, ledger)
+    milp(ledger.query, ledger)
 
 
 def _branch_and_bound(query: Query, ledger: Ledger, seed: int) -> None:
@@ -138,7 +143,7 @@ def _branch_and_bound(query: Query, ledger: Ledger, seed: int) -> None:
 def _count(query: Query, ledger: Ledger, seed: int) -> None:
     from clinch.exact.counting import fewest_changes
 
-    fewest_changes(query, ledger)
+    fewest_changes(ledger.query, ledger)
 
 
 #: what ``solver=`` can name; each also runs by itself
@@ -182,7 +187,7 @@ def _first_slice(query: Query, ledger: Ledger, seed: int) -> Engine:
 
     with ledger.share(ATTACK_SHARE):
         attack(query, ledger, seed=seed, thorough=False)
-        polish(query, ledger)
+        polish(ledger.query, ledger)
     searches: list[Search] = []
 
     def continued(query: Query, ledger: Ledger, seed: int) -> None:

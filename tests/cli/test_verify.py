@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from clinch.cli.verify import seconds_since_start
 
@@ -63,11 +63,12 @@ def test_unsat_prints_the_word_alone(clinch, files):
     assert (outcome.code, outcome.out, outcome.err) == (0, "unsat\n", "")
 
 
-def test_contradicting_limits_are_unsat_with_the_reason_in_json(clinch, files, tmp_path):
+def test_contradicting_limits_are_unsat_with_the_reason(clinch, files, tmp_path):
     net, specification = files
     target = tmp_path / "verdict.json"
     outcome = clinch("verify", net, specification("(assert (>= X_1 2))"), "--json", target)
     assert (outcome.code, outcome.out) == (0, "unsat\n")
+    assert re.fullmatch("clinch: No input meets .*: X_1 would have to be >= 2 and <= 1.\n", outcome.err)
     assert "X_1 would have to be >= 2 and <= 1" in json.loads(target.read_text())["reason"]
 
 
@@ -116,17 +117,42 @@ def with_nan(path):
     cases.network(path, [(np.array([[1.0, np.nan]]), np.zeros(1))])
 
 
+def product(path, weight):
+    """x times a weight, which None leaves out of the file."""
+    shape = [1, 2] if weight is None else [1, weight.shape[1]]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [] if weight is None else [numpy_helper.from_array(weight.astype(np.float32), "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(path))
+    return model
+
+
+def without_its_data(path):
+    """The weights stand in another file, which is lost."""
+    model = product(path, np.ones((2, 2)))
+    onnx.save(model, str(path), save_as_external_data=True, location="weights", size_threshold=0)
+    (path.parent / "weights").unlink()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (unsupported, "'strange'.*Det cannot be read: there is no reader for it"),
         (with_nan, "holds NaN or infinite numbers"),
+        (lambda path: product(path, np.array([[1.0, np.inf], [0, 1]])), "weight holds NaN or infinite numbers"),
+        (lambda path: product(path, np.ones((3, 2))), r"'y' \(ONNX node MatMul\) .* does not fit its inputs of shapes"),
+        (lambda path: product(path, None), "reads the tensor 'w', which no node before it makes"),
+        (without_its_data, "not a readable ONNX file: Data of TensorProto"),
         (lambda path: path.write_text("no network"), "not a readable ONNX file"),
         (lambda path: path.write_bytes(b""), "not a readable ONNX file: it holds no network"),
         (lambda path: path.mkdir(), "There is no file"),
         (lambda path: None, "There is no file"),
     ],
-    ids=["unsupported", "nan", "text", "empty", "folder", "missing"],
+    ids=["unsupported", "nan", "infinite", "shapes", "undefined", "external", "text", "empty", "folder", "missing"],
 )
 def test_a_bad_network_is_one_line(clinch, files, tmp_path, make, message):
     _, specification = files
@@ -141,6 +167,34 @@ def test_a_compressed_network_that_is_cut_off_is_one_line(clinch, files, tmp_pat
     (tmp_path / "bad.onnx.gz").write_bytes(gzip.compress(net.read_bytes())[:-20])
     outcome = clinch("verify", tmp_path / "bad.onnx.gz", specification("(assert (>= Y_0 1))"))
     assert outcome.code == 2 and outcome.err.count("\n") == 1 and "not a readable ONNX file" in outcome.err
+
+
+@pytest.mark.parametrize("length", [8, 40, -20, -8])
+def test_a_network_that_is_cut_off_is_one_line(clinch, files, tmp_path, length):
+    net, specification = files
+    (tmp_path / "bad.onnx").write_bytes(net.read_bytes()[:length])
+    outcome = clinch("verify", tmp_path / "bad.onnx", specification("(assert (>= Y_0 1))"))
+    assert outcome.code == 2 and outcome.out == "" and outcome.err.count("\n") == 1
+    assert "bad" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda packed: packed[:-20], "Compressed file ended"),
+        (lambda packed: packed[:-8] + b"12345678", "CRC check failed"),
+        (lambda packed: packed[:2] + b"x" * 40, "compression method"),
+        (lambda packed: bytes(range(256)), "codec can't decode"),
+        (lambda packed: b"", "declares no input"),
+    ],
+    ids=["cut", "checksum", "header", "binary", "empty"],
+)
+def test_a_specification_that_cannot_be_unpacked_is_one_line(clinch, files, tmp_path, spoil, message):
+    net, specification = files
+    (tmp_path / "bad.vnnlib.gz").write_bytes(spoil(specification("(assert (>= Y_0 1))", "good.vnnlib.gz").read_bytes()))
+    outcome = clinch("verify", net, tmp_path / "bad.vnnlib.gz")
+    assert outcome.code == 2 and outcome.out == "" and outcome.err.count("\n") == 1
+    assert "bad.vnnlib.gz" in outcome.err and message in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -166,6 +220,7 @@ def test_a_bad_specification_is_one_line(clinch, files, tmp_path, text, message)
         (["--timeout", "-1"], "timeout is -1"),
         (["--timeout", "nan"], "timeout is nan"),
         (["--timeout", "soon"], "'--timeout'"),
+        (["--device", "nowhere"], "The device 'nowhere' cannot be used"),
         (["--counterexample", "no/such/folder/x.txt"], "Cannot write"),
     ],
 )

@@ -201,8 +201,8 @@ def test_time_that_is_over_is_a_timeout(absolute):
 
 
 def test_a_decided_answer_that_comes_too_late_is_a_timeout(absolute, monkeypatch):
-    def slow(stated, deadline, seed):
-        ledgers = searched(stated, deadline, seed)
+    def slow(stated, deadline, *rest):
+        ledgers = searched(stated, deadline, *rest)
         time.sleep(max(0.0, deadline + verification.RESERVE - time.monotonic()))
         return ledgers
 

@@ -49,8 +49,10 @@ class AttackResult(NamedTuple):
 
 
 def query_of(problem: HasQuery | Query) -> Query:
-    """The normal form of a problem."""
-    return problem if isinstance(problem, Query) else problem.query
+    """The normal form of a problem, on its model's device; a query stays on its own."""
+    if isinstance(problem, Query):
+        return problem
+    return problem.query.moved(problem.query.network.device)
 
 
 class Best:
@@ -62,8 +64,8 @@ class Best:
     """
 
     def __init__(self, query: Query, who: str, ledger: Ledger | None = None) -> None:
-        self.query, self.who, self.ledger = query, who, ledger
-        self.model = query.to(query.network.dtype, query.network.device)
+        self.query, self.who, self.ledger = query.moved("cpu"), who, ledger
+        self.model = query.to(query.network.dtype, query.device)
         self.anchor = project_into(self.model.region, _reference_point(self.model))
         self.x = self.anchor.clone()
         self.value = torch.full((query.size,), torch.inf, dtype=torch.float64)

@@ -8,26 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clinch.devices import usable_device
 from clinch.errors import EmptyRegionError, NonFiniteError, ShapeError
 from clinch.geometry.norms import NORMS
 from clinch.geometry.region import Ball, Region
 
 
-def box(lower: Any, upper: Any) -> Region:
+def box(lower: Any, upper: Any, *, device: torch.device | str | None = None) -> Region:
     """``{lower <= x <= upper}`` for each input of a batch.
 
     Args:
         lower: ``(B, *input_shape)``.
         upper: same shape.
+        device: where bounds over the region are computed, such as ``"cuda"``; None: where ``lower`` is.
 
     Raises:
         ShapeError: the shapes differ. NonFiniteError: NaN. EmptyRegionError: a lower limit above its upper limit.
+        ProblemError: there is no such device.
 
     Example:
         >>> box(torch.zeros(2, 3), torch.ones(2, 3)).size
         2
     """
-    low, high = (torch.as_tensor(t).detach().to("cpu", torch.float64) for t in (lower, upper))
+    low = _placed(lower, device)
+    high = _placed(upper, low.device)
     if low.shape != high.shape:
         raise ShapeError(f"lower has shape {tuple(low.shape)}, upper {tuple(high.shape)}; give both (B, *input_shape).")
     if bool(torch.isnan(low).any() or torch.isnan(high).any()):
@@ -38,7 +42,15 @@ def box(lower: Any, upper: Any) -> Region:
     return Region(low, high)
 
 
-def ball(center: Any, radius: Any, norm: float, *, lower: Any = -math.inf, upper: Any = math.inf) -> Region:
+def ball(
+    center: Any,
+    radius: Any,
+    norm: float,
+    *,
+    lower: Any = -math.inf,
+    upper: Any = math.inf,
+    device: torch.device | str | None = None,
+) -> Region:
     """``{‖x − center‖_p <= radius} ∩ {lower <= x <= upper}`` for each input of a batch.
 
     Args:
@@ -47,9 +59,10 @@ def ball(center: Any, radius: Any, norm: float, *, lower: Any = -math.inf, upper
         norm: p: 0, 1, 2 or infinity.
         lower: a number or ``(B, *input_shape)``.
         upper: a number or ``(B, *input_shape)``.
+        device: where bounds over the region are computed; None: where ``center`` is.
 
     Raises:
-        ShapeError, NonFiniteError, EmptyRegionError: as :func:`box`; also for a norm that is none of the four.
+        ShapeError, NonFiniteError, EmptyRegionError, ProblemError: as :func:`box`; also for a norm that is none of the four.
 
     Example:
         >>> ball(torch.zeros(1, 3), 0.1, math.inf, lower=0, upper=1).upper
@@ -57,10 +70,10 @@ def ball(center: Any, radius: Any, norm: float, *, lower: Any = -math.inf, upper
     """
     if float(norm) not in NORMS:
         raise ShapeError(f"norm is {norm}; choose 0, 1, 2 or infinity.")
-    middle = torch.as_tensor(center).detach().to("cpu", torch.float64)
+    middle = _placed(center, device)
     if not bool(torch.isfinite(middle).all()):
         raise NonFiniteError("center contains NaN or infinity; remove it.")
-    reach = torch.as_tensor(radius, dtype=torch.float64).expand(middle.shape[0])
+    reach = torch.as_tensor(radius).detach().to(middle).expand(middle.shape[0])
     if not bool((reach >= 0).all()):
         raise EmptyRegionError("radius is negative or NaN; give a radius of zero or more.")
     whole = box(_filled(lower, middle), _filled(upper, middle))
@@ -71,4 +84,10 @@ def ball(center: Any, radius: Any, norm: float, *, lower: Any = -math.inf, upper
 
 
 def _filled(limit: Any, like: Tensor) -> Tensor:
-    return torch.as_tensor(limit, dtype=torch.float64).expand_as(like).clone()
+    return torch.as_tensor(limit).detach().to(like).expand_as(like).clone()
+
+
+def _placed(value: Any, device: torch.device | str | None) -> Tensor:
+    """As float64 on the device; None: where it is."""
+    tensor = torch.as_tensor(value).detach()
+    return tensor.to(tensor.device if device is None else usable_device(device), torch.float64)

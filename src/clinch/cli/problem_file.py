@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _TOP = ("model", "input_shape", "range", "x0", "objective", "constraints", "solve")
 _X0 = ("dataset", "split", "index", "file", "values")
-_SOLVE = ("time_limit", "gap", "seed", "solver")
+_SOLVE = ("time_limit", "gap", "seed", "solver", "device")
 #: what a constraint can be, and the keys that go with it
 _CONSTRAINTS: dict[str, tuple[str, ...]] = {
     "class": ("margin",),
@@ -94,7 +94,7 @@ def _shape(entries: list[Any] | None, where: str) -> tuple[int, ...] | None:
 
 
 def _options(table: Table, where: str) -> Table:
-    kinds = {"time_limit": (float,), "gap": (float,), "seed": (int,), "solver": (str,)}
+    kinds = {"time_limit": (float,), "gap": (float,), "seed": (int,), "solver": (str,), "device": (str,)}
     return {key: get(table, key, kinds[key], where) for key in table}
 
 

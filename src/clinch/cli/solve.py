@@ -19,6 +19,9 @@ def solve(
     gap: Annotated[float | None, typer.Option(help="Relative gap between value and bound at which to stop.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None,
     solver: Annotated[str | None, typer.Option(help="Run one engine alone, by name.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to compute, such as cuda; default: where the model is.")
+    ] = None,
 ) -> int:
     """Solve the problem that a file states. Options given here win over the file's [solve] table.
 
@@ -30,7 +33,7 @@ def solve(
     from clinch.cli.problem_file import read_problem
 
     stated = read_problem(file)
-    given = {"time_limit": time_limit, "gap": gap, "seed": seed, "solver": solver}
+    given = {"time_limit": time_limit, "gap": gap, "seed": seed, "solver": solver, "device": device}
     options = stated.options | {name: value for name, value in given.items() if value is not None}
     with Progress(stated.problem.query.sense) as progress:
         solution = stated.problem.solve(**options, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +26,12 @@ def verify(
         str | None, typer.Option("--json", metavar="FILE", help="Write the verdict as JSON; - for standard output.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda; default: the CPU.")] = None,
 ) -> int:
     """Decide whether a property has a counterexample; print sat, unsat, timeout or unknown.
 
-    After sat stands the counterexample, which onnxruntime has confirmed.
+    After sat stands the counterexample, which onnxruntime has confirmed. Where the specification's own limits
+    contradict each other, the answer is unsat and one line on standard error says which.
 
     Exit code: 0 decided, sat or unsat; 1 timeout or unknown; 2 bad input.
 
@@ -42,11 +45,14 @@ def verify(
         _write(Path(counterexample), "")
     # what is no timeout is refused by verify itself
     left = max(0.0, timeout - seconds_since_start()) if timeout >= 0 else timeout
-    verdict = clinch.verify(network, specification, timeout=left, seed=seed)
+    verdict = clinch.verify(network, specification, timeout=left, seed=seed, device=device)
     if json is not None:
         write_json({"network": network, "specification": specification, **verdict.to_dict()}, json)
     if counterexample is not None and verdict.counterexample is not None:
         _write(Path(counterexample), f"{verdict.counterexample}\n")
+    if verdict.decided and not verdict.problems:
+        # most often a mistake in the file
+        print(f"clinch: {verdict.reason}", file=sys.stderr)
     if json != "-":
         print(verdict.answer.value)
         if verdict.counterexample is not None and counterexample is None:

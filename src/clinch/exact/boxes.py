@@ -70,8 +70,8 @@ class Frontier:
     Where all bounds are equal (a question without objective) this is depth first, and few boxes wait.
     """
 
-    def __init__(self, problems: int) -> None:
-        self.problems = problems
+    def __init__(self, problems: int, device: torch.device | str = "cpu") -> None:
+        self.problems, self.device = problems, device
         self._groups: list[tuple[float, int, Boxes, Tensor]] = []
         self._counter = itertools.count()
         self._stored = 0
@@ -107,5 +107,5 @@ class Frontier:
     def least(self) -> Tensor:
         """``(B,)`` the smallest bound among each problem's open boxes, infinity where none is open."""
         if not self._groups:
-            return torch.full((self.problems,), torch.inf, dtype=torch.float64)
+            return torch.full((self.problems,), torch.inf, dtype=torch.float64, device=self.device)
         return torch.stack([least for _, _, _, least in self._groups]).amin(0)

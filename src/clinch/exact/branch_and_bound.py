@@ -9,7 +9,7 @@ again from its multipliers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 
 import torch
 from torch import Tensor
@@ -71,16 +71,17 @@ class Search:
                 "Branch and bound takes distances and linear objectives, not a norm of activations. Use "
                 "solver='bounds', or state one linear objective per component."
             )
-        self.problems = (~ledger.closed).nonzero().flatten()
-        self.query, self.ledger, self.batch = query.take(self.problems), ledger, batch
-        self.pool = Pool()
+        self.ledger, self.batch, self.device = ledger.on(query.device), batch, query.device
+        self.problems = (~self.ledger.closed).nonzero().flatten()
+        self.query = query.take(self.problems)
+        self.pool = Pool(self.device)
         self.nodes = 0
         self.walking, self.working = 0.0, 0.0
         self.tighten_at = TIGHTEN_AT
         #: smallest bound over finished domains of each problem
-        self.finished = torch.full((len(self.problems),), torch.inf, dtype=torch.float64)
+        self.finished = torch.full((len(self.problems),), torch.inf, dtype=torch.float64, device=self.device)
         #: problem of each branch
-        self.owner = torch.arange(len(self.problems))
+        self.owner = torch.arange(len(self.problems), device=self.device)
         self.relaxed: Relaxed | None = None
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ class Search:
         choice = self._decided()
         main = self._largest_clause()
         if main is None:
-            owner = torch.arange(query.size)
+            owner = torch.arange(query.size, device=self.device)
         else:
             possible = (query.clause == main) & ~impossible
             owner, atom = possible.nonzero(as_tuple=True)
@@ -143,12 +144,12 @@ class Search:
         self.owner, self.impossible, self.choice = owner, impossible[owner], choice
         self.bounds = {i: limits.take(owner) for i, limits in bounds.items()}
         self.relaxed = relax_query(narrowed.take(owner), self.bounds)
-        self._settle(self._ascend(fresh_domains(self.relaxed, torch.arange(len(owner)), choice), ROOT_STEPS))
+        self._settle(self._ascend(fresh_domains(self.relaxed, self._all(owner), choice), ROOT_STEPS))
         self._report()
 
     def _prove_rest(self, owner: Tensor) -> None:
         """Problems without any possible alternative have nothing inside the region searched."""
-        none = torch.ones(len(self.problems), dtype=torch.bool)
+        none = torch.ones_like(self.problems, dtype=torch.bool)
         none[owner] = False
         if bool(none.any()):
             self._prove(torch.where(none, torch.inf, -torch.inf))
@@ -157,8 +158,13 @@ class Search:
         """``(B, C)`` the atom of every clause that has no other, −1 elsewhere."""
         query = self.query
         count = query.atoms.count
-        first = torch.full((query.clauses,), count).scatter_reduce(0, query.clause, torch.arange(count), "amin")
+        numbers = self._all(query.clause)
+        first = numbers.new_full((query.clauses,), count).scatter_reduce(0, query.clause, numbers, "amin")
         return torch.where(query.clause_sizes == 1, first, -1).expand(query.size, -1).clone()
+
+    def _all(self, rows: Sized) -> Tensor:
+        """Positions of all rows."""
+        return torch.arange(len(rows), device=self.device)
 
     def _largest_clause(self) -> int | None:
         sizes = self.query.clause_sizes
@@ -188,14 +194,14 @@ class Search:
         assert self.relaxed is not None
         anything = open_elements(self.relaxed, ascent.domains).any(1)
         if not bool(anything.any()):
-            return torch.full((len(anything),), -1)
+            return torch.full_like(ascent.domains.problem, -1)
         return torch.where(anything, relaxation_loss(self.relaxed, ascent).argmax(1), -1)
 
     def _clause_to_split(self, ascent: Ascent) -> Tensor:
         """``(D,)`` the undecided clause that the minimiser violates most, −1 where it violates none."""
         assert self.relaxed is not None
         query = self.relaxed.query
-        none = torch.full((len(ascent.domains),), -1)
+        none = torch.full_like(ascent.domains.problem, -1)
         undecided = ascent.domains.choice < 0
         if not query.clauses or not bool(undecided.any()):
             return none
@@ -207,10 +213,10 @@ class Search:
     def _close_leaves(self, leaves: Domains) -> None:
         """Solve the leaves of smallest bound, one convex program each; the others wait."""
         for row in range(len(leaves)):
-            leaf = leaves.take(torch.tensor([row]))
+            leaf = leaves.take(self._all(leaves)[row : row + 1])
             if row >= LEAVES_PER_ROUND or self.ledger.exhausted:
-                rest = leaves.take(torch.arange(row, len(leaves)))
-                self.pool.push(Waiting(rest, *(torch.full((len(rest),), -1) for _ in range(2))))
+                rest = leaves.take(self._all(leaves)[row:])
+                self.pool.push(Waiting(rest, *(torch.full_like(rest.problem, -1) for _ in range(2))))
                 return
             if bool(leaf.bound < self._target(leaf)):
                 self._close_leaf(leaf)
@@ -231,7 +237,7 @@ class Search:
             self._offer(torch.cat(points), leaf.problem.expand(len(points)))
             clause = self._clause_to_split(Ascent(leaf, points[0], leaf.mu))
             if int(clause) >= 0 and bool(leaf.bound < self._target(leaf)):
-                self.pool.push(Waiting(leaf, torch.full((1,), -1), clause))
+                self.pool.push(Waiting(leaf, torch.full_like(clause, -1), clause))
                 return
         self._finish(leaf)
 
@@ -305,7 +311,7 @@ class Search:
         target = self.ledger.target[self.problems][self.owner]
         self._relax(tightened(self.relaxed, self.bounds, self.choice, branches, target, stop=self._over))
         if len(self.pool) <= self.batch:
-            waiting = self.pool.pop(torch.arange(len(self.pool)))
+            waiting = self.pool.pop(self._all(self.pool))
             self._settle(self._ascend(waiting.domains, NODE_STEPS))
 
     def _relax(self, bounds: Mapping[int, Interval]) -> None:
@@ -332,5 +338,5 @@ def _taking_turns(group: Tensor) -> Tensor:
     """An order of positions in which the first of every group come first, then the second of every group, …"""
     by_group = group.argsort(stable=True)
     grouped = group[by_group]
-    rank = torch.arange(len(group)) - torch.searchsorted(grouped, grouped)
+    rank = torch.arange(len(group), device=group.device) - torch.searchsorted(grouped, grouped)
     return by_group[rank.argsort(stable=True)]

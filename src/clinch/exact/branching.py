@@ -61,7 +61,7 @@ def split_kinks(d: Domains, at: Tensor) -> Domains:
     at = at.unsqueeze(1)
     halves = []
     for side in (1, -1):
-        half = d.take(torch.arange(len(d)))
+        half = d.take(torch.arange(len(d), device=at.device))
         half.split.scatter_(1, at, torch.full_like(at, side, dtype=torch.int8))
         halves.append(half)
     return Domains.cat(halves)
@@ -75,6 +75,6 @@ def split_clauses(relaxed: Relaxed, d: Domains, clause: Tensor, impossible: Tens
     member = (relaxed.query.clause.unsqueeze(0) == clause.unsqueeze(1)) & ~impossible[d.problem]
     domain, atom = member.nonzero(as_tuple=True)
     choice = d.choice[domain]
-    choice[torch.arange(len(domain)), clause[domain]] = atom
+    choice[torch.arange(len(domain), device=domain.device), clause[domain]] = atom
     children = fresh_domains(relaxed, d.problem[domain], choice, d.split[domain])
     return replace(children, bound=d.bound[domain])

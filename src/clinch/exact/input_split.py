@@ -55,7 +55,7 @@ def input_split(query: Query, ledger: Ledger, *, batch: int = 2048) -> None:
         UnboundedInputError: an input element has no finite limits.
         UnsupportedOperator: a layer has no interval rule or no linear relaxation; names it.
     """
-    problems = (~ledger.closed).nonzero().flatten()
+    problems = (~ledger.on(query.device).closed).nonzero().flatten()
     if len(problems) and not ledger.exhausted:
         _Search(query.take(problems), problems, ledger, batch).run()
 
@@ -64,10 +64,10 @@ class _Search:
     """One run over the problems a ledger has not closed. ``problems`` maps this query's problems to the ledger's."""
 
     def __init__(self, query: Query, problems: Tensor, ledger: Ledger, batch: int) -> None:
-        self.query, self.problems, self.ledger, self.batch = folded(query), problems, ledger, batch
+        self.query, self.problems, self.ledger, self.batch = folded(query), problems, ledger.on(query.device), batch
         self.bound = Bounder(self.query)
-        self.frontier = Frontier(query.size)
-        self.finished = torch.full((query.size,), torch.inf, dtype=torch.float64)
+        self.frontier = Frontier(query.size, query.device)
+        self.finished = query.region.lower.new_full((query.size,), torch.inf)
         self.size, self.began, self.walking = min(FIRST_BATCH, batch), ledger.seconds, 0.0
         self._start(query)
 
@@ -82,8 +82,8 @@ class _Search:
         if isinstance(query.objective, Distance):
             self.finished = incumbent.clone()  # nothing outside of the incumbent's ball is better
         self.width = (region.upper - region.lower).flatten(1)
-        which = torch.arange(query.size)
-        bound = torch.full((query.size,), -torch.inf, dtype=torch.float64)
+        which = torch.arange(query.size, device=query.device)
+        bound = torch.full_like(self.finished, -torch.inf)
         self._keep(Boxes(which, region.lower, region.upper, bound))
 
     def _over(self) -> bool:
@@ -207,7 +207,11 @@ class _Search:
         points = torch.cat([faces.points.flatten(2), corners], 1).reshape(-1, *shape)
         values = torch.cat([faces.value, value.reshape(-1, count)], 1).reshape(-1)
         atoms = torch.cat(
-            [faces.atoms, atoms.expand(len(local.region.lower), -1).reshape(-1, count, query.atoms.count)], 1
+            [
+                faces.atoms,
+                atoms.expand(len(local.region.lower), -1).reshape(len(found.boxes), count, query.atoms.count),
+            ],
+            1,
         )
         problem = found.boxes.problem.repeat_interleave(1 + 2 * faces.candidates.shape[1] + count)
         self._settle(points, values, query.violation(atoms.reshape(len(points), -1)), problem)

@@ -62,7 +62,7 @@ def solve_leaf(relaxed: Relaxed, leaf: Domains, target: float, time_limit: float
     hints = [h for h in (result.multipliers, *rays) if np.isfinite(h).all()]
     best = leaf
     for hint in hints:
-        candidate = _with_multipliers(relaxed, leaf, torch.from_numpy(np.maximum(hint, 0.0)))
+        candidate = _with_multipliers(relaxed, leaf, torch.from_numpy(np.maximum(hint, 0.0)).to(leaf.mu))
         with torch.no_grad():
             dual = evaluate(relaxed, candidate, exact=True)
         if bool(dual.bound > best.bound):
@@ -71,7 +71,8 @@ def solve_leaf(relaxed: Relaxed, leaf: Domains, target: float, time_limit: float
     if result.point is not None and float(best.bound) < target:
         points += [program.solve(rounding, time_limit).point for rounding in INSIDE]
     shape = (1, *relaxed.query.graph.input_shape)
-    found = [torch.from_numpy(np.asarray(p)).reshape(shape) for p in points if p is not None and np.isfinite(p).all()]
+    solved = [torch.from_numpy(np.asarray(p)) for p in points if p is not None and np.isfinite(p).all()]
+    found = [p.reshape(shape).to(leaf.mu) for p in solved]
     return best, found
 
 
@@ -83,13 +84,13 @@ class _Program:
         self.rows, self.limits = _leaf_rows(relaxed, leaf)
         self.atoms = int((leaf.choice[0] >= 0).sum())
         self.objective = _leaf_objective(relaxed, leaf)
-        self.lower, self.upper = (t[b][0].flatten().numpy() for t in (region.lower, region.upper))
+        self.lower, self.upper = (_array(t[b][0]) for t in (region.lower, region.upper))
         self.eps = max(torch.finfo(relaxed.query.network.dtype).eps, SOLVER_TOLERANCE)
         self.ball: BallLimit | None = None
         if isinstance(self.objective, LinearCost) and region.balls:
             ball = region.balls[0].take(b)
-            weights = None if ball.weights is None else ball.weights[0].flatten().numpy()
-            self.ball = BallLimit(ball.center[0].flatten().numpy(), float(ball.radius), ball.p, weights)
+            weights = None if ball.weights is None else _array(ball.weights[0])
+            self.ball = BallLimit(_array(ball.center[0]), float(ball.radius), ball.p, weights)
 
     def solve(self, rounding: float, time_limit: float) -> ConvexResult:
         """Solve with the atoms' limits lowered by so many rounding errors of the size of what is summed."""
@@ -115,7 +116,7 @@ def _leaf_rows(relaxed: Relaxed, leaf: Domains) -> tuple[np.ndarray, np.ndarray]
         split = leaf.split[0, kink.columns]
         at = split.nonzero().flatten()
         coefficients = leaf.mu.new_zeros(len(at), query.graph.nodes[j].size)
-        coefficients[torch.arange(len(at)), kink.which[at]] = -split[at].to(leaf.mu.dtype)
+        coefficients[torch.arange(len(at), device=at.device), kink.which[at]] = -split[at].to(leaf.mu.dtype)
         shape = (1, len(at), *query.graph.nodes[j].shape)
         forms.append(Forms({j: coefficients.reshape(shape)}, leaf.mu.new_zeros(1, len(at))))
     pieces = _affine_piece(relaxed, leaf)
@@ -124,17 +125,22 @@ def _leaf_rows(relaxed: Relaxed, leaf: Domains) -> tuple[np.ndarray, np.ndarray]
         return np.zeros((0, query.graph.nodes[0].size)), np.zeros(0)
     rows = torch.cat([r[0].flatten(1) for r, _ in parts])
     limits = -torch.cat([o[0] for _, o in parts])
-    return rows.numpy(), limits.numpy()
+    return rows.cpu().numpy(), limits.cpu().numpy()
 
 
 def _leaf_objective(relaxed: Relaxed, leaf: Domains) -> DistanceCost | LinearCost:
     objective = relaxed.query.objective
     if isinstance(objective, Distance):
-        weights = None if objective.weights is None else objective.weights[leaf.problem][0].flatten().numpy()
-        return DistanceCost(objective.center[leaf.problem][0].flatten().numpy(), objective.p, weights)
+        weights = None if objective.weights is None else _array(objective.weights[leaf.problem][0])
+        return DistanceCost(_array(objective.center[leaf.problem][0]), objective.p, weights)
     assert isinstance(objective, Linear)
     rows, _ = linear_lower(relaxed.query.graph, objective.form.take(leaf.problem), _affine_piece(relaxed, leaf))
-    return LinearCost(rows[0, 0].flatten().numpy())
+    return LinearCost(_array(rows[0, 0]))
+
+
+def _array(t: Tensor) -> np.ndarray:
+    """What a solver library reads: one dimension, on the CPU."""
+    return t.flatten().cpu().numpy()
 
 
 def _affine_piece(relaxed: Relaxed, leaf: Domains) -> dict[int, Relaxation]:

@@ -31,10 +31,10 @@ class Pool:
     Multipliers wait in single precision: any multipliers give a valid bound, and they are most of the memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         self._rows: list[Tensor] = []
-        self._bound = torch.zeros(0, dtype=torch.float64)
-        self._live = torch.zeros(0, dtype=torch.bool)
+        self._bound = torch.zeros(0, dtype=torch.float64, device=device)
+        self._live = torch.zeros(0, dtype=torch.bool, device=device)
 
     def __len__(self) -> int:
         return int(self._live.sum())

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from clinch.devices import usable_device
 from clinch.exact.branch_and_bound import branch_and_bound as search
 from clinch.exact.counting import fewest_changes as search_count
 from clinch.exact.milp import milp as solve_encoding
@@ -52,6 +55,7 @@ def branch_and_bound(
     time_limit: float = 60.0,
     gap: float = 1e-4,
     progress: Callable[[Event], None] | None = None,
+    device: torch.device | str | None = None,
 ) -> Solution:
     """Solve a problem by Clinch's own branch and bound alone.
 
@@ -61,15 +65,18 @@ def branch_and_bound(
         time_limit: seconds.
         gap: relative gap at which to stop.
         progress: called at every improvement.
+        device: where domains are bounded; None: where the model is.
 
     Raises:
-        UnsupportedByEngine, UnsupportedOperator: as the engine's.
+        UnsupportedByEngine, UnsupportedOperator: as the engine's. ProblemError: there is no such device.
 
     Example:
         >>> cl.exact.branch_and_bound(problem).status
     """
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
-    search(problem.query, ledger, batch=batch)
+    search(
+        problem.query.moved(usable_device(problem.network.device if device is None else device)), ledger, batch=batch
+    )
     return Solution.from_ledger(problem, ledger)
 
 

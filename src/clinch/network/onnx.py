@@ -22,7 +22,7 @@ from onnx import ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from clinch.errors import NetworkError, UnsupportedOperator
+from clinch.errors import ClinchError, NetworkError, UnsupportedOperator
 from clinch.network.build import Builder, Call, Unique, Value
 from clinch.network.graph import Graph
 from clinch.network.ops.base import ONNX, Shape
@@ -66,7 +66,7 @@ def open_model(path: Path) -> ModelProto:
         else:
             model = onnx.load(str(path))
     except (DecodeError, OSError, EOFError, ValueError, zlib.error, onnx.checker.ValidationError) as error:
-        raise NetworkError(f"{path} is not a readable ONNX file: {error}.") from error
+        raise NetworkError(f"{path} is not a readable ONNX file: {str(error).rstrip('.')}.") from error
     if not model.graph.output:
         raise NetworkError(f"{path} is not a readable ONNX file: it holds no network.")
     return model
@@ -172,8 +172,14 @@ class _Reading:
         return Read(graph, self.dtype, {moved[i]: tensor for i, tensor in self.tensors.items() if i in moved})
 
     def _node(self, node: NodeProto) -> None:
-        inputs = [self.values[name] if name else None for name in node.input]
-        name = node.name or next(o for o in node.output if o)
+        name = node.name or next((o for o in node.output if o), node.op_type)
+        unknown = [tensor for tensor in node.input if tensor and tensor not in self.values]
+        if unknown:
+            raise NetworkError(
+                f"Layer '{name}' of {self.where} reads the tensor '{unknown[0]}', which no node before it makes. Save "
+                "the model with all its tensors, the nodes in the order of evaluation."
+            )
+        inputs = [self.values[tensor] if tensor else None for tensor in node.input]
         if node.op_type == "Shape" and isinstance(inputs[0], Value):
             sizes = np.array([1, *inputs[0].shape], dtype=np.int64)
             limits = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -210,8 +216,18 @@ class _Reading:
         reader = ONNX.get(operator)
         if reader is None:
             raise call.refuse("there is no reader for it")
-        call.arguments = self._bind(node, inputs)
-        result = call.read(reader)
+        try:
+            call.arguments = self._bind(node, inputs)
+            result = call.read(reader)
+        except ClinchError:
+            raise
+        except Exception as error:
+            # whatever is wrong with a node, shapes that do not fit or a missing attribute, is wrong with the file
+            shapes = ", ".join(str(tuple(value.shape)) for value in inputs if value is not None)
+            raise NetworkError(
+                f"Layer '{name}' (ONNX node {node.op_type}) of {self.where} does not fit its inputs of shapes {shapes} "
+                f"({type(error).__name__}: {error}). Correct the model."
+            ) from error
         if result is None:
             raise call.refuse("this form of it is not known")
         results = result if isinstance(result, list) else [result]

@@ -24,7 +24,7 @@ MOST_INPUTS = 6
 #: more input elements than this give an ℓ1 ball too many faces
 MOST_IN_BALL = 9
 #: by how much a point may lie outside an ℓ2 ball, and the tangents after which that must be reached
-OUTSIDE, TANGENTS = 3e-7, 500
+OUTSIDE, TANGENTS = 3e-7, 3000
 
 
 @dataclass(frozen=True)

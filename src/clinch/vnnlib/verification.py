@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clinch.devices import usable_device
 from clinch.errors import ProblemError, UnsoundResult, UnsupportedOperator
 from clinch.ledger import Ledger
 from clinch.solve import ENGINES, search
@@ -102,6 +103,7 @@ def verify(
     *,
     timeout: float = 60.0,
     seed: int = 0,
+    device: torch.device | str | None = None,
 ) -> Verdict:
     """Decide whether a VNN-LIB specification has a counterexample.
 
@@ -114,9 +116,10 @@ def verify(
         specification: a ``.vnnlib`` or ``.vnnlib.gz`` file, or what was read from one.
         timeout: seconds of wall time from this call on; a decided answer never comes later.
         seed: of every random choice.
+        device: where to compute, see :meth:`clinch.Problem.solve`; None: where the network is.
 
     Raises:
-        ProblemError: a timeout that is negative or NaN.
+        ProblemError: a timeout that is negative or NaN, or a device that is not there.
         SpecificationError: the file cannot be read, or is about another network.
         NetworkError, UnsupportedOperator: the network cannot be loaded.
 
@@ -132,9 +135,10 @@ def verify(
     if not isinstance(specification, Specification):
         specification = read_specification(fspath(specification))
     loaded = load(network)
+    place = usable_device(loaded.device if device is None else device)
     stated = state(specification, loaded)
     deadline = start + timeout
-    ledgers = _search(stated, deadline - min(RESERVE, 0.1 * timeout), seed)
+    ledgers = _search(stated, deadline - min(RESERVE, 0.1 * timeout), seed, place)
     point = next((x for ledger in ledgers if (x := _point(ledger)) is not None), None)
     found = None if point is None else counterexample_at(specification, loaded, point)
     if found is not None and not found.violation <= TOLERANCE:
@@ -149,7 +153,7 @@ def verify(
     return Verdict(answer, kept, reason, time.monotonic() - start, problems, notes)
 
 
-def _search(stated: Stated, deadline: float, seed: int) -> list[_FirstFound]:
+def _search(stated: Stated, deadline: float, seed: int, device: torch.device) -> list[_FirstFound]:
     """What is quick on every batch of problems first, then the search of one after the other until a point is found."""
 
     def left() -> float:
@@ -159,7 +163,7 @@ def _search(stated: Stated, deadline: float, seed: int) -> list[_FirstFound]:
     # the first batch alone needs no round of attacks: the search begins with one
     ledgers = [_FirstFound(query, time_limit=left()) for query in queries]
     for ledger in ledgers:
-        _quick(ledger, seed)
+        _quick(ledger, seed, device)
         if ledger.found:
             return ledgers
     if len(queries) > 1:
@@ -167,21 +171,21 @@ def _search(stated: Stated, deadline: float, seed: int) -> list[_FirstFound]:
             if ledger.exhausted:
                 continue
             with ledger.share(ATTACK_SHARE / len(queries)):
-                ENGINES["attack"](ledger.query, ledger, seed)
+                ENGINES["attack"](ledger.query.moved(device), ledger, seed)
             if ledger.found:
                 return ledgers
     pending = ledgers
     while pending and left() > 0:
-        pending = _round(pending, seed)
+        pending = _round(pending, seed, device)
     return ledgers
 
 
-def _round(pending: list[_FirstFound], seed: int) -> list[_FirstFound]:
+def _round(pending: list[_FirstFound], seed: int, device: torch.device) -> list[_FirstFound]:
     """Search each batch with an equal share of the time that is left; those that needed more, unless it is over."""
     again = []
     for number, ledger in enumerate(pending):
         with ledger.share(1 / (len(pending) - number)):
-            search(ledger.query, ledger, seed)
+            search(ledger.query.moved(device), ledger, seed)
             short = ledger.remaining <= 0
         if ledger.found:
             return []
@@ -190,7 +194,7 @@ def _round(pending: list[_FirstFound], seed: int) -> list[_FirstFound]:
     return again
 
 
-def _quick(ledger: _FirstFound, seed: int) -> None:
+def _quick(ledger: _FirstFound, seed: int, device: torch.device) -> None:
     """The middle of each box, then linear relaxations of the whole box: together they answer many easy problems.
 
     A relaxation's bound of a single condition is compared with zero itself, so that it also refutes conditions that
@@ -201,7 +205,7 @@ def _quick(ledger: _FirstFound, seed: int) -> None:
     if ledger.exhausted:
         return
     try:
-        ENGINES["bounds"](ledger.query, ledger, seed)
+        ENGINES["bounds"](ledger.query.moved(device), ledger, seed)
     except UnsupportedOperator as reason:
         ledger.note(f"Engine 'bounds' was skipped. {reason}")
 
