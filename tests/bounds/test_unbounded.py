@@ -94,7 +94,10 @@ def spoiled(net: Network, layer: str) -> Network:
     return Network(Graph(tuple(nodes)), net.original, dtype=torch.float64, device="cpu", name="spoiled")
 
 
-@pytest.mark.parametrize("make, layer", [(multilayer, "fc1"), (multilayer, "fc2"), (leaky, "fc1"), (residual, "fc1"), (convolutional, "conv")])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, layer",
+    [(multilayer, "fc1"), (multilayer, "fc2"), (leaky, "fc1"), (residual, "fc1"), (convolutional, "conv")],
+)
 @pytest.mark.parametrize("name", WITHOUT_LP)
 def test_a_weight_that_is_no_number_proves_nothing(name: str, make, layer: str) -> None:
     net = spoiled(make(torch.Generator().manual_seed(2)), layer)
@@ -105,7 +108,8 @@ def test_a_weight_that_is_no_number_proves_nothing(name: str, make, layer: str) 
 
 def test_limits_that_are_no_numbers_do_not_count() -> None:
     nan, three = torch.tensor([math.nan, 1.0]), torch.tensor([3.0, 3.0])
-    for both in (Interval(nan, three).intersect(Interval(-three, three)), Interval(-three, three).intersect(Interval(nan, three))):  # fmt: skip
+    unknown, known = Interval(nan, three), Interval(-three, three)
+    for both in (unknown.intersect(known), known.intersect(unknown)):
         assert torch.equal(both.lower, torch.tensor([-3.0, 1.0])) and torch.equal(both.upper, three)
 
 

@@ -51,8 +51,8 @@ class LeakyReLU(Elementwise):
     def relax_with(self, bounds: Interval, slope: Tensor) -> Lines:
         """The lines with the given lower slopes in ``[a, 1]`` for unstable elements; gradients flow to the slopes.
 
-        Above a half-line the chord becomes the line through its end that is parallel to the other piece; above the whole
-        line there is none, and the offset is infinite.
+        Above a half-line the chord becomes the line through its end that is parallel to the other piece; above the
+        whole line there is none, and the offset is infinite.
         """
         lower, upper = bounds
         a = self.negative_slope
