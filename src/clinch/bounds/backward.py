@@ -92,7 +92,8 @@ def _block_bounds(graph: Graph, forms: Forms, end: End, relaxations: Mapping[int
         part = forms if width >= forms.count else forms.select(slice(start, start + width))
         rows, offset = linear_lower(graph, part, relaxations, until=end.node)
         parts.append(end.least(rows) + offset)
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    bound = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    return bound.nan_to_num(-torch.inf, torch.inf, -torch.inf)  # infinities that met: nothing follows
 
 
 def block_shape(graph: Graph, needed: Collection[int], until: int, count: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ activations are kept small is the matter of ``refine.py`` and, for convolutions,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -20,6 +20,9 @@ from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.network.ops.base import Interval, Relaxation
+
+#: graph, position and limits of its inputs -> the relaxation of that node
+Relax = Callable[[Graph, int, Sequence[Interval]], Relaxation]
 
 
 def never() -> bool:
@@ -35,6 +38,7 @@ def activation_bounds(
     *,
     include_wanted: bool = False,
     stop: Callable[[], bool] = never,
+    relax: Relax = Graph.relax,
 ) -> dict[int, Interval]:
     """Proven limits of every activation that a non-affine node reads.
 
@@ -48,6 +52,7 @@ def activation_bounds(
         known: limits that hold already, to be intersected with.
         include_wanted: bound the wanted nodes themselves too.
         stop: asked now and then; once true, what is left keeps its interval limits, which are valid too.
+        relax: the linear relaxation of each node; CROWN's unless said otherwise.
 
     Returns:
         Node position -> limits ``(B, *node_shape)``.
@@ -76,7 +81,7 @@ def activation_bounds(
             for j in node.inputs:
                 refine(j, node.op.splits_at_zero)
         inputs = [limits[j] for j in node.inputs]
-        relaxations[i] = graph.relax(i, inputs)
+        relaxations[i] = relax(graph, i, inputs)
         limits[i] = graph.interval(i, inputs)
         if i in known:
             limits[i] = limits[i].intersect(known[i])
@@ -86,13 +91,15 @@ def activation_bounds(
     return result
 
 
-def relaxations_from(graph: Graph, bounds: Mapping[int, Interval], wanted: Iterable[int]) -> dict[int, Relaxation]:
+def relaxations_from(
+    graph: Graph, bounds: Mapping[int, Interval], wanted: Iterable[int], relax: Relax = Graph.relax
+) -> dict[int, Relaxation]:
     """The relaxation of every node the wanted nodes depend on, from :func:`activation_bounds`' limits."""
     made = {}
     for i in graph.ancestors(wanted):
         node = graph.nodes[i]
         if i:
-            made[i] = graph.relax(i, [] if node.op.affine else [bounds[j] for j in node.inputs])
+            made[i] = relax(graph, i, [] if node.op.affine else [bounds[j] for j in node.inputs])
     return made
 
 

@@ -18,10 +18,12 @@ from clinch.network.ops.base import Lines, Relaxation
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.shape import Reshape
 
-#: coefficients on the input looked at once: they and the matrix they come from should fit a core's cache
+#: coefficients on the input for which problems are put together: smaller products are mostly overhead
 PIECE = 2**16
+#: coefficients on the input looked at once: they and the matrix they come from should fit a core's cache
+LARGEST_PIECE = 2**18
 #: share of a matrix's rows that must be in use for the others to be multiplied along: choosing costs about as much
-MOSTLY_USED = 0.9
+MOSTLY_USED = 0.85
 
 
 class End(Protocol):
@@ -86,24 +88,21 @@ class AtDense:
         rows = rows[:1] if rows.stride(0) == 0 else rows
         middle = products(rows, self.centre)
         if rows.shape[0] == 1:
-            return middle - self._spread(rows)
-        height = max(1, 2 * PIECE // (rows.shape[1] * self.weight.shape[1]))
-        if height >= rows.shape[0]:
-            return middle - self._spread(rows)
-        starts = range(0, rows.shape[0], height)
-        spread = [self.take(slice(k, k + height))._spread(rows[k : k + height]) for k in starts]
-        return middle - torch.cat(spread)
+            return middle - self._spread(rows, self.half, self.used)
+        height = max(1, PIECE // (rows.shape[1] * self.weight.shape[1]))
+        pieces = zip(rows.split(height), self.half.split(height), self.used.split(height))
+        return middle - torch.cat([self._spread(*piece) for piece in pieces])
 
-    def _spread(self, rows: Tensor) -> Tensor:
-        """``<|Wᵀ rows|, h>``; rows ``(B, R, n)``, or ``(1, R, n)`` where all problems share them."""
-        weight, used = self.weight, self.used.any(0).nonzero().flatten()
-        if len(used) < MOSTLY_USED * len(weight):
-            rows, weight = rows.index_select(2, used), weight.index_select(0, used)
+    def _spread(self, rows: Tensor, half: Tensor, used: Tensor) -> Tensor:
+        """``<|Wᵀ rows|, h>``; rows ``(b, R, n)``, or ``(1, R, n)`` where all problems share them."""
+        weight, which = self.weight, used.any(0).nonzero().flatten()
+        if len(which) < MOSTLY_USED * len(weight):
+            rows, weight = rows.index_select(2, which), weight.index_select(0, which)
         parts = []
-        for part in rows.split(max(1, PIECE // (rows.shape[0] * weight.shape[1])), 1):
+        for part in rows.split(max(1, LARGEST_PIECE // (rows.shape[0] * weight.shape[1])), 1):
             carried = part.flatten(0, 1) @ weight
             size = carried.abs() if carried.requires_grad else carried.abs_()
-            parts.append(products(size.view(*part.shape[:2], -1), self.half))
+            parts.append(products(size.view(*part.shape[:2], -1), half))
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 

@@ -12,20 +12,27 @@ to the upper one, so that the code is that of CROWN with another slope.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
-from clinch.bounds.crown import form_bounds
-from clinch.bounds.layerwise import layerwise_bounds
+from clinch.bounds.crown import activation_bounds, form_bounds, never, relaxations_from
 from clinch.bounds.limits import given_limits
 from clinch.bounds.rows import layer_forms
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.network import Network
-from clinch.network.ops.base import Interval, Relaxation
+from clinch.network.ops.base import Interval, Lines, Relaxation
 from clinch.network.ops.relu import LeakyReLU
-from clinch.query import Forms
+
+
+def dual_relax(graph: Graph, i: int, inputs: Sequence[Interval]) -> Relaxation:
+    """The relaxation of node i within limits of its inputs, a ReLU's two lines parallel."""
+    op, relaxation = graph.nodes[i].op, graph.relax(i, inputs)
+    if isinstance(op, LeakyReLU) and isinstance(relaxation, Lines):
+        return replace(relaxation, lower_slope=relaxation.upper_slope)
+    return relaxation
 
 
 def dual_relaxations(graph: Graph, limits: Mapping[int, Interval], wanted: Iterable[int]) -> dict[int, Relaxation]:
@@ -36,21 +43,16 @@ def dual_relaxations(graph: Graph, limits: Mapping[int, Interval], wanted: Itera
         limits: of the inputs of non-affine nodes.
         wanted: positions of nodes.
     """
-    made: dict[int, Relaxation] = {}
-    for i in graph.ancestors(wanted):
-        node = graph.nodes[i]
-        if not i:
-            continue
-        relaxation = graph.relax(i, [] if node.op.affine else [limits[j] for j in node.inputs])
-        if isinstance(node.op, LeakyReLU):
-            bounds = limits[node.inputs[0]]
-            relaxation = node.op.relax_with(bounds, node.op.relax([bounds], graph.shapes(i)).upper_slope)
-        made[i] = relaxation
-    return made
+    return relaxations_from(graph, limits, wanted, dual_relax)
 
 
 def dual_activation_bounds(
-    graph: Graph, region: Region, wanted: Iterable[int] | None = None, known: Mapping[int, Interval] | None = None
+    graph: Graph,
+    region: Region,
+    wanted: Iterable[int] | None = None,
+    known: Mapping[int, Interval] | None = None,
+    *,
+    stop: Callable[[], bool] = never,
 ) -> dict[int, Interval]:
     """Proven limits of every activation that a non-affine node reads, by the fast dual and the interval rule.
 
@@ -59,12 +61,9 @@ def dual_activation_bounds(
         region: B regions.
         wanted: only what these nodes depend on is looked at (default: the output).
         known: limits that hold already, to be intersected with.
+        stop: asked now and then; once true, what is left keeps its interval limits, which are valid too.
     """
-
-    def bound(forms: Forms, where: Region, limits: Mapping[int, Interval]) -> Tensor:
-        return form_bounds(graph, forms, where, dual_relaxations(graph, limits, forms.nodes))
-
-    return layerwise_bounds(graph, region, bound, wanted, known)
+    return activation_bounds(graph, region, wanted, known, stop=stop, relax=dual_relax)
 
 
 def fast_dual(

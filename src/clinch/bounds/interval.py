@@ -60,4 +60,4 @@ def interval(network: Network, region: Region, c: Tensor | None = None, *, layer
     rows = rows.flatten(2).expand(region.size, -1, -1)
     lower, upper = limits[node].lower.flatten(1).unsqueeze(1), limits[node].upper.flatten(1).unsqueeze(1)
     least = torch.where(rows > 0, rows * lower, torch.where(rows < 0, rows * upper, torch.zeros_like(rows)))
-    return least.sum(2) + offset
+    return (least.sum(2) + offset).nan_to_num(-torch.inf, torch.inf, -torch.inf)  # infinities that met

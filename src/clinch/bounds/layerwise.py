@@ -106,16 +106,18 @@ def _tightened(
     which = is_open.any(0).nonzero().flatten()
     if not len(which) or stop():
         return limits
-    shared = _elements(graph, j, which, limits)
-    needed = graph.ancestors(shared.nodes)
-    for problems, columns in _blocks(is_open[:, which], 2 * width(graph, shared)):
-        if stop():
-            break
-        local = {i: known[i].take(problems) for i in known if i in needed}
-        found = bound(_both_signs(shared, columns), region.take(problems), local)
-        rows, elements, count = problems.unsqueeze(1), which[columns], columns.shape[1]
-        lower[rows, elements] = torch.maximum(lower[rows, elements], found[:, :count])
-        upper[rows, elements] = torch.minimum(upper[rows, elements], -found[:, count:])
+    widest = max(graph.nodes[i].size for i in graph.ancestors([j]))
+    for some in which.split(max(1, 8 * BLOCK // widest)):
+        shared = _elements(graph, j, some, limits)
+        needed = graph.ancestors(shared.nodes)
+        for problems, columns in _blocks(is_open[:, some], 2 * width(graph, shared)):
+            if stop():
+                break
+            local = {i: known[i].take(problems) for i in known if i in needed}
+            found = bound(_both_signs(shared, columns), region.take(problems), local)
+            rows, elements, count = problems.unsqueeze(1), some[columns], columns.shape[1]
+            lower[rows, elements] = torch.maximum(lower[rows, elements], found[:, :count])
+            upper[rows, elements] = torch.minimum(upper[rows, elements], -found[:, count:])
     return Interval(lower.reshape(shape), upper.reshape(shape)).intersect(limits)
 
 

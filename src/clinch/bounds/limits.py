@@ -103,7 +103,7 @@ def _read_limits(
     if method == "fast_dual":
         from clinch.bounds.fast_dual import dual_activation_bounds
 
-        return dual_activation_bounds(graph, region, wanted)
+        return dual_activation_bounds(graph, region, wanted, stop=stop)
     limits = interval_bounds(graph, region, wanted)
     return {j: limits[j] for j in read_nodes(graph, wanted)}
 

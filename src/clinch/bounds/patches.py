@@ -33,8 +33,8 @@ from clinch.network.ops.shape import Reshape
 PIECE = 2**18
 #: a transposed convolution of a window is written as a matrix where that has at most so many times its products
 DENSE_LIMIT = 8
-#: rows for which building that matrix pays
-ENOUGH_ROWS = 512
+#: building that matrix carries as many rows back as it has: it pays for so many times more
+ENOUGH_ROWS = 2
 
 
 def patch_bounds(
@@ -349,7 +349,7 @@ def _through_convolution(
     op: Convolution, before: _Window, behind: _Window, shape: tuple[int, ...], count: int
 ) -> _Step:
     """Rows on the output's window go through the transpose without padding: what falls outside meets zeros later."""
-    matrix = _as_matrix(op, before, behind) if count >= ENOUGH_ROWS else None
+    matrix = _as_matrix(op, before, behind) if count >= ENOUGH_ROWS * before.size else None
     mask = before.view(op.weight.new_ones(1, *shape))
     bias = op.bias if op.bias is None or op.bias.dim() == 1 else before.view(op.bias.unsqueeze(0))
 

@@ -109,11 +109,17 @@ class Graph:
         return tuple(self.nodes[j].shape for j in self.nodes[i].inputs)
 
     def interval(self, i: int, inputs: Sequence[Interval]) -> Interval:
-        """The interval rule of node i; a missing fact is reported with the layer's name and source."""
+        """The interval rule of node i; a missing fact is reported with the layer's name and source.
+
+        Where infinite limits meet and the rule says NaN, nothing is known: minus infinity to infinity. NaN that comes
+        from elsewhere stays.
+        """
         try:
-            return self.nodes[i].op.interval(*inputs)
+            limits = self.nodes[i].op.interval(*inputs)
         except UnsupportedOperator as error:
             raise self._located(error, i) from None
+        bounded = all(bool(torch.isfinite(t.sum())) for pair in inputs for t in pair)
+        return limits if bounded else limits.without_nan()
 
     def relax(self, i: int, inputs: Sequence[Interval]) -> Relaxation:
         """The linear relaxation of node i; a missing fact is reported with the layer's name and source."""

@@ -43,10 +43,18 @@ class Interval(NamedTuple):
         """The limits of the chosen rows of the batch, in that order; those of a slice are views."""
         return Interval(self.lower[problems], self.upper[problems])
 
+    def without_nan(self) -> Interval:
+        """The same limits, infinite where they are NaN: nothing is known there. Gradients flow to the others."""
+        inf = torch.inf
+        return Interval(self.lower.nan_to_num(-inf, inf, -inf), self.upper.nan_to_num(inf, inf, -inf))
+
     def intersect(self, other: Interval) -> Interval:
-        """The limits that hold when both do. Rounding may cross them by an ulp: the midpoint then stands for both."""
-        lower = torch.maximum(self.lower, other.lower)
-        upper = torch.minimum(self.upper, other.upper)
+        """The limits that hold when both do; a limit that is NaN does not count.
+
+        Rounding may cross them by an ulp: the midpoint then stands for both.
+        """
+        lower = torch.fmax(self.lower, other.lower)
+        upper = torch.fmin(self.upper, other.upper)
         crossed = lower > upper
         middle = (lower + upper) / 2
         return Interval(torch.where(crossed, middle, lower), torch.where(crossed, middle, upper))

@@ -49,15 +49,21 @@ class LeakyReLU(Elementwise):
         return self.relax_with(inputs[0], torch.where(upper > -lower, steep, self.negative_slope * steep))
 
     def relax_with(self, bounds: Interval, slope: Tensor) -> Lines:
-        """The lines with the given lower slopes in ``[a, 1]`` for unstable elements; gradients flow to the slopes."""
+        """The lines with the given lower slopes in ``[a, 1]`` for unstable elements; gradients flow to the slopes.
+
+        Above a half-line the chord becomes the line through its end that is parallel to the other piece; above the
+        whole line there is none, and the offset is infinite.
+        """
         lower, upper = bounds
         a = self.negative_slope
-        unstable = (lower < 0) & (upper > 0)
+        unstable = ~((lower >= 0) | (upper <= 0))  # NaN counts as open
         # two numbers in torch.where would meet in the default dtype and round a
         stable_slope = torch.where(lower >= 0, torch.ones_like(lower), a)
         width = torch.where(unstable, upper - lower, torch.ones_like(lower))
         chord = torch.where(unstable, (upper - a * lower) / width, stable_slope)
         rise = torch.where(unstable, (a - chord) * lower, torch.zeros_like(lower))
+        if not bool(torch.isfinite(width).all()):
+            chord, rise = _over_half_lines(a, bounds, unstable & ~torch.isfinite(width), chord, rise)
         zero = torch.zeros((), dtype=lower.dtype, device=lower.device).expand_as(lower)
         return Lines(torch.where(unstable, slope, stable_slope), zero, chord, rise, below_at_zero=True)
 
@@ -66,6 +72,17 @@ class LeakyReLU(Elementwise):
     ) -> Expression:
         """One binary per unstable element (METHODS section 4); stable elements stay expressions."""
         return encoder.two_pieces(inputs[0], bounds[0], self.negative_slope)
+
+
+def _over_half_lines(a: float, bounds: Interval, where: Tensor, chord: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes and offsets of upper lines, with those of open elements with an infinite (or NaN) limit put right."""
+    lower, upper = bounds
+    to_the_left = where & torch.isfinite(upper)
+    to_the_right = where & torch.isfinite(lower)
+    chord = torch.where(where, torch.where(to_the_left, a * torch.ones_like(lower), torch.ones_like(lower)), chord)
+    rise = torch.where(where, torch.full_like(rise, torch.inf), rise)
+    rise = torch.where(to_the_left, (1 - a) * upper, rise)
+    return chord, torch.where(to_the_right, (a - 1) * lower, rise)
 
 
 @from_aten("aten.relu")
