@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from cpu_clock import count_cpu_seconds
 from second_look import SecondLook
 from torch import Tensor
 
@@ -99,9 +100,9 @@ def page(options: argparse.Namespace, rows: list[Row], wrong: list[str]) -> list
         f"# WK17a, ℓ∞, eps {options.eps:g}: complete decisions", "",
         f"    python benchmarks/{' '.join([Path(__file__).name, *sys.argv[1:]])}", "",
         "Conv(1,16,4,s2,p1) ReLU Conv(16,32,4,s2,p1) ReLU 1568-100-10 ReLU. For each MNIST test image from",
-        f"{options.first} to {options.first + len(rows) - 1}: an input within eps with another class than the label, or a",
+        f"{options.first} to {options.first + len(rows) - 1}: an input within eps with another class, or a",
         "proof that there is none (`Minimize(0)`); misclassified images are decided by themselves. At most",
-        f"{options.time_limit:g} s of wall time each; CPU seconds of one thread, loading the network excluded.",
+        f"{options.time_limit:g} s each; CPU seconds of one thread, loading the network excluded.",
         f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}.", "",
         "| images | decided | another class | none: proven | undecided | mean s | median s | worst s |",
         "|---|---|---|---|---|---|---|---|",
@@ -125,7 +126,7 @@ def main() -> int:
     parser.add_argument("--eps", type=float, default=0.1)
     parser.add_argument("--time-limit", type=float, default=60.0)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    count_cpu_seconds()
     net = cl.load(str(model_file(f"{NETWORK}.onnx")))
     look = SecondLook(NETWORK)
     data = mnist("test")
