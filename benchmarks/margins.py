@@ -10,8 +10,7 @@ Ends with exit code 1 if two closed answers differ by more than both tolerances 
 
     python benchmarks/margins.py [--images 10] [--eps 0.05 0.1] [--time-limit 60] [--milp]
         [--reference gurobi|scip|none] [--reference-images 10] [--reference-time-limit 60]
-
-Writes benchmarks/results/margins.md.
+        [--out benchmarks/results/margins.md]
 """
 
 from __future__ import annotations
@@ -241,6 +240,7 @@ def main() -> None:
     parser.add_argument("--reference", default="gurobi", choices=["gurobi", "scip", "none"])
     parser.add_argument("--reference-images", type=int, default=10)
     parser.add_argument("--reference-time-limit", type=float, default=60.0)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     count_cpu_seconds()
     lines = [
@@ -260,8 +260,8 @@ def main() -> None:
         rows, same = measure(options, eps)
         print(*rows, sep="\n", flush=True)
         lines, agree = [*lines, *rows], agree and same
-    RESULTS.write_text("\n".join(lines) + "\n")
-    print(f"Written to {RESULTS.relative_to(Path(__file__).parent.parent)}" + ("" if agree else "; ANSWERS DIFFER"))
+    options.out.write_text("\n".join(lines) + "\n")
+    print(f"Written to {options.out}" + ("" if agree else "; ANSWERS DIFFER"))
     sys.exit(0 if agree else 1)
 
 
