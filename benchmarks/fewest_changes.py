@@ -106,8 +106,10 @@ def main() -> int:
         )
     head = f"| image | value | bound | CPU s | {options.rival}: value | bound | CPU s |\n|---|---|---|---|---|---|---|"
     text = "\n".join([
-        "# Fewest changed pixels, mnist_small", "", f"`python benchmarks/{' '.join([Path(__file__).name, *sys.argv[1:]])}`",
-        f"Python {platform.python_version()}, {platform.machine()}, CPU seconds of one thread.", "", head, *lines, "", *summary, "",
+        "# Fewest changed pixels, mnist_small", "",
+        f"`python benchmarks/{' '.join([Path(__file__).name, *sys.argv[1:]])}`",
+        f"Python {platform.python_version()}, {platform.machine()}, CPU seconds of one thread.", "",
+        head, *lines, "", *summary, "",
     ])  # fmt: skip
     RESULTS.write_text(text)
     print(*summary, sep="\n")
