@@ -135,6 +135,12 @@ def _branch_and_bound(query: Query, ledger: Ledger, seed: int) -> None:
     branch_and_bound(query, ledger)
 
 
+def _input_split(query: Query, ledger: Ledger, seed: int) -> None:
+    from clinch.exact.input_split import input_split
+
+    input_split(query, ledger)
+
+
 def _count(query: Query, ledger: Ledger, seed: int) -> None:
     from clinch.exact.counting import fewest_changes
 
@@ -147,6 +153,7 @@ ENGINES: dict[str, Engine] = {
     "bounds": _bounds,
     "milp": _milp,
     "branch_and_bound": _branch_and_bound,
+    "input_split": _input_split,
     "count": _count,
 }
 

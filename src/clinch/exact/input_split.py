@@ -2,9 +2,9 @@
 
 Every box gets linear lower limits of objective and atoms by CROWN (:mod:`clinch.exact.box_bounds`), with the limits of
 its parent's activations to start from. They close it, or cut it down (:mod:`clinch.geometry.clip`), or say along which
-element to halve it (:mod:`clinch.exact.input_branching`). Relaxations become exact as boxes shrink, so that this ends for
-any operator that has one, whether or not it bends at kinks. For the general method see Wang et al. 2018 (ReluVal, arXiv
-1804.10829); boxes are bounded in batches, and problems with an objective are searched best bound first.
+element to halve it (:mod:`clinch.exact.input_branching`). Relaxations become exact as boxes shrink, so that this ends
+for any operator that has one, whether or not it bends at kinks. For the general method see Wang et al. 2018 (ReluVal,
+arXiv 1804.10829); boxes are bounded in batches, and problems with an objective are searched best bound first.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Search:
         region = query.narrowed(incumbent).region
         if not bool(torch.isfinite(region.lower).all() and torch.isfinite(region.upper).all()):
             raise UnboundedInputError(
-                "Splitting the input needs finite limits of every input element. Add constraints such as x >= 0, x <= 1."
+                "Splitting the input needs finite limits of every input element. Add constraints such as x >= 0."
             )
         if isinstance(query.objective, Distance):
             self.finished = incumbent.clone()  # nothing outside of the incumbent's ball is better
@@ -90,7 +90,10 @@ class _Search:
         return self.ledger.remaining <= 0
 
     def _target(self, problem: Tensor) -> Tensor:
-        return self.ledger.target[self.problems][problem]
+        """What closes a problem, raised so that a bound cut off at it still does after rounding."""
+        target, value = self.ledger.target[self.problems], self.ledger.value[self.problems]
+        rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
+        return torch.where(torch.isfinite(value), target + rounding, target)[problem]
 
     def run(self) -> None:
         """Work on the boxes of smallest bound until none is left."""
@@ -205,12 +208,11 @@ class _Search:
         with torch.no_grad():
             value, atoms = local.evaluate(corners.reshape(-1, *shape))
         points = torch.cat([faces.points.flatten(2), corners], 1).reshape(-1, *shape)
-        values = torch.cat([faces.value, value.reshape(-1, count)], 1).reshape(-1)
-        atoms = torch.cat(
-            [faces.atoms, atoms.expand(len(local.region.lower), -1).reshape(-1, count, query.atoms.count)], 1
-        )
+        size, width = len(found.boxes), query.atoms.count
+        values = torch.cat([faces.value, value.reshape(size, count)], 1).reshape(-1)
+        atoms = torch.cat([faces.atoms, atoms.expand(size * count, width).reshape(size, count, width)], 1)
         problem = found.boxes.problem.repeat_interleave(1 + 2 * faces.candidates.shape[1] + count)
-        self._settle(points, values, query.violation(atoms.reshape(len(points), -1)), problem)
+        self._settle(points, values, query.violation(atoms.reshape(len(points), width)), problem)
 
     def _settle(self, points: Tensor, values: Tensor, violation: Tensor, problem: Tensor) -> None:
         """Offer what is feasible and better than the incumbent; walk on from what is nearest to that."""
