@@ -55,21 +55,27 @@ def input_split(query: Query, ledger: Ledger, *, batch: int = 2048) -> None:
         UnboundedInputError: an input element has no finite limits.
         UnsupportedOperator: a layer has no interval rule or no linear relaxation; names it.
     """
-    problems = (~ledger.closed).nonzero().flatten()
-    if len(problems) and not ledger.exhausted:
-        _Search(query.take(problems), problems, ledger, batch).run()
+    Search(query, ledger, batch).run()
 
 
-class _Search:
-    """One run over the problems a ledger has not closed. ``problems`` maps this query's problems to the ledger's."""
+class Search:
+    """One search over the problems that a ledger has not closed. :meth:`run` may be called again after the ledger's
+    time was up: the open boxes are kept.
 
-    def __init__(self, query: Query, problems: Tensor, ledger: Ledger, batch: int) -> None:
-        self.query, self.problems, self.ledger, self.batch = folded(query), problems, ledger, batch
+    Arguments and errors: see :func:`input_split`.
+    """
+
+    def __init__(self, query: Query, ledger: Ledger, batch: int = 2048) -> None:
+        #: this query's problems in the ledger
+        self.problems = (~ledger.closed).nonzero().flatten()
+        query = query.take(self.problems)
+        self.query, self.ledger, self.batch = folded(query), ledger, batch
         self.bound = Bounder(self.query)
         self.frontier = Frontier(query.size)
         self.finished = torch.full((query.size,), torch.inf, dtype=torch.float64)
-        self.size, self.began, self.walking = min(FIRST_BATCH, batch), ledger.seconds, 0.0
-        self._start(query)
+        self.size, self.working, self.walking = min(FIRST_BATCH, batch), 0.0, 0.0
+        if len(self.problems):
+            self._start(query)
 
     def _start(self, query: Query) -> None:
         """One box per problem: of a distance problem that has an incumbent, the box around the incumbent's ball."""
@@ -97,12 +103,16 @@ class _Search:
 
     def run(self) -> None:
         """Work on the boxes of smallest bound until none is left."""
+        if not len(self.problems) or self.ledger.exhausted:
+            return
         while self.frontier and not self.ledger.exhausted:
             boxes = self._wanted(self.frontier.pop(self.size))
             if len(boxes):
                 began = time.monotonic()
                 self._work(boxes)
-                each = (time.monotonic() - began) / len(boxes)
+                seconds = time.monotonic() - began
+                self.working += seconds
+                each = seconds / len(boxes)
                 allowed = min(ROUND_SECONDS, max(0.1 * self.ledger.remaining, 0.02))
                 self.size = int(max(1, min(self.batch, 4 * self.size, allowed / max(each, 1e-9))))
             self._report()
@@ -222,8 +232,7 @@ class _Search:
         if len(good):
             best = good[values[good].argsort()[:OFFERED]]
             self.ledger.offer(points[best], WHO, self.problems[problem[best]])
-        spent = self.ledger.seconds - self.began
-        if self.walking > WALK_SHARE * spent or self.ledger.exhausted:
+        if self.walking > WALK_SHARE * (self.working + 0.1) or self.ledger.exhausted:
             return
         began = self.ledger.seconds
         order = torch.where(better, violation, torch.inf).nan_to_num(nan=torch.inf)
