@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -71,12 +72,15 @@ def packed(path: Path) -> Path:
 
 
 def run(instance: Instance, folder: Path) -> dict:
-    """One instance: the word, wall time from start to end of the process, and what the check of a sat says."""
+    """One instance: the word, wall and CPU time of the whole process, and what the check of a sat says.
+
+    CPU time is the same however busy the machine is; it counts with one process at a time only.
+    """
     point = folder / "counterexamples" / ("-".join(map(str, instance.key[:3])) + ".txt")
     point.parent.mkdir(parents=True, exist_ok=True)
     options = ["--timeout", str(instance.limit), "--counterexample", str(point)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    began = time.monotonic()
+    began, before = time.monotonic(), cpu_of_children()
     try:
         done = subprocess.run(
             [*COMMAND, str(instance.network), str(instance.specification), *options],
@@ -85,12 +89,18 @@ def run(instance: Instance, folder: Path) -> dict:
         word, told = done.stdout.strip(), done.stderr.strip()
     except subprocess.TimeoutExpired:
         word, told = "timeout", "killed"
-    seconds = time.monotonic() - began
+    seconds, cpu = time.monotonic() - began, cpu_of_children() - before
     row = dict(zip(("category", "network", "specification", "limit"), instance.key))
-    row |= {"verdict": word if word in WORDS else "error", "seconds": round(seconds, 3), "note": told[-500:]}
+    row |= {"verdict": word if word in WORDS else "error", "seconds": round(seconds, 3), "cpu": round(cpu, 3)}
+    row["note"] = told[-500:]
     if word == "sat":
         row["confirmed"], row["note"] = check(instance.network, instance.specification, point)
     return row
+
+
+def cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def expected() -> dict[tuple[str, str, str], str]:
@@ -117,12 +127,14 @@ def table(rows: list[dict], share: float) -> list[str]:
     known = expected()
     lines = [
         "# VNN-COMP instances through `clinch verify`", "",
+        f"`python benchmarks/vnncomp.py {' '.join(sys.argv[1:])}`", "",
         f"Wall time of the whole process, start-up included, {share:g} of each instance's limit, one thread.",
         "Every sat was checked by onnxruntime and an evaluator that shares nothing with Clinch; *wrong* counts sats",
         "that failed the check and verdicts against those that the tools of VNN-COMP 2022 agreed on.",
         f"Python {platform.python_version()}, {platform.machine()}.", "",
-        f"| category | group | instances | solved | {' | '.join(WORDS)} | wrong | median s | mean s | worst s |",
-        "|---" * 13 + "|",
+        f"| category | group | instances | solved | {' | '.join(WORDS)} | wrong | median s | mean s | worst s "
+        "| median CPU s | worst CPU s |",
+        "|---" * 15 + "|",
     ]  # fmt: skip
     for category in dict.fromkeys(row["category"] for row in rows):
         mine = [row for row in rows if row["category"] == category]
@@ -132,10 +144,12 @@ def table(rows: list[dict], share: float) -> list[str]:
             groups.setdefault(group(row, by_network), []).append(row)
         for name, some in groups.items():
             count, seconds = Counter(row["verdict"] for row in some), [row["seconds"] for row in some]
+            cpu = [row["cpu"] for row in some]
             cells = [
                 category, name, len(some), count["sat"] + count["unsat"], *(count[word] for word in WORDS),
                 sum(wrong(row, known) for row in some), f"{statistics.median(seconds):.2f}",
                 f"{statistics.mean(seconds):.2f}", f"{max(seconds):.2f}",
+                f"{statistics.median(cpu):.2f}", f"{max(cpu):.2f}",
             ]  # fmt: skip
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     bad = [f"{r['network']} {r['specification']}: {r['verdict']} ({r['note']})" for r in rows if wrong(r, known)]

@@ -18,6 +18,8 @@ from clinch.query import Distance, FormsNorm, Query
 from clinch.solution import Event, Proof, Solution
 
 if TYPE_CHECKING:
+    from clinch.exact.branch_and_bound import Search as Branching
+    from clinch.exact.input_split import Search as Splitting
     from clinch.network.ops.base import Interval
     from clinch.problem import Problem
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 ATTACK_SHARE = 0.35
 #: share of the time for branch and bound before the thorough attack
 SLICE_SHARE = 0.1
+#: share of the time for a first look of input splitting at a problem that another engine may suit better
+GLANCE_SHARE = 0.02
+#: input elements that have room, up to which splitting them is tried, and up to which nothing else is as good
+FEW_INPUTS, VERY_FEW_INPUTS = 16, 8
 
 Engine = Callable[[Query, Ledger, int], None]
 
@@ -140,6 +146,12 @@ def _branch_and_bound(query: Query, ledger: Ledger, seed: int) -> None:
     branch_and_bound(query, ledger)
 
 
+def _input_split(query: Query, ledger: Ledger, seed: int) -> None:
+    from clinch.exact.input_split import input_split
+
+    input_split(query, ledger)
+
+
 def _count(query: Query, ledger: Ledger, seed: int) -> None:
     from clinch.exact.counting import fewest_changes
 
@@ -152,6 +164,7 @@ ENGINES: dict[str, Engine] = {
     "bounds": _bounds,
     "milp": _milp,
     "branch_and_bound": _branch_and_bound,
+    "input_split": _input_split,
     "count": _count,
 }
 
@@ -164,8 +177,10 @@ def _combine(query: Query, ledger: Ledger, seed: int) -> None:
     elif query.feasibility:
         # a constant is its own bound, so that the first input found closes the problem
         ledger.prove(query.objective.value(query.region.lower, {}), Proof.GEOMETRY, "geometry")
-    engines = [*_exact_engines(query)]
-    if engines[0] is _branch_and_bound:
+    engines = _exact_engines(query)
+    if engines[0] is _input_split:
+        engines = _first_boxes(query, ledger, seed, engines[1:])
+    elif engines[0] is _branch_and_bound:
         engines[0] = _first_slice(query, ledger, seed)
     else:
         engines.insert(0, _bounds)
@@ -183,21 +198,69 @@ def _first_slice(query: Query, ledger: Ledger, seed: int) -> Engine:
     """Try what closes small problems: a quick attack and the start of branch and bound; returns the rest of it."""
     from clinch.attacks.attack import attack
     from clinch.attacks.polish import polish
-    from clinch.exact.branch_and_bound import Search
 
     with ledger.share(ATTACK_SHARE):
         attack(query, ledger, seed=seed, thorough=False)
         polish(ledger.query, ledger)
-    searches: list[Search] = []
+    rest = _continued("branch_and_bound")
+    with ledger.share(SLICE_SHARE):
+        _attempt(rest, query, ledger, seed)
+    return rest
+
+
+def _first_boxes(query: Query, ledger: Ledger, seed: int, others: list[Engine]) -> list[Engine]:
+    """Try what closes problems of few inputs; returns the engines that should go on, the best one first.
+
+    A first slice of input splitting closes most of them. Where branch and bound takes the problem too both get an equal
+    slice, and the one that raised the bound last is the better one. A question without objective has no such bound:
+    there each gets half of the time, unless the inputs are very few.
+    """
+    split = _continued("input_split")
+    alone = query.feasibility and query.region.free_elements <= VERY_FEW_INPUTS
+    with ledger.share(SLICE_SHARE if alone else GLANCE_SHARE):
+        _attempt(split, query, ledger, seed)
+    if ledger.exhausted or alone or not others:
+        return [split]
+    if others[0] is not _branch_and_bound:
+        return [_lent(others[0], 0.5), split]
+    search = _first_slice(query, ledger, seed)
+    before = ledger.bound.clone()
+    with ledger.share(SLICE_SHARE):
+        _attempt(split, query, ledger, seed)
+    if query.feasibility:
+        return [_lent(split, 0.5), search, split]
+    raised = (ledger.bound > before)[~ledger.closed]
+    return [split, search] if bool(raised.double().mean() > 0.5) else [search, split]
+
+
+def _continued(name: str) -> Engine:
+    """A search of :data:`ENGINES` that goes on, when called again, where its time was up."""
+    searches: list[Branching | Splitting] = []
 
     def continued(query: Query, ledger: Ledger, seed: int) -> None:
+        from clinch.exact.branch_and_bound import Search as Branching
+        from clinch.exact.input_split import Search as Splitting
+
         if not searches:
-            searches.append(Search(query, ledger))
+            searches.append((Splitting if name == "input_split" else Branching)(query, ledger))
         searches[0].run()
 
-    with ledger.share(SLICE_SHARE):
-        _attempt(continued, query, ledger, seed)
-    return continued
+    return _named(continued, name)
+
+
+def _lent(engine: Engine, share: float) -> Engine:
+    """The engine with a share of the time that is left."""
+
+    def lent(query: Query, ledger: Ledger, seed: int) -> None:
+        with ledger.share(share):
+            engine(query, ledger, seed)
+
+    return _named(lent, engine.__name__)
+
+
+def _named(engine: Engine, name: str) -> Engine:
+    engine.__name__ = name
+    return engine
 
 
 def _attempt(engine: Engine, query: Query, ledger: Ledger, seed: int) -> None:
@@ -209,16 +272,25 @@ def _attempt(engine: Engine, query: Query, ledger: Ledger, seed: int) -> None:
 
 
 def _exact_engines(query: Query) -> list[Engine]:
-    """Branch and bound where splitting ReLUs ends in an affine network, MILP where other pieces need an encoding."""
-    if isinstance(query.objective, FormsNorm):
-        return [_milp]
-    if isinstance(query.objective, Distance) and query.objective.p == 0:
-        return [_count, _milp] if query.graph.bends_only_at_kinks(query.nodes) else [_milp]
-    if query.graph.bends_only_at_kinks(query.nodes):
-        return [_branch_and_bound]
+    """Those that suit the problem, the best first.
+
+    Branch and bound where splitting ReLUs ends in an affine network, MILP where other pieces need an encoding, input
+    splitting where few input elements have room, and where neither of the others ends.
+    """
+    kinks = query.graph.bends_only_at_kinks(query.nodes)
     encodable = all(query.graph.nodes[i].op.supports("encode") for i in query.graph.ancestors(query.nodes) if i)
-    return [_milp, _branch_and_bound] if encodable else [_branch_and_bound]
+    if isinstance(query.objective, Distance) and query.objective.p == 0 and encodable:
+        return [_count, _milp] if kinks else [_milp]
+    if isinstance(query.objective, FormsNorm):
+        engines = [_milp]
+    elif kinks:
+        engines = [_branch_and_bound]
+    else:
+        engines = [_milp, _branch_and_bound] if encodable else [_branch_and_bound]
+    if query.region.free_elements <= FEW_INPUTS:
+        return [_input_split, *engines] if encodable else [_input_split]
+    return engines if encodable else [*engines, _input_split]
 
 
 def _name(engine: Engine) -> str:
-    return next((name for name, known in ENGINES.items() if known is engine), "branch_and_bound")
+    return next((name for name, known in ENGINES.items() if known is engine), engine.__name__)

@@ -174,7 +174,7 @@ def _backward(
 
 
 def _impossible(query: Query, lower: Tensor) -> Tensor:
-    """``(D,)`` boxes in which some clause has no atom that may hold, or that miss a ball of the region; NaN is neither."""
+    """``(D,)`` boxes in which some clause has no atom that may hold; NaN may."""
     if not query.clauses:
         return torch.zeros(len(lower), dtype=torch.bool, device=lower.device)
     return (query.clause_values(lower) > 0).any(1)

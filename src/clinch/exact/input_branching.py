@@ -2,10 +2,10 @@
 
     score_i = Σ_r |row_ri|·w_i + Σ_e loss_e · min(1, |h_e(x + w_i/2 e_i) − h_e(x − w_i/2 e_i)| / (u_e − l_e))
 
-w is the box's width, x its centre, e runs over the inputs of non-affine nodes with limits ``[l_e, u_e]``, and ``loss_e``
-is what the relaxation of element e costs the forms r that matter: coefficient times mean gap between its two lines. The
-second factor is the share of the element's range that splitting i can take away, measured by the network itself at the
-centres of the box's faces; these points are candidates for the search as well.
+w is the box's width, x its centre, e runs over the inputs of non-affine nodes with limits ``[l_e, u_e]``, and
+``loss_e`` is what the relaxation of element e costs the forms r that matter: coefficient times mean gap between its two
+lines. The second factor is the share of the element's range that splitting i can take away, measured by the network
+itself at the centres of the box's faces; these points are candidates for the search as well.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def look_at_faces(query: Query, found: BoxBounds, width: Tensor) -> Faces:
     with torch.no_grad():
         activations = query.graph.forward(flat, {*query.nodes, *read})
     value = local.objective.value(flat, activations).reshape(size, -1)
-    atoms = local.atoms.values(activations).expand(len(flat), -1).reshape(size, 1 + 2 * count, -1)
+    atoms = local.atoms.values(activations).expand(len(flat), query.atoms.count)
+    atoms = atoms.reshape(size, 1 + 2 * count, query.atoms.count)
     inner = {j: activations[j].reshape(size, 1 + 2 * count, *activations[j].shape[1:]) for j in read}
     return Faces(candidates, points.reshape(size, -1, *boxes.lower.shape[1:]), value, atoms, inner)
 

@@ -2,9 +2,9 @@
 
 Every box gets linear lower limits of objective and atoms by CROWN (:mod:`clinch.exact.box_bounds`), with the limits of
 its parent's activations to start from. They close it, or cut it down (:mod:`clinch.geometry.clip`), or say along which
-element to halve it (:mod:`clinch.exact.input_branching`). Relaxations become exact as boxes shrink, so that this ends for
-any operator that has one, whether or not it bends at kinks. For the general method see Wang et al. 2018 (ReluVal, arXiv
-1804.10829); boxes are bounded in batches, and problems with an objective are searched best bound first.
+element to halve it (:mod:`clinch.exact.input_branching`). Relaxations become exact as boxes shrink, so that this ends
+for any operator that has one, whether or not it bends at kinks. For the general method see Wang et al. 2018 (ReluVal,
+arXiv 1804.10829); boxes are bounded in batches, and problems with an objective are searched best bound first.
 """
 
 from __future__ import annotations
@@ -55,21 +55,28 @@ def input_split(query: Query, ledger: Ledger, *, batch: int = 2048) -> None:
         UnboundedInputError: an input element has no finite limits.
         UnsupportedOperator: a layer has no interval rule or no linear relaxation; names it.
     """
-    problems = (~ledger.on(query.device).closed).nonzero().flatten()
-    if len(problems) and not ledger.exhausted:
-        _Search(query.take(problems), problems, ledger, batch).run()
+    Search(query, ledger, batch).run()
 
 
-class _Search:
-    """One run over the problems a ledger has not closed. ``problems`` maps this query's problems to the ledger's."""
+class Search:
+    """One search over the problems that a ledger has not closed. :meth:`run` may be called again after the ledger's
+    time was up: the open boxes are kept.
 
-    def __init__(self, query: Query, problems: Tensor, ledger: Ledger, batch: int) -> None:
-        self.query, self.problems, self.ledger, self.batch = folded(query), problems, ledger.on(query.device), batch
+    Arguments and errors: see :func:`input_split`.
+    """
+
+    def __init__(self, query: Query, ledger: Ledger, batch: int = 2048) -> None:
+        self.ledger, self.batch = ledger.on(query.device), batch
+        #: this query's problems in the ledger
+        self.problems = (~self.ledger.closed).nonzero().flatten()
+        query = query.take(self.problems)
+        self.query = folded(query)
         self.bound = Bounder(self.query)
         self.frontier = Frontier(query.size, query.device)
         self.finished = query.region.lower.new_full((query.size,), torch.inf)
-        self.size, self.began, self.walking = min(FIRST_BATCH, batch), ledger.seconds, 0.0
-        self._start(query)
+        self.size, self.working, self.walking = min(FIRST_BATCH, batch), 0.0, 0.0
+        if len(self.problems):
+            self._start(query)
 
     def _start(self, query: Query) -> None:
         """One box per problem: of a distance problem that has an incumbent, the box around the incumbent's ball."""
@@ -77,7 +84,7 @@ class _Search:
         region = query.narrowed(incumbent).region
         if not bool(torch.isfinite(region.lower).all() and torch.isfinite(region.upper).all()):
             raise UnboundedInputError(
-                "Splitting the input needs finite limits of every input element. Add constraints such as x >= 0, x <= 1."
+                "Splitting the input needs finite limits of every input element. Add constraints such as x >= 0."
             )
         if isinstance(query.objective, Distance):
             self.finished = incumbent.clone()  # nothing outside of the incumbent's ball is better
@@ -90,16 +97,23 @@ class _Search:
         return self.ledger.remaining <= 0
 
     def _target(self, problem: Tensor) -> Tensor:
-        return self.ledger.target[self.problems][problem]
+        """What closes a problem, raised so that a bound cut off at it still does after rounding."""
+        target, value = self.ledger.target[self.problems], self.ledger.value[self.problems]
+        rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
+        return torch.where(torch.isfinite(value), target + rounding, target)[problem]
 
     def run(self) -> None:
         """Work on the boxes of smallest bound until none is left."""
+        if not len(self.problems) or self.ledger.exhausted:
+            return
         while self.frontier and not self.ledger.exhausted:
             boxes = self._wanted(self.frontier.pop(self.size))
             if len(boxes):
                 began = time.monotonic()
                 self._work(boxes)
-                each = (time.monotonic() - began) / len(boxes)
+                seconds = time.monotonic() - began
+                self.working += seconds
+                each = seconds / len(boxes)
                 allowed = min(ROUND_SECONDS, max(0.1 * self.ledger.remaining, 0.02))
                 self.size = int(max(1, min(self.batch, 4 * self.size, allowed / max(each, 1e-9))))
             self._report()
@@ -205,16 +219,11 @@ class _Search:
         with torch.no_grad():
             value, atoms = local.evaluate(corners.reshape(-1, *shape))
         points = torch.cat([faces.points.flatten(2), corners], 1).reshape(-1, *shape)
-        values = torch.cat([faces.value, value.reshape(-1, count)], 1).reshape(-1)
-        atoms = torch.cat(
-            [
-                faces.atoms,
-                atoms.expand(len(local.region.lower), -1).reshape(len(found.boxes), count, query.atoms.count),
-            ],
-            1,
-        )
+        size, width = len(found.boxes), query.atoms.count
+        values = torch.cat([faces.value, value.reshape(size, count)], 1).reshape(-1)
+        atoms = torch.cat([faces.atoms, atoms.expand(size * count, width).reshape(size, count, width)], 1)
         problem = found.boxes.problem.repeat_interleave(1 + 2 * faces.candidates.shape[1] + count)
-        self._settle(points, values, query.violation(atoms.reshape(len(points), -1)), problem)
+        self._settle(points, values, query.violation(atoms.reshape(len(points), width)), problem)
 
     def _settle(self, points: Tensor, values: Tensor, violation: Tensor, problem: Tensor) -> None:
         """Offer what is feasible and better than the incumbent; walk on from what is nearest to that."""
@@ -224,8 +233,7 @@ class _Search:
         if len(good):
             best = good[values[good].argsort()[:OFFERED]]
             self.ledger.offer(points[best], WHO, self.problems[problem[best]])
-        spent = self.ledger.seconds - self.began
-        if self.walking > WALK_SHARE * spent or self.ledger.exhausted:
+        if self.walking > WALK_SHARE * (self.working + 0.1) or self.ledger.exhausted:
             return
         began = self.ledger.seconds
         order = torch.where(better, violation, torch.inf).nan_to_num(nan=torch.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,6 +58,14 @@ class Region:
     def size(self) -> int:
         """Number of problems B."""
         return self.lower.shape[0]
+
+    @property
+    def free_elements(self) -> float:
+        """Number of elements that have room, at most over the problems; infinity where a limit is not finite."""
+        lower, upper = self.lower.flatten(1), self.upper.flatten(1)
+        if not bool((torch.isfinite(lower) & torch.isfinite(upper)).all()):
+            return math.inf
+        return float((lower < upper).sum(1).max()) if len(lower) else 0.0
 
     def within(self, ball: Ball) -> Region:
         """The part of the region inside a ball."""
