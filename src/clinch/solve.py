@@ -181,10 +181,10 @@ def _combine(query: Query, ledger: Ledger, seed: int) -> None:
     if engines[0] is _input_split:
         engines = _first_boxes(query, ledger, seed, engines[1:])
     elif engines[0] is _branch_and_bound:
-        engines[0] = _first_slice(query, ledger, seed)
+        engines = [*_first_slice(query, ledger, seed), *engines[1:]]
     else:
         engines.insert(0, _bounds)
-    if ledger.exhausted:
+    if ledger.exhausted or not engines:
         return
     with ledger.share(ATTACK_SHARE):
         _attack(query, ledger, seed)
@@ -194,18 +194,19 @@ def _combine(query: Query, ledger: Ledger, seed: int) -> None:
         _attempt(engine, query, ledger, seed)
 
 
-def _first_slice(query: Query, ledger: Ledger, seed: int) -> Engine:
-    """Try what closes small problems: a quick attack and the start of branch and bound; returns the rest of it."""
+def _first_slice(query: Query, ledger: Ledger, seed: int) -> list[Engine]:
+    """Try what closes small problems: a quick attack and the start of branch and bound; returns the rest of it, if any."""
     from clinch.attacks.attack import attack
     from clinch.attacks.polish import polish
 
     with ledger.share(ATTACK_SHARE):
         attack(query, ledger, seed=seed, thorough=False)
-        polish(ledger.query, ledger)
-    rest = _continued("branch_and_bound")
+        if isinstance(query.objective, Distance):  # a nearer point shrinks the region, others only prune
+            polish(ledger.query, ledger)
+    search = _Continued("branch_and_bound")
     with ledger.share(SLICE_SHARE):
-        _attempt(rest, query, ledger, seed)
-    return rest
+        _attempt(search, query, ledger, seed)
+    return [] if search.done else [search]
 
 
 def _first_boxes(query: Query, ledger: Ledger, seed: int, others: list[Engine]) -> list[Engine]:
@@ -215,11 +216,13 @@ def _first_boxes(query: Query, ledger: Ledger, seed: int, others: list[Engine]) 
     slice, and the one that raised the bound last is the better one. A question without objective has no such bound:
     there each gets half of the time, unless the inputs are very few.
     """
-    split = _continued("input_split")
+    split = _Continued("input_split")
     alone = query.feasibility and query.region.free_elements <= VERY_FEW_INPUTS
     with ledger.share(SLICE_SHARE if alone else GLANCE_SHARE):
         _attempt(split, query, ledger, seed)
-    if ledger.exhausted or alone or not others:
+    if ledger.exhausted or split.done:
+        return []
+    if alone or not others:
         return [split]
     if others[0] is not _branch_and_bound:
         return [_lent(others[0], 0.5), split]
@@ -228,24 +231,30 @@ def _first_boxes(query: Query, ledger: Ledger, seed: int, others: list[Engine]) 
     with ledger.share(SLICE_SHARE):
         _attempt(split, query, ledger, seed)
     if query.feasibility:
-        return [_lent(split, 0.5), search, split]
+        return [_lent(split, 0.5), *search, split]
     raised = (ledger.bound > before)[~ledger.closed]
-    return [split, search] if bool(raised.double().mean() > 0.5) else [search, split]
+    return [split, *search] if bool(raised.double().mean() > 0.5) else [*search, split]
 
 
-def _continued(name: str) -> Engine:
+class _Continued:
     """A search of :data:`ENGINES` that goes on, when called again, where its time was up."""
-    searches: list[Branching | Splitting] = []
 
-    def continued(query: Query, ledger: Ledger, seed: int) -> None:
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+        self._search: Branching | Splitting | None = None
+
+    def __call__(self, query: Query, ledger: Ledger, seed: int) -> None:
         from clinch.exact.branch_and_bound import Search as Branching
         from clinch.exact.input_split import Search as Splitting
 
-        if not searches:
-            searches.append((Splitting if name == "input_split" else Branching)(query, ledger))
-        searches[0].run()
+        if self._search is None:
+            self._search = (Splitting if self.__name__ == "input_split" else Branching)(query, ledger)
+        self._search.run()
 
-    return _named(continued, name)
+    @property
+    def done(self) -> bool:
+        """Whether it has nothing left to look at."""
+        return self._search is not None and self._search.done
 
 
 def _lent(engine: Engine, share: float) -> Engine:
@@ -255,12 +264,8 @@ def _lent(engine: Engine, share: float) -> Engine:
         with ledger.share(share):
             engine(query, ledger, seed)
 
-    return _named(lent, engine.__name__)
-
-
-def _named(engine: Engine, name: str) -> Engine:
-    engine.__name__ = name
-    return engine
+    lent.__name__ = engine.__name__
+    return lent
 
 
 def _attempt(engine: Engine, query: Query, ledger: Ledger, seed: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clinch.attacks.averaged import averaged_steps, linearised_distance, retract
 from clinch.attacks.lanes import ANY, Lanes, disjunctive_clause, lanes_of, tightened
-from clinch.attacks.minimise import minimise_steps
+from clinch.attacks.minimise import LANES_PER_START, minimise_steps
 from clinch.attacks.polish import polish_from
 from clinch.attacks.result import AttackResult, Best, HasQuery, query_of
 from clinch.attacks.shrinking import shrinking_steps
@@ -32,6 +32,8 @@ KEPT = 12
 FINALISTS = 2
 #: restarts of each finalist, for each start asked for
 RESTARTS = 4
+#: walks and steps of each, where other objectives than distances are not attacked thoroughly
+QUICK = (4, 15)
 #: how far behind the incumbent a finalist may lie to be polished
 RUNNER_UP = 0.1
 #: finalists through one atom whose values differ by less are taken for the same point
@@ -53,8 +55,8 @@ def attack(
         starts: attempts per disjunct, the first from the centre, the others from random points.
         steps: steps of the longest stage.
         seed: of the random starts.
-        thorough: False ends a distance's attack after the short stages that rank the disjuncts: enough where an exact
-            search with walks of its own comes next.
+        thorough: False ends a distance's attack after the short stages that rank the disjuncts, and gives every other
+            objective a few short walks: enough where an exact search with walks of its own comes next.
     """
     _run(query, ledger, starts, steps, seed, thorough)
 
@@ -85,7 +87,8 @@ def _run(query: Query, ledger: Ledger | None, starts: int, steps: int, seed: int
     feasible = first.read(best.anchor, gradients=False).feasible
     best.report()
     if not isinstance(tight.objective, Distance):
-        minimise_steps(best, tight, starts=starts, steps=steps, generator=generator)
+        lanes, length = (LANES_PER_START * starts, steps) if thorough else QUICK
+        minimise_steps(best, tight, count=lanes, steps=length, generator=generator)
     elif query.clauses:
         # a feasible anchor is the nearest point there is, unless a ball has pushed it away from the box's own
         closest = torch.maximum(torch.minimum(tight.objective.center, tight.region.upper), tight.region.lower)

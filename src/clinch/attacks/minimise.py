@@ -44,14 +44,15 @@ def minimise(problem: HasQuery | Query, *, steps: int = 100, starts: int = 2, se
     """
     best = Best(query_of(problem), "projected gradient")
     generator = torch.Generator().manual_seed(seed)
-    minimise_steps(best, tightened(best), starts=starts, steps=steps, generator=generator)
+    count = LANES_PER_START * max(1, starts)
+    minimise_steps(best, tightened(best), count=count, steps=steps, generator=generator)
     return best.result()
 
 
-def minimise_steps(best: Best, tight: Query, *, starts: int, steps: int, generator: torch.Generator) -> None:
-    """Run the method for all problems of ``tight``; what is found goes to ``best``."""
+def minimise_steps(best: Best, tight: Query, *, count: int, steps: int, generator: torch.Generator) -> None:
+    """Run the method for all problems of ``tight``, ``count`` lanes each; what is found goes to ``best``."""
     size = max(1, tight.region.lower[0].numel())
-    count = max(1, min(LANES_PER_START * max(1, starts), MEMORY // (size * max(1, tight.size))))
+    count = max(1, min(count, MEMORY // (size * max(1, tight.size))))
     problem = torch.arange(tight.size, device=tight.device).repeat_interleave(count)
     lanes = lanes_of(best, tight, problem, torch.full_like(problem, ANY))
     z = _starts(lanes, count, generator)

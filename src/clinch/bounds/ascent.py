@@ -18,12 +18,13 @@ from clinch.bounds.dual import Dual, DualFunction, Multipliers
 RATES = (1.0, 3.0, 1.0)
 #: Adam's averaging of gradients and of their squares
 FIRST, SECOND = 0.8, 0.98
+#: by how much, relatively, the search for multipliers has to pass a target
+CLEARANCE = 1e-5
 
 
 class Ascent(NamedTuple):
     """Domains after :func:`ascend`, with what branching and attacks look at: the minimiser ``(D, *input_shape)`` and
-    coefficients ``(D, U)`` on the open elements' outputs, both at each domain's best evaluation. Where the target was
-    reached before the last step they are not evaluated: NaN and zero.
+    coefficients ``(D, U)`` on the open elements' outputs, both at the multipliers they have now.
     """
 
     domains: Domains
@@ -47,47 +48,71 @@ def ascend(
 ) -> Ascent:
     """Improve the multipliers by projected Adam steps; the best bound of each domain and its multipliers are kept.
 
+    Any multipliers give a valid bound, so that they are searched for in single precision; the bound returned is their
+    evaluation in the query's own.
+
     Args:
-        steps: number of evaluations; one evaluates the present multipliers only.
+        steps: number of evaluations on the way; none evaluates the present multipliers only.
         step_size: of slopes and mu, cosine decay; beta takes three times as much.
         target: ``(D,)`` domains whose bound has reached it are left alone.
         stop: asked after every step; once true, the best so far is returned.
     """
-    work = _Work(relaxed, d, d.bound.new_full((len(d),), torch.inf) if target is None else target)
-    for step in range(steps - 1):
-        work.climb(step_size * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        work.cull()
-        if not len(work.active) or stop():
-            break
-    return work.result(relaxed, d)
+    if not steps:
+        return _proven(relaxed, d, torch.cat([d.alpha, d.beta, d.mu], 1), None)
+    climb = _Climb(relaxed.light, d, target)
+    climb.run(steps, step_size, stop)
+    start = None if climb.start is None else climb.best_start.to(d.bound)
+    return _proven(relaxed, d, climb.best.to(d.alpha), start)
 
 
-class _Work:
-    """Domains that are still being improved (``active``), and the best of all."""
+def _proven(relaxed: Relaxed, d: Domains, packed: Tensor, start: Tensor | None) -> Ascent:
+    """The domains with these multipliers and their bound, which is never below the one they had."""
+    function = DualFunction(relaxed, d)
+    least, most = function.limits
+    alpha, beta, mu = Multipliers.unpack(packed, relaxed.width)
+    alpha = torch.minimum(torch.maximum(alpha, least), most)
+    dual = function(Multipliers(alpha, beta, mu), start)
+    bound = torch.where(dual.bound > d.bound, dual.bound, d.bound)  # false for NaN
+    point = dual.point.reshape(-1, *relaxed.query.graph.input_shape)
+    return Ascent(replace(d, alpha=alpha, beta=beta, mu=mu, bound=bound), point, dual.rows)
 
-    def __init__(self, relaxed: Relaxed, d: Domains, target: Tensor) -> None:
-        self.width = relaxed.width
-        self.function = DualFunction(relaxed, d)
+
+class _Climb:
+    """The search for multipliers: domains that are still being improved (``active``), and the best of all."""
+
+    def __init__(self, light: Relaxed, d: Domains, target: Tensor | None) -> None:
+        self.width = light.width
+        self.function = DualFunction(light, d)
         least, most = self.function.limits
+        dtype = least.dtype
+        beta, mu = d.beta.to(dtype), d.mu.to(dtype)
         zero = torch.zeros_like
-        unlimited = torch.where(d.split != 0, torch.inf, 0.0).to(least.dtype)
-        allowed = torch.where(d.allowed(d.mu.shape[1]), torch.inf, 0.0).to(least.dtype)
-        self.least = torch.cat([least, zero(d.beta), zero(d.mu)], 1)
+        unlimited = torch.where(d.split != 0, torch.inf, 0.0).to(dtype)
+        allowed = torch.where(d.allowed(d.mu.shape[1]), torch.inf, 0.0).to(dtype)
+        self.least = torch.cat([least, zero(beta), zero(mu)], 1)
         self.most = torch.cat([most, unlimited, allowed], 1)
-        self.rate = torch.cat([t.new_full(t.shape[1:], r) for t, r in zip((d.alpha, d.beta, d.mu), RATES)])
-        self.now = torch.clamp(torch.cat([d.alpha, d.beta, d.mu], 1), self.least, self.most)
+        self.rate = torch.cat([least.new_full(t.shape[1:], r) for t, r in zip((d.alpha, beta, mu), RATES)])
+        self.now = torch.clamp(torch.cat([d.alpha.to(dtype), beta, mu], 1), self.least, self.most)
         self.first, self.second, self.count = zero(self.now), zero(self.now), 0
         self.start: Tensor | None = None
-        self.target = target
+        self.target = None if target is None else _beyond(target.to(dtype))
         self.active = torch.arange(len(d), device=d.problem.device)
-        self.reached = torch.full_like(d.bound, -torch.inf)
-        self.best = self.now.clone()
-        self.best_start = torch.zeros_like(d.bound)
+        self.reached = d.bound.new_full((len(d),), -torch.inf, dtype=dtype)
+        #: the best multipliers found, ``(D, 2U + K)``, and where their concretisation started from
+        self.best, self.best_start = self.now.clone(), torch.zeros_like(self.reached)
 
-    def climb(self, rate: float) -> None:
+    def run(self, steps: int, step_size: float, stop: Callable[[], bool]) -> None:
+        """Take so many steps, and look at where the last one ended."""
+        for step in range(steps):
+            self._climb(step_size * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            self._cull()
+            if not len(self.active) or stop():
+                return
+        self._evaluate(gradient=False)
+
+    def _climb(self, rate: float) -> None:
         """Evaluate, keep what is better, and take one Adam step; every domain's entries move by themselves."""
-        dual = self._evaluate(gradient=True)
-        gradient = dual.gradient
+        gradient = self._evaluate(gradient=True).gradient
         assert gradient is not None
         gradient.nan_to_num_(0.0, 0.0, 0.0)
         self.count += 1
@@ -103,13 +128,15 @@ class _Work:
         at = self.active[better]
         self.reached[at] = dual.bound[better]
         self.best[at] = self.now[better]
-        if self.start is not None:
-            self.best_start[at] = self.start[better]
+        if dual.start is not None:
+            self.best_start[at] = dual.start[better]
         self.start = dual.start
         return dual
 
-    def cull(self) -> None:
+    def _cull(self) -> None:
         """Leave domains alone whose bound has reached the target, once they are many."""
+        if self.target is None:
+            return
         going = self.reached[self.active] < self.target[self.active]
         left = int(going.sum())
         if left < 0.75 * len(self.active):
@@ -119,22 +146,7 @@ class _Work:
             self.first, self.second = self.first[keep], self.second[keep]
             self.start = None if self.start is None else self.start[keep]
 
-    def result(self, relaxed: Relaxed, d: Domains) -> Ascent:
-        """The last multipliers count too; then the best ones of what is left are looked at once more."""
-        shape = relaxed.query.graph.input_shape
-        point = d.mu.new_full((len(d), *shape), torch.nan)
-        rows = torch.zeros_like(d.alpha)
-        if len(self.active):
-            dual = self._evaluate(gradient=False)
-            last = dual.bound >= self.reached[self.active]
-            at = self.active
-            point[at], rows[at] = dual.point.reshape(-1, *shape), dual.rows
-            again = (~last).nonzero().flatten()
-            if len(again):
-                at = at[again]
-                start = None if self.start is None else self.best_start[at]
-                dual = self.function.take(again)(Multipliers.unpack(self.best[at], self.width), start)
-                point[at], rows[at] = dual.point.reshape(-1, *shape), dual.rows
-        alpha, beta, mu = Multipliers.unpack(self.best, self.width)
-        bound = torch.maximum(self.reached, d.bound)  # never below the parent's
-        return Ascent(replace(d, alpha=alpha, beta=beta, mu=mu, bound=bound), point, rows)
+
+def _beyond(target: Tensor) -> Tensor:
+    """A little more than the target, so that the evaluation in double precision reaches it too."""
+    return target + CLEARANCE * (target.abs() + 0.1)

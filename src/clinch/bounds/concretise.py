@@ -11,6 +11,9 @@ have an evaluation of their own, of a few passes over the rows:
 * p = 1, centre inside the box: the largest coefficients alone, where they fill what is needed.
 
 Everything else goes through :mod:`clinch.geometry.halfspace` and :mod:`clinch.geometry.linear_minimum`.
+
+What depends on the sign of a coefficient is written with ``sign`` and not with ``where``, whose branches cannot be
+predicted on such rows: a pass over them takes ten times as long.
 """
 
 from __future__ import annotations
@@ -145,7 +148,8 @@ class _LinearOverBox(Concretise):
 
     def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
         bound = offset + _dot(rows, self.middle) - _dot(rows.abs(), self.half)
-        return Concretised(bound, torch.where(rows > 0, self.lower, self.upper), torch.ones_like(offset), None)
+        point = torch.addcmul(self.middle, rows.sign(), self.half, value=-1)
+        return Concretised(bound, point, torch.ones_like(offset), None)
 
 
 class _AroundCenter(Concretise):
@@ -156,6 +160,7 @@ class _AroundCenter(Concretise):
         assert s.center is not None
         self.center = s.center[which]
         self.low, self.high = s.lower[which] - self.center, s.upper[which] - self.center
+        self.middle, self.half = (self.high + self.low) / 2, (self.high - self.low) / 2
         # what rows and their absolute values are multiplied with: the centre, the size of what is summed, and twice
         # what a whole move gains, Σ|λ|·room, each side by itself: |λ| and λ together know the side
         self.for_rows = [self.center, -(self.high + self.low)]
@@ -170,6 +175,10 @@ class _AroundCenter(Concretise):
         rounding = 4 * torch.finfo(rows.dtype).eps * (at_sizes[:, 0] + offset.abs())
         return need, rounding, ((at_rows + at_sizes) / 2)[:, 1:].unbind(1)
 
+    def corner(self, rows: Tensor) -> Tensor:
+        """``(D, n)`` the move that changes the limit most."""
+        return torch.addcmul(self.middle, rows.sign(), self.half, value=-1)
+
     def result(self, bound: Tensor, delta: Tensor, multiplier: Tensor, start: Tensor | None) -> Concretised:
         return Concretised(bound, delta.add_(self.center), _climbing(multiplier), start)
 
@@ -180,26 +189,26 @@ class _LargestMove(_AroundCenter):
     def prepare(self) -> None:
         super().prepare()
         self.reach = torch.maximum(self.high, -self.low).amax(1)
-        far = self.reach.unsqueeze(1) * (1 - 1e-12)
+        far = self.reach.unsqueeze(1) * (1 - 1e4 * torch.finfo(self.reach.dtype).eps)
         # moves that T limits, rather than the box
         self.low_free, self.high_free = (torch.where(t.abs() >= far, t, 0.0) for t in (self.low, self.high))
         down, up = ((t != 0).to(t.dtype) for t in (self.low_free, self.high_free))
         self.for_rows.append(down - up)
         self.for_sizes.append(down + up)
+        self.middle_free, self.half_free = (self.high_free + self.low_free) / 2, (self.high_free - self.low_free) / 2
 
     def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
         need, rounding, (most, slope) = self.sums(rows, rows.abs(), offset)
-        falls = rows > 0
         excess = most - need
-        tangent = self.reach - excess.clamp(min=0) / slope.clamp(min=1e-300)
+        tangent = self.reach - excess.clamp(min=0) / _above_zero(slope)
         # where T limits nothing, nothing is known about it
         length = torch.where((slope > 0) & (need > 0), tangent.clamp(min=0), 0.0)
         met = excess + rounding >= 0
         bound = torch.where(met, length, torch.inf)
-        back = torch.where(met, length / self.reach.clamp(min=1e-300) - 1, 0.0).clamp(max=0)
-        delta = torch.where(falls, self.low, self.high)
-        delta = torch.addcmul(delta, torch.where(falls, self.low_free, self.high_free), back.unsqueeze(1))
-        return self.result(bound, delta, torch.where(slope > 0, 1 / slope.clamp(min=1e-300), 0.0), None)
+        back = torch.where(met, length / _above_zero(self.reach) - 1, 0.0).clamp(max=0)
+        free = torch.addcmul(self.middle_free, rows.sign(), self.half_free, value=-1)
+        delta = self.corner(rows).addcmul_(free, back.unsqueeze(1))
+        return self.result(bound, delta, torch.where(slope > 0, 1 / _above_zero(slope), 0.0), None)
 
 
 class _Euclid(_AroundCenter):
@@ -210,7 +219,7 @@ class _Euclid(_AroundCenter):
         met = most + rounding >= need
         goal = torch.minimum(need, most).clamp(min=0)
         if start is None:
-            t = goal / torch.linalg.vecdot(rows, rows).clamp(min=1e-300)
+            t = goal / _above_zero(torch.linalg.vecdot(rows, rows))
             for _ in range(COLD_STEPS):
                 t = self._newton(rows, self._move(rows, t), goal, t)
         else:
@@ -220,7 +229,7 @@ class _Euclid(_AroundCenter):
         dual = torch.linalg.vecdot(delta, delta) / 2 + t * (need + torch.linalg.vecdot(rows, delta))
         bound = torch.where(met, (2 * dual.clamp(min=0)).sqrt(), torch.inf)
         if not bool(met.all()):
-            delta = torch.where(met.unsqueeze(1), delta, torch.where(rows > 0, self.low, self.high))
+            delta = torch.lerp(self.corner(rows), delta, met.to(delta).unsqueeze(1))
         return self.result(bound, delta, t, following)
 
     def _move(self, rows: Tensor, t: Tensor) -> Tensor:
@@ -229,12 +238,11 @@ class _Euclid(_AroundCenter):
     def _newton(self, rows: Tensor, delta: Tensor, goal: Tensor, t: Tensor) -> Tensor:
         """A step towards ``gain(t) = −<λ, δ(t)> = goal``; the gain's slope is ``‖λ‖²`` over what is not at a limit."""
         gain = -torch.linalg.vecdot(rows, delta)
-        free = torch.where((delta > self.low) & (delta < self.high), rows, 0.0)
-        slope = torch.linalg.vecdot(free, free)
+        slope = _free_square(rows, delta, t)
         missing = goal - gain
         # where everything is at its limit the gain is flat: come back from the right
         flat = torch.where(missing < 0, 0.5 * t, t)
-        return torch.where(slope > 0, t + missing / slope.clamp(min=1e-300), flat).clamp(min=0)
+        return torch.where(slope > 0, t + missing / _above_zero(slope), flat).clamp(min=0)
 
 
 class _SumOfMoves(_AroundCenter):
@@ -243,7 +251,7 @@ class _SumOfMoves(_AroundCenter):
     def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
         size = rows.abs()
         need, rounding, (most,) = self.sums(rows, size, offset)
-        room = torch.where(rows > 0, -self.low, self.high)
+        room = self.corner(rows).mul_(-rows.sign())
         size.mul_(room > 0)
         goal = need.clamp(min=0)
         count = min(LARGEST, rows.shape[1])
@@ -268,18 +276,17 @@ class _SumOfMoves(_AroundCenter):
     ) -> Concretised:
         last = (filled < goal.unsqueeze(1)).sum(1, keepdim=True).clamp(max=best.shape[1] - 1)
         density = best.gather(1, last)
-        price = torch.where(density > 0, 1 / density.clamp(min=1e-300), 0.0)
+        price = torch.where(density > 0, 1 / _above_zero(density), 0.0)
         here = room.gather(1, at)
         # any price is a bound: price·need − Σ (price·|λ| − 1)₊·room, and beyond the last element nothing is positive
         saving = ((price * best - 1).clamp(min=0) * here).sum(1)
         bound = torch.where(met, (price[:, 0] * need - saving).clamp(min=0), torch.inf)
         before = torch.cat([filled.new_zeros(len(rows), 1), filled[:, :-1]], 1)
-        part = ((goal.unsqueeze(1) - before) / best.clamp(min=1e-300)).clamp(min=0)
+        part = ((goal.unsqueeze(1) - before) / _above_zero(best)).clamp(min=0)
         move = torch.minimum(part, here)
-        delta = torch.zeros_like(rows).scatter_(1, at, move)
-        delta = torch.where(rows > 0, -delta, delta)
+        delta = torch.zeros_like(rows).scatter_(1, at, move).mul_(-rows.sign())
         if not bool(met.all()):
-            delta = torch.where(met.unsqueeze(1), delta, torch.where(rows > 0, self.low, self.high))
+            delta = torch.lerp(self.corner(rows), delta, met.to(delta).unsqueeze(1))
         return self.result(bound, delta, price[:, 0], None)
 
 
@@ -305,7 +312,7 @@ class _LinearInEuclid(_InBall):
         size = rows.abs()
         at_center, in_box = self.in_box(rows, size, offset)
         if start is None:
-            t = self.radius / torch.linalg.vector_norm(rows, dim=1).clamp(min=1e-300)
+            t = self.radius / _above_zero(torch.linalg.vector_norm(rows, dim=1))
             for _ in range(COLD_STEPS):
                 t = self._newton(rows, self._move(rows, t), t)
         else:
@@ -323,10 +330,9 @@ class _LinearInEuclid(_InBall):
 
     def _newton(self, rows: Tensor, delta: Tensor, t: Tensor) -> Tensor:
         """A step towards ``‖δ(t)‖ = R``; the square's slope is ``2t·‖λ‖²`` over what is not at a limit."""
-        free = torch.where((delta > self.low) & (delta < self.high), rows, 0.0)
-        slope = 2 * t * torch.linalg.vecdot(free, free)
+        slope = 2 * t * _free_square(rows, delta, t)
         missing = self.radius.square() - torch.linalg.vecdot(delta, delta)
-        step = t + missing / slope.clamp(min=1e-300)
+        step = t + missing / _above_zero(slope)
         step = torch.where(slope > 0, step, torch.where(missing > 0, 4 * t, 0.5 * t))
         return torch.minimum(torch.maximum(step, 0.1 * t), 10 * t).clamp(1e-12, 1e12)
 
@@ -337,7 +343,7 @@ class _LinearInSum(_InBall):
     def __call__(self, rows: Tensor, offset: Tensor, start: Tensor | None) -> Concretised:
         size = rows.abs()
         at_center, in_box = self.in_box(rows, size, offset)
-        room = torch.where(rows > 0, -self.low, self.high)
+        room = self.corner(rows).mul_(-rows.sign())
         size.mul_(room > 0)
         count = min(LARGEST, rows.shape[1])
         best, at = size.topk(count, dim=1)
@@ -353,8 +359,7 @@ class _LinearInSum(_InBall):
         spent = price[:, 0] * self.radius + ((best - price).clamp(min=0) * here).sum(1)
         before = torch.cat([used.new_zeros(len(rows), 1), used[:, :-1]], 1)
         move = torch.minimum((radius - before).clamp(min=0), here)
-        delta = torch.zeros_like(rows).scatter_(1, at, move)
-        delta = torch.where(rows > 0, -delta, delta)
+        delta = torch.zeros_like(rows).scatter_(1, at, move).mul_(-rows.sign())
         bound = torch.maximum(at_center - spent, in_box)
         return Concretised(bound, delta.add_(self.center), torch.ones_like(offset), None)
 
@@ -369,6 +374,17 @@ def _products(rows: Tensor, vectors: list[Tensor]) -> Tensor:
     if vectors[0].shape[0] == 1:
         return rows @ torch.cat(vectors).T
     return torch.stack([torch.linalg.vecdot(rows, v) for v in vectors], 1)
+
+
+def _free_square(rows: Tensor, delta: Tensor, t: Tensor) -> Tensor:
+    """``Σ λ_i²`` over the elements whose move ``−t·λ`` was not clipped."""
+    free = rows * (delta == rows * -t.unsqueeze(1))
+    return torch.linalg.vecdot(free, rows)
+
+
+def _above_zero(values: Tensor) -> Tensor:
+    """No smaller than the smallest normal number: something to divide by."""
+    return values.clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def _climbing(weight: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ from clinch.network.ops.base import Interval, Relaxation
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Query
 
+#: dtype of the search for multipliers; whatever is found, the bound is evaluated in the query's own
+SEARCH = torch.float32
+
 
 class Kink(NamedTuple):
     """The elements of one splittable node that some problem leaves open.
@@ -52,6 +55,16 @@ class Relaxed:
     def concretise(self) -> Concretiser:
         """The last step of the dual function, prepared."""
         return Concretiser(self.query)
+
+    @cached_property
+    def light(self) -> Relaxed:
+        """The same in :data:`SEARCH`: what multipliers are looked for with. No bound is proven there."""
+        device = self.query.device
+        kinks = tuple(
+            k._replace(slope=k.slope.to(SEARCH), bounds=Interval(*(t.to(SEARCH) for t in k.bounds))) for k in self.kinks
+        )
+        fixed = {i: r.to(SEARCH, device) for i, r in self.fixed.items()}
+        return Relaxed(self.query.to(SEARCH, device), kinks, fixed)
 
     @cached_property
     def order(self) -> list[int]:

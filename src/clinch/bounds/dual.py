@@ -223,7 +223,9 @@ class DualFunction:
             if frame.split is not None:
                 torch.mul(frame.split, -at_open, out=beta[:, kink.columns])
             low = at_open * m.alpha[:, kink.columns]
-            h = torch.where(rows >= 0, low, torch.addcmul(frame.up_offset, at_open, frame.up_slope))
+            high = torch.addcmul(frame.up_offset, at_open, frame.up_slope)
+            # not torch.where: signs that cannot be predicted make it several times slower
+            h = torch.lerp(high, low, (rows >= 0).to(low))
             values[i] = (z * frame.slope).index_copy_(1, kink.which, h).reshape(count, *graph.nodes[i].shape)
         if self.atoms.count:
             mu.copy_(self.atoms.values(values))

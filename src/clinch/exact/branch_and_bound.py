@@ -20,7 +20,7 @@ from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
 from clinch.bounds.objective import impossible_atoms
 from clinch.errors import UnsupportedByEngine
-from clinch.exact.branching import open_elements, relaxation_loss, split_clauses, split_kinks
+from clinch.exact.branching import open_elements, relaxation_loss, split_clauses, split_deep
 from clinch.exact.leaf import is_convex, solve_leaf
 from clinch.exact.pool import Pool, Waiting
 from clinch.exact.tighten import tightened
@@ -30,7 +30,9 @@ from clinch.query import Distance, FormsNorm, Query
 from clinch.solution import Proof
 
 #: dual evaluations for domains without a parent, for children, and for leaves that no convex program can close
-ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 40, 12, 300
+ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 20, 6, 300
+#: elements that a domain is split at in one go, at most
+LEVELS = 4
 #: convex programs solved between two reports
 LEAVES_PER_ROUND = 16
 #: share of the search's time spent on walks from its minimisers to feasible points
@@ -38,7 +40,7 @@ WALK_SHARE = 0.15
 #: an incumbent this much better (relative) is worth new bounds of the activations
 RENARROW = 1e-3
 #: nodes of a search after which the activations' limits in each branch are tightened, and the factor to the next time
-TIGHTEN_AT, TIGHTEN_AGAIN = 50, 8
+TIGHTEN_AT, TIGHTEN_AGAIN = 200, 8
 #: entries of open domains beyond which those of largest bound go first, so that few wait
 MEMORY = 2**29
 
@@ -83,6 +85,11 @@ class Search:
         #: problem of each branch
         self.owner = torch.arange(len(self.problems), device=self.device)
         self.relaxed: Relaxed | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to look at: what separates value and bound now is rounding."""
+        return not len(self.problems) or (self.relaxed is not None and not len(self.pool))
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -187,15 +194,17 @@ class Search:
             return
         ascent = ascent.take(index)
         self._offer(ascent.point, ascent.domains.problem)
-        self.pool.push(Waiting(ascent.domains, self._element_to_split(ascent), self._clause_to_split(ascent)))
+        self.pool.push(Waiting(ascent.domains, self._elements_to_split(ascent), self._clause_to_split(ascent)))
 
-    def _element_to_split(self, ascent: Ascent) -> Tensor:
-        """``(D,)`` the open element to split next, −1 on leaves."""
+    def _elements_to_split(self, ascent: Ascent) -> Tensor:
+        """``(D, LEVELS)`` the open elements to split next, −1 where there is none: nothing but −1 on leaves."""
         assert self.relaxed is not None
-        anything = open_elements(self.relaxed, ascent.domains).any(1)
-        if not bool(anything.any()):
-            return torch.full_like(ascent.domains.problem, -1)
-        return torch.where(anything, relaxation_loss(self.relaxed, ascent).argmax(1), -1)
+        nothing = _no_elements(ascent.domains)
+        if not self.relaxed.width or not bool(open_elements(self.relaxed, ascent.domains).any()):
+            return nothing
+        loss, element = relaxation_loss(self.relaxed, ascent).topk(min(LEVELS, self.relaxed.width), 1)
+        nothing[:, : element.shape[1]] = element.masked_fill(loss < 0, -1)
+        return nothing
 
     def _clause_to_split(self, ascent: Ascent) -> Tensor:
         """``(D,)`` the undecided clause that the minimiser violates most, −1 where it violates none."""
@@ -216,7 +225,7 @@ class Search:
             leaf = leaves.take(self._all(leaves)[row : row + 1])
             if row >= LEAVES_PER_ROUND or self.ledger.exhausted:
                 rest = leaves.take(self._all(leaves)[row:])
-                self.pool.push(Waiting(rest, *(torch.full_like(rest.problem, -1) for _ in range(2))))
+                self.pool.push(Waiting(rest, _no_elements(rest), torch.full_like(rest.problem, -1)))
                 return
             if bool(leaf.bound < self._target(leaf)):
                 self._close_leaf(leaf)
@@ -237,7 +246,7 @@ class Search:
             self._offer(torch.cat(points), leaf.problem.expand(len(points)))
             clause = self._clause_to_split(Ascent(leaf, points[0], leaf.mu))
             if int(clause) >= 0 and bool(leaf.bound < self._target(leaf)):
-                self.pool.push(Waiting(leaf, torch.full_like(clause, -1), clause))
+                self.pool.push(Waiting(leaf, _no_elements(leaf), clause))
                 return
         self._finish(leaf)
 
@@ -284,11 +293,12 @@ class Search:
     def _split(self, waiting: Waiting) -> tuple[Domains, Domains, Domains]:
         """Children at kinks, children at clauses (whose multipliers have no parent to start from), and leaves."""
         assert self.relaxed is not None
-        domains, element, clause = waiting
+        domains, elements, clause = waiting
+        element = elements[:, 0]
         at_clause = (clause >= 0).nonzero().flatten()
         at_kink = ((clause < 0) & (element >= 0)).nonzero().flatten()
         leaves = ((clause < 0) & (element < 0)).nonzero().flatten()
-        children = split_kinks(domains.take(at_kink), element[at_kink])
+        children = split_deep(domains.take(at_kink), elements[at_kink], self.batch)
         roots = split_clauses(self.relaxed, domains.take(at_clause), clause[at_clause], self.impossible)
         return children, roots, domains.take(leaves)
 
@@ -332,6 +342,10 @@ class Search:
         if isinstance(self.query.objective, Distance):
             bound = torch.where(torch.isfinite(self.radius), torch.minimum(bound, self.radius), bound)
         self.ledger.prove(bound, Proof.TREE, "branch and bound", self.problems)
+
+
+def _no_elements(d: Domains) -> Tensor:
+    return d.problem.new_full((len(d), LEVELS), -1)
 
 
 def _taking_turns(group: Tensor) -> Tensor:

@@ -67,6 +67,29 @@ def split_kinks(d: Domains, at: Tensor) -> Domains:
     return Domains.cat(halves)
 
 
+def split_deep(d: Domains, elements: Tensor, room: int) -> Domains:
+    """Split every domain at its first element, and at the next ones as long as the children fit into ``room``.
+
+    One pass over many children costs little more than one over few, so that a search with few domains wins by going
+    down several levels at once.
+
+    Args:
+        elements: ``(D, L)`` open elements of each domain, the best first, −1 where there is no further one; the first
+            is never −1.
+        room: number of children that is not exceeded, except by the first split.
+    """
+    done = []
+    while len(d):
+        going = elements[:, 0] >= 0
+        if not bool(going.all()):
+            done.append(d.take((~going).nonzero().flatten()))
+            d, elements = d.take(going.nonzero().flatten()), elements[going]
+        d, elements = split_kinks(d, elements[:, 0]), elements[:, 1:].repeat(2, 1)
+        if not elements.shape[1] or 2 * len(d) > room:
+            break
+    return Domains.cat([*done, d]) if done else d
+
+
 def split_clauses(relaxed: Relaxed, d: Domains, clause: Tensor, impossible: Tensor) -> Domains:
     """One domain per atom of the given undecided clause ``(D,)`` of each domain, with multipliers of their own.
 

@@ -78,6 +78,11 @@ class Search:
         if len(self.problems):
             self._start(query)
 
+    @property
+    def done(self) -> bool:
+        """Whether no box is left."""
+        return not self.frontier
+
     def _start(self, query: Query) -> None:
         """One box per problem: of a distance problem that has an incumbent, the box around the incumbent's ball."""
         incumbent = self.ledger.value[self.problems]

@@ -11,10 +11,10 @@ from clinch.bounds.domains import Domains
 
 
 class Waiting(NamedTuple):
-    """Domains with the split that comes next: an open element ``(D,)`` or a clause ``(D,)``, −1 for none."""
+    """Domains with the splits that come next: open elements ``(D, L)`` or a clause ``(D,)``, −1 for none."""
 
     domains: Domains
-    element: Tensor
+    elements: Tensor
     clause: Tensor
 
     def __len__(self) -> int:
@@ -22,7 +22,7 @@ class Waiting(NamedTuple):
 
     def take(self, index: Tensor) -> Waiting:  # type: ignore[override]
         """The chosen ones."""
-        return Waiting(self.domains.take(index), self.element[index], self.clause[index])
+        return Waiting(self.domains.take(index), self.elements[index], self.clause[index])
 
 
 class Pool:
@@ -45,7 +45,7 @@ class Pool:
         if not count:
             return
         d = waiting.domains
-        packed = [d.problem, d.split, d.choice, d.alpha.float(), d.beta.float(), d.mu.float(), waiting.element,
+        packed = [d.problem, d.split, d.choice, d.alpha.float(), d.beta.float(), d.mu.float(), waiting.elements,
                   waiting.clause]  # fmt: skip
         if not self._rows:
             self._rows = [t.new_zeros(0, *t.shape[1:]) for t in packed]
@@ -77,7 +77,7 @@ class Pool:
     def pop(self, order: Tensor) -> Waiting:
         """Take out the domains at the given places of :meth:`bounds`."""
         at = self._live.nonzero().flatten()[order]
-        problem, split, choice, alpha, beta, mu, element, clause = (t[at] for t in self._rows)
+        problem, split, choice, alpha, beta, mu, elements, clause = (t[at] for t in self._rows)
         self._live[at] = False
         alpha, beta, mu = (t.to(self._dtype) for t in (alpha, beta, mu))
-        return Waiting(Domains(problem, split, choice, alpha, beta, mu, self._bound[at]), element, clause)
+        return Waiting(Domains(problem, split, choice, alpha, beta, mu, self._bound[at]), elements, clause)

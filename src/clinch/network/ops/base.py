@@ -91,6 +91,16 @@ class Relaxation:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         return dataclasses.replace(self, **{k: v[problems] for k, v in fields.items() if isinstance(v, Tensor)})  # type: ignore[type-var]
 
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """A copy with the given dtype and device."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        moved = {
+            k: v.to(device, dtype) if v.is_floating_point() else v.to(device)
+            for k, v in fields.items()
+            if isinstance(v, Tensor)
+        }
+        return dataclasses.replace(self, **moved)  # type: ignore[type-var]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator:
@@ -157,6 +167,10 @@ class AffineRelaxation(Relaxation):
     def take(self, problems: Tensor | slice) -> Self:
         """The same for all problems."""
         return self
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """The operator itself, moved."""
+        return dataclasses.replace(self, op=self.op.to(dtype, device))
 
     def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
         """Both limits are the operator itself."""
