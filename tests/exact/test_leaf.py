@@ -25,7 +25,7 @@ CASES = [
     ("distance", 1.0), ("distance", 2.0), ("distance", math.inf), ("linear", None), ("linear", 1.0), ("linear", 2.0)
 ]  # fmt: skip
 IN_BALLS = (("linear", 1.0), ("linear", 2.0))
-SEEDS = range(4)
+SEEDS = range(2)
 
 
 def case(make, kind: str, p: float | None, seed: int) -> tuple[Relaxed, Domains, Query]:
@@ -80,7 +80,7 @@ def piece(relaxed: Relaxed, leaf: Domains) -> Query:
 def test_the_bound_is_the_optimum_of_the_piece(make, kind, p):
     held, empty = 0, 0
     for seed in range(40):
-        if held == 2:
+        if held == 1:
             break
         relaxed, leaf, whole = case(make, kind, p, seed)
         exact = brute_force(whole)
@@ -101,7 +101,7 @@ def test_the_bound_is_the_optimum_of_the_piece(make, kind, p):
             ledger = milp(whole, time_limit=20)
             assert float(ledger.bound) <= float(solved.bound) + 1e-5 * (1 + abs(exact))
             assert float(solved.bound) <= float(ledger.value) + 1e-5 * (1 + abs(exact))
-    assert held == 2
+    assert held == 1
 
 
 def test_tightened_points_satisfy_the_atoms_exactly():
