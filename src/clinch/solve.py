@@ -60,7 +60,8 @@ def solve(
             stay on the CPU, and the solution's tensors are there.
 
     Raises:
-        ProblemError: a setting that has no meaning, or a device that is not there. UnknownLayer: bounds names a layer that does not exist.
+        ProblemError: a setting that has no meaning, or a device that is not there.
+        UnknownLayer: bounds names a layer that does not exist.
         UnsupportedByEngine, UnsupportedOperator, UnboundedInputError: the named solver cannot take this problem.
     """
     if not time_limit >= 0:

@@ -2,8 +2,8 @@
 
 A tensor on it holds a CPU tensor and says that it is on ``cuda:0``. Inside :class:`PretendCuda` factory calls and moves
 to that device make such tensors, and an operator that gets one of them together with an ordinary CPU tensor of one or
-more dimensions raises :class:`WrongDevice`. Code that runs here without an error makes every tensor on the device of its
-neighbours, whatever hardware the test runs on.
+more dimensions raises :class:`WrongDevice`. Code that runs here without an error makes every tensor on the device of
+its neighbours, whatever hardware the test runs on.
 """
 
 from __future__ import annotations

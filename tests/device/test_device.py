@@ -50,6 +50,14 @@ def assert_same(a: cl.Solution, b: cl.Solution) -> None:
     assert b.x.device.type == "cpu"
 
 
+def assert_consistent(a: cl.Solution, b: cl.Solution, sense: int) -> None:
+    """Both closed the problem, each in its own order: no bound passes a value, and the values agree up to the gap."""
+    assert a.status is b.status is cl.Status.OPTIMAL
+    assert sense * a.bound <= sense * b.value + 1e-7 and sense * b.bound <= sense * a.value + 1e-7
+    assert math.isclose(a.value, b.value, rel_tol=2e-3, abs_tol=1e-5)
+    assert b.x.device.type == "cpu"
+
+
 @pytest.fixture(params=PLACES)
 def place(request):
     return request.param
@@ -66,7 +74,7 @@ def test_the_whole_solve(place, make, kind, p):
     problem = problem_of(make, kind, p)
     here = problem.solve(time_limit=60)
     with place():
-        assert_same(here, problem.solve(time_limit=60, device="cuda"))
+        assert_consistent(here, problem.solve(time_limit=60, device="cuda"), problem.query.sense)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +202,7 @@ def test_a_module_on_cuda():
         inside = [net.input >= -1, net.input <= 1]
         return cl.Problem(cl.Minimize(net.output[0] - net.output[1]), inside).solve(time_limit=60)
 
-    assert_same(solved(cl.load(model, input_shape=(3,))), solved(cl.load(model.cuda(), input_shape=(3,))))
+    assert_consistent(solved(cl.load(model, input_shape=(3,))), solved(cl.load(model.cuda(), input_shape=(3,))), 1)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "meta", "nowhere"])

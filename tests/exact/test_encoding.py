@@ -172,3 +172,19 @@ def test_l1_and_l0_balls_are_kept():
         outcome = highs.solve(e.program)
         assert float(ball.distance(e.point(outcome.point))) <= radius + 1e-6
         assert len(e.strict) == 1
+
+
+@pytest.mark.parametrize("constant", [1.0, -1.0])
+def test_rows_of_a_constant_keep_their_place(constant):
+    """What does not depend on any variable is a row all the same: the ones behind it must not move up."""
+    encoder = Encoder(torch.full((2,), -1.0, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+    encoder.constrain(Expression({}, torch.tensor([constant], dtype=torch.float64)), -np.inf, 0.0)
+    total = Expression({0: torch.ones(2, 1, dtype=torch.float64)}, torch.zeros(1, dtype=torch.float64))
+    last = encoder.constrain(total, 1.5, np.inf)
+    program = encoder.program(total)
+    assert last == slice(1, 2) and program.rows.shape == (2, 2) and len(program.row_lower) == 2
+    outcome = highs.solve(program, time_limit=10)
+    if constant > 0:
+        assert outcome.status == "infeasible"
+    else:
+        assert outcome.status == "optimal" and math.isclose(outcome.value, 1.5)

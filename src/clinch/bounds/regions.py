@@ -62,7 +62,8 @@ def ball(
         device: where bounds over the region are computed; None: where ``center`` is.
 
     Raises:
-        ShapeError, NonFiniteError, EmptyRegionError, ProblemError: as :func:`box`; also for a norm that is none of the four.
+        ShapeError, NonFiniteError, EmptyRegionError, ProblemError: as :func:`box`; also for a norm that is none of the
+            four.
 
     Example:
         >>> ball(torch.zeros(1, 3), 0.1, math.inf, lower=0, upper=1).upper

@@ -316,7 +316,9 @@ class Encoder:
         for block, c in objective.coefficients.items():
             cost[self.columns(block)] += c[:, 0].numpy()
         sizes = [len(limits) for limits in self._lower]
-        grid = [[parts.get(block) for block in range(len(sizes))] for parts, _, _ in self._rows.values()]
+        # rows without variables, of a constant, keep their place too
+        filled = [parts or {0: csr_array((len(low), sizes[0]))} for parts, low, _ in self._rows.values()]
+        grid = [[parts.get(block) for block in range(len(sizes))] for parts in filled]
         # the first row of blocks is empty and only says how many columns each block has
         grid.insert(0, [csr_array((0, size)) for size in sizes])
         none = [np.zeros(0)]

@@ -98,6 +98,8 @@ def _tighten_kink(
     lower, upper = (t.flatten(1).clone() for t in limits[j])
     open_ = ((kink.bounds.lower < 0) & (kink.bounds.upper > 0))[branches]
     row, place = open_.nonzero(as_tuple=True)
+    if not len(row):
+        return
     branch, element = branches[row], kink.which[place]
     for part in torch.arange(len(branch), device=branch.device).split(ROWS // 2):
         if stop():
