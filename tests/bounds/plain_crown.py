@@ -89,7 +89,10 @@ def plain_limits(graph: Graph, region: Region, *, only_open: bool = True) -> Lim
             limits[i] = tuple(torch.maximum(t, node.op.negative_slope * t) for t in (low, high))  # type: ignore[assignment]
         elif i:
             parts, constant = matrices(graph, i)
-            low = sum(m.clamp(min=0) @ limits[j][0] + m.clamp(max=0) @ limits[j][1] for m, j in zip(parts, node.inputs))
-            high = sum(m.clamp(min=0) @ limits[j][1] + m.clamp(max=0) @ limits[j][0] for m, j in zip(parts, node.inputs))
-            limits[i] = low + constant, high + constant
+            low, high = constant, constant
+            for matrix, j in zip(parts, node.inputs):
+                positive, negative = matrix.clamp(min=0), matrix.clamp(max=0)
+                low = low + positive @ limits[j][0] + negative @ limits[j][1]
+                high = high + positive @ limits[j][1] + negative @ limits[j][0]
+            limits[i] = low, high
     return limits

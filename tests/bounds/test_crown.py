@@ -39,7 +39,11 @@ def convolution(
 
 
 def stacked(
-    rng: torch.Generator, strides: tuple[int, int, int] = (1, 2, 1), padding: int = 1, kernel: int = 3, dilation: int = 1
+    rng: torch.Generator,
+    strides: tuple[int, int, int] = (1, 2, 1),
+    padding: int = 1,
+    kernel: int = 3,
+    dilation: int = 1,
 ) -> Network:
     """Three convolutions and two dense layers on a 1 × 9 × 9 image: windows are smaller than layers."""
     first, second, third = strides
@@ -131,7 +135,7 @@ def test_all_kinds_of_elements_occur() -> None:
 
 @pytest.mark.parametrize("make", WITHOUT_POOL)
 def test_within_the_same_limits_no_bound_differs(make: Make) -> None:
-    """With limits that CROWN alone gives, without intervals, the bound is CROWN's: what differs otherwise is the limits.
+    """With limits that CROWN alone gives, without intervals, the bound is CROWN's: it is limits that differ otherwise.
 
     Tighter limits need not give a tighter bound: the slope of a lower line jumps where ``u = −l``, and a chord over a
     shorter range lies higher outside of it, where linear forms of an inner layer may reach.
@@ -142,10 +146,10 @@ def test_within_the_same_limits_no_bound_differs(make: Make) -> None:
     size = graph.nodes[-1].size
     plain = [plain_limits(graph, region.take(slice(b, b + 1)), only_open=False) for b in range(region.size)]
     read = list(activation_bounds(graph, region))
-    held = {
-        j: Interval(*(torch.stack([limits[j][side] for limits in plain]).reshape(-1, *graph.nodes[j].shape) for side in (0, 1)))
-        for j in read
-    }  # fmt: skip
+    held = {}
+    for j in read:
+        sides = (torch.stack([limits[j][side] for limits in plain]) for side in (0, 1))
+        held[j] = Interval(*(t.reshape(-1, *graph.nodes[j].shape) for t in sides))
     eye = torch.eye(size, dtype=torch.float64)
     forms = Forms({graph.output: eye.reshape(1, size, -1)}, torch.zeros(region.size, size, dtype=torch.float64))
     found = form_bounds(graph, forms, region, relaxations_from(graph, held, forms.nodes))
@@ -266,7 +270,7 @@ def test_what_stops_keeps_the_limits_of_intervals() -> None:
         plain = interval_bounds(net.graph, region)
         assert_same(stopped, {j: plain[j] for j in stopped}, atol=0)
         asked = itertools.count()
-        half_way = activation_bounds(net.graph, region, stop=lambda: next(asked) >= 2)
+        half_way = activation_bounds(net.graph, region, stop=lambda asked=asked: next(asked) >= 2)
         full = activation_bounds(net.graph, region)
         for j in full:
             assert bool((half_way[j].lower >= stopped[j].lower).all() and (half_way[j].upper <= stopped[j].upper).all())
