@@ -115,9 +115,10 @@ def _tightened(
                 break
             local = {i: known[i].take(problems) for i in known if i in needed}
             found = bound(_both_signs(shared, columns), region.take(problems), local)
-            rows, elements, count = problems.unsqueeze(1), some[columns], columns.shape[1]
-            lower[rows, elements] = torch.maximum(lower[rows, elements], found[:, :count])
-            upper[rows, elements] = torch.minimum(upper[rows, elements], -found[:, count:])
+            at, count = (problems.unsqueeze(1), some[columns]), columns.shape[1]
+            # what only fills up a block stays as it is: a problem's limits do not depend on its neighbours
+            lower[at] = torch.where(is_open[at], torch.maximum(lower[at], found[:, :count]), lower[at])
+            upper[at] = torch.where(is_open[at], torch.minimum(upper[at], -found[:, count:]), upper[at])
     return Interval(lower.reshape(shape), upper.reshape(shape)).intersect(limits)
 
 

@@ -77,8 +77,10 @@ def _by_rows(
             block = slice(int(problems), int(problems) + 1) if len(problems) == 1 else problems
             local = {i: relaxations[i].take(block) for i in needed if i > end.node}
             better = bounds_at(graph, forms, end.take(block), local)
-            at = problems.unsqueeze(1), which[columns]
-            lower[at], upper[at] = better[:, : columns.shape[1]], -better[:, columns.shape[1] :]
+            at, count = (problems.unsqueeze(1), which[columns]), columns.shape[1]
+            # what only fills up a block stays as it is: a problem's limits do not depend on its neighbours
+            lower[at] = torch.where(open_[at], better[:, :count], lower[at])
+            upper[at] = torch.where(open_[at], -better[:, count:], upper[at])
 
 
 def _unit_forms(graph: Graph, j: int, which: Tensor, like: Tensor) -> Forms:
