@@ -238,7 +238,12 @@ def _continued(name: str) -> Engine:
 
         if not searches:
             searches.append((Splitting if name == "input_split" else Branching)(query, ledger))
-        searches[0].run()
+        try:
+            searches[0].run()
+        except BaseException:
+            # it may have lost what it was at work on: only a new search may claim to have looked at everything
+            searches.clear()
+            raise
 
     return _named(continued, name)
 
