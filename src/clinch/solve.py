@@ -250,7 +250,12 @@ class _Continued:
 
         if self._search is None:
             self._search = (Splitting if self.__name__ == "input_split" else Branching)(query, ledger)
-        self._search.run()
+        try:
+            self._search.run()
+        except BaseException:
+            # it may have lost what it was at work on: only a new search may claim to have looked at everything
+            self._search = None
+            raise
 
     @property
     def done(self) -> bool:

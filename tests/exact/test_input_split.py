@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import clinch as cl
-from clinch.errors import UnboundedInputError
+from clinch.errors import UnboundedInputError, UnsupportedOperator
 from clinch.exact.input_split import Search, input_split
 from clinch.geometry.region import Ball, Region
 from clinch.ledger import Ledger
+from clinch.network.ops.forward_only import GELU
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.s_shaped import Sigmoid
 from clinch.query import Distance, Forms, FormsNorm, Linear
@@ -195,6 +196,45 @@ def test_a_search_goes_on_where_its_time_was_up():
     assert slices > 1
     assert close(brute_force(q), float(ledger.value), 2e-3)
     assert close(brute_force(q), float(ledger.bound), 2e-3)
+
+
+def test_what_was_at_work_when_something_broke_stays_open(monkeypatch):
+    rng = generator(11)
+    q = query(residual(rng), rng, "linear", "mixed")
+    ledger = Ledger(q, time_limit=30.0, gap=1e-3)
+    search = Search(q, ledger, batch=4)
+    work, calls = search._work, []
+
+    def broken(boxes):
+        calls.append(len(boxes))
+        if len(calls) % 2:
+            work(boxes) if len(calls) % 4 == 1 else None
+            raise KeyboardInterrupt
+        work(boxes)
+
+    monkeypatch.setattr(search, "_work", broken)
+    interrupts = 0
+    while not ledger.exhausted:
+        try:
+            search.run()
+        except KeyboardInterrupt:
+            interrupts += 1
+    assert interrupts > 1
+    assert close(brute_force(q), float(ledger.value), 2e-3)
+    assert close(brute_force(q), float(ledger.bound), 2e-3)
+
+
+def test_a_layer_without_a_relaxation_proves_nothing_however_often_it_is_tried():
+    net = network_of([("gelu", GELU(), (0,))], (2,))
+    x, y = net.input, net.output
+    problem = cl.Problem(cl.Minimize(0), [x >= -1, x <= 1, y[0] >= 2])
+    ledger = Ledger(problem.query, time_limit=5.0)
+    search = Search(problem.query, ledger)
+    for _ in range(2):
+        with pytest.raises(UnsupportedOperator, match="gelu"):
+            search.run()
+    assert float(ledger.bound) < math.inf
+    assert problem.solve(time_limit=5).status is not Status.INFEASIBLE
 
 
 def test_a_batch_is_solved_problem_by_problem():

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.sparse import csr_array, hstack
 from torch import Tensor
 
 from clinch.backends import highs
@@ -211,7 +210,7 @@ def _linear_in_cross_polytope(
     left = ball.radius - weights @ np.abs(base - ball.center)
     both = np.vstack([np.hstack([rows, -rows]), np.tile(weights, 2)])
     ends = np.append(limits - rows @ base, left)
-    program = _program(np.concatenate([cost, -cost]), np.zeros(2 * n), reach, csr_array(both), ends)
+    program = _program(np.concatenate([cost, -cost]), np.zeros(2 * n), reach, scipy.sparse.csr_array(both), ends)
     outcome = highs.solve(program, time_limit=seconds)
     return _result(outcome, len(limits), lambda v: base + v[:n] - v[n:], lower, upper)
 
@@ -271,8 +270,8 @@ class _Dual:
         curvature[np.diag_indices_from(curvature)] += 1e-12 + 1e-10 * np.trace(curvature) / max(1, working.sum())
         direction = np.zeros_like(mu)
         try:
-            direction[working] = cho_solve(cho_factor(curvature), slope[working])
-        except LinAlgError:
+            direction[working] = scipy.linalg.cho_solve(scipy.linalg.cho_factor(curvature), slope[working])
+        except np.linalg.LinAlgError:
             direction[working] = slope[working]
         return direction
 
@@ -293,7 +292,7 @@ def _quadratic(
     center: Vector, square: Vector, lower: Vector, upper: Vector, rows: Vector, limits: Vector, time_limit: float
 ) -> ConvexResult:
     """The same program by HiGHS, for weights of zero and where Newton's method stalls."""
-    program = _program(-square * center, lower, upper, csr_array(rows), limits, quadratic=square)
+    program = _program(-square * center, lower, upper, scipy.sparse.csr_array(rows), limits, quadratic=square)
     result = _result(highs.solve(program, time_limit=time_limit), len(limits), lambda x: x, lower, upper)
     if result.point is not None:
         if (rows @ result.point - limits).max(initial=0.0) <= ROWS_MET:
@@ -312,7 +311,7 @@ def _quadratic(
 def _linear(
     cost: Vector, lower: Vector, upper: Vector, rows: Vector, limits: Vector, time_limit: float, keep_point: bool = True
 ) -> ConvexResult:
-    outcome = highs.solve(_program(cost, lower, upper, csr_array(rows), limits), time_limit=time_limit)
+    outcome = highs.solve(_program(cost, lower, upper, scipy.sparse.csr_array(rows), limits), time_limit=time_limit)
     result = _result(outcome, len(limits), lambda x: x, lower, upper)
     return result if keep_point else ConvexResult(None, np.zeros(len(limits)), result.ray)
 
@@ -342,9 +341,9 @@ def _sum(
     """p = 1 with ``x = x̄ + a − b``, ``a, b >= 0``; x̄ is the centre moved into the box: moving on costs its length."""
     weights = np.ones(len(lower)) if o.weights is None else o.weights
     base = np.clip(o.center, lower, upper)
-    both = hstack([csr_array(rows), csr_array(-rows)])
+    both = scipy.sparse.hstack([scipy.sparse.csr_array(rows), scipy.sparse.csr_array(-rows)])
     n, reach = len(base), np.concatenate([upper - base, base - lower])
-    program = _program(np.tile(weights, 2), np.zeros(2 * n), reach, csr_array(both), limits - rows @ base)
+    program = _program(np.tile(weights, 2), np.zeros(2 * n), reach, scipy.sparse.csr_array(both), limits - rows @ base)
     outcome = highs.solve(program, time_limit=time_limit)
     return _result(outcome, len(limits), lambda v: base + v[:n] - v[n:], lower, upper)
 
@@ -387,7 +386,7 @@ def _maximum(
 def _missed_rows(rows: Vector, limits: Vector, lower: Vector, upper: Vector) -> highs.HighsModel:
     """``min s  s.t.  rows @ x − s <= limits,  s >= 0``, loaded."""
     n, count = len(lower), len(limits)
-    matrix = csr_array(np.hstack([rows, -np.ones((count, 1))]))
+    matrix = scipy.sparse.csr_array(np.hstack([rows, -np.ones((count, 1))]))
     cost = np.append(np.zeros(n), 1.0)
     program = _program(cost, np.append(lower, 0.0), np.append(upper, np.inf), matrix, limits)
     return highs.HighsModel(program, primal_feasibility_tolerance=_TOLERANCE, dual_feasibility_tolerance=_TOLERANCE)
@@ -403,7 +402,12 @@ def _within(o: DistanceCost, length: float, lower: Vector, upper: Vector) -> tup
 
 
 def _program(
-    cost: Vector, lower: Vector, upper: Vector, rows: csr_array, limits: Vector, quadratic: Vector | None = None
+    cost: Vector,
+    lower: Vector,
+    upper: Vector,
+    rows: scipy.sparse.csr_array,
+    limits: Vector,
+    quadratic: Vector | None = None,
 ) -> Program:
     continuous = np.zeros(len(cost), dtype=bool)
     return Program(cost, rows, np.full(len(limits), -np.inf), limits, lower, upper, continuous, quadratic)

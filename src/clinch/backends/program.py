@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from clinch.errors import BackendError
 
@@ -41,7 +41,7 @@ class Program:
     """
 
     cost: Vector
-    rows: csr_array
+    rows: scipy.sparse.csr_array
     row_lower: Vector
     row_upper: Vector
     lower: Vector
@@ -49,7 +49,7 @@ class Program:
     integer: NDArray[np.bool_]
     quadratic: Vector | None = None
     constant: float = 0.0
-    _transposed: csr_array = field(init=False, repr=False, compare=False)
+    _transposed: scipy.sparse.csr_array = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         limits = (self.row_lower, self.row_upper, self.lower, self.upper)
@@ -70,7 +70,7 @@ class Program:
         return len(self.row_lower)
 
     @cached_property
-    def _magnitudes(self) -> csr_array:
+    def _magnitudes(self) -> scipy.sparse.csr_array:
         return abs(self._transposed)
 
     def objective(self, x: Vector) -> float:

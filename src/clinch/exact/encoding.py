@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import block_array, csr_array
 from torch import Tensor
 
 from clinch.backends.program import Program, Vector
@@ -102,7 +102,7 @@ class Encoder:
         self._integer: list[bool] = []
         self._first: list[int] = []
         #: first row of each group -> its parts and limits
-        self._rows: dict[int, tuple[dict[int, csr_array], Vector, Vector]] = {}
+        self._rows: dict[int, tuple[dict[int, scipy.sparse.csr_array], Vector, Vector]] = {}
         self._count = 0
         self._row_count = 0
         self._fill: list[Callable[[Vector], None]] = []
@@ -138,7 +138,7 @@ class Encoder:
         rows[torch.arange(count), which] = 1.0
         return Expression({block: rows}, torch.zeros(rows.shape[1], dtype=torch.float64))
 
-    def rows(self, parts: dict[int, csr_array], lower: Vector, upper: Vector) -> slice:
+    def rows(self, parts: dict[int, scipy.sparse.csr_array], lower: Vector, upper: Vector) -> slice:
         """Rows ``lower <= Σ_block parts[block] @ variables[block] <= upper``; parts are ``(k, block_size)``.
 
         Returns:
@@ -151,7 +151,7 @@ class Encoder:
     def constrain(self, expression: Expression, lower: float | Vector, upper: float | Vector) -> slice:
         """Rows ``lower <= expression <= upper``, one for each of its elements."""
         flat = expression.flat()
-        parts = {block: csr_array(c.T.numpy()) for block, c in flat.coefficients.items()}
+        parts = {block: scipy.sparse.csr_array(c.T.numpy()) for block, c in flat.coefficients.items()}
         constant = flat.constant.numpy()
         return self.rows(parts, lower - constant, upper - constant)
 
@@ -272,7 +272,7 @@ class Encoder:
             parts.append((local.numpy(), row, d, a))
         chosen = {}
         for at, _, _, a in parts:
-            chosen[a] = csr_array((np.ones(len(at)), (at, np.arange(len(at)))), (len(which), len(at)))
+            chosen[a] = scipy.sparse.csr_array((np.ones(len(at)), (at, np.arange(len(at)))), (len(which), len(at)))
         self.rows(chosen, one.numpy(), one.numpy())
         self._on_largest(y, parts)
         return self.block(y, which, lower.shape[1])
@@ -320,11 +320,11 @@ class Encoder:
         filled = [parts or {0: csr_array((len(low), sizes[0]))} for parts, low, _ in self._rows.values()]
         grid = [[parts.get(block) for block in range(len(sizes))] for parts in filled]
         # the first row of blocks is empty and only says how many columns each block has
-        grid.insert(0, [csr_array((0, size)) for size in sizes])
+        grid.insert(0, [scipy.sparse.csr_array((0, size)) for size in sizes])
         none = [np.zeros(0)]
         return Program(
             cost=cost,
-            rows=csr_array(block_array(grid)),
+            rows=scipy.sparse.csr_array(scipy.sparse.block_array(grid)),
             row_lower=np.concatenate(none + [lower for _, lower, _ in self._rows.values()]),
             row_upper=np.concatenate(none + [upper for _, _, upper in self._rows.values()]),
             lower=np.concatenate(self._lower),

@@ -115,7 +115,12 @@ class Search:
             boxes = self._wanted(self.frontier.pop(self.size))
             if len(boxes):
                 began = time.monotonic()
-                self._work(boxes)
+                try:
+                    self._work(boxes)
+                except BaseException:
+                    # whatever happened, nothing more is known about them: they stay open for the next run
+                    self.frontier.push(boxes, max(1, self.batch // 2))
+                    raise
                 seconds = time.monotonic() - began
                 self.working += seconds
                 each = seconds / len(boxes)
