@@ -79,8 +79,8 @@ class _KinkFrame(NamedTuple):
     def take(self, index: Tensor) -> _KinkFrame:
         """The frame of the chosen domains; what all share stays shared."""
         slope = self.slope if self.slope.shape[0] == 1 else self.slope[index]
-        rest = (None if t is None else t[index] for t in self[1:])
-        return _KinkFrame(slope, *rest)
+        lines = self.up_slope[index], self.up_offset[index], self.least[index], self.most[index]
+        return _KinkFrame(slope, *lines, self.empty[index], None if self.split is None else self.split[index])
 
 
 class DualFunction:

@@ -33,8 +33,8 @@ from clinch.solution import Proof
 ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 20, 6, 300
 #: elements that a domain is split at in one go, at most
 LEVELS = 4
-#: convex programs solved between two reports
-LEAVES_PER_ROUND = 16
+#: convex programs solved between two reports, and number of leaves from which on they climb first
+LEAVES_PER_ROUND, FEW_LEAVES = 16, 4
 #: share of the search's time spent on walks from its minimisers to feasible points
 WALK_SHARE = 0.15
 #: an incumbent this much better (relative) is worth new bounds of the activations
@@ -220,7 +220,15 @@ class Search:
         return torch.where(worst > 0, clause, none)
 
     def _close_leaves(self, leaves: Domains) -> None:
-        """Solve the leaves of smallest bound, one convex program each; the others wait."""
+        """Solve the leaves of smallest bound, one convex program each; the others wait.
+
+        Before that all climb together: what this closes needs no program.
+        """
+        if len(leaves) > FEW_LEAVES:
+            leaves = self._ascend(leaves, ROOT_STEPS).domains
+        open_ = leaves.bound < self._target(leaves)
+        self._finish(leaves.take((~open_).nonzero().flatten()))
+        leaves = leaves.take(open_.nonzero().flatten())
         for row in range(len(leaves)):
             leaf = leaves.take(self._all(leaves)[row : row + 1])
             if row >= LEAVES_PER_ROUND or self.ledger.exhausted:

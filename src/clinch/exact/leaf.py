@@ -57,16 +57,7 @@ def solve_leaf(relaxed: Relaxed, leaf: Domains, target: float, time_limit: float
     """
     program = _Program(relaxed, leaf)
     result = program.solve(0.0, time_limit)
-    # a ray proves the more the longer it is; where only its direction counts the first length says it all
-    rays = [] if result.ray is None else [scale * result.ray for scale in RAY_LENGTHS]
-    hints = [h for h in (result.multipliers, *rays) if np.isfinite(h).all()]
-    best = leaf
-    for hint in hints:
-        candidate = _with_multipliers(relaxed, leaf, torch.from_numpy(np.maximum(hint, 0.0)).to(leaf.mu))
-        with torch.no_grad():
-            dual = evaluate(relaxed, candidate, exact=True)
-        if bool(dual.bound > best.bound):
-            best = replace(candidate, bound=dual.bound)
+    best = _best_of(relaxed, leaf, _hints(relaxed, result))
     points = [result.point]
     if result.point is not None and float(best.bound) < target:
         points += [program.solve(rounding, time_limit).point for rounding in INSIDE]
@@ -74,6 +65,28 @@ def solve_leaf(relaxed: Relaxed, leaf: Domains, target: float, time_limit: float
     solved = [torch.from_numpy(np.asarray(p)) for p in points if p is not None and np.isfinite(p).all()]
     found = [p.reshape(shape).to(leaf.mu) for p in solved]
     return best, found
+
+
+def _hints(relaxed: Relaxed, result: ConvexResult) -> Tensor:
+    """Multipliers to try, ``(H, m)``. A ray proves the more the longer it is, but for a distance its direction says it
+    all.
+    """
+    lengths = RAY_LENGTHS[:1] if isinstance(relaxed.query.objective, Distance) else RAY_LENGTHS
+    rays = [] if result.ray is None else [scale * result.ray for scale in lengths]
+    hints = np.stack([result.multipliers, *rays])
+    return torch.from_numpy(np.maximum(hints[np.isfinite(hints).all(1)], 0.0))
+
+
+def _best_of(relaxed: Relaxed, leaf: Domains, hints: Tensor) -> Domains:
+    """The leaf with the multipliers that prove most, its own included."""
+    if not len(hints):
+        return leaf
+    hints = hints.to(relaxed.query.device)
+    trial = _with_multipliers(relaxed, leaf.take(leaf.problem.new_zeros(len(hints))), hints)
+    with torch.no_grad():
+        bound = evaluate(relaxed, trial, exact=True).bound.nan_to_num(nan=-torch.inf)
+    first = bound.argmax().unsqueeze(0)
+    return replace(trial.take(first), bound=bound[first]) if bool(bound[first] > leaf.bound) else leaf
 
 
 class _Program:
@@ -162,10 +175,10 @@ def _affine_piece(relaxed: Relaxed, leaf: Domains) -> dict[int, Relaxation]:
 
 
 def _with_multipliers(relaxed: Relaxed, leaf: Domains, multipliers: Tensor) -> Domains:
-    """Put a program's multipliers in the places of mu and beta (same order as :func:`_leaf_rows`)."""
+    """Put H programs' multipliers ``(H, m)`` in the places of mu and beta (same order as :func:`_leaf_rows`)."""
     chosen = leaf.choice[0][leaf.choice[0] >= 0]
     mu, beta = torch.zeros_like(leaf.mu), torch.zeros_like(leaf.beta)
-    mu[0, chosen] = multipliers[: len(chosen)].to(mu.dtype)
+    mu[:, chosen] = multipliers[:, : len(chosen)].to(mu.dtype)
     at = leaf.split[0].nonzero().flatten()
-    beta[0, at] = multipliers[len(chosen) :].to(beta.dtype)
+    beta[:, at] = multipliers[:, len(chosen) :].to(beta.dtype)
     return replace(leaf, mu=mu, beta=beta)
