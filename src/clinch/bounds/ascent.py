@@ -81,7 +81,7 @@ class _Climb:
     """The search for multipliers: domains that are still being improved (``active``), and the best of all."""
 
     def __init__(self, light: Relaxed, d: Domains, target: Tensor | None) -> None:
-        self.width = light.width
+        self.width, self.simplex = light.width, light.query.feasibility
         self.function = DualFunction(light, d)
         least, most = self.function.limits
         dtype = least.dtype
@@ -92,7 +92,7 @@ class _Climb:
         self.least = torch.cat([least, zero(beta), zero(mu)], 1)
         self.most = torch.cat([most, unlimited, allowed], 1)
         self.rate = torch.cat([least.new_full(t.shape[1:], r) for t, r in zip((d.alpha, beta, mu), RATES)])
-        self.now = torch.clamp(torch.cat([d.alpha.to(dtype), beta, mu], 1), self.least, self.most)
+        self.now = self._admissible(torch.cat([d.alpha.to(dtype), beta, mu], 1))
         self.first, self.second, self.count = zero(self.now), zero(self.now), 0
         self.start: Tensor | None = None
         self.target = None if target is None else _beyond(target.to(dtype))
@@ -120,7 +120,22 @@ class _Climb:
         self.second.mul_(SECOND).addcmul_(gradient, gradient, value=1 - SECOND)
         scale = (self.second / (1 - SECOND**self.count)).sqrt_().add_(1e-12)
         step = torch.div(self.first, scale).mul_(self.rate)
-        self.now = self.now.add(step, alpha=rate / (1 - FIRST**self.count)).clamp_(self.least, self.most)
+        self.now = self._admissible(self.now.add(step, alpha=rate / (1 - FIRST**self.count)))
+
+    def _admissible(self, packed: Tensor) -> Tensor:
+        """Multipliers moved into their limits.
+
+        Without an objective any multiple of a domain's multipliers proves as much: those of the atoms then sum to one,
+        so that the bound says how far the domain is from being proven empty, and domains can be compared.
+        """
+        packed = packed.clamp_(self.least, self.most)
+        if self.simplex:
+            mu, beta = packed[:, 2 * self.width :], packed[:, self.width : 2 * self.width]
+            total = mu.sum(1, keepdim=True)
+            total = torch.where(total > 0, total, 1.0)
+            mu /= total
+            beta /= total
+        return packed
 
     def _evaluate(self, *, gradient: bool) -> Dual:
         dual = self.function(Multipliers.unpack(self.now, self.width), self.start, gradient=gradient)
