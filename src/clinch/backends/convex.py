@@ -9,16 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy
 import torch
 from torch import Tensor
 
 from clinch.backends import highs
-from clinch.backends.program import Outcome, Program, Vector
+from clinch.backends.program import Outcome, Program, Vector, sparse
 from clinch.errors import BackendError
 from clinch.geometry.halfspace import Projection, halfspace_distance
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _TOLERANCE = 1e-9
 _STEPS = 100
@@ -210,7 +213,7 @@ def _linear_in_cross_polytope(
     left = ball.radius - weights @ np.abs(base - ball.center)
     both = np.vstack([np.hstack([rows, -rows]), np.tile(weights, 2)])
     ends = np.append(limits - rows @ base, left)
-    program = _program(np.concatenate([cost, -cost]), np.zeros(2 * n), reach, scipy.sparse.csr_array(both), ends)
+    program = _program(np.concatenate([cost, -cost]), np.zeros(2 * n), reach, sparse(both), ends)
     outcome = highs.solve(program, time_limit=seconds)
     return _result(outcome, len(limits), lambda v: base + v[:n] - v[n:], lower, upper)
 
@@ -262,6 +265,8 @@ class _Dual:
         return x, float(0.5 * self.square @ (off * off) + mu @ slope), slope
 
     def _direction(self, mu: Vector, x: Vector, slope: Vector) -> Vector:
+        from scipy.linalg import cho_factor, cho_solve
+
         working = (mu > 0) | (slope > 0)
         inside = (x > self.lower) & (x < self.upper)
         part = self.rows[np.ix_(working, inside)] / np.sqrt(self.square[inside])
@@ -270,7 +275,7 @@ class _Dual:
         curvature[np.diag_indices_from(curvature)] += 1e-12 + 1e-10 * np.trace(curvature) / max(1, working.sum())
         direction = np.zeros_like(mu)
         try:
-            direction[working] = scipy.linalg.cho_solve(scipy.linalg.cho_factor(curvature), slope[working])
+            direction[working] = cho_solve(cho_factor(curvature), slope[working])
         except np.linalg.LinAlgError:
             direction[working] = slope[working]
         return direction
@@ -292,7 +297,7 @@ def _quadratic(
     center: Vector, square: Vector, lower: Vector, upper: Vector, rows: Vector, limits: Vector, time_limit: float
 ) -> ConvexResult:
     """The same program by HiGHS, for weights of zero and where Newton's method stalls."""
-    program = _program(-square * center, lower, upper, scipy.sparse.csr_array(rows), limits, quadratic=square)
+    program = _program(-square * center, lower, upper, sparse(rows), limits, quadratic=square)
     result = _result(highs.solve(program, time_limit=time_limit), len(limits), lambda x: x, lower, upper)
     if result.point is not None:
         if (rows @ result.point - limits).max(initial=0.0) <= ROWS_MET:
@@ -311,7 +316,7 @@ def _quadratic(
 def _linear(
     cost: Vector, lower: Vector, upper: Vector, rows: Vector, limits: Vector, time_limit: float, keep_point: bool = True
 ) -> ConvexResult:
-    outcome = highs.solve(_program(cost, lower, upper, scipy.sparse.csr_array(rows), limits), time_limit=time_limit)
+    outcome = highs.solve(_program(cost, lower, upper, sparse(rows), limits), time_limit=time_limit)
     result = _result(outcome, len(limits), lambda x: x, lower, upper)
     return result if keep_point else ConvexResult(None, np.zeros(len(limits)), result.ray)
 
@@ -341,9 +346,9 @@ def _sum(
     """p = 1 with ``x = x̄ + a − b``, ``a, b >= 0``; x̄ is the centre moved into the box: moving on costs its length."""
     weights = np.ones(len(lower)) if o.weights is None else o.weights
     base = np.clip(o.center, lower, upper)
-    both = scipy.sparse.hstack([scipy.sparse.csr_array(rows), scipy.sparse.csr_array(-rows)])
+    both = np.hstack([rows, -rows])
     n, reach = len(base), np.concatenate([upper - base, base - lower])
-    program = _program(np.tile(weights, 2), np.zeros(2 * n), reach, scipy.sparse.csr_array(both), limits - rows @ base)
+    program = _program(np.tile(weights, 2), np.zeros(2 * n), reach, sparse(both), limits - rows @ base)
     outcome = highs.solve(program, time_limit=time_limit)
     return _result(outcome, len(limits), lambda v: base + v[:n] - v[n:], lower, upper)
 
@@ -386,7 +391,7 @@ def _maximum(
 def _missed_rows(rows: Vector, limits: Vector, lower: Vector, upper: Vector) -> highs.HighsModel:
     """``min s  s.t.  rows @ x − s <= limits,  s >= 0``, loaded."""
     n, count = len(lower), len(limits)
-    matrix = scipy.sparse.csr_array(np.hstack([rows, -np.ones((count, 1))]))
+    matrix = sparse(np.hstack([rows, -np.ones((count, 1))]))
     cost = np.append(np.zeros(n), 1.0)
     program = _program(cost, np.append(lower, 0.0), np.append(upper, np.inf), matrix, limits)
     return highs.HighsModel(program, primal_feasibility_tolerance=_TOLERANCE, dual_feasibility_tolerance=_TOLERANCE)
@@ -402,12 +407,7 @@ def _within(o: DistanceCost, length: float, lower: Vector, upper: Vector) -> tup
 
 
 def _program(
-    cost: Vector,
-    lower: Vector,
-    upper: Vector,
-    rows: scipy.sparse.csr_array,
-    limits: Vector,
-    quadratic: Vector | None = None,
+    cost: Vector, lower: Vector, upper: Vector, rows: csr_array, limits: Vector, quadratic: Vector | None = None
 ) -> Program:
     continuous = np.zeros(len(cost), dtype=bool)
     return Program(cost, rows, np.full(len(limits), -np.inf), limits, lower, upper, continuous, quadratic)

@@ -8,17 +8,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
 from clinch.errors import BackendError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Vector = NDArray[np.float64]
 
 #: unit roundoff of float64
 _ROUNDOFF = 2.0**-53
+
+
+def sparse(entries: Any, shape: tuple[int, int] | None = None) -> csr_array:
+    """A sparse matrix by rows from whatever ``scipy.sparse.csr_array`` takes.
+
+    SciPy's part for it is imported when the first is made: a proof without programs need not wait a tenth of a second.
+    """
+    from scipy.sparse import csr_array
+
+    return csr_array(entries, shape)
 
 
 @dataclass(frozen=True)
@@ -41,7 +54,7 @@ class Program:
     """
 
     cost: Vector
-    rows: scipy.sparse.csr_array
+    rows: csr_array
     row_lower: Vector
     row_upper: Vector
     lower: Vector
@@ -49,7 +62,7 @@ class Program:
     integer: NDArray[np.bool_]
     quadratic: Vector | None = None
     constant: float = 0.0
-    _transposed: scipy.sparse.csr_array = field(init=False, repr=False, compare=False)
+    _transposed: csr_array = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         limits = (self.row_lower, self.row_upper, self.lower, self.upper)
@@ -70,7 +83,7 @@ class Program:
         return len(self.row_lower)
 
     @cached_property
-    def _magnitudes(self) -> scipy.sparse.csr_array:
+    def _magnitudes(self) -> csr_array:
         return abs(self._transposed)
 
     def objective(self, x: Vector) -> float:

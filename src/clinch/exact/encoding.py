@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clinch.backends.program import Program, Vector
+from clinch.backends.program import Program, Vector, sparse
 from clinch.errors import UnsupportedByEngine
 from clinch.network.ops.base import Interval, Operator, Shape
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 #: largest number of float64 coefficients that one expression may hold (1 GB)
 COEFFICIENT_BUDGET = 2**27
@@ -102,7 +105,7 @@ class Encoder:
         self._integer: list[bool] = []
         self._first: list[int] = []
         #: first row of each group -> its parts and limits
-        self._rows: dict[int, tuple[dict[int, scipy.sparse.csr_array], Vector, Vector]] = {}
+        self._rows: dict[int, tuple[dict[int, csr_array], Vector, Vector]] = {}
         self._count = 0
         self._row_count = 0
         self._fill: list[Callable[[Vector], None]] = []
@@ -138,7 +141,7 @@ class Encoder:
         rows[torch.arange(count), which] = 1.0
         return Expression({block: rows}, torch.zeros(rows.shape[1], dtype=torch.float64))
 
-    def rows(self, parts: dict[int, scipy.sparse.csr_array], lower: Vector, upper: Vector) -> slice:
+    def rows(self, parts: dict[int, csr_array], lower: Vector, upper: Vector) -> slice:
         """Rows ``lower <= Σ_block parts[block] @ variables[block] <= upper``; parts are ``(k, block_size)``.
 
         Returns:
@@ -151,7 +154,7 @@ class Encoder:
     def constrain(self, expression: Expression, lower: float | Vector, upper: float | Vector) -> slice:
         """Rows ``lower <= expression <= upper``, one for each of its elements."""
         flat = expression.flat()
-        parts = {block: scipy.sparse.csr_array(c.T.numpy()) for block, c in flat.coefficients.items()}
+        parts = {block: sparse(c.T.numpy()) for block, c in flat.coefficients.items()}
         constant = flat.constant.numpy()
         return self.rows(parts, lower - constant, upper - constant)
 
@@ -272,7 +275,7 @@ class Encoder:
             parts.append((local.numpy(), row, d, a))
         chosen = {}
         for at, _, _, a in parts:
-            chosen[a] = scipy.sparse.csr_array((np.ones(len(at)), (at, np.arange(len(at)))), (len(which), len(at)))
+            chosen[a] = sparse((np.ones(len(at)), (at, np.arange(len(at)))), (len(which), len(at)))
         self.rows(chosen, one.numpy(), one.numpy())
         self._on_largest(y, parts)
         return self.block(y, which, lower.shape[1])
@@ -312,6 +315,8 @@ class Encoder:
             objective: of shape ``(1,)``.
             quadratic: ``(k,)`` twice the coefficients of the first k variables' squares; None: all zero.
         """
+        from scipy.sparse import block_array
+
         cost = np.zeros(self._count)
         for block, c in objective.coefficients.items():
             cost[self.columns(block)] += c[:, 0].numpy()
@@ -320,11 +325,11 @@ class Encoder:
         filled = [parts or {0: scipy.sparse.csr_array((len(low), sizes[0]))} for parts, low, _ in self._rows.values()]
         grid = [[parts.get(block) for block in range(len(sizes))] for parts in filled]
         # the first row of blocks is empty and only says how many columns each block has
-        grid.insert(0, [scipy.sparse.csr_array((0, size)) for size in sizes])
+        grid.insert(0, [sparse((0, size)) for size in sizes])
         none = [np.zeros(0)]
         return Program(
             cost=cost,
-            rows=scipy.sparse.csr_array(scipy.sparse.block_array(grid)),
+            rows=sparse(block_array(grid)),
             row_lower=np.concatenate(none + [lower for _, lower, _ in self._rows.values()]),
             row_upper=np.concatenate(none + [upper for _, _, upper in self._rows.values()]),
             lower=np.concatenate(self._lower),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clinch.backends.program import Program, Vector
+from clinch.backends.program import Program, Vector, sparse
 from clinch.bounds.crown import form_bounds, relaxations_from
 from clinch.errors import UnboundedInputError, UnsupportedByEngine
 from clinch.exact.encoding import Encoder, Expression, Kink
@@ -20,6 +20,9 @@ from clinch.geometry.region import Ball
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Shape
 from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 @dataclass(frozen=True)
@@ -301,7 +304,7 @@ class _Builder:
         for sign, reached in ((1.0, upper > c), (-1.0, lower < c)):
             which = (reached & (w > 0)).nonzero().flatten()
             k = len(which)
-            parts = {0: _select(which, len(c), sign * w[which].numpy()), t: scipy.sparse.csr_array(-np.ones((k, 1)))}
+            parts = {0: _select(which, len(c), sign * w[which].numpy()), t: sparse(-np.ones((k, 1)))}
             self.encoder.rows(parts, np.full(k, -np.inf), sign * (w * c)[which].numpy())
         at = self.encoder.columns(t)
 
@@ -324,9 +327,7 @@ class _Builder:
                 (side[which] != 0).nonzero().flatten()
             )  # most pixels of an image stand at a limit: one row, not two
             k, ends, none = len(reached), at[reached.numpy()], np.full(len(reached), np.inf)
-            room = scipy.sparse.csr_array(
-                (-side[which][reached].numpy(), (np.arange(k), reached.numpy())), (k, len(which))
-            )
+            room = sparse((-side[which][reached].numpy(), (np.arange(k), reached.numpy())), (k, len(which)))
             parts = {0: _select(which[reached], len(c), np.ones(k)), b: room}
             self.encoder.rows(parts, -none if above else ends, ends if above else none)
         columns = self.encoder.columns(b)
@@ -383,7 +384,7 @@ class _Builder:
         b = self.encoder.variables(zero, zero + 1, integer=True)
         count = len(upper)
         row = self.encoder.constrain(values + self.encoder.block(b).scaled(upper), -np.inf, upper.numpy())
-        self.encoder.rows({b: scipy.sparse.csr_array(np.ones((1, count)))}, np.ones(1), np.array([np.inf]))
+        self.encoder.rows({b: sparse(np.ones((1, count)))}, np.ones(1), np.array([np.inf]))
         residual, columns = self.encoder.residual(row, upper=True), self.encoder.columns(b)
 
         def fill(vector: Vector) -> None:
@@ -394,12 +395,12 @@ class _Builder:
         return row
 
 
-def _select(which: Tensor, size: int, values: Vector) -> scipy.sparse.csr_array:
+def _select(which: Tensor, size: int, values: Vector) -> csr_array:
     """The matrix ``(k, size)`` that takes the given elements, each times its value."""
     at = which.numpy()
-    return scipy.sparse.csr_array((values, (np.arange(len(at)), at)), (len(at), size))
+    return sparse((values, (np.arange(len(at)), at)), (len(at), size))
 
 
-def _eye(diagonal: Vector) -> scipy.sparse.csr_array:
+def _eye(diagonal: Vector) -> csr_array:
     index = np.arange(len(diagonal))
-    return scipy.sparse.csr_array((diagonal, (index, index)), (len(index), len(index)))
+    return sparse((diagonal, (index, index)), (len(index), len(index)))
