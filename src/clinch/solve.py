@@ -196,7 +196,7 @@ def _combine(query: Query, ledger: Ledger, seed: int) -> None:
 
 
 def _first_slice(query: Query, ledger: Ledger, seed: int) -> list[Engine]:
-    """Try what closes small problems: a quick attack and the start of branch and bound; returns the rest of it, if any."""
+    """Try what closes small problems: a quick attack and a slice of branch and bound; returns the rest, if any."""
     from clinch.attacks.attack import attack
     from clinch.attacks.polish import polish
 

@@ -322,7 +322,7 @@ class _LinearInEuclid(_InBall):
         excess = torch.linalg.vecdot(delta, delta) - self.radius.square()
         value = torch.linalg.vecdot(rows, delta) + excess / (2 * t)
         # where the best corner lies inside the ball t grows without limit: the box alone says it all
-        bound = torch.maximum(at_center + value.nan_to_num(nan=-torch.inf), in_box)
+        bound = torch.maximum(at_center + value.nan_to_num(-torch.inf, torch.inf, -torch.inf), in_box)
         return Concretised(bound, delta.add_(self.center), torch.ones_like(offset), following)
 
     def _move(self, rows: Tensor, t: Tensor) -> Tensor:

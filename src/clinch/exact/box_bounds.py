@@ -89,7 +89,9 @@ class Bounder:
         relaxations = relaxations_from(self.graph, limits, query.nodes)
         rows, offset, coefficients = _backward(self.graph, self.forms.take(boxes.problem), relaxations)
         lower = minimum_over(replace(region, balls=query.region.balls), rows) + offset
-        bound = torch.maximum(boxes.bound, self._bound(query, boxes, rows, offset, lower).nan_to_num(nan=-torch.inf))
+        bound = torch.maximum(
+            boxes.bound, self._bound(query, boxes, rows, offset, lower).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        )
         found = replace(boxes, bound=bound, limits=self._packed(limits))
         inputs = {i: limits[self.graph.nodes[i].inputs[0]] for i in self.bent}
         return BoxBounds(found, rows.flatten(2), offset, lower, coefficients, relaxations, inputs)

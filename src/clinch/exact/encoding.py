@@ -322,7 +322,7 @@ class Encoder:
             cost[self.columns(block)] += c[:, 0].numpy()
         sizes = [len(limits) for limits in self._lower]
         # rows without variables, of a constant, keep their place too
-        filled = [parts or {0: scipy.sparse.csr_array((len(low), sizes[0]))} for parts, low, _ in self._rows.values()]
+        filled = [parts or {0: sparse((len(low), sizes[0]))} for parts, low, _ in self._rows.values()]
         grid = [[parts.get(block) for block in range(len(sizes))] for parts in filled]
         # the first row of blocks is empty and only says how many columns each block has
         grid.insert(0, [sparse((0, size)) for size in sizes])

@@ -246,7 +246,7 @@ class Search:
         if self.walking > WALK_SHARE * (self.working + 0.1) or self.ledger.exhausted:
             return
         began = self.ledger.seconds
-        order = torch.where(better, violation, torch.inf).nan_to_num(nan=torch.inf)
+        order = torch.where(better, violation, torch.inf).nan_to_num(torch.inf, torch.inf, -torch.inf)
         first = order.argsort()[:WALKERS]
         found = walk(self.query.take(problem[first]), points[first])
         feasible = found.value < self.ledger.value[self.problems][problem[first]]

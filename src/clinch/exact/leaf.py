@@ -84,8 +84,8 @@ def _best_of(relaxed: Relaxed, leaf: Domains, hints: Tensor) -> Domains:
     hints = hints.to(relaxed.query.device)
     trial = _with_multipliers(relaxed, leaf.take(leaf.problem.new_zeros(len(hints))), hints)
     with torch.no_grad():
-        bound = evaluate(relaxed, trial, exact=True).bound.nan_to_num(nan=-torch.inf)
-    first = bound.argmax().unsqueeze(0)
+        bound = evaluate(relaxed, trial, exact=True).bound
+    first = torch.where(bound.isnan(), -torch.inf, bound).argmax().unsqueeze(0)
     return replace(trial.take(first), bound=bound[first]) if bool(bound[first] > leaf.bound) else leaf
 
 
