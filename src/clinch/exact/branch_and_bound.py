@@ -34,6 +34,9 @@ from clinch.solution import Proof
 ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 20, 6, 300
 #: elements that a domain is split at in one go, at most
 LEVELS = 4
+#: the same two for distances: measured on margins several levels and short climbs halve the time, on the monitor problem
+#: they multiply the tree, because the second split of a domain is chosen at a minimiser that its first one moves
+DISTANCE_STEPS, DISTANCE_LEVELS = 12, 1
 #: convex programs solved between two reports, and number of leaves from which on they climb first
 LEAVES_PER_ROUND, FEW_LEAVES = 16, 4
 #: share of the search's time spent on walks from its minimisers to feasible points
@@ -41,7 +44,9 @@ WALK_SHARE = 0.15
 #: an incumbent this much better (relative) is worth new bounds of the activations
 RENARROW = 1e-3
 #: nodes of a search after which the activations' limits in each branch are tightened, and the factor to the next time
-TIGHTEN_AT, TIGHTEN_AGAIN = 200, 8
+TIGHTEN_AT, TIGHTEN_AGAIN = 50, 8
+#: share of the search's time so far that one tightening may take
+TIGHTEN_SHARE = 0.3
 #: number of layers of kinks that CROWN's limits are good enough for
 SHALLOW = 2
 #: entries of open domains beyond which those of largest bound go first, so that few wait
@@ -79,9 +84,11 @@ class Search:
         self.ledger, self.batch, self.device = ledger.on(query.device), batch, query.device
         self.problems = (~self.ledger.closed).nonzero().flatten()
         self.query = query.take(self.problems)
+        distance = isinstance(query.objective, Distance)
+        self.steps, self.levels = (DISTANCE_STEPS, DISTANCE_LEVELS) if distance else (NODE_STEPS, LEVELS)
         self.pool = Pool(self.device)
         self.nodes = 0
-        self.walking, self.working = 0.0, 0.0
+        self.walking, self.working, self.began = 0.0, 0.0, self.ledger.seconds
         self.tighten_at = TIGHTEN_AT
         #: smallest bound over finished domains of each problem
         self.finished = torch.full((len(self.problems),), torch.inf, dtype=torch.float64, device=self.device)
@@ -100,14 +107,19 @@ class Search:
         """Bound the branches, then work on the domains of smallest bound until none is left."""
         if not len(self.problems) or self.ledger.exhausted:
             return
-        began = self.ledger.seconds
+        self.began = self.ledger.seconds
         try:
             if self.relaxed is None:
                 self._plant()
             while len(self.pool) and not self.ledger.exhausted:
                 self._round()
         finally:
-            self.working += self.ledger.seconds - began
+            self.working, self.began = self.seconds, self.ledger.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time that the search has worked so far."""
+        return self.working + self.ledger.seconds - self.began
 
     def _round(self) -> None:
         self._renarrow()
@@ -117,7 +129,7 @@ class Search:
         waiting = self._pop()
         children, parents_of_clauses, leaves = self._split(waiting)
         self.nodes += len(children) + len(parents_of_clauses)
-        for domains, steps in ((parents_of_clauses, ROOT_STEPS), (children, NODE_STEPS)):
+        for domains, steps in ((parents_of_clauses, ROOT_STEPS), (children, self.steps)):
             if len(domains):
                 self._settle(self._ascend(domains, steps))
         self._close_leaves(leaves)
@@ -218,7 +230,7 @@ class Search:
         nothing = _no_elements(ascent.domains)
         if not self.relaxed.width or not bool(open_elements(self.relaxed, ascent.domains).any()):
             return nothing
-        loss, element = relaxation_loss(self.relaxed, ascent).topk(min(LEVELS, self.relaxed.width), 1)
+        loss, element = relaxation_loss(self.relaxed, ascent).topk(min(self.levels, self.relaxed.width), 1)
         nothing[:, : element.shape[1]] = element.masked_fill(loss < 0, -1)
         return nothing
 
@@ -289,7 +301,7 @@ class Search:
         if len(index):
             best = index[value[index].argsort()[:16]]
             self.ledger.offer(point[best], "branch and bound", self.problems[problem[best]])
-        if bool(better.any()) and self.walking <= WALK_SHARE * (self.working + 0.1 + self.walking):
+        if bool(better.any()) and self.walking <= WALK_SHARE * (self.seconds + 0.1):
             began = self.ledger.seconds
             nearest = torch.where(better, violation, torch.inf).argmin().unsqueeze(0)
             polish_from(self.ledger.query, self.ledger, point[nearest], self.problems[problem[nearest]])
@@ -343,10 +355,16 @@ class Search:
         assert self.relaxed is not None
         branches = self.pool.bounds()[0].unique()
         target = self.ledger.target[self.problems][self.owner]
-        self._relax(tightened(self.relaxed, self.bounds, self.choice, branches, target, stop=self._over))
+        end = self.ledger.seconds + TIGHTEN_SHARE * self.seconds + 0.1
+        self._relax(
+            tightened(
+                self.relaxed, self.bounds, self.choice, branches, target,
+                stop=lambda: self._over() or self.ledger.seconds > end,
+            )
+        )  # fmt: skip
         if len(self.pool) <= self.batch:
             waiting = self.pool.pop(self._all(self.pool))
-            self._settle(self._ascend(waiting.domains, NODE_STEPS))
+            self._settle(self._ascend(waiting.domains, self.steps))
 
     def _relax(self, bounds: Mapping[int, Interval]) -> None:
         assert self.relaxed is not None
