@@ -34,8 +34,8 @@ from clinch.solution import Proof
 ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 20, 6, 300
 #: elements that a domain is split at in one go, at most
 LEVELS = 4
-#: the same two for distances: measured on margins several levels and short climbs halve the time, on the monitor problem
-#: they multiply the tree, because the second split of a domain is chosen at a minimiser that its first one moves
+#: the same two for distances: on margins several levels and short climbs halve the time, on the monitor problem they
+#: multiply the tree, because a second split is chosen at a minimiser that the first one moves
 DISTANCE_STEPS, DISTANCE_LEVELS = 12, 1
 #: convex programs solved between two reports, and number of leaves from which on they climb first
 LEAVES_PER_ROUND, FEW_LEAVES = 16, 4
