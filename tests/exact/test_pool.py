@@ -29,7 +29,7 @@ def waiting(first: int, count: int) -> Waiting:
 
 def numbers(found: Waiting) -> list[int]:
     """Which ones they are, after a look at every entry."""
-    d, number = found.domains, found.element
+    d, number = found.domains, found.elements
     assert torch.equal(d.problem, number % 5) and torch.equal(found.clause, -number)
     assert torch.equal(d.bound, -number.double() % 7 + number / 1000)
     for rows, scale in ((d.choice, 1), (d.alpha, 1), (d.beta, 2), (d.mu, 4)):
