@@ -13,7 +13,6 @@ from torch import Tensor
 from clinch.bounds.crown import never
 from clinch.bounds.domains import Domains, Relaxed
 from clinch.bounds.dual import Dual, DualFunction, Multipliers
-from clinch.query import Distance
 
 #: step sizes of alpha, beta and mu, relative to each other
 RATES = (1.0, 3.0, 1.0)
@@ -27,18 +26,18 @@ class Ascent(NamedTuple):
     """Domains after :func:`ascend`, with what branching and attacks look at: the minimiser ``(D, *input_shape)`` and
     coefficients ``(D, U)`` on the open elements' outputs, both at the multipliers they have now.
 
-    Under a distance the point is the centre where no step improved on a domain's first multipliers. Their minimiser was
-    looked at when the parent was split, and what loses most there did not help; at the centre other kinks stand out.
-    (On the monitor problem of the benchmarks two of ten images are not closed without this.)
+    Attributes:
+        stalled: ``(D,)`` domains whose first multipliers no step has improved on.
     """
 
     domains: Domains
     point: Tensor
     rows: Tensor
+    stalled: Tensor
 
     def take(self, index: Tensor) -> Ascent:
         """The chosen domains."""
-        return Ascent(self.domains.take(index), self.point[index], self.rows[index])
+        return Ascent(self.domains.take(index), self.point[index], self.rows[index], self.stalled[index])
 
 
 @torch.no_grad()
@@ -66,13 +65,7 @@ def ascend(
         return _proven(relaxed, d, torch.cat([d.alpha, d.beta, d.mu], 1))
     climb = _Climb(relaxed.light, d, target)
     climb.run(steps, step_size, stop)
-    found = _proven(relaxed, d, climb.best.to(d.alpha))
-    center = relaxed.concretise.center
-    if center is None or not isinstance(relaxed.query.objective, Distance) or bool(climb.moved.all()):
-        return found
-    center = center[d.problem].reshape(found.point.shape)
-    moved = climb.moved.view(-1, *[1] * (center.dim() - 1))
-    return found._replace(point=torch.where(moved, found.point, center))
+    return _proven(relaxed, d, climb.best.to(d.alpha))._replace(stalled=~climb.moved)
 
 
 def _proven(relaxed: Relaxed, d: Domains, packed: Tensor) -> Ascent:
@@ -84,7 +77,8 @@ def _proven(relaxed: Relaxed, d: Domains, packed: Tensor) -> Ascent:
     dual = function(Multipliers(alpha, beta, mu))
     bound = torch.where(dual.bound > d.bound, dual.bound, d.bound)  # false for NaN
     point = dual.point.reshape(-1, *relaxed.query.graph.input_shape)
-    return Ascent(replace(d, alpha=alpha, beta=beta, mu=mu, bound=bound), point, dual.rows)
+    stalled = torch.zeros_like(d.problem, dtype=torch.bool)
+    return Ascent(replace(d, alpha=alpha, beta=beta, mu=mu, bound=bound), point, dual.rows, stalled)
 
 
 class _Climb:

@@ -222,7 +222,11 @@ class Search:
             return
         ascent = ascent.take(index)
         self._offer(ascent.point, ascent.domains.problem)
-        self.pool.push(Waiting(ascent.domains, self._elements_to_split(ascent), self._clause_to_split(ascent)))
+        self.pool.push(
+            Waiting(
+                ascent.domains, self._elements_to_split(ascent), self._clause_to_split(ascent.domains, ascent.point)
+            )
+        )
 
     def _elements_to_split(self, ascent: Ascent) -> Tensor:
         """``(D, LEVELS)`` the open elements to split next, −1 where there is none: nothing but −1 on leaves."""
@@ -234,15 +238,15 @@ class Search:
         nothing[:, : element.shape[1]] = element.masked_fill(loss < 0, -1)
         return nothing
 
-    def _clause_to_split(self, ascent: Ascent) -> Tensor:
+    def _clause_to_split(self, d: Domains, point: Tensor) -> Tensor:
         """``(D,)`` the undecided clause that the minimiser violates most, −1 where it violates none."""
         assert self.relaxed is not None
         query = self.relaxed.query
-        none = torch.full_like(ascent.domains.problem, -1)
-        undecided = ascent.domains.choice < 0
+        none = torch.full_like(d.problem, -1)
+        undecided = d.choice < 0
         if not query.clauses or not bool(undecided.any()):
             return none
-        _, atoms = query.take(ascent.domains.problem).evaluate(ascent.point)
+        _, atoms = query.take(d.problem).evaluate(point)
         violation = torch.where(undecided, query.clause_values(atoms), -torch.inf)
         worst, clause = violation.max(1)
         return torch.where(worst > 0, clause, none)
@@ -280,7 +284,7 @@ class Search:
             leaf, points = ascent.domains, [ascent.point] if bool(ascent.point.isfinite().all()) else []
         if points:
             self._offer(torch.cat(points), leaf.problem.expand(len(points)))
-            clause = self._clause_to_split(Ascent(leaf, points[0], leaf.mu))
+            clause = self._clause_to_split(leaf, points[0])
             if int(clause) >= 0 and bool(leaf.bound < self._target(leaf)):
                 self.pool.push(Waiting(leaf, _no_elements(leaf), clause))
                 return
