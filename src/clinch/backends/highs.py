@@ -79,6 +79,8 @@ class HighsModel:
         self._discrete = bool(program.integer.any())
         self._quadratic = program.quadratic is not None
         defaults = {"output_flag": False, "threads": 1, "presolve": "on" if presolve else "off"}
+        if self._quadratic:  # small programs take some dozen; now and then HiGHS circles for ever
+            defaults["qp_iteration_limit"] = 1000 + 100 * (self._columns + self._rows)
         for name, value in {**defaults, **options}.items():
             self._check(self._highs.setOptionValue(name, value), f"the option {name} = {value}")
         self._load(program)
@@ -142,11 +144,11 @@ class HighsModel:
         """Solve the program as it stands now, within so many seconds and simplex iterations.
 
         HiGHS's active set method calls about one of 200 small bounded quadratic programs unbounded or not convex (its
-        issue 1363). In −x it meets the same vertices in another order, and solves three in four of these; what is left
-        is unknown, whatever HiGHS calls it.
+        issue 1363), or circles. In −x it meets the same vertices in another order, and solves three in four
+        of these; what is left is unknown, whatever HiGHS calls it.
         """
         outcome = self._attempt(time_limit, iterations)
-        if not self._quadratic or outcome.status not in ("unbounded", "unknown"):
+        if not self._quadratic or outcome.status not in ("unbounded", "unknown", "iterations"):
             return outcome
         p = self._program
         mirror = HighsModel(replace(p, cost=-p.cost, rows=-p.rows, lower=-p.upper, upper=-p.lower))
