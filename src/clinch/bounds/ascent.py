@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,6 +17,10 @@ from clinch.bounds.dual import Dual, DualFunction, Multipliers
 RATES = (1.0, 3.0, 1.0)
 #: Adam's averaging of gradients and of their squares
 FIRST, SECOND = 0.8, 0.98
+#: steps without a better bound after which a domain returns to its best multipliers, and the factor to its step size
+PATIENCE, CUT = 3, 0.4
+#: factor by which the next climb, from a domain or its children, starts faster than this one ended; the slowest start
+QUICKEN, SLOWEST = 2.0, 0.15
 #: by how much, relatively, the search for multipliers has to pass a target
 CLEARANCE = 1e-5
 
@@ -57,7 +60,8 @@ def ascend(
 
     Args:
         steps: number of evaluations on the way; none evaluates the present multipliers only.
-        step_size: of slopes and mu, cosine decay; beta takes three times as much.
+        step_size: of slopes and mu at first; beta takes three times as much. Every domain has a pace of its own: where
+            some steps bring nothing, it returns to its best multipliers and goes on with smaller ones.
         target: ``(D,)`` domains whose bound has reached it are left alone.
         stop: asked after every step; once true, the best so far is returned.
     """
@@ -65,6 +69,7 @@ def ascend(
         return _proven(relaxed, d, torch.cat([d.alpha, d.beta, d.mu], 1))
     climb = _Climb(relaxed.light, d, target)
     climb.run(steps, step_size, stop)
+    d = replace(d, pace=(QUICKEN * climb.paces).clamp(SLOWEST, 1.0))
     return _proven(relaxed, d, climb.best.to(d.alpha))._replace(stalled=~climb.moved)
 
 
@@ -98,6 +103,9 @@ class _Climb:
         self.rate = torch.cat([least.new_full(t.shape[1:], r) for t, r in zip((d.alpha, beta, mu), RATES)])
         self.now = self._admissible(torch.cat([d.alpha.to(dtype), beta, mu], 1))
         self.first, self.second, self.count = zero(self.now), zero(self.now), 0
+        #: each active domain's step size, and its steps since its bound was last better
+        self.pace, self.vain = d.pace.to(dtype).unsqueeze(1), torch.zeros_like(d.problem)
+        self.paces = d.pace.clone()
         self.start: Tensor | None = None
         self.target = None if target is None else _beyond(target.to(dtype))
         self.active = torch.arange(len(d), device=d.problem.device)
@@ -107,14 +115,15 @@ class _Climb:
 
     def run(self, steps: int, step_size: float, stop: Callable[[], bool]) -> None:
         """Take so many steps, and look at where the last one ended."""
-        for step in range(steps):
-            self._climb(step_size * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        self.pace = self.pace * step_size
+        for _ in range(steps):
+            self._climb()
             self._cull()
             if not len(self.active) or stop():
                 return
         self._evaluate(gradient=False)
 
-    def _climb(self, rate: float) -> None:
+    def _climb(self) -> None:
         """Evaluate, keep what is better, and take one Adam step; every domain's entries move by themselves."""
         gradient = self._evaluate(gradient=True).gradient
         assert gradient is not None
@@ -122,9 +131,20 @@ class _Climb:
         self.count += 1
         self.first.lerp_(gradient, 1 - FIRST)
         self.second.mul_(SECOND).addcmul_(gradient, gradient, value=1 - SECOND)
+        self._return()
         scale = (self.second / (1 - SECOND**self.count)).sqrt_().add_(1e-12)
-        step = torch.div(self.first, scale).mul_(self.rate)
-        self.now = self._admissible(self.now.add(step, alpha=rate / (1 - FIRST**self.count)))
+        step = torch.div(self.first, scale).mul_(self.rate / (1 - FIRST**self.count))
+        self.now = self._admissible(self.now.addcmul(step, self.pace))
+
+    def _return(self) -> None:
+        """Send domains that have climbed in vain for a while back to their best, without momentum and more slowly."""
+        back = (self.vain >= PATIENCE).nonzero().flatten()
+        if len(back):
+            self.now[back] = self.best[self.active[back]]
+            self.first[back] = 0.0
+            self.pace[back] *= CUT
+            self.paces[self.active[back]] *= CUT
+            self.vain[back] = 0
 
     def _admissible(self, packed: Tensor) -> Tensor:
         """Multipliers moved into their limits.
@@ -145,6 +165,8 @@ class _Climb:
         dual = self.function(Multipliers.unpack(self.now, self.width), self.start, gradient=gradient)
         better = (dual.bound > self.reached[self.active]).nonzero().flatten()  # false for NaN
         at = self.active[better]
+        self.vain += 1
+        self.vain[better] = 0
         self.reached[at] = dual.bound[better]
         self.best[at] = self.now[better]
         self.moved[at] = self.count > 0
@@ -162,6 +184,7 @@ class _Climb:
             self.active, self.function = self.active[keep], self.function.take(keep)
             self.now, self.least, self.most = self.now[keep], self.least[keep], self.most[keep]
             self.first, self.second = self.first[keep], self.second[keep]
+            self.pace, self.vain = self.pace[keep], self.vain[keep]
             self.start = None if self.start is None else self.start[keep]
 
 

@@ -132,6 +132,7 @@ class Domains:
         choice: ``(D, C)`` chosen atom of each clause, −1 where none is chosen.
         alpha: ``(D, U)``; beta: ``(D, U)``; mu: ``(D, K)``, zero for atoms that are not chosen.
         bound: ``(D,)`` best proven bound, its parent's included.
+        pace: ``(D,)`` by how much steps towards better multipliers have proved too long: at most 1.
     """
 
     problem: Tensor
@@ -141,6 +142,7 @@ class Domains:
     beta: Tensor
     mu: Tensor
     bound: Tensor
+    pace: Tensor
 
     def __len__(self) -> int:
         return self.problem.shape[0]
@@ -179,6 +181,7 @@ def fresh_domains(relaxed: Relaxed, problem: Tensor, choice: Tensor, split: Tens
     domains = Domains(
         problem, split, choice, alpha, torch.zeros_like(alpha),
         like.new_zeros(count, query.atoms.count), like.new_full((count,), -torch.inf),
+        like.new_ones(count),
     )  # fmt: skip
     allowed = domains.allowed(query.atoms.count)
     decisive = allowed & (query.clause_sizes > 1)[query.clause]

@@ -31,12 +31,9 @@ from clinch.query import Distance, FormsNorm, Query
 from clinch.solution import Proof
 
 #: dual evaluations for domains without a parent, for children, and for leaves that no convex program can close
-ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 20, 6, 300
+ROOT_STEPS, NODE_STEPS, LEAF_STEPS = 20, 8, 300
 #: elements that a domain is split at in one go, at most
 LEVELS = 4
-#: the same two for distances: on margins several levels and short climbs halve the time, on the monitor problem they
-#: multiply the tree, because a second split is chosen at a minimiser that the first one moves
-DISTANCE_STEPS, DISTANCE_LEVELS = 12, 1
 #: convex programs solved between two reports, and number of leaves from which on they climb first
 LEAVES_PER_ROUND, FEW_LEAVES = 16, 4
 #: share of the search's time spent on walks from its minimisers to feasible points
@@ -84,8 +81,6 @@ class Search:
         self.ledger, self.batch, self.device = ledger.on(query.device), batch, query.device
         self.problems = (~self.ledger.closed).nonzero().flatten()
         self.query = query.take(self.problems)
-        distance = isinstance(query.objective, Distance)
-        self.steps, self.levels = (DISTANCE_STEPS, DISTANCE_LEVELS) if distance else (NODE_STEPS, LEVELS)
         self.pool = Pool(self.device)
         self.nodes = 0
         self.walking, self.working, self.began = 0.0, 0.0, self.ledger.seconds
@@ -129,7 +124,7 @@ class Search:
         waiting = self._pop()
         children, parents_of_clauses, leaves = self._split(waiting)
         self.nodes += len(children) + len(parents_of_clauses)
-        for domains, steps in ((parents_of_clauses, ROOT_STEPS), (children, self.steps)):
+        for domains, steps in ((parents_of_clauses, ROOT_STEPS), (children, NODE_STEPS)):
             if len(domains):
                 self._settle(self._ascend(domains, steps))
         self._close_leaves(leaves)
@@ -234,7 +229,7 @@ class Search:
         nothing = _no_elements(ascent.domains)
         if not self.relaxed.width or not bool(open_elements(self.relaxed, ascent.domains).any()):
             return nothing
-        loss, element = relaxation_loss(self.relaxed, ascent).topk(min(self.levels, self.relaxed.width), 1)
+        loss, element = relaxation_loss(self.relaxed, ascent).topk(min(LEVELS, self.relaxed.width), 1)
         nothing[:, : element.shape[1]] = element.masked_fill(loss < 0, -1)
         return nothing
 
@@ -368,7 +363,7 @@ class Search:
         )  # fmt: skip
         if len(self.pool) <= self.batch:
             waiting = self.pool.pop(self._all(self.pool))
-            self._settle(self._ascend(waiting.domains, self.steps))
+            self._settle(self._ascend(waiting.domains, NODE_STEPS))
 
     def _relax(self, bounds: Mapping[int, Interval]) -> None:
         assert self.relaxed is not None

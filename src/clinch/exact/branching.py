@@ -14,6 +14,7 @@ from clinch.network.ops.base import Interval
 from clinch.query import Activations, Distance
 
 
+CENTRE=1
 def open_elements(relaxed: Relaxed, d: Domains) -> Tensor:
     """``(D, U)`` elements that are neither split nor stable in their problem."""
     return relaxed.unstable[d.problem] & (d.split == 0)
@@ -51,7 +52,7 @@ def relaxation_loss(relaxed: Relaxed, ascent: Ascent) -> Tensor:
 def _looked_at(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     """``(D, *input_shape)`` the points at which losses are compared."""
     objective = relaxed.query.objective
-    if not isinstance(objective, Distance) or not bool(ascent.stalled.any()):
+    if not CENTRE or not isinstance(objective, Distance) or not bool(ascent.stalled.any()):
         return ascent.point
     stalled = ascent.stalled.view(-1, *[1] * (ascent.point.dim() - 1))
     return torch.where(stalled, objective.center[ascent.domains.problem], ascent.point)

@@ -45,7 +45,7 @@ class Pool:
         if not count:
             return
         d = waiting.domains
-        packed = [d.problem, d.split, d.choice, d.alpha.float(), d.beta.float(), d.mu.float(), waiting.elements,
+        packed = [d.problem, d.split, d.choice, d.alpha.float(), d.beta.float(), d.mu.float(), d.pace, waiting.elements,
                   waiting.clause]  # fmt: skip
         if not self._rows:
             self._rows = [t.new_zeros(0, *t.shape[1:]) for t in packed]
@@ -77,7 +77,7 @@ class Pool:
     def pop(self, order: Tensor) -> Waiting:
         """Take out the domains at the given places of :meth:`bounds`."""
         at = self._live.nonzero().flatten()[order]
-        problem, split, choice, alpha, beta, mu, elements, clause = (t[at] for t in self._rows)
+        problem, split, choice, alpha, beta, mu, pace, elements, clause = (t[at] for t in self._rows)
         self._live[at] = False
         alpha, beta, mu = (t.to(self._dtype) for t in (alpha, beta, mu))
-        return Waiting(Domains(problem, split, choice, alpha, beta, mu, self._bound[at]), elements, clause)
+        return Waiting(Domains(problem, split, choice, alpha, beta, mu, self._bound[at], pace), elements, clause)
