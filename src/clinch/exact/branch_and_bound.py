@@ -37,11 +37,11 @@ LEVELS = 4
 #: convex programs solved between two reports, and number of leaves from which on they climb first
 LEAVES_PER_ROUND, FEW_LEAVES = 16, 4
 #: share of the search's time spent on walks from its minimisers to feasible points
-WALK_SHARE = 0.15
+WALK_SHARE = 0.07
 #: an incumbent this much better (relative) is worth new bounds of the activations
 RENARROW = 1e-3
 #: nodes of a search after which the activations' limits in each branch are tightened, and the factor to the next time
-TIGHTEN_AT, TIGHTEN_AGAIN = 50, 8
+TIGHTEN_AT, TIGHTEN_AGAIN = 1000, 8
 #: share of the search's time so far that one tightening may take
 TIGHTEN_SHARE = 0.3
 #: number of layers of kinks that CROWN's limits are good enough for
