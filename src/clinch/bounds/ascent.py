@@ -103,13 +103,17 @@ class _Climb:
         self.rate = torch.cat([least.new_full(t.shape[1:], r) for t, r in zip((d.alpha, beta, mu), RATES)])
         self.now = self._admissible(torch.cat([d.alpha.to(dtype), beta, mu], 1))
         self.first, self.second, self.count = zero(self.now), zero(self.now), 0
-        #: each active domain's step size, and its steps since its bound was last better
+        self.active = torch.arange(len(d), device=d.problem.device)
+        self.reached = d.bound.new_full((len(d),), -torch.inf, dtype=dtype)
+        #: each active domain's step size, its steps since its bound was last better, and its present bound
         self.pace, self.vain = d.pace.to(dtype).unsqueeze(1), torch.zeros_like(d.problem)
+        self.level, self.rising = (
+            torch.full_like(self.reached, torch.inf),
+            torch.zeros_like(self.active, dtype=torch.bool),
+        )
         self.paces = d.pace.clone()
         self.start: Tensor | None = None
         self.target = None if target is None else _beyond(target.to(dtype))
-        self.active = torch.arange(len(d), device=d.problem.device)
-        self.reached = d.bound.new_full((len(d),), -torch.inf, dtype=dtype)
         #: the best multipliers found, ``(D, 2U + K)``, and whether they are others than the first
         self.best, self.moved = self.now.clone(), torch.zeros_like(d.problem, dtype=torch.bool)
 
@@ -137,8 +141,13 @@ class _Climb:
         self.now = self._admissible(self.now.addcmul(step, self.pace))
 
     def _return(self) -> None:
-        """Send domains that have climbed in vain for a while back to their best, without momentum and more slowly."""
-        back = (self.vain >= PATIENCE).nonzero().flatten()
+        """Send domains that have climbed in vain for a while back to their best, without momentum and more slowly.
+
+        Without an objective those that are rising at last go on: bounds of deep networks first lose much and then gain
+        more. (Under a distance that costs: on the monitor problem of the benchmarks one image is not closed with it.)
+        """
+        back = self.vain >= PATIENCE
+        back = ((back & ~self.rising) if self.simplex else back).nonzero().flatten()
         if len(back):
             self.now[back] = self.best[self.active[back]]
             self.first[back] = 0.0
@@ -167,6 +176,7 @@ class _Climb:
         at = self.active[better]
         self.vain += 1
         self.vain[better] = 0
+        self.rising, self.level = dual.bound > self.level, dual.bound
         self.reached[at] = dual.bound[better]
         self.best[at] = self.now[better]
         self.moved[at] = self.count > 0
@@ -185,6 +195,7 @@ class _Climb:
             self.now, self.least, self.most = self.now[keep], self.least[keep], self.most[keep]
             self.first, self.second = self.first[keep], self.second[keep]
             self.pace, self.vain = self.pace[keep], self.vain[keep]
+            self.level, self.rising = self.level[keep], self.rising[keep]
             self.start = None if self.start is None else self.start[keep]
 
 

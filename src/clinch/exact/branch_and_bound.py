@@ -9,24 +9,20 @@ again from its multipliers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Sized
 
 import torch
 from torch import Tensor
 
 from clinch.attacks.polish import polish_from
-from clinch.bounds.alpha import alpha_activation_bounds
 from clinch.bounds.ascent import Ascent, ascend
-from clinch.bounds.crown import activation_bounds
-from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
-from clinch.bounds.objective import impossible_atoms
+from clinch.bounds.domains import Domains, Relaxed, fresh_domains
 from clinch.errors import UnsupportedByEngine
-from clinch.exact.branching import open_elements, relaxation_loss, split_clauses, split_deep
+from clinch.exact.branching import next_elements, split_clauses, split_deep
 from clinch.exact.leaf import is_convex, solve_leaf
-from clinch.exact.pool import Pool, Waiting
-from clinch.exact.tighten import tightened
+from clinch.exact.pool import Pool, Waiting, smallest_in_turns
+from clinch.exact.search_limits import SearchLimits
 from clinch.ledger import Ledger
-from clinch.network.ops.base import Interval
 from clinch.query import Distance, FormsNorm, Query
 from clinch.solution import Proof
 
@@ -38,14 +34,14 @@ LEVELS = 4
 LEAVES_PER_ROUND, FEW_LEAVES = 16, 4
 #: share of the search's time spent on walks from its minimisers to feasible points
 WALK_SHARE = 0.07
-#: an incumbent this much better (relative) is worth new bounds of the activations
-RENARROW = 1e-3
 #: nodes of a search after which the activations' limits in each branch are tightened, and the factor to the next time
 TIGHTEN_AT, TIGHTEN_AGAIN = 1000, 8
 #: share of the search's time so far that one tightening may take
 TIGHTEN_SHARE = 0.3
-#: number of layers of kinks that CROWN's limits are good enough for
-SHALLOW = 2
+#: nodes per problem after which the limits are searched for as well, in deep networks and in others, and its share of
+#: the time: on MNIST networks of four and six layers it decides in a minute what the tree alone does not in five, on
+#: two layers it pays for long searches only
+SHARPEN_AT, SHARPEN_LATE, SHARPEN_SHARE = 1000, 16000, 0.5
 #: entries of open domains beyond which those of largest bound go first, so that few wait
 MEMORY = 2**29
 
@@ -84,17 +80,23 @@ class Search:
         self.pool = Pool(self.device)
         self.nodes = 0
         self.walking, self.working, self.began = 0.0, 0.0, self.ledger.seconds
-        self.tighten_at = TIGHTEN_AT
+        self.tighten_at, self.sharpening = TIGHTEN_AT, 0.0
         #: smallest bound over finished domains of each problem
         self.finished = torch.full((len(self.problems),), torch.inf, dtype=torch.float64, device=self.device)
         #: problem of each branch
         self.owner = torch.arange(len(self.problems), device=self.device)
-        self.relaxed: Relaxed | None = None
+        self.limits: SearchLimits | None = None
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to look at: what separates value and bound now is rounding."""
-        return not len(self.problems) or (self.relaxed is not None and not len(self.pool))
+        return not len(self.problems) or (self.limits is not None and not len(self.pool))
+
+    @property
+    def relaxed(self) -> Relaxed:
+        """The relaxation of the branches."""
+        assert self.limits is not None
+        return self.limits.relaxed
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -104,7 +106,7 @@ class Search:
             return
         self.began = self.ledger.seconds
         try:
-            if self.relaxed is None:
+            if self.limits is None:
                 self._plant()
             while len(self.pool) and not self.ledger.exhausted:
                 self._round()
@@ -117,10 +119,7 @@ class Search:
         return self.working + self.ledger.seconds - self.began
 
     def _round(self) -> None:
-        self._renarrow()
-        if self.nodes >= self.tighten_at:
-            self._tighten()
-        assert self.relaxed is not None
+        self._improve_limits()
         waiting = self._pop()
         children, parents_of_clauses, leaves = self._split(waiting)
         self.nodes += len(children) + len(parents_of_clauses)
@@ -131,7 +130,6 @@ class Search:
         self._report()
 
     def _ascend(self, domains: Domains, steps: int) -> Ascent:
-        assert self.relaxed is not None
         return ascend(self.relaxed, domains, steps, target=self._target(domains), stop=self._over)
 
     def _over(self) -> bool:
@@ -142,10 +140,8 @@ class Search:
     def _plant(self) -> None:
         """One branch per problem and possible alternative of its largest disjunction, bounded."""
         query = self.query
-        self.radius = self.ledger.value[self.problems]
-        narrowed = query.narrowed(self.radius)
-        bounds = self._limits(narrowed)
-        impossible = impossible_atoms(narrowed, bounds)
+        limits = SearchLimits(query, self.ledger.value[self.problems], self._over)
+        impossible = limits.impossible_atoms()
         choice = self._decided()
         main = self._largest_clause()
         if main is None:
@@ -155,27 +151,14 @@ class Search:
             owner, atom = possible.nonzero(as_tuple=True)
             choice = choice[owner]
             choice[:, main] = atom
+        self.limits = limits
         self._prove_rest(owner)
         if not len(owner):
             return
-        self.owner, self.impossible, self.choice = owner, impossible[owner], choice
-        self.bounds = {i: limits.take(owner) for i, limits in bounds.items()}
-        self.relaxed = relax_query(narrowed.take(owner), self.bounds)
-        self._settle(self._ascend(fresh_domains(self.relaxed, self._all(owner), choice), ROOT_STEPS))
+        limits.branch(owner, choice)
+        self.owner, self.impossible = owner, impossible[owner]
+        self._settle(self._roots(self._all(owner)))
         self._report()
-
-    def _limits(self, narrowed: Query) -> dict[int, Interval]:
-        """Limits of the activations; those of deep networks, whose looseness builds up, with slopes of their own.
-
-        On MNIST networks of six layers that leaves a tenth of the later elements open; on two layers it gains nothing.
-        """
-        graph, region, nodes = narrowed.graph, narrowed.region, narrowed.nodes
-        limits = activation_bounds(graph, region, nodes, stop=self._over)
-        read = [graph.nodes[i].inputs[0] for i in graph.ancestors(nodes) if graph.nodes[i].op.splits_at_zero]
-        open_ = [bool(((limits[j].lower < 0) & (limits[j].upper > 0)).any()) for j in read]
-        if not any(open_[SHALLOW:]):
-            return limits
-        return alpha_activation_bounds(graph, region, nodes, limits, stop=self._over)
 
     def _prove_rest(self, owner: Tensor) -> None:
         """Problems without any possible alternative have nothing inside the region searched."""
@@ -217,25 +200,11 @@ class Search:
             return
         ascent = ascent.take(index)
         self._offer(ascent.point, ascent.domains.problem)
-        self.pool.push(
-            Waiting(
-                ascent.domains, self._elements_to_split(ascent), self._clause_to_split(ascent.domains, ascent.point)
-            )
-        )
-
-    def _elements_to_split(self, ascent: Ascent) -> Tensor:
-        """``(D, LEVELS)`` the open elements to split next, −1 where there is none: nothing but −1 on leaves."""
-        assert self.relaxed is not None
-        nothing = _no_elements(ascent.domains)
-        if not self.relaxed.width or not bool(open_elements(self.relaxed, ascent.domains).any()):
-            return nothing
-        loss, element = relaxation_loss(self.relaxed, ascent).topk(min(LEVELS, self.relaxed.width), 1)
-        nothing[:, : element.shape[1]] = element.masked_fill(loss < 0, -1)
-        return nothing
+        elements = next_elements(self.relaxed, ascent, LEVELS)
+        self.pool.push(Waiting(ascent.domains, elements, self._clause_to_split(ascent.domains, ascent.point)))
 
     def _clause_to_split(self, d: Domains, point: Tensor) -> Tensor:
         """``(D,)`` the undecided clause that the minimiser violates most, −1 where it violates none."""
-        assert self.relaxed is not None
         query = self.relaxed.query
         none = torch.full_like(d.problem, -1)
         undecided = d.choice < 0
@@ -269,7 +238,6 @@ class Search:
 
     def _close_leaf(self, leaf: Domains) -> None:
         """Solve one leaf. Where its point breaks an undecided clause it is no leaf yet and goes on with that split."""
-        assert self.relaxed is not None
         points: list[Tensor] = []
         if is_convex(self.relaxed.query):
             limit = max(0.05, min(self.ledger.remaining, 60.0))
@@ -318,16 +286,12 @@ class Search:
             self.finished.scatter_reduce_(0, self.owner[branch[done]], bound[done], "amin")
             self.pool.drop(done)
             branch, bound = branch[~done], bound[~done]
-        assert self.relaxed is not None
         crowded = len(branch) * (2 * self.relaxed.width + 1) > MEMORY
-        order = (-bound if crowded else bound).argsort(stable=True)
-        if len(self.problems) > 1:
-            order = order[_taking_turns(self.owner[branch[order]])]
+        order = smallest_in_turns(self.owner[branch], -bound if crowded else bound)
         return self.pool.pop(order[: self.batch])
 
     def _split(self, waiting: Waiting) -> tuple[Domains, Domains, Domains]:
         """Children at kinks, children at clauses (whose multipliers have no parent to start from), and leaves."""
-        assert self.relaxed is not None
         domains, elements, clause = waiting
         element = elements[:, 0]
         at_clause = (clause >= 0).nonzero().flatten()
@@ -339,37 +303,55 @@ class Search:
 
     # --- better limits -----------------------------------------------------------------------------------------------
 
-    def _renarrow(self) -> None:
-        """Search the smaller ball of a better incumbent; the layout of the domains stays."""
-        value = self.ledger.value[self.problems]
-        if not isinstance(self.query.objective, Distance) or bool((value >= self.radius * (1 - RENARROW)).all()):
-            return
-        self.radius = value
-        region = self.query.narrowed(value).region.take(self.owner)
-        self._relax(activation_bounds(self.query.graph, region, self.query.nodes, self.bounds, stop=self._over))
+    def _improve_limits(self) -> None:
+        assert self.limits is not None
+        self.limits.renarrow(self.ledger.value[self.problems])
+        if self.nodes >= self.tighten_at:
+            self._tighten()
+        late = SHARPEN_AT if self.limits.deep else SHARPEN_LATE
+        due = self.nodes >= late * len(self.problems) and self.sharpening < SHARPEN_SHARE * self.seconds
+        if due and not self.limits.sharp:
+            self._sharpen()
 
     def _tighten(self) -> None:
         """Limits of the activations within each branch that is still open, with the branch's own conditions."""
         self.tighten_at = TIGHTEN_AGAIN * self.nodes
-        assert self.relaxed is not None
-        branches = self.pool.bounds()[0].unique()
+        assert self.limits is not None
         target = self.ledger.target[self.problems][self.owner]
-        end = self.ledger.seconds + TIGHTEN_SHARE * self.seconds + 0.1
-        self._relax(
-            tightened(
-                self.relaxed, self.bounds, self.choice, branches, target,
-                stop=lambda: self._over() or self.ledger.seconds > end,
-            )
-        )  # fmt: skip
+        self.limits.tighten(self.pool.bounds()[0].unique(), target, self._after(TIGHTEN_SHARE * self.seconds))
         if len(self.pool) <= self.batch:
             waiting = self.pool.pop(self._all(self.pool))
             self._settle(self._ascend(waiting.domains, NODE_STEPS))
 
-    def _relax(self, bounds: Mapping[int, Interval]) -> None:
-        assert self.relaxed is not None
-        self.bounds = dict(bounds)
-        narrowed = self.query.narrowed(self.radius).take(self.owner)
-        self.relaxed = relax_query(narrowed, self.bounds, {k.node: k.which for k in self.relaxed.kinks})
+    def _sharpen(self) -> None:
+        """Search for the limits of the activations, for as long as the tree has been searched; where the roots are then
+        better than the tree has become, it is planted again."""
+        assert self.limits is not None
+        began = self.ledger.seconds
+        branch, bound = self.pool.bounds()
+        if not len(branch):
+            return
+        self.limits.sharpen(self.owner[branch].unique(), self._after(self.seconds - self.sharpening))
+        self.sharpening += self.ledger.seconds - began
+        roots = self._roots(branch.unique())
+        before, after = self._smallest(branch, bound), self._smallest(roots.domains.problem, roots.domains.bound)
+        again = after >= before
+        self.pool.drop(again[self.owner[branch]])
+        self._settle(roots.take(again[self.owner[roots.domains.problem]].nonzero().flatten()))
+
+    def _roots(self, branches: Tensor) -> Ascent:
+        """Whole branches, bounded."""
+        assert self.limits is not None
+        return self._ascend(fresh_domains(self.relaxed, branches, self.limits.choice[branches]), ROOT_STEPS)
+
+    def _after(self, seconds: float) -> Callable[[], bool]:
+        """Whether so many seconds, and a little, have passed."""
+        end = self.ledger.seconds + seconds + 0.1
+        return lambda: self._over() or self.ledger.seconds > end
+
+    def _smallest(self, branch: Tensor, bound: Tensor) -> Tensor:
+        """``(B,)`` the smallest of some domains' bounds for each problem, infinity where there is none."""
+        return torch.full_like(self.finished, torch.inf).scatter_reduce(0, self.owner[branch], bound, "amin")
 
     # --- reports -----------------------------------------------------------------------------------------------------
 
@@ -379,19 +361,12 @@ class Search:
         self._prove(self.finished.scatter_reduce(0, self.owner[branch], bound, "amin"))
 
     def _prove(self, bound: Tensor) -> None:
+        assert self.limits is not None
         # Only inputs inside the incumbent's ball were searched: nothing outside is better than its radius.
         if isinstance(self.query.objective, Distance):
-            bound = torch.where(torch.isfinite(self.radius), torch.minimum(bound, self.radius), bound)
+            bound = torch.minimum(bound, self.limits.value)
         self.ledger.prove(bound, Proof.TREE, "branch and bound", self.problems)
 
 
 def _no_elements(d: Domains) -> Tensor:
     return d.problem.new_full((len(d), LEVELS), -1)
-
-
-def _taking_turns(group: Tensor) -> Tensor:
-    """An order of positions in which the first of every group come first, then the second of every group, …"""
-    by_group = group.argsort(stable=True)
-    grouped = group[by_group]
-    rank = torch.arange(len(group), device=group.device) - torch.searchsorted(grouped, grouped)
-    return by_group[rank.argsort(stable=True)]

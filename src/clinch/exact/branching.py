@@ -14,7 +14,6 @@ from clinch.network.ops.base import Interval
 from clinch.query import Activations, Distance
 
 
-CENTRE=1
 def open_elements(relaxed: Relaxed, d: Domains) -> Tensor:
     """``(D, U)`` elements that are neither split nor stable in their problem."""
     return relaxed.unstable[d.problem] & (d.split == 0)
@@ -49,10 +48,20 @@ def relaxation_loss(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     return torch.where(open_elements(relaxed, d), loss + 1e-30, -1.0)
 
 
+def next_elements(relaxed: Relaxed, ascent: Ascent, levels: int) -> Tensor:
+    """``(D, levels)`` the open elements to split next, the best first, −1 where there is none."""
+    nothing = ascent.domains.problem.new_full((len(ascent.domains), levels), -1)
+    if not relaxed.width or not bool(open_elements(relaxed, ascent.domains).any()):
+        return nothing
+    loss, element = relaxation_loss(relaxed, ascent).topk(min(levels, relaxed.width), 1)
+    nothing[:, : element.shape[1]] = element.masked_fill(loss < 0, -1)
+    return nothing
+
+
 def _looked_at(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     """``(D, *input_shape)`` the points at which losses are compared."""
     objective = relaxed.query.objective
-    if not CENTRE or not isinstance(objective, Distance) or not bool(ascent.stalled.any()):
+    if not isinstance(objective, Distance) or not bool(ascent.stalled.any()):
         return ascent.point
     stalled = ascent.stalled.view(-1, *[1] * (ascent.point.dim() - 1))
     return torch.where(stalled, objective.center[ascent.domains.problem], ascent.point)

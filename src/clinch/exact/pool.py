@@ -81,3 +81,14 @@ class Pool:
         self._live[at] = False
         alpha, beta, mu = (t.to(self._dtype) for t in (alpha, beta, mu))
         return Waiting(Domains(problem, split, choice, alpha, beta, mu, self._bound[at], pace), elements, clause)
+
+
+def smallest_in_turns(group: Tensor, bound: Tensor) -> Tensor:
+    """An order of positions: the smallest bound of every group first, then the second smallest of every group, …"""
+    order = bound.argsort(stable=True)
+    group = group[order]
+    by_group = group.argsort(stable=True)
+    grouped = group[by_group]
+    rank = torch.empty_like(order)
+    rank[by_group] = torch.arange(len(group), device=group.device) - torch.searchsorted(grouped, grouped)
+    return order[rank.argsort(stable=True)]

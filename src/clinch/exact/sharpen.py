@@ -1,0 +1,164 @@
+"""Limits of activations by search: layer by layer, elements that one relaxation leaves open get trees of their own.
+
+The smallest value of ``±z_k`` over the region is a problem with a linear objective over a part of the network. It needs
+no optimum: its sign is what a relaxation above asks for, so that a tree ends where zero is reached, or where a point
+shows that it cannot be. Tjeng et al. (2019, section 4.3) tighten such limits by linear and mixed-integer programs, one
+after the other; here all elements of a layer are searched at once by the dual function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from clinch.bounds.ascent import Ascent, ascend
+from clinch.bounds.crown import activation_bounds, never
+from clinch.bounds.domains import Relaxed, fresh_domains, relax_query
+from clinch.bounds.limits import read_nodes
+from clinch.exact.branching import next_elements, split_deep
+from clinch.exact.pool import Pool, Waiting, smallest_in_turns
+from clinch.network.ops.base import Interval
+from clinch.query import Forms, Linear, Query
+
+#: dual evaluations for a tree's root and for its other domains, and elements that a domain is split at in one go
+ROOT_STEPS, NODE_STEPS, LEVELS = 20, 8, 2
+#: number of domains that each limit may take, in each pass
+DOMAINS = (20, 100, 500)
+#: limits searched for at once, and domains bounded at once
+TREES, BATCH = 512, 512
+#: share of a limit's size by which it may stay too large
+SLACK = 0.05
+
+
+class Sharpener:
+    """Sharper and sharper limits: passes over the layers that may be broken off and gone on with."""
+
+    def __init__(self) -> None:
+        self.passes, self.layer = 0, 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the last pass is over."""
+        return self.passes >= len(DOMAINS)
+
+    def run(
+        self, query: Query, limits: Mapping[int, Interval], *, stop: Callable[[], bool] = never
+    ) -> dict[int, Interval]:
+        """Limits of what nodes that split at zero read, over the query's region; a later call goes on where this one
+        stopped, and after the last layer with larger trees.
+
+        Args:
+            query: B problems; their region and what they look at matter, objective and clauses do not.
+            limits: present limits ``(B, *node_shape)`` of all that non-affine nodes read.
+            stop: asked now and then; once true, what is left keeps its limits.
+        """
+        graph, limits = query.graph, dict(limits)
+        layers = [j for j in read_nodes(graph, query.nodes) if _worth_searching(query, j)]
+        while self.layer < len(layers) and not stop():
+            limits = activation_bounds(graph, query.region, query.nodes, limits, stop=stop)
+            j = layers[self.layer]
+            limits[j] = _sharpen_node(query, j, limits, DOMAINS[self.passes], stop)
+            self.layer += not stop()
+        if self.layer == len(layers):
+            self.passes, self.layer = self.passes + 1, 0
+        return activation_bounds(graph, query.region, query.nodes, limits, stop=stop)
+
+
+def _worth_searching(query: Query, j: int) -> bool:
+    """Whether a node reads j that splits at zero, and j has anything but affine layers below."""
+    graph = query.graph
+    readers = [node.op for node in graph.nodes if j in node.inputs]
+    below = [i for i in graph.ancestors([j]) if i]
+    return any(op.splits_at_zero for op in readers) and not all(graph.nodes[i].op.affine for i in below)
+
+
+def _sharpen_node(
+    query: Query, j: int, limits: Mapping[int, Interval], domains: int, stop: Callable[[], bool]
+) -> Interval:
+    lower, upper = (t.flatten(1).clone() for t in limits[j])
+    problem, element = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
+    for part in torch.arange(len(problem), device=problem.device).split(TREES // 2):
+        if stop() or not len(part):
+            break
+        at = problem[part], element[part]
+        forest = _Forest(_one_per_limit(query, j, *at), limits, problem[part].repeat(2))
+        least, negated = forest.grow(domains, stop).reshape(2, -1)
+        lower[at], upper[at] = torch.maximum(lower[at], least), torch.minimum(upper[at], -negated)
+    shape = limits[j].lower.shape
+    return limits[j].intersect(Interval(lower.reshape(shape), upper.reshape(shape)))
+
+
+def _one_per_limit(query: Query, j: int, problem: Tensor, element: Tensor) -> Query:
+    """One problem "minimise ``z_k``" and one "minimise ``−z_k``" for each of N elements of node j, without clauses."""
+    node, count = query.graph.nodes[j], 2 * len(problem)
+    rows = query.region.lower.new_zeros(count, node.size)
+    each = torch.arange(count, device=problem.device)
+    rows[each, element.repeat(2)] = torch.where(each < len(problem), 1.0, -1.0).to(rows.dtype)
+    form = Forms({j: rows.reshape(count, 1, *node.shape)}, rows.new_zeros(count, 1))
+    return replace(
+        query, region=query.region.take(problem.repeat(2)), objective=Linear(form), labels=(),
+        atoms=Forms({}, rows.new_zeros(count, 0)), clause=query.clause[:0],
+    )  # fmt: skip
+
+
+class _Forest:
+    """One tree per limit, all grown together.
+
+    Args:
+        query: N problems with linear objectives and without clauses.
+        limits: of what lies below, per region; ``region`` ``(N,)`` is the row that each problem reads.
+    """
+
+    def __init__(self, query: Query, limits: Mapping[int, Interval], region: Tensor) -> None:
+        below = read_nodes(query.graph, query.nodes)
+        self.query = query
+        self.relaxed: Relaxed = relax_query(query, {i: limits[i].take(region) for i in below})
+        self.pool = Pool(query.device)
+        like = query.region.lower
+        #: smallest bound of finished domains, smallest value seen, and number of domains of each tree
+        self.finished, self.value = like.new_full((query.size,), torch.inf), like.new_full((query.size,), torch.inf)
+        self.domains = torch.zeros_like(region)
+
+    def grow(self, domains: int, stop: Callable[[], bool]) -> Tensor:
+        """``(N,)`` proven smallest values, after so many domains each."""
+        each = torch.arange(self.query.size, device=self.query.device)
+        roots = fresh_domains(self.relaxed, each, each.new_zeros(len(each), 0))
+        self._settle(ascend(self.relaxed, roots, ROOT_STEPS, target=self.target, stop=stop))
+        while len(self.pool) and not stop():
+            problem, bound = self.pool.bounds()
+            over = (bound >= self.target[problem]) | (self.domains[problem] >= domains)
+            if bool(over.any()):
+                self._finish(problem[over], bound[over])
+                self.pool.drop(over)
+                continue
+            waiting = self.pool.pop(smallest_in_turns(problem, bound)[:BATCH])
+            children = split_deep(waiting.domains, waiting.elements, BATCH)
+            self.domains.index_add_(0, children.problem, torch.ones_like(children.problem))
+            goal = self.target[children.problem]
+            self._settle(ascend(self.relaxed, children, NODE_STEPS, target=goal, stop=stop))
+        self._finish(*self.pool.bounds())
+        return self.finished
+
+    @property
+    def target(self) -> Tensor:
+        """``(N,)`` bounds that are good enough: zero decides the sign, and no bound can pass a value."""
+        return torch.where(self.value < 0, (1 + SLACK) * self.value, 0.0)
+
+    def _settle(self, ascent: Ascent) -> None:
+        d = ascent.domains
+        with torch.no_grad():
+            value, _ = self.query.take(d.problem).evaluate(ascent.point)
+        self.value.scatter_reduce_(0, d.problem, torch.where(value.isnan(), torch.inf, value), "amin")
+        elements = next_elements(self.relaxed, ascent, LEVELS)
+        going = (d.bound < self.target[d.problem]) & (elements >= 0).any(1)
+        self._finish(d.problem[~going], d.bound[~going])
+        index = going.nonzero().flatten()
+        if len(index):
+            none = torch.full_like(index, -1)
+            self.pool.push(Waiting(d.take(index), elements[index], none))
+
+    def _finish(self, problem: Tensor, bound: Tensor) -> None:
+        self.finished.scatter_reduce_(0, problem, bound, "amin")
