@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import uniform
 
-from clinch.bounds.ascent import ascend
+from clinch.bounds.ascent import SLOWEST, ascend
 from clinch.bounds.dual import DualFunction, Multipliers, evaluate
 from clinch.testing.networks import KINKED, multilayer, residual
 
@@ -105,3 +105,27 @@ def test_multipliers_stay_within_their_limits():
     assert bool((found.beta[found.split == 0] == 0).all())
     assert bool((found.mu[~found.allowed(relaxed.query.atoms.count)] == 0).all())
     assert bool(((found.alpha >= relaxed.floor) & (found.alpha <= 1)).all())
+
+
+@pytest.mark.parametrize(("kind", "p"), OBJECTIVES, ids=NAMES)
+def test_steps_that_are_far_too_long_shorten_themselves(kind, p):
+    """From good multipliers long steps lose; domains return from them, and are then slower than at first."""
+    relaxed, d, _ = case(residual, kind, p, 4, count=40)
+    d = ascend(relaxed, d, 40).domains
+    fresh = replace(d, bound=torch.full_like(d.bound, -math.inf), pace=torch.ones_like(d.pace))
+    start = ascend(relaxed, fresh, 0).domains.bound
+    found = ascend(relaxed, fresh, 30, step_size=50.0)
+    open_ = torch.isfinite(start)
+    assert bool((found.domains.bound >= start - 1e-5).all())
+    assert bool((found.domains.pace <= 1).all() and (found.domains.pace >= SLOWEST).all())
+    assert float(found.domains.pace[open_].mean()) < 0.9
+
+
+def test_stalled_domains_are_those_that_no_step_improved():
+    relaxed, d, _ = case(residual, "distance", math.inf, 4, count=40)
+    ascent = ascend(relaxed, d, 12)
+    before = evaluate(relaxed, d).bound
+    after = evaluate(relaxed, ascent.domains).bound
+    assert bool((after >= before - 1e-5).all())
+    same = torch.isclose(after, before, rtol=1e-5, atol=1e-6) | (after == before)
+    assert bool(same[ascent.stalled].all()) and not bool(ascent.stalled.all())

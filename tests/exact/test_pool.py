@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinch.bounds.domains import Domains
-from clinch.exact.pool import Pool, Waiting
+from clinch.exact.pool import Pool, Waiting, smallest_in_turns
 
 WIDTH, CLAUSES, ATOMS = 3, 2, 4
 LAW = settings(max_examples=40, deadline=None)
@@ -23,6 +23,7 @@ def waiting(first: int, count: int) -> Waiting:
     domains = Domains(
         number % 5, filled(WIDTH, torch.int8) % 2, filled(CLAUSES, torch.int64), filled(WIDTH, torch.float64),
         filled(WIDTH, torch.float64) / 2, filled(ATOMS, torch.float64) / 4, -number.double() % 7 + number / 1000,
+        number / 2048,
     )  # fmt: skip
     return Waiting(domains, number, -number)
 
@@ -32,6 +33,7 @@ def numbers(found: Waiting) -> list[int]:
     d, number = found.domains, found.elements
     assert torch.equal(d.problem, number % 5) and torch.equal(found.clause, -number)
     assert torch.equal(d.bound, -number.double() % 7 + number / 1000)
+    assert torch.equal(d.pace, number / 2048)
     for rows, scale in ((d.choice, 1), (d.alpha, 1), (d.beta, 2), (d.mu, 4)):
         assert torch.equal(rows.double() * scale, number.double().unsqueeze(1).expand_as(rows))
     assert d.alpha.dtype == d.beta.dtype == d.mu.dtype == torch.float64 and d.split.dtype == torch.int8
@@ -86,3 +88,21 @@ def test_slots_are_used_again():
         size = max(size, len(pool._live))
         pool.pop(torch.arange(8))
     assert size <= 16
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-9, 9)), max_size=40))
+@LAW
+def test_every_group_takes_turns_with_its_smallest(pairs):
+    group = torch.tensor([g for g, _ in pairs], dtype=torch.long)
+    bound = torch.tensor([b for _, b in pairs], dtype=torch.float64)
+    order = smallest_in_turns(group, bound)
+    assert sorted(order.tolist()) == list(range(len(pairs)))
+    turn: dict[int, int] = {}
+    ranks = []
+    for g in group[order].tolist():
+        turn[g] = turn.get(g, -1) + 1
+        ranks.append(turn[g])
+    assert ranks == sorted(ranks)  # nobody's second before somebody's first
+    for g in turn:
+        mine = bound[order][group[order] == g].tolist()
+        assert mine == sorted(mine)

@@ -6,6 +6,7 @@ Each problem is made again by its seed alone: ``complaints(case(seed))``.
 from __future__ import annotations
 
 import collections
+import sys
 
 import pytest
 from campaign import CLAUSES, ENCODABLE, OBJECTIVES, case, complaints
@@ -22,6 +23,13 @@ def check(seeds) -> None:
 @pytest.mark.parametrize("first", QUICK[::10])
 def test_engines_agree_on_a_few_problems(first):
     check(range(first, first + 10))
+
+
+def test_engines_agree_where_limits_are_searched_for_at_once(monkeypatch):
+    engine = sys.modules["clinch.exact.branch_and_bound"]  # the package's attribute of that name is the function
+    for name, value in (("SHARPEN_AT", 0), ("SHARPEN_LATE", 0), ("SHARPEN_SHARE", 1.0)):
+        monkeypatch.setattr(engine, name, value)
+    check(range(30, 45))
 
 
 @pytest.mark.slow
