@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from clinch.solution import Event, Solution
 
 if TYPE_CHECKING:
     from clinch.problem import Problem
+    from clinch.query import Query
 
 
 def milp(
@@ -44,9 +46,8 @@ def milp(
     Example:
         >>> cl.exact.milp(problem, backend="highs").bound
     """
-    ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
-    solve_encoding(problem.query, ledger, backend=backend)
-    return Solution.from_ledger(problem, ledger)
+    engine = partial(solve_encoding, backend=backend)
+    return _solved(problem, engine, time_limit, gap, progress, "cpu")
 
 
 def branch_and_bound(
@@ -74,11 +75,7 @@ def branch_and_bound(
     Example:
         >>> cl.exact.branch_and_bound(problem).status
     """
-    ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
-    search(
-        problem.query.moved(usable_device(problem.network.device if device is None else device)), ledger, batch=batch
-    )
-    return Solution.from_ledger(problem, ledger)
+    return _solved(problem, partial(search, batch=batch), time_limit, gap, progress, device)
 
 
 def fewest_changes(
@@ -102,9 +99,7 @@ def fewest_changes(
     Example:
         >>> cl.exact.fewest_changes(problem).value
     """
-    ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
-    search_count(problem.query, ledger)
-    return Solution.from_ledger(problem, ledger)
+    return _solved(problem, search_count, time_limit, gap, progress, "cpu")
 
 
 def input_split(
@@ -114,6 +109,7 @@ def input_split(
     time_limit: float = 60.0,
     gap: float = 1e-4,
     progress: Callable[[Event], None] | None = None,
+    device: torch.device | str | None = None,
 ) -> Solution:
     """Solve a problem by halving boxes of the input alone (ReluVal's idea: Wang et al. 2018, arXiv 1804.10829).
 
@@ -126,13 +122,27 @@ def input_split(
         time_limit: seconds.
         gap: relative gap at which to stop.
         progress: called at every improvement.
+        device: where boxes are bounded; None: where the model is.
 
     Raises:
-        UnboundedInputError, UnsupportedOperator: as the engine's.
+        UnboundedInputError, UnsupportedOperator: as the engine's. ProblemError: there is no such device.
 
     Example:
         >>> cl.exact.input_split(problem).bound
     """
+    return _solved(problem, partial(search_boxes, batch=batch), time_limit, gap, progress, device)
+
+
+def _solved(
+    problem: Problem,
+    engine: Callable[[Query, Ledger], object],
+    time_limit: float,
+    gap: float,
+    progress: Callable[[Event], None] | None,
+    device: torch.device | str | None,
+) -> Solution:
+    """What one engine finds by itself, with its tensors on a device (None: the model's)."""
+    place = usable_device(problem.network.device if device is None else device)
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
-    search_boxes(problem.query, ledger, batch=batch)
+    engine(problem.query.moved(place), ledger)
     return Solution.from_ledger(problem, ledger)
