@@ -27,8 +27,8 @@ from clinch.query import Forms, Linear, Query
 ROOT_STEPS, NODE_STEPS, LEVELS = 20, 8, 2
 #: number of domains that each limit may take, in each pass
 DOMAINS = (20, 100, 500)
-#: limits searched for at once, and domains bounded at once
-TREES, BATCH = 512, 512
+#: limits searched for at once, and domains bounded at once: at most, and as many as keep to so many numbers per layer
+TREES, NUMBERS = 512, 2**23
 #: share of a limit's size by which it may stay too large
 SLACK = 0.05
 
@@ -80,11 +80,13 @@ def _sharpen_node(
 ) -> Interval:
     lower, upper = (t.flatten(1).clone() for t in limits[j])
     problem, element = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
-    for part in torch.arange(len(problem), device=problem.device).split(TREES // 2):
+    widest = max(query.graph.nodes[i].size for i in query.graph.ancestors([j]))
+    trees = max(2, min(TREES, NUMBERS // widest))
+    for part in torch.arange(len(problem), device=problem.device).split(trees // 2):
         if stop() or not len(part):
             break
         at = problem[part], element[part]
-        forest = _Forest(_one_per_limit(query, j, *at), limits, problem[part].repeat(2))
+        forest = _Forest(_one_per_limit(query, j, *at), limits, problem[part].repeat(2), trees)
         least, negated = forest.grow(domains, stop).reshape(2, -1)
         lower[at], upper[at] = torch.maximum(lower[at], least), torch.minimum(upper[at], -negated)
     shape = limits[j].lower.shape
@@ -109,10 +111,13 @@ class _Forest:
 
     Args:
         query: N problems with linear objectives and without clauses.
-        limits: of what lies below, per region; ``region`` ``(N,)`` is the row that each problem reads.
+        limits: of what lies below, per region.
+        region: ``(N,)`` the row of the limits that each problem reads.
+        batch: number of domains bounded at once.
     """
 
-    def __init__(self, query: Query, limits: Mapping[int, Interval], region: Tensor) -> None:
+    def __init__(self, query: Query, limits: Mapping[int, Interval], region: Tensor, batch: int) -> None:
+        self.batch = batch
         below = read_nodes(query.graph, query.nodes)
         self.query = query
         self.relaxed: Relaxed = relax_query(query, {i: limits[i].take(region) for i in below})
@@ -134,8 +139,8 @@ class _Forest:
                 self._finish(problem[over], bound[over])
                 self.pool.drop(over)
                 continue
-            waiting = self.pool.pop(smallest_in_turns(problem, bound)[:BATCH])
-            children = split_deep(waiting.domains, waiting.elements, BATCH)
+            waiting = self.pool.pop(smallest_in_turns(problem, bound)[: self.batch])
+            children = split_deep(waiting.domains, waiting.elements, self.batch)
             self.domains.index_add_(0, children.problem, torch.ones_like(children.problem))
             goal = self.target[children.problem]
             self._settle(ascend(self.relaxed, children, NODE_STEPS, target=goal, stop=stop))
