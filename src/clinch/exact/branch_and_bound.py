@@ -34,7 +34,7 @@ LEVELS = 4
 LEAVES_PER_ROUND, FEW_LEAVES = 16, 4
 #: share of the search's time spent on walks from its minimisers to feasible points
 WALK_SHARE = 0.07
-#: nodes of a search after which the activations' limits in each branch are tightened, and the factor to the next time
+#: nodes per problem after which the activations' limits in each branch are tightened, and the factor to the next time
 TIGHTEN_AT, TIGHTEN_AGAIN = 1000, 8
 #: share of the search's time so far that one tightening may take
 TIGHTEN_SHARE = 0.3
@@ -80,7 +80,7 @@ class Search:
         self.pool = Pool(self.device)
         self.nodes = 0
         self.walking, self.working, self.began = 0.0, 0.0, self.ledger.seconds
-        self.tighten_at, self.sharpening = TIGHTEN_AT, 0.0
+        self.tighten_at, self.sharpening = TIGHTEN_AT * len(self.problems), 0.0
         #: smallest bound over finished domains of each problem
         self.finished = torch.full((len(self.problems),), torch.inf, dtype=torch.float64, device=self.device)
         #: problem of each branch
