@@ -9,6 +9,9 @@ from torch import Tensor
 
 from clinch.bounds.domains import Domains
 
+#: slots added at once, at most: doubling a large store would take seconds
+CHUNK = 2**15
+
 
 class Waiting(NamedTuple):
     """Domains with the splits that come next: open elements ``(D, L)`` or a clause ``(D,)``, −1 for none."""
@@ -53,7 +56,7 @@ class Pool:
             self._dtype = d.alpha.dtype
         free = (~self._live).nonzero().flatten()
         if len(free) < count:
-            self._grow(max(count, len(self._live)))
+            self._grow(max(count, min(len(self._live), CHUNK)))
             free = (~self._live).nonzero().flatten()
         at = free[:count]
         for store, rows in zip(self._rows, packed):
