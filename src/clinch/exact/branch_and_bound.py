@@ -38,10 +38,10 @@ WALK_SHARE = 0.07
 TIGHTEN_AT, TIGHTEN_AGAIN = 1000, 8
 #: share of the search's time so far that one tightening may take
 TIGHTEN_SHARE = 0.3
-#: nodes per problem after which the limits are searched for as well, in deep networks and in others, and its share of
+#: nodes per region after which the limits are searched for as well, in deep networks and in others, and its share of
 #: the time: on MNIST networks of four and six layers it decides in a minute what the tree alone does not in five, on
 #: two layers it pays for long searches only
-SHARPEN_AT, SHARPEN_LATE, SHARPEN_SHARE = 1000, 16000, 0.5
+SHARPEN_AT, SHARPEN_LATE, SHARPEN_SHARE = 1000, 12000, 0.5
 #: entries of open domains beyond which those of largest bound go first, so that few wait
 MEMORY = 2**29
 
@@ -309,7 +309,7 @@ class Search:
         if self.nodes >= self.tighten_at:
             self._tighten()
         late = SHARPEN_AT if self.limits.deep else SHARPEN_LATE
-        due = self.nodes >= late * len(self.problems) and self.sharpening < SHARPEN_SHARE * self.seconds
+        due = self.nodes >= late * self.limits.regions and self.sharpening < SHARPEN_SHARE * self.seconds
         if due and not self.limits.sharp:
             self._sharpen()
 

@@ -35,6 +35,7 @@ class SearchLimits:
 
     Attributes:
         value: the incumbents' values whose balls the limits hold in.
+        regions: number of regions, copies not counted: what a search for limits costs.
         deep: whether the network has so many layers of open kinks that looseness builds up from layer to layer.
         relaxed: the relaxation of the branches; there after :meth:`branch`.
     """
@@ -45,6 +46,7 @@ class SearchLimits:
         self.query, self.value, self.stop = query, value, stop
         self._narrowed = query.narrowed(value)
         self._sharpener = Sharpener()
+        self.regions = len(_distinct(self._narrowed.region)[0])
         self._of_problems = self._first_limits()
 
     def _first_limits(self) -> dict[int, Interval]:
