@@ -23,7 +23,7 @@ from clinch.exact.leaf import is_convex, solve_leaf
 from clinch.exact.pool import Pool, Waiting, smallest_in_turns
 from clinch.exact.search_limits import SearchLimits
 from clinch.ledger import Ledger
-from clinch.query import Distance, FormsNorm, Query
+from clinch.query import FormsNorm, Query
 from clinch.solution import Proof
 
 #: dual evaluations for domains without a parent, for children, and for leaves that no convex program can close
@@ -317,8 +317,8 @@ class Search:
         """Limits of the activations within each branch that is still open, with the branch's own conditions."""
         self.tighten_at = TIGHTEN_AGAIN * self.nodes
         assert self.limits is not None
-        target = self.ledger.target[self.problems][self.owner]
-        self.limits.tighten(self.pool.bounds()[0].unique(), target, self._after(TIGHTEN_SHARE * self.seconds))
+        value = self.ledger.value[self.problems]
+        self.limits.tighten(self.pool.bounds()[0].unique(), value, self._after(TIGHTEN_SHARE * self.seconds))
         if len(self.pool) <= self.batch:
             waiting = self.pool.pop(self._all(self.pool))
             self._settle(self._ascend(waiting.domains, NODE_STEPS))
@@ -362,10 +362,8 @@ class Search:
 
     def _prove(self, bound: Tensor) -> None:
         assert self.limits is not None
-        # Only inputs inside the incumbent's ball were searched: nothing outside is better than its radius.
-        if isinstance(self.query.objective, Distance):
-            bound = torch.minimum(bound, self.limits.value)
-        self.ledger.prove(bound, Proof.TREE, "branch and bound", self.problems)
+        # only inputs better than an incumbent were searched, and say nothing about the others but that
+        self.ledger.prove(torch.minimum(bound, self.limits.value), Proof.TREE, "branch and bound", self.problems)
 
 
 def _no_elements(d: Domains) -> Tensor:

@@ -17,7 +17,7 @@ from clinch.exact.sharpen import Sharpener
 from clinch.exact.tighten import tightened
 from clinch.geometry.region import Region
 from clinch.network.ops.base import Interval
-from clinch.query import Distance, Query
+from clinch.query import Distance, Linear, Query
 
 #: number of layers of kinks that CROWN's limits are good enough for
 SHALLOW = 2
@@ -34,7 +34,7 @@ class SearchLimits:
         stop: asked now and then; once true, what is left keeps limits that are wider, and valid.
 
     Attributes:
-        value: the incumbents' values whose balls the limits hold in.
+        value: ``(B,)`` the limits hold for inputs with a smaller objective; infinity: for all of the region.
         regions: number of regions, copies not counted: what a search for limits costs.
         deep: whether the network has so many layers of open kinks that looseness builds up from layer to layer.
         relaxed: the relaxation of the branches; there after :meth:`branch`.
@@ -43,7 +43,8 @@ class SearchLimits:
     relaxed: Relaxed
 
     def __init__(self, query: Query, value: Tensor, stop: Callable[[], bool] = never) -> None:
-        self.query, self.value, self.stop = query, value, stop
+        self.query, self.stop = query, stop
+        self.value = value if isinstance(query.objective, Distance) else torch.full_like(value, torch.inf)
         self._narrowed = query.narrowed(value)
         self._sharpener = Sharpener()
         self.regions = len(_distinct(self._narrowed.region)[0])
@@ -81,8 +82,12 @@ class SearchLimits:
         region = self._narrowed.region.take(self.owner)
         self._relax(activation_bounds(self.query.graph, region, self.query.nodes, self._of_branches, stop=self.stop))
 
-    def tighten(self, branches: Tensor, target: Tensor, stop: Callable[[], bool]) -> None:
-        """Limits within the given branches ``(S,)`` under the branch's own conditions, for values below the targets."""
+    def tighten(self, branches: Tensor, value: Tensor, stop: Callable[[], bool]) -> None:
+        """Limits within the given branches ``(S,)`` under the branch's own conditions, for inputs better than ``(B,)``
+        values where the objective is linear."""
+        if isinstance(self.query.objective, Linear) and not self.query.feasibility:
+            self.value = torch.minimum(self.value, value)
+        target = value[self.owner]
         self._relax(tightened(self.relaxed, self._of_branches, self.choice, branches, target, stop=stop))
 
     @property
