@@ -34,8 +34,8 @@ def case(make, p, seed, size=1):
 
 def sharpened(query, limits, passes=1):
     sharpener = Sharpener()
-    for _ in range(passes):
-        limits = sharpener.run(query, limits)
+    while sharpener.passes < passes:
+        limits = sharpener.step(query, limits)
     return limits
 
 
@@ -88,16 +88,15 @@ def test_searches_decide_signs_that_relaxations_do_not():
     assert decided > 0
 
 
-def test_broken_off_passes_go_on_where_they_stopped():
-    query, before, _ = case(residual, 2.0, 3)
-    whole, parts, limits = Sharpener(), Sharpener(), before
-    expected = whole.run(query, before)
-    calls = 0
+def test_a_layer_that_is_broken_off_keeps_what_it_found_and_is_searched_again():
+    query, before, _ = case(residual, 2.0, 1)
+    expected = sharpened(query, before)
+    parts, limits, calls = Sharpener(), before, 0
     while parts.passes == 0:
         calls += 1
         asked = itertools.count()
-        limits = parts.run(query, limits, stop=lambda asked=asked, most=2**calls: next(asked) > most)
-    assert calls > 1
+        limits = parts.step(query, limits, stop=lambda asked=asked, most=calls: next(asked) > most)
+    assert calls > 10
     for j in expected:
         assert torch.allclose(limits[j].lower, expected[j].lower, atol=0.2)
         assert bool((limits[j].lower >= before[j].lower).all())
@@ -106,10 +105,12 @@ def test_broken_off_passes_go_on_where_they_stopped():
 def test_a_stop_at_once_leaves_limits_alone_and_passes_end():
     query, before, _ = case(multilayer, None, 5)
     sharpener = Sharpener()
-    after = sharpener.run(query, before, stop=lambda: True)
+    after = sharpener.step(query, before, stop=lambda: True)
     assert all(torch.equal(after[j].lower, before[j].lower) for j in before) and not sharpener.done
     for _ in sharpen.DOMAINS:
-        after = sharpener.run(query, after)
+        layers = itertools.count()
+        while sharpener.layer or not next(layers):
+            after = sharpener.step(query, after)
     assert sharpener.done
 
 
@@ -118,7 +119,7 @@ def test_copies_of_a_region_are_searched_once_and_other_problems_keep_their_limi
     limits = SearchLimits(query, torch.full((4,), math.inf).double())
     limits.branch(torch.tensor([0, 0, 1, 2, 3]), torch.full((5, 2), -1))
     before = {i: b.lower.clone() for i, b in limits._of_branches.items()}
-    limits.sharpen(torch.tensor([0, 1, 2]), lambda: False)
+    limits.sharpen(torch.tensor([0, 1, 2]))
     moved = False
     for i, b in limits._of_branches.items():
         assert torch.equal(b.lower[0], b.lower[1]) and torch.equal(b.lower[0], b.lower[2])
@@ -137,7 +138,6 @@ def test_a_search_that_sharpens_at_once_finds_the_same_optimum(p, seed, monkeypa
     for at in (10**9, 0):
         monkeypatch.setattr(engine, "SHARPEN_AT", at)
         monkeypatch.setattr(engine, "SHARPEN_LATE", at)
-        monkeypatch.setattr(engine, "SHARPEN_SHARE", 1.0)
         ledger = Ledger(query, time_limit=60, gap=1e-5)
         engine.branch_and_bound(query, ledger, batch=2)
         assert bool(ledger.closed.all())

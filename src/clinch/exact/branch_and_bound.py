@@ -38,10 +38,12 @@ WALK_SHARE = 0.07
 TIGHTEN_AT, TIGHTEN_AGAIN = 1000, 8
 #: share of the search's time so far that one tightening may take
 TIGHTEN_SHARE = 0.3
-#: nodes per region after which the limits are searched for as well, in deep networks and in others, and its share of
-#: the time: on MNIST networks of four and six layers it decides in a minute what the tree alone does not in five, on
-#: two layers it pays for long searches only
-SHARPEN_AT, SHARPEN_LATE, SHARPEN_SHARE = 1000, 12000, 0.5
+#: nodes per region after which the limits are searched for as well, in deep networks and in others: on MNIST
+#: networks of four and six layers it decides in a minute what the tree alone does not in five, on two layers it pays
+#: for long searches only
+SHARPEN_AT, SHARPEN_LATE = 1000, 12000
+#: the tree's time between two layers of that search, relative to the last layer's, in deep networks and in others
+PAUSE_DEEP, PAUSE = 0.25, 1.0
 #: entries of open domains beyond which those of largest bound go first, so that few wait
 MEMORY = 2**29
 
@@ -80,7 +82,7 @@ class Search:
         self.pool = Pool(self.device)
         self.nodes = 0
         self.walking, self.working, self.began = 0.0, 0.0, self.ledger.seconds
-        self.tighten_at, self.sharpening = TIGHTEN_AT * len(self.problems), 0.0
+        self.tighten_at, self.sharpen_after = TIGHTEN_AT * len(self.problems), 0.0
         #: smallest bound over finished domains of each problem
         self.finished = torch.full((len(self.problems),), torch.inf, dtype=torch.float64, device=self.device)
         #: problem of each branch
@@ -309,7 +311,7 @@ class Search:
         if self.nodes >= self.tighten_at:
             self._tighten()
         late = SHARPEN_AT if self.limits.deep else SHARPEN_LATE
-        due = self.nodes >= late * self.limits.regions and self.sharpening < SHARPEN_SHARE * self.seconds
+        due = self.nodes >= late * self.limits.regions and self.seconds > self.sharpen_after
         if due and not self.limits.sharp:
             self._sharpen()
 
@@ -324,20 +326,21 @@ class Search:
             self._settle(self._ascend(waiting.domains, NODE_STEPS))
 
     def _sharpen(self) -> None:
-        """Search for the limits of the activations, for as long as the tree has been searched; where the roots are then
-        better than the tree has become, it is planted again."""
+        """Search for the limits of one layer; where the roots are then better than the tree has become, it is planted
+        again."""
         assert self.limits is not None
-        began = self.ledger.seconds
+        began = self.seconds
         branch, bound = self.pool.bounds()
         if not len(branch):
             return
-        self.limits.sharpen(self.owner[branch].unique(), self._after(self.seconds - self.sharpening))
-        self.sharpening += self.ledger.seconds - began
+        self.limits.sharpen(self.owner[branch].unique())
         roots = self._roots(branch.unique())
         before, after = self._smallest(branch, bound), self._smallest(roots.domains.problem, roots.domains.bound)
         again = after >= before
         self.pool.drop(again[self.owner[branch]])
         self._settle(roots.take(again[self.owner[roots.domains.problem]].nonzero().flatten()))
+        pause = PAUSE_DEEP if self.limits.deep else PAUSE
+        self.sharpen_after = self.seconds + pause * (self.seconds - began)
 
     def _roots(self, branches: Tensor) -> Ascent:
         """Whole branches, bounded."""

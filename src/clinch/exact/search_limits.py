@@ -95,12 +95,12 @@ class SearchLimits:
         """Whether :meth:`sharpen` has done all it can."""
         return self._sharpener.done
 
-    def sharpen(self, problems: Tensor, stop: Callable[[], bool]) -> None:
-        """Limits of the given problems ``(S,)`` by search, gone on with where the last call stopped."""
+    def sharpen(self, problems: Tensor) -> None:
+        """Limits of the next layer by search, for the given problems ``(S,)``."""
         first, group = _distinct(self._narrowed.region.take(problems))
         some = problems[first]
         known = {i: limits.take(some) for i, limits in self._of_problems.items()}
-        found = self._sharpener.run(self._narrowed.take(some), known, stop=stop)
+        found = self._sharpener.step(self._narrowed.take(some), known, stop=self.stop)
         for i, limits in found.items():
             lower, upper = (t.clone() for t in self._of_problems[i])
             lower[problems], upper[problems] = limits.lower[group], limits.upper[group]

@@ -34,7 +34,7 @@ SLACK = 0.05
 
 
 class Sharpener:
-    """Sharper and sharper limits: passes over the layers that may be broken off and gone on with."""
+    """Sharper and sharper limits: passes over the layers, with larger trees from pass to pass."""
 
     def __init__(self) -> None:
         self.passes, self.layer = 0, 0
@@ -44,11 +44,11 @@ class Sharpener:
         """Whether the last pass is over."""
         return self.passes >= len(DOMAINS)
 
-    def run(
+    def step(
         self, query: Query, limits: Mapping[int, Interval], *, stop: Callable[[], bool] = never
     ) -> dict[int, Interval]:
-        """Limits of what nodes that split at zero read, over the query's region; a later call goes on where this one
-        stopped, and after the last layer with larger trees.
+        """Limits of what nodes that split at zero read, over the query's region: one layer by search, those above it
+        by CROWN. A later call goes on with the next layer; after the last one a pass with larger trees begins.
 
         Args:
             query: B problems; their region and what they look at matter, objective and clauses do not.
@@ -57,12 +57,11 @@ class Sharpener:
         """
         graph, limits = query.graph, dict(limits)
         layers = [j for j in read_nodes(graph, query.nodes) if _worth_searching(query, j)]
-        while self.layer < len(layers) and not stop():
-            limits = activation_bounds(graph, query.region, query.nodes, limits, stop=stop)
+        if layers:
             j = layers[self.layer]
             limits[j] = _sharpen_node(query, j, limits, DOMAINS[self.passes], stop)
-            self.layer += not stop()
-        if self.layer == len(layers):
+        self.layer += not stop()
+        if self.layer >= len(layers):
             self.passes, self.layer = self.passes + 1, 0
         return activation_bounds(graph, query.region, query.nodes, limits, stop=stop)
 
