@@ -57,7 +57,7 @@ def test_linear_network_reaches_the_exact_minimum(p):
     rows = (weight[0] - weight[1]).expand(2, 1, -1)
     exact = linear_minimum(rows, problem.region.lower, problem.region.upper, ball)[0][:, 0] + bias[0] - bias[1]
     found = minimise(problem)
-    assert bool(found.feasible.all())
+    assert bool(found.success.all())
     assert bool((found.value >= exact - 1e-5).all()) and bool((found.value <= exact + 0.01 * exact.abs()).all())
 
 
@@ -87,7 +87,7 @@ def test_clauses_are_kept():
     atoms = Forms({graph.output: torch.tensor([[[0.0, 1.0, 0.0]]]).double()}, torch.full((1, 1), -limit).double())
     problem = linear_query(net, torch.tensor([1.0, 0.0, 0.0]), 0.0, 1.0, atoms=atoms, clause=[0])
     found = minimise(problem)
-    assert bool(found.feasible)
+    assert bool(found.success)
     assert float(found.value) <= float(z[z[:, 1] <= limit, 0].min()) + 0.02
 
 
@@ -113,7 +113,7 @@ def test_norm_of_an_output_difference_grows():
 def test_unbounded_box_still_gives_a_point():
     net = mlp([4, 8, 1], seed=14)
     found = minimise(linear_query(net, torch.ones(1), -INF, INF), steps=20)
-    assert bool(found.feasible) and math.isfinite(float(found.value))
+    assert bool(found.success) and math.isfinite(float(found.value))
 
 
 def test_same_seed_same_point_and_bisection_refuses():

@@ -2,8 +2,23 @@
 
 from clinch.attacks.attack import attack, nearest_by_projection
 from clinch.attacks.bisection import bisection
+from clinch.attacks.goal import Goal
+from clinch.attacks.losses import LOSSES
 from clinch.attacks.minimise import minimise
+from clinch.attacks.pgd import fgsm, pgd
 from clinch.attacks.polish import polish
-from clinch.attacks.result import AttackResult
+from clinch.attacks.result import AttackResult, History
 
-__all__ = ["AttackResult", "attack", "bisection", "minimise", "nearest_by_projection", "polish"]
+__all__ = [
+    "LOSSES",
+    "AttackResult",
+    "Goal",
+    "History",
+    "attack",
+    "bisection",
+    "fgsm",
+    "minimise",
+    "nearest_by_projection",
+    "pgd",
+    "polish",
+]

@@ -80,7 +80,7 @@ class Lanes:
         with torch.set_grad_enabled(gradients):
             value, atoms = self.query.evaluate(z)
             primary, secondary = self._split(atoms)
-        self.best.forward += self.size
+        self.best.count(self.problem, forward=1)
         with torch.no_grad():
             feasible = (self.query.violation(atoms) <= 0) & self.query.region.contains(z)
             self.best.update(z, value, feasible, self.problem)
@@ -88,7 +88,7 @@ class Lanes:
         if gradients:
             one = _slope(primary, z, keep=True)
             two = _slope(secondary, z) if bool(torch.isfinite(secondary).any()) else two
-            self.best.backward += self.size * (2 if bool(torch.isfinite(secondary).any()) else 1)
+            self.best.count(self.problem, backward=2 if bool(torch.isfinite(secondary).any()) else 1)
             dead = ((one == 0).all(1) & (primary > 0)).nonzero().flatten()
             if len(dead):
                 one = one.index_copy(0, dead, self.take(dead)._leaky_slope(z[dead].detach()))
@@ -115,8 +115,7 @@ class Lanes:
         with torch.enable_grad():
             activations = leaky_forward(self.query.graph, z, self.query.atoms.nodes)
             primary, _ = self._split(self.query.atoms.values(activations))
-        self.best.forward += self.size
-        self.best.backward += self.size
+        self.best.count(self.problem, forward=1, backward=1)
         return _slope(primary, z)
 
 
@@ -150,7 +149,7 @@ def tightened(best: Best) -> Query:
             exact = best.query.evaluate(point.to(best.query.device, torch.float64))[1].to(rough)
             slack = torch.maximum(slack, (rough - exact).abs().nan_to_num())
             spread = 0.1 * torch.randn(spread.shape, generator=generator).to(spread)
-        best.forward += 6 * query.size
+        best.count(torch.arange(query.size), forward=6)
     eps = torch.finfo(query.dtype).eps
     slack = 2 * slack + 4 * eps * (1 + query.atoms.constant.abs())
     atoms = Forms(query.atoms.coefficients, query.atoms.constant + slack)

@@ -74,8 +74,7 @@ def _read(lanes: Lanes, z: Tensor) -> tuple[Reading | None, Tensor]:
     reading = lanes.read(z.detach()) if lanes.query.clauses else None
     if reading is None:
         lanes.best.update(z, value, lanes.query.region.contains(z.detach()), lanes.problem)
-    lanes.best.forward += lanes.size
-    lanes.best.backward += lanes.size
+    lanes.best.count(lanes.problem, forward=1, backward=1)
     if not value.requires_grad:
         return reading, torch.zeros_like(z).flatten(1)
     (slope,) = torch.autograd.grad(value.nan_to_num().sum(), z)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from clinch.certify.point import check_points
+from clinch.geometry.norms import norm
 from clinch.geometry.projection import project_into
 from clinch.query import Distance, Query
 
 if TYPE_CHECKING:
     from clinch.ledger import Ledger
 
+#: why an input has no success, and why it needed no attack
+ALREADY, NO_GRADIENT, NOT_FOUND = (
+    "the clean input reaches the goal already", "the gradient was zero wherever the attack looked",
+    "not found with the passes given",
+)  # fmt: skip
 #: seconds between two reports of intermediate points
 REPORT_EVERY = 0.1
 #: how far to go on along the ray from the centre where rounding has left a point just short of its goal
@@ -30,22 +37,52 @@ class HasQuery(Protocol):
         ...
 
 
-class AttackResult(NamedTuple):
-    """The best points of an attack.
+class History(NamedTuple):
+    """An attack's course, one line for each of S steps.
 
     Attributes:
-        x: ``(B, *input_shape)`` in the model's dtype; the last resort of the attack where nothing feasible was found.
-        feasible: ``(B,)`` whether the point satisfies everything, in the model's dtype and in float64.
-        value: ``(B,)`` objective in float64, in the query's minimising sense; infinity where not feasible.
-        forward: rows sent forward through the network.
-        backward: rows sent backward.
+        passes: ``(S, B)`` rows sent through the network so far, forward and backward together.
+        distance: ``(S, B)`` of the nearest point so far that reaches the goal, infinity before there is one.
+        margin: ``(S, B)`` of the best point so far; negative where it reaches the goal.
+    """
+
+    passes: Tensor
+    distance: Tensor
+    margin: Tensor
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """The best points of an attack, and what they cost.
+
+    Attributes:
+        x: ``(B, *input_shape)`` in the model's dtype; without success the best attempt.
+        success: ``(B,)`` whether the point reaches its goal, by the original model in its own dtype and in float64.
+        value: ``(B,)`` objective in float64, in the query's minimising sense, for labels the distance; infinity
+            without success.
+        distance: ``(B,)`` distance from the clean input in the attack's norm, in float64; infinity without success.
+        loss: ``(B,)`` the margin in float64: negative (a problem's violation: at most 0) exactly where the goal is
+            reached.
+        forward: ``(B,)`` rows sent forward through the network.
+        backward: ``(B,)`` rows sent backward; neither counts the clean prediction nor the check of the result.
+        reason: for each input why there is no success, or why no attack was needed; empty elsewhere.
+        history: the course of the attack, where asked for.
     """
 
     x: Tensor
-    feasible: Tensor
+    success: Tensor
     value: Tensor
-    forward: int
-    backward: int
+    distance: Tensor
+    loss: Tensor
+    forward: Tensor
+    backward: Tensor
+    reason: tuple[str, ...]
+    history: History | None = None
+
+    @property
+    def passes(self) -> Tensor:
+        """``(B,)`` forward and backward rows together."""
+        return self.forward + self.backward
 
 
 def query_of(problem: HasQuery | Query) -> Query:
@@ -69,7 +106,8 @@ class Best:
         self.anchor = project_into(self.model.region, _reference_point(self.model))
         self.x = self.anchor.clone()
         self.value = torch.full((query.size,), torch.inf, dtype=torch.float64)
-        self.forward = self.backward = 0
+        self.forward = torch.zeros(query.size, dtype=torch.int64)
+        self.backward = self.forward.clone()
         self._fresh = torch.zeros(query.size, dtype=torch.bool)
         self._last = time.monotonic()
 
@@ -120,30 +158,43 @@ class Best:
     def result(self) -> AttackResult:
         """The best points, checked by the graph in both dtypes."""
         self.report()
-        x, feasible, value = self._settled(torch.arange(self.query.size))
-        return AttackResult(x, feasible, value, self.forward, self.backward)
+        x, feasible, value, violation = self._settled(torch.arange(self.query.size))
+        objective = self.query.objective
+        moved = norm(x.cpu().double() - self.anchor.cpu().double(), torch.inf)
+        distance = value if isinstance(objective, Distance) else torch.where(feasible, moved, torch.inf)
+        reason = tuple("" if found else NOT_FOUND for found in feasible.tolist())
+        return AttackResult(x, feasible, value, distance, violation, self.forward, self.backward, reason)
 
-    def _settled(self, problems: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Points that satisfy everything in both dtypes, going on along the ray from the anchor where they do not."""
+    def count(self, problem: Tensor, forward: int = 0, backward: int = 0) -> None:
+        """Note rows sent through the network for the given problems, which may repeat."""
+        rows = torch.bincount(problem.cpu(), minlength=self.query.size)
+        self.forward += forward * rows
+        self.backward += backward * rows
+
+    def _settled(self, problems: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Points that satisfy everything in both dtypes, going on along the ray from the anchor where they do not;
+        whether they do, their values and their violations."""
         x = self.x[problems.to(self.x.device)]
         anchor = self.anchor[problems.to(self.x.device)]
         feasible = torch.zeros(len(problems), dtype=torch.bool)
         value = torch.full((len(problems),), torch.inf, dtype=torch.float64)
+        violation = torch.full_like(value, torch.inf)
         sparse = isinstance(self.query.objective, Distance) and self.query.objective.p == 0
         for nudge in NUDGES:
-            rows = (~feasible & torch.isfinite(self.value[problems])).nonzero().flatten()
+            rows = (~feasible & (torch.isfinite(self.value[problems]) | (nudge == 0))).nonzero().flatten()
             if not len(rows):
                 break
             on = rows.to(x.device)
             moved = x[on] if nudge == 0 else anchor[on] + (x[on] - anchor[on]) * (1 + nudge)
             check = check_points(self.query, moved, problems[rows])
-            self.forward += 2 * len(rows)
+            self.count(problems[rows], forward=2)
             good = check.feasible
+            violation[rows] = torch.where(good, check.violation, torch.minimum(violation[rows], check.violation))
             feasible[rows], value[rows] = good, torch.where(good, check.value, torch.inf)
             x[on[good.to(on.device)]] = check.x[good].to(x)
             if sparse:
                 break
-        return x, feasible, value
+        return x, feasible, value, violation
 
 
 def _reference_point(query: Query) -> Tensor:

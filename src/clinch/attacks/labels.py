@@ -1,0 +1,176 @@
+"""The goal of the common attacks: another class than the label, or a class of one's own choice.
+
+Everything about the arguments is checked here, before any gradient is spent.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.goal import Answer, Goal
+from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
+from clinch.geometry.norms import NORMS
+from clinch.geometry.region import Region
+from clinch.network.network import Network
+from clinch.network.original import training_module
+
+OUTPUTS = ("logits", "probabilities")
+
+
+class Labels(Goal):
+    """Untargeted: ``f_c > f_y`` for some class c ≠ y. Targeted: ``f_t > f_c`` for every class c ≠ t.
+
+    Args:
+        net: a classifier, ``nn.Module`` in evaluation mode or what ``cl.load`` returned; outputs ``(N, C)``.
+        x: ``(B, *input_shape)`` clean inputs.
+        y: ``(B,)`` labels.
+        target: ``(B,)`` or one wanted class; None: any class but the label.
+        bounds: the declared range of inputs; None: no limits.
+        p: the norm of distances.
+        outputs: what f is: the ``"logits"``, or their ``"probabilities"`` (softmax).
+        clean: whether an input that is misclassified as it is counts as reached, and is left alone.
+
+    Raises:
+        NetworkError: training mode, or outputs that are not one row of class scores for each input.
+        ShapeError, NonFiniteError, ProblemError: an argument that does not fit; the message says which.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module | Network,
+        x: Tensor,
+        y: Tensor,
+        *,
+        target: Tensor | int | None = None,
+        bounds: tuple[float, float] | None = (0.0, 1.0),
+        p: float = torch.inf,
+        outputs: str = "logits",
+    ) -> None:
+        if outputs not in OUTPUTS:
+            raise ProblemError(f"outputs={outputs!r} is not known. Write 'logits' or 'probabilities'.")
+        if p not in NORMS:
+            raise ProblemError(f"norm={p} is not known. Write 0, 1, 2 or cl.inf.")
+        self.model = Model(net)
+        self.x = _checked_inputs(self.model, x, bounds)
+        self.p, self.outputs = float(p), outputs
+        low, high = bounds or (-torch.inf, torch.inf)
+        self.region = Region(torch.full_like(self.x, low), torch.full_like(self.x, high))
+        self.forward = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
+        self.backward = self.forward.clone()
+        with torch.no_grad():
+            logits = self.model(self.x)
+        self._check_logits(logits)
+        self.classes = logits.shape[1]
+        self.y = _checked_classes("y", y, len(self.x), self.classes).to(self.x.device)
+        self.target = None
+        if target is not None:
+            wanted = torch.as_tensor(target)
+            wanted = wanted.expand(len(self.x)) if wanted.dim() == 0 else wanted
+            self.target = _checked_classes("target", wanted, len(self.x), self.classes).to(self.x.device)
+        rows = torch.arange(self.size, device=self.x.device)
+        self.todo = (~self.verdict(self.x, rows)[0]).nonzero().flatten()
+
+    def _check_logits(self, logits: Tensor) -> None:
+        if logits.dim() != 2 or len(logits) != len(self.x) or logits.shape[1] < 2:
+            raise NetworkError(
+                f"For {len(self.x)} inputs the network returns shape {tuple(logits.shape)}; a classifier returns one "
+                "row of scores for each. For other networks state a cl.Problem and pass that."
+            )
+        if not bool(logits.isfinite().all()):
+            raise NetworkError("The network returns NaN or infinity for a clean input. Check its weights and the data.")
+
+    @property
+    def width(self) -> int:
+        """The classes, the label's own branch being infinite; one for a target."""
+        return self.classes if self.target is None else 1
+
+    def answer(self, z: Tensor, rows: Tensor) -> Answer:
+        """See :meth:`Goal.answer`."""
+        return self._answer(self.model(z), rows)
+
+    def _answer(self, logits: Tensor, rows: Tensor) -> Answer:
+        f = logits.softmax(1) if self.outputs == "probabilities" else logits
+        wanted = (self.y if self.target is None else self.target)[rows].unsqueeze(1)
+        own = f.gather(1, wanted)
+        others = torch.scatter(f, 1, wanted, -torch.inf)
+        if self.target is None:
+            return Answer(own - others, logits)
+        return Answer((others.amax(1, keepdim=True) - own), logits)
+
+    def verdict(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Goal.verdict`; a tie, and anything that is not finite, does not count."""
+        z = z.to(self.x)
+        with torch.no_grad():
+            margins = [self._answer(f, rows).margin.double() for f in (self.model(z), self.model.exact(z))]
+        margin = torch.maximum(*margins)
+        margin = torch.where(margin.isnan() | ~z.flatten(1).isfinite().all(1), torch.inf, margin)
+        return (margin < 0) & self.region.take(rows).contains(z), margin
+
+
+class Model:
+    """A classifier in its own dtype, and in float64. A module is used as it is, without being read into a graph."""
+
+    def __init__(self, net: nn.Module | Network) -> None:
+        if not isinstance(net, nn.Module | Network):
+            raise NetworkError(
+                f"A {type(net).__name__} cannot be attacked. Pass an nn.Module, what cl.load returned, or a cl.Problem."
+            )
+        self.net = net
+        if isinstance(net, Network):
+            self.dtype, self.device = net.dtype, net.device
+            return
+        training = training_module(net)
+        if training is not None:
+            raise NetworkError(f"The model{f' (its part {training!r})' * bool(training)} is in training mode. "
+                               "Call model.eval() first.")  # fmt: skip
+        first = next((t for t in net.parameters() if t.is_floating_point()), torch.zeros(0))
+        self.dtype, self.device = first.dtype, first.device
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Class scores ``(N, C)`` in the model's dtype; gradients flow to x."""
+        if isinstance(self.net, Network):
+            graph = self.net.graph
+            return graph.forward(x)[graph.output]
+        return self.net(x)
+
+    def exact(self, x: Tensor) -> Tensor:
+        """Class scores in float64."""
+        if isinstance(self.net, Network):
+            graph = self.net.graph_as(torch.float64, self.device)
+            return graph.forward(x.double())[graph.output]
+        return copy.deepcopy(self.net).double()(x.double())
+
+
+def _checked_inputs(model: Model, x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    x = torch.as_tensor(x)
+    if isinstance(model.net, Network) and tuple(x.shape[1:]) != model.net.input_shape:
+        shape = ", ".join(map(str, model.net.input_shape))
+        raise ShapeError(f"x has shape {tuple(x.shape)}; expected (B, {shape}), a batch of inputs.")
+    if x.dim() < 2:
+        raise ShapeError(f"x has shape {tuple(x.shape)}; expected (B, *input_shape), a batch of inputs.")
+    if not bool(x.isfinite().all()):
+        raise NonFiniteError("x holds NaN or infinity. Check how the inputs were read.")
+    if bounds is not None:
+        low, high = bounds
+        if not low < high or math.isnan(low) or math.isnan(high):
+            raise ProblemError(f"bounds={bounds} is no range. Write (lowest, highest), such as (0.0, 1.0).")
+        if bool((x < low).any()) or bool((x > high).any()):
+            raise ProblemError(
+                f"x ranges from {float(x.min()):.4g} to {float(x.max()):.4g}, outside bounds={bounds}. Pass the range "
+                "of your data, and keep the normalisation inside the model."
+            )
+    return x.detach().to(model.device, model.dtype).clone()
+
+
+def _checked_classes(name: str, y: Tensor, size: int, classes: int) -> Tensor:
+    y = torch.as_tensor(y)
+    if tuple(y.shape) != (size,) or y.is_floating_point() or y.dtype == torch.bool:
+        raise ShapeError(f"{name} has shape {tuple(y.shape)} and dtype {y.dtype}; expected ({size},) whole numbers.")
+    wrong = (y < 0) | (y >= classes)
+    if bool(wrong.any()):
+        raise ProblemError(f"{name}[{int(wrong.nonzero()[0])}] is {int(y[wrong][0])}; classes are 0 to {classes - 1}.")
+    return y.long()

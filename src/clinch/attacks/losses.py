@@ -1,0 +1,100 @@
+"""What gradient steps lower. Every loss is small where the goal is near; all but the margin need class scores.
+
+Each entry of :data:`LOSSES` takes the network's answer at L points, and the goal's own class and target of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from clinch.attacks.goal import Answer, Goal, Loss
+from clinch.attacks.labels import Labels
+from clinch.errors import ProblemError
+
+#: smallest denominator of the difference-of-logits ratio
+TINY = 1e-12
+
+
+def cross_entropy(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """``−CE = z_y − logsumexp(z)``; with a target ``CE = logsumexp(z) − z_t`` (METHODS section 2)."""
+    total = z.logsumexp(1)
+    return _at(z, y) - total if target is None else total - _at(z, target)
+
+
+def score(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """``f_y``; with a target ``−f_t`` (Balda et al. 2018, arXiv 1803.03607, algorithm 2)."""
+    return _at(z, y) if target is None else -_at(z, target)
+
+
+def difference_of_logits_ratio(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """``(z_y − max_{c≠y} z_c)/(z_π1 − z_π3)``, with a target ``(z_y − z_t)/(z_π1 − (z_π3 + z_π4)/2)`` with the logits
+    in decreasing order π, the last one where there are fewer classes (Croce and Hein 2020, arXiv 2003.01690, equations
+    6 and 7)."""
+    order = z.topk(min(4, z.shape[1]), dim=1).values
+    third, fourth = order[:, min(2, order.shape[1] - 1)], order[:, -1]
+    own = _at(z, y)
+    if target is None:
+        return (own - _largest_other(z, y)) / (order[:, 0] - third + TINY)
+    return (own - _at(z, target)) / (order[:, 0] - (third + fourth) / 2 + TINY)
+
+
+def difference(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """Document 1's first targeted loss, negated: ``z_y − z_t``; without a target the margin of the logits."""
+    return _at(z, y) - (_largest_other(z, y) if target is None else _at(z, target))
+
+
+def against_all(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """Document 1's stricter targeted loss, negated: ``Σ_{c≠t} z_c − z_t``; without a target ``z_y − Σ_{c≠y} z_c``."""
+    wanted, sign = (y, -1.0) if target is None else (target, 1.0)
+    return sign * (z.sum(1) - 2 * _at(z, wanted))
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    "cross-entropy": cross_entropy,
+    "score": score,
+    "dlr": difference_of_logits_ratio,
+    "difference": difference,
+    "against all": against_all,
+}
+
+
+def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None) -> Loss | None:
+    """The named loss for a goal, as :meth:`Goal.slope` takes it.
+
+    Args:
+        goal: what is attacked; all losses but ``"margin"`` need labels.
+        name: ``"margin"`` or a key of :data:`LOSSES`; None: cross-entropy, for a problem the margin.
+        targets: ``(B,)`` classes to aim at instead of the goal's own target: other misclassifications count as well.
+
+    Raises:
+        ProblemError: an unknown name, or a loss of class scores for a problem.
+    """
+    if name is None:
+        name = "cross-entropy" if isinstance(goal, Labels) else "margin"
+    if name == "margin":
+        return None
+    if name not in LOSSES:
+        raise ProblemError(f"loss={name!r} is not known. Write one of: margin, {', '.join(LOSSES)}.")
+    if not isinstance(goal, Labels):
+        raise ProblemError(f"loss={name!r} compares class scores, and a problem has none. Write loss='margin'.")
+    function, y = LOSSES[name], goal.y
+    wanted = goal.target if targets is None else targets
+    probabilities = goal.outputs == "probabilities" and name != "cross-entropy"
+
+    def loss(answer: Answer, rows: Tensor) -> Tensor:
+        assert answer.logits is not None
+        scores = answer.logits.softmax(1) if probabilities else answer.logits
+        return function(scores, y[rows], None if wanted is None else wanted[rows])
+
+    return loss
+
+
+def _at(z: Tensor, classes: Tensor) -> Tensor:
+    return z.gather(1, classes.unsqueeze(1)).squeeze(1)
+
+
+def _largest_other(z: Tensor, y: Tensor) -> Tensor:
+    return torch.scatter(z, 1, y.unsqueeze(1), -torch.inf).amax(1)

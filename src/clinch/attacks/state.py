@@ -1,0 +1,68 @@
+"""From the arguments that all attacks share to a goal, with every check made before a gradient is spent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.conditions import Conditions
+from clinch.attacks.goal import Goal
+from clinch.attacks.labels import Labels
+from clinch.attacks.result import HasQuery
+from clinch.errors import ProblemError, ShapeError
+from clinch.network.network import Network
+from clinch.query import Query
+
+
+def goal_of(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    norm: float = torch.inf,
+    outputs: str = "logits",
+) -> Goal:
+    """The goal of an attack: classifier, inputs and labels, or a problem alone.
+
+    Args:
+        net: a classifier, or a problem (``cl.Problem`` or its normal form).
+        x: ``(B, *input_shape)``; None for a problem.
+        y: ``(B,)`` labels; None for a problem.
+        target: one wanted class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits. A problem states its own.
+        norm: 0, 1, 2 or infinity; a problem whose objective is a distance has its own.
+        outputs: ``"logits"`` or ``"probabilities"``.
+
+    Raises:
+        ProblemError: labels without inputs, or inputs for a problem; and what :class:`Labels` and
+            :class:`Conditions` raise.
+    """
+    if isinstance(net, nn.Module | Network) or not (isinstance(net, Query) or hasattr(net, "query")):
+        if x is None or y is None:
+            raise ProblemError("A classifier is attacked at inputs x with labels y. Pass both, or a cl.Problem alone.")
+        return Labels(net, x, y, target=target, bounds=bounds, p=norm, outputs=outputs)  # type: ignore[arg-type]
+    if x is not None or y is not None or target is not None:
+        raise ProblemError("A problem states its own inputs and conditions. Leave out x, y and target.")
+    return Conditions(net, norm)
+
+
+def radius_of(goal: Goal, eps: float | Tensor | None) -> Tensor:
+    """Radii ``(B,)`` in float64.
+
+    Raises:
+        ProblemError: not positive and finite, or missing.
+        ShapeError: neither one number nor one for each input.
+    """
+    if eps is None:
+        balls = goal.region.balls
+        if len(balls) != 1 or balls[0].p != goal.p:
+            raise ProblemError("eps is missing. Give the radius of the ball to attack in, such as eps=0.1.")
+        return balls[0].radius.double()
+    radius = torch.as_tensor(eps, dtype=torch.float64, device=goal.x.device)
+    if radius.dim() and tuple(radius.shape) != (goal.size,):
+        raise ShapeError(f"eps has shape {tuple(radius.shape)}; expected one number or ({goal.size},).")
+    if not bool((radius > 0).all() and radius.isfinite().all()):
+        raise ProblemError(f"eps={eps} must be positive and finite.")
+    return radius.expand(goal.size).clone()
