@@ -45,6 +45,7 @@ class Method:
 
 
 METHODS = [
+    Method(cl.attacks.nearest, "nearest", settings={"passes": 120}),
     Method(cl.attacks.fgsm, "budget", norms=(2.0, math.inf)),
     Method(cl.attacks.pgd, "budget", norms=(1.0, 2.0, math.inf), settings={"steps": 60}),
 ]

@@ -5,6 +5,7 @@ from clinch.attacks.bisection import bisection
 from clinch.attacks.goal import Goal
 from clinch.attacks.losses import LOSSES
 from clinch.attacks.minimise import minimise
+from clinch.attacks.nearest import nearest
 from clinch.attacks.pgd import fgsm, pgd
 from clinch.attacks.polish import polish
 from clinch.attacks.result import AttackResult, History
@@ -18,6 +19,7 @@ __all__ = [
     "bisection",
     "fgsm",
     "minimise",
+    "nearest",
     "nearest_by_projection",
     "pgd",
     "polish",

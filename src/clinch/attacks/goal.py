@@ -116,19 +116,22 @@ class Goal(ABC):
         self.count(rows, forward=1, backward=1)
         return Slope(value.detach(), margin.detach(), _gradient(value, z))
 
-    def jacobian(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """All branches ``(L, K)`` and their gradients ``(L, K, *input_shape)``: one pass forward, K backward."""
+    def jacobian(self, z: Tensor, rows: Tensor, which: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The branches ``which (L, T)`` of each point (None: all K), ``(L, T)``, and their gradients
+        ``(L, T, *input_shape)``: one pass forward, T backward."""
         z = z.detach().requires_grad_()
         with torch.enable_grad():
             branches = self.answer(z, rows).branches
-        self.count(rows, forward=1, backward=self.width)
-        known = branches.isfinite()
-        picks = torch.eye(self.width, dtype=z.dtype, device=z.device).unsqueeze(1) * known.to(z.dtype)
+            branches = branches if which is None else branches.gather(1, which)
+        count = branches.shape[1]
+        self.count(rows, forward=1, backward=count)
         if not branches.requires_grad:
-            return branches.detach(), z.new_zeros(len(z), self.width, *z.shape[1:])
+            return branches.detach(), z.new_zeros(len(z), count, *z.shape[1:])
+        known = branches.isfinite()
+        picks = torch.eye(count, dtype=z.dtype, device=z.device).unsqueeze(1) * known.to(z.dtype)
         finite = torch.where(known, branches, torch.zeros_like(branches))
-        (rows_,) = torch.autograd.grad(finite, z, picks, is_grads_batched=True)
-        return branches.detach(), rows_.transpose(0, 1).nan_to_num(0.0, 0.0, 0.0)
+        (slopes,) = torch.autograd.grad(finite, z, picks, is_grads_batched=True)
+        return branches.detach(), slopes.transpose(0, 1).nan_to_num(0.0, 0.0, 0.0)
 
     def count(self, rows: Tensor, forward: int = 0, backward: int = 0) -> None:
         """Note passes of the given rows, which may repeat."""

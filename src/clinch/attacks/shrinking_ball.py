@@ -1,0 +1,74 @@
+"""A shrinking ball with averaged extreme points: for networks whose linearisation misleads.
+
+    G ← a·G + (1 − a)·g/‖g‖,   z ← z + s·(x + L(G, e) − z)          L: extreme point of ball(e) ∩ box against G
+    goal reached:  e ← min(e, ‖z − x‖)·(1 − γ)        else  e ← min(e·(1 + γ), 0.998·best)
+
+from a large radius. Related to FMN (Pintor et al. 2021, arXiv 2102.12827), with the projected gradient step replaced by
+a Frank-Wolfe step with momentum. For p = 0 the step is s = 1, so that the iterate stays sparse, and a point that
+reaches the goal is followed by the attempt to change at least one element less.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clinch.attacks.goal import along
+from clinch.attacks.linearised import box_of, wish_of
+from clinch.attacks.moves import farthest
+from clinch.attacks.schedule import cosine
+from clinch.attacks.track import Track
+
+
+def shrinking_steps(
+    track: Track, rows: Tensor, branch: Tensor, z: Tensor, radius: Tensor, steps: int, *,
+    rate: tuple[float, float] = (0.2, 0.01), step_size: tuple[float, float] = (0.5, 0.1),
+    averaging: tuple[float, float] = (0.0, 0.5),
+) -> Tensor:  # fmt: skip
+    """Run the iteration, two passes for each step of each lane; what is found goes to the track.
+
+    Args:
+        track: where points are kept.
+        rows: ``(L,)`` inputs, may repeat.
+        branch: ``(L,)`` wanted branches, or ANY.
+        z: ``(L, *input_shape)`` where to start.
+        radius: ``(L,)`` first radius.
+        steps: number of steps.
+        rate: γ at the first and at the last step.
+        step_size: s likewise; without meaning for p = 0.
+        averaging: a likewise.
+
+    Returns:
+        ``(L,)`` the smallest distance at which each lane reached the goal, infinity where it did not.
+    """
+    goal, p = track.goal, track.goal.p
+    box, x = box_of(goal, rows), goal.x[rows]
+    average = z.new_zeros(len(rows), z.shape[1:].numel())
+    nearest = torch.full_like(radius, torch.inf)
+    wish = wish_of(branch)
+    for k in range(steps):
+        slope = goal.slope(z, rows, wish)
+        track.note_gradient(slope.gradient, rows)
+        distance = goal.distance(z, rows)
+        track.update(z, rows, slope.margin, distance)
+        reached = slope.margin < 0
+        nearest = torch.where(reached, torch.minimum(nearest, distance), nearest)
+        gamma = cosine(*rate, k, steps)
+        smaller = torch.minimum(radius, distance) * (1 - gamma)
+        if p == 0:
+            smaller = torch.minimum(smaller, distance - 1).floor().clamp(min=1)
+        larger = radius * (1 + gamma) if p else torch.maximum(radius * (1 + gamma), radius + 1)
+        largest = 0.998 * nearest if p else nearest - 1
+        radius = torch.where(reached, smaller, torch.minimum(larger, largest))
+        g = slope.gradient.flatten(1)
+        length = torch.linalg.vector_norm(g, dim=1, keepdim=True)
+        keep = cosine(*averaging, k, steps)
+        average = keep * average + (1 - keep) * g / torch.where(length > 0, length, 1.0)
+        extreme = x + farthest(average, radius, *box, p).reshape(z.shape)
+        if p == 0:
+            z = extreme
+            continue
+        z = z + cosine(*step_size, k, steps) * (extreme - z)
+        ratio = (radius / goal.distance(z, rows).clamp(min=1e-12)).clamp(max=1)
+        z = x + along(ratio, z) * (z - x)
+    return nearest
