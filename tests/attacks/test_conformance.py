@@ -33,10 +33,7 @@ def linear(seed: int = 0, size: int = 30, classes: int = 3) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(size, classes)).eval().requires_grad_(False)
 
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-def images(model: nn.Module, shape: tuple[int, ...], count: int = 6, seed: int = 1) -> Batch:
+def images(
     model: nn.Module, shape: tuple[int, ...], count: int = 6, seed: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
