@@ -46,6 +46,9 @@ class Method:
 
 METHODS = [
     Method(cl.attacks.nearest, "nearest", settings={"passes": 120}),
+    Method(cl.attacks.apgd, "budget", norms=(1.0, 2.0, math.inf), settings={"steps": 60}),
     Method(cl.attacks.fgsm, "budget", norms=(2.0, math.inf)),
-    Method(cl.attacks.pgd, "budget", norms=(1.0, 2.0, math.inf), settings={"steps": 60}),
+    Method(cl.attacks.frank_wolfe, "budget", settings={"steps": 60}),
+    Method(cl.attacks.pgd, "budget", settings={"steps": 60}),
+    Method(cl.attacks.worst, "budget", settings={"passes": 400}),
 ]

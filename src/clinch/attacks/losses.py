@@ -92,6 +92,49 @@ def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None) -> Loss
     return loss
 
 
+def lane_loss(goal: Goal, name: str | None, branches: Tensor | None) -> Loss | None:
+    """The named loss aimed at a branch of its own for each of L lanes; None: as :func:`loss_of` has it.
+
+    Args:
+        goal: what is attacked; all losses but ``"margin"`` need labels without a target, whose branches are classes.
+        name: as for :func:`loss_of`.
+        branches: ``(L,)``.
+    """
+    named = loss_of(goal, name)
+    if branches is None:
+        return named
+    if named is None or not isinstance(goal, Labels) or goal.target is not None:
+        return lambda answer, rows: _at(answer.branches, branches)
+    function, y = LOSSES[name or "cross-entropy"], goal.y
+    probabilities = goal.outputs == "probabilities" and function is not cross_entropy
+
+    def loss(answer: Answer, rows: Tensor) -> Tensor:
+        assert answer.logits is not None
+        return function(answer.logits.softmax(1) if probabilities else answer.logits, y[rows], branches)
+
+    return loss
+
+
+def nearest_branches(goal: Goal, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The branches of least value at the inputs themselves: one pass forward.
+
+    Args:
+        goal: what is attacked.
+        rows: ``(A,)``.
+        count: at most so many for each row.
+
+    Returns:
+        Rows ``(L,)`` and branches ``(L,)`` of the lanes to come, nearest first; branches that a row does not have are
+        left out.
+    """
+    with torch.no_grad():
+        branches = goal.answer(goal.x[rows], rows).branches
+    goal.count(rows, forward=1)
+    value, which = branches.topk(min(count, goal.width), dim=1, largest=False)
+    known = value.isfinite().t().flatten()
+    return rows.repeat(value.shape[1])[known], which.t().flatten()[known]
+
+
 def _at(z: Tensor, classes: Tensor) -> Tensor:
     return z.gather(1, classes.unsqueeze(1)).squeeze(1)
 

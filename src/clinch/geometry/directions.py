@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
-from clinch.geometry.region import Ball
+from clinch.geometry.region import Ball, Region
 
 
 def steepest_direction(gradient: Tensor, p: float, weights: Tensor | None = None) -> Tensor:
@@ -46,6 +46,40 @@ def steepest_direction(gradient: Tensor, p: float, weights: Tensor | None = None
     if inverse is not None:
         unit = unit * inverse
     return unit.reshape(gradient.shape)
+
+
+def sparse_direction(gradient: Tensor, count: Tensor) -> Tensor:
+    """Equal changes of the elements that gain most, of unit length for p = 1: ``v_i = sign(g_i)/k`` for the k largest
+    ``|g_i|`` (Croce and Hein 2021, arXiv 2103.01208, section 4.1).
+
+    Args:
+        gradient: ``(B, *shape)``.
+        count: ``(B,)`` numbers of elements k, at least 1; fewer where fewer are not zero.
+
+    Returns:
+        Shape ``(B, *shape)``; zero where the gradient is zero.
+
+    Example:
+        >>> sparse_direction(torch.tensor([[3.0, -4.0, 1.0]]), torch.tensor([2]))
+        tensor([[ 0.5000, -0.5000,  0.0000]])
+    """
+    size = gradient.flatten(1).abs()
+    rank = count.long().clamp(1, size.shape[1]) - 1
+    least = size.topk(int(rank.max()) + 1 if len(rank) else 1, dim=1).values.gather(1, rank.unsqueeze(1))
+    unit = gradient.flatten(1).sign() * (size >= least)
+    return (unit / unit.abs().sum(1, keepdim=True).clamp(min=1)).reshape(gradient.shape)
+
+
+def with_room(gradient: Tensor, x: Tensor, region: Region) -> Tensor:
+    """The gradient where a step against it does not leave the region's limits at once, zero elsewhere.
+
+    Args:
+        gradient: ``(B, *shape)``.
+        x: ``(B, *shape)``.
+        region: B regions; only their limits count.
+    """
+    room = torch.where(gradient > 0, x > region.lower, x < region.upper)
+    return torch.where(room, gradient, 0.0)
 
 
 def linear_maximiser(gradient: Tensor, lower: Tensor, upper: Tensor, ball: Ball) -> Tensor:

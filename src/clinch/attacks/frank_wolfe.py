@@ -1,0 +1,126 @@
+"""Frank-Wolfe with averaged gradients: steps towards the extreme points of a ball."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.ascent import Lanes, ask
+from clinch.attacks.goal import along
+from clinch.attacks.losses import loss_of
+from clinch.attacks.result import AttackResult, HasQuery
+from clinch.attacks.schedule import cosine
+from clinch.attacks.starts import End, Start, starts
+from clinch.attacks.state import goal_of, radius_of
+from clinch.attacks.track import Progress, Track
+from clinch.errors import ProblemError
+from clinch.geometry.directions import linear_maximiser
+from clinch.geometry.projection import project_into
+from clinch.geometry.region import Region
+from clinch.network.network import Network
+from clinch.query import Query
+
+
+def frank_wolfe(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor | None = None,
+    norm: float = torch.inf,
+    steps: int = 100,
+    average: float = 0.8,
+    last: float = 0.05,
+    loss: str | None = "margin",
+    targets: int = 0,
+    restarts: int = 1,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int = 0,
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """Go a share of the way to the point of the ball where the averaged gradient promises the least loss.
+
+    ``G ← a·G + (1−a)·∇L/‖∇L‖₂,   z ← z + s·(argmin_{v ∈ ball ∩ range} <G, v> − z)`` after Frank and Wolfe 1956; with
+    averaged gradients Chen et al. 2018 (arXiv 1811.10828). We differ from them in that s falls from 1 to ``last`` and
+    a grows from 0 to ``average``, both along half a cosine, in exact extreme points of ball ∩ range, and in p = 0,
+    where s stays 1 since points between extreme points change more elements. No projection is needed, and early steps
+    are as long as the ball: that helps where the gradient at x misleads, on adversarially trained networks.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
+        norm: 0, 1, 2 or ``cl.inf``.
+        steps: steps of each lane.
+        average: a at the end.
+        last: s at the end.
+        loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
+        targets: aim at so many of the nearest classes, all at the same time; 0: at none alone.
+        restarts: runs at the same time; all but the first start at random points of the ball.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits.
+        seed: of the random starts.
+        history: whether to keep the course of the attack.
+        progress: called after each step with the numbers of steps done and planned.
+
+    Returns:
+        Points inside the ball; see :class:`AttackResult`.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> frank_wolfe(net, x, y, eps=0.25, targets=4).success.double().mean()
+    """
+    if steps < 1 or restarts < 1 or targets < 0:
+        raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1, targets={targets} at least 0.")
+    if not (0 <= average < 1 and 0 < last <= 1):
+        raise ProblemError(f"average={average} must lie in [0, 1) and last={last} in (0, 1].")
+    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    radius, _ = radius_of(goal, eps), loss_of(goal, loss)
+    track = Track(goal, record=history, progress=progress, steps=steps)
+    generator = torch.Generator().manual_seed(seed)
+    start = starts(track, radius, targets=targets, restarts=restarts, generator=generator)
+    extreme_steps(track, start, radius, steps, loss, average=average, last=last)
+    return track.result(radius)
+
+
+def extreme_steps(
+    track: Track, start: Start, radius: Tensor, steps: int, loss: str | None, *, average: float = 0.8,
+    first: float = 1.0, last: float = 0.05,
+) -> End:  # fmt: skip
+    """The iteration on L lanes; those whose input reaches its goal leave.
+
+    Args:
+        track: the attack.
+        start: where lanes begin.
+        radius: ``(B,)``.
+        steps: number of steps.
+        loss: its name.
+        average: weight a of past gradients in the last step.
+        first: share s in the first step, ``last`` in the last.
+        last: see there.
+    """
+    goal, lanes, mean = track.goal, Lanes(track.goal, start, radius, radius), torch.zeros_like(start.z)
+    for k in range(steps):
+        mean = mean[ask(track, lanes, loss)]
+        if not len(lanes.rows):
+            break
+        z, gradient = lanes.z, lanes.gradient
+        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+        a = cosine(0.0, average, k, steps)
+        mean = a * mean + (1 - a) * gradient / along(torch.where(length > 0, length, 1.0), gradient)
+        share = 1.0 if goal.p == 0 else cosine(first, last, k, steps)
+        lanes.z = project_into(lanes.ball, z + share * (_extreme_point(mean, z, lanes.ball) - z))
+        track.step()
+    return lanes.finish(track)
+
+
+def _extreme_point(gradient: Tensor, z: Tensor, ball: Region) -> Tensor:
+    """The point of ball ∩ range where the linear form is least; where the gradient is zero an element stays."""
+    if ball.balls:
+        return linear_maximiser(-gradient, ball.lower, ball.upper, ball.balls[-1])
+    return torch.where(gradient > 0, ball.lower, torch.where(gradient < 0, ball.upper, z))
