@@ -48,20 +48,26 @@ class Method:
         return self.function.__name__
 
 
-#: norms of methods that take every p >= 1
-REAL_NORMS = (1.0, 1.5, 2.0, 3.0, math.inf)
+#: of the methods that take every p >= 1
+REAL_NORMS = (1.0, 1.5, 2.0, math.inf)
 
 METHODS = [
     Method(cl.attacks.algorithm1, "budget", norms=REAL_NORMS),
-    Method(cl.attacks.algorithm2, "budget", norms=REAL_NORMS, problems=False, strong=False),
+    Method(cl.attacks.algorithm2, "budget", norms=(3.0, math.inf), problems=False, strong=False),
     Method(cl.attacks.deepfool, "nearest", norms=REAL_NORMS),
-    Method(cl.attacks.fast_grad, "budget", norms=REAL_NORMS, problems=False, strong=False),
+    Method(cl.attacks.fast_grad, "budget", norms=(2.0, math.inf), problems=False, strong=False),
     Method(cl.attacks.fgsm, "budget", norms=(2.0, math.inf)),
     Method(cl.attacks.pgd, "budget", norms=(1.0, 2.0, math.inf), settings={"steps": 60}),
     Method(cl.attacks.gn_feasibility, "budget", norms=REAL_NORMS),
     Method(cl.attacks.gnii, "budget", norms=REAL_NORMS, strong=False),
-    Method(cl.attacks.gnii_convex, "budget", norms=(1.0, 1.5, 2.0, math.inf), strong=False, needs="cvxpy"),
-    Method(cl.attacks.lbfgs, "nearest", norms=(2.0,), problems=False, settings={"steps": 10, "searches": 5, "sharpness": 30.0}),
+    Method(cl.attacks.gnii_convex, "budget", norms=(1.5, 2.0, math.inf), strong=False, needs="cvxpy"),
+    Method(
+        cl.attacks.lbfgs,
+        "nearest",
+        norms=(2.0,),
+        problems=False,
+        settings={"steps": 10, "searches": 4, "sharpness": 30.0},
+    ),
     Method(cl.attacks.random_signs, "budget", norms=(math.inf,), strong=False, gradients=False),
     Method(cl.attacks.shortest_linear, "nearest", norms=REAL_NORMS, settings={"steps": 10}),
 ]

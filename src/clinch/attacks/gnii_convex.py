@@ -88,10 +88,9 @@ def gnii_convex(
         track.note_gradient(slope.gradient, rows)
         region = goal.within(radius[rows], rows)
         offsets = goal.x[rows]
-        moves = [
-            program.solve(*(t[i] for t in (slope.gradient, offsets, region.lower, region.upper)), radius[row])
-            for i, row in enumerate(rows.tolist())
-        ]
+        weights = torch.ones_like(offsets) if goal.weights is None else goal.weights[rows]
+        columns = slope.gradient, offsets, region.lower, region.upper, weights, radius[rows]
+        moves = [program.solve(*lane) for lane in zip(*columns)]
         for row, move in zip(rows.tolist(), moves):
             trouble[row] = UNSOLVED if move is None else ""
         step = torch.stack([torch.zeros_like(o) if m is None else m.to(o) for m, o in zip(moves, offsets)])
@@ -117,22 +116,26 @@ class _Program:
         extra = list(constraints(self.eta, self.x)) if constraints is not None else []
         self.boxed = bool(goal.region.lower.isfinite().all() or goal.p == torch.inf)
         limits = [self.eta >= self.lower, self.eta <= self.upper] if self.boxed else []
-        weights = None if goal.weights is None else goal.weights.flatten(1)[0].double().cpu().numpy()
-        scaled = self.eta if weights is None else cp.multiply(weights, self.eta)
+        self.weights = cp.Parameter(size, nonneg=True)
+        scaled = self.eta if goal.weights is None else cp.multiply(self.weights, self.eta)
         ball = [] if goal.p == torch.inf else [cp.norm(scaled, goal.p) <= self.radius]
         self.extra = extra
         self.problem = cp.Problem(cp.Minimize(self.gradient @ self.eta), [*extra, *limits, *ball])
         if not self.problem.is_dcp():
-            raise ProblemError("The constraints are not convex by CVXPY's rules. State them with convex functions of eta.")
+            raise ProblemError(
+                "The constraints are not convex by CVXPY's rules. State them with convex functions of eta."
+            )
 
-    def solve(self, gradient: Tensor, x: Tensor, lower: Tensor, upper: Tensor, radius: Tensor) -> Tensor | None:
+    def solve(
+        self, gradient: Tensor, x: Tensor, lower: Tensor, upper: Tensor, weights: Tensor, radius: Tensor
+    ) -> Tensor | None:
         """The best η in x's shape, in float64; None where there is none."""
         scale = float(gradient.abs().max()) or 1.0
         self.gradient.value, self.x.value = _flat(gradient) / scale, _flat(x)
         self.lower.value, self.upper.value = _flat(lower) - _flat(x), _flat(upper) - _flat(x)
         if not self.boxed:
             self.lower.value = self.upper.value = np.zeros_like(self.x.value)
-        self.radius.value = float(radius)
+        self.weights.value, self.radius.value = _flat(weights), float(radius)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # inaccurate solutions: the constraints are measured again

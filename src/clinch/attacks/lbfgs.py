@@ -42,8 +42,8 @@ def lbfgs(
 
     Szegedy et al. 2014 (arXiv 1312.6199, section 4.1), by SciPy's L-BFGS-B. The line search is a bisection of log c
     between 1/1000 of ``‖∇CE(x)‖₂``, from which on x itself is stationary, and 4 times that; it starts each minimisation
-    at the best point so far for its target. Without ``target`` the nearest over all other classes. Where we differ:
-    every point that reaches the goal counts, also one on the way, and the nearest is drawn back along its ray.
+    at the last one that reached its target. Without ``target`` the nearest over all other classes. Where we differ:
+    a minimiser counts whatever other class it gives, and the nearest is drawn back along its ray.
 
     SciPy takes one input and one target at a time, so that this is a reference, far slower than the other attacks.
 
@@ -141,18 +141,18 @@ class _Lane:
             self.high = log_c
 
     def evaluate(self, r: np.ndarray) -> tuple[float, np.ndarray]:
-        """The loss at x + r and its gradient; a point that reaches the goal is kept."""
-        z = self.point(r)
-        slope = self.track.goal.slope(z, self.rows, self.loss)
+        """The loss at x + r and its gradient."""
+        slope = self.track.goal.slope(self.point(r), self.rows, self.loss)
         if not self.r.any():
             self.track.note_gradient(slope.gradient, self.rows)
-        if float(slope.margin) < 0:
-            self.track.update(z, self.rows, slope.margin)
         return float(slope.loss), slope.gradient.double().flatten().cpu().numpy()
 
     def reached(self, r: np.ndarray) -> bool:
-        """Whether the minimiser reaches the goal."""
-        return float(self.track.goal.look(self.point(r), self.rows)) < 0
+        """Whether a minimiser reaches the goal; it is kept."""
+        z = self.point(r)
+        margin = self.track.goal.look(z, self.rows)
+        self.track.update(z, self.rows, margin)
+        return bool(margin < 0)
 
     def point(self, r: np.ndarray) -> Tensor:
         """x + r in the model's dtype, inside the range."""

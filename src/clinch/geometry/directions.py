@@ -12,9 +12,10 @@ from clinch.geometry.region import Ball
 def steepest_direction(gradient: Tensor, p: float, weights: Tensor | None = None) -> Tensor:
     """The direction of unit length that gains most: ``argmax <g, v>  subject to  ‖w ⊙ v‖_p <= 1``.
 
-    ``v = sign(g)·|g/w|^(q−1)/‖g/w‖_q^(q−1)/w``; ``p = inf: sign(g)/w``, ``p = 2: (g/w²)/‖g/w‖₂``, ``p = 1: sign(g_i)/w_i · e_i`` at ``i = argmax |g_i|/w_i`` (Balda
-    et al. 2018, arXiv 1803.03607, proposition 2, with ``q = p/(p−1)``; the weights are ours). p = 0 has no unit length:
-    it takes the direction of p = 1. Elements of weight zero cost nothing and are left alone.
+    ``v = sign(g)·|g/w|^(q−1)/‖g/w‖_q^(q−1)/w`` with ``q = p/(p−1)``: for p = inf ``sign(g)/w``, for p = 2
+    ``(g/w²)/‖g/w‖₂``, for p = 1 ``sign(g_i)/w_i · e_i`` at ``i = argmax |g_i|/w_i`` (Balda et al. 2018, arXiv
+    1803.03607, proposition 2; the weights are ours). p = 0 has no unit length: it takes the direction of p = 1.
+    Elements of weight zero cost nothing and are left alone.
 
     Args:
         gradient: ``(B, *shape)``.

@@ -113,9 +113,7 @@ def _largest(z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, weig
     return _clip(_clip(z, -reach, reach), a, b)
 
 
-def _drawn(
-    p: float, z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, weights: Tensor | None
-) -> Tensor:
+def _drawn(p: float, z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, weights: Tensor | None) -> Tensor:
     """Any other p: straight towards the centre; by convexity of the norm what is returned lies inside."""
     target = _clip(z, a, b)
     near, far = norm(base, p, weights), norm(target, p, weights)

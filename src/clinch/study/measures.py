@@ -51,7 +51,8 @@ def rho1(found: AttackResult, x: Tensor, norm: float = torch.inf) -> float:
         norm: any p >= 1 or ``cl.inf``.
 
     Returns:
-        Infinity where some correctly classified input was not fooled.
+        The mean over the inputs that were fooled, as in the authors' program: read it together with
+        :func:`fooling_ratio`. Infinity where none was.
 
     Raises:
         ProblemError: no input is classified correctly.
@@ -59,8 +60,10 @@ def rho1(found: AttackResult, x: Tensor, norm: float = torch.inf) -> float:
     """
     if len(x) != len(found.distance):
         raise ShapeError(f"x has {len(x)} inputs; the attack had {len(found.distance)}.")
-    size = norm_of(x.to(found.distance.device).double(), norm)
-    return float((_distances(found) / size[_correct(found)]).mean())
+    size = norm_of(x.to(found.distance.device).double(), norm)[_correct(found)]
+    distance = _distances(found)
+    fooled = distance.isfinite()
+    return float((distance[fooled] / size[fooled]).mean()) if bool(fooled.any()) else math.inf
 
 
 def rho2(radius: Tensor) -> float:
