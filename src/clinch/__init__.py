@@ -21,7 +21,7 @@ from clinch.problem import Maximize, Minimize, Problem
 from clinch.solution import Proof, Solution, Status
 
 if TYPE_CHECKING:
-    from clinch import attacks, bounds, exact, testing, vnnlib
+    from clinch import attacks, bounds, exact, study, testing, vnnlib
     from clinch.network.load import load
     from clinch.vnnlib.verification import verify
 
@@ -44,6 +44,7 @@ __all__ = [
     "inf",
     "load",
     "norm",
+    "study",
     "testing",
     "verify",
     "vnnlib",
@@ -53,7 +54,7 @@ __all__ = [
 _LATE = {
     "load": "clinch.network.load",
     "verify": "clinch.vnnlib.verification",
-    **{name: f"clinch.{name}" for name in ("attacks", "bounds", "exact", "testing", "vnnlib")},
+    **{name: f"clinch.{name}" for name in ("attacks", "bounds", "exact", "study", "testing", "vnnlib")},
 }
 
 

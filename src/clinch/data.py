@@ -46,14 +46,28 @@ def model_file(name: str) -> Path:
     Raises:
         DataError: no such file.
     """
-    folder = data_folder()
-    places = [folder / "models" / name, folder.parent / "models" / name]
+    return _shared_file("models", "model", name)
+
+
+def reference_file(name: str) -> Path:
+    """Path of a published table such as ``"balda_fooling_ratio_lenet.csv"``: in ``references``, inside or beside the
+    data folder.
+
+    Raises:
+        DataError: no such file.
+    """
+    return _shared_file("references", "reference", name)
+
+
+def _shared_file(folder: str, kind: str, name: str) -> Path:
+    root = data_folder()
+    places = [root / folder / name, root.parent / folder / name]
     for path in places:
         if path.is_file():
             return path
     looked = " and ".join(str(path) for path in places)
     raise DataError(
-        f"There is no model '{name}': looked for {looked}. Set {VARIABLE} to the folder that holds models/."
+        f"There is no {kind} '{name}': looked for {looked}. Set {VARIABLE} to the folder that holds {folder}/."
     )
 
 

@@ -27,6 +27,8 @@ class Method:
         targets: whether it takes ``target=``.
         linear: within which factor of the closed form it comes on linear classifiers ("nearest" only).
         strong: whether it finds something where a ball of twice the closed form's distance is given ("budget" only).
+        gradients: whether it asks for gradients, and says so where all of them are zero.
+        needs: a package it cannot do without.
         settings: further arguments for tests, so that they stay quick.
     """
 
@@ -37,12 +39,17 @@ class Method:
     targets: bool = True
     linear: float = 1.01
     strong: bool = True
+    gradients: bool = True
+    needs: str = ""
     settings: dict = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.function.__name__
 
+
+#: of the methods that take every p >= 1
+REAL_NORMS = (1.0, 1.5, 2.0, math.inf)
 
 METHODS = [
     Method(cl.attacks.nearest, "nearest", settings={"passes": 120}),
@@ -51,4 +58,20 @@ METHODS = [
     Method(cl.attacks.frank_wolfe, "budget", settings={"steps": 60}),
     Method(cl.attacks.pgd, "budget", settings={"steps": 60}),
     Method(cl.attacks.worst, "budget", settings={"passes": 400}),
+    Method(cl.attacks.algorithm1, "budget", norms=REAL_NORMS),
+    Method(cl.attacks.algorithm2, "budget", norms=(3.0, math.inf), problems=False, strong=False),
+    Method(cl.attacks.deepfool, "nearest", norms=REAL_NORMS),
+    Method(cl.attacks.fast_grad, "budget", norms=(2.0, math.inf), problems=False, strong=False),
+    Method(cl.attacks.gn_feasibility, "budget", norms=REAL_NORMS),
+    Method(cl.attacks.gnii, "budget", norms=REAL_NORMS, strong=False),
+    Method(cl.attacks.gnii_convex, "budget", norms=(1.5, 2.0, math.inf), strong=False, needs="cvxpy"),
+    Method(
+        cl.attacks.lbfgs,
+        "nearest",
+        norms=(2.0,),
+        problems=False,
+        settings={"steps": 10, "searches": 4, "sharpness": 30.0},
+    ),
+    Method(cl.attacks.random_signs, "budget", norms=(math.inf,), strong=False, gradients=False),
+    Method(cl.attacks.shortest_linear, "nearest", norms=REAL_NORMS, settings={"steps": 10}),
 ]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clinch import data
-from clinch.data import DataError, mnist, model_file, read_idx
+from clinch.data import DataError, mnist, model_file, read_idx, reference_file
 
 
 def idx(array):
@@ -105,3 +105,8 @@ def test_models_lie_in_or_beside_the_data_folder(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "net.onnx").touch()
     assert model_file("net.onnx") == tmp_path / "models" / "net.onnx"
+    with pytest.raises(DataError, match=r"no reference 'curve\.csv'"):
+        reference_file("curve.csv")
+    (tmp_path / "data" / "references").mkdir(parents=True)
+    (tmp_path / "data" / "references" / "curve.csv").touch()
+    assert reference_file("curve.csv") == tmp_path / "data" / "references" / "curve.csv"

@@ -1,15 +1,22 @@
 """Upper bounds: inputs that meet the conditions, found by gradients."""
 
+from clinch.attacks.algorithm1 import algorithm1
 from clinch.attacks.apgd import apgd
 from clinch.attacks.attack import attack, nearest_by_projection
 from clinch.attacks.bisection import bisection
+from clinch.attacks.deepfool import deepfool, shortest_linear
+from clinch.attacks.first_order import first_order_radius, gn_feasibility
 from clinch.attacks.frank_wolfe import frank_wolfe
+from clinch.attacks.gnii import algorithm2, fast_grad, gnii
+from clinch.attacks.gnii_convex import gnii_convex
 from clinch.attacks.goal import Goal
+from clinch.attacks.lbfgs import lbfgs
 from clinch.attacks.losses import LOSSES
 from clinch.attacks.minimise import minimise
 from clinch.attacks.nearest import nearest
 from clinch.attacks.pgd import fgsm, pgd
 from clinch.attacks.polish import polish
+from clinch.attacks.random_signs import random_signs
 from clinch.attacks.result import AttackResult, History
 from clinch.attacks.worst import worst
 
@@ -18,15 +25,26 @@ __all__ = [
     "AttackResult",
     "Goal",
     "History",
+    "algorithm1",
+    "algorithm2",
     "apgd",
     "attack",
     "bisection",
+    "deepfool",
+    "fast_grad",
     "fgsm",
+    "first_order_radius",
     "frank_wolfe",
+    "gn_feasibility",
+    "gnii",
+    "gnii_convex",
+    "lbfgs",
     "minimise",
     "nearest",
     "nearest_by_projection",
     "pgd",
     "polish",
+    "random_signs",
+    "shortest_linear",
     "worst",
 ]

@@ -65,7 +65,8 @@ class Goal(ABC):
     Attributes:
         x: ``(B, *input_shape)`` where distances are measured from, in the model's dtype, on its device.
         region: where points must stay, besides any ball of the attack's own.
-        p: the norm of distances, 0, 1, 2 or infinity; ``weights`` its weights ``(B, *input_shape)`` or None.
+        p: the norm of distances, 0, 1, 2 or infinity, for some attacks any number from 1 on; ``weights`` its weights
+            ``(B, *input_shape)`` or None.
         forward: ``(B,)`` rows sent forward so far; ``backward`` the same for gradients.
         todo: ``(A,)`` rows that are worth an attack: those that do not reach the goal as they are.
     """

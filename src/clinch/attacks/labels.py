@@ -32,7 +32,7 @@ class Labels(Goal):
         bounds: the declared range of inputs; None: no limits.
         p: the norm of distances.
         outputs: what f is: the ``"logits"``, or their ``"probabilities"`` (softmax).
-        clean: whether an input that is misclassified as it is counts as reached, and is left alone.
+        any_p: whether the attack takes every p >= 1, instead of 0, 1, 2 and infinity.
 
     Raises:
         NetworkError: training mode, or outputs that are not one row of class scores for each input.
@@ -49,11 +49,11 @@ class Labels(Goal):
         bounds: tuple[float, float] | None = (0.0, 1.0),
         p: float = torch.inf,
         outputs: str = "logits",
+        any_p: bool = False,
     ) -> None:
         if outputs not in OUTPUTS:
             raise ProblemError(f"outputs={outputs!r} is not known. Write 'logits' or 'probabilities'.")
-        if p not in NORMS:
-            raise ProblemError(f"norm={p} is not known. Write 0, 1, 2 or cl.inf.")
+        check_norm(p, any_p)
         self.model = Model(net)
         self.x = _checked_inputs(self.model, x, bounds)
         self.p, self.outputs = float(p), outputs
@@ -143,6 +143,14 @@ class Model:
             graph = self.net.graph_as(torch.float64, self.device)
             return graph.forward(x.double())[graph.output]
         return copy.deepcopy(self.net).double()(x.double())
+
+
+def check_norm(p: float, any_p: bool) -> None:
+    """Raise a ProblemError for a norm that an attack does not take."""
+    if any_p and not p >= 1:
+        raise ProblemError(f"norm={p} has no dual norm, which this attack needs. Write a number from 1 on, or cl.inf.")
+    if not any_p and p not in NORMS:
+        raise ProblemError(f"norm={p} is not known. Write 0, 1, 2 or cl.inf.")
 
 
 def _checked_inputs(model: Model, x: Tensor, bounds: tuple[float, float] | None) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from clinch.attacks.conditions import Conditions
 from clinch.attacks.goal import Goal
-from clinch.attacks.labels import Labels
+from clinch.attacks.labels import Labels, check_norm
 from clinch.attacks.result import HasQuery
 from clinch.errors import ProblemError, ShapeError
 from clinch.network.network import Network
@@ -23,6 +23,7 @@ def goal_of(
     bounds: tuple[float, float] | None = (0.0, 1.0),
     norm: float = torch.inf,
     outputs: str = "logits",
+    any_p: bool = False,
 ) -> Goal:
     """The goal of an attack: classifier, inputs and labels, or a problem alone.
 
@@ -34,6 +35,7 @@ def goal_of(
         bounds: the range of inputs; None: no limits. A problem states its own.
         norm: 0, 1, 2 or infinity; a problem whose objective is a distance has its own.
         outputs: ``"logits"`` or ``"probabilities"``.
+        any_p: whether the attack takes every p >= 1 (but not 0), instead of 0, 1, 2 and infinity.
 
     Raises:
         ProblemError: labels without inputs, or inputs for a problem; and what :class:`Labels` and
@@ -42,10 +44,12 @@ def goal_of(
     if isinstance(net, nn.Module | Network) or not (isinstance(net, Query) or hasattr(net, "query")):
         if x is None or y is None:
             raise ProblemError("A classifier is attacked at inputs x with labels y. Pass both, or a cl.Problem alone.")
-        return Labels(net, x, y, target=target, bounds=bounds, p=norm, outputs=outputs)  # type: ignore[arg-type]
+        return Labels(net, x, y, target=target, bounds=bounds, p=norm, outputs=outputs, any_p=any_p)  # type: ignore[arg-type]
     if x is not None or y is not None or target is not None:
         raise ProblemError("A problem states its own inputs and conditions. Leave out x, y and target.")
-    return Conditions(net, norm)
+    goal = Conditions(net, norm)
+    check_norm(goal.p, any_p)
+    return goal
 
 
 def radius_of(goal: Goal, eps: float | Tensor | None) -> Tensor:

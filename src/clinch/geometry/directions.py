@@ -12,13 +12,14 @@ from clinch.geometry.region import Ball, Region
 def steepest_direction(gradient: Tensor, p: float, weights: Tensor | None = None) -> Tensor:
     """The direction of unit length that gains most: ``argmax <g, v>  subject to  ‖w ⊙ v‖_p <= 1``.
 
-    ``p = inf: sign(g)/w``, ``p = 2: (g/w²)/‖g/w‖₂``, ``p = 1: sign(g_i)/w_i · e_i`` at ``i = argmax |g_i|/w_i`` (Balda
-    et al. 2018, arXiv 1803.03607, proposition 2, with ``q = p/(p−1)``; the weights are ours). p = 0 has no unit length:
-    it takes the direction of p = 1. Elements of weight zero cost nothing and are left alone.
+    ``v = sign(g)·|g/w|^(q−1)/‖g/w‖_q^(q−1)/w`` with ``q = p/(p−1)``: for p = inf ``sign(g)/w``, for p = 2
+    ``(g/w²)/‖g/w‖₂``, for p = 1 ``sign(g_i)/w_i · e_i`` at ``i = argmax |g_i|/w_i`` (Balda et al. 2018, arXiv
+    1803.03607, proposition 2; the weights are ours). p = 0 has no unit length: it takes the direction of p = 1.
+    Elements of weight zero cost nothing and are left alone.
 
     Args:
         gradient: ``(B, *shape)``.
-        p: 0, 1, 2 or infinity.
+        p: 0, any number from 1 on, or infinity.
         weights: ``(B, *shape)``, non-negative; None stands for ones.
 
     Returns:
@@ -35,10 +36,11 @@ def steepest_direction(gradient: Tensor, p: float, weights: Tensor | None = None
         scaled = scaled * inverse
     if p == torch.inf:
         unit = scaled.sign()
-    elif p == 2:
+    elif p > 1:
         size = scaled.abs().amax(1, keepdim=True)
-        scaled = scaled / torch.where(size > 0, size, 1.0)  # squares of tiny gradients would underflow
-        length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+        scaled = scaled / torch.where(size > 0, size, 1.0)  # powers of tiny gradients would underflow
+        scaled = scaled if p == 2 else scaled.sign() * scaled.abs().pow(1 / (p - 1))
+        length = torch.linalg.vector_norm(scaled, ord=p, dim=1, keepdim=True)
         unit = scaled / torch.where(length > 0, length, 1.0)
     else:
         where = scaled.abs().argmax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Weighted p-norms, p = 0, 1, 2 and infinity."""
+"""Weighted p-norms, p = 0 and every p >= 1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-#: the norms that can be stated
+#: the norms that can be stated in a problem, and projected onto
 NORMS = (0.0, 1.0, 2.0, math.inf)
 
 
@@ -16,7 +16,7 @@ def norm(delta: Tensor, p: float, weights: Tensor | None = None) -> Tensor:
 
     Args:
         delta: ``(B, *shape)``.
-        p: 0, 1, 2 or infinity.
+        p: 0, any number from 1 on, or infinity.
         weights: broadcastable to delta, non-negative; None stands for ones.
 
     Returns:
@@ -34,6 +34,8 @@ def norm(delta: Tensor, p: float, weights: Tensor | None = None) -> Tensor:
         return scaled.abs().sum(1)
     if p == 2:
         return torch.linalg.vector_norm(scaled, dim=1)
+    if p != math.inf:
+        return torch.linalg.vector_norm(scaled, ord=p, dim=1)
     return scaled.abs().amax(1) if scaled.shape[1] else scaled.new_zeros(scaled.shape[0])
 
 

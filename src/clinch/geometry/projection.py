@@ -11,11 +11,13 @@ other way round, is not this projection.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from clinch.geometry.linear_minimum import STEPS, fill, flatten_ball, saturating_root
+from clinch.geometry.norms import norm
 from clinch.geometry.region import Ball, Region
 
 #: rounds of cyclic projection where a region has several balls
@@ -26,8 +28,9 @@ def project(x: Tensor, lower: Tensor, upper: Tensor, ball: Ball | None = None) -
     """The nearest point of box ∩ ball in the Euclidean norm; a point inside is returned bit for bit.
 
     The result satisfies both in the arithmetic of its dtype, so that projecting twice changes nothing. Where box and
-    ball do not meet, the box's point next to the centre is returned. For p = 0 with unequal weights the choice of
-    elements is the greedy one of the knapsack, feasible but not always nearest.
+    ball do not meet, the box's point next to the centre is returned. Feasible but not always nearest: for p = 0 with
+    unequal weights, where the choice of elements is the greedy one of the knapsack, and for a p other than 0, 1, 2 and
+    infinity, where the point is drawn straight towards the centre.
 
     Args:
         x: ``(B, *shape)``.
@@ -53,7 +56,8 @@ def project(x: Tensor, lower: Tensor, upper: Tensor, ball: Ball | None = None) -
     center = flat.center
     a, b, z = lower.flatten(1) - center, upper.flatten(1) - center, x.flatten(1) - center
     base = torch.zeros_like(a).clamp(a, b)
-    solve = {0.0: _counted, 1.0: _summed, 2.0: _euclidean}.get(float(ball.p), _largest)
+    known = {0.0: _counted, 1.0: _summed, 2.0: _euclidean, torch.inf: _largest}
+    solve = known.get(float(ball.p), partial(_drawn, float(ball.p)))
     delta = solve(z, a, b, base, flat.radius, flat.weights)
     found = _settled(delta, base, lower.flatten(1), upper.flatten(1), flat)
     keep = inside.unsqueeze(1) & torch.isfinite(clipped.flatten(1)).all(1, keepdim=True)
@@ -107,6 +111,14 @@ def _largest(z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, weig
     if weights is not None:
         reach = torch.where(weights > 0, reach / torch.where(weights > 0, weights, 1.0), torch.inf)
     return _clip(_clip(z, -reach, reach), a, b)
+
+
+def _drawn(p: float, z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, weights: Tensor | None) -> Tensor:
+    """Any other p: straight towards the centre; by convexity of the norm what is returned lies inside."""
+    target = _clip(z, a, b)
+    near, far = norm(base, p, weights), norm(target, p, weights)
+    share = (radius - near).clamp(min=0) / torch.where(far > radius, far - near, 1.0)
+    return base + torch.where(far > radius, share, 1.0).unsqueeze(1) * (target - base)
 
 
 def _counted(z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, weights: Tensor | None) -> Tensor:

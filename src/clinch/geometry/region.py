@@ -18,7 +18,7 @@ class Ball:
     Attributes:
         center: ``(B, *shape)``.
         radius: ``(B,)``; infinity where there is no limit.
-        p: 0, 1, 2 or infinity.
+        p: 0, 1, 2 or infinity; any other number from 1 on for attacks that say so.
         weights: ``(B, *shape)``, non-negative; None stands for ones. An element of weight zero is free.
     """
 

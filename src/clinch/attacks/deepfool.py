@@ -1,0 +1,142 @@
+"""DeepFool and equation 8: the shortest step to the goal of the linear model, again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.goal import Goal
+from clinch.attacks.linear_model import draw_back, first_points, shortest_step
+from clinch.attacks.result import AttackResult, HasQuery
+from clinch.attacks.state import goal_of
+from clinch.attacks.track import Progress, Track
+from clinch.errors import ProblemError
+from clinch.geometry.projection import project_into
+from clinch.network.network import Network
+from clinch.query import Query
+
+#: branches ``(L, R)`` and their gradients ``(L, R, *input_shape)`` at points of rows
+Models = Callable[[Goal, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def deepfool(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    norm: float = 2.0,
+    steps: int = 50,
+    overshoot: float = 0.02,
+    halvings: int = 10,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    outputs: str = "logits",
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """Step to the class that is the nearest by its linear model, until the label changes.
+
+    ``l̂ = argmin_k L_k/‖∇L_k‖_q,  r = argmin ‖r‖_p  s.t.  L_l̂ + <∇L_l̂, r> <= 0`` with ``L_k = f_y − f_k``, all taken
+    at ``x + (1 + overshoot)·Σr`` (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599, algorithm 2; for any p as in Balda et
+    al. 2018, arXiv 1803.03607, section IV). Where we differ: each step is the shortest one inside the range, where the
+    original clips; p = 1 is taken too; the end is drawn back along its own ray by ``halvings`` forward passes, which
+    undoes what the overshoot did not need. ``halvings=0, bounds=None`` is the paper's.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, whose branches stand for classes.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        norm: any p >= 1 or ``cl.inf``; a problem whose objective is a distance has its own.
+        steps: at most so many.
+        overshoot: how far each point lies beyond the sum of its steps, relative to that sum.
+        halvings: of the bisection at the end.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits.
+        outputs: what f is, ``"logits"`` or ``"probabilities"``.
+        history: whether to keep the course of the attack.
+        progress: called after each step with the numbers of steps done and planned.
+
+    Returns:
+        The nearest points found; see :class:`AttackResult`.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> deepfool(net, x, y, norm=cl.inf).distance.median()
+    """
+    _check(steps, overshoot, halvings)
+    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    track = Track(goal, record=history, progress=progress, steps=steps)
+    _walk(track, Goal.jacobian, steps, overshoot)
+    draw_back(track, halvings)
+    return track.result()
+
+
+def shortest_linear(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    norm: float = 2.0,
+    steps: int = 1,
+    overshoot: float = 0.02,
+    halvings: int = 10,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    outputs: str = "logits",
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """Equation 8, ``min ‖η‖_p  s.t.  L + <∇L, η> <= 0`` with the margin L, once or repeated until the label changes.
+
+    Without limits of the range ``η = −(L/‖∇L‖_q)·v`` with the steepest direction v (Balda et al. 2018, arXiv
+    1803.03607, equation 8). L is the class that is the nearest in f, so that a step costs one gradient;
+    :func:`deepfool` compares all classes. The boundary of the model itself is passed by the overshoot, which is ours.
+
+    Arguments, result and errors: see :func:`deepfool`; ``steps`` 1 is the equation itself.
+
+    Example:
+        >>> shortest_linear(net, x, y, norm=2, steps=20).distance
+    """
+    _check(steps, overshoot, halvings)
+    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    track = Track(goal, record=history, progress=progress, steps=steps)
+    _walk(track, _margin, steps, overshoot)
+    draw_back(track, halvings)
+    return track.result()
+
+
+def _walk(track: Track, models: Models, steps: int, overshoot: float) -> None:
+    goal, rows = track.goal, track.goal.todo
+    start = first_points(goal, rows)
+    inner = z = start  # the sum of the steps, and beyond it
+    for _ in range(steps):
+        if not len(rows):
+            return
+        branches, gradients = models(goal, z, rows)
+        track.note_gradient(gradients.flatten(1, 2), rows)
+        margin = branches.amin(1)
+        track.update(z, rows, margin)
+        going = margin >= 0
+        rows, start, inner, z = rows[going], start[going], inner[going], z[going]
+        region = goal.region.take(rows)
+        inner = project_into(region, inner + shortest_step(goal, z, rows, branches[going], gradients[going])[1])
+        z = project_into(region, start + (1 + overshoot) * (inner - start))
+        track.step()
+    if len(rows):
+        track.update(z, rows, goal.look(z, rows))
+
+
+def _margin(goal: Goal, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    slope = goal.slope(z, rows)
+    return slope.margin.unsqueeze(1), slope.gradient.unsqueeze(1)
+
+
+def _check(steps: int, overshoot: float, halvings: int) -> None:
+    if steps < 1 or halvings < 0:
+        raise ProblemError(f"steps={steps} must be at least 1 and halvings={halvings} at least 0.")
+    if not 0 <= overshoot < torch.inf:
+        raise ProblemError(f"overshoot={overshoot} must be finite and not negative.")

@@ -1,0 +1,108 @@
+"""Document 3's framework on goals: every branch replaced by its first-order model at a point.
+
+``L_k(z + η) ≈ L_k(z) + <∇L_k(z), η>`` for each branch k of a :class:`~clinch.attacks.goal.Goal` (Balda, Behboodi and
+Mathar 2018, arXiv 1803.03607, section II); the range of inputs is one more convex constraint on η, met exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clinch.attacks.goal import Goal, along
+from clinch.attacks.track import Track
+from clinch.geometry.linear_steps import best_step, dual_norm, least_step
+from clinch.geometry.projection import project_into
+
+
+def first_points(goal: Goal, rows: Tensor) -> Tensor:
+    """The inputs themselves, or where those lie outside the region the points next to them."""
+    return project_into(goal.region.take(rows), goal.x[rows])
+
+
+def ratios(goal: Goal, rows: Tensor, branches: Tensor, gradients: Tensor) -> Tensor:
+    """``L_k/‖∇L_k‖_q``, ``(L, K)`` in float64: 0 where ``L_k <= 0``, infinity where the gradient is zero.
+
+    Args:
+        goal: gives norm and weights.
+        rows: ``(L,)``.
+        branches: ``(L, K)``.
+        gradients: ``(L, K, *input_shape)``.
+    """
+    weights = None if goal.weights is None else goal.weights[rows].flatten(1).unsqueeze(1).double()
+    length = dual_norm(gradients.flatten(2).double(), goal.p, weights)
+    need = branches.double().clamp(min=0)
+    return torch.where(need > 0, need / length, 0.0)
+
+
+def shortest_step(goal: Goal, z: Tensor, rows: Tensor, branches: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Equation 8 for the branch that is the nearest: the shortest step to ``L_k + <∇L_k, η> <= 0``.
+
+    Where the region has no such step for any branch, the one for the least ``L_k/‖∇L_k‖_q`` that comes closest.
+
+    Args:
+        goal: gives norm, weights and region.
+        z: ``(L, *input_shape)`` points of the region.
+        rows: ``(L,)``.
+        branches: ``(L, K)`` at z.
+        gradients: ``(L, K, *input_shape)``.
+
+    Returns:
+        Lengths ``(L,)``, infinity where there is no such step, and steps ``(L, *input_shape)``.
+    """
+    lower, upper = _room(goal, z, rows)
+    known = branches.isfinite()
+    weights = None if goal.weights is None else goal.weights[rows].flatten(1)
+    # a branch that is not there becomes one that nothing changes
+    need = torch.where(known, branches, 1.0)
+    lengths, steps = least_step(gradients.flatten(2), need, lower, upper, goal.p, weights)
+    without_box = ratios(goal, rows, torch.where(known, branches, torch.inf), gradients)
+    reached = lengths.isfinite().any(1, keepdim=True)
+    choice = torch.where(reached, lengths.double(), without_box).argmin(1)
+    lane = torch.arange(len(z), device=z.device)
+    return lengths[lane, choice], steps[lane, choice].reshape(z.shape)
+
+
+def steepest_step(goal: Goal, z: Tensor, rows: Tensor, values: Tensor, gradients: Tensor, radius: Tensor) -> Tensor:
+    """GNII for the function whose model falls the lowest: ``min_k min_η L_k + <∇L_k, η>  s.t.  ‖w ⊙ η‖_p <= radius``.
+
+    Args:
+        goal: gives norm, weights and region.
+        z: ``(L, *input_shape)`` points of the region.
+        rows: ``(L,)``.
+        values: ``(L, K)`` at z; infinity for a function that a row does not have.
+        gradients: ``(L, K, *input_shape)``.
+        radius: ``(L,)``.
+
+    Returns:
+        Steps ``(L, *input_shape)``.
+    """
+    lower, upper = _room(goal, z, rows)
+    weights = None if goal.weights is None else goal.weights[rows].flatten(1)
+    falls, steps = best_step(gradients.flatten(2), radius.to(z), lower, upper, goal.p, weights)
+    choice = (values + falls).argmin(1)
+    return steps[torch.arange(len(z), device=z.device), choice].reshape(z.shape)
+
+
+def draw_back(track: Track, halvings: int) -> None:
+    """Move the points found towards their inputs, by bisection along the segment between them: ``halvings`` passes."""
+    goal = track.goal
+    rows = goal.todo[track.success[goal.todo]]
+    if not len(rows) or halvings < 1:
+        return
+    start = first_points(goal, rows)
+    move = track.x[rows] - start
+    low, high = move.new_zeros(len(rows)), move.new_ones(len(rows))
+    region = goal.region.take(rows)
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        z = project_into(region, start + along(middle, move) * move)
+        margin = goal.look(z, rows)
+        track.update(z, rows, margin)
+        low, high = torch.where(margin < 0, low, middle), torch.where(margin < 0, middle, high)
+
+
+def _room(goal: Goal, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each element of z can go down and up, ``(L, n)``."""
+    region = goal.region.take(rows)
+    return (region.lower - z).clamp(max=0).flatten(1), (region.upper - z).clamp(min=0).flatten(1)
