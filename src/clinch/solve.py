@@ -159,6 +159,17 @@ def _count(query: Query, ledger: Ledger, seed: int) -> None:
     fewest_changes(ledger.query, ledger)
 
 
+def _scipy(solver: str, sides: bool = True) -> Engine:
+    """One of SciPy's solvers as a reference; SciPy's part for it is imported when it runs."""
+
+    def engine(query: Query, ledger: Ledger, seed: int) -> None:
+        from clinch.attacks.scipy_solvers import scipy_engine
+
+        scipy_engine(solver, sides)(query, ledger, seed)
+
+    return engine
+
+
 #: what ``solver=`` can name; each also runs by itself
 ENGINES: dict[str, Engine] = {
     "attack": _attack,
@@ -167,6 +178,12 @@ ENGINES: dict[str, Engine] = {
     "branch_and_bound": _branch_and_bound,
     "input_split": _input_split,
     "count": _count,
+    "cobyla": _scipy("cobyla"),
+    "cobyla_whole": _scipy("cobyla", sides=False),
+    "slsqp": _scipy("slsqp"),
+    "slsqp_whole": _scipy("slsqp", sides=False),
+    "shgo": _scipy("shgo"),
+    "differential_evolution": _scipy("differential_evolution"),
 }
 
 

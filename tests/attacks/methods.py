@@ -74,4 +74,15 @@ METHODS = [
     ),
     Method(cl.attacks.random_signs, "budget", norms=(math.inf,), strong=False, gradients=False),
     Method(cl.attacks.shortest_linear, "nearest", norms=REAL_NORMS, settings={"steps": 10}),
+    Method(cl.attacks.bisection, "nearest", settings={"steps": 20, "rounds": 7, "starts": 1}),
+    Method(
+        cl.attacks.carlini_wagner,
+        "nearest",
+        norms=(2.0,),
+        linear=1.02,
+        settings={"steps": 100, "rounds": 4, "first_weight": 0.1},
+    ),
+    Method(cl.attacks.orthogonal_pgd, "budget", norms=(1.0, 2.0, math.inf), settings={"steps": 60}),
+    Method(cl.attacks.penalty, "nearest", norms=(2.0,), settings={"steps": 60, "rounds": 3}),
+    Method(cl.attacks.selective_pgd, "budget", norms=(1.0, 2.0, math.inf), settings={"steps": 60}),
 ]

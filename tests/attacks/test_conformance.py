@@ -27,7 +27,15 @@ def needs(method: Method):
 EACH = [pytest.param(m, p, id=f"{m.name}-{p}", marks=needs(m)) for m in METHODS for p in m.norms]
 ONE = [pytest.param(m, id=m.name, marks=needs(m)) for m in METHODS]
 #: attacks of the library that take no labels, or are parts of others
-OTHERS = {"attack", "polish", "minimise", "bisection", "nearest_by_projection", "first_order_radius"}
+OTHERS = {
+    "attack",
+    "decomposition",
+    "first_order_radius",
+    "minimise",
+    "nearest_by_projection",
+    "polish",
+    "scipy_minimise",
+}
 
 
 def mlp(seed: int = 0, size: int = 12, classes: int = 4) -> nn.Module:

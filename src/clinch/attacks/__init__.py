@@ -4,6 +4,8 @@ from clinch.attacks.algorithm1 import algorithm1
 from clinch.attacks.apgd import apgd
 from clinch.attacks.attack import attack, nearest_by_projection
 from clinch.attacks.bisection import bisection
+from clinch.attacks.conflicting import orthogonal_pgd, selective_pgd
+from clinch.attacks.decomposition import decomposition
 from clinch.attacks.deepfool import deepfool, shortest_linear
 from clinch.attacks.first_order import first_order_radius, gn_feasibility
 from clinch.attacks.frank_wolfe import frank_wolfe
@@ -14,10 +16,12 @@ from clinch.attacks.lbfgs import lbfgs
 from clinch.attacks.losses import LOSSES
 from clinch.attacks.minimise import minimise
 from clinch.attacks.nearest import nearest
+from clinch.attacks.penalty import carlini_wagner, penalty
 from clinch.attacks.pgd import fgsm, pgd
 from clinch.attacks.polish import polish
 from clinch.attacks.random_signs import random_signs
 from clinch.attacks.result import AttackResult, History
+from clinch.attacks.scipy_solvers import scipy_minimise
 from clinch.attacks.worst import worst
 
 __all__ = [
@@ -30,6 +34,8 @@ __all__ = [
     "apgd",
     "attack",
     "bisection",
+    "carlini_wagner",
+    "decomposition",
     "deepfool",
     "fast_grad",
     "fgsm",
@@ -42,9 +48,13 @@ __all__ = [
     "minimise",
     "nearest",
     "nearest_by_projection",
+    "orthogonal_pgd",
+    "penalty",
     "pgd",
     "polish",
     "random_signs",
+    "scipy_minimise",
+    "selective_pgd",
     "shortest_linear",
     "worst",
 ]

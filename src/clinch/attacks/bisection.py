@@ -1,126 +1,165 @@
-"""Projected gradient with bisection on the distance: the baseline that everything else is measured against.
-
-For a radius b, normalised gradient steps minimise ``[primary]₊/‖∇‖ + [secondary]₊/‖∇‖`` over ball(b) ∩ region; success
-lowers b to half way between the largest radius that failed and the distance reached, failure raises it. One lane per
-disjunct and start ("leave through the top of neuron 3"), all of them in one tensor.
-"""
+"""Projected gradient with bisection on the distance: the baseline that everything else is measured against."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from clinch.attacks.averaged import linearised_distance, retract
-from clinch.attacks.lanes import ANY, Lanes, disjunctive_clause, lanes_of, tightened
-from clinch.attacks.result import AttackResult, Best, HasQuery, query_of
+from clinch.attacks.branches import nearest_branches
+from clinch.attacks.goal import Goal, along
+from clinch.attacks.result import AttackResult, HasQuery
+from clinch.attacks.retract import retract
 from clinch.attacks.schedule import cosine
-from clinch.attacks.shrinking import uphill
-from clinch.errors import UnsupportedByEngine
+from clinch.attacks.several import RULES, Rule
+from clinch.attacks.state import nearest_goal_of
+from clinch.attacks.track import Progress, Track
+from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
-from clinch.geometry.projection import project, project_into
-from clinch.query import Distance, Query
+from clinch.geometry.projection import project_into
+from clinch.network.network import Network
+from clinch.query import Query
 
-#: lanes per problem
-LANES = 64
+#: a lane stops where it cannot come nearer than this share of what its input has reached
+BETTER = 0.999
+#: step length at the first and at the last step of a round, in radii
+STEP = (0.5, 0.005)
 
 
 def bisection(
-    problem: HasQuery | Query, *, steps: int = 40, rounds: int = 12, starts: int = 2, seed: int = 0
+    net: nn.Module | Network | HasQuery | Query | Goal,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    norm: float = torch.inf,
+    steps: int = 30,
+    rounds: int = 10,
+    starts: int = 2,
+    branches: int = 32,
+    rule: str = "together",
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int = 0,
+    history: bool = False,
+    progress: Progress | None = None,
 ) -> AttackResult:
-    """Minimum distance by projected gradient inside balls whose radius is bisected.
+    """Smallest distance by projected gradient inside balls whose radius b is bisected.
+
+    ``z ← P_b(z − α·b·v(d))`` with the steepest direction v of what a rule makes of the gradients of the conditions that
+    do not hold yet, such as their sum ``d = Σ ∇L_i/‖∇L_i‖``, and the exact projection P_b onto ball(b) ∩ range. A round
+    that reaches the goal lowers b to half way between the largest radius that failed and the distance reached, another
+    one raises it. One lane for each branch and start ("leave through the top of neuron 3", "become class 5"), all of
+    them in one tensor; a lane ends where it cannot pass another one of its input, and all of them where the ray back to
+    the clean input is bisected. The user of document 0 was advised so (METHODS section 0); Madry et al. 2018 (arXiv
+    1706.06083) for the steps. Ours: lanes, the decaying step (by cosine from 0.5 to 0.005 radii), starts at linearised
+    solutions, and gradients that pass switched-off elements where the true one is zero. p = 1 takes Euclidean steps.
 
     Args:
-        problem: a problem whose objective is a distance, or its normal form.
-        steps: gradient steps per radius.
+        net: a classifier; or a problem whose objective is a distance, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        norm: 0, 1, 2 or ``cl.inf``; a problem states its own.
+        steps: gradient steps for each radius.
         rounds: radii tried.
-        starts: attempts per disjunct, the first from the centre, the others from random points of the ball.
+        starts: lanes for each branch, the first from its linearised solution, others from random points around it.
+        branches: of each input, at most, those that linearisation says to be the nearest.
+        rule: ``"together"``, ``"selective"`` or ``"orthogonal"``: see :mod:`clinch.attacks.several`.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits.
         seed: of the random starts.
+        history: whether to keep the course of the attack.
+        progress: called after each step with the numbers of steps done and planned.
 
     Returns:
-        Points, feasibility, values and row counts; see :class:`AttackResult`.
+        The nearest points found; see :class:`AttackResult`.
 
     Raises:
-        UnsupportedByEngine: the objective is not a distance.
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> bisection(cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), rejected)).distance
     """
-    query = query_of(problem)
-    if not isinstance(query.objective, Distance):
-        raise UnsupportedByEngine("Bisection needs a distance as objective. Use clinch.attacks.minimise instead.")
-    best = Best(query, "projected gradient + bisection")
-    tight = tightened(best)
-    everyone = torch.arange(query.size, device=tight.device)
-    lanes_of(best, tight, everyone, torch.full_like(everyone, ANY)).read(best.anchor, gradients=False)
-    if query.clauses:
-        _bisect(_lanes(best, tight, starts), steps, rounds, starts, torch.Generator().manual_seed(seed))
-        found = torch.isfinite(best.value).nonzero().flatten().to(tight.device)
-        if len(found) and query.objective.p != 0:
-            retract(lanes_of(best, tight, found, torch.full_like(found, ANY)), best.x[found])
-    return best.result()
-
-
-def _lanes(best: Best, tight: Query, starts: int) -> Lanes:
-    """Every problem times the nearest atoms by linearisation times the starts."""
-    main = disjunctive_clause(tight)
-    everyone = torch.arange(tight.size, device=tight.device)
-    if main is None:
-        problem, atom = everyone.repeat_interleave(starts), torch.full((tight.size * starts,), ANY, device=tight.device)
-        return lanes_of(best, tight, problem, atom)
-    atoms = (tight.clause == main).nonzero().flatten()
-    lanes = lanes_of(best, tight, everyone.repeat_interleave(len(atoms)), atoms.repeat(tight.size))
-    z = best.anchor[lanes.problem]
-    distance = linearised_distance(lanes, lanes.read(z), z)[0].reshape(tight.size, -1)
-    order = distance.argsort(dim=1, stable=True)[:, : max(1, LANES // starts)]
-    problem = everyone.unsqueeze(1).expand_as(order).flatten().repeat_interleave(starts)
-    return lanes_of(best, tight, problem, atoms[order].flatten().repeat_interleave(starts))
-
-
-def _bisect(lanes: Lanes, steps: int, rounds: int, starts: int, generator: torch.Generator) -> None:
-    objective = lanes.query.objective
-    assert isinstance(objective, Distance)
-    anchor = lanes.best.anchor[lanes.problem]
-    shape = (-1, *[1] * (anchor.dim() - 1))
-    distance, z = linearised_distance(lanes, lanes.read(anchor), anchor)
-    radius = 1.2 * torch.where(torch.isfinite(distance) & (distance > 0), distance, torch.ones_like(distance))
-    low, high = torch.zeros_like(radius), torch.full_like(radius, torch.inf)
-    noise = (torch.rand(anchor.shape, generator=generator).to(anchor) * 2 - 1) * radius.view(shape)
-    random = (torch.arange(lanes.size, device=anchor.device) % starts != 0).view(shape)
-    z = torch.where(random, z + noise, z)
+    if min(steps, rounds, starts, branches) < 1:
+        raise ProblemError(
+            f"steps={steps}, rounds={rounds}, starts={starts} and branches={branches} must be at least 1."
+        )
+    if rule not in RULES:
+        raise ProblemError(f"rule={rule!r} is not known. Write one of: {', '.join(RULES)}.")
+    goal = nearest_goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    track = Track(goal, record=history, progress=progress, steps=rounds * steps)
+    lanes = _lanes(goal, branches, starts, torch.Generator().manual_seed(seed))
     for _ in range(rounds):
-        point, reached = _descend(lanes, z, radius, steps)
-        success = torch.isfinite(reached)
-        high = torch.where(success, torch.minimum(high, reached), high)
-        low = torch.where(success, low, torch.maximum(low, radius))
-        low = torch.minimum(low, high)
-        if objective.p == 0:
-            high_next = torch.where(torch.isfinite(high), ((low + high) / 2).floor(), (2 * radius).ceil())
-        else:
-            high_next = torch.where(torch.isfinite(high), (low + high) / 2, 2 * radius)
-        radius = high_next
-        z = torch.where((success & torch.isfinite(point).flatten(1).all(1)).view(shape), point, z)
-        # a lane that cannot beat what another lane of its problem has reached is not worth its steps
-        incumbent = lanes.best.value.to(radius)[lanes.problem]
-        alive = (low < 0.999 * incumbent).nonzero().flatten()
-        if lanes.best.exhausted or not len(alive):
+        if not len(lanes.rows):
             break
-        lanes, z = lanes.take(alive), z[alive]
-        low, high, radius = (t[alive] for t in (low, high, torch.minimum(radius, 0.999 * incumbent)))
+        lanes = _next_radius(track, lanes, *_descend(track, lanes, steps, RULES[rule]))
+    retract(track)
+    return track.result()
 
 
-def _descend(lanes: Lanes, z: Tensor, radius: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Normalised gradient steps inside the balls; each lane's nearest feasible point and its distance."""
-    objective, region = lanes.query.objective, lanes.query.region
-    assert isinstance(objective, Distance)
-    ball = objective.ball(radius)
-    z = project_into(region, project(z, region.lower, region.upper, ball))
-    point, reached = z.clone(), torch.full_like(radius, torch.inf)
-    length = radius.view(-1, *[1] * (z.dim() - 1))
-    p = 2.0 if objective.p == 1 else objective.p  # one element at a time would take one step per element
-    for k in range(steps + 1):
-        reading = lanes.read(z, gradients=k < steps)
-        better = reading.feasible & (reading.value < reached)
-        point[better], reached = z[better], torch.where(better, reading.value, reached)
-        if k == steps or lanes.best.exhausted:
-            break
-        down = steepest_direction(-uphill(reading).reshape(z.shape), p, objective.weights)
-        moved = project(z + cosine(0.5, 0.02, k, steps) * length * down, region.lower, region.upper, ball)
-        z = project_into(region, moved)
+@dataclass
+class _Lanes:
+    """L attempts: row, branch and start of each, its radius, and the largest that failed and smallest distance."""
+
+    rows: Tensor
+    branch: Tensor
+    z: Tensor
+    radius: Tensor
+    low: Tensor
+    high: Tensor
+
+    def take(self, which: Tensor) -> _Lanes:
+        return _Lanes(*(t[which] for t in vars(self).values()))
+
+
+def _lanes(goal: Goal, branches: int, starts: int, generator: torch.Generator) -> _Lanes:
+    near = nearest_branches(goal, goal.todo, branches)
+    near = near.take(torch.arange(len(near.rows), device=goal.x.device).repeat_interleave(starts))
+    radius = 1.2 * torch.where(torch.isfinite(near.distance) & (near.distance > 0), near.distance, 1.0)
+    noise = (torch.rand(near.point.shape, generator=generator, dtype=goal.x.dtype).to(goal.x) * 2 - 1) * along(
+        radius, near.point
+    )
+    random = torch.arange(len(near.rows), device=goal.x.device) % starts != 0
+    z = torch.where(along(random, noise), near.point + noise, near.point)
+    return _Lanes(near.rows, near.branch, z, radius, torch.zeros_like(radius), torch.full_like(radius, torch.inf))
+
+
+def _descend(track: Track, lanes: _Lanes, steps: int, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Steps inside the balls; each lane's nearest point that reaches the goal, and its distance."""
+    goal, rows = track.goal, lanes.rows
+    ball = goal.within(lanes.radius.double(), rows)
+    weights = None if goal.weights is None else goal.weights[rows]
+    p = 2.0 if goal.p in (0, 1) else goal.p  # one element at a time would take one step per element
+    z = project_into(ball, lanes.z)
+    point, reached = z.clone(), torch.full_like(lanes.radius, torch.inf)
+    length = along(lanes.radius, z)
+    for k in range(steps):
+        slopes = goal.slopes(z, rows, lambda answer, which: answer.conditions(lanes.branch[which]))
+        track.note_gradient(slopes.gradients, rows)
+        distance = goal.distance(z, rows)
+        track.update(z, rows, slopes.margin, distance)
+        nearer = (slopes.margin < 0) & (distance < reached)
+        point[nearer], reached = z[nearer], torch.where(nearer, distance, reached)
+        direction = steepest_direction(rule(slopes.losses, slopes.gradients), p, weights)
+        z = project_into(ball, z - cosine(*STEP, k, steps) * length * direction)
+        track.step()
+    margin, distance = goal.look(z, rows), goal.distance(z, rows)
+    track.update(z, rows, margin, distance)
+    nearer = (margin < 0) & (distance < reached)
+    point[nearer], reached = z[nearer], torch.where(nearer, distance, reached)
     return point, reached
+
+
+def _next_radius(track: Track, lanes: _Lanes, point: Tensor, reached: Tensor) -> _Lanes:
+    """The next radius of each lane that can still win."""
+    found = torch.isfinite(reached)
+    high = torch.minimum(lanes.high, reached)
+    low = torch.minimum(torch.where(found, lanes.low, torch.maximum(lanes.low, lanes.radius)), high)
+    if track.goal.p == 0:
+        radius = torch.where(torch.isfinite(high), ((low + high) / 2).floor(), (2 * lanes.radius).ceil())
+    else:
+        radius = torch.where(torch.isfinite(high), (low + high) / 2, 2 * lanes.radius)
+    best = BETTER * track.distance[lanes.rows]
+    z = torch.where(along(found, point), point, lanes.z)
+    following = _Lanes(lanes.rows, lanes.branch, z, torch.minimum(radius, best), low, high)
+    return following.take((low < best).nonzero().flatten())

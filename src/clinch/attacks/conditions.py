@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.goal import Answer, Goal
-from clinch.attacks.lanes import disjunctive_clause, tightened
+from clinch.attacks.lanes import disjunctive_clause, leaky_forward, tightened
 from clinch.attacks.result import Best, HasQuery, query_of
 from clinch.certify.point import check_points
 from clinch.errors import UnsupportedByEngine
-from clinch.query import Distance, Query
+from clinch.query import Activations, Distance, Query
 
 
 class Conditions(Goal):
@@ -56,14 +56,20 @@ class Conditions(Goal):
 
     def answer(self, z: Tensor, rows: Tensor) -> Answer:
         """See :meth:`Goal.answer`."""
-        atoms = self.tight.atoms.take(rows)
-        values = atoms.values(self.tight.graph.forward(z, atoms.nodes))
+        return self._answer(self.tight.graph.forward(z, self.tight.atoms.nodes), rows)
+
+    def leaky_answer(self, z: Tensor, rows: Tensor) -> Answer | None:
+        """See :meth:`Goal.leaky_answer`."""
+        return self._answer(leaky_forward(self.tight.graph, z, self.tight.atoms.nodes), rows)
+
+    def _answer(self, activations: Activations, rows: Tensor) -> Answer:
+        values = self.tight.atoms.take(rows).values(activations)
         wanted = values[:, self._atoms]
         if self.tight.clauses == 1:
             return Answer(wanted, None)
         clauses = self.tight.clause_values(values)
         others = torch.cat([clauses[:, : self._main], clauses[:, self._main + 1 :]], 1)
-        return Answer(torch.maximum(wanted, others.amax(1, keepdim=True)), None)
+        return Answer(torch.maximum(wanted, others.amax(1, keepdim=True)), None, wanted, others)
 
     def verdict(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Goal.verdict`."""

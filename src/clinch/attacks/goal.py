@@ -27,20 +27,50 @@ class Answer(NamedTuple):
     Attributes:
         branches: ``(L, K)``; infinity for a branch that a row does not have.
         logits: ``(L, C)`` outputs of a classifier; None for a problem.
+        atoms: ``(L, K)`` the branches without the conditions that all of them share; None where they share none.
+        others: ``(L, M)`` those conditions, each negative where it holds; None where there are none.
     """
 
     branches: Tensor
     logits: Tensor | None
+    atoms: Tensor | None = None
+    others: Tensor | None = None
 
     @property
     def margin(self) -> Tensor:
         """``(L,)`` the smallest branch: negative where the goal is reached."""
         return self.branches.amin(1)
 
+    def conditions(self, branch: Tensor | None = None, together: bool = True) -> Tensor:
+        """What must all become negative, one after the other.
+
+        Args:
+            branch: ``(L,)`` the branch that each row is to take, :data:`ANY` for the smallest; None: the smallest.
+            together: whether the conditions that branches share count as one, the largest of them.
+
+        Returns:
+            ``(L, 1)`` the branch alone where there are no others, ``(L, 2)`` or ``(L, 1 + M)``.
+        """
+        atoms = self.branches if self.atoms is None else self.atoms
+        own = atoms.amin(1, keepdim=True)
+        if branch is not None:
+            chosen = atoms.gather(1, branch.clamp(min=0).unsqueeze(1))
+            own = torch.where((branch == ANY).unsqueeze(1), own, chosen)
+        if self.others is None:
+            return own
+        return torch.cat([own, self.others.amax(1, keepdim=True) if together else self.others], 1)
+
+
+#: a branch of ANY stands for whichever is the smallest
+ANY = -1
 
 #: what gradient steps lower: ``loss(answer, rows) -> (L,)``
 Loss = Callable[[Answer, Tensor], Tensor]
+#: several of them, for some of the points that were asked about: ``losses(answer, which) -> (len(which), M)``
+Losses = Callable[[Answer, Tensor], Tensor]
 
+#: losses up to which one backward pass after the other is quicker than all in one
+FEW = 2
 #: how much smaller than asked for the balls of p = 1 and 2 are, in roundings of the model's dtype
 BALL_ROUNDING = 16
 
@@ -57,6 +87,22 @@ class Slope(NamedTuple):
     loss: Tensor
     margin: Tensor
     gradient: Tensor
+
+
+class Slopes(NamedTuple):
+    """M losses and their gradients at L points.
+
+    Attributes:
+        losses: ``(L, M)``.
+        margin: ``(L,)``.
+        gradients: ``(L, M, *input_shape)``; zero where there is none or it is not finite.
+        leaky: ``(L, M)`` where the true gradient is zero, and that of :meth:`Goal.leaky_answer` stands in its place.
+    """
+
+    losses: Tensor
+    margin: Tensor
+    gradients: Tensor
+    leaky: Tensor
 
 
 class Goal(ABC):
@@ -98,6 +144,11 @@ class Goal(ABC):
         """Whether points reach the goal ``(L,)``, and their margin ``(L,)`` in float64: the worse of the original
         model's in its own dtype and of float64, so that a point that counts holds in both."""
 
+    def leaky_answer(self, z: Tensor, rows: Tensor) -> Answer | None:
+        """The same answer, with gradients that pass switched-off elements: where the true gradient is zero it shows a
+        way. None where the network cannot be looked into."""
+        return None
+
     # --- asking -------------------------------------------------------------------------------------------------------
 
     def look(self, z: Tensor, rows: Tensor) -> Tensor:
@@ -117,6 +168,28 @@ class Goal(ABC):
         self.count(rows, forward=1, backward=1)
         return Slope(value.detach(), margin.detach(), _gradient(value, z))
 
+    def slopes(self, z: Tensor, rows: Tensor, losses: Losses) -> Slopes:
+        """Several losses and the gradient of each at points ``(L, *input_shape)``: one pass forward, one backward for
+        each loss. A positive loss whose gradient is zero gets that of :meth:`leaky_answer`, at two passes more."""
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            answer = self.answer(z, rows)
+            values = losses(answer, torch.arange(len(z), device=z.device))
+        self.count(rows, forward=1, backward=values.shape[1])
+        gradients = _gradients(values, z)
+        dead = (values.detach() > 0) & (gradients == 0).flatten(2).all(2)
+        lanes = dead.any(1).nonzero().flatten()
+        if len(lanes):
+            point = z[lanes].detach().requires_grad_()
+            with torch.enable_grad():
+                leaky = self.leaky_answer(point, rows[lanes])
+            if leaky is not None:
+                with torch.enable_grad():
+                    again = losses(leaky, lanes)
+                self.count(rows[lanes], forward=1, backward=values.shape[1])
+                gradients[dead] = _gradients(again, point)[dead[lanes]]
+        return Slopes(values.detach(), answer.margin.detach(), gradients, dead)
+
     def jacobian(self, z: Tensor, rows: Tensor, which: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The branches ``which (L, T)`` of each point (None: all K), ``(L, T)``, and their gradients
         ``(L, T, *input_shape)``: one pass forward, T backward."""
@@ -124,15 +197,8 @@ class Goal(ABC):
         with torch.enable_grad():
             branches = self.answer(z, rows).branches
             branches = branches if which is None else branches.gather(1, which)
-        count = branches.shape[1]
-        self.count(rows, forward=1, backward=count)
-        if not branches.requires_grad:
-            return branches.detach(), z.new_zeros(len(z), count, *z.shape[1:])
-        known = branches.isfinite()
-        picks = torch.eye(count, dtype=z.dtype, device=z.device).unsqueeze(1) * known.to(z.dtype)
-        finite = torch.where(known, branches, torch.zeros_like(branches))
-        (slopes,) = torch.autograd.grad(finite, z, picks, is_grads_batched=True)
-        return branches.detach(), slopes.transpose(0, 1).nan_to_num(0.0, 0.0, 0.0)
+        self.count(rows, forward=1, backward=branches.shape[1])
+        return branches.detach(), _gradients(branches, z)
 
     def count(self, rows: Tensor, forward: int = 0, backward: int = 0) -> None:
         """Note passes of the given rows, which may repeat."""
@@ -166,6 +232,19 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
     finite = torch.where(value.isfinite(), value, torch.zeros_like(value))
     (gradient,) = torch.autograd.grad(finite.sum(), z, allow_unused=True)
     return torch.zeros_like(z) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _gradients(values: Tensor, z: Tensor) -> Tensor:
+    """``(L, M, *input_shape)`` for values ``(L, M)``, row by row."""
+    if not values.requires_grad:
+        return z.new_zeros(len(z), values.shape[1], *z.shape[1:])
+    finite = torch.where(values.isfinite(), values, torch.zeros_like(values))
+    if values.shape[1] <= FEW:
+        each = [torch.autograd.grad(column.sum(), z, retain_graph=True)[0] for column in finite.unbind(1)]
+        return torch.stack(each, 1).nan_to_num(0.0, 0.0, 0.0)
+    picks = torch.eye(values.shape[1], dtype=z.dtype, device=z.device).unsqueeze(1).expand(-1, len(z), -1)
+    (gradients,) = torch.autograd.grad(finite, z, picks, is_grads_batched=True)
+    return gradients.transpose(0, 1).nan_to_num(0.0, 0.0, 0.0)
 
 
 def along(values: Tensor, like: Tensor) -> Tensor:

@@ -17,13 +17,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clinch.attacks.goal import Answer, Goal, Loss
+from clinch.attacks.goal import ANY, Answer, Goal, Loss
 from clinch.attacks.moves import shortest
 from clinch.attacks.schedule import cosine
 from clinch.attacks.track import Track
 
-#: a branch of ANY stands for the smallest of all
-ANY = -1
 #: how far an element without limits may move
 UNBOUNDED = 1e4
 

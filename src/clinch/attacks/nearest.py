@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from clinch.attacks.attack import nearest_by_projection
 from clinch.attacks.conditions import Conditions
-from clinch.attacks.goal import Goal, along
-from clinch.attacks.linearised import ANY, UNBOUNDED, Lanes, box_of, linearised_steps, wish_of
+from clinch.attacks.goal import ANY, Goal, along
+from clinch.attacks.linearised import UNBOUNDED, Lanes, box_of, linearised_steps, wish_of
 from clinch.attacks.moves import farthest, shortest
 from clinch.attacks.put_back import put_back
 from clinch.attacks.result import AttackResult, HasQuery

@@ -9,13 +9,13 @@ from clinch.attacks.conditions import Conditions
 from clinch.attacks.goal import Goal
 from clinch.attacks.labels import Labels, check_norm
 from clinch.attacks.result import HasQuery
-from clinch.errors import ProblemError, ShapeError
+from clinch.errors import ProblemError, ShapeError, UnsupportedByEngine
 from clinch.network.network import Network
-from clinch.query import Query
+from clinch.query import Distance, Query
 
 
 def goal_of(
-    net: nn.Module | Network | HasQuery | Query,
+    net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -28,7 +28,7 @@ def goal_of(
     """The goal of an attack: classifier, inputs and labels, or a problem alone.
 
     Args:
-        net: a classifier, or a problem (``cl.Problem`` or its normal form).
+        net: a classifier, or a problem (``cl.Problem`` or its normal form); a goal is returned as it is.
         x: ``(B, *input_shape)``; None for a problem.
         y: ``(B,)`` labels; None for a problem.
         target: one wanted class or ``(B,)``; None: any class but the label.
@@ -41,6 +41,8 @@ def goal_of(
         ProblemError: labels without inputs, or inputs for a problem; and what :class:`Labels` and
             :class:`Conditions` raise.
     """
+    if isinstance(net, Goal):
+        return net
     if isinstance(net, nn.Module | Network) or not (isinstance(net, Query) or hasattr(net, "query")):
         if x is None or y is None:
             raise ProblemError("A classifier is attacked at inputs x with labels y. Pass both, or a cl.Problem alone.")
@@ -49,6 +51,29 @@ def goal_of(
         raise ProblemError("A problem states its own inputs and conditions. Leave out x, y and target.")
     goal = Conditions(net, norm)
     check_norm(goal.p, any_p)
+    return goal
+
+
+def nearest_goal_of(
+    net: nn.Module | Network | HasQuery | Query | Goal,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    norm: float = torch.inf,
+) -> Goal:
+    """:func:`goal_of` for attacks that look for the smallest distance.
+
+    Raises:
+        UnsupportedByEngine: a problem with another objective than a distance; and what :func:`goal_of` raises.
+    """
+    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    if isinstance(goal, Conditions) and not isinstance(goal.query.objective, Distance):
+        raise UnsupportedByEngine(
+            "This attack looks for the smallest distance, and the problem's objective is none. Use "
+            "clinch.attacks.minimise instead."
+        )
     return goal
 
 

@@ -1,0 +1,31 @@
+"""The last few passes of an attack: back along the ray to the clean input as long as the goal stays reached."""
+
+from __future__ import annotations
+
+import torch
+
+from clinch.attacks.goal import along
+from clinch.attacks.track import Track
+
+
+def retract(track: Track, rounds: int = 10) -> None:
+    """Bisect the way from the clean input to each best point; what is nearer and still reaches the goal is kept.
+
+    Args:
+        track: holds the points. For p = 0 nothing is done: a shorter way changes as many elements.
+        rounds: forward passes of each input that has such a point.
+    """
+    goal = track.goal
+    if goal.p == 0:
+        return
+    rows = goal.todo[track.success[goal.todo]]
+    far, center = track.x[rows].clone(), goal.x[rows]
+    low, high = torch.zeros_like(track.distance[rows]), torch.ones_like(track.distance[rows])
+    for _ in range(rounds if len(rows) else 0):
+        share = (low + high) / 2
+        z = center + along(share, far) * (far - center)
+        margin = goal.look(z, rows)
+        # the centre of a distance may lie outside the region, and so may points on the way
+        reached = (margin < 0) & goal.region.take(rows).contains(z)
+        track.update(z[reached], rows[reached], margin[reached])
+        low, high = torch.where(reached, low, share), torch.where(reached, share, high)

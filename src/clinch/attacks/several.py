@@ -1,0 +1,76 @@
+"""Several losses that must all become negative: which of their gradients to follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+#: from losses ``(L, M)`` and gradients ``(L, M, *shape)`` to what is descended, ``(L, *shape)``
+Rule = Callable[[Tensor, Tensor], Tensor]
+
+#: what must be left of a gradient, relative to its length, once it is made orthogonal to others
+LEFT = 1e-3
+
+
+def together(losses: Tensor, gradients: Tensor) -> Tensor:
+    """The unit gradients of the losses that are not yet negative, added; that of the largest where all are.
+
+    Args:
+        losses: ``(L, M)``.
+        gradients: ``(L, M, *shape)``.
+
+    Returns:
+        Shape ``(L, *shape)``.
+    """
+    flat = _unit(gradients.flatten(2))
+    active = (losses >= 0) | (losses >= losses.amax(1, keepdim=True))
+    return (flat * active.unsqueeze(2)).sum(1).reshape(gradients[:, 0].shape)
+
+
+def selective(losses: Tensor, gradients: Tensor) -> Tensor:
+    """The gradient of the first loss that is not yet negative (Bryniarski et al. 2021, arXiv 2106.15023, section 4.1).
+
+    Arguments and result: see :func:`together`.
+    """
+    lane = torch.arange(len(losses), device=losses.device)
+    return gradients[lane, _first(losses)]
+
+
+def orthogonal(losses: Tensor, gradients: Tensor) -> Tensor:
+    """The same, without its part in the span of all other gradients: ``∇f − proj_∇g ∇f`` where there are two losses.
+
+    So a step changes, to first order, no other loss (Bryniarski et al. 2021, arXiv 2106.15023, section 4.2; more than
+    two losses are ours). Where nothing is left, because the gradients are parallel, the gradient itself is followed.
+
+    Arguments and result: see :func:`together`.
+    """
+    lane, first = torch.arange(len(losses), device=losses.device), _first(losses)
+    flat = _unit(gradients.flatten(2))
+    own = flat[lane, first].unsqueeze(1)
+    rest = flat.clone()
+    rest[lane, first] = 0.0
+    # the smallest coefficients c with rest·restᵀ c = rest·own, whatever gradients are zero or parallel
+    gram = (rest @ rest.mT).double()
+    share = torch.linalg.pinv(gram, rtol=1e-6, hermitian=True) @ (rest @ own.mT).double()
+    left = own - share.to(rest).mT @ rest
+    enough = torch.linalg.vector_norm(left, dim=2, keepdim=True) > LEFT
+    return torch.where(enough, left, own).squeeze(1).reshape(gradients[:, 0].shape)
+
+
+RULES: dict[str, Rule] = {"together": together, "selective": selective, "orthogonal": orthogonal}
+
+
+def _first(losses: Tensor) -> Tensor:
+    """The first loss that is not negative; the largest where all are."""
+    unmet = losses >= 0
+    return torch.where(unmet.any(1), unmet.to(torch.uint8).argmax(1), losses.argmax(1))
+
+
+def _unit(gradients: Tensor) -> Tensor:
+    """Rows ``(L, M, n)`` of unit length; zero stays zero. Squares of tiny gradients would underflow."""
+    size = gradients.abs().amax(2, keepdim=True)
+    scaled = gradients / torch.where(size > 0, size, 1.0)
+    length = torch.linalg.vector_norm(scaled, dim=2, keepdim=True)
+    return scaled / torch.where(length > 0, length, 1.0)
