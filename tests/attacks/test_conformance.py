@@ -33,7 +33,9 @@ def linear(seed: int = 0, size: int = 30, classes: int = 3) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(size, classes)).eval().requires_grad_(False)
 
 
-def images(model: nn.Module, shape: tuple[int, ...], count: int = 6, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def images(
+    model: nn.Module, shape: tuple[int, ...], count: int = 6, seed: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = 0.2 + 0.6 * torch.rand(count, *shape, generator=generator)
     return x, model(x).argmax(1)
@@ -144,12 +146,12 @@ def test_gradients_that_are_zero_are_reported(method):
 
 @pytest.mark.parametrize(("method", "p"), [e for e in EACH if e.values[1] != 0])
 def test_linear_classifiers(method, p):
-    """"nearest" comes within its factor of the closed form, "budget" finds what lies inside and nothing else."""
+    """ "nearest" comes within its factor of the closed form, "budget" finds what lies inside and nothing else."""
     model = linear()
     x, y = images(model, (5, 6), count=8)
     exact = closed_form(model, x, y, p)
     if method.kind == "nearest":
-        found = run(method, model, x, y, p, bounds=None)
+        found = run(method, model, x, y, p, bounds=None, **method.thorough)
         assert bool(found.success.all())
         assert bool((found.distance >= exact * (1 - 1e-6)).all())
         assert bool((found.distance <= exact * method.linear).all())

@@ -9,7 +9,7 @@ from clinch.attacks.conditions import Conditions
 from clinch.attacks.goal import Goal
 from clinch.attacks.labels import Labels
 from clinch.attacks.result import HasQuery
-from clinch.errors import ProblemError, ShapeError
+from clinch.errors import ProblemError, ShapeError, UnsupportedByEngine
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -46,6 +46,20 @@ def goal_of(
     if x is not None or y is not None or target is not None:
         raise ProblemError("A problem states its own inputs and conditions. Leave out x, y and target.")
     return Conditions(net, norm)
+
+
+def check_norm(goal: Goal, method: str, norms: tuple[float, ...]) -> Goal:
+    """The goal itself, where a method can measure its distances.
+
+    Raises:
+        UnsupportedByEngine: another norm than the method has a meaning for, or weights.
+    """
+    if goal.p not in norms:
+        known = " or ".join("cl.inf" if p == torch.inf else f"{p:g}" for p in norms)
+        raise UnsupportedByEngine(f"{method} has no meaning for norm={goal.p:g}. Use norm={known}, or another attack.")
+    if goal.weights is not None:
+        raise UnsupportedByEngine(f"{method} measures distances without weights. Use clinch.attacks.minimise for them.")
+    return goal
 
 
 def radius_of(goal: Goal, eps: float | Tensor | None) -> Tensor:
