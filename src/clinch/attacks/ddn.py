@@ -81,9 +81,11 @@ def ddn(
         track.note_gradient(slope.gradient, rows)
         track.update(z, rows, slope.margin)
         radius = radius * torch.where(slope.margin < 0, 1 - gamma, 1 + gamma)
-        blind = (slope.gradient == 0).flatten(1).all(1)
-        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
-        direction = steepest_direction(torch.where(along(blind, z), noise, slope.gradient), 2)
+        direction = steepest_direction(slope.gradient, 2)
+        blind = (~direction.flatten(1).any(1)).nonzero().flatten()
+        if len(blind):
+            noise = torch.randn(z[blind].shape, generator=generator, dtype=z.dtype).to(z.device)
+            direction[blind] = steepest_direction(noise, 2)
         delta = z - center - cosine(step_size, 0.01 * step_size, k, steps) * direction
         z = project_into(region, center + along(radius, z) * steepest_direction(delta, 2))
         track.step()

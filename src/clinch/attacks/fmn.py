@@ -81,9 +81,10 @@ def fmn(
     for k in range(steps if len(rows) else 0):
         slope = goal.slope(z, rows, function)
         track.note_gradient(slope.gradient, rows)
-        track.update(z, rows, slope.margin)
+        distance = goal.distance(z, rows)
+        track.update(z, rows, slope.margin, distance)
         share = cosine(gamma, gamma / 50, k, steps)
-        radius = _next_radius(track, slope, radius, goal.distance(z, rows), share, linear=function is None)
+        radius = _next_radius(track, slope, radius, distance, share, linear=function is None)
         moved = z - cosine(step_size, step_size / 100, k, steps) * steepest_direction(slope.gradient, 2)
         z = project_into(goal.within(radius.double(), rows), moved)
         track.step()
