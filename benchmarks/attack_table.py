@@ -42,13 +42,16 @@ Minimum-norm attacks on the first 100 correctly classified MNIST test images, un
 """
 
 
-def write_tables(lines: list[dict], path: Path, command: str) -> None:
+def write_tables(lines: list[dict], path: Path) -> None:
     """Write the tables of all cells in the record."""
     cells: dict[tuple[str, str, int], list[dict]] = {}
     for line in lines:
         network, p, budget = line["key"][:3]
         cells.setdefault((network, p, budget), []).append(line)
-    text = ["# Minimum-norm attacks beside other libraries", LEGEND, f"Written by `{command}`.", ""]
+    networks = " ".join(dict.fromkeys(network for network, _, _ in cells))
+    budgets = " ".join(map(str, sorted({budget for _, _, budget in cells})))
+    command = f"`python benchmarks/attacks.py --networks {networks} --budget {budgets}`"
+    text = ["# Minimum-norm attacks beside other libraries", LEGEND, f"Written by {command}.", ""]
     text += _summary(cells, lines)
     for (network, p, budget), rows in sorted(cells.items(), key=lambda item: (item[0][2], item[0][0], item[0][1])):
         text += _cell(network, p, budget, rows, _best(lines, network, p))

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -167,8 +166,7 @@ def main() -> None:
                     with RUNS.open("a") as file:
                         file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     print(*key, line.get("error", f"{line.get('seconds', 0) * 1e3:.1f} ms"), flush=True)
-    command = "python benchmarks/attacks.py " + " ".join(a for a in sys.argv[1:] if a != "--table")
-    write_tables(record(), TABLES, command.strip())
+    write_tables(record(), TABLES)
 
 
 def record() -> list[dict]:
