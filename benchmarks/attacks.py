@@ -155,13 +155,13 @@ def main() -> None:
     if not options.table:
         methods = clinch_methods() + ([] if options.only_clinch else rival_methods())
         wanted = [m for m in methods if options.methods is None or m.name in options.methods]
-        known = set() if options.again else {tuple(line["key"]) for line in record()}
         for network in options.networks:
             task = Task(network)
             for budget, p, method in [(b, p, m) for b in options.budget for p in options.norms for m in wanted]:
                 key = (network, LENGTH[p], budget, method.library, method.name)
-                skip = p not in method.norms or key in known or (method.settled and budget != BUDGETS[0])
-                if not skip:
+                skip = p not in method.norms or (method.settled and budget != BUDGETS[0])
+                # read anew each time: several of these may run at once
+                if not skip and (options.again or key not in {tuple(line["key"]) for line in record()}):
                     line = {"key": key, **measured(method, task, p, budget)}
                     with RUNS.open("a") as file:
                         file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -13,6 +13,7 @@ import clinch as cl
 from clinch.attacks.alma import _first_size
 from clinch.attacks.labels import Labels
 from clinch.attacks.pdpgd import _proximal
+from clinch.geometry.halfspace import halfspace_distance
 
 INF = math.inf
 A = cl.attacks
@@ -98,6 +99,20 @@ def test_fab_needs_three_steps_on_linear_classifiers_without_limits(attack, p):
     x, y = images(model, (5, 6))
     found = attack(model, x, y, norm=p, steps=3, bounds=None)
     assert bool((found.distance <= closed_form(model, x, y, p) * (1 + 1e-4)).all())
+
+
+@pytest.mark.parametrize("attack", [A.fmn, A.sigma_zero, A.vfga])
+def test_few_changes_on_linear_classifiers_are_near_the_fewest(attack):
+    model = linear()
+    x, y = images(model, (5, 6), count=8)
+    weight, bias = model[1].weight, model[1].bias
+    rows, constant = weight[y][:, None] - weight, bias[y][:, None] - bias
+    box = torch.zeros(8, 30), torch.ones(8, 30)
+    exact = halfspace_distance(rows, constant, *box, x.flatten(1), 0).distance
+    exact = exact.masked_fill(nn.functional.one_hot(y, 3).bool(), INF).amin(1)
+    more = {} if attack is A.vfga else {"steps": 100}
+    found = attack(model, x, y, **more, **({"norm": 0} if attack is A.fmn else {}))
+    assert bool((found.distance >= exact).all()) and bool((found.distance <= exact + 2).all())
 
 
 def test_the_margin_leads_ddn_to_the_nearest_point():

@@ -48,8 +48,8 @@ def fab(
     With d₁, d₂ the projections of z and of x onto box ∩ ``{m + <∇m, · − z> = 0}``, each exact, and
     ``α = min(‖d₁ − z‖/(‖d₁ − z‖ + ‖d₂ − x‖), α_max)``: ``z ← clip((1−α)·(z + η(d₁ − z)) + α·(x + η(d₂ − x)))``; where
     that reaches the goal ``z ← (1−β)·x + β·z``. The branch m is that with the least ``|m|/‖∇m‖_q`` of all, or where
-    ``classes`` is given each of that many gets a run of its own (FAB-T). Three steps of regula falsi towards x end the
-    attack. Croce and Hein 2020 (arXiv 1907.02044, algorithm 1 and equations 7 to 10).
+    ``classes`` is given each of that many gets a run of its own (FAB-T). Three steps of regula falsi towards x, each a
+    thousandth beyond the root, end the attack. Croce and Hein 2020 (arXiv 1907.02044, algorithm 1).
 
     Args:
         net: a classifier; or a problem with constraints on the network, then without x and y.

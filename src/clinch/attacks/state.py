@@ -58,7 +58,7 @@ def check_norm(goal: Goal, method: str, norms: tuple[float, ...]) -> Goal:
         known = " or ".join("cl.inf" if p == torch.inf else f"{p:g}" for p in norms)
         raise UnsupportedByEngine(f"{method} has no meaning for norm={goal.p:g}. Use norm={known}, or another attack.")
     if goal.weights is not None:
-        raise UnsupportedByEngine(f"{method} measures distances without weights. Use clinch.attacks.minimise for them.")
+        raise UnsupportedByEngine(f"{method} measures distances without weights. Use solve() for them.")
     return goal
 
 
