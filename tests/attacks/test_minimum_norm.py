@@ -59,7 +59,7 @@ def test_vfga_spends_two_passes_and_its_samples_on_each_changed_element():
     found = A.vfga(model, x, y, samples=3)
     assert bool(found.success.all())
     assert torch.equal(found.forward, 7 * found.backward)
-    assert torch.equal(found.distance, found.backward.double())
+    assert bool((found.distance <= found.backward).all())
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, 2.0, INF])

@@ -66,32 +66,32 @@ def vfga(
     most = goal.x[:1].numel() if steps is None else steps
     track = Track(goal, record=history, progress=progress, steps=most)
     generator = torch.Generator().manual_seed(seed)
-    rows, z = goal.todo, track.x[goal.todo]
-    free = torch.ones_like(z, dtype=torch.bool).flatten(1)
+    start, rows = track.x.clone(), goal.todo
+    z = start[rows]
     for _ in range(most):
         if not len(rows):
             break
         slope = goal.slope(z, rows, function)
         track.note_gradient(slope.gradient, rows)
         track.update(z, rows, slope.margin)
-        trials, picked = _trials(goal, z, rows, slope.gradient.flatten(1), free, samples, generator)
+        free = (z == start[rows]).flatten(1)
+        trials = _trials(goal, z, rows, slope.gradient.flatten(1), free, samples, generator)
         margin, value = _weigh(goal, trials.flatten(0, 1), rows.repeat_interleave(trials.shape[1]), function)
         order = torch.where(margin < 0, -torch.inf, value).reshape(len(rows), -1)
         best = order.argmin(1)
         z = trials[torch.arange(len(rows), device=z.device), best]
         margin = margin.reshape(order.shape).gather(1, best[:, None]).squeeze(1)
         track.update(z, rows, margin)
-        free = free.scatter(1, picked.gather(1, best[:, None] // samples), False)
         going = (margin >= 0) & free.any(1) & (slope.gradient != 0).flatten(1).any(1)
-        rows, z, free = rows[going], z[going], free[going]
+        rows, z = rows[going], z[going]
         track.step()
     return track.result()
 
 
 def _trials(
     goal: Goal, z: Tensor, rows: Tensor, gradient: Tensor, free: Tensor, samples: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Points ``(L, 2·samples, *input_shape)`` and the elements ``(L, 2)`` that they change, upwards and downwards."""
+) -> Tensor:
+    """Points ``(L, 2·samples, *input_shape)``: z with the element changed that gains most upwards, or downwards."""
     region, flat = goal.region.take(rows), z.flatten(1)
     lower, upper = region.lower.flatten(1), region.upper.flatten(1)
     up, down = ((side - flat).abs().nan_to_num(posinf=1.0) for side in (upper, lower))
@@ -102,7 +102,7 @@ def _trials(
     where = picked.repeat_interleave(samples, 1).unsqueeze(2)
     trials = flat.unsqueeze(1).expand(-1, 2 * samples, -1).scatter_add(2, where, (noise * room).flatten(1).unsqueeze(2))
     trials = torch.maximum(torch.minimum(trials, upper.unsqueeze(1)), lower.unsqueeze(1))
-    return trials.unflatten(2, z.shape[1:]), picked
+    return trials.unflatten(2, z.shape[1:])
 
 
 def _weigh(goal: Goal, z: Tensor, rows: Tensor, loss: Loss | None) -> tuple[Tensor, Tensor]:
