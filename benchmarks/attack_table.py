@@ -38,7 +38,10 @@ Minimum-norm attacks on the first 100 correctly classified MNIST test images, un
 - *nearest*: share of images on which Clinch's default (`nearest`) at this budget is at least as near as this method,
   ties within 1e-4 included. `nearest` itself: as near as all other runs of the budget.
 - Attacks that end by themselves are run once, and listed under 240 passes. torchattacks' FAB-T ends with its first
-  success, so that without a given radius it tries one class.
+  success, so that without a given radius it tries one class. adv-lib's FMN rescales every ℓ2 perturbation to the
+  sphere instead of projecting onto the ball. Its PDPGD for ℓ0 sets 4 to 7% of the elements to zero through rounding
+  (the square root of a negative number in float32) where the exact operator keeps them.
+- Cells are written as far as they were run.
 """
 
 
