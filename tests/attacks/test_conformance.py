@@ -167,7 +167,7 @@ def test_linear_classifiers(method, p):
     x, y = images(model, (5, 6), count=8)
     exact = closed_form(model, x, y, p)
     if method.kind == "nearest":
-        found = run(method, model, x, y, p, bounds=None)
+        found = run(method, model, x, y, p, bounds=None, **method.thorough)
         assert bool(found.success.all())
         assert bool((found.distance >= exact * (1 - 1e-6)).all())
         assert bool((found.distance <= exact * method.linear).all())

@@ -53,7 +53,7 @@ class Labels(Goal):
     ) -> None:
         if outputs not in OUTPUTS:
             raise ProblemError(f"outputs={outputs!r} is not known. Write 'logits' or 'probabilities'.")
-        check_norm(p, any_p)
+        check_p(p, any_p)
         self.model = Model(net)
         self.x = _checked_inputs(self.model, x, bounds)
         self.p, self.outputs = float(p), outputs
@@ -145,7 +145,7 @@ class Model:
         return copy.deepcopy(self.net).double()(x.double())
 
 
-def check_norm(p: float, any_p: bool) -> None:
+def check_p(p: float, any_p: bool) -> None:
     """Raise a ProblemError for a norm that an attack does not take."""
     if any_p and not p >= 1:
         raise ProblemError(f"norm={p} has no dual norm, which this attack needs. Write a number from 1 on, or cl.inf.")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from clinch.attacks.conditions import Conditions
 from clinch.attacks.goal import Goal
-from clinch.attacks.labels import Labels, check_norm
+from clinch.attacks.labels import Labels, check_p
 from clinch.attacks.result import HasQuery
 from clinch.errors import ProblemError, ShapeError, UnsupportedByEngine
 from clinch.network.network import Network
@@ -50,7 +50,7 @@ def goal_of(
     if x is not None or y is not None or target is not None:
         raise ProblemError("A problem states its own inputs and conditions. Leave out x, y and target.")
     goal = Conditions(net, norm)
-    check_norm(goal.p, any_p)
+    check_p(goal.p, any_p)
     return goal
 
 
@@ -74,6 +74,20 @@ def nearest_goal_of(
             "This attack looks for the smallest distance, and the problem's objective is none. Use "
             "clinch.attacks.minimise instead."
         )
+    return goal
+
+
+def check_norm(goal: Goal, method: str, norms: tuple[float, ...]) -> Goal:
+    """The goal itself, where a method can measure its distances.
+
+    Raises:
+        UnsupportedByEngine: another norm than the method has a meaning for, or weights.
+    """
+    if goal.p not in norms:
+        known = " or ".join("cl.inf" if p == torch.inf else f"{p:g}" for p in norms)
+        raise UnsupportedByEngine(f"{method} has no meaning for norm={goal.p:g}. Use norm={known}, or another attack.")
+    if goal.weights is not None:
+        raise UnsupportedByEngine(f"{method} measures distances without weights. Use solve() for them.")
     return goal
 
 

@@ -78,6 +78,8 @@ class Track:
     def note_gradient(self, gradient: Tensor, rows: Tensor) -> None:
         """Remember whether gradients ``(L, *input_shape)`` gave any direction."""
         self._asked[rows] = True
+        if bool(self._moved[rows].all()):
+            return
         self._moved[rows[(gradient != 0).flatten(1).any(1)]] = True
 
     def step(self) -> None:

@@ -1,0 +1,189 @@
+"""ALMA: an augmented Lagrangian of distance and margin, with step sizes that adapt (p = 1 and 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.goal import Answer, Goal, Loss, along
+from clinch.attacks.labels import Labels
+from clinch.attacks.result import AttackResult, HasQuery
+from clinch.attacks.state import check_norm, goal_of
+from clinch.attacks.track import Progress, Track
+from clinch.errors import ProblemError
+from clinch.geometry.directions import steepest_direction
+from clinch.geometry.linear_minimum import saturating_root
+from clinch.geometry.projection import project_into
+from clinch.network.network import Network
+from clinch.query import Query
+
+#: distance of the first step, by norm
+FIRST_DISTANCE = {1.0: 0.5, 2.0: 0.1}
+#: limits of the multiplier
+SMALLEST, LARGEST = 1e-6, 1e12
+#: what a point beyond the boundary has to show, in units of the loss, before the multiplier falls
+ROOM = 1e-4
+
+
+def alma(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    norm: float = 2.0,
+    steps: int = 1000,
+    first_distance: float | None = None,
+    reduction: float = 0.01,
+    average: float = 0.9,
+    check_every: int = 10,
+    growth: float = 1.2,
+    improvement: float = 0.95,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int = 0,
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """A small ℓ1 or ℓ2 perturbation by an augmented Lagrangian method.
+
+    ``min ‖δ‖_p + P(r, ρ, μ)`` with the difference-of-logits ratio ``r = m/(z_π1 − z_π3)`` and the penalty
+    ``P = μr + μρr² + ρ²r³/6`` for r ≥ 0, ``μr/(1 − ρr)`` below. δ follows RMSProp with momentum;
+    ``μ ← α·μ + (1−α)·∂P/∂r``; ``ρ ← γ·ρ`` where M steps without a success have not brought r below τ times its value.
+    Rony et al. 2021 (arXiv 2011.11857, algorithm 1; penalty P2). The first step size is that which moves by
+    ``first_distance``; after the first success it falls to ``reduction`` of that, so that the last few percent of the
+    distance need many steps. Where we differ: that step size is exact instead of by bisection, and a problem, or a
+    classifier of two classes, for which the ratio says nothing, takes the margin over its value at x for r.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        norm: 1 or 2.
+        steps: one pass forward and one backward each.
+        first_distance: length of the first step; None: 0.5 for p = 1, 0.1 for p = 2 (ours, for images).
+        reduction: last step size over the first.
+        average: α, also the decay of RMSProp and its momentum.
+        check_every: M.
+        growth: γ.
+        improvement: τ.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits.
+        seed: of the random direction that stands for a gradient of zero in the first step.
+        history: whether to keep the course of the attack.
+        progress: called after each step with the numbers of steps done and planned.
+
+    Returns:
+        The nearest points found; see :class:`AttackResult`.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> alma(net, x, y, norm=2, steps=120).distance.median()
+    """
+    if steps < 1 or check_every < 1 or (first_distance is not None and first_distance <= 0):
+        raise ProblemError(
+            f"steps={steps}, check_every={check_every}, first_distance={first_distance}: must be positive."
+        )
+    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=norm), "ALMA", (1.0, 2.0))
+    first = FIRST_DISTANCE[goal.p] if first_distance is None else first_distance
+    track = Track(goal, record=history, progress=progress, steps=steps)
+    penalty = _Penalty(goal, steps, average, check_every, growth, improvement)
+    if len(goal.todo):
+        _descend(track, penalty, steps, first, reduction, torch.Generator().manual_seed(seed))
+    return track.result()
+
+
+def _descend(
+    track: Track, penalty: _Penalty, steps: int, first: float, reduction: float, generator: torch.Generator
+) -> None:
+    """RMSProp with momentum on ``‖δ‖_p + P``."""
+    goal, rows, average = track.goal, track.goal.todo, penalty.average
+    z, region, function = track.x[rows], goal.region.take(rows), _ratio(goal)
+    squares, momentum = torch.ones_like(z), torch.zeros_like(z)
+    size = scale = torch.ones_like(track.distance[rows])
+    for k in range(steps):
+        slope = goal.slope(z, rows, function)
+        track.note_gradient(slope.gradient, rows)
+        track.update(z, rows, slope.margin)
+        if k == 0 and function is None:
+            scale = slope.loss.abs().clamp(min=torch.finfo(scale.dtype).tiny)
+        pull = penalty.update(slope.loss / scale + ROOM, slope.margin < 0, k)
+        gradient = along(pull / scale, z) * slope.gradient
+        if k == 0:
+            noise = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
+            blind = along(gradient.flatten(1).norm(dim=1) <= 1e-6, z)
+            gradient = torch.where(blind, steepest_direction(noise, 2), gradient)
+        else:
+            gradient = gradient + _outwards(z - goal.x[rows], goal.p)
+        squares = average * squares + (1 - average) * gradient.square()
+        change = gradient / (squares.sqrt() + 1e-8)
+        if k == 0:
+            size = _first_size(goal, z, rows, change, first)
+        momentum = average * momentum + change
+        since = penalty.found_at
+        fall = reduction ** ((k - since).clamp(min=0) / (steps - since).clamp(min=1))
+        z = project_into(region, z - along(size * fall, z) * momentum)
+        track.step()
+
+
+class _Penalty:
+    """``P(r, ρ, μ)`` of each lane with its multiplier μ and parameter ρ.
+
+    Attributes:
+        found_at: ``(L,)`` step of the first success, the number of steps before there is one.
+    """
+
+    def __init__(
+        self, goal: Goal, steps: int, average: float, check_every: int, growth: float, improvement: float
+    ) -> None:
+        self.average, self.check_every, self.growth, self.improvement = average, check_every, growth, improvement
+        self.mu = self.rho = self.reference = goal.x.new_ones(len(goal.todo))
+        self.found_at, self.steps = self.mu * steps, steps
+
+    def update(self, r: Tensor, inside: Tensor, k: int) -> Tensor:
+        """Adapt both at step k; returns ``∂P/∂r``."""
+        self.found_at = torch.where(inside & (self.found_at == self.steps), float(k), self.found_at)
+        if k == 0:
+            self.reference = r
+            return self._pull(r)
+        if (k + 1) % self.check_every == 0:
+            stuck = (self.found_at == self.steps) & (r >= self.improvement * self.reference)
+            self.rho = torch.where(stuck, self.growth * self.rho, self.rho)
+            self.reference = r
+        self.mu = (self.average * self.mu + (1 - self.average) * self._pull(r)).clamp(SMALLEST, LARGEST)
+        return self._pull(r)
+
+    def _pull(self, r: Tensor) -> Tensor:
+        outside = self.mu + 2 * self.mu * self.rho * r + self.rho.square() * r.square() / 2
+        return torch.where(r >= 0, outside, self.mu / (1 - self.rho * r.clamp(max=0)).square())
+
+
+def _ratio(goal: Goal) -> Loss | None:
+    """The margin over the difference of the largest and the third largest logit; None where there are none."""
+    if not isinstance(goal, Labels) or goal.classes < 3:
+        return None
+
+    def loss(answer: Answer, rows: Tensor) -> Tensor:
+        assert answer.logits is not None
+        order = answer.logits.topk(3, dim=1).values
+        return answer.margin / (order[:, 0] - order[:, 2] + 1e-8)
+
+    return loss
+
+
+def _outwards(delta: Tensor, p: float) -> Tensor:
+    """Gradient of ``‖δ‖_p``."""
+    return delta.sign() if p == 1 else steepest_direction(delta, 2)
+
+
+def _first_size(goal: Goal, z: Tensor, rows: Tensor, change: Tensor, distance: float) -> Tensor:
+    """The step size at which ``clip(z − size·change) − z`` has the given length, as near to it as the range allows."""
+    region, change = goal.region.take(rows), change.flatten(1)
+    room = torch.where(change > 0, z.flatten(1) - region.lower.flatten(1), region.upper.flatten(1) - z.flatten(1))
+    power = int(goal.p)
+    rate = change.abs().pow(power)
+    high = torch.where(change == 0, 0.0, room.clamp(min=0).pow(power))
+    target = torch.minimum(torch.full_like(rate[:, 0], distance**power), high.sum(1))
+    size = saturating_root(rate, None, high, target)[0].pow(1 / power)
+    return torch.where(size.isfinite(), size, 0.0)

@@ -1,0 +1,92 @@
+"""DDN: direction and length of the perturbation are changed apart from each other (p = 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.goal import along
+from clinch.attacks.losses import loss_of
+from clinch.attacks.result import AttackResult, HasQuery
+from clinch.attacks.schedule import cosine
+from clinch.attacks.state import check_norm, goal_of
+from clinch.attacks.track import Progress, Track
+from clinch.errors import ProblemError
+from clinch.geometry.directions import steepest_direction
+from clinch.geometry.projection import project_into
+from clinch.network.network import Network
+from clinch.query import Query
+
+
+def ddn(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    steps: int = 100,
+    gamma: float = 0.05,
+    first_radius: float = 1.0,
+    step_size: float = 1.0,
+    loss: str | None = None,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int = 0,
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """A small ℓ2 perturbation: one gradient step for its direction, one factor for its length.
+
+    ``δ ← δ − α·∇L/‖∇L‖₂,   ε ← (1 ∓ γ)·ε  (− where δ reached the goal),   δ ← clip(x + ε·δ/‖δ‖₂) − x`` with α by cosine
+    annealing to a hundredth. Rony et al. 2019 (arXiv 1811.09600, algorithm 1); as in the authors' code the next step
+    starts at the rescaled and clipped δ. Results are not rounded to 256 grey levels. The
+    gradient of cross-entropy mixes the classes and leaves the perturbation some percent too long, however many steps;
+    that of ``loss="margin"`` does not.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        steps: one pass forward and one backward each.
+        gamma: γ.
+        first_radius: ε at the start, in units of the input.
+        step_size: α at the start.
+        loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits.
+        seed: of the random direction that stands for a gradient of zero.
+        history: whether to keep the course of the attack.
+        progress: called after each step with the numbers of steps done and planned.
+
+    Returns:
+        The nearest points found; see :class:`AttackResult`.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> ddn(net, x, y, steps=120).distance.median()
+    """
+    if steps < 1 or not 0 < gamma < 1 or first_radius <= 0:
+        raise ProblemError(
+            f"steps={steps}, gamma={gamma}, first_radius={first_radius}: at least 1, in (0, 1), above 0."
+        )
+    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=2.0), "DDN", (2.0,))
+    function = loss_of(goal, loss)
+    track = Track(goal, record=history, progress=progress, steps=steps)
+    generator = torch.Generator().manual_seed(seed)
+    rows, region, center = goal.todo, goal.region.take(goal.todo), goal.x[goal.todo]
+    z, radius = track.x[rows], center.new_full((len(rows),), first_radius)
+    for k in range(steps if len(rows) else 0):
+        slope = goal.slope(z, rows, function)
+        track.note_gradient(slope.gradient, rows)
+        track.update(z, rows, slope.margin)
+        radius = radius * torch.where(slope.margin < 0, 1 - gamma, 1 + gamma)
+        direction = steepest_direction(slope.gradient, 2)
+        blind = (~direction.flatten(1).any(1)).nonzero().flatten()
+        if len(blind):
+            noise = torch.randn(z[blind].shape, generator=generator, dtype=z.dtype).to(z.device)
+            direction[blind] = steepest_direction(noise, 2)
+        delta = z - center - cosine(step_size, 0.01 * step_size, k, steps) * direction
+        z = project_into(region, center + along(radius, z) * steepest_direction(delta, 2))
+        track.step()
+    return track.result()

@@ -1,0 +1,203 @@
+"""FAB: steps onto the linearised boundary, drawn towards the clean input (p = 1, 2 and infinity)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.goal import Answer, Goal, along
+from clinch.attacks.result import AttackResult, HasQuery
+from clinch.attacks.state import check_norm, goal_of
+from clinch.attacks.track import Progress, Track
+from clinch.errors import ProblemError
+from clinch.geometry.halfspace import halfspace_distance
+from clinch.geometry.norms import dual_exponent
+from clinch.geometry.norms import norm as length_of
+from clinch.geometry.projection import project_into
+from clinch.network.network import Network
+from clinch.query import Query
+
+#: length of random starts, by norm, where no nearer point is known
+START = {1.0: 5.0, 2.0: 1.0, torch.inf: 0.3}
+#: passes forward of the last search between the clean input and the best point
+SEARCH = 3
+#: share of the rest by which each of them goes beyond the linear root, which may lie just short of the boundary
+BEYOND = 1e-3
+
+
+def fab(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    norm: float = torch.inf,
+    steps: int = 100,
+    restarts: int = 1,
+    classes: int | None = None,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    beta: float = 0.9,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int = 0,
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """The fast adaptive boundary attack: small perturbations in three norms.
+
+    With d₁, d₂ the projections of z and of x onto box ∩ ``{m + <∇m, · − z> = 0}``, each exact, and
+    ``α = min(‖d₁ − z‖/(‖d₁ − z‖ + ‖d₂ − x‖), α_max)``: ``z ← clip((1−α)·(z + η(d₁ − z)) + α·(x + η(d₂ − x)))``; where
+    that reaches the goal ``z ← (1−β)·x + β·z``. The branch m is that with the least ``|m|/‖∇m‖_q`` of all, or where
+    ``classes`` is given each of that many gets a run of its own (FAB-T). Three steps of regula falsi towards x, each a
+    thousandth beyond the root, end the attack. Croce and Hein 2020 (arXiv 1907.02044, algorithm 1).
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        norm: 1, 2 or ``cl.inf``.
+        steps: each one pass forward and one back per branch (with ``classes``: one), and one forward for the new point.
+        restarts: runs of each input; those after the first start at random points.
+        classes: number of branches that get a run each, nearest first; None: one run over all branches.
+        alpha_max: largest share of the projection of x.
+        eta: η, how far to go beyond the boundary.
+        beta: β.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits.
+        seed: of the random starts.
+        history: whether to keep the course of the attack.
+        progress: called after each step with the numbers of steps done and planned.
+
+    Returns:
+        The nearest points found; see :class:`AttackResult`.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> fab(net, x, y, norm=2, steps=20).distance.median()
+    """
+    if steps < 1 or restarts < 1 or (classes is not None and classes < 1):
+        raise ProblemError(f"steps={steps}, restarts={restarts} and classes={classes} must be at least 1.")
+    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=norm), "FAB", (1.0, 2.0, torch.inf))
+    track = Track(goal, record=history, progress=progress, steps=steps * restarts)
+    generator = torch.Generator().manual_seed(seed)
+    if len(goal.todo):
+        rows, branch = _lanes(goal, track, classes)
+        for run in range(restarts):
+            _run(track, rows, branch, _start(track, rows, generator, random=run > 0), steps, alpha_max, eta, beta)
+        _search(track)
+    return track.result()
+
+
+def fab_t(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    norm: float = torch.inf,
+    steps: int = 100,
+    restarts: int = 1,
+    classes: int = 9,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int = 0,
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """FAB with a run for each of the nearest classes: ``fab(..., classes=9)``, as in AutoAttack (arXiv 2003.01690).
+
+    Arguments, result and errors: see :func:`fab`. A step costs three passes for each class.
+
+    Example:
+        >>> fab_t(net, x, y, norm=2, steps=8).distance.median()
+    """
+    return fab(net, x, y, norm=norm, steps=steps, restarts=restarts, classes=classes, target=target, bounds=bounds,
+               seed=seed, history=history, progress=progress)  # fmt: skip
+
+
+def _lanes(goal: Goal, track: Track, classes: int | None) -> tuple[Tensor, Tensor | None]:
+    """Rows of the lanes ``(L,)`` and the branch of each, or None for all branches in one lane."""
+    rows = goal.todo
+    if classes is None or goal.width == 1:
+        return rows, None if goal.width > 1 else torch.zeros_like(rows)
+    with torch.no_grad():
+        branches = goal.answer(track.x[rows], rows).branches
+    goal.count(rows, forward=1)
+    value, branch = branches.topk(min(classes, goal.width), dim=1, largest=False)
+    known = value.isfinite()
+    return rows.repeat_interleave(value.shape[1])[known.flatten()], branch[known]
+
+
+def _start(track: Track, rows: Tensor, generator: torch.Generator, random: bool) -> Tensor:
+    """The clean inputs, or points at half the best known distance from them in random directions."""
+    goal, x = track.goal, track.goal.x[rows]
+    if not random:
+        return project_into(goal.region.take(rows), x)
+    noise = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device) - 1
+    length = track.distance[rows].clamp(max=START[goal.p]) / 2 / length_of(noise, goal.p).clamp(min=1e-12)
+    return project_into(goal.region.take(rows), x + along(length, x) * noise)
+
+
+def _run(
+    track: Track, rows: Tensor, branch: Tensor | None, z: Tensor, steps: int, alpha_max: float, eta: float, beta: float
+) -> None:
+    """One run of all lanes."""
+    goal = track.goal
+    x, region = goal.x[rows], goal.region.take(rows)
+    lower, upper = region.lower.flatten(1), region.upper.flatten(1)
+    for _ in range(steps):
+        value, normal = _boundary(goal, z, rows, branch)
+        track.note_gradient(normal, rows)
+        normal, points = normal.flatten(1), torch.stack([z.flatten(1), x.flatten(1)])
+        height = value + ((points - points[0]) * normal).sum(2)  # of the linear model at z and at x
+        side = torch.where(height >= 0, 1.0, -1.0)
+        found = halfspace_distance(
+            (side.unsqueeze(2) * normal).flatten(0, 1), (side * (height - (points * normal).sum(2))).flatten(),
+            lower.repeat(2, 1), upper.repeat(2, 1), points.flatten(0, 1), goal.p,
+        ).point.reshape(points.shape)  # fmt: skip
+        near, far = (length_of(d, goal.p) for d in found - points)
+        alpha = (near / (near + far).clamp(min=1e-12)).clamp(max=alpha_max)
+        shares = torch.stack([1 - alpha, alpha]).unsqueeze(2)
+        moved = (shares * (points + eta * (found - points))).sum(0).reshape(z.shape)
+        z = project_into(region, torch.where(moved.isfinite(), moved, z))
+        margin = goal.look(z, rows)
+        track.update(z, rows, margin)
+        z = torch.where(along(margin < 0, z), (1 - beta) * x + beta * z, z)
+        track.step()
+
+
+def _boundary(goal: Goal, z: Tensor, rows: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Value ``(L,)`` and gradient of the branch whose linearised boundary is nearest, or of the lane's own."""
+    if branch is None:
+        values, normals = goal.jacobian(z, rows)
+        steepness = length_of(normals.flatten(0, 1), dual_exponent(goal.p)).reshape(values.shape)
+        nearest = (values.abs() / steepness.clamp(min=1e-12)).argmin(1)
+        lane = torch.arange(len(rows), device=z.device)
+        return values[lane, nearest], normals[lane, nearest]
+
+    def own(answer: Answer, rows: Tensor) -> Tensor:
+        return answer.branches.gather(1, branch.unsqueeze(1)).squeeze(1)
+
+    slope = goal.slope(z, rows, own)
+    return slope.loss, slope.gradient
+
+
+def _search(track: Track) -> None:
+    """Regula falsi between the clean inputs and the best points."""
+    goal = track.goal
+    rows = goal.todo[track.success[goal.todo]]
+    if not len(rows):
+        return
+    x, best = goal.x[rows], track.x[rows]
+    low, high = torch.zeros_like(track.distance[rows]), torch.ones_like(track.distance[rows])
+    outside, inside = goal.look(x, rows), track.margin[rows]
+    for _ in range(SEARCH):
+        middle = low + (high - low) * outside / (outside - inside)
+        middle = middle + BEYOND * (high - middle)
+        z = x + along(middle, x) * (best - x)
+        margin = goal.look(z, rows)
+        track.update(z, rows, margin)
+        reached = margin < 0
+        high, inside = torch.where(reached, middle, high), torch.where(reached, margin, inside)
+        low, outside = torch.where(reached, low, middle), torch.where(reached, outside, margin)

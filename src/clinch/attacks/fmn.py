@@ -1,0 +1,108 @@
+"""FMN: projected gradient steps in a ball whose radius follows the boundary (p = 0, 1, 2 and infinity)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.goal import Slope
+from clinch.attacks.losses import loss_of
+from clinch.attacks.result import AttackResult, HasQuery
+from clinch.attacks.schedule import cosine
+from clinch.attacks.state import check_norm, goal_of
+from clinch.attacks.track import Progress, Track
+from clinch.errors import ProblemError
+from clinch.geometry.directions import steepest_direction
+from clinch.geometry.norms import NORMS, dual_exponent
+from clinch.geometry.norms import norm as length_of
+from clinch.geometry.projection import project_into
+from clinch.network.network import Network
+from clinch.query import Query
+
+
+def fmn(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    norm: float = torch.inf,
+    steps: int = 100,
+    step_size: float = 1.0,
+    gamma: float = 0.05,
+    loss: str | None = "margin",
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int = 0,
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """A small perturbation in any norm, with the radius ε of the ball adapted in each step.
+
+    ``δ ← P_ε(δ − α·∇m/‖∇m‖₂)`` where, before the first success, ``ε = ‖δ‖_p + m/‖∇m‖_q`` (the boundary of the linear
+    model), and after it ``ε ← (1+γ)·ε`` outside, ``ε ← min((1−γ)·ε, best)`` inside; α and γ by cosine annealing to
+    α/100 and γ/50. For p = 0 the radius is a whole number that changes by at least one. Pintor et al. 2021
+    (arXiv 2102.12827, algorithm 1). Where we differ: P is the exact projection onto ball ∩ range at once instead of one
+    after the other, and the radius of the linear model is taken ``1 + γ`` times as large, since points exactly on that
+    boundary may stay just short of it for good.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        norm: 0, 1, 2 or ``cl.inf``.
+        steps: one pass forward and one backward each.
+        step_size: α at the start, in units of the input.
+        gamma: γ at the start.
+        loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin. The
+            radius of the linear model is that of the margin, and with another loss the ball grows by γ instead.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits.
+        seed: the attack draws nothing.
+        history: whether to keep the course of the attack.
+        progress: called after each step with the numbers of steps done and planned.
+
+    Returns:
+        The nearest points found; see :class:`AttackResult`.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> fmn(net, x, y, norm=1, steps=120).distance.median()
+    """
+    if steps < 1 or not 0 < gamma < 1 or step_size <= 0:
+        raise ProblemError(f"steps={steps}, gamma={gamma}, step_size={step_size}: at least 1, in (0, 1), above 0.")
+    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=norm), "FMN", NORMS)
+    function = loss_of(goal, loss)
+    track = Track(goal, record=history, progress=progress, steps=steps)
+    rows = goal.todo
+    z = track.x[rows]
+    radius = torch.ones_like(track.distance[rows])
+    for k in range(steps if len(rows) else 0):
+        slope = goal.slope(z, rows, function)
+        track.note_gradient(slope.gradient, rows)
+        distance = goal.distance(z, rows)
+        track.update(z, rows, slope.margin, distance)
+        share = cosine(gamma, gamma / 50, k, steps)
+        radius = _next_radius(track, slope, radius, distance, share, linear=function is None)
+        moved = z - cosine(step_size, step_size / 100, k, steps) * steepest_direction(slope.gradient, 2)
+        z = project_into(goal.within(radius.double(), rows), moved)
+        track.step()
+    return track.result()
+
+
+def _next_radius(track: Track, slope: Slope, radius: Tensor, here: Tensor, share: float, linear: bool) -> Tensor:
+    """Radii ``(L,)`` for points at the distances ``here``."""
+    p, best = track.goal.p, track.distance[track.goal.todo]
+    inside, found = slope.margin < 0, best.isfinite()
+    smaller, larger = (1 - share) * radius, (1 + share) * radius
+    if p == 0:
+        smaller = torch.minimum(smaller.floor(), radius - 1)
+        larger = torch.maximum(larger.floor(), radius + 1)
+    elif linear:
+        steepness = length_of(slope.gradient, dual_exponent(p))
+        reach = here + slope.margin / steepness
+        # beyond it, or rounding keeps the points just short of the boundary for good
+        larger = torch.where(found | (steepness == 0), larger, (1 + share) * reach)
+    radius = torch.where(inside, torch.minimum(smaller, best), larger)
+    return radius.clamp(min=1.0) if p == 0 else radius

@@ -1,0 +1,114 @@
+"""VFGA: one element after the other, with random new values of which the best stays (p = 0)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.goal import Goal, Loss
+from clinch.attacks.losses import loss_of
+from clinch.attacks.result import AttackResult, HasQuery
+from clinch.attacks.state import check_norm, goal_of
+from clinch.attacks.track import Progress, Track
+from clinch.errors import ProblemError
+from clinch.network.network import Network
+from clinch.query import Query
+
+
+def vfga(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    steps: int | None = None,
+    samples: int = 10,
+    loss: str | None = None,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int = 0,
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """Few changed elements (p = 0): each step changes one more, upwards or downwards, until the goal is reached.
+
+    Of the elements not changed yet, the one with the largest expected gain upwards, ``−∂L·(u − z)``, and the one with
+    the largest downwards, ``∂L·(z − l)``, are tried at values ``z ± |N(0, 1)|·room``, clipped, and the value of least L
+    stays, one that reaches the goal before any other. Césaire et al. 2021 (arXiv 2011.12423, the voting folded Gaussian
+    attack). Where we differ: L is log-probability instead of probability (the same order, but its gradient does not
+    vanish for sure predictions), and an input whose gradient is zero is given up.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        steps: elements that may change; None: all. A step is ``2·samples + 1`` passes forward and one backward.
+        samples: values tried in each direction.
+        loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; without limits the values have a spread of one.
+        seed: of the random values.
+        history: whether to keep the course of the attack.
+        progress: called after each step with the numbers of steps done and planned.
+
+    Returns:
+        The points found; see :class:`AttackResult`.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> vfga(net, x, y).distance.median()
+    """
+    if samples < 1 or (steps is not None and steps < 1):
+        raise ProblemError(f"steps={steps} and samples={samples} must be at least 1.")
+    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=0.0), "VFGA", (0.0,))
+    function = loss_of(goal, loss)
+    most = goal.x[:1].numel() if steps is None else steps
+    track = Track(goal, record=history, progress=progress, steps=most)
+    generator = torch.Generator().manual_seed(seed)
+    start, rows = track.x.clone(), goal.todo
+    z = start[rows]
+    for _ in range(most):
+        if not len(rows):
+            break
+        slope = goal.slope(z, rows, function)
+        track.note_gradient(slope.gradient, rows)
+        track.update(z, rows, slope.margin)
+        free = (z == start[rows]).flatten(1)
+        trials = _trials(goal, z, rows, slope.gradient.flatten(1), free, samples, generator)
+        margin, value = _weigh(goal, trials.flatten(0, 1), rows.repeat_interleave(trials.shape[1]), function)
+        order = torch.where(margin < 0, -torch.inf, value).reshape(len(rows), -1)
+        best = order.argmin(1)
+        z = trials[torch.arange(len(rows), device=z.device), best]
+        margin = margin.reshape(order.shape).gather(1, best[:, None]).squeeze(1)
+        track.update(z, rows, margin)
+        going = (margin >= 0) & free.any(1) & (slope.gradient != 0).flatten(1).any(1)
+        rows, z = rows[going], z[going]
+        track.step()
+    return track.result()
+
+
+def _trials(
+    goal: Goal, z: Tensor, rows: Tensor, gradient: Tensor, free: Tensor, samples: int, generator: torch.Generator
+) -> Tensor:
+    """Points ``(L, 2·samples, *input_shape)``: z with the element changed that gains most upwards, or downwards."""
+    region, flat = goal.region.take(rows), z.flatten(1)
+    lower, upper = region.lower.flatten(1), region.upper.flatten(1)
+    up, down = ((side - flat).abs().nan_to_num(posinf=1.0) for side in (upper, lower))
+    gains = torch.stack([-gradient * up, gradient * down], 1)
+    picked = torch.where(free.unsqueeze(1), gains, -torch.inf).argmax(2)
+    room = torch.stack([up, -down], 1).gather(2, picked.unsqueeze(2))
+    noise = torch.randn((len(rows), 2, samples), generator=generator, dtype=z.dtype).to(z.device).abs()
+    where = picked.repeat_interleave(samples, 1).unsqueeze(2)
+    trials = flat.unsqueeze(1).expand(-1, 2 * samples, -1).scatter_add(2, where, (noise * room).flatten(1).unsqueeze(2))
+    trials = torch.maximum(torch.minimum(trials, upper.unsqueeze(1)), lower.unsqueeze(1))
+    return trials.unflatten(2, z.shape[1:])
+
+
+def _weigh(goal: Goal, z: Tensor, rows: Tensor, loss: Loss | None) -> tuple[Tensor, Tensor]:
+    """Margin and loss ``(L,)`` of points, forward only."""
+    with torch.no_grad():
+        answer = goal.answer(z, rows)
+        value = answer.margin if loss is None else loss(answer, rows)
+    goal.count(rows, forward=1)
+    return answer.margin, value
