@@ -49,5 +49,5 @@ METHODS = [
     Method(cl.attacks.fgsm, "budget", norms=(2.0, math.inf)),
     Method(cl.attacks.frank_wolfe, "budget", settings={"steps": 60}),
     Method(cl.attacks.pgd, "budget", settings={"steps": 60}),
-    Method(cl.attacks.worst, "budget", settings={"passes": 400}),
+    Method(cl.attacks.worst, "budget", settings={"passes": 500}),
 ]
