@@ -59,7 +59,7 @@ METHODS = [
     Method(cl.attacks.fgsm, "budget", norms=(2.0, math.inf)),
     Method(cl.attacks.frank_wolfe, "budget", settings={"steps": 60}),
     Method(cl.attacks.pgd, "budget", settings={"steps": 60}),
-    Method(cl.attacks.worst, "budget", settings={"passes": 400}),
+    Method(cl.attacks.worst, "budget", settings={"passes": 500}),
     Method(cl.attacks.algorithm1, "budget", norms=REAL_NORMS),
     Method(cl.attacks.algorithm2, "budget", norms=(3.0, math.inf), problems=False, strong=False),
     Method(cl.attacks.deepfool, "nearest", norms=REAL_NORMS),

@@ -179,6 +179,6 @@ def _checkpoints(steps: int) -> set[int]:
     marks, share, gap = set(), 0.0, 0.22
     while share < 1:
         share += gap
-        marks.add(math.ceil(share * steps))
+        marks.add(math.ceil(round(share * steps, 6)))
         gap = max(gap - 0.03, 0.06)
     return marks

@@ -19,9 +19,14 @@ TINY = 1e-12
 
 
 def cross_entropy(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-    """``−CE = z_y − logsumexp(z)``; with a target ``CE = logsumexp(z) − z_t`` (METHODS section 2)."""
-    total = z.logsumexp(1)
-    return _at(z, y) - total if target is None else total - _at(z, target)
+    """``−CE = z_y − logsumexp(z)``; with a target ``CE = logsumexp(z) − z_t`` (METHODS section 2).
+
+    As ``CE = log(1 + exp(v))`` with ``v = logsumexp_{c≠y} z_c − z_y``: where the network is certain, ``1 − softmax_y``
+    is lost to rounding, and half of the gradient with it.
+    """
+    own, sign = (y, -1.0) if target is None else (target, 1.0)
+    others = torch.scatter(z, 1, own.unsqueeze(1), -torch.inf).logsumexp(1)
+    return sign * torch.nn.functional.softplus(others - _at(z, own))
 
 
 def score(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:

@@ -80,6 +80,13 @@ def starts(
     return Start(rows, aims, project_into(goal.within(radius[rows], rows), z))
 
 
+def restarted(goal: Goal, start: Start, radius: Tensor, count: int, generator: torch.Generator) -> Start:
+    """The same lanes, each ``count`` times from random points of the ball."""
+    rows, aims = start.rows.repeat(count), None if start.aims is None else start.aims.repeat(count)
+    z = goal.x[rows] + random_offset(goal, radius[rows], generator)
+    return Start(rows, aims, project_into(goal.within(radius[rows], rows), z))
+
+
 def random_offset(goal: Goal, radius: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform in the cube around balls of radii ``(L,)``; for p = 0 in that of side 2."""
     shape = (len(radius), *goal.x.shape[1:])
