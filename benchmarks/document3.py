@@ -223,7 +223,7 @@ def figure(outcomes: list[Outcome]) -> Figure:
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes[0].set_ylabel("fooling ratio")
-    axes[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    axes[-1].legend(frameon=False, fontsize=8, loc="upper left")
     return canvas
 
 

@@ -203,6 +203,14 @@ def test_deepfool_is_the_plain_loop_of_its_formulas(p):
         assert bool(found.success[i]) and torch.allclose(found.x[i], z, atol=1e-6)
 
 
+def test_deepfool_leaves_a_tie():
+    """Without overshoot the first step ends exactly where both classes are equal."""
+    net = nn.Sequential(nn.Linear(2, 2, bias=False)).eval().requires_grad_(False)
+    net[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    found = a.deepfool(net, torch.tensor([[0.5, 0.5]]), torch.tensor([0]), overshoot=0.0, halvings=0, bounds=None)
+    assert bool(found.success) and float(found.distance) == pytest.approx(0.5, rel=1e-4)
+
+
 @pytest.mark.parametrize("p", NORMS)
 def test_in_the_range_deepfool_finds_the_exact_distance_of_a_linear_model(p):
     net = classifier(8, hidden=0, classes=2)

@@ -17,6 +17,8 @@ from clinch.geometry.projection import project_into
 from clinch.network.network import Network
 from clinch.query import Query
 
+#: the least that a step takes off a branch, relative to the margin at the start: at a tie the exact step has no length
+LEAST = 1e-5
 #: branches ``(L, R)`` and their gradients ``(L, R, *input_shape)`` at points of rows
 Models = Callable[[Goal, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -113,6 +115,7 @@ def _walk(track: Track, models: Models, steps: int, overshoot: float) -> None:
     goal, rows = track.goal, track.goal.todo
     start = first_points(goal, rows)
     inner = z = start  # the sum of the steps, and beyond it
+    least = None
     for _ in range(steps):
         if not len(rows):
             return
@@ -121,9 +124,11 @@ def _walk(track: Track, models: Models, steps: int, overshoot: float) -> None:
         margin = branches.amin(1)
         track.update(z, rows, margin)
         going = margin >= 0
+        least = (LEAST * margin if least is None else least)[going]
         rows, start, inner, z = rows[going], start[going], inner[going], z[going]
         region = goal.region.take(rows)
-        inner = project_into(region, inner + shortest_step(goal, z, rows, branches[going], gradients[going])[1])
+        need = torch.maximum(branches[going], least.unsqueeze(1))
+        inner = project_into(region, inner + shortest_step(goal, z, rows, need, gradients[going])[1])
         z = project_into(region, start + (1 + overshoot) * (inner - start))
         track.step()
     if len(rows):
