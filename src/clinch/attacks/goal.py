@@ -231,7 +231,9 @@ def _gradient(value: Tensor, z: Tensor) -> Tensor:
         return torch.zeros_like(z)
     finite = torch.where(value.isfinite(), value, torch.zeros_like(value))
     (gradient,) = torch.autograd.grad(finite.sum(), z, allow_unused=True)
-    return torch.zeros_like(z) if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
+    if gradient is None:
+        return torch.zeros_like(z)
+    return gradient if bool(gradient.sum().isfinite()) else gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _gradients(values: Tensor, z: Tensor) -> Tensor:

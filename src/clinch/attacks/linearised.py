@@ -21,6 +21,7 @@ from clinch.attacks.goal import ANY, Answer, Goal, Loss
 from clinch.attacks.moves import shortest
 from clinch.attacks.schedule import cosine
 from clinch.attacks.track import Track
+from clinch.geometry.norms import norm
 
 #: how far an element without limits may move
 UNBOUNDED = 1e4
@@ -33,17 +34,17 @@ class Lanes:
     Attributes:
         rows: ``(L,)``; may repeat.
         branch: ``(L,)`` the wanted branch, or ANY.
-        z: ``(L, *input_shape)``.
+        move: ``(L, n)`` from the input to where the lane is.
         row: ``(L, n)``.
         limit: ``(L,)``.
         fresh: ``(L,)`` whether there is no hyperplane yet.
         distance: ``(L,)`` of the nearest point of the lane that reaches the goal, infinity before there is one.
-        nearest: ``(L, *input_shape)`` that point.
+        nearest: ``(L, n)`` the move to that point.
     """
 
     rows: Tensor
     branch: Tensor
-    z: Tensor
+    move: Tensor
     row: Tensor
     limit: Tensor
     fresh: Tensor
@@ -51,11 +52,10 @@ class Lanes:
     nearest: Tensor
 
     @staticmethod
-    def at(rows: Tensor, branch: Tensor, z: Tensor) -> Lanes:
+    def at(rows: Tensor, branch: Tensor, move: Tensor) -> Lanes:
         """Lanes without a past."""
-        nothing = z.new_zeros(len(rows))
-        row = z.new_zeros(len(rows), z.shape[1:].numel())
-        return Lanes(rows, branch, z, row, nothing, nothing == 0, nothing + torch.inf, z.clone())
+        nothing = move.new_zeros(len(rows))
+        return Lanes(rows, branch, move, torch.zeros_like(move), nothing, nothing == 0, nothing + torch.inf, move)
 
     def take(self, which: Tensor) -> Lanes:
         """The chosen lanes, in that order."""
@@ -84,11 +84,12 @@ def linearised_steps(
     goal = track.goal
     box, wish, x = box_of(goal, lanes.rows), wish_of(lanes.branch), goal.x[lanes.rows]
     for k in range(steps):
-        slope = goal.slope(lanes.z, lanes.rows, wish)
-        lanes = _kept(track, lanes, slope.margin)
-        lanes = _averaged(x, lanes, slope.loss, slope.gradient, cosine(*averaging, k, steps))
-        aim = shortest(lanes.row, -overshoot * lanes.limit, *box, goal.p).reshape(lanes.z.shape)
-        lanes = replace(lanes, z=torch.lerp(lanes.z, x + aim, cosine(*step_size, k, steps)))
+        z = x + lanes.move.view_as(x)
+        slope = goal.slope(z, lanes.rows, wish)
+        lanes = _kept(track, lanes, z, slope.margin)
+        lanes = _averaged(lanes, slope.loss, slope.gradient.flatten(1), cosine(*averaging, k, steps))
+        aim = shortest(lanes.row, -overshoot * lanes.limit, *box, goal.p)
+        lanes = replace(lanes, move=torch.lerp(lanes.move, aim, cosine(*step_size, k, steps)))
     return lanes
 
 
@@ -111,25 +112,23 @@ def wish_of(branch: Tensor) -> Loss | None:
     return loss
 
 
-def _kept(track: Track, lanes: Lanes, margin: Tensor) -> Lanes:
+def _kept(track: Track, lanes: Lanes, z: Tensor, margin: Tensor) -> Lanes:
     """With the nearest points brought up to date, of the lanes and of the track."""
-    distance = track.goal.distance(lanes.z, lanes.rows)
-    track.update(lanes.z, lanes.rows, margin, distance)
+    distance = norm(lanes.move, track.goal.p)
+    track.update(z, lanes.rows, margin, distance)
     better = ((margin < 0) & (distance < lanes.distance)).nonzero().flatten()
     if not len(better):
         return lanes
-    nearest = lanes.nearest.index_copy(0, better, lanes.z[better])
+    nearest = lanes.nearest.index_copy(0, better, lanes.move[better])
     return replace(lanes, distance=lanes.distance.index_copy(0, better, distance[better]), nearest=nearest)
 
 
-def _averaged(x: Tensor, lanes: Lanes, value: Tensor, gradient: Tensor, keep: float) -> Lanes:
+def _averaged(lanes: Lanes, value: Tensor, g: Tensor, keep: float) -> Lanes:
     """With the hyperplane of this step averaged in; a lane without a gradient keeps what it has."""
-    g = gradient.flatten(1)
     length = torch.linalg.vector_norm(g, dim=1)
     known = length > 0
     scale = torch.where(known, 1 / length, 0.0)
-    offset = (lanes.z - x).flatten(1)
-    limit = (torch.linalg.vecdot(g, offset) - value) * scale
+    limit = (torch.linalg.vecdot(g, lanes.move) - value) * scale
     share = torch.where(known, torch.where(lanes.fresh, 1.0, 1 - keep), 0.0).to(g)
     row = torch.addcmul(lanes.row * (1 - share).unsqueeze(1), g, (share * scale).unsqueeze(1))
     return replace(lanes, row=row, limit=(1 - share) * lanes.limit + share * limit, fresh=lanes.fresh & ~known)

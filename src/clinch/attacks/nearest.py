@@ -164,7 +164,7 @@ def _ranked(track: Track, rows: Tensor) -> tuple[Lanes, Tensor]:
     order = distance.argsort(stable=True)
     order = order[each[order].argsort(stable=True)]
     each, branch = each[order], branch[order]
-    lanes = Lanes.at(each, branch, goal.x[each] + move[order].reshape(-1, *goal.x.shape[1:]))
+    lanes = Lanes.at(each, branch, move[order])
     place = torch.arange(len(each), device=rows.device)
     return lanes, place - torch.searchsorted(each, each)
 
@@ -174,7 +174,7 @@ def _error(track: Track, lanes: Lanes) -> float:
     goal, rows = track.goal, lanes.rows
     if not len(rows):
         return 0.0
-    half = goal.x[rows] + 0.5 * (lanes.z - goal.x[rows])
+    half = goal.x[rows] + 0.5 * lanes.move.view_as(goal.x[rows])
     wish = wish_of(lanes.branch)
     assert wish is not None
     with torch.no_grad():
@@ -193,22 +193,22 @@ def _follow(track: Track, lanes: Lanes, passes: int) -> None:
     lanes = _best(track, lanes, kept)
     lanes = linearised_steps(track, lanes, steps=second, step_size=(0.5, 0.3), averaging=(0.5, 0.5), overshoot=1.01)
     lanes = _best(track, lanes, 1)
-    _refine(track, lanes.rows, passes - 2 * first * count - 2 * second * kept, lanes.z)
+    _refine(track, lanes.rows, passes - 2 * first * count - 2 * second * kept, lanes.move)
 
 
 def _refine(track: Track, rows: Tensor, passes: int, fallback: Tensor | None = None) -> None:
     """Averaged linearisation towards any branch, from the best point known."""
-    z = track.x[rows]
+    move = (track.x[rows] - track.goal.x[rows]).flatten(1)
     if fallback is not None:
-        z = torch.where(along(track.success[rows], z), z, fallback)
-    lanes = Lanes.at(rows, torch.full_like(rows, ANY), z)
+        move = torch.where(track.success[rows].unsqueeze(1), move, fallback)
+    lanes = Lanes.at(rows, torch.full_like(rows, ANY), move)
     linearised_steps(track, lanes, steps=passes // 2, step_size=(0.4, 0.03), averaging=(0.8, 0.95), overshoot=1.005)
     track.step()
 
 
 def _best(track: Track, lanes: Lanes, count: int) -> Lanes:
     """The best lanes of each input; one that has not reached the goal counts a little farther than it is."""
-    distance = torch.where(lanes.distance.isfinite(), lanes.distance, 1.1 * track.goal.distance(lanes.z, lanes.rows))
+    distance = torch.where(lanes.distance.isfinite(), lanes.distance, 1.1 * norm_of(lanes.move, track.goal.p))
     order = distance.argsort(stable=True)
     order = order[lanes.rows[order].argsort(stable=True)]
     rows = lanes.rows[order]
