@@ -74,7 +74,7 @@ def test_lanes_are_aimed_at_the_nearest_classes():
     z = x[rows].requires_grad_()
     loss = lane_loss(goal, "margin", aims)
     assert loss is not None
-    value = loss(goal.answer(z, rows), rows)
+    value = loss(goal.answer(z, rows), rows, torch.arange(len(rows)))
     wanted = (model(z).gather(1, y[rows, None]) - model(z).gather(1, aims[:, None])).flatten()
     assert torch.allclose(value, wanted)
 

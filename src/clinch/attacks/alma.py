@@ -164,7 +164,7 @@ def _ratio(goal: Goal) -> Loss | None:
     if not isinstance(goal, Labels) or goal.classes < 3:
         return None
 
-    def loss(answer: Answer, rows: Tensor) -> Tensor:
+    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
         assert answer.logits is not None
         order = answer.logits.topk(3, dim=1).values
         return answer.margin / (order[:, 0] - order[:, 2] + 1e-8)

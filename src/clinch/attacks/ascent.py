@@ -5,13 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.goal import Goal, Slope, along
+from clinch.attacks.goal import Goal, along
 from clinch.attacks.losses import lane_loss
 from clinch.attacks.starts import End, Start
 from clinch.attacks.track import Track
-
-#: lanes that go through the network together; more of them gain no time
-BLOCK = 256
 
 
 class Lanes:
@@ -94,7 +91,7 @@ def ask(track: Track, lanes: Lanes, loss: str | None, radius: Tensor | None = No
     Returns:
         ``(L,)`` which lanes are left.
     """
-    slope = _slope(track.goal, lanes, loss)
+    slope = track.goal.slope(lanes.z, lanes.rows, lane_loss(track.goal, loss, lanes.aims))
     track.note_gradient(slope.gradient, lanes.rows)
     _note(track, lanes, slope.margin, radius)
     better = slope.loss < lanes.least
@@ -105,16 +102,6 @@ def ask(track: Track, lanes: Lanes, loss: str | None, radius: Tensor | None = No
     going = ~track.success[lanes.rows]
     lanes.keep(going)
     return going
-
-
-def _slope(goal: Goal, lanes: Lanes, loss: str | None) -> Slope:
-    """In blocks, as gradients keep all activations of their lanes in memory."""
-    slopes = []
-    for begin in range(0, max(len(lanes.rows), 1), BLOCK):
-        block = slice(begin, begin + BLOCK)
-        aims = None if lanes.aims is None else lanes.aims[block]
-        slopes.append(goal.slope(lanes.z[block], lanes.rows[block], lane_loss(goal, loss, aims)))
-    return slopes[0] if len(slopes) == 1 else Slope(*(torch.cat(part) for part in zip(*slopes)))
 
 
 def _note(track: Track, lanes: Lanes, margin: Tensor, radius: Tensor | None) -> None:

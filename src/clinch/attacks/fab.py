@@ -176,8 +176,8 @@ def _boundary(goal: Goal, z: Tensor, rows: Tensor, branch: Tensor | None) -> tup
         lane = torch.arange(len(rows), device=z.device)
         return values[lane, nearest], normals[lane, nearest]
 
-    def own(answer: Answer, rows: Tensor) -> Tensor:
-        return answer.branches.gather(1, branch.unsqueeze(1)).squeeze(1)
+    def own(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
+        return answer.branches.gather(1, branch[which].unsqueeze(1)).squeeze(1)
 
     slope = goal.slope(z, rows, own)
     return slope.loss, slope.gradient

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -64,11 +64,13 @@ class Answer(NamedTuple):
 #: a branch of ANY stands for whichever is the smallest
 ANY = -1
 
-#: what gradient steps lower: ``loss(answer, rows) -> (L,)``
-Loss = Callable[[Answer, Tensor], Tensor]
+#: what gradient steps lower, for points ``which`` among those that were asked about: ``loss(answer, rows, which)``
+Loss = Callable[[Answer, Tensor, Tensor], Tensor]
 #: several of them, for some of the points that were asked about: ``losses(answer, which) -> (len(which), M)``
 Losses = Callable[[Answer, Tensor], Tensor]
 
+#: input elements sent through the network at once
+AT_ONCE = 2**21
 #: losses up to which one backward pass after the other is quicker than all in one
 FEW = 2
 #: how much smaller than asked for the balls of p = 1 and 2 are, in roundings of the model's dtype
@@ -103,6 +105,9 @@ class Slopes(NamedTuple):
     margin: Tensor
     gradients: Tensor
     leaky: Tensor
+
+
+Rows = TypeVar("Rows", Slope, Slopes)
 
 
 class Goal(ABC):
@@ -154,27 +159,33 @@ class Goal(ABC):
     def look(self, z: Tensor, rows: Tensor) -> Tensor:
         """Margins ``(L,)`` without gradients."""
         with torch.no_grad():
-            answer = self.answer(z, rows)
+            margins = [self.answer(z[part], rows[part]).margin for part in parts_of(z)]
         self.count(rows, forward=1)
-        return answer.margin
+        return torch.cat(margins)
 
     def slope(self, z: Tensor, rows: Tensor, loss: Loss | None = None) -> Slope:
         """A loss (None: the margin) and its gradient at points ``(L, *input_shape)``: one pass each way."""
+        self.count(rows, forward=1, backward=1)
+        return _joined([self._slope(z[part], rows[part], loss, _positions(part, z)) for part in parts_of(z)])
+
+    def _slope(self, z: Tensor, rows: Tensor, loss: Loss | None, which: Tensor) -> Slope:
         z = z.detach().requires_grad_()
         with torch.enable_grad():
             answer = self.answer(z, rows)
             margin = answer.margin
-            value = margin if loss is None else loss(answer, rows)
-        self.count(rows, forward=1, backward=1)
+            value = margin if loss is None else loss(answer, rows, which)
         return Slope(value.detach(), margin.detach(), _gradient(value, z))
 
     def slopes(self, z: Tensor, rows: Tensor, losses: Losses) -> Slopes:
         """Several losses and the gradient of each at points ``(L, *input_shape)``: one pass forward, one backward for
         each loss. A positive loss whose gradient is zero gets that of :meth:`leaky_answer`, at two passes more."""
+        return _joined([self._slopes(z[part], rows[part], losses, _positions(part, z)) for part in parts_of(z)])
+
+    def _slopes(self, z: Tensor, rows: Tensor, losses: Losses, which: Tensor) -> Slopes:
         z = z.detach().requires_grad_()
         with torch.enable_grad():
             answer = self.answer(z, rows)
-            values = losses(answer, torch.arange(len(z), device=z.device))
+            values = losses(answer, which)
         self.count(rows, forward=1, backward=values.shape[1])
         gradients = _gradients(values, z)
         dead = (values.detach() > 0) & (gradients == 0).flatten(2).all(2)
@@ -185,7 +196,7 @@ class Goal(ABC):
                 leaky = self.leaky_answer(point, rows[lanes])
             if leaky is not None:
                 with torch.enable_grad():
-                    again = losses(leaky, lanes)
+                    again = losses(leaky, which[lanes])
                 self.count(rows[lanes], forward=1, backward=values.shape[1])
                 gradients[dead] = _gradients(again, point)[dead[lanes]]
         return Slopes(values.detach(), answer.margin.detach(), gradients, dead)
@@ -193,12 +204,16 @@ class Goal(ABC):
     def jacobian(self, z: Tensor, rows: Tensor, which: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The branches ``which (L, T)`` of each point (None: all K), ``(L, T)``, and their gradients
         ``(L, T, *input_shape)``: one pass forward, T backward."""
-        z = z.detach().requires_grad_()
-        with torch.enable_grad():
-            branches = self.answer(z, rows).branches
-            branches = branches if which is None else branches.gather(1, which)
-        self.count(rows, forward=1, backward=branches.shape[1])
-        return branches.detach(), _gradients(branches, z)
+        count = self.width if which is None else which.shape[1]
+        self.count(rows, forward=1, backward=count)
+        found = []
+        for part in parts_of(z, count):
+            point = z[part].detach().requires_grad_()
+            with torch.enable_grad():
+                branches = self.answer(point, rows[part]).branches
+                branches = branches if which is None else branches.gather(1, which[part])
+            found.append((branches.detach(), _gradients(branches, point)))
+        return found[0] if len(found) == 1 else (torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]))
 
     def count(self, rows: Tensor, forward: int = 0, backward: int = 0) -> None:
         """Note passes of the given rows, which may repeat."""
@@ -224,6 +239,23 @@ class Goal(ABC):
         box = Region(region.lower.double(), region.upper.double()).within(Ball(center.double(), radius, self.p, exact))
         lower, upper = round_up(box.lower, center.dtype).to(center), round_down(box.upper, center.dtype).to(center)
         return Region(torch.minimum(lower, upper), upper, region.balls)
+
+
+def parts_of(z: Tensor, times: int = 1) -> list[slice]:
+    """Points ``(L, *input_shape)`` in parts that the network takes at once: what it keeps for gradients is many times
+    its input. ``times``: rows that each point stands for."""
+    size = max(1, AT_ONCE // (times * max(1, z.shape[1:].numel())))
+    return [slice(begin, begin + size) for begin in range(0, max(1, len(z)), size)]
+
+
+def _positions(part: slice, z: Tensor) -> Tensor:
+    return torch.arange(part.start, min(part.stop, len(z)), device=z.device)
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    if len(parts) == 1:
+        return parts[0]
+    return type(parts[0])(*(torch.cat(column) for column in zip(*parts)))
 
 
 def _gradient(value: Tensor, z: Tensor) -> Tensor:

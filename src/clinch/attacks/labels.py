@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.goal import Answer, Goal
+from clinch.attacks.goal import Answer, Goal, parts_of
 from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.norms import NORMS
 from clinch.geometry.region import Region
@@ -62,7 +63,8 @@ class Labels(Goal):
         self.forward = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
         self.backward = self.forward.clone()
         with torch.no_grad():
-            logits = self.model(self.x)
+            parts = [self.model(self.x[part]) for part in parts_of(self.x)]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
         self._check_logits(logits)
         self.classes = logits.shape[1]
         self.y = _checked_classes("y", y, len(self.x), self.classes).to(self.x.device)
@@ -104,11 +106,15 @@ class Labels(Goal):
     def verdict(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Goal.verdict`; a tie, and anything that is not finite, does not count."""
         z = z.to(self.x)
-        with torch.no_grad():
-            margins = [self._answer(f, rows).margin.double() for f in (self.model(z), self.model.exact(z))]
-        margin = torch.maximum(*margins)
+        margin = torch.cat([self._worse(z[part], rows[part]) for part in parts_of(z)])
         margin = torch.where(margin.isnan() | ~z.flatten(1).isfinite().all(1), torch.inf, margin)
         return (margin < 0) & self.region.take(rows).contains(z), margin
+
+    def _worse(self, z: Tensor, rows: Tensor) -> Tensor:
+        """The larger margin of the two dtypes, in float64."""
+        with torch.no_grad():
+            scores = self.model(z), self.model.exact(z)
+        return torch.maximum(*(self._answer(f, rows).margin.double() for f in scores))
 
 
 class Model:
@@ -142,7 +148,13 @@ class Model:
         if isinstance(self.net, Network):
             graph = self.net.graph_as(torch.float64, self.device)
             return graph.forward(x.double())[graph.output]
-        return copy.deepcopy(self.net).double()(x.double())
+        return self._double(x.double())
+
+    @cached_property
+    def _double(self) -> nn.Module:
+        """A copy in float64, made once: an attack sees one set of weights."""
+        assert isinstance(self.net, nn.Module)
+        return copy.deepcopy(self.net).double()
 
 
 def check_p(p: float, any_p: bool) -> None:

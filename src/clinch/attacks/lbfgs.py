@@ -100,9 +100,9 @@ def _sharpened(goal: Labels, target: int | None, sharpness: float) -> Loss:
     plain = loss_of(goal, "cross-entropy", None if target is None else torch.full_like(goal.y, target))
     assert plain is not None
 
-    def loss(answer: Answer, rows: Tensor) -> Tensor:
+    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
         assert answer.logits is not None
-        return plain(answer._replace(logits=sharpness * answer.logits), rows) / sharpness
+        return plain(answer._replace(logits=sharpness * answer.logits), rows, which) / sharpness
 
     return loss
 

@@ -105,9 +105,10 @@ def wish_of(branch: Tensor) -> Loss | None:
     if bool((branch == ANY).all()):
         return None
 
-    def loss(answer: Answer, rows: Tensor) -> Tensor:
-        wanted = answer.branches.gather(1, branch.clamp(min=0).unsqueeze(1)).squeeze(1)
-        return torch.where(branch == ANY, answer.margin, wanted)
+    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
+        mine = branch[which]
+        wanted = answer.branches.gather(1, mine.clamp(min=0).unsqueeze(1)).squeeze(1)
+        return torch.where(mine == ANY, answer.margin, wanted)
 
     return loss
 

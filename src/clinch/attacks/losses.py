@@ -89,7 +89,7 @@ def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None) -> Loss
     wanted = goal.target if targets is None else targets
     probabilities = goal.outputs == "probabilities" and name != "cross-entropy"
 
-    def loss(answer: Answer, rows: Tensor) -> Tensor:
+    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
         assert answer.logits is not None
         scores = answer.logits.softmax(1) if probabilities else answer.logits
         return function(scores, y[rows], None if wanted is None else wanted[rows])
@@ -109,13 +109,13 @@ def lane_loss(goal: Goal, name: str | None, branches: Tensor | None) -> Loss | N
     if branches is None:
         return named
     if named is None or not isinstance(goal, Labels) or goal.target is not None:
-        return lambda answer, rows: _at(answer.branches, branches)
+        return lambda answer, rows, which: _at(answer.branches, branches[which])
     function, y = LOSSES[name or "cross-entropy"], goal.y
     probabilities = goal.outputs == "probabilities" and function is not cross_entropy
 
-    def loss(answer: Answer, rows: Tensor) -> Tensor:
+    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
         assert answer.logits is not None
-        return function(answer.logits.softmax(1) if probabilities else answer.logits, y[rows], branches)
+        return function(answer.logits.softmax(1) if probabilities else answer.logits, y[rows], branches[which])
 
     return loss
 

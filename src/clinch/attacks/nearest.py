@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from clinch.attacks.attack import nearest_by_projection
 from clinch.attacks.conditions import Conditions
-from clinch.attacks.goal import ANY, Goal, along
-from clinch.attacks.linearised import UNBOUNDED, Lanes, box_of, linearised_steps, wish_of
+from clinch.attacks.goal import ANY, Goal, along, parts_of
+from clinch.attacks.linearised import UNBOUNDED, Lanes, box_of, linearised_steps
 from clinch.attacks.moves import farthest, shortest
 from clinch.attacks.put_back import put_back
 from clinch.attacks.result import AttackResult, HasQuery
@@ -145,8 +145,9 @@ def _ranked(track: Track, rows: Tensor) -> tuple[Lanes, Tensor]:
     goal = track.goal
     which = None
     if goal.width > BRANCHES + 1:
+        x = goal.x[rows]
         with torch.no_grad():
-            branches = goal.answer(goal.x[rows], rows).branches
+            branches = torch.cat([goal.answer(x[part], rows[part]).branches for part in parts_of(x)])
         goal.count(rows, forward=1)
         which = branches.topk(BRANCHES, dim=1, largest=False).indices
     value, slope = goal.jacobian(goal.x[rows], rows, which)
@@ -174,13 +175,14 @@ def _error(track: Track, lanes: Lanes) -> float:
     goal, rows = track.goal, lanes.rows
     if not len(rows):
         return 0.0
-    half = goal.x[rows] + 0.5 * lanes.move.view_as(goal.x[rows])
-    wish = wish_of(lanes.branch)
-    assert wish is not None
+    x = goal.x[rows]
+    values = []
     with torch.no_grad():
-        here, there = (wish(goal.answer(z, rows), rows) for z in (goal.x[rows], half))
+        for z in (x, x + 0.5 * lanes.move.view_as(x)):
+            branches = torch.cat([goal.answer(z[part], rows[part]).branches for part in parts_of(z)])
+            values.append(branches.gather(1, lanes.branch.unsqueeze(1)).squeeze(1))
     goal.count(rows, forward=2)
-    return float((2 * (there / here - 0.5).abs()).median())
+    return float((2 * (values[1] / values[0] - 0.5).abs()).median())
 
 
 def _follow(track: Track, lanes: Lanes, passes: int) -> None:

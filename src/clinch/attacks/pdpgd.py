@@ -119,7 +119,7 @@ def _proximal_step(track: Track, z: Tensor, metric: Tensor, weight: Tensor) -> T
     return z
 
 
-def _softplus(answer: Answer, rows: Tensor) -> Tensor:
+def _softplus(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
     return functional.softplus(answer.margin)
 
 

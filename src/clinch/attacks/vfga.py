@@ -109,6 +109,6 @@ def _weigh(goal: Goal, z: Tensor, rows: Tensor, loss: Loss | None) -> tuple[Tens
     """Margin and loss ``(L,)`` of points, forward only."""
     with torch.no_grad():
         answer = goal.answer(z, rows)
-        value = answer.margin if loss is None else loss(answer, rows)
+        value = answer.margin if loss is None else loss(answer, rows, torch.arange(len(rows), device=rows.device))
     goal.count(rows, forward=1)
     return answer.margin, value
