@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.optimize import minimize as scipy_minimize
 from torch import Tensor, nn
 
 from clinch.attacks.goal import Answer, Loss
@@ -129,6 +128,8 @@ class _Lane:
         if self.high <= self.low:
             return
         log_c = self.low if first else (self.low + self.high) / 2
+        from scipy.optimize import minimize as scipy_minimize
+
         found = scipy_minimize(
             partial(_weighted, self.evaluate, np.exp(log_c)), self.r, jac=True, method="L-BFGS-B", bounds=self.limits,
             options={"maxiter": self.steps},
