@@ -1,6 +1,8 @@
-"""Inputs of ImageNet's size: normalisation inside the model, a thousand classes, memory that does not grow with lanes."""
+"""Inputs of ImageNet's size: normalisation inside the model, a thousand classes, bounded memory."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -37,7 +39,7 @@ class WideResNet(nn.Module):
         widths = [width, width, 2 * width, 4 * width, 8 * width]
         self.stem = nn.Sequential(nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         self.pool = nn.MaxPool2d(3, 2, 1)
-        self.blocks = nn.Sequential(*(Block(a, b, 1 + (i > 0)) for i, (a, b) in enumerate(zip(widths, widths[1:]))))
+        self.blocks = nn.Sequential(*(Block(a, b, 1 + (i > 0)) for i, (a, b) in enumerate(pairwise(widths))))
         self.head = nn.Linear(widths[-1], CLASSES)
         self.largest = 0
 
