@@ -191,9 +191,9 @@ def _follow(track: Track, lanes: Lanes, passes: int) -> None:
     first = max(1, int(STAGES[0] * passes / (2 * count)))
     kept = min(KEPT, count)
     second = max(1, int(STAGES[1] * passes / (2 * kept)))
-    lanes = linearised_steps(track, lanes, steps=first, step_size=(0.8, 0.5), averaging=(0.5, 0.5), overshoot=1.02)
+    lanes = linearised_steps(track, lanes, steps=first, step_size=(0.8, 0.5), averaging=(0.5, 0.5), overshoot=1.2)
     lanes = _best(track, lanes, kept)
-    lanes = linearised_steps(track, lanes, steps=second, step_size=(0.5, 0.3), averaging=(0.5, 0.5), overshoot=1.01)
+    lanes = linearised_steps(track, lanes, steps=second, step_size=(0.5, 0.3), averaging=(0.8, 0.9), overshoot=1.05)
     lanes = _best(track, lanes, 1)
     _refine(track, lanes.rows, passes - 2 * first * count - 2 * second * kept, lanes.move)
 
