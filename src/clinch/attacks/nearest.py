@@ -133,7 +133,9 @@ def _sparse(track: Track, passes: int, generator: torch.Generator) -> None:
             # half of the elements from the best point, so that other elements get their turn
             start = torch.where(torch.rand(start.shape, generator=generator).to(start) < 0.5, start, track.x[rows])
         radius = SPARSE_FAR[run % len(SPARSE_FAR)] * reach
-        shrinking_steps(track, rows, anyone, start, radius, (passes - back) // (2 * runs), averaging=(0.3, 0.8))
+        shrinking_steps(
+            track, rows, anyone, start, radius, (passes - back) // (2 * runs), rate=(0.3, 0.01), averaging=(0.3, 0.8)
+        )
         track.step()
     put_back(track, rows, passes - int((goal.forward + goal.backward)[rows].max()))
     track.step()
