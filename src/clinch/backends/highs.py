@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinch.backends.program import Outcome, Program, Vector
+from clinch.backends.tangents import solve_by_tangents
 from clinch.errors import BackendError
 
 _ROWWISE, _TRIANGULAR, _MINIMISE, _FEASIBLE = 2, 1, 1, 2
@@ -145,16 +146,18 @@ class HighsModel:
 
         HiGHS's active set method calls about one of 200 small bounded quadratic programs unbounded or not convex (its
         issue 1363), or circles. In −x it meets the same vertices in another order, and solves three in four
-        of these; what is left is unknown, whatever HiGHS calls it.
+        of these; what is left is solved by tangents.
         """
         outcome = self._attempt(time_limit, iterations)
         if not self._quadratic or outcome.status not in ("unbounded", "unknown", "iterations"):
             return outcome
         p = self._program
         mirror = HighsModel(replace(p, cost=-p.cost, rows=-p.rows, lower=-p.upper, upper=-p.lower))
-        outcome = mirror._attempt(time_limit - outcome.seconds, iterations)
-        word = "unknown" if outcome.status == "unbounded" else outcome.status
-        return replace(outcome, status=word, point=None if outcome.point is None else -outcome.point)
+        seconds = outcome.seconds
+        outcome = mirror._attempt(time_limit - seconds, iterations)
+        if outcome.status in ("unbounded", "unknown", "iterations"):
+            return solve_by_tangents(p, time_limit - seconds - outcome.seconds)
+        return replace(outcome, point=None if outcome.point is None else -outcome.point)
 
     def _attempt(self, time_limit: float, iterations: int | None) -> Outcome:
         began = time.monotonic()
