@@ -113,7 +113,7 @@ def _dense(track: Track, passes: int, generator: torch.Generator) -> None:
     if left >= BOTH:
         _follow(track, lanes, int(0.3 * left))
         _balls(track, rows, int(0.6 * left), generator)
-        _refine(track, rows, int(0.1 * left))
+        _refine(track, rows, (track.x - goal.x)[rows].flatten(1), int(0.1 * left))
     elif misleading:
         _balls(track, rows, left, generator)
     else:
@@ -197,22 +197,22 @@ def _follow(track: Track, lanes: Lanes, passes: int) -> None:
     lanes = _best(track, lanes, kept)
     lanes = linearised_steps(track, lanes, steps=second, step_size=(0.5, 0.3), averaging=(0.8, 0.9), overshoot=1.05)
     lanes = _best(track, lanes, 1)
-    _refine(track, lanes.rows, passes - 2 * first * count - 2 * second * kept, lanes.move)
+    move = torch.where(lanes.distance.isfinite().unsqueeze(1), lanes.nearest, lanes.move)
+    _refine(track, lanes.rows, move, passes - 2 * first * count - 2 * second * kept)
 
 
-def _refine(track: Track, rows: Tensor, passes: int, fallback: Tensor | None = None) -> None:
-    """Averaged linearisation towards any branch, from the best point known."""
-    move = (track.x[rows] - track.goal.x[rows]).flatten(1)
-    if fallback is not None:
-        move = torch.where(track.success[rows].unsqueeze(1), move, fallback)
+def _refine(track: Track, rows: Tensor, move: Tensor, passes: int) -> None:
+    """Averaged linearisation towards any branch, from the given moves ``(L, n)``."""
     lanes = Lanes.at(rows, torch.full_like(rows, ANY), move)
     linearised_steps(track, lanes, steps=passes // 2, step_size=(0.4, 0.03), averaging=(0.8, 0.95), overshoot=1.005)
     track.step()
 
 
 def _best(track: Track, lanes: Lanes, count: int) -> Lanes:
-    """The best lanes of each input; one that has not reached the goal counts a little farther than it is."""
-    distance = torch.where(lanes.distance.isfinite(), lanes.distance, 1.1 * norm_of(lanes.move, track.goal.p))
+    """The lanes of each input that aim the nearest, by their averaged hyperplanes and without overshoot; one that has
+    not reached the goal counts a little farther than that."""
+    aim = shortest(lanes.row, -lanes.limit, *box_of(track.goal, lanes.rows), track.goal.p)
+    distance = norm_of(aim, track.goal.p) * torch.where(lanes.distance.isfinite(), 1.0, 1.1)
     order = distance.argsort(stable=True)
     order = order[lanes.rows[order].argsort(stable=True)]
     rows = lanes.rows[order]
