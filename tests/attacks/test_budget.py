@@ -11,7 +11,7 @@ from torch import nn
 import clinch as cl
 from clinch.attacks import apgd, frank_wolfe, pgd, worst
 from clinch.attacks.apgd import _checkpoints
-from clinch.attacks.losses import cross_entropy, lane_loss, nearest_branches
+from clinch.attacks.losses import cross_entropy, lane_loss, least_branches
 from clinch.attacks.starts import End, Start, starts
 from clinch.attacks.state import goal_of, radius_of
 from clinch.attacks.track import Track
@@ -67,7 +67,7 @@ def test_lanes_are_aimed_at_the_nearest_classes():
     model = mlp()
     x, y = images(model, 5)
     goal = goal_of(model, x, y)
-    rows, aims = nearest_branches(goal, goal.todo, 3)
+    rows, aims = least_branches(goal, goal.todo, 3)
     logits = model(x)
     others = logits.scatter(1, y[:, None], -torch.inf).topk(3).indices
     assert rows.tolist() == list(range(5)) * 3 and aims.tolist() == others.t().flatten().tolist()
@@ -82,7 +82,7 @@ def test_lanes_are_aimed_at_the_nearest_classes():
 def test_classes_that_do_not_exist_have_no_lane():
     model = mlp(classes=3)
     x, y = images(model, 4)
-    rows, aims = nearest_branches(goal_of(model, x, y), torch.arange(4), 9)
+    rows, aims = least_branches(goal_of(model, x, y), torch.arange(4), 9)
     assert len(rows) == 8 and not bool((aims == y[rows]).any())
 
 

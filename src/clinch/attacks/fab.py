@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.goal import Answer, Goal, along
+from clinch.attacks.goal import Goal, along
+from clinch.attacks.losses import branch_loss
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.state import check_norm, goal_of
 from clinch.attacks.track import Progress, Track
@@ -175,11 +176,7 @@ def _boundary(goal: Goal, z: Tensor, rows: Tensor, branch: Tensor | None) -> tup
         nearest = (values.abs() / steepness.clamp(min=1e-12)).argmin(1)
         lane = torch.arange(len(rows), device=z.device)
         return values[lane, nearest], normals[lane, nearest]
-
-    def own(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
-        return answer.branches.gather(1, branch[which].unsqueeze(1)).squeeze(1)
-
-    slope = goal.slope(z, rows, own)
+    slope = goal.slope(z, rows, branch_loss(branch))
     return slope.loss, slope.gradient
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clinch.attacks.goal import ANY, Answer, Goal, Loss
+from clinch.attacks.goal import Goal
+from clinch.attacks.losses import branch_loss
 from clinch.attacks.moves import shortest
 from clinch.attacks.schedule import cosine
 from clinch.attacks.track import Track
@@ -82,7 +83,7 @@ def linearised_steps(
         overshoot: how much farther than the linearised boundary to aim.
     """
     goal = track.goal
-    box, wish, x = box_of(goal, lanes.rows), wish_of(lanes.branch), goal.x[lanes.rows]
+    box, wish, x = box_of(goal, lanes.rows), branch_loss(lanes.branch), goal.x[lanes.rows]
     for k in range(steps):
         z = x + lanes.move.view_as(x)
         slope = goal.slope(z, lanes.rows, wish)
@@ -98,19 +99,6 @@ def box_of(goal: Goal, rows: Tensor) -> tuple[Tensor, Tensor]:
     x = goal.x[rows].flatten(1)
     lower, upper = goal.region.lower[rows].flatten(1) - x, goal.region.upper[rows].flatten(1) - x
     return lower.clamp(min=-UNBOUNDED), upper.clamp(max=UNBOUNDED)
-
-
-def wish_of(branch: Tensor) -> Loss | None:
-    """The loss of lanes that want a branch each ``(L,)``, or ANY."""
-    if bool((branch == ANY).all()):
-        return None
-
-    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
-        mine = branch[which]
-        wanted = answer.branches.gather(1, mine.clamp(min=0).unsqueeze(1)).squeeze(1)
-        return torch.where(mine == ANY, answer.margin, wanted)
-
-    return loss
 
 
 def _kept(track: Track, lanes: Lanes, z: Tensor, margin: Tensor) -> Lanes:

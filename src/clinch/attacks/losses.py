@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clinch.attacks.goal import Answer, Goal, Loss
+from clinch.attacks.goal import ANY, Answer, Goal, Loss
 from clinch.attacks.labels import Labels
 from clinch.errors import ProblemError
 
@@ -97,6 +97,18 @@ def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None) -> Loss
     return loss
 
 
+def branch_loss(branches: Tensor) -> Loss | None:
+    """The value of a branch of its own for each of L lanes ``(L,)``, or of the smallest where it is ANY."""
+    if bool((branches == ANY).all()):
+        return None
+
+    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
+        mine = branches[which]
+        return torch.where(mine == ANY, answer.margin, _at(answer.branches, mine.clamp(min=0)))
+
+    return loss
+
+
 def lane_loss(goal: Goal, name: str | None, branches: Tensor | None) -> Loss | None:
     """The named loss aimed at a branch of its own for each of L lanes; None: as :func:`loss_of` has it.
 
@@ -109,7 +121,7 @@ def lane_loss(goal: Goal, name: str | None, branches: Tensor | None) -> Loss | N
     if branches is None:
         return named
     if named is None or not isinstance(goal, Labels) or goal.target is not None:
-        return lambda answer, rows, which: _at(answer.branches, branches[which])
+        return branch_loss(branches)
     function, y = LOSSES[name or "cross-entropy"], goal.y
     probabilities = goal.outputs == "probabilities" and function is not cross_entropy
 
@@ -120,7 +132,7 @@ def lane_loss(goal: Goal, name: str | None, branches: Tensor | None) -> Loss | N
     return loss
 
 
-def nearest_branches(goal: Goal, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def least_branches(goal: Goal, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The branches of least value at the inputs themselves: one pass forward.
 
     Args:

@@ -12,6 +12,7 @@ from clinch.attacks.linearised import UNBOUNDED, Lanes, box_of, linearised_steps
 from clinch.attacks.moves import farthest, shortest
 from clinch.attacks.put_back import put_back
 from clinch.attacks.result import AttackResult, HasQuery
+from clinch.attacks.retract import retract
 from clinch.attacks.shrinking_ball import shrinking_steps
 from clinch.attacks.state import goal_of
 from clinch.attacks.track import Progress, Track
@@ -118,7 +119,8 @@ def _dense(track: Track, passes: int, generator: torch.Generator) -> None:
         _balls(track, rows, left, generator)
     else:
         _follow(track, lanes, left)
-    _retract(track, rows)
+    retract(track, BACK, NEAR)
+    track.step()
 
 
 def _sparse(track: Track, passes: int, generator: torch.Generator) -> None:
@@ -260,18 +262,3 @@ def _far(goal: Goal, rows: Tensor) -> Tensor:
     reach = torch.maximum(-lower, upper)
     reach = torch.where(reach < UNBOUNDED, reach, most)
     return FAR[goal.p] * norm_of(reach, goal.p)
-
-
-def _retract(track: Track, rows: Tensor) -> None:
-    """Bisect the last part of the way back from the best points towards the inputs."""
-    goal = track.goal
-    rows = rows[track.success[rows]]
-    x, z = goal.x[rows], track.x[rows].clone()
-    low, high = x.new_full((len(rows),), NEAR), x.new_ones(len(rows))
-    for _ in range(BACK):
-        middle = (low + high) / 2
-        point = x + along(middle, x) * (z - x)
-        margin = goal.look(point, rows)
-        track.update(point, rows, margin)
-        low, high = torch.where(margin < 0, low, middle), torch.where(margin < 0, middle, high)
-    track.step()

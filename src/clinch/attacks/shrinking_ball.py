@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.goal import along
-from clinch.attacks.linearised import box_of, wish_of
+from clinch.attacks.linearised import box_of
+from clinch.attacks.losses import branch_loss
 from clinch.attacks.moves import farthest
 from clinch.attacks.schedule import cosine
 from clinch.attacks.track import Track
@@ -45,7 +46,7 @@ def shrinking_steps(
     box, x = box_of(goal, rows), goal.x[rows]
     average = z.new_zeros(len(rows), z.shape[1:].numel())
     nearest = torch.full_like(radius, torch.inf)
-    wish = wish_of(branch)
+    wish = branch_loss(branch)
     for k in range(steps):
         slope = goal.slope(z, rows, wish)
         track.note_gradient(slope.gradient, rows)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.goal import Goal, along
-from clinch.attacks.losses import nearest_branches
+from clinch.attacks.losses import least_branches
 from clinch.attacks.track import Track
 from clinch.geometry.projection import project_into
 
@@ -70,7 +70,7 @@ def starts(
     goal, aims = track.goal, None
     rows = goal.todo[~track.success[goal.todo]]
     if targets and goal.width > 1:
-        rows, aims = nearest_branches(goal, rows, targets)
+        rows, aims = least_branches(goal, rows, targets)
         aims = aims.repeat(restarts)
     random = 0 if noisy else len(rows)
     rows = rows.repeat(restarts)
