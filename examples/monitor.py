@@ -14,7 +14,7 @@ import argparse
 import clinch as cl
 from clinch.data import mnist, model_file
 from clinch.domains.monitors import BoxMonitor, predicted
-from clinch.figures import Watched, save, solution_figure
+from clinch.study.figures import Watched, save, solution_figure
 
 
 def main() -> None:

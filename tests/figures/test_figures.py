@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from clinch.errors import ShapeError
-from clinch.figures import Watched, save, solution_figure, summary
 from clinch.solution import Event, Solution, Status
+from clinch.study.figures import Watched, save, solution_figure, summary
 
 INF = float("inf")
 HISTORY = [

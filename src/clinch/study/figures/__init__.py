@@ -1,0 +1,20 @@
+"""Figures, one file each, drawn on ``matplotlib.figure.Figure`` objects: no window, no global state.
+
+To add a figure is to add a file here; what figures share is in :mod:`clinch.study.figures.style`.
+"""
+
+from clinch.study.figures.inputs import draw_inputs
+from clinch.study.figures.solution import draw_history, solution_figure, summary
+from clinch.study.figures.style import save, style
+from clinch.study.figures.watched import Watched, draw_watched
+
+__all__ = [
+    "Watched",
+    "draw_history",
+    "draw_inputs",
+    "draw_watched",
+    "save",
+    "solution_figure",
+    "style",
+    "summary",
+]

@@ -1,0 +1,63 @@
+"""What all figures share: colours, settings, numbers, and how they are written to disk."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, distinguishable with any colour vision
+VALUE, BOUND, GAP, INK, MUTED = "#D55E00", "#0072B2", "#CFE3F1", "#222222", "#8A8A8A"
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlepad": 7,
+    "axes.labelsize": 9,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+}
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure; the ending of the name chooses the format (png, svg, pdf). Returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure.savefig(path)
+    return path
+
+
+def style() -> AbstractContextManager[None]:
+    """Clinch's matplotlib settings, for the length of a ``with`` block."""
+    import matplotlib as mpl
+
+    return mpl.rc_context({**STYLE})  # type: ignore[return-value]
+
+
+def flat(t: Tensor) -> np.ndarray:
+    """A tensor as one row of float64 numbers."""
+    return t.detach().cpu().double().flatten().numpy()
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with so many significant digits and a proper minus sign."""
+    return f"{value:.{digits}g}".replace("-", "−")
