@@ -32,7 +32,6 @@ OTHERS = {
     "decomposition",
     "first_order_radius",
     "minimise",
-    "nearest_by_projection",
     "polish",
     "scipy_minimise",
 }

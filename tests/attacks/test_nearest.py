@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from clinch.attacks import attack, bisection, nearest_by_projection
+from clinch.attacks import attack, bisection, nearest
 from clinch.certify.point import check_points
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.region import Ball
@@ -47,7 +47,7 @@ def test_linear_classifier_is_closed_form(p, box, dtype):
     problem = other_class(net, x0, p, margin=1e-3, **limits)
     best = closed_form(problem)
     assert bool(torch.isfinite(best).all()) and bool((best > 0).all())
-    for method in (nearest_by_projection, bisection):
+    for method in (nearest, bisection):
         found = method(problem)
         assert bool(found.success.all())
         assert found.x.dtype == dtype
@@ -61,8 +61,8 @@ def test_same_seed_same_points(p):
     net = mlp([10, 16, 16, 4], seed=2)
     x0 = torch.rand(3, 10, generator=torch.Generator().manual_seed(0))
     problem = other_class(net, x0, p)
-    for method in (nearest_by_projection, bisection):
-        first, second = method(problem, seed=5, steps=12), method(problem, seed=5, steps=12)
+    for method in (nearest, bisection):
+        first, second = method(problem, seed=5), method(problem, seed=5)
         assert torch.equal(first.x, second.x) and torch.equal(first.value, second.value)
 
 
@@ -71,8 +71,8 @@ def test_a_batch_does_as_well_as_single_problems(p):
     net = mlp([10, 16, 16, 4], seed=3)
     x0 = torch.rand(4, 10, generator=torch.Generator().manual_seed(1))
     problem = other_class(net, x0, p, margin=0.01)
-    together = nearest_by_projection(problem).value
-    alone = torch.cat([nearest_by_projection(problem.take(torch.tensor([b]))).value for b in range(4)])
+    together = nearest(problem).value
+    alone = torch.cat([nearest(problem.take(torch.tensor([b]))).value for b in range(4)])
     assert bool(torch.isfinite(together).all())
     tolerance = 1.0 if p == 0 else 0.02 * alone
     assert bool(((together - alone).abs() <= tolerance).all()), (together, alone)
@@ -82,7 +82,7 @@ def test_feasible_centre_is_distance_zero_at_once():
     net = mlp([6, 8, 3], seed=4)
     x0 = torch.rand(2, 6, generator=torch.Generator().manual_seed(2))
     already = query(net, x0, torch.zeros(1, 3), -torch.ones(2, 1), [0], 2.0)
-    for method in (nearest_by_projection, bisection):
+    for method in (nearest, bisection):
         found = method(already)
         assert bool(found.success.all()) and not found.value.any()
     ledger = Ledger(already, gap=0.0)
@@ -96,8 +96,8 @@ def test_constant_network_has_no_point_and_does_not_crash(p):
     layer.weight.data.zero_()
     layer.bias.data = torch.tensor([1.0, 0.0, -1.0])
     problem = other_class(network([layer], (6,)), torch.rand(2, 6, generator=torch.Generator().manual_seed(3)), p)
-    for method in (nearest_by_projection, bisection):
-        found = method(problem, steps=10)
+    for method in (nearest, bisection):
+        found = method(problem)
         assert not found.success.any() and bool(torch.isinf(found.value).all())
 
 
@@ -112,9 +112,9 @@ def test_overflowing_network_never_succeeds(p):
     x0 = torch.rand(2, 6, generator=torch.Generator().manual_seed(4))
     rows = torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]])
     problem = query(broken, x0, rows, torch.ones(2, 2), [0, 0], p)
-    found = nearest_by_projection(problem)
+    found = nearest(problem)
     assert not found.success.any()
-    assert nearest_by_projection(other_class(net, x0, p)).success.all()
+    assert nearest(other_class(net, x0, p)).success.all()
 
 
 def test_switched_off_neuron_is_found():
@@ -126,7 +126,7 @@ def test_switched_off_neuron_is_found():
     x0 = torch.full((1, 4), 0.25)
     problem = query(net, x0, torch.tensor([[-1.0, 0.0]]), torch.tensor([[0.3]]), [0], 2.0, node=3)
     best = (1.5 - 0.5) / math.sqrt(2)
-    for method in (nearest_by_projection, bisection):
+    for method in (nearest, bisection):
         found = method(problem)
         assert bool(found.success.all()) and float(found.value) == pytest.approx(best, rel=0.01)
 
@@ -149,7 +149,7 @@ def test_other_clauses_hold_too():
         torch.cat([hidden.atoms.constant, torch.full((4, 3), 1e-3, dtype=torch.float64)], 1),
     )
     problem = replace(hidden, atoms=atoms, clause=torch.tensor([0] * 24 + [1, 2, 3]))
-    found, reference = nearest_by_projection(problem), bisection(problem, starts=3)
+    found, reference = nearest(problem, passes=3000), bisection(problem, starts=3)
     assert bool(found.success.all())
     assert bool((found.value <= reference.value * 1.03).all()), (found.value, reference.value)
     assert bool(check_points(problem, found.x, torch.arange(4)).feasible.all())
@@ -158,12 +158,12 @@ def test_other_clauses_hold_too():
 def test_a_ball_in_the_region_is_respected():
     net = mlp([10, 16, 16, 4], seed=7)
     x0 = torch.rand(3, 10, generator=torch.Generator().manual_seed(6))
-    free = nearest_by_projection(other_class(net, x0, 1.0))
+    free = nearest(other_class(net, x0, 1.0))
     ball = Ball(x0.double(), torch.full((3,), 10.0, dtype=torch.float64), 2.0)
-    wide = nearest_by_projection(other_class(net, x0, 1.0, balls=(ball,)))
+    wide = nearest(other_class(net, x0, 1.0, balls=(ball,)))
     assert torch.allclose(free.value, wide.value, rtol=0.02)
     tight = Ball(x0.double(), torch.full((3,), 1e-4, dtype=torch.float64), 2.0)
-    assert not nearest_by_projection(other_class(net, x0, 1.0, balls=(tight,))).success.any()
+    assert not nearest(other_class(net, x0, 1.0, balls=(tight,))).success.any()
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, INF])
@@ -172,10 +172,10 @@ def test_weights_and_free_elements(p):
     problem = other_class(net, x0, p)
     weights = torch.full(x0.shape, 2.0, dtype=torch.float64)
     doubled = replace(problem, objective=replace(problem.objective, weights=weights))
-    one, two = nearest_by_projection(problem).value, nearest_by_projection(doubled).value
+    one, two = nearest(problem).value, nearest(doubled).value
     assert torch.allclose(2 * one, two, rtol=0.01)
     free = replace(problem, objective=replace(problem.objective, weights=torch.zeros_like(weights)))
-    assert not nearest_by_projection(free).value.any()
+    assert not nearest(free).value.any()
 
 
 def test_time_limit_leaves_points_behind():
@@ -183,7 +183,7 @@ def test_time_limit_leaves_points_behind():
     x0 = torch.rand(6, 30, generator=torch.Generator().manual_seed(7))
     problem = other_class(net, x0, 2.0)
     ledger = Ledger(problem, time_limit=0.3)
-    attack(problem, ledger, steps=100_000)
+    attack(problem, ledger, passes=1_000_000)
     assert bool(torch.isfinite(ledger.value).all())
     over = Ledger(problem, time_limit=0.0)
     attack(problem, over)
@@ -196,7 +196,7 @@ def test_attack_reports_to_the_ledger():
     problem = other_class(net, x0, 2.0)
     ledger = Ledger(problem)
     attack(problem, ledger, seed=1)
-    alone = nearest_by_projection(problem, seed=1)
+    alone = nearest(problem, seed=1)
     # with a ledger the runners-up are polished as well
     assert bool((ledger.value <= alone.value * (1 + 1e-6)).all())
     assert torch.allclose(ledger.value, alone.value, rtol=0.02)

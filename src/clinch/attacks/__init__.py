@@ -3,7 +3,7 @@
 from clinch.attacks.algorithm1 import algorithm1
 from clinch.attacks.alma import alma
 from clinch.attacks.apgd import apgd
-from clinch.attacks.attack import attack, nearest_by_projection
+from clinch.attacks.attack import attack
 from clinch.attacks.bisection import bisection
 from clinch.attacks.conflicting import orthogonal_pgd, selective_pgd
 from clinch.attacks.ddn import ddn
@@ -59,7 +59,6 @@ __all__ = [
     "lbfgs",
     "minimise",
     "nearest",
-    "nearest_by_projection",
     "orthogonal_pgd",
     "pdpgd",
     "penalty",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clinch.attacks.branches import nearest_branches
 from clinch.attacks.goal import Goal, along
+from clinch.attacks.losses import branch_conditions
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.retract import retract
 from clinch.attacks.schedule import cosine
@@ -115,12 +116,11 @@ class _Lanes:
 def _lanes(goal: Goal, branches: int, starts: int, generator: torch.Generator) -> _Lanes:
     near = nearest_branches(goal, goal.todo, branches)
     near = near.take(torch.arange(len(near.rows), device=goal.x.device).repeat_interleave(starts))
-    radius = 1.2 * torch.where(torch.isfinite(near.distance) & (near.distance > 0), near.distance, 1.0)
-    noise = (torch.rand(near.point.shape, generator=generator, dtype=goal.x.dtype).to(goal.x) * 2 - 1) * along(
-        radius, near.point
-    )
+    point = near.point(goal)
+    radius = 1.2 * torch.where(near.met & (near.length > 0), near.length, 1.0)
+    noise = (torch.rand(point.shape, generator=generator, dtype=goal.x.dtype).to(goal.x) * 2 - 1) * along(radius, point)
     random = torch.arange(len(near.rows), device=goal.x.device) % starts != 0
-    z = torch.where(along(random, noise), near.point + noise, near.point)
+    z = torch.where(along(random, noise), point + noise, point)
     return _Lanes(near.rows, near.branch, z, radius, torch.zeros_like(radius), torch.full_like(radius, torch.inf))
 
 
@@ -134,7 +134,7 @@ def _descend(track: Track, lanes: _Lanes, steps: int, rule: Rule) -> tuple[Tenso
     point, reached = z.clone(), torch.full_like(lanes.radius, torch.inf)
     length = along(lanes.radius, z)
     for k in range(steps):
-        slopes = goal.slopes(z, rows, lambda answer, which: answer.conditions(lanes.branch[which]))
+        slopes = goal.slopes(z, rows, branch_conditions(lanes.branch))
         track.note_gradient(slopes.gradients, rows)
         distance = goal.distance(z, rows)
         track.update(z, rows, slopes.margin, distance)

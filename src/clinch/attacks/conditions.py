@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.goal import Answer, Goal
-from clinch.attacks.lanes import disjunctive_clause, leaky_forward, tightened
-from clinch.attacks.result import Best, HasQuery, query_of
+from clinch.attacks.leaky import leaky_forward
+from clinch.attacks.result import HasQuery, query_of
+from clinch.attacks.tightened import disjunctive_clause, reference_point, tightened
 from clinch.certify.point import check_points
 from clinch.errors import UnsupportedByEngine
+from clinch.geometry.projection import project_into
 from clinch.query import Activations, Distance, Query
 
 
@@ -22,47 +24,71 @@ class Conditions(Goal):
     Args:
         problem: a ``cl.Problem``, or its normal form.
         p: the norm of distances where the objective is no distance.
+        needed: False takes a problem without clauses too: its goal is reached everywhere.
+
+    Attributes:
+        query: the float64 normal form on the CPU.
+        tight: what attacks see of it, see :func:`~clinch.attacks.tightened.tightened`.
 
     Raises:
         UnsupportedByEngine: the problem has no clauses, so that there is no goal but its objective.
     """
 
-    def __init__(self, problem: HasQuery | Query, p: float = torch.inf) -> None:
+    several = True
+
+    def __init__(self, problem: HasQuery | Query, p: float = torch.inf, *, needed: bool = True) -> None:
         query = query_of(problem)
-        if not query.clauses:
+        if needed and not query.clauses:
             raise UnsupportedByEngine(
                 "This attack drives an input to where constraints on the network hold, and the problem has none. Use "
                 "clinch.attacks.minimise for an objective alone."
             )
-        best = Best(query, "attack")
-        self.query, self.tight = best.query, tightened(best)
+        model = query.to(query.network.dtype, query.device)
+        anchor = project_into(model.region, reference_point(model))
+        self.query, self.tight = query.moved("cpu"), tightened(query, anchor)
         objective = self.tight.objective
-        self.x = objective.center if isinstance(objective, Distance) else best.anchor
-        self.start = best.anchor
+        self.x = objective.center if isinstance(objective, Distance) else anchor
         self.p, self.weights = (objective.p, objective.weights) if isinstance(objective, Distance) else (p, None)
         self.region = self.tight.region
         self.forward = torch.full((query.size,), 6, dtype=torch.int64, device=self.x.device)
         self.backward = torch.zeros_like(self.forward)
-        main = disjunctive_clause(self.tight)
-        self._main = 0 if main is None else main
+        self._main = disjunctive_clause(self.tight) or 0
         self._atoms = (self.tight.clause == self._main).nonzero().flatten()
-        rows = torch.arange(self.size, device=self.x.device)
-        self.todo = (~self.verdict(self.x, rows)[0]).nonzero().flatten()
+        self.todo = self._open()
+
+    def _open(self) -> Tensor:
+        """Rows whose start is not the answer already: it may break clauses, or a ball may have pushed it away from the
+        point of the box that is next to x."""
+        start = self.start
+        met = self.verdict(start, torch.arange(self.size, device=self.x.device))[0]
+        closest = torch.maximum(torch.minimum(self.x, self.region.upper), self.region.lower)
+        return (~(met & (start == closest).flatten(1).all(1))).nonzero().flatten()
 
     @property
     def width(self) -> int:
         """Number of atoms of the largest clause."""
-        return len(self._atoms)
+        return max(1, len(self._atoms))
+
+    @property
+    def shared(self) -> bool:
+        """Whether there are other clauses."""
+        return self.tight.clauses > 1
 
     def answer(self, z: Tensor, rows: Tensor) -> Answer:
         """See :meth:`Goal.answer`."""
-        return self._answer(self.tight.graph.forward(z, self.tight.atoms.nodes), rows)
+        return self._answer(self.tight.graph.forward(z, self._nodes), rows)
 
     def leaky_answer(self, z: Tensor, rows: Tensor) -> Answer | None:
         """See :meth:`Goal.leaky_answer`."""
-        return self._answer(leaky_forward(self.tight.graph, z, self.tight.atoms.nodes), rows)
+        return self._answer(leaky_forward(self.tight.graph, z, self._nodes), rows)
+
+    @property
+    def _nodes(self) -> list[int]:
+        return self.tight.atoms.nodes
 
     def _answer(self, activations: Activations, rows: Tensor) -> Answer:
+        if not self.tight.clauses:
+            return Answer(self.x.new_full((len(rows), 1), -torch.inf), None)
         values = self.tight.atoms.take(rows).values(activations)
         wanted = values[:, self._atoms]
         if self.tight.clauses == 1:

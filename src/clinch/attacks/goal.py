@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from clinch.geometry.norms import norm
+from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
 from clinch.geometry.rounding import round_down, round_up
 
@@ -29,12 +30,19 @@ class Answer(NamedTuple):
         logits: ``(L, C)`` outputs of a classifier; None for a problem.
         atoms: ``(L, K)`` the branches without the conditions that all of them share; None where they share none.
         others: ``(L, M)`` those conditions, each negative where it holds; None where there are none.
+        value: ``(L,)`` the objective of a problem that lowers one; None where distances are what is lowered.
     """
 
     branches: Tensor
     logits: Tensor | None
     atoms: Tensor | None = None
     others: Tensor | None = None
+    value: Tensor | None = None
+
+    @property
+    def alone(self) -> Tensor:
+        """``(L, K)`` the branches without what they share."""
+        return self.branches if self.atoms is None else self.atoms
 
     @property
     def margin(self) -> Tensor:
@@ -51,10 +59,9 @@ class Answer(NamedTuple):
         Returns:
             ``(L, 1)`` the branch alone where there are no others, ``(L, 2)`` or ``(L, 1 + M)``.
         """
-        atoms = self.branches if self.atoms is None else self.atoms
-        own = atoms.amin(1, keepdim=True)
+        own = self.alone.amin(1, keepdim=True)
         if branch is not None:
-            chosen = atoms.gather(1, branch.clamp(min=0).unsqueeze(1))
+            chosen = self.alone.gather(1, branch.clamp(min=0).unsqueeze(1))
             own = torch.where((branch == ANY).unsqueeze(1), own, chosen)
         if self.others is None:
             return own
@@ -120,12 +127,15 @@ class Goal(ABC):
             ``(B, *input_shape)`` or None.
         forward: ``(B,)`` rows sent forward so far; ``backward`` the same for gradients.
         todo: ``(A,)`` rows that are worth an attack: those that do not reach the goal as they are.
+        several: whether branches may share conditions, or have gradients that are zero for want of a switched-on
+            element: :meth:`slopes` then says more than :meth:`slope`.
     """
 
     x: Tensor
     region: Region
     p: float
     weights: Tensor | None = None
+    several: bool = False
     forward: Tensor
     backward: Tensor
     todo: Tensor
@@ -134,6 +144,16 @@ class Goal(ABC):
     def size(self) -> int:
         """Number of inputs B."""
         return len(self.x)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all branches share conditions."""
+        return False
+
+    @property
+    def start(self) -> Tensor:
+        """``(B, *input_shape)`` the points of the region next to x: x itself where that lies inside."""
+        return project_into(self.region, self.x)
 
     @property
     @abstractmethod
@@ -201,16 +221,19 @@ class Goal(ABC):
                 gradients[dead] = _gradients(again, point)[dead[lanes]]
         return Slopes(values.detach(), answer.margin.detach(), gradients, dead)
 
-    def jacobian(self, z: Tensor, rows: Tensor, which: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def jacobian(
+        self, z: Tensor, rows: Tensor, which: Tensor | None = None, alone: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """The branches ``which (L, T)`` of each point (None: all K), ``(L, T)``, and their gradients
-        ``(L, T, *input_shape)``: one pass forward, T backward."""
+        ``(L, T, *input_shape)``: one pass forward, T backward. ``alone``: without what branches share."""
         count = self.width if which is None else which.shape[1]
         self.count(rows, forward=1, backward=count)
         found = []
         for part in parts_of(z, count):
             point = z[part].detach().requires_grad_()
             with torch.enable_grad():
-                branches = self.answer(point, rows[part]).branches
+                answer = self.answer(point, rows[part])
+                branches = answer.alone if alone else answer.branches
                 branches = branches if which is None else branches.gather(1, which[part])
             found.append((branches.detach(), _gradients(branches, point)))
         return found[0] if len(found) == 1 else (torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]))
@@ -226,6 +249,18 @@ class Goal(ABC):
     def distance(self, z: Tensor, rows: Tensor) -> Tensor:
         """``‖w ⊙ (z − x)‖_p``, ``(L,)``."""
         return norm(z - self.x[rows], self.p, None if self.weights is None else self.weights[rows])
+
+    def lowered(self, z: Tensor, rows: Tensor) -> Tensor:
+        """What the attack lowers at points that reach the goal, ``(L,)`` in float64: the distance, unless a problem has
+        another objective."""
+        return self.distance(z.double(), rows)
+
+    def outside(self, z: Tensor, rows: Tensor) -> Tensor | None:
+        """How far points lie outside the region's balls ``(L,)``, 0 inside; None where it has none."""
+        if not self.region.balls:
+            return None
+        balls = [ball.take(rows) for ball in self.region.balls]
+        return torch.stack([(ball.distance(z) - ball.radius).clamp(min=0) for ball in balls]).amax(0)
 
     def within(self, radius: Tensor, rows: Tensor) -> Region:
         """The region cut by balls with radii ``(L,)``, float64, small enough that all that the model's dtype says to

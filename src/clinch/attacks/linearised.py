@@ -6,8 +6,8 @@
 
 One step with a = 0 and s = 1 is DeepFool's (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599), with the exact box FAB's
 (Croce and Hein 2020, arXiv 1907.02044). Averaging stops the zigzag at kinks and does nearly all of the work; it is
-ours. Made for networks whose linearisation says where their nearest boundary is; for those whose does not see
-:mod:`clinch.attacks.shrinking_ball`.
+ours, as is the second half-space for conditions that all branches of a problem share. Made for networks whose
+linearisation says where their nearest boundary is; for others see :mod:`clinch.attacks.shrinking_ball`.
 """
 
 from __future__ import annotations
@@ -17,50 +17,49 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clinch.attacks.goal import Goal
-from clinch.attacks.losses import branch_loss
-from clinch.attacks.moves import shortest
+from clinch.attacks.losses import branch_conditions, branch_loss
+from clinch.attacks.room import HalfSpaces, Room
 from clinch.attacks.schedule import cosine
 from clinch.attacks.track import Track
-from clinch.geometry.norms import norm
-
-#: how far an element without limits may move
-UNBOUNDED = 1e4
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """L attempts: which input, which branch, where, and the averaged hyperplane ``<row, δ> <= limit``.
+    """L attempts: which input, which branch, where, and the averaged half-spaces they aim into.
 
     Attributes:
         rows: ``(L,)``; may repeat.
         branch: ``(L,)`` the wanted branch, or ANY.
         move: ``(L, n)`` from the input to where the lane is.
-        row: ``(L, n)``.
-        limit: ``(L,)``.
-        fresh: ``(L,)`` whether there is no hyperplane yet.
+        own: where the lane's branch holds.
+        shared: where the conditions hold that all branches share; None where there are none.
         distance: ``(L,)`` of the nearest point of the lane that reaches the goal, infinity before there is one.
         nearest: ``(L, n)`` the move to that point.
+        lost: ``(L,)`` whether the last gradient of the lane's branch was zero, without its goal being reached.
     """
 
     rows: Tensor
     branch: Tensor
     move: Tensor
-    row: Tensor
-    limit: Tensor
-    fresh: Tensor
+    own: HalfSpaces
+    shared: HalfSpaces | None
     distance: Tensor
     nearest: Tensor
+    lost: Tensor
 
     @staticmethod
     def at(rows: Tensor, branch: Tensor, move: Tensor) -> Lanes:
         """Lanes without a past."""
-        nothing = move.new_zeros(len(rows))
-        return Lanes(rows, branch, move, torch.zeros_like(move), nothing, nothing == 0, nothing + torch.inf, move)
+        far = move.new_full((len(rows),), torch.inf)
+        return Lanes(rows, branch, move, HalfSpaces.none(move), None, far, move, torch.zeros_like(rows).bool())
 
     def take(self, which: Tensor) -> Lanes:
         """The chosen lanes, in that order."""
-        return Lanes(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+        return Lanes(
+            self.rows[which], self.branch[which], self.move[which], self.own.take(which),
+            None if self.shared is None else self.shared.take(which), self.distance[which], self.nearest[which],
+            self.lost[which],
+        )  # fmt: skip
 
 
 def linearised_steps(
@@ -72,7 +71,8 @@ def linearised_steps(
     averaging: tuple[float, float],
     overshoot: float,
 ) -> Lanes:
-    """Run the iteration, two passes for each step of each lane; what is found goes to the track.
+    """Run the iteration, two passes for each step of each lane (three where branches share conditions); what is found
+    goes to the track.
 
     Args:
         track: where points are kept.
@@ -83,27 +83,34 @@ def linearised_steps(
         overshoot: how much farther than the linearised boundary to aim.
     """
     goal = track.goal
-    box, wish, x = box_of(goal, lanes.rows), branch_loss(lanes.branch), goal.x[lanes.rows]
+    room, x = Room.of(goal, lanes.rows), goal.x[lanes.rows]
+    wish, wishes = branch_loss(lanes.branch), branch_conditions(lanes.branch)
     for k in range(steps):
+        if track.exhausted:
+            break
         z = x + lanes.move.view_as(x)
-        slope = goal.slope(z, lanes.rows, wish)
-        lanes = _kept(track, lanes, z, slope.margin)
-        lanes = _averaged(lanes, slope.loss, slope.gradient.flatten(1), cosine(*averaging, k, steps))
-        aim = shortest(lanes.row, -overshoot * lanes.limit, *box, goal.p)
-        lanes = replace(lanes, move=torch.lerp(lanes.move, aim, cosine(*step_size, k, steps)))
+        keep = cosine(*averaging, k, steps)
+        if goal.several:
+            slopes = goal.slopes(z, lanes.rows, wishes)
+            track.note_gradient(slopes.gradients, lanes.rows)
+            lanes = _kept(track, lanes, room, z, slopes.margin)
+            lanes = _averaged_both(lanes, slopes.losses, slopes.gradients.flatten(2), keep)
+        else:
+            slope = goal.slope(z, lanes.rows, wish)
+            lanes = _kept(track, lanes, room, z, slope.margin)
+            lanes = replace(lanes, own=lanes.own.averaged(slope.loss, slope.gradient.flatten(1), lanes.move, keep))
+        shared = None if lanes.shared is None else lanes.shared.beyond(overshoot)
+        aim = room.meeting(lanes.own.beyond(overshoot), shared)
+        move = torch.lerp(lanes.move, aim, cosine(*step_size, k, steps))
+        if goal.several and bool(lanes.own.fresh.any()):  # without any gradient so far a lane stays where it is
+            move = torch.where(lanes.own.fresh.unsqueeze(1), lanes.move, move)
+        lanes = replace(lanes, move=room.inside(move))
     return lanes
 
 
-def box_of(goal: Goal, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Limits ``(L, n)`` of offsets from the inputs; finite ones, so that no move is infinity times zero."""
-    x = goal.x[rows].flatten(1)
-    lower, upper = goal.region.lower[rows].flatten(1) - x, goal.region.upper[rows].flatten(1) - x
-    return lower.clamp(min=-UNBOUNDED), upper.clamp(max=UNBOUNDED)
-
-
-def _kept(track: Track, lanes: Lanes, z: Tensor, margin: Tensor) -> Lanes:
+def _kept(track: Track, lanes: Lanes, room: Room, z: Tensor, margin: Tensor) -> Lanes:
     """With the nearest points brought up to date, of the lanes and of the track."""
-    distance = norm(lanes.move, track.goal.p)
+    distance = room.norm(lanes.move)
     track.update(z, lanes.rows, margin, distance)
     better = ((margin < 0) & (distance < lanes.distance)).nonzero().flatten()
     if not len(better):
@@ -112,12 +119,11 @@ def _kept(track: Track, lanes: Lanes, z: Tensor, margin: Tensor) -> Lanes:
     return replace(lanes, distance=lanes.distance.index_copy(0, better, distance[better]), nearest=nearest)
 
 
-def _averaged(lanes: Lanes, value: Tensor, g: Tensor, keep: float) -> Lanes:
-    """With the hyperplane of this step averaged in; a lane without a gradient keeps what it has."""
-    length = torch.linalg.vector_norm(g, dim=1)
-    known = length > 0
-    scale = torch.where(known, 1 / length, 0.0)
-    limit = (torch.linalg.vecdot(g, lanes.move) - value) * scale
-    share = torch.where(known, torch.where(lanes.fresh, 1.0, 1 - keep), 0.0).to(g)
-    row = torch.addcmul(lanes.row * (1 - share).unsqueeze(1), g, (share * scale).unsqueeze(1))
-    return replace(lanes, row=row, limit=(1 - share) * lanes.limit + share * limit, fresh=lanes.fresh & ~known)
+def _averaged_both(lanes: Lanes, values: Tensor, gradients: Tensor, keep: float) -> Lanes:
+    """With the half-spaces of this step averaged in: the branch's own, and where there is one the shared."""
+    lost = (gradients[:, 0] == 0).all(1) & lanes.distance.isinf()
+    lanes = replace(lanes, lost=lost, own=lanes.own.averaged(values[:, 0], gradients[:, 0], lanes.move, keep))
+    if values.shape[1] == 1:
+        return lanes
+    shared = HalfSpaces.none(lanes.move) if lanes.shared is None else lanes.shared
+    return replace(lanes, shared=shared.averaged(values[:, 1], gradients[:, 1], lanes.move, keep))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clinch.attacks.goal import ANY, Answer, Goal, Loss
+from clinch.attacks.goal import ANY, Answer, Goal, Loss, Losses
 from clinch.attacks.labels import Labels
 from clinch.errors import ProblemError
 
@@ -107,6 +107,16 @@ def branch_loss(branches: Tensor) -> Loss | None:
         return torch.where(mine == ANY, answer.margin, _at(answer.branches, mine.clamp(min=0)))
 
     return loss
+
+
+def branch_conditions(branches: Tensor) -> Losses:
+    """What must become negative for each of L lanes ``(L,)``: its branch, the smallest where it is ANY, and where
+    branches share conditions the largest of those."""
+
+    def losses(answer: Answer, which: Tensor) -> Tensor:
+        return answer.conditions(branches[which])
+
+    return losses
 
 
 def lane_loss(goal: Goal, name: str | None, branches: Tensor | None) -> Loss | None:

@@ -13,10 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.lanes import ANY, Lanes, Reading, lanes_of, tightened
-from clinch.attacks.result import AttackResult, Best, HasQuery, query_of
+from clinch.attacks.goal import Answer, along
+from clinch.attacks.objective import Objective
+from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.schedule import cosine
-from clinch.attacks.shrinking import uphill
+from clinch.attacks.several import together
+from clinch.attacks.track import Progress, Track
+from clinch.errors import ProblemError
 from clinch.geometry.directions import linear_maximiser, steepest_direction
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
@@ -30,7 +33,15 @@ MEMORY = 1 << 23
 UNBOUNDED = 1.0
 
 
-def minimise(problem: HasQuery | Query, *, steps: int = 100, starts: int = 2, seed: int = 0) -> AttackResult:
+def minimise(
+    problem: HasQuery | Query,
+    *,
+    steps: int = 100,
+    starts: int = 2,
+    seed: int = 0,
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
     """Minimise the objective over the region, by itself and for any objective.
 
     Args:
@@ -38,58 +49,67 @@ def minimise(problem: HasQuery | Query, *, steps: int = 100, starts: int = 2, se
         steps: gradient steps per lane.
         starts: groups of 12 random starts per problem; the first start is the region's reference point.
         seed: of the random starts.
+        history: whether to keep the course of the attack; its distances are the objective.
+        progress: called after each step with the numbers of steps done and planned.
 
     Returns:
         Points, feasibility, values and row counts; see :class:`AttackResult`.
+
+    Raises:
+        ProblemError: steps or starts below 1.
+
+    Example:
+        >>> minimise(cl.Problem(cl.Maximize(net.output[0]), [net.input >= -1, net.input <= 1])).value
     """
-    best = Best(query_of(problem), "projected gradient")
+    if min(steps, starts) < 1:
+        raise ProblemError(f"steps={steps} and starts={starts} must be at least 1.")
+    goal = Objective(problem)
+    track = Track(goal, record=history, progress=progress, steps=steps + 1)
     generator = torch.Generator().manual_seed(seed)
-    count = LANES_PER_START * max(1, starts)
-    minimise_steps(best, tightened(best), count=count, steps=steps, generator=generator)
-    return best.result()
+    minimise_steps(goal, track, count=LANES_PER_START * starts, steps=steps, generator=generator)
+    return track.result()
 
 
-def minimise_steps(best: Best, tight: Query, *, count: int, steps: int, generator: torch.Generator) -> None:
-    """Run the method for all problems of ``tight``, ``count`` lanes each; what is found goes to ``best``."""
-    size = max(1, tight.region.lower[0].numel())
-    count = max(1, min(count, MEMORY // (size * max(1, tight.size))))
-    problem = torch.arange(tight.size, device=tight.device).repeat_interleave(count)
-    lanes = lanes_of(best, tight, problem, torch.full_like(problem, ANY))
-    z = _starts(lanes, count, generator)
-    scale = _reach(lanes.query.region)
+def minimise_steps(goal: Objective, track: Track, *, count: int, steps: int, generator: torch.Generator) -> None:
+    """Run the method for all problems of a goal, ``count`` lanes each; what is found goes to its track."""
+    size = max(1, goal.x[0].numel())
+    count = max(1, min(count, MEMORY // (size * max(1, goal.size))))
+    rows = torch.arange(goal.size, device=goal.x.device).repeat_interleave(count)
+    region = goal.region.take(rows)
+    z = _starts(region, goal.start[rows], count, generator)
+    scale = _reach(region)
     for k in range(steps + 1):
-        conditions, slope = _read(lanes, z)
-        if k == steps or best.exhausted:
+        slopes = goal.slopes(z, rows, _losses if goal.tight.clauses else _value)
+        track.note_gradient(slopes.gradients, rows)
+        track.update(z, rows, slopes.margin, slopes.losses[:, 0])
+        track.step()
+        if k == steps or track.exhausted:
             return
-        direction = _direction(conditions, slope).reshape(z.shape)
-        moved = _step(lanes.query.region, z, direction, cosine(1.0, 0.0, k, steps + 1), scale)
+        direction = _direction(slopes.losses, slopes.gradients)
+        moved = _step(region, z, direction, cosine(1.0, 0.0, k, steps + 1), scale)
         z = torch.where(torch.isfinite(moved), moved, z)
 
 
-def _read(lanes: Lanes, z: Tensor) -> tuple[Reading | None, Tensor]:
-    """What the clauses say, and the gradient ``(L, n)`` of the objective; keeps feasible points."""
-    z = z.detach().requires_grad_()
-    with torch.enable_grad():
-        value, _ = lanes.query.evaluate(z)
-    reading = lanes.read(z.detach()) if lanes.query.clauses else None
-    if reading is None:
-        lanes.best.update(z, value, lanes.query.region.contains(z.detach()), lanes.problem)
-    lanes.best.count(lanes.problem, forward=1, backward=1)
-    if not value.requires_grad:
-        return reading, torch.zeros_like(z).flatten(1)
-    (slope,) = torch.autograd.grad(value.nan_to_num().sum(), z)
-    return reading, slope.flatten(1).nan_to_num(0.0, 0.0, 0.0)
+def _value(answer: Answer, which: Tensor) -> Tensor:
+    """The objective alone."""
+    assert answer.value is not None
+    return answer.value.unsqueeze(1)
 
 
-def _direction(reading: Reading | None, slope: Tensor) -> Tensor:
+def _losses(answer: Answer, which: Tensor) -> Tensor:
+    """The objective first, then what must become negative."""
+    return torch.cat([_value(answer, which), answer.conditions()], 1)
+
+
+def _direction(losses: Tensor, gradients: Tensor) -> Tensor:
     """Downhill of the objective, plus the way out of violated clauses."""
-    length = torch.linalg.vector_norm(slope, dim=1, keepdim=True)
-    uphill_ = slope / torch.where(length > 0, length, 1.0)
-    if reading is None:
-        return -uphill_
-    violated = ((reading.primary > 0) | (reading.secondary > 0)).unsqueeze(1)
+    own = together(losses[:, :1], gradients[:, :1])
+    if losses.shape[1] == 1 or bool((losses[:, 1:] <= 0).all()):
+        return -own
+    unmet = losses[:, 1:].amax(1) > 0
+    out = together(losses[:, 1:], gradients[:, 1:])
     # twice the weight: where both pull against each other the clause has to win
-    return -(uphill_ + torch.where(violated, 2 * uphill(reading), torch.zeros_like(uphill_)))
+    return -(own + along(2 * unmet.to(out), out) * together(losses[:, :1], out.unsqueeze(1)))
 
 
 def _step(region: Region, z: Tensor, direction: Tensor, size: float, scale: Tensor) -> Tensor:
@@ -98,7 +118,7 @@ def _step(region: Region, z: Tensor, direction: Tensor, size: float, scale: Tens
     if ball is None or not bool(torch.isfinite(ball.radius).all()):
         return project_into(region, z + size * scale * steepest_direction(direction, torch.inf))
     if ball.p == 2:
-        length = ball.radius.view(-1, *[1] * (z.dim() - 1))
+        length = along(ball.radius, z)
         return project_into(region, z + size * length * steepest_direction(direction, 2, ball.weights))
     extreme = linear_maximiser(direction, region.lower, region.upper, ball)
     extreme = torch.where(torch.isfinite(extreme), extreme, z)
@@ -111,21 +131,20 @@ def _reach(region: Region) -> Tensor:
     return torch.where(torch.isfinite(half), half, torch.full_like(half, UNBOUNDED))
 
 
-def _starts(lanes: Lanes, count: int, generator: torch.Generator) -> Tensor:
+def _starts(region: Region, anchor: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """The reference point first, then points drawn uniformly from the box and brought into the region."""
-    region, anchor = lanes.query.region, lanes.best.anchor[lanes.problem]
     draw = torch.rand(anchor.shape, generator=generator, dtype=torch.float64).to(anchor)
     width = region.upper - region.lower
     spread = torch.where(torch.isfinite(width), region.lower + draw * width, anchor + (2 * draw - 1) * UNBOUNDED)
     z = project_into(region, spread)
     for ball in region.balls:
         z = _inside(ball, z, anchor, draw.flatten(1)[:, 0])
-    first = torch.arange(lanes.size, device=z.device) % count == 0
-    return torch.where(first.view(-1, *[1] * (z.dim() - 1)), anchor, project_into(region, z))
+    first = torch.arange(len(z), device=z.device) % count == 0
+    return torch.where(along(first, z), anchor, project_into(region, z))
 
 
 def _inside(ball: Ball, z: Tensor, anchor: Tensor, share: Tensor) -> Tensor:
     """Not all starts on the sphere: a random part of the way back to the anchor."""
     if ball.p == 0:
         return z
-    return anchor + share.view(-1, *[1] * (z.dim() - 1)) * (z - anchor)
+    return anchor + along(share, z) * (z - anchor)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.attack import nearest_by_projection
-from clinch.attacks.conditions import Conditions
+from clinch.attacks.branches import nearest_branches
+from clinch.attacks.budget import Budget
 from clinch.attacks.goal import ANY, Goal, along, parts_of
-from clinch.attacks.linearised import UNBOUNDED, Lanes, box_of, linearised_steps
-from clinch.attacks.moves import farthest, shortest
+from clinch.attacks.linearised import Lanes, linearised_steps
 from clinch.attacks.put_back import put_back
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.retract import retract
+from clinch.attacks.room import UNBOUNDED, Room
+from clinch.attacks.shared import search_shared
 from clinch.attacks.shrinking_ball import shrinking_steps
-from clinch.attacks.state import goal_of
+from clinch.attacks.state import nearest_goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
-from clinch.geometry.norms import norm as norm_of
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -30,6 +30,8 @@ MISLEADING = 0.17
 BACK, NEAR = 8, 0.9
 #: branches tried at first, and kept after the first stage
 BRANCHES, KEPT = 9, 3
+#: share of the passes that looking at the gradients of branches may take; a few are always looked at
+LOOK, FEW = 0.1, 10
 #: step sizes of the ball's runs, its first radius relative to the distance of the farthest corner of the box, and the
 #: shares of that of two runs for p = 0
 BALL_STEPS = {1.0: (0.3, 0.7), 2.0: (0.3, 0.7, 0.5), torch.inf: (0.3, 0.7, 0.5)}
@@ -38,6 +40,8 @@ FAR, SPARSE_FAR = {0.0: 1.0, 1.0: 0.04, 2.0: 0.15, torch.inf: 0.4}, (0.08, 0.13)
 SPARSE_BACK = 0.12
 #: passes of one run from far away where there are many
 RUN = 200
+#: what a lane without a gradient counts farther
+LOST = 1e6
 #: fewest passes that make sense
 FEWEST = 60
 #: shares of the passes for the first and second stage of the linearisation, and for the ball's runs from far away
@@ -68,8 +72,8 @@ def nearest(
     the shrinking ball alone, and puts single elements back.
 
     Args:
-        net: a classifier; or a problem whose objective is a distance, then without x and y. A problem gets the attack
-            that :func:`clinch.solve` begins with, which knows several clauses; of what follows it takes ``seed`` only.
+        net: a classifier; or a problem whose objective is a distance, then without x and y. Conditions that all its
+            branches share become a second half-space that moves must lead into.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         norm: 0, 1, 2 or ``cl.inf``.
@@ -93,85 +97,90 @@ def nearest(
     """
     if passes < FEWEST:
         raise ProblemError(f"passes={passes} is too few for this attack. Give at least {FEWEST}, or use deepfool.")
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    if isinstance(goal, Conditions):
-        return nearest_by_projection(goal.query, seed=seed)
+    goal = nearest_goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
     track = Track(goal, record=history, progress=progress)
-    if len(goal.todo):
-        (_sparse if goal.p == 0 else _dense)(track, passes, torch.Generator().manual_seed(seed))
+    search(track, passes, torch.Generator().manual_seed(seed))
     return track.result()
 
 
-def _dense(track: Track, passes: int, generator: torch.Generator) -> None:
-    """p = 1, 2 and infinity."""
+def search(track: Track, passes: int, generator: torch.Generator, quick: bool = False) -> Lanes | None:
+    """The attack itself: what it finds goes to the track.
+
+    Args:
+        track: of a goal whose distance is lowered.
+        passes: for each input, at most.
+        generator: of random starts.
+        quick: see :func:`~clinch.attacks.shared.search_shared`.
+
+    Returns:
+        The lanes of averaged linearisation that were left before the last one was chosen: where other pieces of the
+        network may be better. None where there were none.
+    """
     goal, rows = track.goal, track.goal.todo
-    lanes, order = _ranked(track, rows)
+    if not len(rows):
+        return None
+    if goal.several:  # a ball may have pushed the first point away from the input, and it may reach the goal
+        track.update(goal.start[rows], rows, goal.look(goal.start[rows], rows))
+    if goal.shared or (goal.several and goal.width > FEW):
+        return search_shared(track, passes, generator, quick)
+    return (_sparse if goal.p == 0 else _dense)(track, passes, generator)
+
+
+def _dense(track: Track, passes: int, generator: torch.Generator) -> Lanes | None:
+    """p = 1, 2 and infinity."""
+    goal = track.goal
+    budget = Budget.of(goal, goal.todo, passes)
+    lanes, place = _ranked(track, goal.todo, passes)
     if not len(lanes.rows):
-        return
-    rows = lanes.rows[order == 0]  # an input without any gradient is lost
-    misleading = _error(track, lanes.take((order == 0).nonzero().flatten())) > MISLEADING
-    left = passes - int((goal.forward + goal.backward)[rows].max()) - BACK
+        return None
+    rows = lanes.rows[place == 0]  # an input without any gradient is lost
+    misleading = _error(track, lanes.take((place == 0).nonzero().flatten())) > MISLEADING
+    left = budget.left - BACK
+    finalists = None
     if left >= BOTH:
-        _follow(track, lanes, int(0.3 * left))
+        finalists = _follow(track, lanes, int(0.3 * left))
         _balls(track, rows, int(0.6 * left), generator)
         _refine(track, rows, (track.x - goal.x)[rows].flatten(1), int(0.1 * left))
     elif misleading:
         _balls(track, rows, left, generator)
     else:
-        _follow(track, lanes, left)
+        finalists = _follow(track, lanes, left)
     retract(track, BACK, NEAR)
     track.step()
+    return finalists
 
 
 def _sparse(track: Track, passes: int, generator: torch.Generator) -> None:
     """p = 0: shrinking balls, and single elements put back."""
     goal, rows = track.goal, track.goal.todo
+    budget = Budget.of(goal, rows, passes)
     back = int(SPARSE_BACK * passes)
     runs = max(len(SPARSE_FAR), passes // RUN)
     anyone, reach = torch.full_like(rows, ANY), _far(goal, rows)
     for run in range(runs):
-        start = goal.x[rows]
+        if track.exhausted:
+            return
+        start = goal.start[rows]
         if run >= len(SPARSE_FAR):
             # half of the elements from the best point, so that other elements get their turn
             start = torch.where(torch.rand(start.shape, generator=generator).to(start) < 0.5, start, track.x[rows])
         radius = SPARSE_FAR[run % len(SPARSE_FAR)] * reach
         shrinking_steps(
-            track, rows, anyone, start, radius, (passes - back) // (2 * runs), rate=(0.3, 0.01), averaging=(0.3, 0.8)
-        )
+            track, rows, anyone, start, radius, (passes - back) // (2 * runs),
+            rate=(0.3, 0.01), averaging=(0.3, 0.8),
+        )  # fmt: skip
         track.step()
-    put_back(track, rows, passes - int((goal.forward + goal.backward)[rows].max()))
+    put_back(track, rows, budget.left)
     track.step()
 
 
-def _ranked(track: Track, rows: Tensor) -> tuple[Lanes, Tensor]:
+def _ranked(track: Track, rows: Tensor, passes: int) -> tuple[Lanes, Tensor]:
     """Lanes at the linearised boundary of the nearest branches of each input, and the place ``(L,)`` of each lane among
     those of its input, 0 for the nearest."""
-    goal = track.goal
-    which = None
-    if goal.width > BRANCHES + 1:
-        x = goal.x[rows]
-        with torch.no_grad():
-            branches = torch.cat([goal.answer(x[part], rows[part]).branches for part in parts_of(x)])
-        goal.count(rows, forward=1)
-        which = branches.topk(BRANCHES, dim=1, largest=False).indices
-    value, slope = goal.jacobian(goal.x[rows], rows, which)
-    width = value.shape[1]
-    track.note_gradient(slope.abs().amax(1), rows)
-    which = torch.arange(width, device=rows.device).expand_as(value) if which is None else which
-    each, value, g = rows.repeat_interleave(width), value.flatten(), slope.reshape(-1, goal.x[0].numel())
-    known = value.isfinite() & (g != 0).any(1)
-    each, branch, value, g = each[known], which.flatten()[known], value[known], g[known]
-    lower, upper = box_of(goal, each)
-    move = shortest(g, value, lower, upper, goal.p)
-    # where no point of the box reaches the linearised boundary the branch comes last
-    short = ((g * move).sum(1) + value) / value.abs().clamp(min=1e-12)
-    distance = torch.linalg.vector_norm(move, ord=goal.p, dim=1) * (1 + 100 * short.clamp(min=0))
-    order = distance.argsort(stable=True)
-    order = order[each[order].argsort(stable=True)]
-    each, branch = each[order], branch[order]
-    lanes = Lanes.at(each, branch, move[order])
-    place = torch.arange(len(each), device=rows.device)
-    return lanes, place - torch.searchsorted(each, each)
+    near = nearest_branches(track.goal, rows, BRANCHES, max(FEW, int(LOOK * passes)))
+    track.note_gradient(near.steepness.unsqueeze(1), near.rows)
+    near = near.take((near.steepness > 0).nonzero().flatten())
+    return Lanes.at(near.rows, near.branch, near.move), near.place
 
 
 def _error(track: Track, lanes: Lanes) -> float:
@@ -183,24 +192,25 @@ def _error(track: Track, lanes: Lanes) -> float:
     values = []
     with torch.no_grad():
         for z in (x, x + 0.5 * lanes.move.view_as(x)):
-            branches = torch.cat([goal.answer(z[part], rows[part]).branches for part in parts_of(z)])
+            branches = torch.cat([goal.answer(z[part], rows[part]).alone for part in parts_of(z)])
             values.append(branches.gather(1, lanes.branch.unsqueeze(1)).squeeze(1))
     goal.count(rows, forward=2)
     return float((2 * (values[1] / values[0] - 0.5).abs()).median())
 
 
-def _follow(track: Track, lanes: Lanes, passes: int) -> None:
-    """Averaged linearisation: all branches, the best few, and the best one towards any branch."""
+def _follow(track: Track, lanes: Lanes, passes: int) -> Lanes:
+    """Averaged linearisation: all branches, the best few, and the best one towards any branch. Returns the few."""
     count = int(torch.bincount(lanes.rows).max())
     first = max(1, int(STAGES[0] * passes / (2 * count)))
     kept = min(KEPT, count)
     second = max(1, int(STAGES[1] * passes / (2 * kept)))
     lanes = linearised_steps(track, lanes, steps=first, step_size=(0.8, 0.5), averaging=(0.5, 0.5), overshoot=1.2)
     lanes = _best(track, lanes, kept)
-    lanes = linearised_steps(track, lanes, steps=second, step_size=(0.5, 0.3), averaging=(0.8, 0.9), overshoot=1.05)
-    lanes = _best(track, lanes, 1)
+    few = linearised_steps(track, lanes, steps=second, step_size=(0.5, 0.3), averaging=(0.8, 0.9), overshoot=1.05)
+    lanes = _best(track, few, 1)
     move = torch.where(lanes.distance.isfinite().unsqueeze(1), lanes.nearest, lanes.move)
-    _refine(track, lanes.rows, move, passes - 2 * first * count - 2 * second * kept)
+    _refine(track, lanes.rows, move, passes - 2 * (first * count + second * kept))
+    return few
 
 
 def _refine(track: Track, rows: Tensor, move: Tensor, passes: int) -> None:
@@ -212,9 +222,10 @@ def _refine(track: Track, rows: Tensor, move: Tensor, passes: int) -> None:
 
 def _best(track: Track, lanes: Lanes, count: int) -> Lanes:
     """The lanes of each input that aim the nearest, by their averaged hyperplanes and without overshoot; one that has
-    not reached the goal counts a little farther than that."""
-    aim = shortest(lanes.row, -lanes.limit, *box_of(track.goal, lanes.rows), track.goal.p)
-    distance = norm_of(aim, track.goal.p) * torch.where(lanes.distance.isfinite(), 1.0, 1.1)
+    not reached the goal counts a little farther than that, one that has lost its gradient comes last."""
+    room = Room.of(track.goal, lanes.rows)
+    distance = room.norm(room.meeting(lanes.own, lanes.shared))
+    distance = distance * torch.where(lanes.distance.isfinite(), 1.0, 1.1) + LOST * lanes.lost
     order = distance.argsort(stable=True)
     order = order[lanes.rows[order].argsort(stable=True)]
     rows = lanes.rows[order]
@@ -230,19 +241,20 @@ def _balls(track: Track, rows: Tensor, passes: int, generator: torch.Generator) 
     runs = max(len(sizes), passes // RUN)
     length = int(BALL_STAGE * passes / (2 * runs))
     radius, anyone = _far(goal, rows), torch.full_like(rows, ANY)
-    z, reached = goal.x[rows], radius.new_full((len(rows),), torch.inf)
+    z, reached = goal.start[rows], radius.new_full((len(rows),), torch.inf)
     for run in range(runs):
-        one = Track(goal)
-        start = goal.x[rows] if run < len(sizes) else _extreme(goal, rows, radius, generator)
+        if track.exhausted:
+            return
+        one = Track(goal, ledger=track.ledger)
+        start = goal.start[rows] if run < len(sizes) else _extreme(goal, rows, radius, generator)
         shrinking_steps(one, rows, anyone, start, radius, length, step_size=(sizes[run % len(sizes)], 0.1))
         better = one.distance[rows] < reached
         z, reached = torch.where(along(better, z), one.x[rows], z), torch.minimum(reached, one.distance[rows])
         track.update(one.x[rows], rows, one.margin[rows], one.distance[rows])
         track.step()
     start = torch.where(reached.isfinite(), 0.97 * reached, radius)
-    shrinking_steps(
-        track, rows, anyone, z, start, passes // 2 - runs * length, rate=(0.05, 0.005), step_size=(0.3, 0.1)
-    )
+    steps = passes // 2 - runs * length
+    shrinking_steps(track, rows, anyone, z, start, steps, rate=(0.05, 0.005), step_size=(0.3, 0.1))
     track.step()
 
 
@@ -250,15 +262,14 @@ def _extreme(goal: Goal, rows: Tensor, radius: Tensor, generator: torch.Generato
     """The points of balls that are farthest in random directions."""
     x = goal.x[rows]
     direction = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device).flatten(1)
-    return x + farthest(direction, radius, *box_of(goal, rows), goal.p).reshape(x.shape)
+    room = Room.of(goal, rows)
+    return x + room.inside(room.farthest(direction, radius)).reshape(x.shape)
 
 
 def _far(goal: Goal, rows: Tensor) -> Tensor:
     """First radii ``(L,)``: a share of the distance of the farthest corner of the box; an element without limits may
     move by as much as the largest element of its input."""
-    x = goal.x[rows].flatten(1)
-    lower, upper = box_of(goal, rows)
+    x, room = goal.x[rows].flatten(1), Room.of(goal, rows)
     most = x.abs().amax(1, keepdim=True).clamp(min=1.0)
-    reach = torch.maximum(-lower, upper)
-    reach = torch.where(reach < UNBOUNDED, reach, most)
-    return FAR[goal.p] * norm_of(reach, goal.p)
+    reach = torch.maximum(-room.lower, room.upper)
+    return FAR[goal.p] * room.norm(torch.where(reach < UNBOUNDED, reach, most))

@@ -165,11 +165,10 @@ def _scale(track: Track, branches: int | None, first_weight: float | None, step_
     goal = track.goal
     near = nearest_branches(goal, goal.todo, branches or 1)
     track.note_gradient(near.steepness.unsqueeze(1), near.rows)
-    one = torch.ones_like(near.distance)
-    known = near.distance.isfinite() & (near.steepness > 0)
-    weight = torch.where(known, 2 * near.distance / torch.where(known, near.steepness, one), one)
-    reach = (near.point - goal.x[near.rows]).flatten(1).abs().amax(1)
-    step = torch.where(known & (reach > 0), 0.2 * reach, 0.01 * one)
+    one = torch.ones_like(near.length)
+    weight = torch.where(near.met, 2 * near.length / torch.where(near.met, near.steepness, one), one)
+    reach = near.move.abs().amax(1)
+    step = torch.where(near.met & (reach > 0), 0.2 * reach, 0.01 * one)
     branch = torch.full_like(near.branch, ANY) if branches is None else near.branch
     weight = weight if first_weight is None else first_weight * one
     return _Scale(near.rows, branch, weight, step if step_size is None else step_size * one, BEYOND * near.value.abs())

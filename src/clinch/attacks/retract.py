@@ -20,14 +20,13 @@ def retract(track: Track, rounds: int = 10, least: float = 0.0) -> None:
     if goal.p == 0:
         return
     rows = goal.todo[track.success[goal.todo]]
-    far, center = track.x[rows].clone(), goal.x[rows]
+    far, center = track.x[rows].clone(), goal.start[rows]
     high = torch.ones_like(track.distance[rows])
     low = least * high
     for _ in range(rounds if len(rows) else 0):
         share = (low + high) / 2
         z = center + along(share, far) * (far - center)
         margin = goal.look(z, rows)
-        # the centre of a distance may lie outside the region, and so may points on the way
-        reached = (margin < 0) & goal.region.take(rows).contains(z)
+        reached = margin < 0
         track.update(z[reached], rows[reached], margin[reached])
         low, high = torch.where(reached, low, share), torch.where(reached, share, high)

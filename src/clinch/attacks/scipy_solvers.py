@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch.attacks.lanes import disjunctive_clause, tightened
-from clinch.attacks.result import AttackResult, Best, HasQuery, query_of
+from clinch.attacks.objective import Objective
+from clinch.attacks.result import AttackResult, HasQuery, query_of
+from clinch.attacks.tightened import disjunctive_clause
+from clinch.attacks.track import Track
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.ledger import Ledger
 from clinch.query import Distance, Query
@@ -75,16 +77,17 @@ def scipy_minimise(
         raise ProblemError(f"solver={solver!r} is not known. Write one of: {', '.join((*LOCAL, *GLOBAL))}.")
     if not time_limit > 0:
         raise ProblemError(f"time_limit={time_limit}; give seconds, more than zero.")
-    best = Best(query_of(problem), f"SciPy {solver}")
-    _each(best, solver, sides, seed, lambda: time_limit)
-    return best.result()
+    goal = Objective(query_of(problem).moved("cpu"))
+    track = Track(goal)
+    _each(goal, track, solver, sides, seed, lambda: time_limit)
+    return track.result()
 
 
 def scipy_engine(solver: str, sides: bool) -> Callable[[Query, Ledger, int], None]:
     """The same as an engine of ``solve()``: the problems of a batch share the time that the ledger has left."""
 
     def engine(query: Query, ledger: Ledger, seed: int) -> None:
-        best = Best(ledger.query, f"SciPy {solver}")
+        goal = Objective(ledger.query)
         left = ledger.query.size
 
         def seconds() -> float:
@@ -93,7 +96,7 @@ def scipy_engine(solver: str, sides: bool) -> Callable[[Query, Ledger, int], Non
             left -= 1
             return share
 
-        for text in _each(best, solver, sides, seed, seconds, ledger):
+        for text in _each(goal, Track(goal, who=f"SciPy {solver}"), solver, sides, seed, seconds, ledger):
             ledger.note(text)
 
     engine.__name__ = f"{solver}{'' if sides else '_whole'}"
@@ -101,16 +104,17 @@ def scipy_engine(solver: str, sides: bool) -> Callable[[Query, Ledger, int], Non
 
 
 def _each(
-    best: Best, solver: str, sides: bool, seed: int, seconds: Callable[[], float], ledger: Ledger | None = None
-) -> list[str]:
+    goal: Objective, track: Track, solver: str, sides: bool, seed: int, seconds: Callable[[], float],
+    ledger: Ledger | None = None,
+) -> list[str]:  # fmt: skip
     """All problems, one after the other; what went wrong, in words."""
-    if isinstance(best.query.objective, Distance) and best.query.objective.p == 0:
+    if isinstance(goal.query.objective, Distance) and goal.query.objective.p == 0:
         raise UnsupportedByEngine("SciPy's solvers need slopes, and a count of changed elements has none.")
-    slack = (tightened(best).atoms.constant - best.model.atoms.constant).double().cpu()
+    slack = (goal.tight.atoms.constant - goal.query.atoms.constant.to(goal.tight.dtype)).double()
     notes: list[str] = []
-    for b in range(best.query.size):
+    for b in range(goal.size):
         clock = time.monotonic if ledger is None else lambda: ledger.seconds
-        stated = _Stated(best, b, slack[b], clock, clock() + seconds())
+        stated = _Stated(goal, track, b, slack[b], clock, clock() + seconds())
         try:
             with warnings.catch_warnings():
                 # what a solver thinks of its own progress is no concern of the user's
@@ -123,8 +127,8 @@ def _each(
                 raise
             line = str(reason).strip().splitlines()[:1] or [""]
             notes.append(f"SciPy's {solver} gave up on problem {b}: {type(reason).__name__} {line[0]}".rstrip())
-        if ledger is not None and bool(best.value[b].isfinite()):
-            ledger.offer(best.x[b : b + 1], best.who, torch.tensor([b]))
+        if ledger is not None and bool(track.success[b]):
+            ledger.offer(track.x[b : b + 1], track.who, torch.tensor([b]))
     return notes
 
 
@@ -164,13 +168,15 @@ class _Stated:
     """Problem b in float64 on flat arrays; every point that is looked at and satisfies everything is kept.
 
     Attributes:
-        best: keeps the points.
+        goal: all problems.
+        track: keeps the points.
         b: which problem.
         slack: ``(K,)`` what rounding may cost each atom in the model's dtype.
         clock: what tells the time, and ``deadline`` when it is over.
     """
 
-    best: Best
+    goal: Objective
+    track: Track
     b: int
     slack: Tensor
     clock: Callable[[], float]
@@ -178,12 +184,12 @@ class _Stated:
 
     def __post_init__(self) -> None:
         self.index = torch.tensor([self.b])
-        self.query = self.best.query.take(self.index)
+        self.query = self.goal.query.take(self.index)
         self.main = disjunctive_clause(self.query)
         self.lock = threading.Lock()
         #: what went wrong in the network rather than in the solver: that is not forgiven
         self.broken: Exception | None = None
-        middle = self.best.anchor[self.b].double().cpu()
+        middle = self.goal.start[self.b].double()
         self.start: Array = middle.flatten().numpy()
         self.lower: Array = self.query.region.lower[0].flatten().numpy()
         self.upper: Array = self.query.region.upper[0].flatten().numpy()
@@ -212,10 +218,12 @@ class _Stated:
             value, atoms = query.evaluate(x)
             atoms = torch.cat([atoms + self.slack, *(self._ball(ball, x) for ball in query.region.balls)], 1)
         problem = self.index.expand(len(x))
-        self.best.count(problem, forward=1)
+        self.goal.count(problem, forward=1)
         with torch.no_grad():
-            met = (self._violation(atoms) <= 0) & query.region.contains(x)
-            self.best.update(x.to(self.best.model.dtype), value, met, problem)
+            violation = self._violation(atoms)
+            met = (violation <= 0) & query.region.contains(x)
+            margin = torch.where(met, -1.0, violation.clamp(min=TO_SPARE))
+            self.track.update(x.detach().to(self.goal.x), problem, margin, value.detach())
         return value, atoms, x
 
     @staticmethod
@@ -281,7 +289,7 @@ class _Stated:
 
     def _gradients(self, values: Tensor, point: Tensor) -> Array:
         count = values.shape[1]
-        self.best.count(self.index, backward=count)
+        self.goal.count(self.index, backward=count)
         if not values.requires_grad or not count:
             return np.zeros((count, point[0].numel()))
         rows = [torch.autograd.grad(v, point, retain_graph=True)[0].flatten() for v in values[0].unbind()]

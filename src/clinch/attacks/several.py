@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from clinch.attacks.goal import Goal, Slope
+from clinch.attacks.losses import branch_conditions, branch_loss
+
 #: from losses ``(L, M)`` and gradients ``(L, M, *shape)`` to what is descended, ``(L, *shape)``
 Rule = Callable[[Tensor, Tensor], Tensor]
 
@@ -60,6 +63,22 @@ def orthogonal(losses: Tensor, gradients: Tensor) -> Tensor:
 
 
 RULES: dict[str, Rule] = {"together": together, "selective": selective, "orthogonal": orthogonal}
+
+
+def toward(goal: Goal, z: Tensor, rows: Tensor, branch: Tensor) -> Slope:
+    """What leads lanes to their branches: the branch's value and gradient, and where branches share conditions the
+    largest of both and :func:`together` of their gradients.
+
+    Args:
+        goal: what is attacked.
+        z: ``(L, *input_shape)``.
+        rows: ``(L,)`` their inputs.
+        branch: ``(L,)`` wanted branches, or ANY.
+    """
+    if not goal.several:
+        return goal.slope(z, rows, branch_loss(branch))
+    slopes = goal.slopes(z, rows, branch_conditions(branch))
+    return Slope(slopes.losses.amax(1), slopes.margin, together(slopes.losses, slopes.gradients))
 
 
 def _first(losses: Tensor) -> Tensor:

@@ -13,11 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.goal import along
-from clinch.attacks.linearised import box_of
-from clinch.attacks.losses import branch_loss
-from clinch.attacks.moves import farthest
+from clinch.attacks.room import Room
 from clinch.attacks.schedule import cosine
+from clinch.attacks.several import toward
 from clinch.attacks.track import Track
 
 
@@ -26,7 +24,8 @@ def shrinking_steps(
     rate: tuple[float, float] = (0.2, 0.01), step_size: tuple[float, float] = (0.5, 0.1),
     averaging: tuple[float, float] = (0.0, 0.5),
 ) -> Tensor:  # fmt: skip
-    """Run the iteration, two passes for each step of each lane; what is found goes to the track.
+    """Run the iteration, two passes for each step of each lane (three where branches share conditions); what is found
+    goes to the track.
 
     Args:
         track: where points are kept.
@@ -42,34 +41,41 @@ def shrinking_steps(
     Returns:
         ``(L,)`` the smallest distance at which each lane reached the goal, infinity where it did not.
     """
-    goal, p = track.goal, track.goal.p
-    box, x = box_of(goal, rows), goal.x[rows]
-    average = z.new_zeros(len(rows), z.shape[1:].numel())
+    goal, sparse = track.goal, track.goal.p == 0
+    room, x = Room.of(goal, rows), goal.x[rows]
+    move, average = (z - x).flatten(1), z.new_zeros(len(rows), z.shape[1:].numel())
     nearest = torch.full_like(radius, torch.inf)
-    wish = branch_loss(branch)
     for k in range(steps):
-        slope = goal.slope(z, rows, wish)
+        if track.exhausted:
+            break
+        z = x + move.view_as(x)
+        slope = toward(goal, z, rows, branch)
         track.note_gradient(slope.gradient, rows)
         distance = goal.distance(z, rows)
         track.update(z, rows, slope.margin, distance)
         reached = slope.margin < 0
         nearest = torch.where(reached, torch.minimum(nearest, distance), nearest)
         gamma = cosine(*rate, k, steps)
-        smaller = torch.minimum(radius, distance) * (1 - gamma)
-        if p == 0:
-            smaller = torch.minimum(smaller, distance - 1).floor().clamp(min=1)
-        larger = radius * (1 + gamma) if p else torch.maximum(radius * (1 + gamma), radius + 1)
-        largest = 0.998 * nearest if p else nearest - 1
-        radius = torch.where(reached, smaller, torch.minimum(larger, largest))
+        radius = (_fewer if sparse else _smaller)(radius, distance, reached, nearest, gamma)
         g = slope.gradient.flatten(1)
         length = torch.linalg.vector_norm(g, dim=1, keepdim=True)
         keep = cosine(*averaging, k, steps)
         average = keep * average + (1 - keep) * g / torch.where(length > 0, length, 1.0)
-        extreme = x + farthest(average, radius, *box, p).reshape(z.shape)
-        if p == 0:
-            z = extreme
-            continue
-        z = z + cosine(*step_size, k, steps) * (extreme - z)
-        ratio = (radius / goal.distance(z, rows).clamp(min=1e-12)).clamp(max=1)
-        z = x + along(ratio, z) * (z - x)
+        extreme = room.farthest(average, radius)
+        if sparse:
+            move = room.inside(extreme)
+        else:
+            move = room.within(torch.lerp(move, extreme, cosine(*step_size, k, steps)), radius)
     return nearest
+
+
+def _smaller(radius: Tensor, distance: Tensor, reached: Tensor, nearest: Tensor, gamma: float) -> Tensor:
+    """The next radii, where distances are measured."""
+    smaller = torch.minimum(radius, distance) * (1 - gamma)
+    return torch.where(reached, smaller, torch.minimum(radius * (1 + gamma), 0.998 * nearest))
+
+
+def _fewer(radius: Tensor, distance: Tensor, reached: Tensor, nearest: Tensor, gamma: float) -> Tensor:
+    """The next radii, where elements are counted."""
+    smaller = torch.minimum(torch.minimum(radius, distance) * (1 - gamma), distance - 1).floor().clamp(min=1)
+    return torch.where(reached, smaller, torch.minimum(torch.maximum(radius * (1 + gamma), radius + 1), nearest - 1))

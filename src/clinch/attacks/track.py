@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +14,11 @@ from clinch.attacks.result import ALREADY, NO_GRADIENT, NOT_FOUND, NUDGES, Attac
 from clinch.certify.point import RADIUS_ROUNDING
 from clinch.geometry.projection import project_into
 
+if TYPE_CHECKING:
+    from clinch.ledger import Ledger
+
+#: seconds between two reports to a ledger
+REPORT_EVERY = 0.1
 #: called after every step with the number of steps done and the number planned
 Progress = Callable[[int, int], None]
 
@@ -24,17 +31,23 @@ class Track:
         record: whether to keep a history, one line for each call of :meth:`step`.
         progress: called at the same time.
         steps: number of steps planned.
+        ledger: receives the points as they are found, and says when to stop.
+        who: the name under which it does.
 
     Attributes:
         x: ``(B, *input_shape)`` the points.
-        distance: ``(B,)`` their distances where they reach the goal, infinity elsewhere.
+        distance: ``(B,)`` their distances where they reach the goal, infinity elsewhere; the objective of a problem
+            that lowers another one.
         margin: ``(B,)`` their margins.
     """
 
-    def __init__(self, goal: Goal, *, record: bool = False, progress: Progress | None = None, steps: int = 0) -> None:
-        self.goal, self.progress = goal, progress
-        self._done, self._planned = 0, steps
-        self.x = project_into(goal.region, goal.x)
+    def __init__(
+        self, goal: Goal, *, record: bool = False, progress: Progress | None = None, steps: int = 0,
+        ledger: Ledger | None = None, who: str = "attack",
+    ) -> None:  # fmt: skip
+        self.goal, self.progress, self.ledger, self.who = goal, progress, ledger, who
+        self._done, self._planned, self._reported = 0, steps, time.monotonic()
+        self.x = goal.start
         self.distance = goal.x.new_full((goal.size,), torch.inf)
         self.margin = goal.x.new_full((goal.size,), torch.inf)
         #: inputs for which some gradient was not zero
@@ -44,23 +57,37 @@ class Track:
         done = torch.ones_like(self._moved)
         done[goal.todo] = False
         self._already = done
-        self.distance[done] = 0.0
-        self._rank = torch.where(done, -1.0, torch.inf).to(torch.float64)
+        self._fresh = done.clone()
+        self.distance[done] = goal.distance(self.x, torch.arange(goal.size, device=self.x.device))[done]
+        self._rank = torch.where(done, -torch.inf, torch.inf).to(torch.float64)
 
     @property
     def success(self) -> Tensor:
         """``(B,)`` whether a point that reaches the goal is known."""
         return self.distance.isfinite()
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether there is a ledger that says stop."""
+        return self.ledger is not None and self.ledger.exhausted
+
     def update(self, z: Tensor, rows: Tensor, margin: Tensor, distance: Tensor | None = None) -> Tensor:
         """Keep what is better; rows may repeat. Returns which of the points ``(L,)`` were the best of their input.
 
         A point that reaches the goal goes before one that does not; then the nearer one is better, or where none
-        reaches it the one of smaller margin.
+        reaches it the one of smaller margin. What lies outside the region's balls does not reach the goal.
+
+        Args:
+            z: ``(L, *input_shape)`` points of the box.
+            rows: ``(L,)`` their inputs.
+            margin: ``(L,)``.
+            distance: ``(L,)`` what is lowered; None: the distance.
         """
         distance = self.goal.distance(z, rows) if distance is None else distance
-        # one order for all points: those that reach the goal are negative, the nearest of them first
-        rank = torch.where(margin < 0, -1 / (1 + distance.double()), margin.double().nan_to_num(nan=torch.inf))
+        outside = self.goal.outside(z, rows)
+        if outside is not None:
+            margin = torch.where(outside > 0, torch.maximum(margin, outside), margin)
+        rank = _rank(margin, distance)
         better = rank < self._rank[rows]
         if not bool(better.any()):
             return better
@@ -73,7 +100,38 @@ class Track:
         self.x[index] = z.detach()[chosen]
         self.distance[index] = torch.where(margin < 0, distance, torch.inf)[chosen].to(self.distance)
         self.margin[index], self._rank = margin[chosen].to(self.margin), least
+        if self.ledger is not None:
+            self._fresh[index[margin[chosen] < 0]] = True
+            if time.monotonic() - self._reported > REPORT_EVERY:
+                self.report()
         return better
+
+    def report(self) -> None:
+        """Offer what is new to the ledger, if there is one; points that it rejects are forgotten."""
+        self._reported = time.monotonic()
+        rows = self._fresh.nonzero().flatten()
+        if self.ledger is None or not len(rows):
+            return
+        self._fresh[rows] = False
+        for nudge in NUDGES:
+            accepted = self.ledger.offer(self._nudged(self.x[rows], rows, nudge), self.who, rows)
+            rows = rows[~accepted.to(rows.device)]
+            if not len(rows) or self.goal.p == 0:
+                break
+        value = self.ledger.value[rows.cpu()]
+        known = value.isfinite()
+        self.distance[rows] = value.to(self.distance)
+        self.margin[rows] = torch.where(known, -1.0, torch.inf).to(self.margin)
+        self._rank[rows] = _rank(self.margin[rows].double(), value.to(rows.device))
+        self.x[rows[known.to(rows.device)]] = self.ledger.x[rows.cpu()[known]].to(self.x)
+
+    def _nudged(self, z: Tensor, rows: Tensor, nudge: float, radius: Tensor | None = None) -> Tensor:
+        """Points a little farther along the ray from their inputs."""
+        if not nudge:
+            return z
+        goal = self.goal
+        region = goal.region.take(rows) if radius is None else goal.within(radius[rows], rows)
+        return project_into(region, goal.x[rows] + (1 + nudge) * (z - goal.x[rows]))
 
     def note_gradient(self, gradient: Tensor, rows: Tensor) -> None:
         """Remember whether gradients ``(L, *input_shape)`` gave any direction."""
@@ -105,10 +163,7 @@ class Track:
             rows = everyone[~success & (self.success if nudge else everyone >= 0)]
             if not len(rows) or (nudge and p0):
                 break
-            z = self.x[rows]
-            if nudge:
-                region = goal.region.take(rows) if radius is None else goal.within(radius[rows], rows)
-                z = project_into(region, goal.x[rows] + (1 + nudge) * (z - goal.x[rows]))
+            z = self._nudged(self.x[rows], rows, nudge, radius)
             reached, margin = goal.verdict(z, rows)
             if radius is not None:
                 reached &= goal.distance(z.double(), rows) <= radius[rows] * (1 + RADIUS_ROUNDING)
@@ -116,8 +171,9 @@ class Track:
             x[rows[better]], loss[rows[better]] = z[better], margin[better]
             success[rows] = reached
         distance = goal.distance(x.double(), everyone).where(success, torch.inf)
+        value = goal.lowered(x, everyone).where(success, torch.inf)
         return AttackResult(
-            x, success, distance, distance, loss, goal.forward.clone(), goal.backward.clone(), self._reasons(success),
+            x, success, value, distance, loss, goal.forward.clone(), goal.backward.clone(), self._reasons(success),
             None if self._lines is None else History(*(torch.stack(c) for c in zip(*self._lines))),
         )  # fmt: skip
 
@@ -127,3 +183,11 @@ class Track:
             ALREADY if a else "" if s else NO_GRADIENT if b else NOT_FOUND
             for a, s, b in zip(self._already.tolist(), success.tolist(), blind.tolist())
         )
+
+
+def _rank(margin: Tensor, distance: Tensor) -> Tensor:
+    """One order for all points, ``(L,)`` in float64: those that reach the goal are negative, the nearest of them first;
+    increasing in the distance, which may be an objective of either sign, and as exact as that is."""
+    distance = distance.double()
+    lowered = torch.where(distance < 0, distance - 1, -1 / (1 + distance.clamp(min=0)))
+    return torch.where(margin < 0, lowered, margin.double().nan_to_num(nan=torch.inf))

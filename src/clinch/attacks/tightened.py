@@ -1,0 +1,68 @@
+"""A problem as attacks see it: in the model's dtype, tightened by what rounding may cost there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from clinch.query import Distance, Forms, Query
+
+#: how far an element without limits may move from the centre where only the number of moved elements counts
+REACH = 100.0
+
+
+def tightened(query: Query, anchor: Tensor) -> Query:
+    """The query in the model's dtype, every atom and ball tightened by what rounding may cost there.
+
+    The rounding of an atom is measured: the largest difference between the model's dtype and float64 at the anchor and
+    at two points around it. Six rows forward for each problem.
+
+    Args:
+        query: the float64 normal form.
+        anchor: ``(B, *input_shape)`` points of the region, in the model's dtype.
+    """
+    model = query.to(query.network.dtype, query.device)
+    generator = torch.Generator().manual_seed(0)
+    spread, slack = torch.zeros_like(anchor), torch.zeros_like(model.atoms.constant)
+    with torch.no_grad():
+        for _ in range(3):
+            point = torch.maximum(torch.minimum(anchor + spread, model.region.upper), model.region.lower)
+            rough, exact = model.evaluate(point)[1], query.evaluate(point.to(query.dtype))[1]
+            slack = torch.maximum(slack, (rough - exact.to(rough)).abs().nan_to_num())
+            spread = 0.1 * torch.randn(spread.shape, generator=generator).to(spread)
+    eps = torch.finfo(model.dtype).eps
+    slack = 2 * slack + 4 * eps * (1 + model.atoms.constant.abs())
+    atoms = Forms(model.atoms.coefficients, model.atoms.constant + slack)
+    balls = tuple(replace(b, radius=b.radius * (1 - 16 * eps)) if b.p else b for b in model.region.balls)
+    return within_reach(replace(model, atoms=atoms, region=replace(model.region, balls=balls)))
+
+
+def within_reach(query: Query) -> Query:
+    """For p = 0 an element may move as far as it likes: without limits of its own it gets some, to move to."""
+    objective, region = query.objective, query.region
+    if not isinstance(objective, Distance) or objective.p != 0:
+        return query
+    lower = torch.maximum(region.lower, objective.center - REACH)
+    upper = torch.minimum(region.upper, objective.center + REACH)
+    return replace(query, region=replace(region, lower=lower, upper=upper))
+
+
+def disjunctive_clause(query: Query) -> int | None:
+    """The clause with the most atoms; None where no clause has a choice."""
+    if not query.clauses:
+        return None
+    count = torch.bincount(query.clause)
+    return int(count.argmax()) if int(count.max()) > 1 else None
+
+
+def reference_point(query: Query) -> Tensor:
+    """The centre of a distance, else that of the first ball, else the middle of the box: ``(B, *input_shape)``."""
+    if isinstance(query.objective, Distance):
+        return query.objective.center
+    if query.region.balls:
+        return query.region.balls[0].center
+    middle = (query.region.lower + query.region.upper) / 2
+    zero = torch.zeros_like(middle).clamp(query.region.lower, query.region.upper)
+    return torch.where(torch.isfinite(middle), middle, zero)
