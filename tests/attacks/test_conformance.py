@@ -32,6 +32,7 @@ OTHERS = {
     "decomposition",
     "first_order_radius",
     "minimise",
+    "minimise_by_activation_descent",
     "nearest_by_projection",
     "polish",
     "scipy_minimise",

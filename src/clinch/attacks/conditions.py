@@ -56,13 +56,14 @@ class Conditions(Goal):
 
     def answer(self, z: Tensor, rows: Tensor) -> Answer:
         """See :meth:`Goal.answer`."""
-        return self._answer(self.tight.graph.forward(z, self.tight.atoms.nodes), rows)
+        return self.answer_from(self.tight.graph.forward(z, self.tight.atoms.nodes), rows)
 
     def leaky_answer(self, z: Tensor, rows: Tensor) -> Answer | None:
         """See :meth:`Goal.leaky_answer`."""
-        return self._answer(leaky_forward(self.tight.graph, z, self.tight.atoms.nodes), rows)
+        return self.answer_from(leaky_forward(self.tight.graph, z, self.tight.atoms.nodes), rows)
 
-    def _answer(self, activations: Activations, rows: Tensor) -> Answer:
+    def answer_from(self, activations: Activations, rows: Tensor) -> Answer:
+        """The answer of a network with these activations of the watched nodes."""
         values = self.tight.atoms.take(rows).values(activations)
         wanted = values[:, self._atoms]
         if self.tight.clauses == 1:
