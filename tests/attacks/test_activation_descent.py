@@ -228,6 +228,12 @@ def test_bad_problems_are_named(dense):
         minimise_by_activation_descent(nearest)
 
 
+@pytest.mark.parametrize("change", [{"probes": 0}, {"memory": 1.0}, {"pattern_step": -1.0}, {"reread": 0}])
+def test_settings_without_meaning_are_named(change):
+    with pytest.raises(cl.ClinchError, match=next(iter(change))):
+        PatternSettings(**change)
+
+
 @pytest.mark.slow
 def test_the_published_value_is_reached():
     """Seed 337550 of document 4: 24.84 is the best of five runs that differ in their noise."""

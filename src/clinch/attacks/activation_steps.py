@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clinch.attacks.goal import along
 from clinch.attacks.switched import Switched, probes_for
+from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 
 #: offset inside the sigmoid, so that a neuron at the threshold is on
@@ -49,6 +50,9 @@ class PatternSettings:
         consistency_moves_input: ablation M2: whether the consistency loss moves the input.
         normalise: ablation M3: whether pre-activations and objective are divided by the lengths of their normals.
         perturb: ablation M4: whether pattern gradients are perturbed.
+
+    Raises:
+        ProblemError: a number without meaning.
     """
 
     pattern_step: float = 1.0
@@ -66,6 +70,15 @@ class PatternSettings:
     consistency_moves_input: bool = True
     normalise: bool = True
     perturb: bool = True
+
+    def __post_init__(self) -> None:
+        if self.probes < 1 or not 0 <= self.memory < 1 or not (self.pattern_step > 0 and self.sharpness > 0):
+            raise ProblemError(
+                f"probes={self.probes} must be at least 1, memory={self.memory} in [0, 1), pattern_step="
+                f"{self.pattern_step} and sharpness={self.sharpness} positive."
+            )
+        if self.reread is not None and self.reread < 1:
+            raise ProblemError(f"reread={self.reread} is no number of steps. Write 1 or more, or None for never.")
 
 
 #: small and large random networks, classifiers, and adversarially trained ones (document 4, appendix C)
@@ -187,7 +200,8 @@ class Lanes:
         shape = tuple(self.z.shape[1:])
         probes = probes_for(shape, self.settings.probes, len(self.z), self._generator, self.z)
         found = self.surrogate.squared_normals(values, switches, probes)
-        old = self.settings.memory if probes.shape[1] > 1 else 0.0
+        exact = self.z.shape[1:].numel() <= self.settings.probes
+        old = 0.0 if exact else self.settings.memory
         for i, squares in found.items():
             self._normals[i] = squares if i not in self._normals else old * self._normals[i] + (1 - old) * squares
 

@@ -101,7 +101,7 @@ class Reproduction:
             lines += [_row([table.text(e) for e in row]) for row in table.rows] + [""]
         lines += ["## Claims", "", _row(["claim", "verdict", "because"]), _row(["---"] * 3)]
         lines += [_row([c.text, f"**{c.verdict}**", c.reason]) for c in self.claims]
-        return "\n".join([*lines, "", f"{self.seconds:.0f} s in all."]) + "\n"
+        return "\n".join(lines) + "\n"
 
 
 def names() -> list[str]:

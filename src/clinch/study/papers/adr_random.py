@@ -66,7 +66,7 @@ KINDS = (
     Kind("small, 10-64-64-1", (10, 64, 64, 1), 337550, SMALL, {ASCENT: 19.96, ADR: 24.84},
          {ADR: 24.84, DEFAULT: 24.861}, more=20, ablated=5),
     Kind("large, 128-500-500-500-1", (128, 500, 500, 500, 1), 499777, LARGE, {ASCENT: 31236.5, ADR: 34681.1},
-         {ADR: 34400.0, DEFAULT: 35850.0}, more=2, ablated=1),
+         {ADR: 34400.0, DEFAULT: 35850.0}, more=4, ablated=1),
 )  # fmt: skip
 QUICK = (
     replace(KINDS[0], more=1, ablated=1, steps=60),
