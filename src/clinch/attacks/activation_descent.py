@@ -1,4 +1,24 @@
-"""Activation-descent regularisation (ADR-GD): the input and the pattern of its ReLUs are optimised side by side."""
+"""Activation-descent regularisation (ADR-GD): the input and the pattern of its ReLUs are optimised side by side.
+
+Each ReLU i has variables ``σ_i``; ``a(σ) = 1 − sigmoid(α(σ − 0.5 + 10⁻⁶))`` switches its neurons in a surrogate
+network ψ (:mod:`clinch.attacks.switched`), ``σ < 0.5`` is on. With the pre-activations ``ẑ_i(x)`` of the network
+itself and the lengths ``n_ij`` of the neurons' gradients in the surrogate::
+
+    minimise over x, σ    L(ψ(x, σ))/‖∂L/∂x‖ + c·Σ_i C_i
+    C_i = max_j [ẑ_ij/n_ij]₊[σ_ij − 0.5]₊ + max_j [−ẑ_ij/n_ij]₊[0.5 − σ_ij]₊
+    c ← c + r·ΣC, or c − d where ΣC ≤ 10⁻²; σ in [0.3, 0.7], c in [0.2, 10]
+
+by normalised gradient steps, with noise on σ alone where a layer's gradient is short, and σ read from x anew every
+so many steps. The point that counts is the best one under the network itself. Yu and Gao 2024 (arXiv 2406.00494,
+equations 6 to 10, algorithm 1); the largest violation of a layer counts, and the lengths in the denominators are
+constants, as in the authors' program.
+
+We differ: the points stay in the range of inputs; steps are the steepest in the norm and shrink along half a
+cosine, where the published ones are Euclidean and of constant length (``steepest=False, last=1.0``); the objective
+is divided by the length of its own gradient, in place of logits by their norm; n is estimated by random directions
+and averaged over the steps (exact where the input has no more elements than ``settings.probes``), since the exact
+one costs a pass for each element of the input. ReLUs alone have variables: other pieces stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -55,24 +75,8 @@ def activation_descent(
 ) -> AttackResult:
     """Descend on the input and on variables for the pattern of active neurons, tied together by a Lagrangian.
 
-    Each ReLU i has variables ``σ_i``; ``a(σ) = 1 − sigmoid(α(σ − 0.5 + 10⁻⁶))`` switches its neurons in a surrogate
-    network ψ (:mod:`clinch.attacks.switched`), ``σ < 0.5`` is on. With the pre-activations ``ẑ_i(x)`` of the network
-    itself and the lengths ``n_ij`` of the neurons' gradients in the surrogate::
-
-        minimise over x, σ    L(ψ(x, σ))/‖∂L/∂x‖ + c·Σ_i C_i
-        C_i = max_j [ẑ_ij/n_ij]₊[σ_ij − 0.5]₊ + max_j [−ẑ_ij/n_ij]₊[0.5 − σ_ij]₊
-        c ← c + r·ΣC, or c − d where ΣC ≤ 10⁻²; σ in [0.3, 0.7], c in [0.2, 10]
-
-    by normalised gradient steps, with noise on σ alone where a layer's gradient is short, and σ read from x anew every
-    so many steps. The point that counts is the best one under the network itself. Yu and Gao 2024 (arXiv 2406.00494,
-    equations 6 to 10, algorithm 1); the largest violation of a layer counts, and the lengths in the denominators are
-    constants, as in the authors' program. ``settings`` holds every number, and the switches of the four ablations.
-
-    We differ: the points stay in the range of inputs; steps are the steepest in the norm and shrink along half a
-    cosine, where the published ones are Euclidean and of constant length (``steepest=False, last=1.0``); the objective
-    is divided by the length of its own gradient, in place of logits by their norm; n is estimated by random directions
-    and averaged over the steps (exact where the input has no more elements than ``settings.probes``), since the exact
-    one costs a pass for each element of the input. ReLUs alone have variables: other pieces stay as they are.
+    The formulas, their source (Yu and Gao 2024, arXiv 2406.00494) and where we differ: :mod:`this module
+    <clinch.attacks.activation_descent>`. ``settings`` holds every number, and the switches of the four ablations.
 
     Args:
         net: a classifier that ``cl.load`` can read; or a problem with constraints on the network, then without x and y.
