@@ -55,6 +55,7 @@ REAL_NORMS = (1.0, 1.5, 2.0, math.inf)
 
 METHODS = [
     Method(cl.attacks.nearest, "nearest", settings={"passes": 120}),
+    Method(cl.attacks.activation_descent, "budget", norms=(1.0, 2.0, math.inf), settings={"steps": 60}),
     Method(cl.attacks.apgd, "budget", norms=(1.0, 2.0, math.inf), settings={"steps": 60}),
     Method(cl.attacks.fgsm, "budget", norms=(2.0, math.inf)),
     Method(cl.attacks.frank_wolfe, "budget", settings={"steps": 60}),

@@ -32,6 +32,7 @@ OTHERS = {
     "decomposition",
     "first_order_radius",
     "minimise",
+    "minimise_by_activation_descent",
     "polish",
     "scipy_minimise",
 }

@@ -10,7 +10,7 @@ from clinch import __version__
 from clinch.cli import app, models
 from clinch.errors import NetworkError
 
-COMMANDS = ["demo", "solve", "supports", "verify"]
+COMMANDS = ["demo", "reproduce", "solve", "supports", "verify"]
 
 
 def test_every_command_is_covered_here():
@@ -45,6 +45,9 @@ def test_version_and_bare_call(clinch):
         ["supports", "clinch.demo:nothing", "--input-shape", "8,8"],
         ["supports", "no_such_module:make", "--input-shape", "8,8"],
         ["supports", "clinch.demo:digits", "--input-shape", "8,8"],
+        ["reproduce"],
+        ["reproduce", "adr-rnadom"],
+        ["reproduce", "adr-random", "--seed", "-1"],
         ["demo", "--index", "100000"],
         ["demo", "--norm", "3"],
         ["demo", "--out", "picture.txt"],

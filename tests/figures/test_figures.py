@@ -5,7 +5,7 @@ import torch
 
 from clinch.errors import ShapeError
 from clinch.solution import Event, Solution, Status
-from clinch.study.figures import Watched, save, solution_figure, summary
+from clinch.study.figures import Group, Watched, comparison_figure, save, solution_figure, summary
 
 INF = float("inf")
 HISTORY = [
@@ -82,3 +82,14 @@ def test_histories_with_holes_are_drawn(history, value, bound, tmp_path):
 def test_inputs_of_two_shapes_are_refused():
     with pytest.raises(ShapeError, match="x0 has shape"):
         solution_figure(torch.zeros(4), solved(torch.zeros(5), HISTORY))
+
+
+def test_methods_are_compared_on_ordinary_and_logarithmic_axes(tmp_path):
+    plain = Group("a", "success, %", ("x", "y"), ((10.0,), (20.0,)), span=(0, 100))
+    steep = Group("b", "missing", ("x", "y"), ((1.0, 0.0), (INF,)), (None, 0.5), "mean", floor=1e-3)
+    figure = comparison_figure([plain, steep], "h")
+    left, right = figure.axes
+    assert left.get_xlim() == (0, 100) and right.get_xscale() == "log"
+    drawn = [value for line in right.lines for value in line.get_xdata()]
+    assert sorted(drawn) == [1e-3, 0.5, 0.5005, 1.0]
+    assert save(figure, tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")

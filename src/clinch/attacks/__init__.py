@@ -1,5 +1,8 @@
 """Upper bounds: inputs that meet the conditions, found by gradients."""
 
+from clinch.attacks.activation_descent import activation_descent
+from clinch.attacks.activation_objective import minimise_by_activation_descent
+from clinch.attacks.activation_steps import PatternSettings
 from clinch.attacks.algorithm1 import algorithm1
 from clinch.attacks.alma import alma
 from clinch.attacks.apgd import apgd
@@ -36,6 +39,8 @@ __all__ = [
     "AttackResult",
     "Goal",
     "History",
+    "PatternSettings",
+    "activation_descent",
     "algorithm1",
     "algorithm2",
     "alma",
@@ -58,6 +63,7 @@ __all__ = [
     "gnii_convex",
     "lbfgs",
     "minimise",
+    "minimise_by_activation_descent",
     "nearest",
     "orthogonal_pgd",
     "pdpgd",

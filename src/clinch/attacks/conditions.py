@@ -76,17 +76,18 @@ class Conditions(Goal):
 
     def answer(self, z: Tensor, rows: Tensor) -> Answer:
         """See :meth:`Goal.answer`."""
-        return self._answer(self.tight.graph.forward(z, self._nodes), rows)
+        return self.answer_from(self.tight.graph.forward(z, self._nodes), rows)
 
     def leaky_answer(self, z: Tensor, rows: Tensor) -> Answer | None:
         """See :meth:`Goal.leaky_answer`."""
-        return self._answer(leaky_forward(self.tight.graph, z, self._nodes), rows)
+        return self.answer_from(leaky_forward(self.tight.graph, z, self._nodes), rows)
 
     @property
     def _nodes(self) -> list[int]:
         return self.tight.atoms.nodes
 
-    def _answer(self, activations: Activations, rows: Tensor) -> Answer:
+    def answer_from(self, activations: Activations, rows: Tensor) -> Answer:
+        """The answer of a network with these activations of the watched nodes."""
         if not self.tight.clauses:
             return Answer(self.x.new_full((len(rows), 1), -torch.inf), None)
         values = self.tight.atoms.take(rows).values(activations)

@@ -92,9 +92,10 @@ class Labels(Goal):
 
     def answer(self, z: Tensor, rows: Tensor) -> Answer:
         """See :meth:`Goal.answer`."""
-        return self._answer(self.model(z), rows)
+        return self.answer_from(self.model(z), rows)
 
-    def _answer(self, logits: Tensor, rows: Tensor) -> Answer:
+    def answer_from(self, logits: Tensor, rows: Tensor) -> Answer:
+        """The answer of a network that returns these logits ``(L, C)`` for the given rows."""
         f = logits.softmax(1) if self.outputs == "probabilities" else logits
         wanted = (self.y if self.target is None else self.target)[rows].unsqueeze(1)
         own = f.gather(1, wanted)
@@ -114,7 +115,7 @@ class Labels(Goal):
         """The larger margin of the two dtypes, in float64."""
         with torch.no_grad():
             scores = self.model(z), self.model.exact(z)
-        return torch.maximum(*(self._answer(f, rows).margin.double() for f in scores))
+        return torch.maximum(*(self.answer_from(f, rows).margin.double() for f in scores))
 
 
 class Model:

@@ -76,7 +76,7 @@ def minimise_steps(goal: Objective, track: Track, *, count: int, steps: int, gen
     count = max(1, min(count, MEMORY // (size * max(1, goal.size))))
     rows = torch.arange(goal.size, device=goal.x.device).repeat_interleave(count)
     region = goal.region.take(rows)
-    z = _starts(region, goal.start[rows], count, generator)
+    z = random_starts(region, goal.start[rows], count, generator)
     scale = _reach(region)
     for k in range(steps + 1):
         slopes = goal.slopes(z, rows, _losses if goal.tight.clauses else _value)
@@ -131,8 +131,9 @@ def _reach(region: Region) -> Tensor:
     return torch.where(torch.isfinite(half), half, torch.full_like(half, UNBOUNDED))
 
 
-def _starts(region: Region, anchor: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """The reference point first, then points drawn uniformly from the box and brought into the region."""
+def random_starts(region: Region, anchor: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """For each problem the reference point first, then ``count − 1`` points drawn uniformly from the box and brought
+    into the region; regions and anchors ``(L, *input_shape)``, those of a problem beside each other."""
     draw = torch.rand(anchor.shape, generator=generator, dtype=torch.float64).to(anchor)
     width = region.upper - region.lower
     spread = torch.where(torch.isfinite(width), region.lower + draw * width, anchor + (2 * draw - 1) * UNBOUNDED)

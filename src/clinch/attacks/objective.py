@@ -29,9 +29,10 @@ class Objective(Conditions):
     def _nodes(self) -> list[int]:
         return sorted({0, *self.tight.nodes})
 
-    def _answer(self, activations: Activations, rows: Tensor) -> Answer:
+    def answer_from(self, activations: Activations, rows: Tensor) -> Answer:
+        """See :meth:`Conditions.answer_from`."""
         value = self.tight.objective.take(rows).value(activations[0], activations)
-        return super()._answer(activations, rows)._replace(value=value)
+        return super().answer_from(activations, rows)._replace(value=value)
 
     def lowered(self, z: Tensor, rows: Tensor) -> Tensor:
         """See :meth:`Goal.lowered`."""

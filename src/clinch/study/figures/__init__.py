@@ -3,13 +3,17 @@
 To add a figure is to add a file here; what figures share is in :mod:`clinch.study.figures.style`.
 """
 
+from clinch.study.figures.comparison import Group, comparison_figure, draw_comparison
 from clinch.study.figures.inputs import draw_inputs
 from clinch.study.figures.solution import draw_history, solution_figure, summary
 from clinch.study.figures.style import save, style
 from clinch.study.figures.watched import Watched, draw_watched
 
 __all__ = [
+    "Group",
     "Watched",
+    "comparison_figure",
+    "draw_comparison",
     "draw_history",
     "draw_inputs",
     "draw_watched",
