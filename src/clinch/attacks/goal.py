@@ -10,7 +10,8 @@ negative. For a label those are ``f_y − f_c`` for every other class c, for a t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -120,6 +121,9 @@ class Goal(ABC):
             ``(B, *input_shape)`` or None.
         forward: ``(B,)`` rows sent forward so far; ``backward`` the same for gradients.
         todo: ``(A,)`` rows that are worth an attack: those that do not reach the goal as they are.
+        losses: what gradient steps can lower besides the margin, by name; ``default_loss`` the one they take unless told
+            otherwise.
+        partial: whether a point short of the goal is worth something too, so that no attack gives up on an input.
     """
 
     x: Tensor
@@ -129,6 +133,9 @@ class Goal(ABC):
     forward: Tensor
     backward: Tensor
     todo: Tensor
+    losses: Mapping[str, Loss] = MappingProxyType({})
+    default_loss: str = "margin"
+    partial: bool = False
 
     @property
     def size(self) -> int:

@@ -103,7 +103,7 @@ def worst(
         raise ProblemError(f"passes={passes} are too few for every stage. Write {FEWEST} or more, or take pgd or apgd.")
     goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
     radius = radius_of(goal, eps)
-    quick, slow = ("cross-entropy", "dlr") if isinstance(goal, Labels) else ("margin", "margin")
+    quick, slow = ("cross-entropy", "dlr") if isinstance(goal, Labels) else (goal.default_loss, goal.default_loss)
     width = min(STAGES[0].lanes, goal.width)
     steps = [int((stage.share * (passes - 2 * QUICK - 4) / stage.lanes - 1) / 2) for stage in STAGES]
     left = int((RESTARTS_SHARE * (passes - 2 * QUICK - 4) / (RESTARTS * STAGES[-1].lanes) - 1) / 2)
@@ -117,10 +117,10 @@ def worst(
     end: End | None = None
     for stage, count in zip(STAGES, steps):
         lanes = lanes if end is None else end.closest(stage.lanes)
-        lanes = lanes.take(track.margin[lanes.rows] <= stage.hope * clean[lanes.rows])
+        lanes = lanes.take(goal.partial | (track.margin[lanes.rows] <= stage.hope * clean[lanes.rows]))
         end = extreme_steps(track, lanes, radius, count, "margin", average=stage.average, last=stage.last)
     assert end is not None
     lanes = end.closest(STAGES[-1].lanes)
-    lanes = lanes.take(track.margin[lanes.rows] <= RESTARTS_HOPE * clean[lanes.rows])
+    lanes = lanes.take(goal.partial | (track.margin[lanes.rows] <= RESTARTS_HOPE * clean[lanes.rows]))
     gradient_steps(track, restarted(goal, lanes, radius, RESTARTS, generator), radius, left, slow)
     return track.result(radius)
