@@ -121,8 +121,8 @@ class Goal(ABC):
             ``(B, *input_shape)`` or None.
         forward: ``(B,)`` rows sent forward so far; ``backward`` the same for gradients.
         todo: ``(A,)`` rows that are worth an attack: those that do not reach the goal as they are.
-        losses: what gradient steps can lower besides the margin, by name; ``default_loss`` the one they take unless told
-            otherwise.
+        losses: what gradient steps can lower besides the margin, by name; ``default_loss`` the one they take unless
+            told otherwise.
         partial: whether a point short of the goal is worth something too, so that no attack gives up on an input.
     """
 

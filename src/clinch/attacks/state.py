@@ -42,6 +42,10 @@ def goal_of(
             :class:`Conditions` raise.
     """
     if isinstance(net, Goal):
+        if x is not None or y is not None or target is not None:
+            raise ProblemError("A goal states its own inputs and conditions. Leave out x, y and target.")
+        if norm not in (torch.inf, net.p):
+            raise ProblemError(f"norm={norm:g}, but the goal measures distances with norm={net.p:g}. Leave norm out.")
         return net
     if isinstance(net, nn.Module | Network) or not (isinstance(net, Query) or hasattr(net, "query")):
         if x is None or y is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -70,7 +71,7 @@ def _halves(shape: tuple[int, ...], latents: int, widths: tuple[int, ...]) -> tu
 
     def dense(sizes: tuple[int, ...]) -> list[nn.Module]:
         layers: list[nn.Module] = []
-        for fed, width in zip(sizes, sizes[1:]):
+        for fed, width in pairwise(sizes):
             layers += [nn.Linear(fed, width), nn.ReLU()]
         return layers[:-1]
 

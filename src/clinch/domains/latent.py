@@ -98,9 +98,7 @@ def reconstruct(
     chosen = DESCENTS[method]
     steps = chosen.steps if steps is None else steps
     if starts < 1 or steps < 1 or candidates < 0:
-        raise ProblemError(
-            f"starts={starts} and steps={steps} must be at least 1, candidates={candidates} at least 0."
-        )
+        raise ProblemError(f"starts={starts} and steps={steps} must be at least 1, candidates={candidates} at least 0.")
     if not (prior >= 0 and math.isfinite(prior)):
         raise ProblemError(f"prior={prior} weighs the squared latents. Write a finite number >= 0.")
     misfit = _misfit(decoder, target, counted, prior, limits, latent_shape)
@@ -190,7 +188,7 @@ def closest(
         >>> closest(net, image).solve(time_limit=60).gap  # doctest: +SKIP
     """
     if not isinstance(net, Network):
-        raise NetworkError(f"A proof needs the network read into a graph, not a {type(net).__name__}. Pass cl.load(...).")
+        raise NetworkError(f"A proof reads the network as a graph, not a {type(net).__name__}. Pass cl.load(...).")
     low, high = _checked_limits(limits)
     x = net.input
     return Problem(Minimize(norm(net.output - target, 2, mask=known)), [x >= low, x <= high])
@@ -267,9 +265,7 @@ def _checked_limits(limits: tuple[float, float]) -> tuple[float, float]:
 # --- starts and result --------------------------------------------------------------------------------------------
 
 
-def _starts(
-    misfit: Misfit, starts: int, start: Tensor | None, candidates: int, seed: int
-) -> tuple[Tensor, Tensor]:
+def _starts(misfit: Misfit, starts: int, start: Tensor | None, candidates: int, seed: int) -> tuple[Tensor, Tensor]:
     """Latents ``(S·B, n)``, all first starts before all second ones, and the target of each."""
     count, size = len(misfit.target), misfit.size
     generator = torch.Generator().manual_seed(seed)

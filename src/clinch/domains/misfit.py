@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from clinch.attacks.goal import AT_ONCE, parts_of
 from clinch.attacks.labels import Model
@@ -105,10 +108,12 @@ class Misfit:
         """E as a sum of squares with Jᵀr and JᵀJ, by one tangent for each latent element (forward mode: no graph is
         kept, and a decoder has far fewer inputs than outputs)."""
         self._note(rows, 1 + self.size, 0)
-        parts = [self._residuals(z[part], rows[part]) for part in parts_of(self.target[:1].expand(len(z), -1), self.size)]
+        outputs = self.target[:1].expand(len(z), -1)  # larger than the latents: these decide how many go at once
+        parts = [self._residuals(z[part], rows[part]) for part in parts_of(outputs, self.size)]
         return parts[0] if len(parts) == 1 else Residuals(*(torch.cat(column) for column in zip(*parts)))
 
     def _residuals(self, z: Tensor, rows: Tensor) -> Residuals:
+        _load_forward_mode()
         unit = torch.eye(self.size, dtype=z.dtype, device=z.device)
         with torch.no_grad():
             tangents = torch.func.vmap(lambda e: torch.func.jvp(self.decode, (z,), (e.expand_as(z),))[1])(unit)
@@ -125,3 +130,12 @@ class Misfit:
         passes = torch.bincount(rows, minlength=len(self.target))
         self.forward += forward * passes
         self.backward += backward * passes
+
+
+@cache
+def _load_forward_mode() -> None:
+    """Let torch read its rules of forward mode, which warns of torch's own use of something deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(()), torch.zeros(()))

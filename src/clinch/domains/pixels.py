@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,15 @@ class Pixels(Goal):
     """Wrong classes for pixels, or classes of one's own choice: ``cl.attacks.pgd(Pixels(...), eps=0.1)``.
 
     With scores ``f (C, *places)`` the margin of pixel i is ``m_i = f_{y_i} − max_{c≠y_i} f_c``, for a target map t
-    ``m_i = max_{c≠t_i} f_c − f_{t_i}``; the pixel has changed (taken its target) where it is negative. Gradient steps
-    lower ``Σ_i [m_i]₊`` over the pixels that count: Balda et al. 2018 (arXiv 1803.03607, section III) with the sum of
-    Xie et al. 2017 (arXiv 1703.08603, equation 1), in which pixels that have changed take no part. We differ in that
+    ``m_i = max_{c≠t_i} f_c − f_{t_i}``; the pixel has changed (taken its target) where it is negative. The goal's
+    margin is ``Σ_i [m_i]₊`` over the pixels that count: Balda et al. 2018 (arXiv 1803.03607, section III) with the sum
+    of Xie et al. 2017 (arXiv 1703.08603, equation 1), in which pixels that have changed take no part. We differ in that
     the difference is to the best other class instead of a fixed one.
 
     Losses by name: ``"margin"`` as above; ``"sum of margins"`` ``Σ_i m_i``; ``"cross-entropy"``, its mean over the
-    pixels; ``"masked cross-entropy"``, over those that have not changed yet.
+    pixels; ``"masked cross-entropy"``, over those that have not changed yet; and, unless told otherwise, ours, ``"soft
+    count"`` ``Σ_i 1/(1 + exp(−m_i))``, a smooth number of the pixels that are left: it spends no gradient on pixels
+    that are out of reach (``benchmarks/results/segmentation.md`` compares them).
 
     Args:
         net: ``nn.Module`` in evaluation mode, or what ``cl.load`` returned; outputs ``(N, C, *places)``.
@@ -51,7 +53,7 @@ class Pixels(Goal):
         >>> cl.attacks.apgd(Pixels(net, x, target=figure), eps=0.1, steps=100)  # doctest: +SKIP
     """
 
-    default_loss = "masked cross-entropy"
+    default_loss = "soft count"
 
     def __init__(
         self, net: nn.Module | Network, x: Tensor, y: Tensor | None = None, *, target: Tensor | int | None = None,
@@ -88,7 +90,8 @@ class Pixels(Goal):
     def losses(self) -> Mapping[str, Loss]:  # type: ignore[override]
         """See :class:`Pixels`."""
         return {
-            "sum of margins": self._sum_of_margins,
+            "soft count": lambda answer, rows, which: self._sum(answer, rows, torch.sigmoid),
+            "sum of margins": lambda answer, rows, which: self._sum(answer, rows, torch.clone),
             "cross-entropy": lambda answer, rows, which: self._cross_entropy(answer, rows, masked=False),
             "masked cross-entropy": lambda answer, rows, which: self._cross_entropy(answer, rows, masked=True),
         }
@@ -106,8 +109,8 @@ class Pixels(Goal):
         return own - others if self.target is None else others - own
 
     def _branch(self, margins: Tensor, rows: Tensor) -> Tensor:
-        """``(L,)``: ``Σ [m_i]₊`` over the pixels that are needed, the easiest ones, divided by their number; once all of
-        them are negative the largest. As many as possible: the number of those left, with the same gradient."""
+        """``(L,)``: ``Σ [m_i]₊`` over the pixels that are needed, the easiest ones, divided by their number; once all
+        of them are negative the largest. As many as possible: the number of those left, with the same gradient."""
         counted, needed = self.counted[rows], self.needed[rows]
         inside = margins.masked_fill(~counted, torch.inf)
         if bool((needed < counted.sum(1)).any()):
@@ -123,9 +126,11 @@ class Pixels(Goal):
         left = (chosen & ~(inside < 0)).sum(1)
         return torch.where(left > 0, branch - branch.detach() + left, branch)
 
-    def _sum_of_margins(self, answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
+    def _sum(self, answer: Answer, rows: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Of a function of the margins, over the pixels that count."""
         assert answer.logits is not None
-        return self.margins(answer.logits, rows).masked_fill(~self.counted[rows], 0.0).sum(1) / self.needed[rows]
+        each = of(self.margins(answer.logits, rows))
+        return each.masked_fill(~self.counted[rows], 0.0).sum(1) / self.needed[rows]
 
     def _cross_entropy(self, answer: Answer, rows: Tensor, masked: bool) -> Tensor:
         scores = answer.logits

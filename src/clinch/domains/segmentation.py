@@ -144,10 +144,7 @@ def unchangeable(
     network = net if isinstance(net, Network) else _loaded(net, x)
     limits = _differences(network, region, wanted)
     slack = ROUNDING * (1 + scores.double().flatten(1).abs().amax(1).view(-1, 1))
-    if target is None:
-        proven = limits.lower.amin(2) > slack
-    else:
-        proven = limits.upper.amin(2) < -slack
+    proven = limits.lower.amin(2) > slack if target is None else limits.upper.amin(2) < -slack
     return proven.reshape(shape)
 
 
@@ -222,7 +219,7 @@ def changeable(
 ) -> Changeable:  # fmt: skip
     """The largest number of pixels that a perturbation within a ball changes, as an interval for each input.
 
-    Below, the best point of APGD on the masked cross-entropy (:func:`clinch.attacks.apgd` on :class:`Pixels`); above,
+    Below, the best point of APGD on the soft count (:func:`clinch.attacks.apgd` on :class:`Pixels`); above,
     the pixels that :func:`unchangeable` leaves open.
 
     Args:
@@ -257,6 +254,6 @@ def changeable(
     wrong = changed & fixed.to(changed.device)
     if bool(wrong.any()):
         where = tuple(wrong.nonzero()[0].tolist())
-        raise UnsoundResult(f"APGD changes pixel {where}, and CROWN says that nothing does. Please report this network.")
+        raise UnsoundResult(f"APGD changes pixel {where}, and CROWN says that nothing does. Please report it.")
     value, held = changed.flatten(1).sum(1), fixed.flatten(1).sum(1)
     return Changeable(changed, fixed, attack, value, goal.counted.sum(1) - held.to(value.device))
