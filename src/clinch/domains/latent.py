@@ -27,8 +27,8 @@ from clinch.problem import Minimize, Problem
 
 #: latents that starts are chosen from
 CANDIDATES = 512
-#: λ where some pixels are missing: of images as they are, the likelier
-INPAINT_PRIOR = 0.01
+#: λ where some pixels are missing: noise of scale .22, about what a decoder of digits leaves unexplained
+INPAINT_PRIOR = 0.05
 
 
 @dataclass(frozen=True)
