@@ -49,9 +49,8 @@ def main() -> None:
 
     small = train_autoencoder(digits("train").x, latents=3, widths=(16,), epochs=options.epochs, linear=True).decoder
     solution = closest(cl.load(small, input_shape=(3,)), digits("test").x[0]).solve(time_limit=options.time_limit)
-    print(
-        f"proof: error {solution.value**2 / 64:.5f}, no latent below {solution.bound**2 / 64:.5f}, {solution.status.name}"
-    )
+    value, bound = solution.value**2 / 64, solution.bound**2 / 64
+    print(f"proof: error {value:.5f}, none below {bound:.5f}, {solution.status.name}")
 
 
 if __name__ == "__main__":

@@ -41,9 +41,7 @@ def main() -> None:
     drawn = Pixels(net, x, target=frame)
     drawing = cl.attacks.apgd(drawn, eps=20 * options.eps, steps=300)
     found = measures(drawn, drawing.x)
-    print(
-        f"figure: {float(found.taken):.1%} of the pixels take their target, overlap {float(found.target_agreement):.2f}"
-    )
+    print(f"figure: {float(found.taken):.1%} of the pixels take their target")
 
     z = torch.cat([small.attack.x, large.x, drawing.x])
     figure = segmentation_figure(

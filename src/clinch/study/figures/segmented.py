@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from clinch.errors import ShapeError
@@ -14,6 +13,7 @@ from clinch.study.figures.inputs import frame, is_image, pixels
 from clinch.study.figures.style import INK, number, style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: class colours, distinguishable with any colour vision (Okabe and Ito); class 0 is the background
@@ -44,7 +44,6 @@ def segmentation_figure(
     Raises:
         ShapeError: maps and images do not fit each other.
     """
-    from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -52,54 +51,64 @@ def segmentation_figure(
         raise ShapeError(f"Images {tuple(x.shape)} and {tuple(z.shape)}, maps {tuple(before.shape)}: give N of each.")
     maps = {"output before": before, "output after": after} | ({} if target is None else {"target": target})
     columns, count = 2 + len(maps) + (changed is not None), len(x)
-    most = int(max(int(m.max()) for m in maps.values())) + 1
-    colours = ListedColormap([CLASS_COLOURS[c % len(CLASS_COLOURS)] for c in range(most)])
-    shades = BoundaryNorm(np.arange(most + 1) - 0.5, most)
-    height = 1.55 * x.shape[-2] / x.shape[-1]
+    size = (1.68 * columns + 0.2, count * (1.55 * x.shape[-2] / x.shape[-1] + 0.12) + 1.0)
     with style():
-        figure = Figure(figsize=(1.68 * columns + 0.2, count * (height + 0.12) + 1.0), dpi=150, layout="constrained")
+        figure = Figure(figsize=size, dpi=150, layout="constrained")
         axes = figure.subplots(count, columns, squeeze=False)
-        for row, (clean, moved) in enumerate(zip(x.detach().cpu().double(), z.detach().cpu().double())):
-            titles = iter([""] * columns)
-            if not row:
-                titles = iter(["input", "perturbation", *maps, "what is proven"])
-            panel = iter(axes[row])
-            shown = next(panel)
-            shown.imshow(pixels(clean.numpy(), 0.0, 1.0), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-            frame(shown, next(titles))
-            if row < len(notes):
-                shown.set_ylabel(notes[row], fontsize=8)
-            delta = (moved - clean).numpy()
-            limit = max(float(np.abs(delta).max()), 1e-12)
-            shown = next(panel)
-            shown.imshow(pixels(delta, -limit, limit, signed=True), cmap="RdBu_r", vmin=-limit, vmax=limit)
-            frame(shown, next(titles))
-            shown.set_xlabel(f"±{number(limit)}, × {number(1 / limit)}", fontsize=7.5, labelpad=2)
-            for each in maps.values():
-                shown = next(panel)
-                if int(each[row].max()) < 0:
-                    shown.set_title(next(titles))
-                    shown.axis("off")
-                    continue
-                shown.imshow(each[row].cpu().numpy(), cmap=colours, norm=shades, interpolation="nearest")
-                frame(shown, next(titles))
+        for row in range(count):
+            titles = ["input", "perturbation", *maps, "what is proven"] if not row else [""] * columns
+            _draw_inputs(axes[row], x[row], z[row], titles, notes[row] if row < len(notes) else "")
+            for panel, each, title in zip(axes[row][2:], maps.values(), titles[2:]):
+                _draw_classes(panel, each[row], title)
             if changed is not None:
-                kind = torch.where(changed[row].cpu(), 1, 0)
-                kind = kind if fixed is None else torch.where(fixed[row].cpu(), 2, kind)
-                shown = next(panel)
-                shown.imshow(
-                    kind, cmap=ListedColormap([OPEN, CHANGED, PROVEN]), vmin=0, vmax=2, interpolation="nearest"
-                )
-                frame(shown, next(titles))
-                counts = [int((kind == k).sum()) for k in (1, 0, 2)]
-                shown.set_xlabel(" / ".join(map(str, counts)), fontsize=7.5, labelpad=2)
-        patches = [Patch(facecolor=colours(c), edgecolor="#B0B0B0", label=name) for c, name in enumerate(classes)]
-        if changed is not None:
-            states = zip((CHANGED, OPEN, PROVEN), ("changed", "open", "proven"))
-            patches += [Patch(facecolor=colour, edgecolor="#B0B0B0", label=name) for colour, name in states]
-        if patches:
-            columns = min(9, len(patches))
-            figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+                _draw_states(axes[row][-1], changed[row], None if fixed is None else fixed[row], titles[columns - 1])
+        names = [(CLASS_COLOURS[c % len(CLASS_COLOURS)], name) for c, name in enumerate(classes)]
+        names += [] if changed is None else [(CHANGED, "changed"), (OPEN, "open"), (PROVEN, "proven unchangeable")]
+        if names:
+            patches = [Patch(facecolor=colour, edgecolor="#B0B0B0", label=name) for colour, name in names]
+            figure.legend(
+                handles=patches, loc="outside lower center", ncols=min(9, len(patches)), frameon=False, fontsize=8
+            )
         if heading:
             figure.suptitle(heading, fontsize=10.5, color=INK, x=0.01, ha="left")
     return figure
+
+
+def _draw_inputs(panels: Sequence[Axes], clean: Tensor, moved: Tensor, titles: Sequence[str], note: str) -> None:
+    """The input and the perturbation, which fills the range of colours."""
+    clean, moved = (t.detach().cpu().double() for t in (clean, moved))
+    panels[0].imshow(pixels(clean.numpy(), 0.0, 1.0), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    frame(panels[0], titles[0])
+    panels[0].set_ylabel(note, fontsize=8)
+    delta = (moved - clean).numpy()
+    limit = max(float(np.abs(delta).max()), 1e-12)
+    shown = pixels(delta, -limit, limit, signed=True)
+    panels[1].imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    frame(panels[1], titles[1])
+    panels[1].set_xlabel(f"±{number(limit)}, × {number(1 / limit)}", fontsize=7.5, labelpad=2)
+
+
+def _draw_classes(panel: Axes, classes: Tensor, title: str) -> None:
+    """A map of classes; nothing where it says −1."""
+    from matplotlib.colors import ListedColormap
+
+    if int(classes.max()) < 0:
+        panel.set_title(title)
+        panel.axis("off")
+        return
+    most = len(CLASS_COLOURS)
+    shown = (classes % most).cpu().numpy()
+    panel.imshow(shown, cmap=ListedColormap(list(CLASS_COLOURS)), vmin=-0.5, vmax=most - 0.5, interpolation="nearest")
+    frame(panel, title)
+
+
+def _draw_states(panel: Axes, changed: Tensor, fixed: Tensor | None, title: str) -> None:
+    """Which pixels are changed, open and proven, and how many of each."""
+    from matplotlib.colors import ListedColormap
+
+    state = changed.cpu().long()
+    state = state if fixed is None else state.masked_fill(fixed.cpu(), 2)
+    panel.imshow(state.numpy(), cmap=ListedColormap([OPEN, CHANGED, PROVEN]), vmin=0, vmax=2, interpolation="nearest")
+    frame(panel, title)
+    counts = [int((state == k).sum()) for k in (1, 0, 2)]
+    panel.set_xlabel("{} changed, {} open, {} proven".format(*counts), fontsize=7, labelpad=2)
