@@ -104,7 +104,7 @@ def main() -> None:
         "# Reconstruction through a decoder's latent input\n",
         f"First {options.images} MNIST test images, 16 latents, starts of seed {options.seed}. torch "
         f"{torch.__version__}, {platform.machine()}, one thread. Repeat with `python benchmarks/latent.py`. "
-        "Chosen starts: the nearest of 512 random latents, decoded once for all images (counted among the rows of each).",
+        "Chosen starts: the nearest of 512 random latents, decoded once for all images.",
         "\nMeasured elsewhere on another decoder of the same kind (trained in 17 s, encoder .01538): gradient descent "
         ".0120, Adam .0113, Adam with 8 starts .01117 in 1.7 s, SciPy's L-BFGS-B with 4 starts .01108 in 17 s: .72 of "
         "the encoder's error. Absolute errors belong to their decoders; the share of the encoder's compares.",
