@@ -235,5 +235,7 @@ def test_bad_networks_and_uses_are_refused():
         cl.attacks.pgd(goal, inputs(2), eps=0.1)
     with pytest.raises(ProblemError, match="Leave norm out"):
         cl.attacks.pgd(goal, eps=0.1, norm=2)
+    with pytest.raises(ClinchError, match=r"State how much is enough, such as share=0\.5"):
+        cl.attacks.fmn(goal)
     with pytest.raises(ClinchError, match="radius is negative"):
         unchangeable(small(), inputs(2), eps=-0.1)

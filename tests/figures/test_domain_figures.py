@@ -41,7 +41,7 @@ def test_a_row_shows_input_perturbation_outputs_target_and_states(tmp_path):
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["input", "perturbation", "output before", "output after", "target", "what is proven"]
     number = int(changed[0].sum())
-    assert figure.axes[5].get_xlabel() == f"{number} changed, 0 open, {24 - number} proven"
+    assert figure.axes[5].get_xlabel() == f"{number} changed, {24 - number} proven"
     assert not figure.axes[4].axison and figure.axes[10].axison
     assert save(figure, tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
     assert len(segmentation_figure(x, x, maps(1), maps(2)).axes) == 8

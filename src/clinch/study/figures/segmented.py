@@ -103,12 +103,13 @@ def _draw_classes(panel: Axes, classes: Tensor, title: str) -> None:
 
 
 def _draw_states(panel: Axes, changed: Tensor, fixed: Tensor | None, title: str) -> None:
-    """Which pixels are changed, open and proven, and how many of each."""
+    """Which pixels are changed, open and proven, and how many of the first and the last."""
     from matplotlib.colors import ListedColormap
 
     state = changed.cpu().long()
     state = state if fixed is None else state.masked_fill(fixed.cpu(), 2)
     panel.imshow(state.numpy(), cmap=ListedColormap([OPEN, CHANGED, PROVEN]), vmin=0, vmax=2, interpolation="nearest")
     frame(panel, title)
-    counts = [int((state == k).sum()) for k in (1, 0, 2)]
-    panel.set_xlabel("{} changed, {} open, {} proven".format(*counts), fontsize=7, labelpad=2)
+    counts = {"changed": int((state == 1).sum()), "proven": int((state == 2).sum())}
+    shown = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    panel.set_xlabel(shown, fontsize=7.5, labelpad=2)
