@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clinch.attacks.ascent import Lanes, ask
-from clinch.attacks.goal import along
+from clinch.attacks.goal import Goal, along
 from clinch.attacks.losses import loss_of
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.starts import End, Start, starts
@@ -29,7 +29,7 @@ SHARE, SHRINK, SMALLEST = 0.2, 1.5, 0.1
 
 
 def apgd(
-    net: nn.Module | Network | HasQuery | Query,
+    net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -56,7 +56,7 @@ def apgd(
     APGD-T; targets, restarts and inputs run at the same time, and an input leaves as soon as its goal is reached.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.

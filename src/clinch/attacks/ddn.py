@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.goal import along
+from clinch.attacks.goal import Goal, along
 from clinch.attacks.losses import loss_of
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.schedule import cosine
@@ -19,7 +19,7 @@ from clinch.query import Query
 
 
 def ddn(
-    net: nn.Module | Network | HasQuery | Query,
+    net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -43,7 +43,7 @@ def ddn(
     that of ``loss="margin"`` does not.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         steps: one pass forward and one backward each.

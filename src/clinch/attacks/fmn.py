@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.goal import Slope
+from clinch.attacks.goal import Goal, Slope
 from clinch.attacks.losses import loss_of
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.schedule import cosine
@@ -21,7 +21,7 @@ from clinch.query import Query
 
 
 def fmn(
-    net: nn.Module | Network | HasQuery | Query,
+    net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -46,7 +46,7 @@ def fmn(
     boundary may stay just short of it for good.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         norm: 0, 1, 2 or ``cl.inf``.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from clinch.attacks.ascent import Lanes, ask
-from clinch.attacks.goal import along
+from clinch.attacks.goal import Goal, along
 from clinch.attacks.losses import loss_of
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.schedule import cosine
@@ -22,7 +22,7 @@ from clinch.query import Query
 
 
 def frank_wolfe(
-    net: nn.Module | Network | HasQuery | Query,
+    net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -49,7 +49,7 @@ def frank_wolfe(
     are as long as the ball: that helps where the gradient at x misleads, on adversarially trained networks.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.

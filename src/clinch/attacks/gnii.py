@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clinch.attacks.goal import Goal
 from clinch.attacks.linear_model import first_points, steepest_step
 from clinch.attacks.losses import loss_of
 from clinch.attacks.result import AttackResult, HasQuery
@@ -16,7 +17,7 @@ from clinch.query import Query
 
 
 def gnii(
-    net: nn.Module | Network | HasQuery | Query,
+    net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -35,7 +36,7 @@ def gnii(
     chooses the class.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.

@@ -10,7 +10,8 @@ negative. For a label those are ``f_y − f_c`` for every other class c, for a t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -129,6 +130,9 @@ class Goal(ABC):
         todo: ``(A,)`` rows that are worth an attack: those that do not reach the goal as they are.
         several: whether branches may share conditions, or have gradients that are zero for want of a switched-on
             element: :meth:`slopes` then says more than :meth:`slope`.
+        losses: what gradient steps can lower besides the margin, by name; ``default_loss`` the one they take unless
+            told otherwise.
+        partial: whether a point short of the goal is worth something too, so that no attack gives up on an input.
     """
 
     x: Tensor
@@ -139,6 +143,9 @@ class Goal(ABC):
     forward: Tensor
     backward: Tensor
     todo: Tensor
+    losses: Mapping[str, Loss] = MappingProxyType({})
+    default_loss: str = "margin"
+    partial: bool = False
 
     @property
     def size(self) -> int:

@@ -40,6 +40,8 @@ class Labels(Goal):
         ShapeError, NonFiniteError, ProblemError: an argument that does not fit; the message says which.
     """
 
+    default_loss = "cross-entropy"
+
     def __init__(
         self,
         net: nn.Module | Network,
@@ -56,7 +58,7 @@ class Labels(Goal):
             raise ProblemError(f"outputs={outputs!r} is not known. Write 'logits' or 'probabilities'.")
         check_p(p, any_p)
         self.model = Model(net)
-        self.x = _checked_inputs(self.model, x, bounds)
+        self.x = checked_inputs(self.model, x, bounds)
         self.p, self.outputs = float(p), outputs
         low, high = bounds or (-torch.inf, torch.inf)
         self.region = Region(torch.full_like(self.x, low), torch.full_like(self.x, high))
@@ -119,7 +121,7 @@ class Labels(Goal):
 
 
 class Model:
-    """A classifier in its own dtype, and in float64. A module is used as it is, without being read into a graph."""
+    """A network in its own dtype, and in float64. A module is used as it is, without being read into a graph."""
 
     def __init__(self, net: nn.Module | Network) -> None:
         if not isinstance(net, nn.Module | Network):
@@ -138,14 +140,14 @@ class Model:
         self.dtype, self.device = first.dtype, first.device
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Class scores ``(N, C)`` in the model's dtype; gradients flow to x."""
+        """Outputs, for a classifier scores ``(N, C)``, in the model's dtype; gradients flow to x."""
         if isinstance(self.net, Network):
             graph = self.net.graph
             return graph.forward(x)[graph.output]
         return self.net(x)
 
     def exact(self, x: Tensor) -> Tensor:
-        """Class scores in float64."""
+        """Outputs in float64."""
         if isinstance(self.net, Network):
             graph = self.net.graph_as(torch.float64, self.device)
             return graph.forward(x.double())[graph.output]
@@ -166,7 +168,12 @@ def check_p(p: float, any_p: bool) -> None:
         raise ProblemError(f"norm={p} is not known. Write 0, 1, 2 or cl.inf.")
 
 
-def _checked_inputs(model: Model, x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+def checked_inputs(model: Model, x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    """A batch of inputs in the model's dtype, on its device.
+
+    Raises:
+        ShapeError, NonFiniteError, ProblemError: no batch of the network's inputs, NaN, or outside the range.
+    """
     x = torch.as_tensor(x)
     if isinstance(model.net, Network) and tuple(x.shape[1:]) != model.net.input_shape:
         shape = ", ".join(map(str, model.net.input_shape))

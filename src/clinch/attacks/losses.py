@@ -70,17 +70,21 @@ def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None) -> Loss
     """The named loss for a goal, as :meth:`Goal.slope` takes it.
 
     Args:
-        goal: what is attacked; all losses but ``"margin"`` need labels.
-        name: ``"margin"`` or a key of :data:`LOSSES`; None: cross-entropy, for a problem the margin.
+        goal: what is attacked; all losses but ``"margin"`` need labels, or are the goal's own.
+        name: ``"margin"``, one of the goal's own or a key of :data:`LOSSES`; None: for labels cross-entropy, for a
+            problem the margin, for any other goal what it says.
         targets: ``(B,)`` classes to aim at instead of the goal's own target: other misclassifications count as well.
 
     Raises:
         ProblemError: an unknown name, or a loss of class scores for a problem.
     """
-    if name is None:
-        name = "cross-entropy" if isinstance(goal, Labels) else "margin"
+    name = goal.default_loss if name is None else name
     if name == "margin":
         return None
+    if name in goal.losses:
+        return goal.losses[name]
+    if goal.losses:
+        raise ProblemError(f"loss={name!r} is not known. Write one of: margin, {', '.join(goal.losses)}.")
     if name not in LOSSES:
         raise ProblemError(f"loss={name!r} is not known. Write one of: margin, {', '.join(LOSSES)}.")
     if not isinstance(goal, Labels):
@@ -123,12 +127,13 @@ def lane_loss(goal: Goal, name: str | None, branches: Tensor | None) -> Loss | N
     """The named loss aimed at a branch of its own for each of L lanes; None: as :func:`loss_of` has it.
 
     Args:
-        goal: what is attacked; all losses but ``"margin"`` need labels without a target, whose branches are classes.
+        goal: what is attacked; all losses but ``"margin"`` need labels without a target, whose branches are classes;
+            a goal's own losses are followed as they are.
         name: as for :func:`loss_of`.
         branches: ``(L,)``.
     """
     named = loss_of(goal, name)
-    if branches is None:
+    if branches is None or (named is not None and goal.losses):
         return named
     if named is None or not isinstance(goal, Labels) or goal.target is not None:
         return branch_loss(branches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.goal import Loss, along
+from clinch.attacks.goal import Goal, Loss, along
 from clinch.attacks.losses import loss_of
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.starts import random_offset
@@ -20,7 +20,7 @@ from clinch.query import Query
 
 
 def pgd(
-    net: nn.Module | Network | HasQuery | Query,
+    net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -50,7 +50,7 @@ def pgd(
     1909.05040). We differ in that elements which the range does not let move are not chosen.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
@@ -137,7 +137,7 @@ def _direction(gradient: Tensor, z: Tensor, ball: Region, p: float, share: float
 
 
 def fgsm(
-    net: nn.Module | Network | HasQuery | Query,
+    net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,

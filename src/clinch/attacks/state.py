@@ -42,6 +42,10 @@ def goal_of(
             :class:`Conditions` raise.
     """
     if isinstance(net, Goal):
+        if x is not None or y is not None or target is not None:
+            raise ProblemError("A goal states its own inputs and conditions. Leave out x, y and target.")
+        if norm not in (torch.inf, net.p):
+            raise ProblemError(f"norm={norm:g}, but the goal measures distances with norm={net.p:g}. Leave norm out.")
         return net
     if isinstance(net, nn.Module | Network) or not (isinstance(net, Query) or hasattr(net, "query")):
         if x is None or y is None:
@@ -66,9 +70,11 @@ def nearest_goal_of(
     """:func:`goal_of` for attacks that look for the smallest distance.
 
     Raises:
-        UnsupportedByEngine: a problem with another objective than a distance; and what :func:`goal_of` raises.
+        UnsupportedByEngine: a problem with another objective than a distance, or a goal that is a matter of degree; and
+            what :func:`goal_of` raises.
     """
     goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    _check_enough(goal)
     if isinstance(goal, Conditions) and not isinstance(goal.query.objective, Distance):
         raise UnsupportedByEngine(
             "This attack looks for the smallest distance, and the problem's objective is none. Use "
@@ -78,17 +84,27 @@ def nearest_goal_of(
 
 
 def check_norm(goal: Goal, method: str, norms: tuple[float, ...]) -> Goal:
-    """The goal itself, where a method can measure its distances.
+    """The goal itself, where a method that looks for the smallest distance can measure distances to it.
 
     Raises:
-        UnsupportedByEngine: another norm than the method has a meaning for, or weights.
+        UnsupportedByEngine: another norm than the method has a meaning for, or weights, or a goal that is a matter of
+            degree.
     """
+    _check_enough(goal)
     if goal.p not in norms:
         known = " or ".join("cl.inf" if p == torch.inf else f"{p:g}" for p in norms)
         raise UnsupportedByEngine(f"{method} has no meaning for norm={goal.p:g}. Use norm={known}, or another attack.")
     if goal.weights is not None:
         raise UnsupportedByEngine(f"{method} measures distances without weights. Use solve() for them.")
     return goal
+
+
+def _check_enough(goal: Goal) -> None:
+    if goal.partial:
+        raise UnsupportedByEngine(
+            "This attack looks for the smallest distance, and the goal is as much as possible within a ball. State how "
+            "much is enough, such as share=0.5 of the pixels."
+        )
 
 
 def radius_of(goal: Goal, eps: float | Tensor | None) -> Tensor:

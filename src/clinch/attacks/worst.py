@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clinch.attacks.apgd import adaptive_steps
 from clinch.attacks.frank_wolfe import extreme_steps
+from clinch.attacks.goal import Goal
 from clinch.attacks.labels import Labels
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.starts import End, restarted, starts
@@ -52,7 +53,7 @@ FEWEST = 500
 
 
 def worst(
-    net: nn.Module | Network | HasQuery | Query,
+    net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -78,7 +79,7 @@ def worst(
     other than those of the benchmark (``benchmarks/fixed_budget.py``).
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
@@ -103,7 +104,7 @@ def worst(
         raise ProblemError(f"passes={passes} are too few for every stage. Write {FEWEST} or more, or take pgd or apgd.")
     goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
     radius = radius_of(goal, eps)
-    quick, slow = ("cross-entropy", "dlr") if isinstance(goal, Labels) else ("margin", "margin")
+    quick, aimed, slow = ("cross-entropy", "margin", "dlr") if isinstance(goal, Labels) else 3 * (goal.default_loss,)
     width = min(STAGES[0].lanes, goal.width)
     steps = [int((stage.share * (passes - 2 * QUICK - 4) / stage.lanes - 1) / 2) for stage in STAGES]
     left = int((RESTARTS_SHARE * (passes - 2 * QUICK - 4) / (RESTARTS * STAGES[-1].lanes) - 1) / 2)
@@ -117,10 +118,10 @@ def worst(
     end: End | None = None
     for stage, count in zip(STAGES, steps):
         lanes = lanes if end is None else end.closest(stage.lanes)
-        lanes = lanes.take(track.margin[lanes.rows] <= stage.hope * clean[lanes.rows])
-        end = extreme_steps(track, lanes, radius, count, "margin", average=stage.average, last=stage.last)
+        lanes = lanes.take(goal.partial | (track.margin[lanes.rows] <= stage.hope * clean[lanes.rows]))
+        end = extreme_steps(track, lanes, radius, count, aimed, average=stage.average, last=stage.last)
     assert end is not None
     lanes = end.closest(STAGES[-1].lanes)
-    lanes = lanes.take(track.margin[lanes.rows] <= RESTARTS_HOPE * clean[lanes.rows])
+    lanes = lanes.take(goal.partial | (track.margin[lanes.rows] <= RESTARTS_HOPE * clean[lanes.rows]))
     gradient_steps(track, restarted(goal, lanes, radius, RESTARTS, generator), radius, left, slow)
     return track.result(radius)

@@ -45,10 +45,26 @@ def refined(
     if stop() or not bool(open_.any()):
         return limits
     lower, upper = lower.clone(), upper.clone()
-    if not patch_bounds(graph, j, open_, region, relaxations, (lower, upper), stop):
-        _by_rows(graph, j, open_, region, relaxations, (lower, upper), stop)
+    write_bounds(graph, j, open_, region, relaxations, (lower, upper), stop)
     shape = limits.lower.shape
     return limits.intersect(Interval(lower.reshape(shape), upper.reshape(shape)))
+
+
+def write_bounds(
+    graph: Graph,
+    j: int,
+    open_: Tensor,
+    region: Region,
+    relaxations: Mapping[int, Relaxation],
+    limits: tuple[Tensor, Tensor],
+    stop: Callable[[], bool],
+) -> None:
+    """Write CROWN's limits of the open elements of node j into ``limits``: as patches where that works, else as rows.
+
+    Arguments: see :func:`clinch.bounds.patches.patch_bounds`.
+    """
+    if not patch_bounds(graph, j, open_, region, relaxations, limits, stop):
+        _by_rows(graph, j, open_, region, relaxations, limits, stop)
 
 
 def _by_rows(

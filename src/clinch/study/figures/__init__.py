@@ -5,6 +5,8 @@ To add a figure is to add a file here; what figures share is in :mod:`clinch.stu
 
 from clinch.study.figures.comparison import Group, comparison_figure, draw_comparison
 from clinch.study.figures.inputs import draw_inputs
+from clinch.study.figures.restored import restored_figure
+from clinch.study.figures.segmented import segmentation_figure
 from clinch.study.figures.solution import draw_history, solution_figure, summary
 from clinch.study.figures.style import save, style
 from clinch.study.figures.watched import Watched, draw_watched
@@ -17,7 +19,9 @@ __all__ = [
     "draw_history",
     "draw_inputs",
     "draw_watched",
+    "restored_figure",
     "save",
+    "segmentation_figure",
     "solution_figure",
     "style",
     "summary",
