@@ -49,13 +49,19 @@ def minimise(problem: HasQuery | Query, *, steps: int = 100, starts: int = 2, se
     return best.result()
 
 
-def minimise_steps(best: Best, tight: Query, *, count: int, steps: int, generator: torch.Generator) -> None:
-    """Run the method for all problems of ``tight``, ``count`` lanes each; what is found goes to ``best``."""
+def minimise_steps(
+    best: Best, tight: Query, *, count: int, steps: int, generator: torch.Generator, first: Tensor | None = None
+) -> None:
+    """Run the method for all problems of ``tight``, ``count`` lanes each; what is found goes to ``best``.
+
+    ``first``: points of the region, ``(B, *input_shape)``, where the first lane of each problem begins instead of at
+    the region's reference point.
+    """
     size = max(1, tight.region.lower[0].numel())
     count = max(1, min(count, MEMORY // (size * max(1, tight.size))))
     problem = torch.arange(tight.size, device=tight.device).repeat_interleave(count)
     lanes = lanes_of(best, tight, problem, torch.full_like(problem, ANY))
-    z = _starts(lanes, count, generator)
+    z = _starts(lanes, count, generator, first)
     scale = _reach(lanes.query.region)
     for k in range(steps + 1):
         conditions, slope = _read(lanes, z)
@@ -111,8 +117,8 @@ def _reach(region: Region) -> Tensor:
     return torch.where(torch.isfinite(half), half, torch.full_like(half, UNBOUNDED))
 
 
-def _starts(lanes: Lanes, count: int, generator: torch.Generator) -> Tensor:
-    """The reference point first, then points drawn uniformly from the box and brought into the region."""
+def _starts(lanes: Lanes, count: int, generator: torch.Generator, first: Tensor | None) -> Tensor:
+    """The reference or given point first, then points drawn uniformly from the box and brought into the region."""
     region, anchor = lanes.query.region, lanes.best.anchor[lanes.problem]
     draw = torch.rand(anchor.shape, generator=generator, dtype=torch.float64).to(anchor)
     width = region.upper - region.lower
@@ -120,8 +126,9 @@ def _starts(lanes: Lanes, count: int, generator: torch.Generator) -> Tensor:
     z = project_into(region, spread)
     for ball in region.balls:
         z = _inside(ball, z, anchor, draw.flatten(1)[:, 0])
-    first = torch.arange(lanes.size, device=z.device) % count == 0
-    return torch.where(first.view(-1, *[1] * (z.dim() - 1)), anchor, project_into(region, z))
+    leading = torch.arange(lanes.size, device=z.device) % count == 0
+    begin = anchor if first is None else first.to(anchor)[lanes.problem]
+    return torch.where(leading.view(-1, *[1] * (z.dim() - 1)), begin, project_into(region, z))
 
 
 def _inside(ball: Ball, z: Tensor, anchor: Tensor, share: Tensor) -> Tensor:

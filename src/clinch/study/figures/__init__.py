@@ -3,6 +3,7 @@
 To add a figure is to add a file here; what figures share is in :mod:`clinch.study.figures.style`.
 """
 
+from clinch.study.figures.change import change_figure
 from clinch.study.figures.inputs import draw_inputs
 from clinch.study.figures.solution import draw_history, solution_figure, summary
 from clinch.study.figures.style import save, style
@@ -10,6 +11,7 @@ from clinch.study.figures.watched import Watched, draw_watched
 
 __all__ = [
     "Watched",
+    "change_figure",
     "draw_history",
     "draw_inputs",
     "draw_watched",
