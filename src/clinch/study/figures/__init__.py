@@ -4,6 +4,7 @@ To add a figure is to add a file here; what figures share is in :mod:`clinch.stu
 """
 
 from clinch.study.figures.change import change_figure
+from clinch.study.figures.coverage import coverage_figure
 from clinch.study.figures.inputs import draw_inputs
 from clinch.study.figures.solution import draw_history, solution_figure, summary
 from clinch.study.figures.style import save, style
@@ -12,6 +13,7 @@ from clinch.study.figures.watched import Watched, draw_watched
 __all__ = [
     "Watched",
     "change_figure",
+    "coverage_figure",
     "draw_history",
     "draw_inputs",
     "draw_watched",
