@@ -121,8 +121,7 @@ def coverage(
         alarms: whether to look for :func:`nearest_objection`, for the inputs that are accepted as they are,
         misses: and for :func:`nearest_missed`.
         norm, bounds, gap, seed: see :func:`nearest_objection`.
-        time_limit: seconds for everything, spread evenly over the inputs; misses, which ask for all other classes, get
-            three times as much as alarms.
+        time_limit: seconds for everything, half of it for either kind of error, spread evenly over the inputs.
 
     Raises:
         ClinchError: an argument that does not fit, in one line, before any work.
@@ -136,14 +135,14 @@ def coverage(
     settings = {"norm": norm, "bounds": bounds, "gap": gap, "seed": seed}
     missed = None
     if misses or classes is None:  # it checks every argument
-        share = 0.75 if alarms else 1.0
+        share = 0.5 if alarms else 1.0
         missed = nearest_missed(network, monitor, x, labels, time_limit=share * time_limit, **settings)
     assert classes is not None
     group = classes if labels is None else torch.as_tensor(labels).cpu().long()
     accepted = monitor.score(network, x, classes) <= 0
     rows, alarm = accepted.nonzero().flatten(), None
     if alarms and len(rows):
-        left = time_limit * (0.25 if misses else 1.0)
+        left = time_limit * (0.5 if misses else 1.0)
         alarm = _spread(nearest_objection(network, monitor, x[rows], time_limit=left, **settings), rows, x)
     names = [(str(c), group == c) for c in group.unique().tolist()] + [("all", torch.ones_like(accepted))]
     table = tuple(_row(name, which, accepted, alarm, missed, gap) for name, which in names)

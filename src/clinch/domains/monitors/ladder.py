@@ -3,7 +3,7 @@
 What is looked for may lie in any of several alternatives: nine other classes, three boxes. The nearest over all of them
 is known to within ``[r, v]`` once a point at distance v is found and every alternative is proven to hold nowhere in the
 ball of radius r. Relaxations are tight in small balls, so r climbs: first by bisection with CROWN alone, for all
-problems at once; then by branch and bound in balls that grow by a quarter, up to v.
+problems at once; then by branch and bound in balls that grow by a tenth, up to v.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ALMA_NORMS, ALMA_STEPS = (1, 2), 300
 #: halvings of the bisection with CROWN
 HALVINGS = 7
 #: by how much balls grow, and the share of the time left that one ball may take
-GROWTH, RUNG = 1.25, 0.5
+GROWTH, RUNG = 1.1, 0.4
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Group:
         self._look()
         try:
             self._bisect()
-            while bool(self.open.any()) and self._left > 0:
-                if not self._rung():
-                    return
+            while bool(self.open.any()) and self._left > 0 and self._rung():
+                pass
+            self._finish()
         except (UnsupportedOperator, UnsupportedByEngine) as reason:
             self.notes.append(f"The bound stays as it is. {reason}")
 
@@ -149,13 +149,35 @@ class Group:
         deadline = monotonic() + RUNG * self._left
         for k, one in enumerate(parts):
             seconds = max(0.0, deadline - monotonic()) / (len(parts) - k)
-            # inside the ball of the incumbent, the ball's surface is as good as infeasible
+            # most problems are closed by CROWN; the others get the time
+            reached = objective_bound(self._query(one, radius), stop=lambda: self._left <= 0)
+            one = one.take(~(reached >= radius[one.owner]))
+            if not len(one.owner):
+                continue
             ledger = Ledger(self._query(one, radius), time_limit=seconds, gap=self.gap, enough=radius[one.owner])
             search(ledger.query, ledger, self.seed, "branch_and_bound" if kinks else None)
             self._keep(ledger, one)
             lowest = lowest.scatter_reduce(0, one.owner, ledger.bound, "amin")
         self.bound = torch.where(todo, torch.maximum(before, lowest), before)
         return bool((self.bound > before * (1 + 1e-6))[todo].any())
+
+    def _finish(self) -> None:
+        """Where the climb has stalled the whole solver, its attacks included, gets the time that is left."""
+        parts = self._of(self.open)
+        lowest = torch.full_like(self.bound, torch.inf)
+        for k, one in enumerate(parts):
+            if self._left <= 0:
+                return
+            reach = self.value if bool(self.value.isfinite().all()) else None
+            enough = (1 - self.gap) * self.value[one.owner]
+            ledger = Ledger(self._query(one, reach), self._left / (len(parts) - k), self.gap, enough=enough)
+            search(ledger.query, ledger, self.seed)
+            self._keep(ledger, one)
+            lowest = lowest.scatter_reduce(0, one.owner, ledger.bound, "amin")
+        todo = torch.zeros_like(self.open)
+        for one in parts:
+            todo[one.owner] = True
+        self.bound = torch.where(todo, torch.maximum(self.bound, lowest), self.bound)
 
     def _of(self, todo: Tensor) -> list[Alternative]:
         """The alternatives of the chosen inputs."""

@@ -19,8 +19,8 @@ from clinch.network.network import Network
 
 #: margin of every class condition in logits, as in the monitor benchmark
 CLASS_MARGIN = 1e-3
-#: problems that are searched together
-TOGETHER = 256
+#: problems that are searched together where an input has several, and inputs where each has one
+TOGETHER, SINGLE = 256, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ def _nearest(
     point, value = torch.full_like(x, torch.nan), torch.full((size,), torch.inf, dtype=torch.float64)
     bound, notes = torch.zeros_like(value), []
     per_input = sum(len(alternative.owner) for alternative in alternatives(torch.arange(1)))
-    groups = torch.arange(size).split(max(1, TOGETHER // per_input))
+    groups = torch.arange(size).split(SINGLE if per_input == 1 else max(1, TOGETHER // per_input))
     for k, rows in enumerate(groups):
         seconds = max(0.0, time_limit - (monotonic() - began)) / (len(groups) - k)
         group = Group(network, x[rows], norm, bounds, alternatives(rows), gap, seed)

@@ -72,7 +72,7 @@ def _panel(axes: Axes, nearest: Nearest, labels: Tensor, counted: Tensor | None)
     axes.scatter(at, bound[rows], s=9, color=BOUND, zorder=2, label="proven: nothing is nearer")
     axes.scatter(at, top, s=9, color=VALUE, zorder=3, label="found")
     for k, (left, right, height) in enumerate(medians):
-        axes.hlines(height, left, right, color=INK, linewidth=0.9, zorder=0, label="median found" if k == 0 else None)
+        axes.hlines(height, left, right, color=INK, linewidth=0.9, zorder=0, label="median found" if k == 0 else "_")
     axes.set_xticks(middles, labels=[str(c) for c in classes])
     axes.set_xlim(-1, max(place - 1, 1))
     axes.set_ylim(bottom=0)
