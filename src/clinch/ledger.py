@@ -35,6 +35,7 @@ class Ledger:
         time_limit: seconds; infinity for none.
         gap: relative gap at which a problem counts as closed.
         listener: called after every improvement, for progress displays.
+        enough: ``(B,)`` a bound this large is all that is asked of a problem; None: nothing less than its value's.
         value: ``(B,)`` objective of the best point so far, infinity where there is none.
         x: ``(B, *input_shape)`` best points in the model's dtype, NaN where there is none.
         bound: ``(B,)`` proven: no input does better; infinity where infeasibility is proven.
@@ -44,6 +45,7 @@ class Ledger:
     time_limit: float = float("inf")
     gap: float = 1e-3
     listener: Callable[[Event], None] | None = None
+    enough: Tensor | None = None
     value: Tensor = field(init=False)
     x: Tensor = field(init=False)
     bound: Tensor = field(init=False)
@@ -110,8 +112,9 @@ class Ledger:
 
     @property
     def closed(self) -> Tensor:
-        """``(B,)`` whether value and bound have met, or infeasibility is proven."""
+        """``(B,)`` whether value and bound have met, the bound is enough, or infeasibility is proven."""
         met = torch.isfinite(self.value) & (self.value - self.bound <= self.slack)
+        met = met if self.enough is None else met | (self.bound >= self.enough)
         return met | (self.bound == torch.inf)
 
     @property
@@ -121,6 +124,7 @@ class Ledger:
         A constant objective has that value wherever there is a feasible input: a part whose bound is above it has none.
         """
         target = torch.where(torch.isfinite(self.value), self.value - self.slack, torch.inf)
+        target = target if self.enough is None else torch.minimum(target, self.enough)
         return target if self._constant is None else torch.minimum(target, self._constant + ABSOLUTE_GAP)
 
     def offer(self, x: Tensor, who: str, problems: Tensor | None = None) -> Tensor:

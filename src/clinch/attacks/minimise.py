@@ -70,13 +70,20 @@ def minimise(
     return track.result()
 
 
-def minimise_steps(goal: Objective, track: Track, *, count: int, steps: int, generator: torch.Generator) -> None:
-    """Run the method for all problems of a goal, ``count`` lanes each; what is found goes to its track."""
+def minimise_steps(
+    goal: Objective, track: Track, *, count: int, steps: int, generator: torch.Generator, first: Tensor | None = None
+) -> None:
+    """Run the method for all problems of a goal, ``count`` lanes each; what is found goes to its track.
+
+    ``first``: points of the region, ``(B, *input_shape)``, where the first lane of each problem begins instead of at
+    the region's reference point.
+    """
     size = max(1, goal.x[0].numel())
     count = max(1, min(count, MEMORY // (size * max(1, goal.size))))
     rows = torch.arange(goal.size, device=goal.x.device).repeat_interleave(count)
     region = goal.region.take(rows)
-    z = random_starts(region, goal.start[rows], count, generator)
+    start = goal.start if first is None else first.to(goal.x)
+    z = random_starts(region, start[rows], count, generator)
     scale = _reach(region)
     for k in range(steps + 1):
         slopes = goal.slopes(z, rows, _losses if goal.tight.clauses else _value)

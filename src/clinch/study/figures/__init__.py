@@ -3,7 +3,9 @@
 To add a figure is to add a file here; what figures share is in :mod:`clinch.study.figures.style`.
 """
 
+from clinch.study.figures.change import change_figure
 from clinch.study.figures.comparison import Group, comparison_figure, draw_comparison
+from clinch.study.figures.coverage import coverage_figure
 from clinch.study.figures.inputs import draw_inputs
 from clinch.study.figures.restored import restored_figure
 from clinch.study.figures.segmented import segmentation_figure
@@ -14,7 +16,9 @@ from clinch.study.figures.watched import Watched, draw_watched
 __all__ = [
     "Group",
     "Watched",
+    "change_figure",
     "comparison_figure",
+    "coverage_figure",
     "draw_comparison",
     "draw_history",
     "draw_inputs",

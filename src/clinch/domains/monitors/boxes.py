@@ -2,7 +2,8 @@
 
 A monitor watches one layer. It accepts an input of class c while every activation lies within the limits seen on
 training inputs of that class, ``lower[c] <= h(x) <= upper[c]`` (the "outside the box" monitors of Henzinger, Lukina and
-Schilling 2020, arXiv 1911.09032, with one box per class).
+Schilling 2020, arXiv 1911.09032, with one box per class). Monitors of several boxes and layers are joined from these in
+:mod:`clinch.domains.monitors.joined`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +47,16 @@ class BoxMonitor:
     margin: Tensor
 
     @classmethod
-    def fit(cls, network: Network, layer: str, x: Tensor, *, relative: float = 0.01, absolute: float = 1e-3) -> Self:
+    def fit(
+        cls,
+        network: Network,
+        layer: str,
+        x: Tensor,
+        *,
+        relative: float = 0.01,
+        absolute: float = 1e-3,
+        quantile: float = 0.0,
+    ) -> Self:
         """Take the limits over the inputs that the network itself assigns to each class.
 
         ``margin = max(relative · (upper − lower), absolute)`` for each activation.
@@ -56,33 +67,53 @@ class BoxMonitor:
             x: training inputs, shape ``(N, *input_shape)``.
             relative: share of the range seen.
             absolute: in the activations' own units.
+            quantile: share of the inputs of a class that may lie below its limits, and above, for each activation by
+                itself; 0: the smallest and the largest.
 
         Raises:
             UnknownLayer: the network has no such layer.
             ShapeError: the inputs do not fit the network, or its output is not a vector.
-            ProblemError: no input falls into some class.
+            ProblemError: no input falls into some class, or a setting that has no meaning.
         """
-        if x.shape[1:] != network.input_shape:
-            raise ShapeError(
-                f"Training inputs of shape {tuple(x.shape)}; expected (N, {', '.join(map(str, network.input_shape))})."
-            )
-        if len(network.graph.nodes[-1].shape) != 1:
-            raise ShapeError(
-                f"The output has shape {network.graph.nodes[-1].shape}; a monitor per class needs (classes,)."
-            )
-        h, z = activations(network, x, layer, network.layers[-1])
-        shape, classes = h.shape[1:], z.shape[1]
-        lower = torch.full((classes, *shape), torch.inf, dtype=torch.float64)
-        upper = torch.full((classes, *shape), -torch.inf, dtype=torch.float64)
-        index = z.argmax(1).view(-1, *[1] * len(shape)).expand_as(h)
-        lower.scatter_reduce_(0, index, h, "amin")
-        upper.scatter_reduce_(0, index, h, "amax")
-        empty = (lower > upper).flatten(1).any(1)
+        check_settings(relative, absolute, quantile)
+        h, z = watched(network, x, layer)
+        return cls.around(layer, h, z.argmax(1), z.shape[1], relative, absolute, quantile)
+
+    @classmethod
+    def around(
+        cls, layer: str, h: Tensor, group: Tensor, groups: int, relative: float, absolute: float, quantile: float
+    ) -> Self:
+        """The boxes around activations ``(N, *layer_shape)`` of groups ``(N,)``; settings as in :meth:`fit`.
+
+        Raises:
+            ProblemError: a group without activations.
+        """
+        empty = torch.bincount(group, minlength=groups) == 0
         if empty.any():
             c = int(empty.nonzero()[0])
             raise ProblemError(f"No training input is assigned to class {c}: give inputs of every class.")
+        shape = h.shape[1:]
+        if quantile:
+            ends = [np.quantile(h[group == c].numpy(), [quantile, 1 - quantile], axis=0) for c in range(groups)]
+            lower, upper = torch.from_numpy(np.stack(ends, 1)).unbind(0)
+        else:
+            lower = torch.full((groups, *shape), torch.inf, dtype=torch.float64)
+            upper = torch.full((groups, *shape), -torch.inf, dtype=torch.float64)
+            index = group.view(-1, *[1] * len(shape)).expand_as(h)
+            lower.scatter_reduce_(0, index, h, "amin")
+            upper.scatter_reduce_(0, index, h, "amax")
         margin = (relative * (upper - lower)).clamp(min=absolute)
         return cls(layer, lower, upper, margin)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.lower)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the watched layers."""
+        return (self.layer,)
 
     def outside(self, network: Network, classes: int | Tensor) -> Constraint:
         """The monitor objects: some activation leaves its class's box by at least its margin.
@@ -104,6 +135,24 @@ class BoxMonitor:
         lower, upper, _ = self._of(classes)
         return network[self.layer].between(lower, upper)
 
+    def objecting(self, network: Network, classes: int | Tensor) -> list[Constraint]:
+        """Alternatives of which one must hold for the monitor to object: here a single one."""
+        return [self.outside(network, classes)]
+
+    def accepting(self, network: Network, classes: int | Tensor) -> list[Constraint]:
+        """Alternatives of which one must hold for the monitor to accept: here a single one."""
+        return [self.inside(network, classes)]
+
+    def score(self, network: Network, x: Tensor, classes: int | Tensor) -> Tensor:
+        """``(B,)`` the largest :meth:`excess` of inputs: the monitor accepts up to 0 and objects from 1 on.
+
+        Args:
+            network: what ``clinch.load`` returned.
+            x: inputs, ``(B, *input_shape)``.
+            classes: class of the inputs, or ``(B,)`` classes.
+        """
+        return self.excess(activations(network, x, self.layer)[0], classes).flatten(1).amax(1)
+
     def excess(self, h: Tensor, classes: int | Tensor) -> Tensor:
         """How far each activation is outside its box in units of its margin: the monitor objects where one reaches 1.
 
@@ -121,6 +170,34 @@ class BoxMonitor:
         if bool((index < 0).any()) or bool((index >= len(self.lower)).any()):
             raise ProblemError(f"Class {classes} is not among the monitor's {len(self.lower)} classes.")
         return self.lower[index], self.upper[index], self.margin[index]
+
+
+def check_settings(relative: float, absolute: float, quantile: float) -> None:
+    """Refuse settings of a fit that have no meaning.
+
+    Raises:
+        ProblemError: a negative margin, no margin at all, or a quantile outside [0, 0.5).
+    """
+    if not (relative >= 0 and absolute > 0):
+        raise ProblemError(f"relative={relative} must be 0 or more, and absolute={absolute} above 0.")
+    if not 0 <= quantile < 0.5:
+        raise ProblemError(f"quantile={quantile} leaves nothing inside. Write a share of 0 or more, below 0.5.")
+
+
+def watched(network: Network, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """Activations ``(N, *layer_shape)`` of a layer at training inputs, and outputs ``(N, classes)``.
+
+    Raises:
+        UnknownLayer, ShapeError: as :meth:`BoxMonitor.fit`.
+    """
+    if x.shape[1:] != network.input_shape:
+        raise ShapeError(
+            f"Training inputs of shape {tuple(x.shape)}; expected (N, {', '.join(map(str, network.input_shape))})."
+        )
+    if len(network.graph.nodes[-1].shape) != 1:
+        raise ShapeError(f"The output has shape {network.graph.nodes[-1].shape}; a monitor per class needs (classes,).")
+    h, z = activations(network, x, layer, network.layers[-1])
+    return h, z
 
 
 @torch.no_grad()
