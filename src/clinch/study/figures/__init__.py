@@ -4,6 +4,8 @@ To add a figure is to add a file here; what figures share is in :mod:`clinch.stu
 """
 
 from clinch.study.figures.inputs import draw_inputs
+from clinch.study.figures.learning import learning_figure
+from clinch.study.figures.policies import policy_attack_figure
 from clinch.study.figures.solution import draw_history, solution_figure, summary
 from clinch.study.figures.style import save, style
 from clinch.study.figures.watched import Watched, draw_watched
@@ -13,6 +15,8 @@ __all__ = [
     "draw_history",
     "draw_inputs",
     "draw_watched",
+    "learning_figure",
+    "policy_attack_figure",
     "save",
     "solution_figure",
     "style",
