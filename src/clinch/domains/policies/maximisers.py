@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from clinch.attacks.schedule import cosine
 from clinch.errors import UnsoundResult
+
+if TYPE_CHECKING:
+    from clinch.problem import Problem
 
 #: seconds for all states together that :func:`exact` may take
 EXACT_SECONDS = 10.0
@@ -101,10 +104,7 @@ def exact(question: Question, steps: int, restarts: int, generator: torch.Genera
     """The maximum that ``cl.Maximize`` finds, beside that of :func:`gradient`; far slower, for small critics."""
     found = gradient(question, steps, restarts, generator)
     action, _ = searched(question, EXACT_SECONDS, EXACT_GAP)
-    rival = torch.where(action.isfinite(), action, found.action)
-    both = torch.stack([found.action, rival], 1)
-    with torch.no_grad():
-        return chosen(both, question.value(both))
+    return better(question, found.action, action)
 
 
 #: what ``method=`` can name
@@ -119,6 +119,14 @@ def starts(question: Question, restarts: int, generator: torch.Generator) -> Ten
     a = low + draw * (high - low)
     a[:, 0] = question.action
     return a.clamp(low, high)
+
+
+def better(question: Question, action: Tensor, other: Tensor) -> Best:
+    """The better of two actions ``(B, A)`` for each state; a row of the other that is not finite does not count."""
+    other = torch.where(other.isfinite().all(1, keepdim=True), other, action).to(action)
+    both = torch.stack([action, other.clamp(question.lower, question.upper)], 1)
+    with torch.no_grad():
+        return chosen(both, question.value(both))
 
 
 def chosen(actions: Tensor, values: Tensor) -> Best:
@@ -139,20 +147,21 @@ def relaxed(question: Question) -> Tensor:
     return -cl.bounds.crown(network, cl.bounds.box(low, high), -low.new_ones(1, 1)).flatten().cpu()
 
 
-def searched(question: Question, seconds: float, gap: float) -> tuple[Tensor, Tensor]:
-    """``maximize Q(s, a)`` over each box by ``solve()``: the best actions ``(B, A)`` and bounds ``(B,)`` in float64.
-
-    All states are one batch of problems on the critic itself, whose state elements have no room.
-    """
+def stated(question: Question) -> Problem:
+    """``maximize Q(s, a)`` over the boxes: B problems on the critic itself, with states that have no room."""
     import clinch as cl
 
     low, high = question.box()
     network = cl.load(question.critic, input_shape=low.shape[1:])
-    x = network.input
-    problem = cl.Problem(cl.Maximize(network.output[0]), [x >= low, x <= high])
-    solution = problem.solve(time_limit=seconds, gap=gap)
+    return cl.Problem(cl.Maximize(network.output[0]), [network.input >= low, network.input <= high])
+
+
+def searched(question: Question, seconds: float, gap: float) -> tuple[Tensor, Tensor]:
+    """What ``solve()`` says of :func:`stated`: the best actions ``(B, A)``, NaN where none, and bounds ``(B,)`` in
+    float64."""
+    solution = stated(question).solve(time_limit=seconds, gap=gap)
     action = solution.x[:, question.state.shape[1] :].to(question.action)
-    return action.clamp(question.lower, question.upper), torch.as_tensor(solution.bound, dtype=torch.float64)
+    return action, torch.as_tensor(solution.bound, dtype=torch.float64)
 
 
 def proven(question: Question, action: Tensor, bound: str, seconds: float) -> tuple[Best, Tensor]:
@@ -170,15 +179,12 @@ def proven(question: Question, action: Tensor, bound: str, seconds: float) -> tu
     Raises:
         UnsoundResult: an action's value lies above its bound.
     """
-    actions = action.unsqueeze(1)
+    wide = question.double()
     if bound == "crown":
-        upper = relaxed(question)
+        other, upper = action, relaxed(question)
     else:
         other, upper = searched(question, seconds, EXACT_GAP)
-        other = torch.where(other.isfinite(), other, action)
-        actions = torch.stack([action, other], 1)
-    with torch.no_grad():
-        best = chosen(actions, question.double().value(actions.double()))
+    best = better(wide, action.double(), other.double())
     best = Best(best.action.to(action), best.value)
     value = best.value.cpu()
     if bool((value > upper + ROUNDING * upper.abs().clamp(min=1.0)).any()):
