@@ -122,8 +122,8 @@ def table(finished: list[dict], wanted: list[dict]) -> str:
                 f"{algorithm}, {environment}",
                 "refined" if refined else "plain",
                 str(len(those)),
-                *(f"{x.mean():.0f} ± {x.std(ddof=1):.0f}" for x in (curves[:, -1], curves.mean(1))),
-                ", ".join(f"{x:.0f}" for x in curves[:, -1]),
+                *(spread(x) for x in (curves[:, -1], curves.mean(1))),
+                ", ".join(number(x) for x in curves[:, -1]),
                 f"{np.mean([r['steps_per_second'] for r in those]):.0f}",
                 f"{np.mean(value - low):.2f}",
                 f"{np.mean(high - value):.2f}",
@@ -131,6 +131,14 @@ def table(finished: list[dict], wanted: list[dict]) -> str:
             ]
             rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def number(x: float) -> str:
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.1f}"
+
+
+def spread(x: np.ndarray) -> str:
+    return f"{number(x.mean())} ± {number(x.std(ddof=1))}" if len(x) > 1 else number(x[0])
 
 
 def differences(finished: list[dict], wanted: list[dict]) -> str:
@@ -146,7 +154,7 @@ def differences(finished: list[dict], wanted: list[dict]) -> str:
         parts = []
         for name, x in (("at the end", gain[:, -1]), ("mean of the curve", gain.mean(1))):
             error = x.std(ddof=1) / len(x) ** 0.5
-            parts.append(f"{name} {x.mean():+.0f} ± {error:.0f}, better with {int((x > 0).sum())} of {len(x)} seeds")
+            parts.append(f"{name} {x.mean():+.3g} ± {error:.2g}, better with {int((x > 0).sum())} of {len(x)} seeds")
         lines.append(f"- {algorithm}, {environment}: " + "; ".join(parts) + ".")
     return "\n".join(lines)
 

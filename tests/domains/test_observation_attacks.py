@@ -1,5 +1,8 @@
 """Attacks on observations: inside eps and the range, actions as the policy takes them, shares between two proofs."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -232,3 +235,22 @@ def test_environments_and_models_that_do_not_fit(network):
         policy_network(baselines.TD3("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu"))
     with pytest.raises(ProblemError, match="discrete actions"):
         policy_network(baselines.PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8, device="cpu"))
+
+
+# --- without the extra -----------------------------------------------------------------------------------------------
+
+
+def run(program):
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+def test_the_extra_is_imported_when_it_is_used():
+    program = "import sys, clinch.domains.policies as p; p.ObservationAttack, p.RefinedActions; "
+    program += "print([m for m in ('gymnasium', 'stable_baselines3', 'minatar') if m in sys.modules])"
+    assert run(program).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["MinAtar", "PerturbedObservations"])
+def test_a_missing_package_is_named(name):
+    found = run(f"import sys; sys.modules['gymnasium'] = None; from clinch.domains.policies import {name}")
+    assert found.stderr.strip().endswith('BackendError: gymnasium is not installed. Run: pip install "clinch[rl]"')

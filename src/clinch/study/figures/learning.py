@@ -62,6 +62,6 @@ def _draw(axes: Axes, kinds: Mapping[str, Sequence[Sequence[float]]], steps: np.
         mean, spread = lines.mean(0), lines.std(0, ddof=1) if len(lines) > 1 else np.zeros(len(steps))
         axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
         axes.plot(steps, lines.T, color=colour, linewidth=0.6, alpha=0.55)
-        axes.plot(steps, mean, color=colour, linewidth=2, label=f"{kind} ({len(lines)} seeds)")
+        axes.plot(steps, mean, color=colour, linewidth=2, label=f"{kind} ({len(lines)} seed{'s' * (len(lines) > 1)})")
     axes.grid(axis="y", color=MUTED, alpha=0.25, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="best")
