@@ -76,7 +76,8 @@ def action_shares(attack: ObservationAttack, observations: Tensor, *, time_limit
         solution = cl.Problem(cl.Minimize(0), [*limits, *other]).solve(time_limit=time_limit)
         status = solution.status if isinstance(solution.status, tuple | list) else [solution.status]
         fixed[left] = torch.tensor([one is cl.Status.INFEASIBLE for one in status])
-        changed[left] = torch.as_tensor(solution.x).flatten(1).isfinite().all(1)
+        # a point of the search may be a tie, and NaN where there is none: both fail the strict comparison
+        changed[left] = _confirmed(attack.network, solution.x.to(x), y[left])
     if bool((fixed & changed).any()):
         raise UnsoundResult("The attack changed an action that CROWN proves cannot change. Please report the network.")
     return ActionShares(changed, fixed)
