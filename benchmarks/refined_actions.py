@@ -137,6 +137,10 @@ def number(x: float) -> str:
     return f"{x:.0f}" if abs(x) >= 100 else f"{x:.1f}"
 
 
+def signed(x: float) -> str:
+    return ("+" if x > 0 else "") + f"{x:.2f}"
+
+
 def spread(x: np.ndarray) -> str:
     return f"{number(x.mean())} ± {number(x.std(ddof=1))}" if len(x) > 1 else number(x[0])
 
@@ -154,7 +158,7 @@ def differences(finished: list[dict], wanted: list[dict]) -> str:
         parts = []
         for name, x in (("at the end", gain[:, -1]), ("mean of the curve", gain.mean(1))):
             error = x.std(ddof=1) / len(x) ** 0.5
-            parts.append(f"{name} {x.mean():+.3g} ± {error:.2g}, better with {int((x > 0).sum())} of {len(x)} seeds")
+            parts.append(f"{name} {signed(x.mean())} ± {error:.2f}, better with {int((x > 0).sum())} of {len(x)} seeds")
         lines.append(f"- {algorithm}, {environment}: " + "; ".join(parts) + ".")
     return "\n".join(lines)
 
