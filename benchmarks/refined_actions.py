@@ -180,7 +180,8 @@ def report(finished: list[dict], wanted: list[dict], steps: int) -> None:
         f"`python benchmarks/refined_actions.py`, {steps:,} steps, Python {platform.python_version()}, torch "
         f"{torch.__version__}, {versions}, one thread.\n\n"
         f"Return of the actor alone over {EPISODES} episodes; mean ± standard deviation over seeds, at the end and as "
-        "the mean over the whole curve. Gain: how much larger the critic is at the best action known in the box than at the actor's, "
+        "the mean over the whole curve. Gain: how much larger the critic is at the best action known in the box "
+        "than at the actor's, "
         f'left: how much larger it could be at most (certified, `bound="search"`, 10 s), means over {STATES} states '
         "of each run with eps = 1, beside the mean size of Q.\n\n"
         "| algorithm, environment | actions | seeds | return at the end | over the curve | each seed at the end | "
