@@ -7,6 +7,8 @@ from clinch.study.figures.change import change_figure
 from clinch.study.figures.comparison import Group, comparison_figure, draw_comparison
 from clinch.study.figures.coverage import coverage_figure
 from clinch.study.figures.inputs import draw_inputs
+from clinch.study.figures.learning import learning_figure
+from clinch.study.figures.policies import policy_attack_figure
 from clinch.study.figures.restored import restored_figure
 from clinch.study.figures.segmented import segmentation_figure
 from clinch.study.figures.solution import draw_history, solution_figure, summary
@@ -23,6 +25,8 @@ __all__ = [
     "draw_history",
     "draw_inputs",
     "draw_watched",
+    "learning_figure",
+    "policy_attack_figure",
     "restored_figure",
     "save",
     "segmentation_figure",
