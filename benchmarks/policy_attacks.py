@@ -34,8 +34,10 @@ SHARES = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
 KINDS = {
     "random noise": ("noise", "any"),
     "PGD-40": ("pgd", "any"),
+    "ADR-GD": ("activation_descent", "any"),
     "default": ("worst", "any"),
     "PGD-40, worst action": ("pgd", "least"),
+    "ADR-GD, worst action": ("activation_descent", "least"),
     "default, worst action": ("worst", "least"),
 }
 OBSERVATIONS, FRAMES = 200, 1000

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clinch.attacks.activation_objective import minimise_by_activation_descent
 from clinch.attacks.schedule import cosine
 from clinch.errors import UnsoundResult
 
@@ -107,8 +108,17 @@ def exact(question: Question, steps: int, restarts: int, generator: torch.Genera
     return better(question, found.action, action)
 
 
+def activation_descent(question: Question, steps: int, restarts: int, generator: torch.Generator) -> Best:
+    """ADR-GD on the action with the state fixed (:func:`clinch.attacks.minimise_by_activation_descent`)."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    found = minimise_by_activation_descent(
+        stated(question), steps=steps, starts=restarts, spread=True, last=0.02, seed=seed
+    )
+    return better(question, question.action, found.x[:, question.state.shape[1] :])
+
+
 #: what ``method=`` can name
-MAXIMISERS: dict[str, Maximiser] = {"gradient": gradient, "exact": exact}
+MAXIMISERS: dict[str, Maximiser] = {"gradient": gradient, "activation_descent": activation_descent, "exact": exact}
 
 
 def starts(question: Question, restarts: int, generator: torch.Generator) -> Tensor:

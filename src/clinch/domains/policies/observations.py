@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clinch.attacks.activation_descent import activation_descent
 from clinch.attacks.goal import parts_of
 from clinch.attacks.labels import Labels, Model, check_p
 from clinch.attacks.pgd import pgd
@@ -37,8 +38,12 @@ def _worst(net: nn.Module | Network, x: Tensor, y: Tensor, **where: Any) -> Atta
     return worst(net, x, y, passes=PASSES, **where)
 
 
+def _activation_descent(net: nn.Module | Network, x: Tensor, y: Tensor, **where: Any) -> AttackResult:
+    return activation_descent(net, x, y, steps=STEPS, random_start=True, **where)
+
+
 #: what ``attack=`` can name besides "none" and "noise": another attack joins with its row
-ATTACKS: dict[str, Attack] = {"pgd": _pgd, "worst": _worst}
+ATTACKS: dict[str, Attack] = {"pgd": _pgd, "activation_descent": _activation_descent, "worst": _worst}
 #: perturbations that ask for no gradient
 PLAIN = ("none", "noise")
 AIMS = ("any", "least")
