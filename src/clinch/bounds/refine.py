@@ -10,6 +10,7 @@ from torch import Tensor
 from clinch.bounds import backward
 from clinch.bounds.backward import block_shape, bounds_at, through_affine_layers
 from clinch.bounds.ends import end_of
+from clinch.bounds.narrow import narrow_bounds
 from clinch.bounds.patches import patch_bounds
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph, Input
@@ -45,7 +46,9 @@ def refined(
     if stop() or not bool(open_.any()):
         return limits
     lower, upper = lower.clone(), upper.clone()
-    if not patch_bounds(graph, j, open_, region, relaxations, (lower, upper), stop):
+    if narrow_bounds(graph, j, open_, region, relaxations, (lower, upper)):
+        pass
+    elif not patch_bounds(graph, j, open_, region, relaxations, (lower, upper), stop):
         _by_rows(graph, j, open_, region, relaxations, (lower, upper), stop)
     shape = limits.lower.shape
     return limits.intersect(Interval(lower.reshape(shape), upper.reshape(shape)))

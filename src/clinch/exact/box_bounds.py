@@ -36,6 +36,10 @@ def folded(query: Query) -> Query:
     return replace(query, graph=graph, objective=objective, atoms=moved(query.atoms))
 
 
+#: number of non-affine layers up to which limits are not handed on: that takes more time and memory than it saves
+SHALLOW = 2
+
+
 @dataclass(frozen=True)
 class BoxBounds:
     """What :class:`Bounder` proves about D boxes.
@@ -70,15 +74,19 @@ class BoxBounds:
 
 
 class Bounder:
-    """CROWN on boxes of a folded query's problems; the limits that hold in a parent are handed on to its children."""
+    """CROWN on boxes of a folded query's problems; in deep networks the limits that hold in a parent are handed on to its
+    children."""
 
     def __init__(self, query: Query) -> None:
         self.query = query
         self.graph: Graph = query.graph
         self.forms = _stacked(query)
-        below = self.graph.ancestors(query.nodes)
-        self.bent = [i for i in below if i and not self.graph.nodes[i].op.affine]
+        #: nodes that matter, non-affine ones among them, and what these read
+        self.below = self.graph.ancestors(query.nodes)
+        self.bent = [i for i in self.below if i and not self.graph.nodes[i].op.affine]
         self.limited = sorted({j for i in self.bent for j in self.graph.nodes[i].inputs if j})
+        #: with so few layers a child's own limits are hardly ever worse than its parent's
+        self.shallow = len(self.bent) <= SHALLOW
 
     def __call__(self, boxes: Boxes, stop: Callable[[], bool]) -> BoxBounds:
         """Bound the boxes; once ``stop()`` is true, with interval arithmetic where CROWN would still be open."""
@@ -115,7 +123,7 @@ class Bounder:
         return torch.where(infeasible, torch.inf, value)
 
     def _packed(self, limits: Mapping[int, Interval]) -> Tensor | None:
-        if not self.limited:
+        if self.shallow:
             return None
         return torch.cat([side.flatten(1) for j in self.limited for side in limits[j]], 1)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from clinch.errors import UnboundedInputError
 from clinch.exact.box_bounds import Bounder, BoxBounds, folded
 from clinch.exact.boxes import Boxes, Frontier
-from clinch.exact.input_branching import Faces, look_at_faces, split_scores
+from clinch.exact.input_branching import Faces, look_at_faces, split_scores, weighed_scores, weighs
 from clinch.exact.walk import walk
 from clinch.geometry.clip import clip_to_ball, clip_to_clauses
 from clinch.geometry.linear_minimum import flatten_ball
@@ -72,6 +72,7 @@ class Search:
         query = query.take(self.problems)
         self.query = folded(query)
         self.bound = Bounder(self.query)
+        self.by_weights = weighs(self.query.graph, self.bound.bent, self.bound.below)
         self.frontier = Frontier(query.size, query.device)
         self.finished = query.region.lower.new_full((query.size,), torch.inf)
         self.size, self.working, self.walking = min(FIRST_BATCH, batch), 0.0, 0.0
@@ -151,9 +152,12 @@ class Search:
         found = self._cut(found)
         if not len(found.boxes):
             return
-        faces = look_at_faces(self.query, found, self.width)
+        faces = None if self.by_weights else look_at_faces(self.query, found, self.width)
         self._offer(found, faces)
-        self._halve(found, split_scores(self.query, found, faces, self.width))
+        if faces is None:
+            self._halve(found, weighed_scores(self.query, found, self.width))
+        else:
+            self._halve(found, split_scores(self.query, found, faces, self.width))
 
     def _cut(self, found: BoxBounds) -> BoxBounds:
         """Boxes without what the clauses exclude, and without what is proven to be no better than the incumbent."""
@@ -219,7 +223,7 @@ class Search:
             element = scores.argmax(1)
         self._keep(boxes)
 
-    def _offer(self, found: BoxBounds, faces: Faces) -> None:
+    def _offer(self, found: BoxBounds, faces: Faces | None) -> None:
         """Offer the best feasible points among centres, faces and minimisers of the linear limits; walk from others."""
         query, shape = self.query, found.boxes.lower.shape[1:]
         low, high = (t.flatten(1).unsqueeze(1) for t in (found.boxes.lower, found.boxes.upper))
@@ -228,12 +232,16 @@ class Search:
         local = query.take(found.boxes.problem.repeat_interleave(count))
         with torch.no_grad():
             value, atoms = local.evaluate(corners.reshape(-1, *shape))
-        points = torch.cat([faces.points.flatten(2), corners], 1).reshape(-1, *shape)
         size, width = len(found.boxes), query.atoms.count
-        values = torch.cat([faces.value, value.reshape(size, count)], 1).reshape(-1)
-        atoms = torch.cat([faces.atoms, atoms.expand(size * count, width).reshape(size, count, width)], 1)
-        problem = found.boxes.problem.repeat_interleave(1 + 2 * faces.candidates.shape[1] + count)
-        self._settle(points, values, query.violation(atoms.reshape(len(points), width)), problem)
+        points, values = corners, value.reshape(size, count)
+        atoms = atoms.expand(size * count, width).reshape(size, count, width)
+        if faces is not None:
+            points = torch.cat([faces.points.flatten(2), points], 1)
+            values = torch.cat([faces.value, values], 1)
+            atoms = torch.cat([faces.atoms, atoms], 1)
+        problem = found.boxes.problem.repeat_interleave(points.shape[1])
+        violation = query.violation(atoms.reshape(len(problem), width))
+        self._settle(points.reshape(-1, *shape), values.reshape(-1), violation, problem)
 
     def _settle(self, points: Tensor, values: Tensor, violation: Tensor, problem: Tensor) -> None:
         """Offer what is feasible and better than the incumbent; walk on from what is nearest to that."""
