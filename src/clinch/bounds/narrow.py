@@ -14,6 +14,7 @@ backwards are the same substitution. Boxes are the last dimension, so that sums 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,12 +64,14 @@ def narrow_bounds(
     assert isinstance(bottom, Dense) and isinstance(top, Dense)
     if any(t.requires_grad for t in (low, high, lines.upper_slope, lines.lower_slope, top.weight, bottom.weight)):
         return False  # what is done in place below would stand in the gradients' way
-    positive, negative = top.weight.clamp(min=0), top.weight.clamp(max=0)
+    signs = signed(top.weight)
     size = max(1, PIECE // (top.weight.shape[0] * bottom.weight.shape[1]))
     for start in range(0, len(low), size):
         block = slice(start, start + size)
         middle, half = (low[block] / 2 + high[block] / 2).T, (high[block] / 2 - low[block] / 2).T
-        lower, upper = _both_limits(bottom, lines.take(block), (positive, negative), middle, half)
+        sided = second_layer(bottom, Lines(*(t.T for t in lines.take(block))), signs, middle)
+        lower = sided.lower_at - sided.lower.abs_().mul_(half).sum(1)
+        upper = sided.upper_at + sided.upper.abs_().mul_(half).sum(1)
         bias = 0.0 if top.bias is None else top.bias
         here = open_[block]
         limits[0][block] = torch.where(here, lower.T + bias, limits[0][block])
@@ -93,26 +96,34 @@ def _first_layer(graph: Graph, j: int) -> int | None:
     return None if i else bend.inputs[0]
 
 
-def _both_limits(
-    first: Dense, lines: Lines, signs: tuple[Tensor, Tensor], middle: Tensor, half: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Limits ``(size, D)`` of ``W₂ σ(W₁x + b₁)`` on boxes of centres and half widths ``(n, D)``.
-
-    Args:
-        signs: ``W₂⁺`` and ``W₂⁻``.
+class Sided(NamedTuple):
+    """Linear limits of a layer on D boxes: ``rows (size, n, D)`` on the input and values ``at (size, D)`` at the
+    boxes' centres, of the lower limits and of the upper ones.
     """
-    weight, count = first.weight, middle.shape[1]
+
+    lower: Tensor
+    lower_at: Tensor
+    upper: Tensor
+    upper_at: Tensor
+
+
+def signed(weight: Tensor) -> Tensor:
+    """``W⁺`` above ``W⁻``: what :func:`second_layer` multiplies with, prepared."""
+    return torch.cat([weight.clamp(min=0), weight.clamp(max=0)])
+
+
+def second_layer(first: Dense, lines: Lines, signs: Tensor, middle: Tensor) -> Sided:
+    """Linear limits of ``W₂ σ(W₁x + b₁)`` by lines ``(hidden, D)`` on boxes of centres ``(n, D)``."""
+    weight, count, size = first.weight, middle.shape[1], len(signs) // 2
     centre = weight @ middle
     centre = centre if first.bias is None else centre + first.bias.unsqueeze(1)
-    below, below_at, above, above_at = (t.T for t in lines)
-    stacked = torch.cat(signs)
-    # what the lower and the upper lines give: at the centres, and as matrices on the input
-    at_below = stacked @ torch.addcmul(below_at, below, centre)
-    at_above = stacked @ torch.addcmul(above_at, above, centre)
-    shape = (2, -1, weight.shape[1], count)
-    by_below = (stacked @ (weight.unsqueeze(2) * below.unsqueeze(1)).flatten(1)).view(shape)
-    by_above = (stacked @ (weight.unsqueeze(2) * above.unsqueeze(1)).flatten(1)).view(shape)
-    size = len(signs[0])
-    upper = by_above[0].add_(by_below[1]).abs_().mul_(half).sum(1)
-    lower = by_below[0].add_(by_above[1]).abs_().mul_(half).sum(1)
-    return at_below[:size] + at_above[size:] - lower, at_above[:size] + at_below[size:] + upper
+    below, below_at, above, above_at = lines
+    at_below = signs @ torch.addcmul(below_at, below, centre)
+    at_above = signs @ torch.addcmul(above_at, above, centre)
+    shape = (2, size, weight.shape[1], count)
+    by_below = (signs @ (weight.unsqueeze(2) * below.unsqueeze(1)).flatten(1)).view(shape)
+    by_above = (signs @ (weight.unsqueeze(2) * above.unsqueeze(1)).flatten(1)).view(shape)
+    return Sided(
+        by_below[0].add_(by_above[1]), at_below[:size] + at_above[size:],
+        by_above[0].add_(by_below[1]), at_above[:size] + at_below[size:],
+    )  # fmt: skip

@@ -18,6 +18,7 @@ from torch import Tensor
 from clinch.errors import UnboundedInputError
 from clinch.exact.box_bounds import Bounder, BoxBounds, folded
 from clinch.exact.boxes import Boxes, Frontier
+from clinch.exact.cutoff import Cutoff, layers_of
 from clinch.exact.input_branching import Faces, look_at_faces, split_scores, weighed_scores, weighs
 from clinch.exact.walk import walk
 from clinch.geometry.clip import clip_to_ball, clip_to_clauses
@@ -72,6 +73,8 @@ class Search:
         query = query.take(self.problems)
         self.query = folded(query)
         self.bound = Bounder(self.query)
+        layers = layers_of(self.query)
+        self.cutoff = None if layers is None else Cutoff(self.query, layers)
         self.by_weights = weighs(self.query.graph, self.bound.bent, self.bound.below)
         self.frontier = Frontier(query.size, query.device)
         self.finished = query.region.lower.new_full((query.size,), torch.inf)
@@ -149,7 +152,7 @@ class Search:
             return
         if not bool(wanted.all()):
             found = found.take(wanted.nonzero().flatten())
-        found = self._cut(found)
+        found = self._cut(self._under_cutoff(found))
         if not len(found.boxes):
             return
         faces = None if self.by_weights else look_at_faces(self.query, found, self.width)
@@ -158,6 +161,16 @@ class Search:
             self._halve(found, weighed_scores(self.query, found, self.width))
         else:
             self._halve(found, split_scores(self.query, found, faces, self.width))
+
+    def _under_cutoff(self, found: BoxBounds) -> BoxBounds:
+        """Boxes that may hold something better than the incumbent, with the objective's limits that hold there."""
+        target, form = self._target(found.boxes.problem), self.query.atoms.count
+        if self.cutoff is None or not bool(torch.isfinite(target).all()):
+            return found
+        nothing, rows, offset = self.cutoff(found, target, form)
+        self._finish(found.boxes.problem[nothing], target[nothing])
+        found.rows[:, form], found.offset[:, form] = rows, offset
+        return found.take((~nothing).nonzero().flatten()) if bool(nothing.any()) else found
 
     def _cut(self, found: BoxBounds) -> BoxBounds:
         """Boxes without what the clauses exclude, and without what is proven to be no better than the incumbent."""
