@@ -28,7 +28,7 @@ from clinch.network.ops.shape import Reshape
 #: inputs per hidden element, and share of open elements, from which on carrying rows costs no more
 NARROW, MOSTLY_CLOSED = 0.5, 0.25
 #: coefficients looked at at once: they should fit a core's cache
-PIECE = 2**17
+PIECE = 2**16
 
 
 def narrow_bounds(

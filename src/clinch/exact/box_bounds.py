@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clinch.bounds.crown import activation_bounds, relaxations_from
+from clinch.bounds.crown import activation_bounds
 from clinch.exact.boxes import Boxes
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import minimum_over
@@ -74,8 +74,7 @@ class BoxBounds:
 
 
 class Bounder:
-    """CROWN on boxes of a folded query's problems; in deep networks the limits that hold in a parent are handed on to its
-    children."""
+    """CROWN on boxes of a folded query's problems; in deep networks the limits that hold in a parent are handed on."""
 
     def __init__(self, query: Query) -> None:
         self.query = query
@@ -92,9 +91,10 @@ class Bounder:
         """Bound the boxes; once ``stop()`` is true, with interval arithmetic where CROWN would still be open."""
         query = self.query.take(boxes.problem)
         region = Region(boxes.lower, boxes.upper)
-        limits = activation_bounds(self.graph, region, query.nodes, self._unpacked(boxes), stop=stop)
+        relaxations: dict[int, Relaxation] = {}
+        known = self._unpacked(boxes)
+        limits = activation_bounds(self.graph, region, query.nodes, known, stop=stop, made=relaxations)
         limits[0] = Interval(region.lower, region.upper)
-        relaxations = relaxations_from(self.graph, limits, query.nodes)
         rows, offset, coefficients = _backward(self.graph, self.forms.take(boxes.problem), relaxations)
         lower = minimum_over(replace(region, balls=query.region.balls), rows) + offset
         bound = torch.maximum(

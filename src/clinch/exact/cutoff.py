@@ -32,11 +32,11 @@ from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.shape import Reshape
 from clinch.query import Forms, Linear, Query
 
-#: rounds at most, and multipliers in turn, relative to ``<|r|, h> / <|λ|, h>``
-ROUNDS, PACES = 8, (0.6, 1.0, 0.35)
+#: rounds at most, and the multipliers, relative to ``<|r|, h> / <|λ|, h>``
+ROUNDS, PACE = 6, 0.6
 #: height of the plane over the cutoff in the centre, relative to ``<|λ|, h>``, from which on a box is worth rounds, and
 #: by how much one must rise in a round to go on
-WORTH, RISE = -0.15, 0.01
+WORTH, RISE = 0.0, 0.01
 #: by how much, relatively, limits must cross to prove that there is nothing: far beyond what rounding can do
 CROSSED = 1e-9
 
@@ -152,8 +152,8 @@ class _Rounds:
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
         """Which boxes hold nothing ``(D,)``, and the others' planes ``(D, n)``, ``(D,)``."""
         plane = self._plane(self.rows, self.offset)
-        for number in range(ROUNDS):
-            empty = self._narrow(plane, PACES[number % len(PACES)])
+        for _ in range(ROUNDS):
+            empty = self._narrow(plane)
             rows, offset = self._backward()
             raised = self._plane(rows, offset)
             empty |= raised.height - raised.reach > CROSSED * (1 + offset.abs() + raised.reach)
@@ -179,26 +179,26 @@ class _Rounds:
         height = (rows * self.middle).sum(0) + offset - self.target
         return Plane(rows, height, (rows.abs() * self.half).sum(0))
 
-    def _narrow(self, plane: Plane, pace: float) -> Tensor:
+    def _narrow(self, plane: Plane) -> Tensor:
         """Limits of both layers under the plane; returns ``(D,)`` where they cross."""
         first = self.layers.first
         rows = first.weight.unsqueeze(2)
         at = first.weight @ self.middle
         at = at if first.bias is None else at + first.bias.unsqueeze(1)
-        found = Interval(self._least(rows, at, plane, pace), -self._least(-rows, -at, plane, pace))
+        found = Interval(self._least(rows, at, plane), -self._least(-rows, -at, plane))
         self.first, crossed = _intersection(self.first, found)
         lines = _lines(self.layers.kinks[0], self.first)
         sided = second_layer(first, lines, self.layers.signs, self.middle)
         bias = 0.0 if self.layers.second.bias is None else self.layers.second.bias.unsqueeze(1)
-        lower = self._least(sided.lower, sided.lower_at, plane, pace) + bias
-        upper = bias - self._least(sided.upper.neg_(), -sided.upper_at, plane, pace)
+        lower = self._least(sided.lower, sided.lower_at, plane) + bias
+        upper = bias - self._least(sided.upper.neg_(), -sided.upper_at, plane)
         self.second, also = _intersection(self.second, Interval(lower, upper))
         return crossed | also
 
-    def _least(self, rows: Tensor, at: Tensor, plane: Plane, pace: float) -> Tensor:
+    def _least(self, rows: Tensor, at: Tensor, plane: Plane) -> Tensor:
         """Lower limits ``(size, D)`` of ``<rows, x − m> + at`` in box ∩ half-space; rows ``(size, n, D)``."""
         spread = (rows.abs() * self.half).sum(1)
-        gamma = pace * spread / torch.where(plane.reach > 0, plane.reach, torch.inf)
+        gamma = PACE * spread / torch.where(plane.reach > 0, plane.reach, torch.inf)
         moved = torch.addcmul(rows, gamma.unsqueeze(1), plane.rows)
         under = torch.addcmul(at, gamma, plane.height) - moved.abs_().mul_(self.half).sum(1)
         return torch.fmax(at - spread, under)

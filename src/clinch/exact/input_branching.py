@@ -136,7 +136,9 @@ def weighed_scores(query: Query, found: BoxBounds, width: Tensor) -> Tensor:
             pending[j] = pending[j] + pull if j in pending else pull
     scores = _scores_of_rows(found, width)
     if 0 in pending:
-        scores = torch.addcmul(scores, pending[0].nan_to_num(nan=0.0), (found.boxes.upper - found.boxes.lower).flatten(1))
+        scores = torch.addcmul(
+            scores, pending[0].nan_to_num(nan=0.0), (found.boxes.upper - found.boxes.lower).flatten(1)
+        )
     return _splittable(found, scores, width)
 
 

@@ -75,7 +75,9 @@ class Search:
         self.bound = Bounder(self.query)
         layers = layers_of(self.query)
         self.cutoff = None if layers is None else Cutoff(self.query, layers)
-        self.by_weights = weighs(self.query.graph, self.bound.bent, self.bound.below)
+        aims = isinstance(self.query.objective, Linear) and not self.query.feasibility
+        # where points are all that is asked for, those on the faces are worth their time
+        self.by_weights = aims and weighs(self.query.graph, self.bound.bent, self.bound.below)
         self.frontier = Frontier(query.size, query.device)
         self.finished = query.region.lower.new_full((query.size,), torch.inf)
         self.size, self.working, self.walking = min(FIRST_BATCH, batch), 0.0, 0.0
