@@ -39,6 +39,7 @@ def activation_bounds(
     include_wanted: bool = False,
     stop: Callable[[], bool] = never,
     relax: Relax = Graph.relax,
+    made: dict[int, Relaxation] | None = None,
 ) -> dict[int, Interval]:
     """Proven limits of every activation that a non-affine node reads.
 
@@ -53,6 +54,7 @@ def activation_bounds(
         include_wanted: bound the wanted nodes themselves too.
         stop: asked now and then; once true, what is left keeps its interval limits, which are valid too.
         relax: the linear relaxation of each node; CROWN's unless said otherwise.
+        made: receives the relaxation of every node, from these limits.
 
     Returns:
         Node position -> limits ``(B, *node_shape)``.
@@ -63,7 +65,7 @@ def activation_bounds(
     known = known or {}
     wanted = {graph.output} if wanted is None else set(wanted)
     limits: dict[int, Interval] = {0: Interval(region.lower, region.upper)}
-    relaxations: dict[int, Relaxation] = {}
+    relaxations: dict[int, Relaxation] = {} if made is None else made
     tight: set[int] = {0}
     result: dict[int, Interval] = {}
 

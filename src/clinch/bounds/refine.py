@@ -10,6 +10,7 @@ from torch import Tensor
 from clinch.bounds import backward
 from clinch.bounds.backward import block_shape, bounds_at, through_affine_layers
 from clinch.bounds.ends import end_of
+from clinch.bounds.narrow import narrow_bounds
 from clinch.bounds.patches import patch_bounds
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph, Input
@@ -59,10 +60,13 @@ def write_bounds(
     limits: tuple[Tensor, Tensor],
     stop: Callable[[], bool],
 ) -> None:
-    """Write CROWN's limits of the open elements of node j into ``limits``: as patches where that works, else as rows.
+    """Write CROWN's limits of the open elements of node j into ``limits``: by fixed matrices where inputs are few, as
+    patches where that works, else as rows.
 
     Arguments: see :func:`clinch.bounds.patches.patch_bounds`.
     """
+    if narrow_bounds(graph, j, open_, region, relaxations, limits):
+        return
     if not patch_bounds(graph, j, open_, region, relaxations, limits, stop):
         _by_rows(graph, j, open_, region, relaxations, limits, stop)
 

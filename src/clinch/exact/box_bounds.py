@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clinch.bounds.crown import activation_bounds, relaxations_from
+from clinch.bounds.crown import activation_bounds
 from clinch.exact.boxes import Boxes
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import minimum_over
@@ -34,6 +34,10 @@ def folded(query: Query) -> Query:
         case FormsNorm(forms=forms):
             objective = replace(objective, forms=moved(forms))
     return replace(query, graph=graph, objective=objective, atoms=moved(query.atoms))
+
+
+#: number of non-affine layers up to which limits are not handed on: that takes more time and memory than it saves
+SHALLOW = 2
 
 
 @dataclass(frozen=True)
@@ -70,23 +74,27 @@ class BoxBounds:
 
 
 class Bounder:
-    """CROWN on boxes of a folded query's problems; the limits that hold in a parent are handed on to its children."""
+    """CROWN on boxes of a folded query's problems; in deep networks the limits that hold in a parent are handed on."""
 
     def __init__(self, query: Query) -> None:
         self.query = query
         self.graph: Graph = query.graph
         self.forms = _stacked(query)
-        below = self.graph.ancestors(query.nodes)
-        self.bent = [i for i in below if i and not self.graph.nodes[i].op.affine]
+        #: nodes that matter, non-affine ones among them, and what these read
+        self.below = self.graph.ancestors(query.nodes)
+        self.bent = [i for i in self.below if i and not self.graph.nodes[i].op.affine]
         self.limited = sorted({j for i in self.bent for j in self.graph.nodes[i].inputs if j})
+        #: with so few layers a child's own limits are hardly ever worse than its parent's
+        self.shallow = len(self.bent) <= SHALLOW
 
     def __call__(self, boxes: Boxes, stop: Callable[[], bool]) -> BoxBounds:
         """Bound the boxes; once ``stop()`` is true, with interval arithmetic where CROWN would still be open."""
         query = self.query.take(boxes.problem)
         region = Region(boxes.lower, boxes.upper)
-        limits = activation_bounds(self.graph, region, query.nodes, self._unpacked(boxes), stop=stop)
+        relaxations: dict[int, Relaxation] = {}
+        known = self._unpacked(boxes)
+        limits = activation_bounds(self.graph, region, query.nodes, known, stop=stop, made=relaxations)
         limits[0] = Interval(region.lower, region.upper)
-        relaxations = relaxations_from(self.graph, limits, query.nodes)
         rows, offset, coefficients = _backward(self.graph, self.forms.take(boxes.problem), relaxations)
         lower = minimum_over(replace(region, balls=query.region.balls), rows) + offset
         bound = torch.maximum(
@@ -115,7 +123,7 @@ class Bounder:
         return torch.where(infeasible, torch.inf, value)
 
     def _packed(self, limits: Mapping[int, Interval]) -> Tensor | None:
-        if not self.limited:
+        if self.shallow:
             return None
         return torch.cat([side.flatten(1) for j in self.limited for side in limits[j]], 1)
 

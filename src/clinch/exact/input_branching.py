@@ -6,6 +6,14 @@ w is the box's width, x its centre, e runs over the inputs of non-affine nodes w
 ``loss_e`` is what the relaxation of element e costs the forms r that matter: coefficient times mean gap between its two
 lines. The second factor is the share of the element's range that splitting i can take away, measured by the network
 itself at the centres of the box's faces; these points are candidates for the search as well.
+
+Dense networks of one or two layers of kinks take weights instead of faces, at a tenth of the time and with as good a
+choice (on random networks of ten inputs the same bound after as many boxes; every further layer makes weights blunter):
+
+    score_i = w_i · (Σ_r |row_ri| + Σ_e |W|ᵀ…|W|ᵀ loss_e / (u_e − l_e)),
+
+the share that narrower limits of each element take away, carried down to the input by the weights' absolute values and
+by the mean slope of every kink in between.
 """
 
 from __future__ import annotations
@@ -15,8 +23,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clinch.exact.box_bounds import BoxBounds
-from clinch.network.ops.base import Interval, Lines, Relaxation
+from clinch.exact.box_bounds import SHALLOW, BoxBounds
+from clinch.network.graph import Graph, Input
+from clinch.network.ops.base import Elementwise, Interval, Lines, Relaxation
+from clinch.network.ops.dense import Dense
+from clinch.network.ops.shape import Reshape
 from clinch.query import Activations, Query
 
 #: elements of the input that are looked at in each box
@@ -89,6 +100,50 @@ def split_scores(query: Query, found: BoxBounds, faces: Faces, width: Tensor) ->
         share = loss / torch.where(span > 0, span, 1.0)
         gained = gained + torch.minimum(change * share.unsqueeze(1), loss.unsqueeze(1)).sum(2)
     scores = scores.scatter_add(1, faces.candidates, gained.nan_to_num(nan=0.0))
+    return _splittable(found, scores, width)
+
+
+def weighs(graph: Graph, bent: list[int], below: list[int]) -> bool:
+    """Whether :func:`weighed_scores` takes the place of faces.
+
+    Args:
+        graph: the network.
+        bent: its non-affine nodes that matter.
+        below: all nodes that matter.
+    """
+    flat = all(isinstance(graph.nodes[i].op, Input | Dense | Reshape | Elementwise) for i in below)
+    return flat and len(bent) <= SHALLOW
+
+
+def weighed_scores(query: Query, found: BoxBounds, width: Tensor) -> Tensor:
+    """As :func:`split_scores`, by weights alone."""
+    graph, weight = query.graph, _weights(found, query.atoms.count)
+    pending: dict[int, Tensor] = {}
+    for i in sorted(found.relaxations, reverse=True):
+        node = graph.nodes[i]
+        j = node.inputs[0]
+        pull = pending.pop(i, None)
+        if i in found.coefficients:
+            limits, lines = found.inputs[i], found.relaxations[i]
+            assert isinstance(lines, Lines)
+            span = (limits.upper - limits.lower).flatten(1)
+            share = _loss(query, i, found.coefficients[i], weight, limits, lines) / torch.where(span > 0, span, 1.0)
+            mean = (lines.lower_slope + lines.upper_slope).flatten(1) / 2
+            pull = share if pull is None else torch.addcmul(share, pull, mean)
+        elif pull is not None and isinstance(node.op, Dense):
+            pull = (pull.view(-1, *node.shape) @ node.op.weight.abs()).flatten(1)
+        if pull is not None:
+            pending[j] = pending[j] + pull if j in pending else pull
+    scores = _scores_of_rows(found, width)
+    if 0 in pending:
+        scores = torch.addcmul(
+            scores, pending[0].nan_to_num(nan=0.0), (found.boxes.upper - found.boxes.lower).flatten(1)
+        )
+    return _splittable(found, scores, width)
+
+
+def _splittable(found: BoxBounds, scores: Tensor, width: Tensor) -> Tensor:
+    """Scores with a little for the width, so that every element is split in the end; −infinity where none can be."""
     best = scores.amax(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
     low, high = found.boxes.lower.flatten(1), found.boxes.upper.flatten(1)
     scores = scores + WIDTH * best * _relative(found, width)

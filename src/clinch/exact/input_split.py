@@ -1,8 +1,9 @@
 """Branch and bound over boxes of the input: the exact engine where few input elements are free (ACAS Xu).
 
-Every box gets linear lower limits of objective and atoms by CROWN (:mod:`clinch.exact.box_bounds`), with the limits of
-its parent's activations to start from. They close it, or cut it down (:mod:`clinch.geometry.clip`), or say along which
-element to halve it (:mod:`clinch.exact.input_branching`). Relaxations become exact as boxes shrink, so that this ends
+Every box gets linear lower limits of objective and atoms by CROWN (:mod:`clinch.exact.box_bounds`), in deep networks
+with the limits of its parent's activations to start from. They close it, or show that it has nothing better than the
+incumbent (:mod:`clinch.exact.cutoff`), or cut it down (:mod:`clinch.geometry.clip`), or say along which element to
+halve it (:mod:`clinch.exact.input_branching`). Relaxations become exact as boxes shrink, so that this ends
 for any operator that has one, whether or not it bends at kinks. For the general method see Wang et al. 2018 (ReluVal,
 arXiv 1804.10829); boxes are bounded in batches, and problems with an objective are searched best bound first.
 """
@@ -18,7 +19,8 @@ from torch import Tensor
 from clinch.errors import UnboundedInputError
 from clinch.exact.box_bounds import Bounder, BoxBounds, folded
 from clinch.exact.boxes import Boxes, Frontier
-from clinch.exact.input_branching import Faces, look_at_faces, split_scores
+from clinch.exact.cutoff import Cutoff, layers_of
+from clinch.exact.input_branching import Faces, look_at_faces, split_scores, weighed_scores, weighs
 from clinch.exact.walk import walk
 from clinch.geometry.clip import clip_to_ball, clip_to_clauses
 from clinch.geometry.linear_minimum import flatten_ball
@@ -72,6 +74,11 @@ class Search:
         query = query.take(self.problems)
         self.query = folded(query)
         self.bound = Bounder(self.query)
+        layers = layers_of(self.query)
+        self.cutoff = None if layers is None else Cutoff(self.query, layers)
+        aims = isinstance(self.query.objective, Linear) and not self.query.feasibility
+        # where points are all that is asked for, those on the faces are worth their time
+        self.by_weights = aims and weighs(self.query.graph, self.bound.bent, self.bound.below)
         self.frontier = Frontier(query.size, query.device)
         self.finished = query.region.lower.new_full((query.size,), torch.inf)
         self.size, self.working, self.walking = min(FIRST_BATCH, batch), 0.0, 0.0
@@ -148,12 +155,25 @@ class Search:
             return
         if not bool(wanted.all()):
             found = found.take(wanted.nonzero().flatten())
-        found = self._cut(found)
+        found = self._cut(self._under_cutoff(found))
         if not len(found.boxes):
             return
-        faces = look_at_faces(self.query, found, self.width)
+        faces = None if self.by_weights else look_at_faces(self.query, found, self.width)
         self._offer(found, faces)
-        self._halve(found, split_scores(self.query, found, faces, self.width))
+        if faces is None:
+            self._halve(found, weighed_scores(self.query, found, self.width))
+        else:
+            self._halve(found, split_scores(self.query, found, faces, self.width))
+
+    def _under_cutoff(self, found: BoxBounds) -> BoxBounds:
+        """Boxes that may hold something better than the incumbent, with the objective's limits that hold there."""
+        target, form = self._target(found.boxes.problem), self.query.atoms.count
+        if self.cutoff is None or not bool(torch.isfinite(target).all()):
+            return found
+        nothing, rows, offset = self.cutoff(found, target, form)
+        self._finish(found.boxes.problem[nothing], target[nothing])
+        found.rows[:, form], found.offset[:, form] = rows, offset
+        return found.take((~nothing).nonzero().flatten()) if bool(nothing.any()) else found
 
     def _cut(self, found: BoxBounds) -> BoxBounds:
         """Boxes without what the clauses exclude, and without what is proven to be no better than the incumbent."""
@@ -219,7 +239,7 @@ class Search:
             element = scores.argmax(1)
         self._keep(boxes)
 
-    def _offer(self, found: BoxBounds, faces: Faces) -> None:
+    def _offer(self, found: BoxBounds, faces: Faces | None) -> None:
         """Offer the best feasible points among centres, faces and minimisers of the linear limits; walk from others."""
         query, shape = self.query, found.boxes.lower.shape[1:]
         low, high = (t.flatten(1).unsqueeze(1) for t in (found.boxes.lower, found.boxes.upper))
@@ -228,12 +248,16 @@ class Search:
         local = query.take(found.boxes.problem.repeat_interleave(count))
         with torch.no_grad():
             value, atoms = local.evaluate(corners.reshape(-1, *shape))
-        points = torch.cat([faces.points.flatten(2), corners], 1).reshape(-1, *shape)
         size, width = len(found.boxes), query.atoms.count
-        values = torch.cat([faces.value, value.reshape(size, count)], 1).reshape(-1)
-        atoms = torch.cat([faces.atoms, atoms.expand(size * count, width).reshape(size, count, width)], 1)
-        problem = found.boxes.problem.repeat_interleave(1 + 2 * faces.candidates.shape[1] + count)
-        self._settle(points, values, query.violation(atoms.reshape(len(points), width)), problem)
+        points, values = corners, value.reshape(size, count)
+        atoms = atoms.expand(size * count, width).reshape(size, count, width)
+        if faces is not None:
+            points = torch.cat([faces.points.flatten(2), points], 1)
+            values = torch.cat([faces.value, values], 1)
+            atoms = torch.cat([faces.atoms, atoms], 1)
+        problem = found.boxes.problem.repeat_interleave(points.shape[1])
+        violation = query.violation(atoms.reshape(len(problem), width))
+        self._settle(points.reshape(-1, *shape), values.reshape(-1), violation, problem)
 
     def _settle(self, points: Tensor, values: Tensor, violation: Tensor, problem: Tensor) -> None:
         """Offer what is feasible and better than the incumbent; walk on from what is nearest to that."""
