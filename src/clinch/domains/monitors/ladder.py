@@ -15,7 +15,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from clinch.attacks.alma import alma
+from clinch.attacks.attack import attack
 from clinch.bounds.objective import objective_bound
 from clinch.constraints import Constraint
 from clinch.errors import UnsupportedByEngine, UnsupportedOperator
@@ -28,8 +28,8 @@ from clinch.solve import search
 
 #: share of the time for points, and for the plain search where each input has one problem with one choice
 LOOK, PLAIN = 0.35, 0.9
-#: norms that ALMA has a meaning for, and its steps
-ALMA_NORMS, ALMA_STEPS = (1, 2), 300
+#: passes of the attack on each of several problems
+PASSES = 1000
 #: halvings of the bisection with CROWN
 HALVINGS = 7
 #: by how much balls grow, and the share of the time left that one ball may take
@@ -98,23 +98,17 @@ class Group:
         return max(0.0, self._deadline - monotonic())
 
     def _look(self) -> None:
-        """Points of every alternative; a single problem per input gets the whole solver, bounds included.
-
-        Where all of many conditions must hold, as inside a box, an augmented Lagrangian finds the nearest points; where
-        one of many is enough, as outside of one, the solver's own attack does.
-        """
+        """Points of every alternative; a single problem per input gets the whole solver, bounds included."""
         plain = len(self.alternatives) == 1 and len(self.alternatives[0].owner) == len(self.x)
         for k, one in enumerate(self.alternatives):
             query = self._query(one)
             choices = int((query.clause_sizes > 1).sum())
             share = (PLAIN if choices <= 1 else LOOK) if plain else LOOK / (len(self.alternatives) - k)
             ledger = Ledger(query, time_limit=share * self._left, gap=self.gap)
-            if not plain and self.norm in ALMA_NORMS and (k == 0 or self._left > 0):
-                found = alma(query, steps=ALMA_STEPS)
-                hits = found.success.nonzero().flatten()
-                ledger.offer(found.x[hits], "ALMA", hits)
-            if plain or not bool(ledger.value.isfinite().any()):
-                search(query, ledger, self.seed, None if plain else "attack")
+            if plain:
+                search(query, ledger, self.seed)
+            elif k == 0 or self._left > 0:
+                attack(query, ledger, seed=self.seed, passes=PASSES)
             self._keep(ledger, one)
             if plain:
                 self.bound = torch.maximum(self.bound, ledger.bound)
