@@ -54,13 +54,13 @@ def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True
     finalists = search(track, passes or wanted, generator, quick=not thorough)
     track.report()
     if thorough and finalists is not None and not ledger.exhausted:
-        _polish_runners_up(query, ledger, track, finalists)
+        _polish_runners_up(ledger, track, finalists)
 
 
-def _polish_runners_up(query: Query, ledger: Ledger, track: Track, lanes: Lanes) -> None:
+def _polish_runners_up(ledger: Ledger, track: Track, lanes: Lanes) -> None:
     """A runner-up may lie on a better piece than the incumbent: polish those that are not far behind."""
     value = ledger.value.to(lanes.rows.device)[lanes.rows]
     close = (lanes.distance <= (1 + RUNNER_UP) * value).nonzero().flatten()
     close = close[lanes.distance[close].argsort(stable=True)]
     x = track.goal.x[lanes.rows[close]]
-    polish_from(query, ledger, x + lanes.nearest[close].view_as(x), lanes.rows[close].cpu())
+    polish_from(ledger.query, ledger, x + lanes.nearest[close].view_as(x), lanes.rows[close].cpu())
