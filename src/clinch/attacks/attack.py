@@ -20,7 +20,7 @@ from clinch.query import Distance, Query
 
 #: passes for each problem of a thorough attack on a distance, and of a quick one: where branches share conditions, so
 #: that many lanes go side by side, and elsewhere
-SHARED, OTHERS = (5000, 2200), (800, 300)
+SHARED, OTHERS = (5000, 2200), (800, 120)
 #: the same where changed elements are counted: branch and bound has no walks for those
 SHARED_SPARSE = 10_000
 #: lanes and steps of a thorough attack on another objective, and of a quick one
