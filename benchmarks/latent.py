@@ -38,6 +38,8 @@ OURS = (
     ("Adam, from 0", "adam", 1, 200, 0),
     ("Adam, 8 starts", "adam", 8, 200, 0),
     ("Adam, 8 chosen starts", "adam", 8, 200, 512),
+    ("activation descent, from 0", "activation descent", 1, 300, 0),
+    ("activation descent, 8 chosen starts", "activation descent", 8, 300, 512),
     ("batched L-BFGS, from 0", "lbfgs", 1, 150, 0),
     ("batched L-BFGS, 4 starts", "lbfgs", 4, 150, 0),
     ("batched L-BFGS, 8 chosen starts", "lbfgs", 8, 150, 512),

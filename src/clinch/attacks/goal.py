@@ -316,7 +316,10 @@ def _gradients(values: Tensor, z: Tensor) -> Tensor:
         return z.new_zeros(len(z), values.shape[1], *z.shape[1:])
     finite = torch.where(values.isfinite(), values, torch.zeros_like(values))
     if values.shape[1] <= FEW:
-        each = [torch.autograd.grad(column.sum(), z, retain_graph=True)[0] for column in (finite[:, k] for k in range(finite.shape[1]))]
+        each = [
+            torch.autograd.grad(column.sum(), z, retain_graph=True)[0]
+            for column in (finite[:, k] for k in range(finite.shape[1]))
+        ]
         return torch.stack(each, 1).nan_to_num(0.0, 0.0, 0.0)
     picks = torch.eye(values.shape[1], dtype=z.dtype, device=z.device).unsqueeze(1).expand(-1, len(z), -1)
     (gradients,) = torch.autograd.grad(finite, z, picks, is_grads_batched=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch.domains.misfit import Misfit
+from clinch.domains.latent.misfit import Misfit
 
 #: curvature pairs of each lane
 MEMORY = 10

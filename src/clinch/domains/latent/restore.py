@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from clinch.attacks.labels import Model
-from clinch.domains.descents import DESCENTS
-from clinch.domains.misfit import Misfit
+from clinch.domains.latent.descents import DESCENTS
+from clinch.domains.latent.misfit import Misfit
 from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
 from clinch.functions import norm
 from clinch.network.network import Network
@@ -76,7 +76,7 @@ def reconstruct(
     Args:
         decoder: ``nn.Module`` in evaluation mode, or what ``cl.load`` returned.
         target: y, ``(B, *output_shape)``.
-        method: a key of :data:`clinch.domains.descents.DESCENTS`.
+        method: a key of :data:`clinch.domains.latent.descents.DESCENTS`.
         starts: descents for each target.
         steps: of each descent; None: the method's own number.
         counted: w, booleans ``(B, *output_shape)`` or ``(*output_shape)``; None: all pixels count.

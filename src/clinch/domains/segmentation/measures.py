@@ -19,8 +19,7 @@ from clinch.attacks.result import AttackResult
 from clinch.bounds.crown import activation_bounds, never, relaxations_from
 from clinch.bounds.refine import write_bounds
 from clinch.bounds.regions import ball
-from clinch.domains.pixels import Pixels as Pixels
-from clinch.domains.pixels import checked_map, pixel_scores
+from clinch.domains.segmentation.pixels import Pixels, checked_map, pixel_scores
 from clinch.errors import NetworkError, UnsoundResult
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph, Node

@@ -77,7 +77,11 @@ class Misfit:
 
     def value(self, z: Tensor, rows: Tensor) -> Tensor:
         """E, ``(L,)``; gradients flow, and nothing is counted."""
-        off = self.decode(z) - self.target[rows]
+        return self.of_output(self.decode(z), z, rows)
+
+    def of_output(self, output: Tensor, z: Tensor, rows: Tensor) -> Tensor:
+        """E, ``(L,)``, for latents ``(L, n)`` whose outputs ``(L, outputs)`` are known; gradients flow."""
+        off = output - self.target[rows]
         return ((self.weights[rows] * off * off).sum(1) + self.prior * (z * z).sum(1)) / self.count[rows]
 
     def nearest(self, crowd: Tensor, count: int) -> Tensor:
@@ -97,7 +101,7 @@ class Misfit:
 
     def slope(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """E ``(L,)`` and its gradient ``(L, n)``: one pass each way."""
-        self._note(rows, 1, 1)
+        self.note(rows, 1, 1)
         z = z.detach().requires_grad_()
         with torch.enable_grad():
             value = self.value(z, rows)
@@ -107,7 +111,7 @@ class Misfit:
     def residuals(self, z: Tensor, rows: Tensor) -> Residuals:
         """E as a sum of squares with Jᵀr and JᵀJ, by one tangent for each latent element (forward mode: no graph is
         kept, and a decoder has far fewer inputs than outputs)."""
-        self._note(rows, 1 + self.size, 0)
+        self.note(rows, 1 + self.size, 0)
         outputs = self.target[:1].expand(len(z), -1)  # larger than the latents: these decide how many go at once
         parts = [self._residuals(z[part], rows[part]) for part in parts_of(outputs, self.size)]
         return parts[0] if len(parts) == 1 else Residuals(*(torch.cat(column) for column in zip(*parts)))
@@ -126,7 +130,8 @@ class Misfit:
             value = (weights * off * off).sum(1) + self.prior * (z * z).sum(1)
         return Residuals(value / count, gradient / count.unsqueeze(1), normal / count.view(-1, 1, 1))
 
-    def _note(self, rows: Tensor, forward: int, backward: int) -> None:
+    def note(self, rows: Tensor, forward: int, backward: int) -> None:
+        """Count passes of lanes."""
         passes = torch.bincount(rows, minlength=len(self.target))
         self.forward += forward * passes
         self.backward += backward * passes

@@ -1,7 +1,7 @@
 """Descents over the latent inputs of a decoder, every one batched over targets and starts.
 
-Each takes a :class:`~clinch.domains.misfit.Misfit`, the target of each of L lanes, where the lanes begin, and a number
-of steps; it returns the best latents it saw. :data:`DESCENTS` is the table; a method is a function and its row.
+Each takes a :class:`~clinch.domains.latent.misfit.Misfit`, the target of each of L lanes, where the lanes begin, and a
+number of steps; it returns the best latents it saw. :data:`DESCENTS` is the table; a method is a function and its row.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clinch.domains.batched_lbfgs import lbfgs
-from clinch.domains.misfit import Misfit, Residuals
+from clinch.domains.latent.activation import activation_descent
+from clinch.domains.latent.lbfgs import lbfgs
+from clinch.domains.latent.misfit import Misfit, Residuals
 
 #: misfit, targets ``(L,)``, latents ``(L, n)``, number of steps -> best latents ``(L, n)``
 Descent = Callable[[Misfit, Tensor, Tensor, int], Tensor]
@@ -142,6 +143,7 @@ def _unit(gradient: Tensor) -> Tensor:
 
 DESCENTS: dict[str, Method] = {
     "gradient descent": Method(gradient_descent, 300),
+    "activation descent": Method(activation_descent, 300),
     "adam": Method(adam, 200),
     "lbfgs": Method(lbfgs, 150),
     "gauss-newton": Method(gauss_newton, 25),
