@@ -17,7 +17,6 @@ it, the figure.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import platform
 import sys
@@ -31,28 +30,13 @@ from matplotlib.figure import Figure
 import clinch as cl
 from clinch.study.figures import save, style
 from clinch.study.figures.style import BOUND, MUTED, VALUE
+from clinch.testing.published import random_network
 
 SMALL, LARGE, LARGE_SEED = (10, 64, 64, 1), (128, 500, 500, 500, 1), 499777
 RESULTS = Path(__file__).parent / "results" / "random_networks.md"
 #: CPU seconds at which the table says where value and bound are
 TIMES = (10, 20, 30, 60, 120, 300)
 HIGHS = 272.5
-
-
-def random_network(seed: int, widths: tuple[int, ...]) -> torch.nn.Sequential:
-    """``Linear, ReLU, …, Linear``; every array's signs are drawn first, then its magnitudes."""
-    draws = np.random.RandomState(seed)
-
-    def draw(*shape: int) -> torch.Tensor:
-        sign, size = draws.uniform(0, 1, shape), draws.uniform(0, 1, shape)
-        return torch.from_numpy(np.where(sign > 0.5, -size, size))
-
-    layers: list[torch.nn.Module] = []
-    for inputs, outputs in itertools.pairwise(widths):
-        layer = torch.nn.Linear(inputs, outputs, dtype=torch.float64)
-        layer.weight.data, layer.bias.data = draw(inputs, outputs).T.contiguous(), draw(outputs)
-        layers += [layer, torch.nn.ReLU()]
-    return torch.nn.Sequential(*layers[:-1]).eval()
 
 
 def run(seed: int, widths: tuple[int, ...], seconds: float, file: Path) -> dict:

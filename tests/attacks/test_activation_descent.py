@@ -14,7 +14,8 @@ from clinch.attacks import PatternSettings, activation_descent, minimise_by_acti
 from clinch.attacks.activation_steps import SMALL, Lanes
 from clinch.attacks.switched import Switched, probes_for, relu_layers
 from clinch.network.network import Network
-from clinch.study.papers._box_rivals import maximum_over_box, random_network
+from clinch.study.papers._box_rivals import maximum_over_box
+from clinch.testing.published import random_network
 
 
 class Residual(nn.Module):

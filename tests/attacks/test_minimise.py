@@ -1,19 +1,19 @@
 import math
 import sys
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import clinch as cl
 from clinch.attacks import attack, bisection, minimise
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.linear_minimum import linear_minimum
 from clinch.geometry.region import Ball, Region
 from clinch.ledger import Ledger
 from clinch.query import Forms, FormsNorm, Linear, Query
+from clinch.testing.published import random_network
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attack_cases import mlp, network
@@ -28,20 +28,6 @@ def linear_query(net, row, lower, upper, balls=(), atoms=None, clause=(), size=1
     form = Forms({graph.output: row.double().reshape(1, 1, -1)}, torch.zeros(size, 1, dtype=torch.float64))
     none = Forms({}, torch.zeros(size, 0, dtype=torch.float64))
     return Query(net, graph, region, Linear(form), atoms or none, torch.tensor(clause, dtype=torch.long))
-
-
-def random_network(seed, widths):
-    """METHODS section 6: NumPy's legacy generator, signs before magnitudes, weights before biases."""
-    random = np.random.RandomState(seed)
-    layers: list[nn.Module] = []
-    for a, b in pairwise(widths):
-        layer = nn.Linear(a, b)
-        for parameter in (layer.weight, layer.bias):
-            shape = tuple(parameter.shape)
-            sign, size = random.uniform(0, 1, shape), random.uniform(0, 1, shape)
-            parameter.data = torch.from_numpy(np.where(sign > 0.5, -size, size)).float()
-        layers += [layer, nn.ReLU()]
-    return network(layers[:-1], (widths[0],))
 
 
 @pytest.mark.parametrize("p", [None, 0.0, 1.0, 2.0])
@@ -72,8 +58,8 @@ def test_finds_the_best_point_of_a_plane():
 
 def test_published_random_network():
     """Document 4 prints 24.84 for this network; decaying steps from many starts pass it."""
-    net = random_network(337550, [10, 64, 64, 1])
-    found = minimise(linear_query(net, -torch.ones(1), -1.0, 1.0), steps=300, starts=4)
+    net = cl.load(random_network(337550, [10, 64, 64, 1]), input_shape=(10,))
+    found = minimise(cl.Problem(cl.Maximize(net.output[0]), [net.input >= -1, net.input <= 1]), steps=300, starts=4)
     assert -float(found.value) > 24.84
 
 

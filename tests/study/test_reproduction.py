@@ -17,10 +17,10 @@ from clinch.study.papers._box_rivals import (
     lbfgs_ascent,
     maximum_over_box,
     multi_start,
-    random_network,
 )
 from clinch.study.papers.adr_random import ADR, ASCENT, Outcome, shortfalls
 from clinch.study.reproduction import CANNOT, FAILS, HOLDS, names
+from clinch.testing.published import random_network
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import clinch as cl
 from clinch.attacks.schedule import cosine
@@ -16,27 +14,6 @@ from clinch.network.network import Network
 
 #: half width of the box
 REACH = 1.0
-
-
-def random_network(seed: int, widths: Sequence[int]) -> nn.Module:
-    """A ReLU network whose weights and biases are uniform in [0, 1] with random signs (document 4, section 6.4).
-
-    Drawn by NumPy's legacy generator, for each matrix the signs first: negative where the draw is above one half.
-    """
-    generator = np.random.RandomState(seed)
-
-    def draw(*shape: int) -> Tensor:
-        negative = generator.uniform(0, 1, shape) > 0.5
-        size = generator.uniform(0, 1, shape)
-        return torch.from_numpy(np.where(negative, -size, size)).float()
-
-    layers: list[nn.Module] = []
-    for n, m in pairwise(widths):
-        layer = nn.Linear(n, m).requires_grad_(False)
-        layer.weight.copy_(draw(n, m).T)
-        layer.bias.copy_(draw(m))
-        layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1]).eval()
 
 
 def maximum_over_box(net: Network) -> cl.Problem:

@@ -25,9 +25,9 @@ from clinch.study.papers._box_rivals import (
     lbfgs_ascent,
     maximum_over_box,
     multi_start,
-    random_network,
 )
 from clinch.study.reproduction import Claim, Reproduction, Table
+from clinch.testing.published import random_network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
