@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -299,7 +300,7 @@ class _Run:
         self.template, self.network, self.source, self.store = template, network, source, store
         self.images, self.seed, self.device, self.progress = images, seed, device, progress
         self.classes = network.graph.nodes[-1].shape[0]
-        self.counts = store.counts(images)
+        self.counts = Counter(store.counts(images))
         self.done = 0
         self.notes: dict[str, None] = {}
         self._began = time.monotonic()
@@ -315,7 +316,7 @@ class _Run:
 
     def tally(self, phase: str) -> Tally:
         """Where the study stands."""
-        return Tally(self.images, dict(self.counts), time.monotonic() - self._began, self.done, self.left, phase)
+        return Tally(self.images, {status: n for status, n in self.counts.items() if n}, time.monotonic() - self._began, self.done, self.left, phase)
 
     def work(self) -> None:
         """Both phases; an interruption by the user ends them as the time limit does."""
@@ -328,10 +329,8 @@ class _Run:
     def _put(self, rows: Sequence[Row], phase: str, before: Sequence[str] = ()) -> None:
         """Keep rows, in one transaction."""
         self.store.put(rows)
-        for status in before:
-            self.counts[status] -= 1
-        for row in rows:
-            self.counts[row.status] = self.counts.get(row.status, 0) + 1
+        self.counts.subtract(before)
+        self.counts.update(row.status for row in rows)
         self.done += len(rows)
         if self.progress is not None:
             self.progress(self.tally(phase))
