@@ -11,7 +11,7 @@ from torch import nn
 
 import clinch as cl
 from clinch.demo import digits, network
-from clinch.study import evaluate, evaluation
+from clinch.study import answers, evaluate
 from clinch.study.fingerprint import model_fingerprint
 from clinch.study.store import Store, StoreError
 
@@ -122,10 +122,10 @@ def test_an_engine_that_fails_on_one_image_fails_on_that_image_alone(monkeypatch
     x, y = digits()
     cheap = Batch.cheap
 
-    def fragile(self, seed):
+    def fragile(self, methods, seed):
         if bool((self.x == x[3]).flatten(1).all(1).any()):
             raise RuntimeError("out of memory")
-        cheap(self, seed)
+        cheap(self, methods, seed)
 
     monkeypatch.setattr(Batch, "cheap", fragile)
     found = evaluate(DEMO, (x[:6], y[:6]), eps=0.02)
@@ -138,7 +138,7 @@ def comparable(rows):
 
 
 def test_a_run_goes_on_where_it_stopped_and_may_grow(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "LARGEST", 10)
+    monkeypatch.setattr(answers, "LARGEST", 10)
     whole = evaluate(DEMO, eps=0.06, limit=45)
     seen = []
 
@@ -158,6 +158,30 @@ def test_a_run_goes_on_where_it_stopped_and_may_grow(tmp_path, monkeypatch):
     again = evaluate(DEMO, eps=0.06, limit=45, out=tmp_path)
     assert again.tally.done == 0 and again.rows == done.rows
     assert [t.images for t in seen] == [45, 45] and seen[0].interval[0] <= done.interval[0]
+
+
+@pytest.mark.parametrize("options", [{"eps": 0.06}, {"norm": 2, "time_limit": 20}])
+def test_wide_networks_are_attacked_first_and_end_with_the_same_answers(tmp_path, monkeypatch, options):
+    narrow = evaluate(DEMO, limit=24, **options)
+    monkeypatch.setattr(answers, "NARROW", 0)
+    monkeypatch.setattr(answers, "WIDE", 48 * 5)
+    phases = []
+    wide = evaluate(DEMO, limit=24, out=tmp_path, **options, progress=lambda tally: phases.append(tally.phase))
+    assert phases[:6] == ["attack", *["CROWN"] * 5] and set(phases[6:]) <= {"search"}
+    assert [row.status for row in wide.rows] == [row.status for row in narrow.rows]
+    assert all(row.passes == 2 for row in wide.rows if row.method in ("CROWN", "search"))
+
+
+def test_images_that_had_no_time_are_taken_up_again(tmp_path, monkeypatch):
+    whole = evaluate(DEMO, eps=0.06, limit=20)
+    monkeypatch.setattr(answers.Batch, "_late", lambda self: True)
+    hurried = evaluate(DEMO, eps=0.06, limit=20, out=tmp_path)
+    assert hurried.tally.counts["open"] and all(row.passes == 0 for row in hurried.rows if row.status == "open")
+    monkeypatch.undo()
+    assert comparable(evaluate(DEMO, eps=0.06, limit=20, out=tmp_path).rows) == [
+        row._replace(passes=old.passes) if old.status != "open" else row
+        for row, old in zip(comparable(whole.rows), hurried.rows)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -200,10 +224,10 @@ import torch
 torch.set_num_threads(1)
 import clinch as cl
 from clinch.demo import network
-from clinch.study import evaluate, evaluation
+from clinch.study import answers, evaluate
 from clinch.study.store import Store
 warnings.simplefilter("error")
-evaluation.LARGEST = 3
+answers.LARGEST = 3
 net = cl.load(network(), input_shape=(8, 8))
 folder = sys.argv[1]
 def run(out):

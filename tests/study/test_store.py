@@ -10,9 +10,9 @@ from clinch.study.store import COLUMNS, FILE, Row, Store, StoreError
 
 IDENTITY = {"model": "net", "model_hash": "a" * 64, "data": "digits", "data_hash": "b" * 64}
 ROWS = [
-    Row(0, 7, "robust", None, 0.1, 0.5, "LINEAR_RELAXATION", "CROWN", None, 0.25),
+    Row(0, 7, "robust", None, 0.1, 0.5, "LINEAR_RELAXATION", "CROWN", None, 1, 0.25),
     Row(1, None, "failed", method="read", error="ValueError: no image, or none, of a kind"),
-    Row(3, 2, "attacked", 0.05, None, -1.0, None, "attack", None, 0.5, b"\x00\x01"),
+    Row(3, 2, "attacked", 0.05, None, -1.0, None, "attack", None, 1, 0.5, b"\x00\x01"),
 ]
 
 

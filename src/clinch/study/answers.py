@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +30,28 @@ if TYPE_CHECKING:
 PASSES = 500
 #: halvings between what is proven and what was found
 BISECTIONS = 6
+#: most images of a batch, and most activations of all images of a batch together
+LARGEST, ACTIVATIONS = 128, 2**22
+#: hidden activations up to which linear bounds come first; beyond, so many of all images that are bounded at once
+NARROW, WIDE = 2000, 2**18
 #: names of methods in the order they come
 CLEAN, LINEAR, ATTACK, SLOPES, SEARCH = "clean prediction", "CROWN", "attack", "alpha-CROWN", "search"
+
+
+def passes_of(template: Template, network: Network) -> list[tuple[tuple[str, ...], int]]:
+    """The passes over all images, cheapest methods first: names of methods and the images of a batch.
+
+    Where the layers are narrow, linear bounds cost less than an attack, and answer for most images; where they are
+    wide, the attack comes first for all images. Both depend on the network alone, so that a resumed study has the
+    batches of an uninterrupted one.
+    """
+    nodes = network.graph.nodes
+    hidden = sum(nodes[j].size for node in nodes[1:] if not node.op.affine for j in node.inputs)
+    length = max(1, min(LARGEST, ACTIVATIONS // sum(node.size for node in nodes)))
+    if hidden <= NARROW:
+        near = (CLEAN, ATTACK, LINEAR)
+        return [(near if template.eps is None else (CLEAN, LINEAR, ATTACK, SLOPES), length)]
+    return [((CLEAN, ATTACK), length), ((LINEAR,), max(1, min(length, WIDE // hidden)))]
 
 
 class Batch:
@@ -60,6 +81,7 @@ class Batch:
         self.query = template.problem(network, x.double(), y).query
         self.ledger = Ledger(self.query, time_limit=time_limit, gap=template.gap)
         self.methods = [""] * len(x)
+        self.clean = torch.zeros(len(x), dtype=torch.bool)
         self.margin = torch.full((len(x),), torch.nan, dtype=torch.float64)
         self._began = time.monotonic()
         # the objective of a question of yes or no is a constant, and so its own bound: the first input found answers it
@@ -68,14 +90,23 @@ class Batch:
 
     # --- methods ------------------------------------------------------------------------------------------------------
 
-    def cheap(self, seed: int) -> None:
-        """What every image gets: the clean prediction, then linear bounds and an attack on those still open."""
-        self.clean = self.ledger.offer(self.x, CLEAN)
-        self._sign(CLEAN, self.clean.nonzero().flatten())
-        if self.template.eps is None:
-            self._near(seed)
-        else:
-            self._inside(seed)
+    def cheap(self, methods: Sequence[str], seed: int) -> None:
+        """Some of the methods that every image gets, in this order; each on the images that are still open."""
+        for method in methods:
+            if method == CLEAN:
+                self.clean = self.ledger.offer(self.x, CLEAN)
+                self._sign(CLEAN, self.clean.nonzero().flatten())
+            elif method == ATTACK:
+                self._attack(seed)
+            elif self.template.eps is None:
+                self._near()
+            else:
+                self._bound(method)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there was time for everything that was called."""
+        return not self._late()
 
     def search(self, seed: int) -> bool:
         """All engines together, until the time is over; whether the user stopped them."""
@@ -87,46 +118,50 @@ class Batch:
         self._sign(SEARCH, better.nonzero().flatten())
         return any(note.startswith("Interrupted") for note in self.ledger.notes)
 
-    def remember(self, row: Row) -> None:
-        """Start from an earlier answer of the one image of this batch: its input is checked again."""
-        if row.found is not None:
-            self.ledger.offer(_from_bytes(row.found, self.x), row.method)
-        if self.template.eps is None and row.bound is not None and row.proof is not None:
-            self.ledger.prove(torch.tensor([row.bound], dtype=torch.float64), Proof[row.proof], row.method)
-        if row.margin is not None:
-            self.margin = torch.tensor([row.margin], dtype=torch.float64)
-        self.methods = [row.method]
-        self.clean = torch.zeros(1, dtype=torch.bool)
+    def remember(self, rows: Sequence[Row]) -> None:
+        """Start from earlier answers of the B images: their inputs are checked again."""
+        held = torch.tensor([b for b, row in enumerate(rows) if row.found is not None], dtype=torch.int64)
+        if len(held):
+            x = torch.stack([_from_bytes(row.found, self.x[0]) for row in rows if row.found is not None])
+            self.ledger.offer(x, ATTACK, held)
+        for b, row in enumerate(rows):
+            if self.template.eps is None and row.bound is not None and row.proof is not None:
+                proven = torch.tensor([row.bound], dtype=torch.float64)
+                self.ledger.prove(proven, Proof[row.proof], row.method, torch.tensor([b]))
+            if row.margin is not None:
+                self.margin[b] = row.margin
+        self.methods = [row.method for row in rows]
 
-    def _inside(self, seed: int) -> None:
-        """With a radius: linear bounds of the margins, the attack, and slopes of their own for what is left."""
-        self._bound(LINEAR)
+    def _attack(self, seed: int) -> None:
+        """The attack inside the ball; without a radius a quick one for the nearest input."""
         rows = self._open()
-        if len(rows):
+        if not len(rows) or self._late():
+            return
+        if self.template.eps is not None:
             from clinch.attacks.worst import worst
 
             found = worst(
                 self.network, self.x[rows], self.y[rows], eps=self.template.eps, norm=self.template.norm,
                 passes=PASSES, bounds=(self.template.lower, self.template.upper), seed=seed,
             )  # fmt: skip
-            hit = found.success.cpu()
-            self._sign(ATTACK, rows[hit][self.ledger.offer(found.x[hit], ATTACK, rows[hit])])
-        self._bound(SLOPES)
+            hit, x = found.success.cpu(), found.x
+        else:
+            from clinch.attacks.attack import attack
 
-    def _near(self, seed: int) -> None:
-        """Without a radius: the nearest input a quick attack finds, then linear bounds over its ball."""
-        from clinch.attacks.attack import attack
+            part = self.query.take(rows)
+            ledger = Ledger(part, time_limit=self.ledger.remaining, gap=self.template.gap)
+            attack(part.moved(self.device), ledger, seed=seed, thorough=False)
+            hit, x = ledger.value.isfinite(), ledger.x
+        self._sign(ATTACK, rows[hit][self.ledger.offer(x[hit], ATTACK, rows[hit])])
+
+    def _near(self) -> None:
+        """Without a radius: linear bounds over the ball of the input found."""
         from clinch.bounds.objective import objective_bound
 
         rows = self._open()
-        if not len(rows):
+        if not len(rows) or self._late():
             return
-        part = self.query.take(rows)
-        ledger = Ledger(part, time_limit=self.ledger.remaining, gap=self.template.gap)
-        attack(part.moved(self.device), ledger, seed=seed, thorough=False)
-        hit = ledger.value.isfinite()
-        self._sign(ATTACK, rows[hit][self.ledger.offer(ledger.x[hit], ATTACK, rows[hit])])
-        value = self.ledger.value[rows]
+        part, value = self.query.take(rows), self.ledger.value[rows]
         narrowed = part.narrowed(value).moved(self.device)
         try:
             bound = objective_bound(narrowed, stop=self._late).cpu()
@@ -199,12 +234,13 @@ class Batch:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
-    def rows(self, images: list[int], spent: float = 0.0) -> list[Row]:
+    def rows(self, images: Sequence[int], passes: int, spent: Sequence[float] | None = None) -> list[Row]:
         """The answers as rows of a store.
 
         Args:
             images: places of the B images in the data.
-            spent: seconds that each took before.
+            passes: that they have been through.
+            spent: seconds that each took before; None: none.
         """
         found = self.ledger.value.isfinite()
         x = self.ledger.x.double()
@@ -220,7 +256,8 @@ class Batch:
             rows.append(Row(
                 image, int(self.y[b]), status, distance[b] if found[b] else None, proven,
                 None if math.isnan(margin) else max(margin, 0.0) if status == ROBUST else margin,
-                None if proof is None else proof.name, self.methods[b], None, spent + seconds,
+                None if proof is None else proof.name, self.methods[b], None, passes,
+                seconds + (spent[b] if spent else 0.0),
                 self.ledger.x[b].numpy().tobytes() if found[b] else None,
             ))  # fmt: skip
         return rows

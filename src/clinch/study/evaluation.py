@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from clinch.devices import usable_device
 from clinch.errors import NetworkError, ProblemError, UnsoundResult
 from clinch.solution import installed_versions
-from clinch.study.answers import Batch
+from clinch.study.answers import Batch, passes_of
 from clinch.study.fingerprint import fingerprint, model_fingerprint
 from clinch.study.sources import Source, open_source
 from clinch.study.store import COLUMNS, Row, Store
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
     from clinch.network.network import Network
 
-#: most images of a batch, and most activations of all images of a batch together
-LARGEST, ACTIVATIONS = 128, 2**22
 #: fewest seconds that a search is started for
 LEAST = 0.5
 
@@ -282,6 +281,10 @@ def _classifier(net: nn.Module | Network, source: Source) -> Network:
     return network
 
 
+#: work on a batch, from its earlier rows; says how many passes its images have been through
+Work = Callable[[Batch, list[Row] | None], int]
+
+
 class _Run:
     """One call of :func:`evaluate`: what is missing, then what is open."""
 
@@ -305,9 +308,7 @@ class _Run:
         self.notes: dict[str, None] = {}
         self._began = time.monotonic()
         self._deadline = self._began + time_limit
-        sizes = sum(math.prod(node.shape) for node in network.graph.nodes)
-        #: fixed by the network alone, so that a resumed study has the batches of an uninterrupted one
-        self.length = max(1, min(LARGEST, ACTIVATIONS // sizes))
+        self.passes = passes_of(template, network)
 
     @property
     def left(self) -> float:
@@ -316,12 +317,14 @@ class _Run:
 
     def tally(self, phase: str) -> Tally:
         """Where the study stands."""
-        return Tally(self.images, {status: n for status, n in self.counts.items() if n}, time.monotonic() - self._began, self.done, self.left, phase)
+        counts = {status: count for status, count in self.counts.items() if count}
+        return Tally(self.images, counts, time.monotonic() - self._began, self.done, self.left, phase)
 
     def work(self) -> None:
         """Both phases; an interruption by the user ends them as the time limit does."""
         try:
-            self._cheap()
+            for number, (methods, length) in enumerate(self.passes):
+                self._pass(number, methods, length)
             self._dear()
         except KeyboardInterrupt:
             self.notes["Interrupted: this is what was known by then. The same command goes on from here."] = None
@@ -337,19 +340,24 @@ class _Run:
 
     # --- every image ------------------------------------------------------------------------------------------------
 
-    def _cheap(self) -> None:
+    def _pass(self, number: int, methods: Sequence[str], length: int) -> None:
+        """Methods for the images that have not been through this pass, batch by batch."""
         have = self.store.images(self.images)
-        for start in range(0, self.images, self.length):
-            places = range(start, min(start + self.length, self.images))
-            missing = [image for image in places if image not in have]
-            if not missing:
+        again = {row.image: row for row in self.store.rows(self.images, OPEN) if row.passes <= number}
+        for start in range(0, self.images, length):
+            places = range(start, min(start + length, self.images))
+            todo = [image for image in places if image in again or (not number and image not in have)]
+            if not todo:
                 continue
             if self.left <= 0:
                 return
-            rows = {row.image: row for row in self._batch(places)}
-            self._put([rows[image] for image in missing], "all images")
+            # the first pass answers for whole batches, so that their numbers do not depend on what was there before
+            asked = places if not number else todo
+            held = [again[image] for image in asked] if number else None
+            rows = {row.image: row for row in self._batch(asked, number, methods, held)}
+            self._put([rows[i] for i in todo], methods[-1], [again[i].status for i in todo if i in again])
 
-    def _batch(self, places: range) -> list[Row]:
+    def _batch(self, places: Sequence[int], number: int, methods: Sequence[str], held: list[Row] | None) -> list[Row]:
         """Rows of the images at these places; where the batch fails, of each by itself."""
         batch = self.source.read(places, self.network.input_shape, self.network.dtype)
         low, high = batch.x.flatten(1).amin(1).tolist(), batch.x.flatten(1).amax(1).tolist()
@@ -362,53 +370,70 @@ class _Run:
             Row(place, int(batch.y[b]) if batch.errors[b] is None else None, FAILED, method="read", error=error)
             for b, (place, error) in enumerate(zip(places, errors)) if error is not None
         ]  # fmt: skip
-        images = [places[b] for b in good]
-        return failed + self._answered(images, batch.x[good], batch.y[good])
 
-    def _answered(self, images: list[int], x: torch.Tensor, y: torch.Tensor) -> list[Row]:
+        def work(answers: Batch, earlier: list[Row] | None) -> int:
+            if earlier is not None:
+                answers.remember(earlier)
+            answers.cheap(methods, self.seed)
+            return number + answers.complete
+
+        images = [places[b] for b in good]
+        earlier = None if held is None else [self._with_input(held[b]) for b in good]
+        return failed + self._answered(images, batch.x[good], batch.y[good], work, earlier, self.left)
+
+    def _with_input(self, row: Row) -> Row:
+        return row._replace(found=self.store.found(row.image))
+
+    def _answered(
+        self, images: list[int], x: Tensor, y: Tensor, work: Work, earlier: list[Row] | None, seconds: float
+    ) -> list[Row]:
+        """What the work finds out about images; an image that fails is one failed row."""
         if not images:
             return []
         try:
-            answers = Batch(self.template, self.network, x, y, time_limit=self.left, device=self.device)
-            answers.cheap(self.seed)
+            answers = Batch(self.template, self.network, x, y, time_limit=seconds, device=self.device)
+            passes = work(answers, earlier)
             self.notes.update(dict.fromkeys(answers.ledger.notes))
-            return answers.rows(images)
+            return answers.rows(images, passes, [row.seconds for row in earlier] if earlier else None)
         except UnsoundResult:  # a defect, which no study may hide
             raise
         except Exception as error:
             if len(images) > 1:
-                return [row for b, image in enumerate(images) for row in self._answered([image], x[[b]], y[[b]])]
-            return [_failed(images[0], int(y[0]), error)]
+                ones = [slice(b, b + 1) for b in range(len(images))]
+                return [
+                    row for b in ones
+                    for row in self._answered(images[b], x[b], y[b], work, earlier[b] if earlier else None, seconds)
+                ]  # fmt: skip
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            return [Row(images[0], int(y[0]), FAILED, method="engine", error=text)]
 
     # --- what is open -----------------------------------------------------------------------------------------------
 
     def _dear(self) -> None:
-        waiting = sorted(self.store.rows(self.images, OPEN), key=_nearness)
+        """The search for every open image, each with an equal share of the time that is left."""
+        waiting = sorted(
+            (row for row in self.store.rows(self.images, OPEN) if row.passes >= len(self.passes)), key=_nearness
+        )
+        stopped = False
+
+        def work(answers: Batch, earlier: list[Row] | None) -> int:
+            nonlocal stopped
+            answers.remember(earlier or [])
+            stopped = answers.search(self.seed)
+            return len(self.passes)
+
         for number, row in enumerate(waiting):
             if self.left <= LEAST:
                 return
-            seconds = max(LEAST, self.left / (len(waiting) - number))
-            better, stopped = self._searched(row, min(seconds, self.left))
-            self._put([better], "open images", [row.status])
+            seconds = min(max(LEAST, self.left / (len(waiting) - number)), self.left)
+            one = self.source.read([row.image], self.network.input_shape, self.network.dtype)
+            if one.errors[0] is not None:
+                rows = [Row(row.image, row.label, FAILED, method="read", error=one.errors[0])]
+            else:
+                rows = self._answered([row.image], one.x, one.y, work, [self._with_input(row)], seconds)
+            self._put(rows, "search", [row.status])
             if stopped:
                 raise KeyboardInterrupt
-
-    def _searched(self, row: Row, seconds: float) -> tuple[Row, bool]:
-        """A better row of an image, and whether the user stopped the search."""
-        batch = self.source.read(range(row.image, row.image + 1), self.network.input_shape, self.network.dtype)
-        try:
-            if batch.errors[0] is not None:
-                raise ProblemError(batch.errors[0])
-            answers = Batch(
-                self.template, self.network, batch.x, batch.y, time_limit=seconds, device=self.device
-            )  # fmt: skip
-            answers.remember(row._replace(found=self.store.found(row.image)))
-            stopped = answers.search(self.seed)
-            return answers.rows([row.image], row.seconds)[0], stopped
-        except UnsoundResult:
-            raise
-        except Exception as error:
-            return _failed(row.image, row.label, error), False
 
 
 def _nearness(row: Row) -> tuple[float, int]:
@@ -416,8 +441,3 @@ def _nearness(row: Row) -> tuple[float, int]:
     if row.value is not None and row.bound is not None:
         return (row.value - row.bound) / max(row.value, 1e-12), row.image
     return (math.inf if row.margin is None else -row.margin), row.image
-
-
-def _failed(image: int, label: int | None, error: Exception) -> Row:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return Row(image, label, FAILED, method="engine", error=text)

@@ -58,9 +58,9 @@ class Source:
     name: str
     size: int
     hash: str
-    items: Callable[[range], Sequence[tuple[Any, Any] | Exception]]
+    items: Callable[[Sequence[int]], Sequence[tuple[Any, Any] | Exception]]
 
-    def read(self, places: range, shape: tuple[int, ...], dtype: torch.dtype) -> Batch:
+    def read(self, places: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> Batch:
         """Images at these places in the network's shape and dtype; what cannot be read gets its error.
 
         Args:
@@ -143,7 +143,7 @@ def array_source(name: str, x: Any, y: Any) -> Source:
         )
     return Source(
         name, len(images), fingerprint(images, labels),
-        lambda places: list(zip(images[places.start : places.stop], labels[places.start : places.stop].tolist())),
+        lambda places: list(zip(images[torch.as_tensor(list(places))], labels[torch.as_tensor(list(places))].tolist())),
     )  # fmt: skip
 
 

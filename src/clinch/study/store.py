@@ -29,7 +29,8 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS results (
     image INTEGER PRIMARY KEY, label INTEGER, status TEXT NOT NULL, value REAL, bound REAL, margin REAL, proof TEXT,
-    method TEXT NOT NULL, error TEXT, seconds REAL NOT NULL, found BLOB
+    method TEXT NOT NULL, error TEXT, passes INTEGER NOT NULL,
+    seconds REAL NOT NULL, found BLOB
 );
 """
 
@@ -52,6 +53,7 @@ class Row(NamedTuple):
         proof: what the bound rests on, by the name of :class:`clinch.Proof`.
         method: the last method that decided or improved it.
         error: why the image failed; None elsewhere.
+        passes: how many passes over all images it has been through; an open image goes on with the next one.
         seconds: spent on it, its share of a batch included.
         found: the input of ``value``, the bytes of its elements in the model's dtype; None unless it was asked for.
     """
@@ -65,6 +67,7 @@ class Row(NamedTuple):
     proof: str | None = None
     method: str = ""
     error: str | None = None
+    passes: int = 0
     seconds: float = 0.0
     found: bytes | None = None
 
@@ -289,6 +292,7 @@ def write_table(target: str | Path, rows: Iterable[Row]) -> None:
 def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     pyarrow = _pyarrow()
     kinds = {"image": "int64", "label": "int64", "value": "float64", "bound": "float64", "margin": "float64"}
+    kinds |= {"passes": "int64"}
     schema = pyarrow.schema([(name, kinds.get(name, "float64" if name == "seconds" else "string")) for name in COLUMNS])
     table = pyarrow.Table.from_pylist([dict(zip(COLUMNS, row)) for row in rows], schema=schema)
     pyarrow.parquet.write_table(table, path)
