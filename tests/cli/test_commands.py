@@ -10,7 +10,7 @@ from clinch import __version__
 from clinch.cli import app, models
 from clinch.errors import NetworkError
 
-COMMANDS = ["demo", "reproduce", "solve", "supports", "verify"]
+COMMANDS = ["demo", "evaluate", "reproduce", "solve", "supports", "verify"]
 
 
 def test_every_command_is_covered_here():
@@ -45,6 +45,16 @@ def test_version_and_bare_call(clinch):
         ["supports", "clinch.demo:nothing", "--input-shape", "8,8"],
         ["supports", "no_such_module:make", "--input-shape", "8,8"],
         ["supports", "clinch.demo:digits", "--input-shape", "8,8"],
+        ["evaluate"],
+        ["evaluate", "clinch.demo:network", "--data", "minst"],
+        ["evaluate", "clinch.demo:network", "--data", "no-such-file.npz"],
+        ["evaluate", "clinch.demo:network", "--norm", "l3"],
+        ["evaluate", "clinch.demo:network", "--eps", "-1"],
+        ["evaluate", "clinch.demo:network", "--limit", "0"],
+        ["evaluate", "clinch.demo:network", "--table", "rows.xls"],
+        ["evaluate", "clinch.demo:network", "--lower", "2"],
+        ["evaluate", "clinch.demo:network", "--out", "pyproject.toml/run"],
+        ["evaluate", "no-such-file.onnx"],
         ["reproduce"],
         ["reproduce", "adr-rnadom"],
         ["reproduce", "adr-random", "--seed", "-1"],

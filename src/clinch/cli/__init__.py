@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from clinch.cli import demo, reproduce, solve, supports, verify
+from clinch.cli import demo, evaluate, reproduce, solve, supports, verify
 
 app = typer.Typer(
     name="clinch",
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.demo)
+app.command("evaluate")(evaluate.evaluate)
 app.command("reproduce")(reproduce.reproduce)
 app.command("solve")(solve.solve)
 app.command("supports")(supports.supports)

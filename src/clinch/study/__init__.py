@@ -1,6 +1,24 @@
 """Studies: what attacks and bounds say about a whole network, measured over a set of inputs; published experiments."""
 
+from clinch.study.evaluation import Evaluation, Tally, evaluate
 from clinch.study.measures import eps_99, fooling_ratio, rho1, rho2
 from clinch.study.reproduction import Claim, Reproduction, Table, reproduce
+from clinch.study.sources import open_source
+from clinch.study.store import Row, Store
 
-__all__ = ["Claim", "Reproduction", "Table", "eps_99", "fooling_ratio", "reproduce", "rho1", "rho2"]
+__all__ = [
+    "Claim",
+    "Evaluation",
+    "Reproduction",
+    "Row",
+    "Store",
+    "Table",
+    "Tally",
+    "eps_99",
+    "evaluate",
+    "fooling_ratio",
+    "open_source",
+    "reproduce",
+    "rho1",
+    "rho2",
+]

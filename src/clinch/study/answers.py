@@ -1,0 +1,285 @@
+"""How a study answers for its images: what is cheap on a whole batch at once, then a search for one image.
+
+Every point goes through a ledger, which has it checked by the user's own model in its dtype and in float64, and every
+bound too, so that a proof and an attack that contradict each other are an :class:`clinch.errors.UnsoundResult`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinch.errors import UnboundedInputError, UnsupportedOperator
+from clinch.geometry.norms import norm
+from clinch.ledger import Ledger
+from clinch.solution import Proof
+from clinch.study.store import Row
+from clinch.study.template import ATTACKED, CLOSED, MISCLASSIFIED, OPEN, ROBUST, Template
+
+if TYPE_CHECKING:
+    from clinch.network.network import Network
+    from clinch.query import Query
+
+#: passes of the attack inside the ball that every image gets whose bound leaves it open
+PASSES = 500
+#: halvings between what is proven and what was found
+BISECTIONS = 6
+#: most images of a batch, and most activations of all images of a batch together
+LARGEST, ACTIVATIONS = 128, 2**22
+#: hidden activations up to which linear bounds come first; beyond, so many of all images that are bounded at once
+NARROW, WIDE = 2000, 2**18
+#: names of methods in the order they come
+CLEAN, LINEAR, ATTACK, SLOPES, SEARCH = "clean prediction", "CROWN", "attack", "alpha-CROWN", "search"
+
+
+def passes_of(template: Template, network: Network) -> list[tuple[tuple[str, ...], int]]:
+    """The passes over all images, cheapest methods first: names of methods and the images of a batch.
+
+    Where the layers are narrow, linear bounds cost less than an attack, and answer for most images; where they are
+    wide, the attack comes first for all images. Both depend on the network alone, so that a resumed study has the
+    batches of an uninterrupted one.
+    """
+    nodes = network.graph.nodes
+    hidden = sum(nodes[j].size for node in nodes[1:] if not node.op.affine for j in node.inputs)
+    length = max(1, min(LARGEST, ACTIVATIONS // sum(node.size for node in nodes)))
+    if hidden <= NARROW:
+        near = (CLEAN, ATTACK, LINEAR)
+        return [(near if template.eps is None else (CLEAN, LINEAR, ATTACK, SLOPES), length)]
+    return [((CLEAN, ATTACK), length), ((LINEAR,), max(1, min(length, WIDE // hidden)))]
+
+
+class Batch:
+    """Answers for the images of one batch, each as good as the methods called so far made it.
+
+    Args:
+        template: what is asked.
+        network: the classifier.
+        x: ``(B, *input_shape)`` in its dtype.
+        y: ``(B,)`` labels.
+        time_limit: seconds for everything that is done with this batch.
+        device: where engines compute.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        network: Network,
+        x: Tensor,
+        y: Tensor,
+        *,
+        time_limit: float = math.inf,
+        device: torch.device | None = None,
+    ) -> None:
+        self.template, self.network, self.x, self.y = template, network, x, y
+        self.device = device or network.device
+        self.query = template.problem(network, x.double(), y).query
+        self.ledger = Ledger(self.query, time_limit=time_limit, gap=template.gap)
+        self.methods = [""] * len(x)
+        self.clean = torch.zeros(len(x), dtype=torch.bool)
+        self.margin = torch.full((len(x),), torch.nan, dtype=torch.float64)
+        self._began = time.monotonic()
+        # the objective of a question of yes or no is a constant, and so its own bound: the first input found answers it
+        trivial = 0.0 if template.eps is None else self.query.objective.value(self.query.region.lower, {})
+        self.ledger.prove(torch.as_tensor(trivial).expand(len(x)).double(), Proof.GEOMETRY, "geometry")
+
+    # --- methods ------------------------------------------------------------------------------------------------------
+
+    def cheap(self, methods: Sequence[str], seed: int) -> None:
+        """Some of the methods that every image gets, in this order; each on the images that are still open."""
+        for method in methods:
+            if method == CLEAN:
+                self.clean = self.ledger.offer(self.x, CLEAN)
+                self._sign(CLEAN, self.clean.nonzero().flatten())
+            elif method == ATTACK:
+                self._attack(seed)
+            elif self.template.eps is None:
+                self._near()
+            else:
+                self._bound(method)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there was time for everything that was called."""
+        return not self._late()
+
+    def search(self, seed: int) -> bool:
+        """All engines together, until the time is over; whether the user stopped them."""
+        from clinch.solve import search
+
+        before = self.ledger.value.clone(), self.ledger.bound.clone()
+        search(self.query.moved(self.device), self.ledger, seed)
+        better = (self.ledger.value < before[0]) | (self.ledger.bound > before[1])
+        self._sign(SEARCH, better.nonzero().flatten())
+        return any(note.startswith("Interrupted") for note in self.ledger.notes)
+
+    def remember(self, rows: Sequence[Row]) -> None:
+        """Start from earlier answers of the B images: their inputs are checked again."""
+        held = torch.tensor([b for b, row in enumerate(rows) if row.found is not None], dtype=torch.int64)
+        if len(held):
+            x = torch.stack([_from_bytes(row.found, self.x[0]) for row in rows if row.found is not None])
+            self.ledger.offer(x, ATTACK, held)
+        for b, row in enumerate(rows):
+            if self.template.eps is None and row.bound is not None and row.proof is not None:
+                proven = torch.tensor([row.bound], dtype=torch.float64)
+                self.ledger.prove(proven, Proof[row.proof], row.method, torch.tensor([b]))
+            if row.margin is not None:
+                self.margin[b] = row.margin
+        self.methods = [row.method for row in rows]
+
+    def _attack(self, seed: int) -> None:
+        """The attack inside the ball; without a radius a quick one for the nearest input."""
+        rows = self._open()
+        if not len(rows) or self._late():
+            return
+        if self.template.eps is not None:
+            from clinch.attacks.worst import worst
+
+            found = worst(
+                self.network, self.x[rows], self.y[rows], eps=self.template.eps, norm=self.template.norm,
+                passes=PASSES, bounds=(self.template.lower, self.template.upper), seed=seed,
+            )  # fmt: skip
+            hit, x = found.success.cpu(), found.x
+        else:
+            from clinch.attacks.attack import attack
+
+            part = self.query.take(rows)
+            ledger = Ledger(part, time_limit=self.ledger.remaining, gap=self.template.gap)
+            attack(part.moved(self.device), ledger, seed=seed, thorough=False)
+            hit, x = ledger.value.isfinite(), ledger.x
+        self._sign(ATTACK, rows[hit][self.ledger.offer(x[hit], ATTACK, rows[hit])])
+
+    def _near(self) -> None:
+        """Without a radius: linear bounds over the ball of the input found."""
+        from clinch.bounds.objective import objective_bound
+
+        rows = self._open()
+        if not len(rows) or self._late():
+            return
+        part, value = self.query.take(rows), self.ledger.value[rows]
+        narrowed = part.narrowed(value).moved(self.device)
+        try:
+            bound = objective_bound(narrowed, stop=self._late).cpu()
+        except (UnsupportedOperator, UnboundedInputError) as reason:
+            self.ledger.note(str(reason))
+            return
+        # only the ball of the input found was searched: outside of it nothing is nearer than that input
+        bound = torch.where(value.isfinite(), torch.minimum(bound, value), bound)
+        self.ledger.prove(bound, Proof.LINEAR_RELAXATION, LINEAR, rows)
+        self._bisect()
+
+    def _bisect(self) -> None:
+        """The largest ball that linear bounds prove free of other classes, by bisection below the input found."""
+        rows = self._open()
+        rows = rows[self.ledger.value[rows].isfinite()]
+        low, high = self.ledger.bound[rows].clamp(min=0.0), self.ledger.value[rows].clone()
+        part = self.query.take(rows)
+        for _ in range(BISECTIONS):
+            radius = (low + high) / 2
+            margin = self._margins(part.narrowed(radius), LINEAR) if len(rows) else None
+            if margin is None:
+                break
+            low, high = torch.where(margin > 0, radius, low), torch.where(margin > 0, high, radius)
+        self.ledger.prove(low, Proof.LINEAR_RELAXATION, LINEAR, rows)
+
+    def _bound(self, method: str) -> None:
+        """Proven lower limits of the margins of the open images; robust where they are positive."""
+        rows = self._open()
+        margin = self._margins(self.query.take(rows), method) if len(rows) else None
+        if margin is None:
+            return
+        self.margin[rows] = torch.where(self.margin[rows] > margin, self.margin[rows], margin)
+        robust = rows[margin > 0]
+        proven = torch.full((len(robust),), torch.inf, dtype=torch.float64)
+        self.ledger.prove(proven, Proof.LINEAR_RELAXATION, method, robust)
+        self._sign(method, robust)
+
+    @torch.no_grad()
+    def _margins(self, query: Query, method: str) -> Tensor | None:
+        """``(B,)`` proven lower limits of the label's output minus the largest other one over the query's regions;
+        None where the time is over, or where a layer has no linear relaxation."""
+        from clinch.bounds.alpha import alpha_activation_bounds, alpha_form_bounds
+        from clinch.bounds.crown import activation_bounds, form_bounds, relaxations_from
+
+        if self._late():
+            return None
+        query = query.moved(self.device)
+        graph, region, atoms = query.graph, query.region, query.atoms
+        try:
+            if method == SLOPES:
+                limits = alpha_activation_bounds(graph, region, atoms.nodes, stop=self._late)
+                lower = alpha_form_bounds(graph, atoms, region, limits, stop=self._late)
+            else:
+                limits = activation_bounds(graph, region, atoms.nodes, stop=self._late)
+                lower = form_bounds(graph, atoms, region, relaxations_from(graph, limits, atoms.nodes))
+        except (UnsupportedOperator, UnboundedInputError) as reason:
+            self.ledger.note(str(reason))
+            return None
+        return lower.amin(1).cpu()
+
+    def _late(self) -> bool:
+        return self.ledger.remaining <= 0
+
+    def _open(self) -> Tensor:
+        return (~self.ledger.closed).nonzero().flatten()
+
+    def _sign(self, method: str, rows: Tensor) -> None:
+        for row in rows.tolist():
+            self.methods[row] = method
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def rows(self, images: Sequence[int], passes: int, spent: Sequence[float] | None = None) -> list[Row]:
+        """The answers as rows of a store.
+
+        Args:
+            images: places of the B images in the data.
+            passes: that they have been through.
+            spent: seconds that each took before; None: none.
+        """
+        found = self.ledger.value.isfinite()
+        x = self.ledger.x.double()
+        distance = norm(x - self.x.double(), self.template.norm).tolist()
+        seconds = (time.monotonic() - self._began) / max(1, len(images))
+        bound = self.ledger.bound.tolist()
+        rows = []
+        for b, image in enumerate(images):
+            status = self._status(b)
+            proven = self._proven(status, bound[b])
+            proof = self.ledger.proofs[b] if proven is not None else None
+            margin = float(self.margin[b])
+            rows.append(Row(
+                image, int(self.y[b]), status, distance[b] if found[b] else None, proven,
+                None if math.isnan(margin) else max(margin, 0.0) if status == ROBUST else margin,
+                None if proof is None else proof.name, self.methods[b], None, passes,
+                seconds + (spent[b] if spent else 0.0),
+                self.ledger.x[b].numpy().tobytes() if found[b] else None,
+            ))  # fmt: skip
+        return rows
+
+    def _status(self, b: int) -> str:
+        if self.clean[b]:
+            return MISCLASSIFIED
+        if self.ledger.bound[b] == torch.inf:
+            return ROBUST if self.template.eps is not None else CLOSED
+        if self.template.eps is not None:
+            return ATTACKED if self.ledger.value[b].isfinite() else OPEN
+        return CLOSED if self.ledger.closed[b] else OPEN
+
+    def _proven(self, status: str, bound: float) -> float | None:
+        """The distance below which nothing is misclassified."""
+        if status == MISCLASSIFIED:
+            return 0.0
+        if self.template.eps is not None:
+            return self.template.eps if status == ROBUST else None
+        return bound if bound >= 0 else None
+
+
+def _from_bytes(content: bytes, like: Tensor) -> Tensor:
+    flat = np.frombuffer(content, dtype=like.numpy().dtype).copy()
+    return torch.from_numpy(flat).reshape(like.shape)

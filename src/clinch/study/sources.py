@@ -1,0 +1,322 @@
+"""Data for studies: named sets, ``.npz`` files, folders of images, torch data sets, arrays; read batch by batch.
+
+Pixels come out as floating-point numbers in [0, 1] where they were bytes, and as they are where they were not. Nothing
+is clipped or normalised: a normalisation belongs into the network, so that radii are in the units of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinch.data import VARIABLE, DataError, data_folder, mnist, read_idx
+from clinch.study.fingerprint import fingerprint
+
+#: endings of the files that a folder of images is searched for
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp")
+#: names of the two arrays of an .npz file, in the order they are looked for
+ARRAYS = (("x", "y"), ("images", "labels"), ("x_test", "y_test"), ("arr_0", "arr_1"))
+#: CIFAR-10's files of each split, and the bytes of one record: a label and three planes of 32 by 32
+CIFAR = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
+RECORD = 1 + 3 * 32 * 32
+#: items of a data set that stand for all of them in its hash
+SAMPLES = 16
+
+
+class Batch(NamedTuple):
+    """Images as the network takes them.
+
+    Attributes:
+        x: ``(N, *input_shape)``; zeros where an image could not be read.
+        y: ``(N,)`` labels; -1 where an image could not be read.
+        errors: ``(N,)`` why an image could not be read; None for the others.
+    """
+
+    x: Tensor
+    y: Tensor
+    errors: list[str | None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images that are read when they are needed.
+
+    Attributes:
+        name: for people.
+        size: number of images.
+        hash: of the data; for a torch data set of its length and of :data:`SAMPLES` items.
+        items: positions -> image and label of each, or the exception that reading it raised.
+    """
+
+    name: str
+    size: int
+    hash: str
+    items: Callable[[Sequence[int]], Sequence[tuple[Any, Any] | Exception]]
+
+    def read(self, places: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> Batch:
+        """Images at these places in the network's shape and dtype; what cannot be read gets its error.
+
+        Args:
+            places: positions in the data.
+            shape: of one input of the network. Images of as many elements take that shape, images whose channels come
+                last are turned where the network wants them first.
+            dtype: of the network.
+        """
+        x = torch.zeros((len(places), *shape), dtype=dtype)
+        y = torch.full((len(places),), -1, dtype=torch.int64)
+        errors: list[str | None] = [None] * len(places)
+        for row, item in enumerate(self.items(places)):
+            try:
+                if isinstance(item, Exception):
+                    raise item
+                label = _label(item[1])
+                x[row] = _pixels(item[0], shape).to(dtype)
+                y[row] = label
+            except Exception as error:  # whatever a reader raises is this image's failure, not the study's
+                x[row] = 0.0
+                errors[row] = " ".join(f"{type(error).__name__}: {error}".split())
+        return Batch(x, y, errors)
+
+
+def open_source(data: Any = "digits") -> Source:
+    """What ``--data`` and :func:`clinch.study.evaluate` take.
+
+    ========================= =====================================================================================
+    ``digits``                scikit-learn's digits, 8 by 8, those held out from the demo's training (the default)
+    ``mnist``                 torchvision's layout: ``MNIST/raw`` in the data folder
+    ``fashion-mnist``         the same: ``FashionMNIST/raw``
+    ``cifar10``               the binary version: ``cifar-10-batches-bin`` in the data folder
+    ``NAME:train``            the training images of any of these; ``NAME:test`` is the default
+    ``FILE.npz``              arrays ``x`` and ``y`` (or ``images``, ``labels``; ``x_test``, ``y_test``)
+    ``FOLDER``                one folder of images per class, classes in the order of their names
+    a torch data set          items of image and label, any object with ``len()`` and ``[]``
+    ``(x, y)``                arrays or tensors
+    ========================= =====================================================================================
+
+    Raises:
+        DataError: an unknown name, a missing or damaged file, or an object that holds no images and labels.
+
+    Example:
+        >>> open_source("digits").size
+        359
+    """
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, (str, Path)):
+        return _named(str(data))
+    if isinstance(data, tuple) and len(data) == 2:
+        return array_source("arrays", *data)
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return dataset_source(data)
+    raise DataError(
+        f"A {type(data).__name__} is no data. Give a name such as 'mnist', an .npz file, a folder, a data set with "
+        "len() and [], or a pair (x, y)."
+    )
+
+
+def first_shape(source: Source) -> tuple[int, ...] | None:
+    """The shape of the first image that can be read, of the first :data:`SAMPLES`; None where none can."""
+    for item in source.items(range(min(SAMPLES, source.size))):
+        if not isinstance(item, Exception):
+            return tuple(_tensor(item[0]).shape)
+    return None
+
+
+def array_source(name: str, x: Any, y: Any) -> Source:
+    """Images ``(N, ...)`` and labels ``(N,)`` that are in memory.
+
+    Raises:
+        DataError: their numbers differ, or there are none.
+    """
+    images, labels = torch.as_tensor(x).detach().cpu(), torch.as_tensor(y).detach().cpu()
+    if not images.dim() or labels.dim() != 1 or len(images) != len(labels) or not len(images):
+        raise DataError(
+            f"{name}: images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}; give (N, ...) "
+            "and (N,) with the same N."
+        )
+    return Source(
+        name, len(images), fingerprint(images, labels),
+        lambda places: list(zip(images[torch.as_tensor(list(places))], labels[torch.as_tensor(list(places))].tolist())),
+    )  # fmt: skip
+
+
+def dataset_source(dataset: Any, name: str | None = None) -> Source:
+    """Any object with ``len()`` and ``[]`` that gives an image and a label, such as a ``torch.utils.data.Dataset``.
+
+    Raises:
+        DataError: it is empty.
+    """
+    size, title = len(dataset), name or type(dataset).__name__
+    if not size:
+        raise DataError(f"{title} is empty. Give data with at least one image.")
+
+    def items(places: Sequence[int]) -> list[tuple[Any, Any] | Exception]:
+        return [_caught(lambda place=place: dataset[place]) for place in places]
+
+    sampled = sorted({round(i * (size - 1) / (SAMPLES - 1)) for i in range(SAMPLES)})
+    parts = [str(item) if isinstance(item, Exception) else _hashable(item) for item in items(sampled)]
+    return Source(title, size, fingerprint(title, size, parts), items)
+
+
+def folder_source(folder: Path) -> Source:
+    """A folder with one folder of images per class; the classes are numbered in the order of their names.
+
+    Raises:
+        DataError: there are no such images.
+    """
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    files = [
+        (path, label)
+        for label, inside in enumerate(classes)
+        for path in sorted(inside.rglob("*"))
+        if path.suffix.lower() in ENDINGS
+    ]
+    if not files:
+        raise DataError(
+            f"There are no images in {folder}: it needs one folder per class with files that end with "
+            f"{', '.join(ENDINGS)}."
+        )
+    parts = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path, _ in files]
+    return Source(
+        folder.name, len(files), fingerprint([(name, fingerprint(content)) for name, content in parts]),
+        lambda places: [_caught(lambda file=files[place]: (_decoded(file[0]), file[1])) for place in places],
+    )  # fmt: skip
+
+
+# --- names and files --------------------------------------------------------------------------------------------------
+
+
+def _named(text: str) -> Source:
+    name, _, split = text.partition(":")
+    if name in _SETS:
+        if split not in ("", "train", "test"):
+            raise DataError(f"'{text}' names no split: write {name}:train or {name}:test.")
+        return array_source(f"{name}:{split or 'test'}", *_SETS[name](split or "test"))
+    path = Path(text)
+    if path.is_dir():
+        return folder_source(path)
+    if path.suffix.lower() == ".npz":
+        return array_source(path.name, *_npz(path))
+    raise DataError(
+        f"There is no data '{text}'. Write one of {', '.join(_SETS)}, or name an .npz file, or a folder with one "
+        "folder of images per class."
+    )
+
+
+def _digits(split: str) -> tuple[Any, Any]:
+    from clinch.demo import digits
+
+    return digits(split)
+
+
+def _fashion(split: str) -> tuple[Any, Any]:
+    folder = data_folder() / "FashionMNIST" / "raw"
+    prefix = "train" if split == "train" else "t10k"
+    try:
+        x, y = (read_idx(folder / f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    except DataError as error:
+        raise DataError(f"{error} Put FashionMNIST/raw into a folder and set {VARIABLE} to it.") from None
+    if x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
+        raise DataError(f"The files of {folder} do not belong together. Fetch them again.")
+    return x[:, None].copy(), y.astype(np.int64)
+
+
+def _cifar(split: str) -> tuple[Any, Any]:
+    folder = data_folder() / "cifar-10-batches-bin"
+    records = []
+    for name in CIFAR[split]:
+        path = folder / name
+        try:
+            raw = np.fromfile(path, np.uint8)
+        except OSError:
+            raise DataError(
+                f"There is no file {path}. Put the binary version of CIFAR-10 there, or set {VARIABLE} to its folder."
+            ) from None
+        if not len(raw) or len(raw) % RECORD:
+            raise DataError(f"{path} has {len(raw)} bytes, no multiple of {RECORD}. Fetch it again.")
+        records.append(raw.reshape(-1, RECORD))
+    whole = np.concatenate(records)
+    return whole[:, 1:].reshape(-1, 3, 32, 32), whole[:, 0].astype(np.int64)
+
+
+_SETS: dict[str, Callable[[str], tuple[Any, Any]]] = {
+    "digits": _digits,
+    "mnist": mnist,
+    "fashion-mnist": _fashion,
+    "cifar10": _cifar,
+}
+
+
+def _npz(path: Path) -> tuple[Any, Any]:
+    import zipfile
+
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            pair = next((pair for pair in ARRAYS if set(pair) <= set(content.files)), None)
+            if pair is None:
+                raise DataError(f"{path} has arrays {', '.join(content.files)}; name them x and y.")
+            x, y = content[pair[0]], content[pair[1]]
+    except FileNotFoundError:
+        raise DataError(f"There is no file {path}.") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read: {error}. Save it again with numpy.savez.") from None
+    if y.dtype.kind not in "iu":
+        raise DataError(f"{path}: {pair[1]} has dtype {y.dtype}; give whole numbers.")
+    return x, y.astype(np.int64)
+
+
+def _decoded(path: Path) -> np.ndarray:
+    """Bytes ``(height, width)`` or ``(height, width, 3)``."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        grey = picture.mode in ("1", "L", "I", "F", "I;16")
+        return np.asarray(picture.convert("L" if grey else "RGB"))
+
+
+def _caught(read: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any] | Exception:
+    try:
+        return read()
+    except Exception as error:
+        return error
+
+
+# --- one image --------------------------------------------------------------------------------------------------------
+
+
+def _tensor(image: Any) -> Tensor:
+    if isinstance(image, Tensor):
+        return image.detach().cpu()
+    array = np.asarray(image)
+    return torch.from_numpy(np.array(array))
+
+
+def _hashable(item: tuple[Any, Any]) -> tuple[Any, str]:
+    return _tensor(item[0]), str(item[1])
+
+
+def _pixels(image: Any, shape: tuple[int, ...]) -> Tensor:
+    """An image in the network's shape; bytes as shares of 255."""
+    x = _tensor(image)
+    x = x / 255.0 if x.dtype == torch.uint8 else x
+    if len(shape) == 3 and x.dim() == 3 and tuple(x.shape) != shape and (x.shape[2], *x.shape[:2]) == shape:
+        x = x.permute(2, 0, 1)
+    if x.numel() != math.prod(shape):
+        raise DataError(f"the image has shape {tuple(x.shape)}, the network takes {shape}")
+    if not bool(torch.isfinite(x).all()):
+        raise DataError("the image has pixels that are NaN or infinite")
+    return x.reshape(shape)
+
+
+def _label(label: Any) -> int:
+    number = label.item() if hasattr(label, "item") else label
+    if isinstance(number, bool) or int(number) != number:
+        raise DataError(f"the label {number!r} is no whole number")
+    return int(number)

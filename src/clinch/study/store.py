@@ -1,0 +1,298 @@
+"""Results of a study in one SQLite file that survives being killed at any moment.
+
+One row per image, one transaction per result; the images of one batch are computed together and are one result. What
+was committed stays, what was not is computed again: :func:`clinch.study.evaluate` cuts its batches at fixed places, so
+that a resumed study ends with the rows of an uninterrupted one. Hashes of the model, of the data and of the problem
+template stand in the file, and a study that differs in one of them is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from clinch.errors import ClinchError
+
+#: the file inside the folder of a run
+FILE = "results.sqlite"
+#: version of the tables; a file of another version is refused
+VERSION = "1"
+#: seconds to wait for another process that writes
+PATIENCE = 10.0
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS results (
+    image INTEGER PRIMARY KEY, label INTEGER, status TEXT NOT NULL, value REAL, bound REAL, margin REAL, proof TEXT,
+    method TEXT NOT NULL, error TEXT, passes INTEGER NOT NULL,
+    seconds REAL NOT NULL, found BLOB
+);
+"""
+
+
+class StoreError(ClinchError):
+    """A run that cannot be read, written or continued; says why and what to do instead."""
+
+
+class Row(NamedTuple):
+    """What is known about one image.
+
+    Attributes:
+        image: its place in the data, from 0.
+        label: its class; None where the image could not be read.
+        status: one of :data:`clinch.study.template.STATUSES`.
+        value: distance of the nearest input found that is not given the label; None: none was found.
+        bound: proven: no such input is nearer; for a radius, the radius itself where the image is robust; infinity
+            where no input in the range has another class; None: nothing is proven.
+        margin: proven lower limit of the label's output minus the largest other one over the ball; None: not bounded.
+        proof: what the bound rests on, by the name of :class:`clinch.Proof`.
+        method: the last method that decided or improved it.
+        error: why the image failed; None elsewhere.
+        passes: how many passes over all images it has been through; an open image goes on with the next one.
+        seconds: spent on it, its share of a batch included.
+        found: the input of ``value``, the bytes of its elements in the model's dtype; None unless it was asked for.
+    """
+
+    image: int
+    label: int | None
+    status: str
+    value: float | None = None
+    bound: float | None = None
+    margin: float | None = None
+    proof: str | None = None
+    method: str = ""
+    error: str | None = None
+    passes: int = 0
+    seconds: float = 0.0
+    found: bytes | None = None
+
+
+#: columns that tables have: everything but the inputs
+COLUMNS = tuple(name for name in Row._fields if name != "found")
+
+
+class Store(AbstractContextManager["Store"]):
+    """The results of one study.
+
+    Args:
+        folder: of the run; made where it does not exist. None: in memory, for one process.
+        identity: what the study is about: texts and hashes by name. A file that holds other hashes is refused.
+        create: whether a folder without results is given an empty file.
+
+    Raises:
+        StoreError: the folder cannot be written, the file is none of Clinch's, or belongs to another study.
+
+    Example:
+        >>> with Store(None, {"model_hash": "a1"}) as store:
+        ...     store.put([Row(0, 7, "robust")])
+        ...     store.counts()
+        {'robust': 1}
+    """
+
+    def __init__(
+        self, folder: str | Path | None, identity: Mapping[str, str] | None = None, *, create: bool = True
+    ) -> None:
+        self.path = None if folder is None else Path(folder) / FILE
+        if self.path is not None and not create and not self.path.is_file():
+            raise StoreError(f"There is no run in {folder}: it has no file {FILE}. Name the folder given as --out.")
+        self._made(folder)
+        self._database: sqlite3.Connection | None = None
+        try:
+            with self._errors():
+                self._database = sqlite3.connect(self.path or ":memory:", timeout=PATIENCE, isolation_level=None)
+                self._database.execute("PRAGMA synchronous=FULL")
+                self._database.executescript(_TABLES)
+                if identity is not None:
+                    self._agree({"version": VERSION, **identity})
+        except BaseException:
+            self.close()
+            raise
+
+    def _made(self, folder: str | Path | None) -> None:
+        if folder is None:
+            return
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"Cannot make the folder {folder}: {error.strerror}. Name another with --out.") from None
+
+    def _agree(self, identity: Mapping[str, str]) -> None:
+        """Write what the study is about, or compare it with what the file says."""
+        held = self.identity
+        with self._transaction() as database:
+            for key, value in identity.items():
+                if key not in held:
+                    database.execute("INSERT OR IGNORE INTO study VALUES (?, ?)", (key, value))
+        other = [key for key in identity if key in held and (key.endswith("_hash") or key == "version")]
+        for key in other:
+            if held[key] != identity[key]:
+                part = key.removesuffix("_hash")
+                raise StoreError(
+                    f"{self.path} belongs to another study: its {part} is {held.get(part, held[key])} "
+                    f"({held[key][:12]}), this one's is {identity.get(part, identity[key])} ({identity[key][:12]}). "
+                    "Name another folder with --out, or ask for the same study."
+                )
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the study is about: texts and hashes by name."""
+        with self._errors():
+            return dict(self._open.execute("SELECT key, value FROM study"))
+
+    def rows(self, limit: int | None = None, status: str | None = None) -> Iterator[Row]:
+        """Rows by image, without the inputs.
+
+        Args:
+            limit: images before this place only.
+            status: rows of this status only.
+        """
+        where = "WHERE image < ? AND (? IS NULL OR status = ?) ORDER BY image"
+        bound = 2**62 if limit is None else limit
+        with self._errors():
+            cursor = self._open.execute(f"SELECT {', '.join(COLUMNS)} FROM results {where}", (bound, status, status))
+            for values in cursor:
+                yield Row(*values)
+
+    def found(self, image: int) -> bytes | None:
+        """The input found for an image, as it was put."""
+        with self._errors():
+            row = self._open.execute("SELECT found FROM results WHERE image = ?", (image,)).fetchone()
+        return None if row is None else row[0]
+
+    def images(self, limit: int | None = None) -> set[int]:
+        """Places of the images that have a row."""
+        with self._errors():
+            bound = 2**62 if limit is None else limit
+            return {image for (image,) in self._open.execute("SELECT image FROM results WHERE image < ?", (bound,))}
+
+    def counts(self, limit: int | None = None) -> dict[str, int]:
+        """Number of rows of each status."""
+        with self._errors():
+            bound = 2**62 if limit is None else limit
+            query = "SELECT status, COUNT(*) FROM results WHERE image < ? GROUP BY status ORDER BY status"
+            return dict(self._open.execute(query, (bound,)))
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def put(self, rows: Sequence[Row]) -> None:
+        """Write rows in one transaction: all of them or, where the process dies, none. Older rows are replaced.
+
+        Raises:
+            StoreError: the disk is full or the file cannot be written; what was there before stays.
+        """
+        marks = ", ".join("?" * len(Row._fields))
+        with self._transaction() as database:
+            database.executemany(f"INSERT OR REPLACE INTO results VALUES ({marks})", rows)
+
+    def export(self, target: str | Path, limit: int | None = None) -> None:
+        """Write the rows, without the inputs, as a table: see :func:`write_table`."""
+        write_table(target, self.rows(limit))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- transactions and errors --------------------------------------------------------------------------------------
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        if self._database is None:
+            raise StoreError("This store is closed. Open the run again.")
+        return self._database
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._errors():
+            database = self._open
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+                database.execute("COMMIT")
+            except BaseException:
+                # a full disk has ended the transaction already
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """SQLite's errors in one line that says what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            where, text = self.path or "the store", str(error)
+            hints = {
+                "full": "Make room and run the same command again: it goes on where it stopped",
+                "locked": "Another process writes to it: wait for it, or name another folder with --out",
+                "not a database": "It is no run of Clinch: name another folder with --out",
+                "malformed": "The file is damaged: name another folder with --out",
+            }
+            hint = next((h for word, h in hints.items() if word in text), "Name another folder with --out")
+            raise StoreError(f"Cannot use {where}: {text}. {hint}.") from None
+
+
+def checked_table(target: str | Path) -> Path:
+    """The path of a table, its ending and what it needs checked before work is spent.
+
+    Raises:
+        StoreError: neither ``.csv`` nor ``.parquet``, or ``pyarrow`` is missing.
+    """
+    path = Path(target)
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise StoreError(f"'{path}' has no ending of a table: write a name that ends with .csv or .parquet.")
+    if path.suffix.lower() == ".parquet":
+        _pyarrow()
+    return path
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow  # type: ignore[import-not-found]
+        import pyarrow.parquet  # type: ignore[import-not-found]
+    except ImportError:
+        raise StoreError(
+            'Parquet needs pyarrow, which is missing: pip install "clinch[parquet]", or write a .csv.'
+        ) from None
+    return pyarrow
+
+
+def write_table(target: str | Path, rows: Iterable[Row]) -> None:
+    """Write rows, without the inputs, as ``.csv``, or as ``.parquet`` with the extra of that name.
+
+    Raises:
+        StoreError: another ending, a file that cannot be written, or ``pyarrow`` is missing.
+    """
+    path = checked_table(target)
+    try:
+        if path.suffix.lower() == ".csv":
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(COLUMNS)
+                writer.writerows(row[: len(COLUMNS)] for row in rows)
+        else:
+            _write_parquet(path, rows)
+    except OSError as error:
+        raise StoreError(f"Cannot write {path}: {error.strerror or error}. Name another file.") from None
+
+
+def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
+    pyarrow = _pyarrow()
+    kinds = {"image": "int64", "label": "int64", "value": "float64", "bound": "float64", "margin": "float64"}
+    kinds |= {"passes": "int64"}
+    schema = pyarrow.schema([(name, kinds.get(name, "float64" if name == "seconds" else "string")) for name in COLUMNS])
+    table = pyarrow.Table.from_pylist([dict(zip(COLUMNS, row)) for row in rows], schema=schema)
+    pyarrow.parquet.write_table(table, path)

@@ -1,0 +1,108 @@
+"""What a study asks about every image: the same problem with the image and its label put in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clinch.errors import ProblemError
+from clinch.geometry.norms import NORMS
+from clinch.study.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from clinch.network.network import Network
+    from clinch.problem import Problem
+
+MISCLASSIFIED, ATTACKED, ROBUST, CLOSED, OPEN, FAILED = (
+    "misclassified", "attacked", "robust", "closed", "open", "failed"
+)  # fmt: skip
+#: how an image can end: misclassified as it is; an input found, or proven not to exist, within the radius; for
+#: distances, value and bound met; none of these yet; not read, or an engine's error
+STATUSES = (MISCLASSIFIED, ATTACKED, ROBUST, CLOSED, OPEN, FAILED)
+#: names of norms on the command line
+NORM_NAMES = {"linf": torch.inf, "inf": torch.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
+
+
+@dataclass(frozen=True)
+class Template:
+    """Robustness of a classifier around an image x₀ with label y, inputs within the box [lower, upper].
+
+    With a radius: is ``z_y(x) > z_k(x)`` for every other class k and every x with ``‖x − x₀‖_p <= eps``? Without one:
+    the smallest ``‖x − x₀‖_p`` at which ``z_k(x) >= z_y(x)`` for some k. A tie counts against the network.
+
+    Attributes:
+        norm: p: 0, 1, 2 or infinity.
+        eps: radius; None: minimum distances.
+        lower: smallest value of an input's elements.
+        upper: largest value.
+        gap: relative gap at which a distance counts as closed.
+
+    Raises:
+        ProblemError: a number that has no meaning.
+    """
+
+    norm: float = torch.inf
+    eps: float | None = None
+    lower: float = 0.0
+    upper: float = 1.0
+    gap: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ProblemError(f"norm is {self.norm}; choose 0, 1, 2 or infinity (l0, l1, l2, linf).")
+        if self.eps is not None and not 0 <= self.eps < math.inf:
+            raise ProblemError(f"eps is {self.eps}; give a radius of zero or more, or none for minimum distances.")
+        if not -math.inf < self.lower < self.upper < math.inf:
+            raise ProblemError(f"The inputs' range is {self.lower} to {self.upper}; give two finite numbers, rising.")
+        if not self.gap >= 0:
+            raise ProblemError(f"gap is {self.gap}; give a relative gap of zero or more, such as 1e-3.")
+
+    @property
+    def text(self) -> str:
+        """The question in one line."""
+        name = "linf" if self.norm == torch.inf else f"l{self.norm:g}"
+        box = f"inputs in [{self.lower:g}, {self.upper:g}]"
+        if self.eps is None:
+            return f"minimum {name} distance to another class, {box}, gap {self.gap:g}"
+        return f"robust accuracy, {name} eps {self.eps:g}, {box}"
+
+    @property
+    def hash(self) -> str:
+        """Of everything that changes what is asked."""
+        return fingerprint("template", self)
+
+    def problem(self, network: Network, x: Tensor, y: Tensor) -> Problem:
+        """The problems of images ``(B, *input_shape)`` with labels ``(B,)``."""
+        from clinch.functions import norm
+        from clinch.problem import Minimize, Problem
+
+        distance = norm(network.input - x, self.norm)
+        fooled = network.output.argmax(margin=0.0) != y
+        box = [network.input >= self.lower, network.input <= self.upper]
+        if self.eps is None:
+            return Problem(Minimize(distance), [*box, fooled])
+        return Problem(Minimize(0), [*box, distance <= self.eps, fooled])
+
+    def complaint(self, low: float, high: float, y: int, classes: int) -> str | None:
+        """Why an image with pixels from low to high and label y cannot be asked about; None where it can."""
+        if not 0 <= y < classes:
+            return f"the label {y} is none of the network's {classes} classes, 0 to {classes - 1}"
+        if low < self.lower or high > self.upper:
+            return f"the image has pixels from {low:g} to {high:g}, outside of [{self.lower:g}, {self.upper:g}]"
+        return None
+
+
+def norm_of_name(text: str) -> float:
+    """The p of ``linf``, ``l2``, ``l1``, ``l0``, also written as ``inf``, ``2``, ``1``, ``0``.
+
+    Raises:
+        ProblemError: another name.
+    """
+    named = {**NORM_NAMES, "2": 2.0, "1": 1.0, "0": 0.0}
+    if text.lower() not in named:
+        raise ProblemError(f"There is no norm '{text}'. Write linf, l2, l1 or l0.")
+    return named[text.lower()]

@@ -1,0 +1,78 @@
+"""``clinch evaluate``: what it prints and writes, how it goes on, its progress, its complaints."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from clinch.cli.study_progress import StudyProgress
+from clinch.study.evaluation import Tally
+
+MODEL = "clinch.demo:network"
+
+
+def test_an_interval_a_table_and_json(clinch, tmp_path):
+    run = ("evaluate", MODEL, "--eps", "0.05", "--limit", "30", "--out", tmp_path / "run", "--time-limit", "60")
+    outcome = clinch(*run, "--json", tmp_path / "all.json", "--table", tmp_path / "rows.csv")
+    assert outcome.code == 0, outcome.err
+    content = json.loads((tmp_path / "all.json").read_text())
+    low, high = content["interval"]
+    assert low == high == content["counts"]["robust"] / 30 and content["images"] == 30
+    assert f"{100 * low:.2f} % proven, {100 * high:.2f} % not attacked: width 0.00" in outcome.out
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["image"]) for row in rows] == list(range(30))
+    assert [row["status"] for row in rows] == [row["status"] for row in content["rows"]]
+    assert "clinch:" in outcome.err and "images" in outcome.err and "proven" in outcome.err
+    again = json.loads(clinch(*run, "--json", "-").out)
+    assert again["rows"] == content["rows"]
+    outcome = clinch(*run[:3], "0.06", *run[4:])
+    assert outcome.code == 2 and "belongs to another study" in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_distances_and_an_exit_code_for_what_is_open(clinch):
+    outcome = clinch("evaluate", MODEL, "--norm", "l2", "--limit", "3", "--time-limit", "0")
+    assert outcome.code == 1 and "3 not looked at" in outcome.out
+    outcome = clinch("evaluate", MODEL, "--norm", "l2", "--limit", "3", "--time-limit", "30", "--json", "-")
+    content = json.loads(outcome.out)
+    assert outcome.code == 0 and content["counts"] == {"closed": 3}
+    assert content["distances"]["mean_gap"] <= 1e-3
+    assert all(row["bound"] <= row["value"] for row in content["rows"])
+
+
+def test_data_that_does_not_fit_the_network(clinch, tmp_path):
+    np.savez(tmp_path / "set.npz", x=np.zeros((2, 5, 5)), y=np.zeros(2, dtype=np.int64))
+    outcome = clinch("evaluate", MODEL, "--data", tmp_path / "set.npz", "--input-shape", "8,8")
+    assert outcome.code == 2 and "the images of set.npz have shape (5, 5)" in outcome.err
+    outcome = clinch("evaluate", MODEL, "--data", tmp_path / "set.npz")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+
+
+def shown(console, progress):
+    console.print(progress.table())
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_a_table_or_plain_lines(terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
+    tally = Tally(200, {"robust": 90, "attacked": 10, "failed": 2}, 10.0, 102, 50.0, "all images")
+    with StudyProgress(True, console) as progress:
+        for _ in range(3):
+            progress(tally)
+        text = shown(console, progress) if terminal else console.file.getvalue()
+    for part in ("102 of 200 looked at, 100 answered", "45.00 % proven, 95.00 % not attacked", "10.2 images/s",
+                 "10 s for all images, at most 50 s"):  # fmt: skip
+        assert part in text
+    if not terminal:
+        assert text.count("\n") == 1 and text.startswith("clinch: 10.0 s")
+
+
+def test_progress_of_distances_has_no_interval():
+    console = Console(file=io.StringIO(), force_terminal=False, width=60)
+    with StudyProgress(False, console) as progress:
+        progress(Tally(4, {"closed": 4}, 130.0, 4, 470.0, "open images"))
+    assert "proven" not in console.file.getvalue() and "at most 7 min 50 s" in console.file.getvalue()

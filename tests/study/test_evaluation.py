@@ -1,0 +1,266 @@
+"""Whole data sets: intervals and distances against exact answers, bad images, resumed and killed runs."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import clinch as cl
+from clinch.demo import digits, network
+from clinch.study import answers, evaluate
+from clinch.study.fingerprint import model_fingerprint
+from clinch.study.store import Store, StoreError
+
+DEMO = cl.load(network(), input_shape=(8, 8))
+
+
+def linear():
+    """A linear classifier of three classes over two inputs, and its distances in closed form."""
+    model = nn.Linear(2, 3).eval()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 0.2], [-0.8, 0.6], [0.1, -1.1]]))
+        model.bias.copy_(torch.tensor([0.0, 0.3, 0.5]))
+    x = 0.3 + 0.4 * torch.rand(40, 2, generator=torch.Generator().manual_seed(1))
+    return model, x, model(x).argmax(1)
+
+
+def exact_distances(model, x, y, dual):
+    w, z = model.weight.detach().double(), x.double() @ model.weight.detach().double().T + model.bias.detach().double()
+    margins = z.gather(1, y[:, None]) - z
+    steep = torch.linalg.vector_norm(w[y][:, None] - w[None], ord=dual, dim=2)
+    return torch.where(steep > 0, margins / steep, torch.inf).amin(1)
+
+
+@pytest.mark.parametrize(("p", "dual"), [(2, 2), (cl.inf, 1)])
+def test_distances_of_a_linear_classifier_are_exact(p, dual):
+    model, x, y = linear()
+    exact = exact_distances(model, x, y, dual)
+    net = cl.load(model, input_shape=(2,))
+    found = evaluate(net, (x, y), norm=p, lower=-9.0, upper=9.0, time_limit=30)
+    value, bound = (torch.tensor([getattr(row, name) for row in found.rows]) for name in ("value", "bound"))
+    assert found.tally.counts == {"closed": 40}
+    assert torch.all(bound <= exact * (1 + 1e-6)) and torch.all(exact <= value * (1 + 1e-6))
+    assert torch.all(value - bound <= 1e-3 * value + 1e-6)
+    eps = 1.001 * float(exact.median())
+    low, high = found.certified(eps)
+    assert low <= float((exact > eps).double().mean()) <= high
+    answer = evaluate(net, (x, y), norm=p, eps=eps, lower=-9.0, upper=9.0, time_limit=30)
+    assert answer.interval[0] <= float((exact > eps).double().mean()) <= answer.interval[1]
+    assert sum(answer.tally.counts.values()) == 40
+
+
+def test_answers_agree_with_a_grid_on_a_tiny_network():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(2, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.rand(60, 2)
+    with torch.no_grad():  # every class has a part of the square
+        model[-1].weight *= 5
+        model[-1].bias -= model(x).mean(0)
+    y = model(x).argmax(1)
+    y[:3] = (y[:3] + 1) % 3
+    found = evaluate(cl.load(model, input_shape=(2,)), (x, y), eps=0.1, time_limit=60)
+    steps = torch.linspace(-0.1, 0.1, 81)
+    grid = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
+    fooled = torch.stack([(model((x[i] + grid).clamp(0, 1)).argmax(1) != y[i]).any() for i in range(60)])
+    status = [row.status for row in found.rows]
+    assert set(status) == {"misclassified", "attacked", "robust"} and status[:3] == ["misclassified"] * 3
+    for i, row in enumerate(found.rows):
+        assert not (fooled[i] and row.status == "robust")
+        assert row.status == "robust" or row.value <= 0.1 * (1 + 1e-9)
+    low, high = found.interval
+    assert low == high == status.count("robust") / 60
+    tallies = found.per_class()
+    assert sum(t.images for t in tallies.values()) == 60
+    assert sum(t.counts.get("robust", 0) for t in tallies.values()) == status.count("robust")
+
+
+def test_the_inputs_kept_fool_the_model(tmp_path):
+    x, y = digits()
+    found = evaluate(DEMO, eps=0.06, limit=60, out=tmp_path)
+    model, kept = network(), 0
+    with Store(tmp_path, create=False) as store:
+        for row in found.rows:
+            content = store.found(row.image)
+            assert (content is not None) == (row.status in ("attacked", "misclassified"))
+            if content is not None:
+                near = torch.from_numpy(np.frombuffer(content, np.float32).copy()).view(1, 8, 8)
+                assert int(model(near).argmax()) != int(y[row.image])
+                assert float((near - x[row.image]).abs().max()) <= 0.06 + 1e-6
+                assert float(near.min()) >= 0 and float(near.max()) <= 1
+                kept += 1
+    assert kept and found.tally.counts["robust"]
+
+
+def test_a_time_limit_of_zero_leaves_the_interval_open():
+    found = evaluate(DEMO, eps=0.05, limit=20, time_limit=0)
+    assert found.interval == (0.0, 1.0) and not found.rows and found.tally.answered == 0
+
+
+def test_bad_images_are_failed_rows_and_the_others_are_as_ever():
+    x, y = digits()
+    x, y = x[:12].clone(), y[:12].clone()
+    good = {row.image: row.status for row in evaluate(DEMO, (x, y), eps=0.05).rows}
+    x[2, 0, 0], x[5, 1, 1], y[7] = torch.nan, 1.5, 10
+    found = evaluate(DEMO, (x, y), eps=0.05)
+    errors = {row.image: row.error for row in found.rows if row.status == "failed"}
+    assert set(errors) == {2, 5, 7}
+    assert "NaN" in errors[2] and "outside of [0, 1]" in errors[5] and "10 is none of" in errors[7]
+    assert {row.image: row.status for row in found.rows if not row.error} == {
+        image: status for image, status in good.items() if image not in errors
+    }
+    low, high = found.interval
+    assert high - low >= 3 / 12
+
+
+def test_an_engine_that_fails_on_one_image_fails_on_that_image_alone(monkeypatch):
+    from clinch.study.answers import Batch
+
+    x, y = digits()
+    cheap = Batch.cheap
+
+    def fragile(self, methods, seed):
+        if bool((self.x == x[3]).flatten(1).all(1).any()):
+            raise RuntimeError("out of memory")
+        cheap(self, methods, seed)
+
+    monkeypatch.setattr(Batch, "cheap", fragile)
+    found = evaluate(DEMO, (x[:6], y[:6]), eps=0.02)
+    assert [row.image for row in found.rows if row.status == "failed"] == [3]
+    assert found.rows[3].error == "RuntimeError: out of memory" and len(found.rows) == 6
+
+
+def comparable(rows):
+    return [row._replace(seconds=0.0) for row in rows]
+
+
+def test_a_run_goes_on_where_it_stopped_and_may_grow(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "LARGEST", 10)
+    whole = evaluate(DEMO, eps=0.06, limit=45)
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(tally):
+        seen.append(tally)
+        if len(seen) == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        evaluate(DEMO, eps=0.06, limit=45, out=tmp_path, progress=stop)
+    assert evaluate(DEMO, eps=0.06, limit=20, out=tmp_path, time_limit=0).tally.seen == 20
+    done = evaluate(DEMO, eps=0.06, limit=45, out=tmp_path)
+    assert comparable(done.rows) == comparable(whole.rows)
+    again = evaluate(DEMO, eps=0.06, limit=45, out=tmp_path)
+    assert again.tally.done == 0 and again.rows == done.rows
+    assert [t.images for t in seen] == [45, 45] and seen[0].interval[0] <= done.interval[0]
+
+
+@pytest.mark.parametrize("options", [{"eps": 0.06}, {"norm": 2, "time_limit": 20}])
+def test_wide_networks_are_attacked_first_and_end_with_the_same_answers(tmp_path, monkeypatch, options):
+    narrow = evaluate(DEMO, limit=24, **options)
+    monkeypatch.setattr(answers, "NARROW", 0)
+    monkeypatch.setattr(answers, "WIDE", 48 * 5)
+    phases = []
+    wide = evaluate(DEMO, limit=24, out=tmp_path, **options, progress=lambda tally: phases.append(tally.phase))
+    assert phases[:6] == ["attack", *["CROWN"] * 5] and set(phases[6:]) <= {"search"}
+    assert [row.status for row in wide.rows] == [row.status for row in narrow.rows]
+    assert all(row.passes == 2 for row in wide.rows if row.method in ("CROWN", "search"))
+
+
+def test_images_that_had_no_time_are_taken_up_again(tmp_path, monkeypatch):
+    whole = evaluate(DEMO, eps=0.06, limit=20)
+    monkeypatch.setattr(answers.Batch, "_late", lambda self: True)
+    hurried = evaluate(DEMO, eps=0.06, limit=20, out=tmp_path)
+    assert hurried.tally.counts["open"] and all(row.passes == 0 for row in hurried.rows if row.status == "open")
+    monkeypatch.undo()
+    assert comparable(evaluate(DEMO, eps=0.06, limit=20, out=tmp_path).rows) == [
+        row._replace(passes=old.passes) if old.status != "open" else row
+        for row, old in zip(comparable(whole.rows), hurried.rows)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"), [({"eps": 0.07}, "problem"), ({"seed": 1}, "problem"), ({"data": "digits:train"}, "data")]
+)
+def test_runs_are_not_mixed(tmp_path, change, part):
+    evaluate(DEMO, eps=0.06, limit=4, out=tmp_path)
+    with pytest.raises(StoreError, match=f"another study: its {part} is"):
+        evaluate(DEMO, **{"eps": 0.06, "limit": 4, **change}, out=tmp_path)
+
+
+def test_another_model_is_another_study(tmp_path):
+    evaluate(DEMO, eps=0.06, limit=4, out=tmp_path)
+    model = network()
+    with torch.no_grad():
+        model.output.bias[3] += 1e-3
+    changed = cl.load(model, input_shape=(8, 8))
+    assert model_fingerprint(changed) != model_fingerprint(DEMO)
+    with pytest.raises(StoreError, match="another study: its model is"):
+        evaluate(changed, eps=0.06, limit=4, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"norm": 3}, "norm is 3"), ({"eps": -1.0}, "eps is -1"), ({"eps": float("nan")}, "eps is nan"),
+     ({"limit": 0}, "limit is 0"), ({"time_limit": -1}, "time_limit is -1"), ({"lower": 1.0}, "range is 1.0 to 1.0"),
+     ({"gap": -1}, "gap is -1"), ({"data": (torch.zeros(2, 3), torch.zeros(2))}, r"have shape \(3,\)")],
+)  # fmt: skip
+def test_bad_settings_are_one_line_before_any_work(options, message):
+    with pytest.raises(cl.ClinchError, match=message) as caught:
+        evaluate(DEMO, **options)
+    assert "\n" not in str(caught.value)
+
+
+#: runs the study in children that are killed at random moments, then once to its end, in one process that has imported
+#: everything, so that the moments are spread over the work
+KILLER = """
+import json, os, random, signal, sys, time, warnings
+import torch
+torch.set_num_threads(1)
+import clinch as cl
+from clinch.demo import network
+from clinch.study import answers, evaluate
+from clinch.study.store import Store
+warnings.simplefilter("error")
+answers.LARGEST = 3
+net = cl.load(network(), input_shape=(8, 8))
+folder = sys.argv[1]
+def run(out):
+    return evaluate(net, eps=0.07, limit=45, out=out)
+begun = time.monotonic()
+run(folder + "/warm")
+whole = run(folder + "/whole")
+duration = (time.monotonic() - begun) / 2
+generator, partial = random.Random(5), 0
+for kill in range(20):
+    child = os.fork()
+    if not child:
+        run(folder + "/killed")
+        os._exit(0)
+    time.sleep(generator.uniform(0.0, duration / 6))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with Store(folder + "/killed") as store:
+        partial += 0 < len(store.images()) < 45
+run(folder + "/killed")
+def rows(name):
+    with Store(folder + "/" + name, create=False) as store:
+        return [[list(row._replace(seconds=0.0)), (store.found(row.image) or b"").hex()] for row in store.rows()]
+print(json.dumps({"same": rows("whole") == rows("killed"), "rows": len(rows("killed")), "partial": partial,
+                  "search": sum(row[0][7] == "search" for row in rows("whole"))}))
+"""
+
+
+def test_a_run_killed_twenty_times_ends_with_the_rows_of_an_uninterrupted_one(tmp_path):
+    outcome = subprocess.run(
+        [sys.executable, "-c", KILLER, str(tmp_path)], capture_output=True, text=True, timeout=300
+    )  # fmt: skip
+    assert outcome.returncode == 0, outcome.stderr
+    answer = json.loads(outcome.stdout)
+    assert answer["same"] and answer["rows"] == 45
+    assert answer["partial"] >= 2, "the kills missed the work"
