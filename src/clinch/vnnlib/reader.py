@@ -10,15 +10,14 @@ Numbers are read as float64. The package ``vnnlib`` reads version 2.0 only, and 
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
-import zlib
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
 from clinch.errors import SpecificationError
+from clinch.files import SPECIFICATION_LIMIT, printable, read_limited
 from clinch.vnnlib.specification import Atom, Declaration, Formula, Junction, Specification, Variable
 from clinch.vnnlib.syntax import Expression, Group, Word, parse
 
@@ -34,20 +33,22 @@ _TYPES = ("real", "float16", "float32", "float64")
 Linear = tuple[dict[Variable, float], float]
 
 
-def read_specification(path: str | PathLike[str]) -> Specification:
+def read_specification(path: str | PathLike[str], *, limit: int = SPECIFICATION_LIMIT) -> Specification:
     """Read a ``.vnnlib`` or ``.vnnlib.gz`` file.
 
+    Args:
+        path: of the file.
+        limit: largest size of the uncompressed text, in bytes.
+
     Raises:
-        SpecificationError: there is no such file, it is not VNN-LIB, or says what is not supported; names the line.
+        SpecificationError: there is no such file, it is too large, not VNN-LIB, or says what is not supported; names
+            the line.
     """
-    path = Path(path)
     try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise SpecificationError(f"Cannot read {path}: {reason}.") from None
-    return parse_specification(text, path.name)
+        text = read_limited(path, limit, SpecificationError).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecificationError(f"Cannot read {path}: {error}. Save it as UTF-8.") from None
+    return parse_specification(text, Path(path).name)
 
 
 def parse_specification(text: str, name: str = "specification") -> Specification:
@@ -70,7 +71,7 @@ def parse_specification(text: str, name: str = "specification") -> Specification
     except RecursionError:
         raise SpecificationError(f"{name}: its expressions are nested too deeply.") from None
     except SpecificationError as error:
-        raise SpecificationError(f"{name}, {error}") from None
+        raise SpecificationError(printable(f"{name}, {error}")) from None
 
 
 class _Reading:
