@@ -1,8 +1,8 @@
 """Files that a stranger may have written: read up to a limit, written whole or not at all.
 
 Every reader of files gets its bytes from :func:`read_limited`, so that a compressed file cannot grow without end.
-Limits are in bytes of the uncompressed content and far above what honest files need: 2 GiB for models (the limit of protocol
-buffers), 64 MiB for specifications, 16 MiB for problem files, 1 GiB for arrays and images.
+Limits are in bytes of the uncompressed content and far above what honest files need: 2 GiB for models (the limit of
+protocol buffers), 64 MiB for specifications, 16 MiB for problem files, 1 GiB for arrays and images.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def read_limited(path: str | PathLike[str], limit: int, error: type[ClinchError]
     try:
         if path.is_file():
             with path.open("rb") as stream:
-                # one byte more than allowed: larger files are noticed without being read
-                content = stream.read(limit + 1)
+                # one byte more than allowed: larger files are noticed without being read. Not more than the file has:
+                # room for what is asked for is made before.
+                content = stream.read(1 + min(limit, path.stat().st_size))
         else:
             reason = "It is no ordinary file" if path.exists() else "No such file"
     except (OSError, ValueError) as problem:
@@ -97,7 +98,8 @@ def is_pickled(path: str | PathLike[str]) -> bool:
 #: how to go on where a model is a pickle
 PICKLE_ADVICE = (
     "is a pickle, which can run any code, and is not read. Write a function that builds the module and loads its "
-    "weights (safetensors.torch.load_file), and name it as file.py:function; or export the module to ONNX (torch.onnx.export)."
+    "weights (safetensors.torch.load_file), and name it as file.py:function; or export the module to ONNX "
+    "(torch.onnx.export)."
 )
 
 

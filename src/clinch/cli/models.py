@@ -29,8 +29,8 @@ def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folde
     """
     import clinch
 
-    name, colon, function = source.rpartition(":")
-    if colon and name and not _is_file_name(source):
+    name, _, function = source.rpartition(":")
+    if names_function(source):
         model = _call(_module(name, folder), name, function)
         if input_shape is None:
             raise NetworkError(
@@ -49,6 +49,12 @@ def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folde
     if not path.is_file():
         raise NetworkError(f"There is no file {path}.")
     return clinch.load(str(path), input_shape=input_shape)
+
+
+def names_function(source: str) -> bool:
+    """Whether a model is named as a Python function, ``package.module:function`` or ``file.py:function``."""
+    name, colon, _ = source.rpartition(":")
+    return bool(colon and name) and not _is_file_name(source)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

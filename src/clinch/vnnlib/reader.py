@@ -27,6 +27,8 @@ _ELEMENT = re.compile(r"([A-Za-z]\w*)(?:\[(\d+(?:,\d+)*)\])?")
 _SHAPE = re.compile(r"([A-Za-z]\w*)\[((?:\d+(?:,\d+)*)?)\]")
 #: commands of SMT-LIB that say nothing about the property
 _IGNORED = {"check-sat", "get-model", "exit", "set-logic", "set-info", "set-option"}
+#: of a declared tensor
+_MOST_ELEMENTS = 2**27
 _TYPES = ("real", "float16", "float32", "float64")
 
 #: coefficients by variable, and a constant
@@ -182,6 +184,8 @@ class _Reading:
         extents = tuple(int(n) for n in shape[2].split(",") if n)
         if 0 in extents:
             raise _wrong(part, f"{name:.40} has no elements")
+        if math.prod(extents) > _MOST_ELEMENTS:
+            raise _wrong(part, f"{name:.40} has more than {_MOST_ELEMENTS:,} elements")
         self.tensors[name] = Declaration(name, kind, extents, dtype, quoted, part.line)
 
     # --- formulas -------------------------------------------------------------------------------------------------
