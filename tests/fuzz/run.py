@@ -1,7 +1,7 @@
 """Fuzz one reader for some minutes, by hand: ``python tests/fuzz/run.py onnx --minutes 10``.
 
 Every file that ends in something else than a typed error, or takes too long, is kept in the folder that ``--out``
-names; it then belongs into ``tests/fuzz/cases``. Where atheris is installed, ``--coverage`` lets libFuzzer guide the bytes.
+names, and belongs into ``tests/fuzz/cases``. Where atheris is installed, ``--coverage`` lets libFuzzer guide the bytes.
 """
 
 from __future__ import annotations

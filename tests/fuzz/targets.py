@@ -280,7 +280,10 @@ def _weights(model: onnx.ModelProto, rng: random.Random) -> None:
 
 
 def _shapes(model: onnx.ModelProto, rng: random.Random) -> None:
-    value = rng.choice([*model.graph.input, *model.graph.output])
+    values = [*model.graph.input, *model.graph.output]
+    if not values:
+        return
+    value = rng.choice(values)
     kind = value.type.tensor_type
     if rng.random() < 0.2:
         kind.elem_type = rng.randrange(0, 27)
