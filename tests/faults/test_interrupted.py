@@ -89,7 +89,7 @@ def test_a_full_disk_does_not_end_a_solve(problem, tmp_path, monkeypatch):
 @FULL
 def test_a_file_that_cannot_be_kept_is_told_before_work(problem, tmp_path):
     for place in ("/dev/full", tmp_path / "nowhere" / "best.json"):
-        with pytest.raises(ProblemError, match="Cannot write .*Name another file"):
+        with pytest.raises(ProblemError, match=r"Cannot write .*Name another file"):
             problem.solve(time_limit=600, keep=place)
 
 

@@ -80,8 +80,14 @@ def failing(error):
     return engine
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-                                   torch.OutOfMemoryError("CUDA out of memory.")], ids=["numpy", "torch", "cuda"])  # fmt: skip
+OUT_OF_MEMORY = {
+    "numpy": MemoryError(),
+    "torch": RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    "cuda": torch.OutOfMemoryError("CUDA out of memory."),
+}
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
 def test_an_engine_that_runs_out_keeps_its_bound(rng, monkeypatch, error):
     monkeypatch.setitem(clinch.solve.ENGINES, "bounds", failing(error))
     solution = other_class(multilayer(rng), rng, 2.0).solve(time_limit=5, solver="bounds")

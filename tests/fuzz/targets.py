@@ -215,7 +215,11 @@ def spoilt_model(content: bytes, rng: random.Random) -> bytes:
     changes = [_wiring, _attributes, _weights, _shapes, _header, _order]
     if not graph.node:
         return spoilt_bytes(content, rng)
-    rng.choice(changes)(model, rng)
+    try:
+        rng.choice(changes)(model, rng)
+    except (ValueError, IndexError):
+        # what is spoilt already may not be ready for this change
+        return spoilt_bytes(content, rng)
     return model.SerializeToString()
 
 

@@ -57,7 +57,12 @@ def test_a_bomb_is_unpacked_up_to_the_limit_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("read", "error"),
-    [(read_idx, DataError), (read_specification, SpecificationError), (open_model, NetworkError), (read_npy, ProblemError)],
+    [
+        (read_idx, DataError),
+        (read_specification, SpecificationError),
+        (open_model, NetworkError),
+        (read_npy, ProblemError),
+    ],
     ids=["idx", "vnnlib", "onnx", "npy"],
 )  # fmt: skip
 def test_every_reader_has_a_limit(tmp_path, read, error):
@@ -91,8 +96,9 @@ def test_a_zip_bomb_and_a_header_that_promises_too_much(tmp_path):
 
 
 def test_arrays_are_read_as_numpy_reads_them(tmp_path):
-    for k, array in enumerate([np.arange(6).reshape(2, 3), np.asfortranarray(np.eye(3)[:2]), np.float32(2.5), np.zeros((0, 2)),
-                               np.array([True, False]), np.arange(3, dtype=">u2")]):  # fmt: skip
+    arrays = [np.arange(6).reshape(2, 3), np.asfortranarray(np.eye(3)[:2]), np.float32(2.5), np.zeros((0, 2))]
+    arrays += [np.array([True, False]), np.arange(3, dtype=">u2")]
+    for k, array in enumerate(arrays):
         np.save(tmp_path / f"{k}.npy", array)
         np.savez(tmp_path / f"{k}.npz", a=array)
         for read in (read_npy(tmp_path / f"{k}.npy"), read_npz(tmp_path / f"{k}.npz", "a")):
@@ -224,7 +230,7 @@ def test_a_problem_file_runs_no_code_unless_it_may(tmp_path, capsys):
     path = tmp_path / "problem.toml"
     for source in ("evil.py:build", "os:getcwd", "./evil.py:build"):
         path.write_text(f'model = "{source}"\ninput_shape = [2]\n{STATED}')
-        with pytest.raises(ProblemError, match="is Python code.*--run-code"):
+        with pytest.raises(ProblemError, match=r"is Python code.*--run-code"):
             read_problem(path)
         assert run(["solve", str(path)]) == 2 and not (tmp_path / "ran").exists()
     capsys.readouterr()

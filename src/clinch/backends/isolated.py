@@ -1,7 +1,7 @@
 """A solver library in a process of its own: what crashes there, or eats all memory, leaves this process alone.
 
-The child runs this module and reads programs from its standard input, as NumPy arrays without pickles; answers come back
-the same way. It lives until the backend is closed, and a new one is started after a crash.
+The child runs this module and reads programs from its standard input, as NumPy arrays without pickles; answers come
+back the same way. It lives until the backend is closed, and a new one is started after a crash.
 """
 
 from __future__ import annotations

@@ -22,9 +22,10 @@ from clinch.vnnlib.specification import Atom, Declaration, Formula, Junction, Sp
 from clinch.vnnlib.syntax import Expression, Group, Word, parse
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-_SCALAR = re.compile(r"([XY])_(0|[1-9]\d*)")
-_ELEMENT = re.compile(r"([A-Za-z]\w*)(?:\[(\d+(?:,\d+)*)\])?")
-_SHAPE = re.compile(r"([A-Za-z]\w*)\[((?:\d+(?:,\d+)*)?)\]")
+# indices of at most 18 digits: longer ones are no index of anything, and Python refuses to read very long ones
+_SCALAR = re.compile(r"([XY])_(0|[1-9]\d{0,17})")
+_ELEMENT = re.compile(r"([A-Za-z]\w*)(?:\[(\d{1,18}(?:,\d{1,18})*)\])?")
+_SHAPE = re.compile(r"([A-Za-z]\w*)\[((?:\d{1,18}(?:,\d{1,18})*)?)\]")
 #: commands of SMT-LIB that say nothing about the property
 _IGNORED = {"check-sat", "get-model", "exit", "set-logic", "set-info", "set-option"}
 #: of a declared tensor
