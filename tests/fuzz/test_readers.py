@@ -12,7 +12,10 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import MODELS
 from targets import mutated, survives, targets
+
+from clinch.errors import UnsupportedOperator
 
 TARGETS = targets()
 #: processor seconds of one file, far above what any takes
@@ -85,6 +88,15 @@ FOUND = [
     ("npz", b"PK\x05\x06" + b"\0" * 18),
     ("npy", b"\x93NUMPY\x01\x00\x76\x00{'descr': '" + b"(" * 90 + b"\n"),
 ]
+
+
+def test_a_kernel_of_another_size_than_stated_does_not_reach_onnxruntime(folder):
+    """It ended the process there: an assertion of the C++ library."""
+    model = MODELS["convolution"]()
+    (kernel,) = [a for n in model.graph.node if n.op_type == "Conv" for a in n.attribute if a.name == "kernel_shape"]
+    kernel.ints[0] = 2**31
+    error = survives(TARGETS["onnx"], model.SerializeToString(), folder)
+    assert isinstance(error, UnsupportedOperator) and "kernel_shape" in str(error)
 
 
 @pytest.mark.parametrize(("name", "content"), FOUND, ids=range(len(FOUND)))

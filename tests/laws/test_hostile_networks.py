@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import clinch as cl
-from clinch.errors import ClinchError, NetworkError
+from clinch.errors import BackendError, ClinchError, NetworkError
 from clinch.ledger import ROUNDING
 from clinch.solution import Status
 from clinch.testing.brute_force import brute_force
@@ -144,7 +144,10 @@ def test_the_smallest_margin_is_right_or_unknown(name, engine):
         assert solution.value >= theirs or solution.value == pytest.approx(theirs, rel=1e-12)
         assert solution.bound <= solution.value
     if solution.status is Status.OPTIMAL:
-        exact = brute_force(problem.query)
+        try:
+            exact = brute_force(problem.query)
+        except BackendError:
+            return  # coefficients that the reference's linear programs do not take
         size = max(1.0, abs(exact))
         assert solution.bound <= exact + 1e-6 * size + rounding
         assert solution.value >= exact - 1e-6 * size - rounding

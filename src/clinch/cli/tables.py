@@ -86,7 +86,7 @@ def read_array(value: Any, folder: Path, where: str) -> np.ndarray:
         return _array_file(value, folder, where)
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ProblemError(f"{where}: {value!r:.60} is not an array of numbers with rows of one length.") from None
     return array
 
