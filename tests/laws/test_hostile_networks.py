@@ -99,7 +99,7 @@ def loaded(name):
 def solved(problem, engine):
     """A solution, or None where the engine refuses the problem with a typed error."""
     try:
-        return problem.solve(solver=engine, time_limit=1.5, gap=1e-4)
+        return problem.solve(solver=engine, time_limit=0.5, gap=1e-4)
     except ClinchError as error:
         # a contradiction between point and bound is a defect here, never an answer
         assert "claims that no input is better" not in str(error), error
