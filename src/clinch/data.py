@@ -6,7 +6,7 @@ project's folder. Pixels are float32 in [0, 1]; nothing else is done to them.
 
 from __future__ import annotations
 
-import gzip
+import math
 import os
 import struct
 from pathlib import Path
@@ -17,9 +17,12 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ClinchError
+from clinch.files import ARRAY_LIMIT, read_limited
 
 #: name of the environment variable that names the data folder
 VARIABLE = "CLINCH_DATA"
+#: of an array
+_MOST_DIMENSIONS = 32
 
 
 class DataError(ClinchError):
@@ -99,27 +102,31 @@ def mnist(split: str = "test", folder: str | Path | None = None) -> Images:
     return _from_openml(split)
 
 
-def read_idx(path: str | Path) -> np.ndarray:
+def read_idx(path: str | Path, *, limit: int = ARRAY_LIMIT) -> np.ndarray:
     """Read an idx file of unsigned bytes, plain or with ``.gz`` added to its name.
 
     The format: two zero bytes, a type (8: unsigned byte), the number of dimensions, each extent as a big-endian 32-bit
     number, the values.
 
+    Args:
+        path: of the file.
+        limit: largest size of the uncompressed file, in bytes.
+
     Raises:
-        DataError: missing, damaged, or of another type.
+        DataError: missing, damaged, of another type, or larger than the limit.
     """
     found = _idx_path(Path(path).parent, Path(path).name)
     if found is None:
         raise DataError(f"There is no file {path} (or {path}.gz).")
-    try:
-        raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"{found} cannot be read: {error}. Fetch it again.") from None
+    raw = read_limited(found, limit, DataError)
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise DataError(f"{found} is not an idx file of unsigned bytes. Fetch it again.")
     header = 4 + 4 * raw[3]
     shape = struct.unpack(f">{raw[3]}I", raw[4:header]) if len(raw) >= header else ()
-    expected = header + int(np.prod(shape, dtype=np.int64))
+    # in whole numbers without end: an extent may be as large as 2³²
+    expected = header + math.prod(shape)
+    if raw[3] > _MOST_DIMENSIONS:
+        raise DataError(f"{found} has {raw[3]} dimensions; at most {_MOST_DIMENSIONS} are read. Fetch it again.")
     if len(raw) < header or len(raw) != expected:
         raise DataError(f"{found} has {len(raw)} bytes where its header asks for {expected}. Fetch it again.")
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)

@@ -57,5 +57,9 @@ class BackendError(ClinchError):
     """A solver library is missing or failed; says how to install it or which other backend to name."""
 
 
+class BackendCrash(BackendError):
+    """The process in which a solver library ran has ended; says how. What was known before stays."""
+
+
 class UnsoundResult(ClinchError):
     """A proven bound and a checked point contradict each other; names both engines. Always a defect, never a tie."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -139,6 +140,8 @@ class Problem:
         progress: Callable[[Event], None] | None = None,
         bounds: Sequence[str] = (),
         device: torch.device | str | None = None,
+        memory_limit: int | None = None,
+        keep: str | PathLike[str] | None = None,
     ) -> Solution:
         """The best input found and the best bound proven within the time.
 
@@ -151,6 +154,9 @@ class Problem:
             bounds: names of layers; ``solution.bounds["relu2"]`` then holds proven limits of that layer's activations.
             device: where to compute, such as ``"cuda"``; None: where the model is. Linear programs and all checks stay
                 on the CPU, and the solution's tensors are there.
+            memory_limit: bytes that the solve may take; None: 90 % of what is free. Reaching it is a normal ending: the
+                best input and bound so far are returned, with a note.
+            keep: a JSON file that holds the best inputs and bounds while the solve runs, and outlives a crash.
 
         Raises:
             ProblemError: a time limit, gap or solver that has no meaning, or a device that is not there.
@@ -161,7 +167,7 @@ class Problem:
 
         return solve(
             self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress, bounds=bounds,
-            device=device,
+            device=device, memory_limit=memory_limit, keep=keep,
         )  # fmt: skip
 
     def explain(self) -> str:

@@ -6,15 +6,26 @@ which shares incumbents and radii with both through the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import torch
 
+from clinch import memory
 from clinch.devices import usable_device
-from clinch.errors import ProblemError, UnboundedInputError, UnsupportedByEngine, UnsupportedOperator
+from clinch.errors import (
+    BackendCrash,
+    BackendError,
+    ProblemError,
+    UnboundedInputError,
+    UnsupportedByEngine,
+    UnsupportedOperator,
+)
+from clinch.kept import Keeper
 from clinch.ledger import Ledger
-from clinch.query import Distance, FormsNorm, Query
+from clinch.query import Distance, FormsNorm, Linear, Query
 from clinch.solution import Event, Proof, Solution
 
 if TYPE_CHECKING:
@@ -32,6 +43,12 @@ GLANCE_SHARE = 0.02
 #: input elements that have room, up to which splitting them is tried, and up to which nothing else is as good
 FEW_INPUTS, VERY_FEW_INPUTS = 16, 8
 
+#: what a solution says where memory ran out
+MEMORY_NOTE = (
+    "Memory ran out: these are the best input and bound so far. Free memory, raise memory_limit, or state fewer "
+    "problems at once."
+)
+
 Engine = Callable[[Query, Ledger, int], None]
 
 
@@ -45,6 +62,8 @@ def solve(
     progress: Callable[[Event], None] | None = None,
     bounds: Sequence[str] = (),
     device: torch.device | str | None = None,
+    memory_limit: int | None = None,
+    keep: str | PathLike[str] | None = None,
 ) -> Solution:
     """Solve a problem; what :meth:`clinch.Problem.solve` calls.
 
@@ -58,6 +77,8 @@ def solve(
         bounds: layers whose limits the solution is to report, see :attr:`clinch.Solution.bounds`.
         device: where attacks, bounds and branch and bound compute; None: on the model's. Linear programs and all checks
             stay on the CPU, and the solution's tensors are there.
+        memory_limit: bytes that the solve may take; None: 90 % of what is free. Reaching it is a normal ending too.
+        keep: a JSON file that holds the best inputs and bounds while the solve runs, see :class:`clinch.kept.Keeper`.
 
     Raises:
         ProblemError: a setting that has no meaning, or a device that is not there.
@@ -66,6 +87,8 @@ def solve(
     """
     if not time_limit >= 0:
         raise ProblemError(f"time_limit is {time_limit}; give seconds, zero or more.")
+    if memory_limit is not None and not memory_limit > 0:
+        raise ProblemError(f"memory_limit is {memory_limit}; give bytes, such as 8 * 2**30, or None.")
     if not gap >= 0:
         raise ProblemError(f"gap is {gap}; give a relative gap of zero or more, such as 1e-3.")
     if solver is not None and solver not in ENGINES:
@@ -77,11 +100,19 @@ def solve(
     reported = {layer: problem.network.position(layer) for layer in bounds}
     query = problem.query.moved(usable_device(problem.network.device if device is None else device))
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
-    search(query, ledger, seed, solver)
+    keeper = None if keep is None else Keeper(keep, problem, ledger, progress)
+    ledger.listener = keeper or progress
+    try:
+        search(query, ledger, seed, solver, memory_limit)
+    finally:
+        if keeper is not None:
+            keeper.close()
     return Solution.from_ledger(problem, ledger, _layer_limits(query, ledger, reported))
 
 
-def search(query: Query, ledger: Ledger, seed: int = 0, solver: str | None = None) -> None:
+def search(
+    query: Query, ledger: Ledger, seed: int = 0, solver: str | None = None, memory_limit: int | None = None
+) -> None:
     """Work on a query until its ledger is exhausted: what :func:`solve` does, for a ledger of one's own.
 
     Args:
@@ -89,14 +120,49 @@ def search(query: Query, ledger: Ledger, seed: int = 0, solver: str | None = Non
         ledger: of the same query on the CPU; receives points and bounds, and says when to stop.
         seed: of the attacks' random starts.
         solver: one of :data:`ENGINES`; None: Clinch chooses and combines.
+        memory_limit: bytes that the search may take; None: 90 % of what is free.
     """
     try:
-        if solver is None:
-            _combine(query, ledger, seed)
-        else:
-            ENGINES[solver](query, ledger, seed)
+        with memory.guarded(memory_limit), surviving(ledger):
+            if solver is None:
+                _combine(query, ledger, seed)
+            else:
+                ENGINES[solver](query, ledger, seed)
+        if MEMORY_NOTE in ledger.notes:
+            # what failed has given its memory back by now: a bound that needs little is better than none
+            with memory.guarded(memory_limit), surviving(ledger):
+                _cheap_bound(query, ledger)
     except KeyboardInterrupt:
         ledger.note("Interrupted: these are the best input and bound so far.")
+
+
+@contextmanager
+def surviving(ledger: Ledger, *, crashes_only: bool = True) -> Iterator[None]:
+    """Where memory runs out or a solver library's process dies inside, what is known by then stays: a note says so.
+
+    Args:
+        ledger: receives the note.
+        crashes_only: whether other failures of a solver library are raised.
+    """
+    try:
+        yield
+    except BackendError as error:
+        if crashes_only and not isinstance(error, BackendCrash):
+            raise
+        ledger.note(f"A solver library failed; these are the best input and bound without it. {error}")
+    except (MemoryError, RuntimeError) as error:
+        if not memory.ran_out(error):
+            raise
+        ledger.note(MEMORY_NOTE)
+
+
+def _cheap_bound(query: Query, ledger: Ledger) -> None:
+    """Interval bounds of a linear objective, where no bound is known: they need no more than a forward pass."""
+    if not isinstance(query.objective, Linear) or bool(torch.isfinite(ledger.bound).any()):
+        return
+    from clinch.bounds.interval import form_interval
+
+    ledger.prove(form_interval(query.graph, query.objective.form, query.region)[:, 0], Proof.INTERVAL, "intervals")
 
 
 def _layer_limits(query: Query, ledger: Ledger, layers: dict[str, int]) -> dict[str, Interval]:
@@ -106,10 +172,13 @@ def _layer_limits(query: Query, ledger: Ledger, layers: dict[str, int]) -> dict[
     if not layers:
         return {}
     query = query.narrowed(ledger.on(query.device).value)
+    found: dict[int, Interval] = {}
     try:
-        found = node_limits(query.graph, query.region, list(layers.values()), stop=lambda: ledger.remaining <= 0)
+        with memory.guarded(), surviving(ledger):
+            found = node_limits(query.graph, query.region, list(layers.values()), stop=lambda: ledger.remaining <= 0)
     except UnsupportedOperator as reason:
         ledger.note(f"There are no limits of layers. {reason}")
+    if not found:
         return {}
     return {layer: type(found[i])(*(side.cpu() for side in found[i])) for layer, i in layers.items()}
 
@@ -292,9 +361,10 @@ def _lent(engine: Engine, share: float) -> Engine:
 
 
 def _attempt(engine: Engine, query: Query, ledger: Ledger, seed: int) -> None:
-    """Run an engine; where it cannot take the problem the solution says so."""
+    """Run an engine; where it cannot take the problem, or fails, the solution says so and the others go on."""
     try:
-        engine(query, ledger, seed)
+        with surviving(ledger, crashes_only=False):
+            engine(query, ledger, seed)
     except (UnsupportedOperator, UnsupportedByEngine, UnboundedInputError) as reason:
         ledger.note(f"Engine '{_name(engine)}' was skipped. {reason}")
 

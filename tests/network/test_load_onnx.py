@@ -258,7 +258,7 @@ def test_unreadable_files(tmp_path: Path):
         (tmp_path / name).write_bytes(b"this is not a model")
         with pytest.raises(NetworkError, match="not a readable ONNX file"):
             load(tmp_path / name)
-    with pytest.raises(NetworkError, match=r"net\.pt' is not an \.onnx"):
+    with pytest.raises(NetworkError, match=r"net\.pt' is a pickle"):
         load(tmp_path / "net.pt")
 
 

@@ -113,7 +113,7 @@ def test_conditions_of_several_parts(condition, inside, outside):
         ("(declare-network g\n(declare-input Z int8 [1]))", "line 2: the type of Z is int8"),
         ("(declare-network g\n(declare-input Z [1]))", "line 2: write"),
         ("(declare-network g\n(declare-input Z float32 [0]))", "line 2: Z has no elements"),
-        ("(" * 5000, "not closed"),
+        ("(" * 5000, "nested too deeply"),
         (declared("(assert " + "(and " * 5000 + "true" + ")" * 5001), "nested too deeply"),
     ],
     ids=range(39),

@@ -12,6 +12,7 @@ from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.network.ops.base import Affine, Interval
+from clinch.query import Forms
 
 
 def interval_bounds(graph: Graph, region: Region, wanted: Iterable[int] | None = None) -> dict[int, Interval]:
@@ -31,6 +32,34 @@ def interval_bounds(graph: Graph, region: Region, wanted: Iterable[int] | None =
         if i:
             limits[i] = graph.interval(i, [limits[j] for j in graph.nodes[i].inputs])
     return limits
+
+
+def form_interval(graph: Graph, forms: Forms, region: Region) -> Tensor:
+    """Certified lower limits of linear forms from interval limits of the activations that they look at.
+
+    Needs the memory of a few forward passes and no matrix of relaxations.
+
+    Args:
+        graph: the network, in the region's dtype.
+        forms: R forms for each of B problems.
+        region: B regions.
+
+    Returns:
+        ``(B, R)``; minus infinity where nothing follows.
+
+    Raises:
+        UnsupportedOperator: a layer below has no interval rule.
+    """
+    limits = interval_bounds(graph, region, forms.nodes or [0])
+    least = forms.constant
+    for node, rows in forms.coefficients.items():
+        lower, upper = (t.flatten(1).unsqueeze(1) for t in limits[node])
+        flat = rows.flatten(2)
+        terms = torch.where(flat > 0, flat * lower, torch.where(flat < 0, flat * upper, torch.zeros_like(flat)))
+        # the sum's rounding: at most γ of the terms' sizes
+        count = flat.shape[2] + 2
+        least = least + terms.sum(2) - count * torch.finfo(flat.dtype).eps * terms.abs().sum(2)
+    return least.nan_to_num(-torch.inf, torch.inf, -torch.inf).expand(region.size, -1)
 
 
 def interval(network: Network, region: Region, c: Tensor | None = None, *, layer: str | None = None) -> Tensor:

@@ -7,6 +7,7 @@ line. Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import sys
@@ -65,6 +66,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(error.format_message())
     except typer.Abort:
         return _complain("interrupted.")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        return _complain(f"Cannot write {error.filename or 'the output'}: {error.strerror}.")
     except Exception as error:
         from clinch.errors import ClinchError
 
@@ -74,7 +79,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    print("clinch: " + " ".join(message.split()), file=sys.stderr)
+    from clinch.files import printable
+
+    # a line feed or an escape sequence in a name is the file's author's, not ours
+    print("clinch: " + printable(" ".join(message.split())), file=sys.stderr)
     return 2
 
 
@@ -85,6 +93,11 @@ def main() -> NoReturn:
     code = run()
     # nothing is left to be done, and taking torch down object by object would take a third of a second
     with contextlib.suppress(BrokenPipeError):
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            code = _complain(f"Cannot write to standard output: {error.strerror}.")
         sys.stderr.flush()
     os._exit(code)

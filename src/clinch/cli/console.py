@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from clinch.errors import ClinchError
+from clinch.files import write_whole
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -95,17 +97,53 @@ def percent(gap: float) -> str:
 def write_json(content: dict[str, Any], target: str) -> None:
     """Write JSON to a file, or to standard output where the target is ``-``. Infinities and NaN become null.
 
+    The file is replaced as a whole or not at all. Where it cannot be written, on a full disk for example, the JSON goes
+    to standard output: what took minutes to find is not lost.
+
     Raises:
         OutputError: the file cannot be written.
     """
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    # characters beyond ASCII are escaped: names in files are their author's choice, and terminals obey some of them
+    text = json.dumps(_plain(content), indent=2, allow_nan=False)
     if target == "-":
         sys.stdout.write(text + "\n")
         return
+    write_text(target, text + "\n")
+
+
+def write_text(target: str | Path, text: str) -> None:
+    """Write a result to a file, as a whole or not at all; to standard output where that fails.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     try:
-        Path(target).write_text(text + "\n", encoding="utf-8")
+        write_whole(target, text)
     except OSError as error:
-        raise OutputError(f"Cannot write {target}: {error.strerror}. Name another file.") from None
+        sys.stdout.write(text)
+        raise OutputError(
+            f"Cannot write {target}: {error.strerror}. The result stands on standard output; name another file."
+        ) from None
+
+
+def check_writable(target: str | None) -> None:
+    """Refuse a file for results that cannot be written, before work is spent; nothing is written.
+
+    Raises:
+        OutputError: its folder is missing or refuses new files.
+    """
+    if target is None or target == "-":
+        return
+    path = Path(target).absolute()
+    reason = ""
+    if path.is_dir():
+        reason = "Is a directory"
+    elif not path.parent.is_dir():
+        reason = "No such file or directory"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        reason = "Permission denied"
+    if reason:
+        raise OutputError(f"Cannot write {target}: {reason}. Name another file.")
 
 
 def _plain(value: Any) -> Any:

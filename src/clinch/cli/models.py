@@ -10,12 +10,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clinch.errors import NetworkError
+from clinch.files import PICKLE_ADVICE, PICKLED
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
-
-#: endings of files that can run code when they are opened
-_PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
 
 
 def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folder: Path | None = None) -> Network:
@@ -31,8 +29,8 @@ def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folde
     """
     import clinch
 
-    name, colon, function = source.rpartition(":")
-    if colon and name and not _is_file_name(source):
+    name, _, function = source.rpartition(":")
+    if names_function(source):
         model = _call(_module(name, folder), name, function)
         if input_shape is None:
             raise NetworkError(
@@ -41,12 +39,8 @@ def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folde
         return clinch.load(model, input_shape=input_shape)
     path = (folder or Path()) / source
     lower = source.lower()
-    if lower.endswith(_PICKLED):
-        raise NetworkError(
-            f"'{source}' is a pickle, which can run any code, and is not read. Write a function that builds the module "
-            "and loads its weights (safetensors.torch.load_file), and name it as file.py:function; or "
-            "export the module to ONNX (torch.onnx.export)."
-        )
+    if lower.endswith(PICKLED):
+        raise NetworkError(f"'{source}' {PICKLE_ADVICE}")
     if not lower.endswith((".onnx", ".onnx.gz")):
         raise NetworkError(
             f"'{source}' is not a model: "
@@ -55,6 +49,12 @@ def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folde
     if not path.is_file():
         raise NetworkError(f"There is no file {path}.")
     return clinch.load(str(path), input_shape=input_shape)
+
+
+def names_function(source: str) -> bool:
+    """Whether a model is named as a Python function, ``package.module:function`` or ``file.py:function``."""
+    name, colon, _ = source.rpartition(":")
+    return bool(colon and name) and not _is_file_name(source)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -70,7 +70,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def _is_file_name(source: str) -> bool:
-    return source.lower().endswith((".onnx", ".onnx.gz", *_PICKLED))
+    return source.lower().endswith((".onnx", ".onnx.gz", *PICKLED))
 
 
 def _module(name: str, folder: Path | None) -> ModuleType:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clinch.cli.linear_forms import parse_constraint, parse_form
-from clinch.cli.models import load_model
+from clinch.cli.models import load_model, names_function
 from clinch.cli.tables import Table, check_keys, get, read_array, read_toml
 from clinch.domains.monitors import BoxMonitor, predicted
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
@@ -56,8 +56,12 @@ class ProblemFile:
     options: Table
 
 
-def read_problem(path: str | Path) -> ProblemFile:
+def read_problem(path: str | Path, *, run_code: bool = False) -> ProblemFile:
     """Read a problem file.
+
+    Args:
+        path: of the file.
+        run_code: whether its model may be a Python function, which is then run; functions of Clinch itself always may.
 
     Raises:
         ProblemError: it cannot be read, or does not make sense; names the place.
@@ -70,7 +74,13 @@ def read_problem(path: str | Path) -> ProblemFile:
     where = path.name
     check_keys(table, _TOP, where)
     shape = get(table, "input_shape", (list,), where, None)
-    network = load_model(get(table, "model", (str,), where), input_shape=_shape(shape, where), folder=path.parent)
+    model = get(table, "model", (str,), where)
+    if names_function(model) and not run_code and not model.startswith("clinch."):
+        raise ProblemError(
+            f"{where}: the model '{model:.100}' is Python code, which reading the file would run. Where you trust it, "
+            "add --run-code (read_problem(..., run_code=True)); or export the model to ONNX."
+        )
+    network = load_model(model, input_shape=_shape(shape, where), folder=path.parent)
     reader = _Reader(network, path.parent, where, None)
     if "x0" in table:
         reader = _Reader(network, path.parent, where, reader.starting_inputs(table["x0"]))

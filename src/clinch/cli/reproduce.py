@@ -72,7 +72,7 @@ class _note:
 
     def __call__(self, text: str) -> None:
         if self._console.is_terminal:
-            self._console.print(text, style="dim")
+            self._console.print(text, style="dim", markup=False)
 
 
 def _print(found: Reproduction) -> None:
@@ -80,7 +80,7 @@ def _print(found: Reproduction) -> None:
     from rich.table import Table
 
     console = Console()
-    console.print(f"{found.source}. {found.setting}\n", highlight=False)
+    console.print(f"{found.source}. {found.setting}\n", highlight=False, markup=False)
     for table in found.tables:
         shown = Table(title=table.title, title_justify="left")
         for k, column in enumerate(table.columns):

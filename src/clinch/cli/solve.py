@@ -22,6 +22,13 @@ def solve(
     device: Annotated[
         str | None, typer.Option(help="Where to compute, such as cuda; default: where the model is.")
     ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Keep the best inputs and bounds in this JSON file while solving."),
+    ] = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Let the file name a Python function as its model, and run it.")
+    ] = False,
 ) -> int:
     """Solve the problem that a file states. Options given here win over the file's [solve] table.
 
@@ -29,16 +36,19 @@ def solve(
 
     Example: clinch solve examples/digits_monitor.toml --time-limit 30 --json solution.json
     """
-    from clinch.cli.console import Progress, exit_code, write_json
+    from clinch.cli.console import Progress, check_writable, exit_code, write_json
     from clinch.cli.problem_file import read_problem
+    from clinch.files import printable
 
-    stated = read_problem(file)
-    given = {"time_limit": time_limit, "gap": gap, "seed": seed, "solver": solver, "device": device}
+    check_writable(json)
+    check_writable(keep)
+    stated = read_problem(file, run_code=run_code)
+    given = {"time_limit": time_limit, "gap": gap, "seed": seed, "solver": solver, "device": device, "keep": keep}
     options = stated.options | {name: value for name, value in given.items() if value is not None}
     with Progress(stated.problem.query.sense) as progress:
         solution = stated.problem.solve(**options, progress=progress)
     if json != "-":
-        print(solution)
+        print(printable(str(solution)))
     if json is not None:
         write_json(solution.to_dict(), json)
     return exit_code(solution)

@@ -54,8 +54,10 @@ def _content(network: Network, rows: list[LayerSupport], whole: dict[str, bool])
 
 def _print(network: Network, rows: list[LayerSupport], whole: dict[str, bool]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
+
+    from clinch.files import printable
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("layer", "operator", "output"):
@@ -64,11 +66,11 @@ def _print(network: Network, rows: list[LayerSupport], whole: dict[str, bool]) -
         table.add_column(heading, justify="center")
     for row in rows:
         marks = [_mark(getattr(row, field)) for field in ENGINES.values()]
-        table.add_row(escape(row.name), escape(row.operator), "×".join(map(str, row.shape)), *marks)
+        table.add_row(Text(printable(row.name)), Text(printable(row.operator)), "×".join(map(str, row.shape)), *marks)
     table.add_row()
     table.add_row("[bold]whole network[/bold]", "", "", *(_mark(able) for able in whole.values()))
     console = Console(highlight=False)
-    console.print(f"{escape(network.name)}, input {'×'.join(map(str, network.input_shape))}\n")
+    console.print(Text(f"{printable(network.name)}, input {'×'.join(map(str, network.input_shape))}\n"))
     console.print(table)
 
 

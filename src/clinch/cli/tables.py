@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from clinch.errors import ProblemError
+from clinch.files import PROBLEM_LIMIT, read_limited
+from clinch.numpy_files import names_in_npz, read_npy, read_npz
 
 Table = dict[str, Any]
 
@@ -30,11 +32,14 @@ def read_toml(path: Path) -> Table:
         ProblemError: no such file, or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ProblemError(f"Cannot read {path}: {error.strerror}.") from None
+        return tomllib.loads(read_limited(path, PROBLEM_LIMIT, ProblemError).decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProblemError(f"{path} is not TOML: {error}.") from None
+    except RecursionError:
+        raise ProblemError(f"{path} nests its tables or lists too deeply. Write it flatter.") from None
+    except ValueError as error:
+        # whole numbers of thousands of digits, dates that do not exist
+        raise ProblemError(f"{path} holds a value that cannot be read: {error}.") from None
 
 
 def check_keys(table: Table, known: tuple[str, ...], where: str) -> None:
@@ -81,7 +86,7 @@ def read_array(value: Any, folder: Path, where: str) -> np.ndarray:
         return _array_file(value, folder, where)
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ProblemError(f"{where}: {value!r:.60} is not an array of numbers with rows of one length.") from None
     return array
 
@@ -91,22 +96,15 @@ def _array_file(source: str, folder: Path, where: str) -> np.ndarray:
     path = folder / (f"{name}.npz" if key else source)
     if path.suffix not in (".npy", ".npz"):
         raise ProblemError(f"{where}: '{source}' is not an array: write numbers, or a file x.npy or x.npz:key.")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if path.suffix == ".npz":
-            names = list(loaded.keys())
-            if not key and len(names) == 1:
-                key = names[0]
-            if key not in names:
-                raise ProblemError(
-                    f"{where}: {path} has the arrays {', '.join(names)}: "
-                    f"write {path.name}:{names[0] if names else 'key'}."
-                )
-            loaded = loaded[key]
-        return np.asarray(loaded, dtype=np.float64)
-    except FileNotFoundError:
-        raise ProblemError(f"{where}: there is no file {path}.") from None
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, ProblemError):
-            raise
-        raise ProblemError(f"{where}: {path} cannot be read as numbers: {error}.") from None
+    if not path.is_file():
+        raise ProblemError(f"{where}: there is no file {path}.")
+    if path.suffix == ".npy":
+        return read_npy(path)
+    names = names_in_npz(path)
+    if not key and len(names) == 1:
+        key = names[0]
+    if key not in names:
+        raise ProblemError(
+            f"{where}: {path} has the arrays {', '.join(names)}: write {path.name}:{names[0] if names else 'key'}."
+        )
+    return read_npz(path, key)

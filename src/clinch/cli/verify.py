@@ -38,8 +38,10 @@ def verify(
     Example: clinch verify net.onnx.gz property.vnnlib.gz --timeout 116 --counterexample found.txt
     """
     import clinch
-    from clinch.cli.console import write_json
+    from clinch.cli.console import check_writable, write_json, write_text
+    from clinch.files import printable
 
+    check_writable(json)
     if counterexample is not None:
         # no older one is taken for this one's, and a file that cannot be written is told before work is spent
         _write(Path(counterexample), "")
@@ -49,14 +51,14 @@ def verify(
     if json is not None:
         write_json({"network": network, "specification": specification, **verdict.to_dict()}, json)
     if counterexample is not None and verdict.counterexample is not None:
-        _write(Path(counterexample), f"{verdict.counterexample}\n")
+        write_text(counterexample, f"{verdict.counterexample}\n")
     if verdict.decided and not verdict.problems:
         # most often a mistake in the file
-        print(f"clinch: {verdict.reason}", file=sys.stderr)
+        print(printable(f"clinch: {verdict.reason}"), file=sys.stderr)
     if json != "-":
         print(verdict.answer.value)
         if verdict.counterexample is not None and counterexample is None:
-            print(verdict.counterexample)
+            print(printable(str(verdict.counterexample)))
     return 0 if verdict.decided else 1
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from clinch import memory
 from clinch.errors import NetworkError
+from clinch.files import PICKLE_ADVICE, is_pickled
 from clinch.network.graph import Graph
 from clinch.network.network import Network, Original
 
@@ -65,16 +67,33 @@ def load(
         if input_shape is not None and tuple(input_shape) != model.input_shape:
             raise NetworkError(f"This network takes inputs of shape {model.input_shape}, not {tuple(input_shape)}.")
         return model
+    try:
+        with memory.guarded():
+            return _load(model, input_shape, name, live)
+    except (MemoryError, RuntimeError) as error:
+        if not memory.ran_out(error):
+            raise
+        raise NetworkError("The model needs more memory than is free. Free memory, or load a smaller model.") from error
+
+
+def _load(
+    model: nn.Module | str | PathLike[str] | ModelProto,
+    input_shape: Sequence[int] | None,
+    name: str | None,
+    live: bool,
+) -> Network:
     if isinstance(model, nn.Module):
         return _load_module(model, input_shape, name or type(model).__name__, live)
     if isinstance(model, (str, PathLike)):
         path = Path(model)
+        if not path.name.endswith((".onnx", ".onnx.gz")) and is_pickled(path):
+            raise NetworkError(f"'{path}' {PICKLE_ADVICE}")
         if not path.name.endswith((".onnx", ".onnx.gz")):
             raise NetworkError(
                 f"'{path}' is not an .onnx or .onnx.gz file. Load another kind of file into an nn.Module first, "
                 "and pass that module."
             )
-        from clinch.network.onnx import open_model
+        from clinch.network.onnx_file import open_model
 
         return _load_onnx(open_model(path), input_shape, name or path.name.removesuffix(".gz").removesuffix(".onnx"))
     if type(model).__name__ == "ModelProto":
@@ -256,6 +275,11 @@ def _compare_values(ours: Tensor, rounded: Tensor, theirs: Tensor, limits: torch
     size = float(theirs.nan_to_num(0.0, 0.0, 0.0).abs().max())
     rounding = float((rounded - ours).abs().nan_to_num(0.0, 0.0, 0.0).max())
     largest = float(difference.max())
+    if not bool(theirs.isfinite().all()) and bool(ours.isfinite().all()):
+        raise NetworkError(
+            f"{name} overflows on random inputs: it returns NaN or infinity where exact arithmetic does not. Load it "
+            "with smaller weights, or in float64 (model.double())."
+        )
     # written so that NaN counts as different
     if not largest <= _TOLERANCE * limits.eps * size + _OWN_ROUNDING * rounding + limits.tiny:
         raise NetworkError(

@@ -6,29 +6,27 @@ arithmetic) is computed once, for a batch of one, by the package's reference imp
 
 from __future__ import annotations
 
-import gzip
+import math
 import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from google.protobuf.message import DecodeError
-from onnx import ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import ModelProto, NodeProto, TensorProto, defs, helper
 from torch import Tensor
 
 from clinch.errors import ClinchError, NetworkError, UnsupportedOperator
 from clinch.network.build import Builder, Call, Unique, Value
 from clinch.network.graph import Graph
+from clinch.network.onnx_constants import Unfoldable, array_of, folded
 from clinch.network.ops.base import ONNX, Shape
 
 #: before this one, arithmetic broadcast differently
 _OLDEST = 7
+#: elements of one input at most
+_MOST_INPUTS = 2**27
 _DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.DOUBLE: torch.float64,
@@ -49,27 +47,6 @@ class Read:
     graph: Graph
     dtype: torch.dtype
     tensors: dict[int, str]
-
-
-def open_model(path: Path) -> ModelProto:
-    """Read an ``.onnx`` or ``.onnx.gz`` file.
-
-    Raises:
-        NetworkError: there is no such file, or it is no ONNX file.
-    """
-    if not path.is_file():
-        raise NetworkError(f"There is no file {path}.")
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as stream:
-                model = onnx.load_model_from_string(stream.read())
-        else:
-            model = onnx.load(str(path))
-    except (DecodeError, OSError, EOFError, ValueError, zlib.error, onnx.checker.ValidationError) as error:
-        raise NetworkError(f"{path} is not a readable ONNX file: {str(error).rstrip('.')}.") from error
-    if not model.graph.output:
-        raise NetworkError(f"{path} is not a readable ONNX file: it holds no network.")
-    return model
 
 
 def read(model: ModelProto, input_shape: Shape | None, where: str) -> Read:
@@ -112,7 +89,7 @@ class _Reading:
             raise NetworkError(
                 f"{where} uses opset {self.opset}. Convert it to opset {_OLDEST} or later (onnx.version_converter)."
             )
-        self.values: dict[str, Any] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.values: dict[str, Any] = {t.name: array_of(t, where) for t in model.graph.initializer}
         inputs = [i for i in model.graph.input if i.name not in self.values]
         for kind, entries in (("input", inputs), ("output", model.graph.output)):
             if len(entries) != 1:
@@ -143,6 +120,11 @@ class _Reading:
                 "Save the model with a first dimension that is free or 1."
             )
         rest = stated[1:]
+        if any(n is not None and n <= 0 for n in rest) or math.prod(n or 1 for n in rest) > _MOST_INPUTS:
+            raise NetworkError(
+                f"{name} has shape {stated}; each extent is at least 1, and at most {_MOST_INPUTS:,} elements "
+                "are read. Save a smaller model."
+            )
         if given is None:
             if None in rest:
                 raise NetworkError(
@@ -180,10 +162,10 @@ class _Reading:
                 "the model with all its tensors, the nodes in the order of evaluation."
             )
         inputs = [self.values[tensor] if tensor else None for tensor in node.input]
-        if node.op_type == "Shape" and isinstance(inputs[0], Value):
+        if node.op_type == "Shape" and inputs and isinstance(inputs[0], Value):
             sizes = np.array([1, *inputs[0].shape], dtype=np.int64)
-            limits = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-            self.values[node.output[0]] = sizes[limits.get("start", 0) : limits.get("end")]
+            limits = {a.name: a.i for a in node.attribute}
+            self.values.update((o, sizes[limits.get("start", 0) : limits.get("end")]) for o in node.output[:1])
         elif not any(isinstance(value, Value) for value in inputs):
             self._fold(node, inputs, name)
         else:
@@ -192,23 +174,17 @@ class _Reading:
     def _fold(self, node: NodeProto, inputs: Sequence[np.ndarray | None], name: str) -> None:
         """Compute a node that depends on no activation."""
         named = {n: v for n, v in zip(node.input, inputs) if n and v is not None}
-        types = [
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-            for n, v in named.items()
-        ]
-        results = [onnx.ValueInfoProto(name=o) for o in node.output if o]
-        alone = helper.make_model(
-            helper.make_graph([node], "constant", types, results), opset_imports=[helper.make_opsetid("", self.opset)]
-        )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                values = ReferenceEvaluator(alone).run(None, named)
+                values = folded(node, named, self.opset)
+        except Unfoldable as error:
+            raise UnsupportedOperator(f"Layer '{name}' of {self.where}: {error}") from error
         except Exception as error:
             raise UnsupportedOperator(
                 f"Layer '{name}' of {self.where}: {node.op_type} of constants fails: {error}."
             ) from error
-        self.values.update(zip((o for o in node.output if o), (np.asarray(v) for v in values)))
+        self.values.update(zip((o for o in node.output if o), values))
 
     def _read(self, node: NodeProto, inputs: Sequence[Any], name: str) -> None:
         operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
@@ -261,7 +237,7 @@ class _Reading:
 def _plain(attribute: Any) -> Any:
     value = helper.get_attribute_value(attribute)
     if isinstance(value, TensorProto):
-        return _tensor(numpy_helper.to_array(value))
+        return _tensor(array_of(value, "an attribute"))
     return value.decode() if isinstance(value, bytes) else value
 
 

@@ -174,6 +174,6 @@ class OriginalFile:
             for name in sorted(names - present):
                 model.graph.output.add().name = name
             self._sessions[names] = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         return self._sessions[names]

@@ -10,44 +10,48 @@ Numbers are read as float64. The package ``vnnlib`` reads version 2.0 only, and 
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
-import zlib
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
 from clinch.errors import SpecificationError
+from clinch.files import SPECIFICATION_LIMIT, printable, read_limited
 from clinch.vnnlib.specification import Atom, Declaration, Formula, Junction, Specification, Variable
 from clinch.vnnlib.syntax import Expression, Group, Word, parse
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-_SCALAR = re.compile(r"([XY])_(0|[1-9]\d*)")
-_ELEMENT = re.compile(r"([A-Za-z]\w*)(?:\[(\d+(?:,\d+)*)\])?")
-_SHAPE = re.compile(r"([A-Za-z]\w*)\[((?:\d+(?:,\d+)*)?)\]")
+# indices of at most 18 digits: longer ones are no index of anything, and Python refuses to read very long ones
+_SCALAR = re.compile(r"([XY])_(0|[1-9]\d{0,17})")
+_ELEMENT = re.compile(r"([A-Za-z]\w*)(?:\[(\d{1,18}(?:,\d{1,18})*)\])?")
+_SHAPE = re.compile(r"([A-Za-z]\w*)\[((?:\d{1,18}(?:,\d{1,18})*)?)\]")
 #: commands of SMT-LIB that say nothing about the property
 _IGNORED = {"check-sat", "get-model", "exit", "set-logic", "set-info", "set-option"}
+#: of a declared tensor
+_MOST_ELEMENTS = 2**27
 _TYPES = ("real", "float16", "float32", "float64")
 
 #: coefficients by variable, and a constant
 Linear = tuple[dict[Variable, float], float]
 
 
-def read_specification(path: str | PathLike[str]) -> Specification:
+def read_specification(path: str | PathLike[str], *, limit: int = SPECIFICATION_LIMIT) -> Specification:
     """Read a ``.vnnlib`` or ``.vnnlib.gz`` file.
 
+    Args:
+        path: of the file.
+        limit: largest size of the uncompressed text, in bytes.
+
     Raises:
-        SpecificationError: there is no such file, it is not VNN-LIB, or says what is not supported; names the line.
+        SpecificationError: there is no such file, it is too large, not VNN-LIB, or says what is not supported; names
+            the line.
     """
-    path = Path(path)
     try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise SpecificationError(f"Cannot read {path}: {reason}.") from None
-    return parse_specification(text, path.name)
+        text = read_limited(path, limit, SpecificationError).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecificationError(f"Cannot read {path}: {error}. Save it as UTF-8.") from None
+    return parse_specification(text, Path(path).name)
 
 
 def parse_specification(text: str, name: str = "specification") -> Specification:
@@ -70,7 +74,7 @@ def parse_specification(text: str, name: str = "specification") -> Specification
     except RecursionError:
         raise SpecificationError(f"{name}: its expressions are nested too deeply.") from None
     except SpecificationError as error:
-        raise SpecificationError(f"{name}, {error}") from None
+        raise SpecificationError(printable(f"{name}, {error}")) from None
 
 
 class _Reading:
@@ -181,6 +185,8 @@ class _Reading:
         extents = tuple(int(n) for n in shape[2].split(",") if n)
         if 0 in extents:
             raise _wrong(part, f"{name:.40} has no elements")
+        if math.prod(extents) > _MOST_ELEMENTS:
+            raise _wrong(part, f"{name:.40} has more than {_MOST_ELEMENTS:,} elements")
         self.tensors[name] = Declaration(name, kind, extents, dtype, quoted, part.line)
 
     # --- formulas -------------------------------------------------------------------------------------------------

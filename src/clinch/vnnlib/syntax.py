@@ -27,12 +27,16 @@ class Group(NamedTuple):
 
 Expression = Word | Group
 
+#: parentheses inside each other at most, and words and groups of a file at most
+DEPTH, ITEMS = 100, 20_000_000
+
 
 def parse(text: str) -> list[Group]:
     """The parenthesised expressions of a file, in order.
 
     Raises:
-        SpecificationError: a parenthesis is not closed or not opened, or something stands outside of all.
+        SpecificationError: a parenthesis is not closed or not opened, something stands outside of all, or there
+            are too many of them.
 
     Example:
         >>> parse("(assert (<= X_0 0.5)) ; a limit")[0].items[0].text
@@ -40,15 +44,19 @@ def parse(text: str) -> list[Group]:
     """
     whole: list[Word | Group] = []
     items, open_, line = whole, [], 1
-    for match in _TOKEN.finditer(text):
+    for count, match in enumerate(_TOKEN.finditer(text)):
         token = match.group()
         first = token[0]
         if first == "\n":
             line += 1
+        elif count > ITEMS:
+            raise SpecificationError(f"line {line}: the file has more than {ITEMS:,} words. Split it.")
         elif first == "(":
             group = Group([], line)
             items.append(group)
             open_.append(group)
+            if len(open_) > DEPTH:
+                raise SpecificationError(f"line {line}: nested too deeply: {DEPTH} parentheses are open at once.")
             items = group.items
         elif first == ")":
             if not open_:

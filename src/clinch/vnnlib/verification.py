@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clinch import memory
 from clinch.devices import usable_device
 from clinch.errors import ProblemError, UnsoundResult, UnsupportedOperator
 from clinch.ledger import Ledger
-from clinch.solve import ENGINES, search
+from clinch.solve import ENGINES, search, surviving
 from clinch.vnnlib.counterexample import Counterexample, counterexample_at
 from clinch.vnnlib.problems import Stated, state
 from clinch.vnnlib.reader import read_specification
@@ -138,7 +139,8 @@ def verify(
     place = usable_device(loaded.device if device is None else device)
     stated = state(specification, loaded)
     deadline = start + timeout
-    ledgers = _search(stated, deadline - min(RESERVE, 0.1 * timeout), seed, place)
+    with memory.guarded():
+        ledgers = _search(stated, deadline - min(RESERVE, 0.1 * timeout), seed, place)
     point = next((x for ledger in ledgers if (x := _point(ledger)) is not None), None)
     found = None if point is None else counterexample_at(specification, loaded, point)
     if found is not None and not found.violation <= TOLERANCE:
@@ -170,7 +172,7 @@ def _search(stated: Stated, deadline: float, seed: int, device: torch.device) ->
         for ledger in ledgers:
             if ledger.exhausted:
                 continue
-            with ledger.share(ATTACK_SHARE / len(queries)):
+            with ledger.share(ATTACK_SHARE / len(queries)), surviving(ledger):
                 ENGINES["attack"](ledger.query.moved(device), ledger, seed)
             if ledger.found:
                 return ledgers
@@ -205,7 +207,8 @@ def _quick(ledger: _FirstFound, seed: int, device: torch.device) -> None:
     if ledger.exhausted:
         return
     try:
-        ENGINES["bounds"](ledger.query.moved(device), ledger, seed)
+        with surviving(ledger):
+            ENGINES["bounds"](ledger.query.moved(device), ledger, seed)
     except UnsupportedOperator as reason:
         ledger.note(f"Engine 'bounds' was skipped. {reason}")
 

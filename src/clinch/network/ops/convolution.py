@@ -191,9 +191,17 @@ def _onnx_convolution(call: Call) -> Value:
         raise call.refuse("it has no constant kernel")
     spatial = weight.dim() - 2
     call.channels_first(x, spatial)
+    _check_kernel(call, weight)
     stride, dilation = (call.ints(name, [1] * spatial) for name in ("strides", "dilations"))
     padding = onnx_padding(call, x.shape[1:], weight.shape[2:], stride, dilation)
     return _emit(call, x, weight, call.tensor("B"), tuple(stride), padding, tuple(dilation), call.get("group", 1))
+
+
+def _check_kernel(call: Call, weight: Tensor) -> None:
+    """The stated size of the kernel must be its own: onnxruntime aborts the process on some that are not."""
+    stated = call.ints("kernel_shape", list(weight.shape[2:]))
+    if stated != list(weight.shape[2:]):
+        raise call.refuse(f"its kernel_shape {stated} is not that of its kernel, {list(weight.shape[2:])}")
 
 
 def _emit(
@@ -228,6 +236,7 @@ def _onnx_transposed(call: Call) -> Value:
         raise call.refuse("only a constant kernel with explicit pads is known")
     spatial = weight.dim() - 2
     call.channels_first(x, spatial)
+    _check_kernel(call, weight)
     stride, dilation = (tuple(call.ints(name, [1] * spatial)) for name in ("strides", "dilations"))
     extra = tuple(call.ints("output_padding", [0] * spatial))
     pads = call.ints("pads", [0] * (2 * spatial))

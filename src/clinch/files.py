@@ -1,0 +1,152 @@
+"""Files that a stranger may have written: read up to a limit, written whole or not at all.
+
+Every reader of files gets its bytes from :func:`read_limited`, so that a compressed file cannot grow without end.
+Limits are in bytes of the uncompressed content and far above what honest files need: 2 GiB for models (the limit of
+protocol buffers), 64 MiB for specifications, 16 MiB for problem files, 1 GiB for arrays and images.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import unicodedata
+import zlib
+from contextlib import suppress
+from os import PathLike
+from pathlib import Path
+
+from clinch.errors import ClinchError
+
+MODEL_LIMIT = 2**31 - 1
+SPECIFICATION_LIMIT = 2**26
+PROBLEM_LIMIT = 2**24
+ARRAY_LIMIT = 2**30
+
+#: endings of files that can run code when they are opened
+PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
+_CHUNK = 2**20
+_GZIP = b"\x1f\x8b"
+
+
+def read_limited(path: str | PathLike[str], limit: int, error: type[ClinchError]) -> bytes:
+    """The content of a file, unpacked where it is compressed by gzip.
+
+    Unpacking stops at the limit, so that a file of a few bytes cannot fill the memory.
+
+    Args:
+        path: an ordinary file; pipes and devices, which may never end, are refused.
+        limit: largest size of the (uncompressed) content, in bytes.
+        error: what is raised.
+
+    Raises:
+        ClinchError: of the given type: the file is missing, not ordinary, damaged or larger than the limit.
+    """
+    reason, content, path = "", b"", Path(path)
+    try:
+        if path.is_file():
+            with path.open("rb") as stream:
+                # one byte more than allowed: larger files are noticed without being read. Not more than the file has:
+                # room for what is asked for is made before.
+                content = stream.read(1 + min(limit, path.stat().st_size))
+        else:
+            reason = "It is no ordinary file" if path.exists() else "No such file"
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+    if reason:
+        raise error(f"Cannot read {path}: {reason}.")
+    if content[:2] == _GZIP:
+        content = _unpacked(content, limit, path, error)
+    if len(content) > limit:
+        raise error(f"{path} holds more than {limit:,} bytes; at most that many are read. Make it smaller.")
+    return content
+
+
+def _unpacked(content: bytes, limit: int, path: Path, error: type[ClinchError]) -> bytes:
+    """All members of a gzip file, up to one byte more than the limit."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while content and size <= limit:
+            member = zlib.decompressobj(wbits=31)
+            while not member.eof and size <= limit:
+                if not content:
+                    raise error(f"Cannot read {path}: Compressed file ended too early. Fetch it again.")
+                part = member.decompress(content, max(1, min(_CHUNK, limit + 1 - size)))
+                content = member.unconsumed_tail
+                parts.append(part)
+                size += len(part)
+            # gzip files may be padded with zeros
+            content = member.unused_data.lstrip(b"\0") if member.eof else content
+    except zlib.error as reason:
+        raise error(f"Cannot read {path}: it is a damaged gzip file ({reason}). Fetch it again.") from None
+    return b"".join(parts)
+
+
+def is_pickled(path: str | PathLike[str]) -> bool:
+    """Whether a file is a pickle, by its name or its first bytes (a zip archive is how PyTorch stores one)."""
+    path = Path(path)
+    if path.name.lower().endswith(PICKLED):
+        return True
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4)
+    except (OSError, ValueError):
+        return False
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
+
+
+#: how to go on where a model is a pickle
+PICKLE_ADVICE = (
+    "is a pickle, which can run any code, and is not read. Write a function that builds the module and loads its "
+    "weights (safetensors.torch.load_file), and name it as file.py:function; or export the module to ONNX "
+    "(torch.onnx.export)."
+)
+
+
+def write_whole(path: str | PathLike[str], text: str) -> None:
+    """Write a file beside its place and then move it there: a full disk or a crash leaves the old file as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        # a pipe or a device is written to, not replaced
+        with path.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+        return
+    target = path.resolve()
+    beside = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}")
+    try:
+        with beside.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if target.exists():
+            beside.chmod(target.stat().st_mode & 0o777)
+        beside.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: characters that would move the cursor, change colours or turn text around are escaped.
+
+    Names in files are their author's choice: an escape sequence in a layer's name stays text.
+
+    Example:
+        >>> printable("layer\\x1b[2J")
+        'layer\\\\x1b[2J'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_visible(c) for c in text)
+
+
+def _visible(character: str) -> str:
+    # controls, format characters such as right-to-left overrides, lone surrogates, line and paragraph separators
+    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return character
+    return character.encode("unicode_escape").decode("ascii")
