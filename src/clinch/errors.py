@@ -57,5 +57,9 @@ class BackendError(ClinchError):
     """A solver library is missing or failed; says how to install it or which other backend to name."""
 
 
+class CertificateError(ClinchError):
+    """A bound cannot be certified: a layer or objective outside of the format, or a proof not found in the time."""
+
+
 class UnsoundResult(ClinchError):
     """A proven bound and a checked point contradict each other; names both engines. Always a defect, never a tie."""

@@ -139,6 +139,7 @@ class Problem:
         progress: Callable[[Event], None] | None = None,
         bounds: Sequence[str] = (),
         device: torch.device | str | None = None,
+        certificate: bool = False,
     ) -> Solution:
         """The best input found and the best bound proven within the time.
 
@@ -151,6 +152,8 @@ class Problem:
             bounds: names of layers; ``solution.bounds["relu2"]`` then holds proven limits of that layer's activations.
             device: where to compute, such as ``"cuda"``; None: where the model is. Linear programs and all checks stay
                 on the CPU, and the solution's tensors are there.
+            certificate: whether the bound is to be proven once more in a form that ``clinch check`` reads, for which
+                ``time_limit`` counts again; see :attr:`clinch.Solution.certificate`.
 
         Raises:
             ProblemError: a time limit, gap or solver that has no meaning, or a device that is not there.
@@ -161,7 +164,7 @@ class Problem:
 
         return solve(
             self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress, bounds=bounds,
-            device=device,
+            device=device, certificate=certificate,
         )  # fmt: skip
 
     def explain(self) -> str:

@@ -7,12 +7,13 @@ which shares incumbents and radii with both through the ledger.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from clinch.devices import usable_device
-from clinch.errors import ProblemError, UnboundedInputError, UnsupportedByEngine, UnsupportedOperator
+from clinch.errors import CertificateError, ProblemError, UnboundedInputError, UnsupportedByEngine, UnsupportedOperator
 from clinch.ledger import Ledger
 from clinch.query import Distance, FormsNorm, Query
 from clinch.solution import Event, Proof, Solution
@@ -45,6 +46,7 @@ def solve(
     progress: Callable[[Event], None] | None = None,
     bounds: Sequence[str] = (),
     device: torch.device | str | None = None,
+    certificate: bool = False,
 ) -> Solution:
     """Solve a problem; what :meth:`clinch.Problem.solve` calls.
 
@@ -58,6 +60,8 @@ def solve(
         bounds: layers whose limits the solution is to report, see :attr:`clinch.Solution.bounds`.
         device: where attacks, bounds and branch and bound compute; None: on the model's. Linear programs and all checks
             stay on the CPU, and the solution's tensors are there.
+        certificate: whether to prove the bounds once more in a form that ``clinch check`` reads; the time limit counts
+            again for each problem.
 
     Raises:
         ProblemError: a setting that has no meaning, or a device that is not there.
@@ -78,7 +82,22 @@ def solve(
     query = problem.query.moved(usable_device(problem.network.device if device is None else device))
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
     search(query, ledger, seed, solver)
-    return Solution.from_ledger(problem, ledger, _layer_limits(query, ledger, reported))
+    solution = Solution.from_ledger(problem, ledger, _layer_limits(query, ledger, reported))
+    return _with_certificate(solution, problem, ledger) if certificate else solution
+
+
+def _with_certificate(solution: Solution, problem: Problem, ledger: Ledger) -> Solution:
+    """The solution with its certificates; the notes say why one is missing."""
+    from clinch.certificates import SavedProof, certify
+
+    try:
+        made = certify(ledger.query, ledger.bound, ledger.x, time_limit=ledger.time_limit, onnx=problem.network.file)
+    except CertificateError as reason:
+        return replace(solution, notes=(*solution.notes, f"There is no certificate. {reason}"))
+    reasons = [f"Problem {b} has no certificate. {r}" for b, r in enumerate(made) if isinstance(r, CertificateError)]
+    proofs = [proof if isinstance(proof, SavedProof) else None for proof in made]
+    notes = (*solution.notes, *reasons)
+    return replace(solution, certificate=proofs if problem.batched else proofs[0], notes=notes)
 
 
 def search(query: Query, ledger: Ledger, seed: int = 0, solver: str | None = None) -> None:

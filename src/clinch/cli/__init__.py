@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from clinch.cli import demo, reproduce, solve, supports, verify
+from clinch.cli import check, demo, reproduce, solve, supports, verify
 
 app = typer.Typer(
     name="clinch",
@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("reproduce")(reproduce.reproduce)
 app.command("solve")(solve.solve)
