@@ -132,8 +132,9 @@ def _certify_one(
     if point is not None and claim["kind"] == "bound":
         certificate.tensors["point.x"] = point.flatten().numpy()
         value, violation = point_limits(certificate, layers)
-        if math.isfinite(value) and math.isfinite(violation):
-            certificate = certificate._replace(header={**header, "point": {"value": value, "violation": violation}})
+        if math.isfinite(value) and violation < math.inf:
+            stated_point = {"value": value, "violation": max(violation, 0.0)}
+            certificate = certificate._replace(header={**header, "point": stated_point})
     began = time.perf_counter()
     report = check(certificate, layers, hashes[0])
     return SavedProof(certificate, network, report, found, time.perf_counter() - began)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.certify.certificate import Certificate, Leaves, leaves_of
+from clinch.certify.certificate import VERSION, Certificate, Leaves, leaves_of
 from clinch.certify.layers import Array, Layer, Refused
 from clinch.certify.rigorous import Ball, Box, Relaxation, down, gamma, interval, up
 
@@ -71,6 +71,8 @@ def check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report:
 
 
 def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report:
+    if certificate.header["version"] != VERSION:
+        raise Refused("The certificate has another version than the one this checker reads.")
     if sha256 not in certificate.header["networks"]:
         raise Refused("The certificate is about another network: the hash of this one is not among those it names.")
     query, claim = _query(certificate, layers), certificate.header["claim"]
