@@ -19,6 +19,9 @@ def check(
         Path,
         typer.Argument(metavar="MODEL", help="The .onnx file, or the layer list CERT.network.safetensors beside it."),
     ],
+    json: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write what was found as JSON; - for standard output.")
+    ] = None,
 ) -> int:
     """Check a certificate from the weights of a network, without trusting the solver; docs/certificates.md.
 
@@ -29,6 +32,7 @@ def check(
     from clinch.certify.certificate import read_certificate, read_network
     from clinch.certify.check import check as checked
     from clinch.certify.layers import Refused
+    from clinch.cli.console import write_json
     from clinch.errors import ProblemError
 
     for path in (certificate, model):
@@ -39,9 +43,15 @@ def check(
         layers, sha256 = read_network(model)
         report = checked(read, layers, sha256)
     except Refused as reason:
-        print(f"REFUSED. {reason}")
+        if json != "-":
+            print(f"REFUSED. {reason}")
+        if json is not None:
+            write_json({"proven": False, "reason": str(reason)}, json)
         return 1
-    print(statement(read, report, model.name, sha256))
+    if json != "-":
+        print(statement(read, report, model.name, sha256))
+    if json is not None:
+        write_json({"proven": True, "claim": read.header["claim"], **report._asdict()}, json)
     return 0
 
 
