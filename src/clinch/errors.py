@@ -61,5 +61,9 @@ class BackendCrash(BackendError):
     """The process in which a solver library ran has ended; says how. What was known before stays."""
 
 
+class CertificateError(ClinchError):
+    """A bound cannot be certified: a layer or objective outside of the format, or a proof not found in the time."""
+
+
 class UnsoundResult(ClinchError):
     """A proven bound and a checked point contradict each other; names both engines. Always a defect, never a tie."""

@@ -142,6 +142,7 @@ class Problem:
         device: torch.device | str | None = None,
         memory_limit: int | None = None,
         keep: str | PathLike[str] | None = None,
+        certificate: bool = False,
     ) -> Solution:
         """The best input found and the best bound proven within the time.
 
@@ -157,6 +158,8 @@ class Problem:
             memory_limit: bytes that the solve may take; None: 90 % of what is free. Reaching it is a normal ending: the
                 best input and bound so far are returned, with a note.
             keep: a JSON file that holds the best inputs and bounds while the solve runs, and outlives a crash.
+            certificate: whether the bound is to be proven once more in a form that ``clinch check`` reads, for which
+                ``time_limit`` counts again; see :attr:`clinch.Solution.certificate`.
 
         Raises:
             ProblemError: a time limit, gap or solver that has no meaning, or a device that is not there.
@@ -167,7 +170,7 @@ class Problem:
 
         return solve(
             self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress, bounds=bounds,
-            device=device, memory_limit=memory_limit, keep=keep,
+            device=device, memory_limit=memory_limit, keep=keep, certificate=certificate,
         )  # fmt: skip
 
     def explain(self) -> str:

@@ -17,6 +17,7 @@ from clinch.describe import atom_texts
 from clinch.network.ops.base import Interval
 
 if TYPE_CHECKING:
+    from clinch.certificates import SavedProof
     from clinch.ledger import Ledger
     from clinch.problem import Problem
     from clinch.query import Query
@@ -122,6 +123,8 @@ class Solution:
             value's ball; for other objectives the whole region), before any other constraint.
         notes: what happened on the way that the user should know, one sentence each.
         versions: of Python and the packages that the numbers depend on.
+        certificate: * the bound's proof as ``clinch check`` reads it, which the checker has accepted, for
+            ``solve(certificate=True)``; save it with its ``save(path)``. None where there is none: the notes say why.
         batched: whether the fields marked * have a leading B.
     """
 
@@ -139,6 +142,7 @@ class Solution:
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=installed_versions)
     batched: bool = False
+    certificate: SavedProof | list[SavedProof | None] | None = None
 
     @staticmethod
     def from_ledger(problem: Problem, ledger: Ledger, bounds: Mapping[str, Interval] | None = None) -> Solution:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from clinch.devices import usable_device
 from clinch.errors import (
     BackendCrash,
     BackendError,
+    CertificateError,
     ProblemError,
     UnboundedInputError,
     UnsupportedByEngine,
@@ -64,6 +66,7 @@ def solve(
     device: torch.device | str | None = None,
     memory_limit: int | None = None,
     keep: str | PathLike[str] | None = None,
+    certificate: bool = False,
 ) -> Solution:
     """Solve a problem; what :meth:`clinch.Problem.solve` calls.
 
@@ -79,6 +82,8 @@ def solve(
             stay on the CPU, and the solution's tensors are there.
         memory_limit: bytes that the solve may take; None: 90 % of what is free. Reaching it is a normal ending too.
         keep: a JSON file that holds the best inputs and bounds while the solve runs, see :class:`clinch.kept.Keeper`.
+        certificate: whether to prove the bounds once more in a form that ``clinch check`` reads; the time limit counts
+            again for each problem.
 
     Raises:
         ProblemError: a setting that has no meaning, or a device that is not there.
@@ -107,7 +112,22 @@ def solve(
     finally:
         if keeper is not None:
             keeper.close()
-    return Solution.from_ledger(problem, ledger, _layer_limits(query, ledger, reported))
+    solution = Solution.from_ledger(problem, ledger, _layer_limits(query, ledger, reported))
+    return _with_certificate(solution, problem, ledger) if certificate else solution
+
+
+def _with_certificate(solution: Solution, problem: Problem, ledger: Ledger) -> Solution:
+    """The solution with its certificates; the notes say why one is missing."""
+    from clinch.certificates import SavedProof, certify
+
+    try:
+        made = certify(ledger.query, ledger.bound, ledger.x, time_limit=ledger.time_limit, onnx=problem.network.file)
+    except CertificateError as reason:
+        return replace(solution, notes=(*solution.notes, f"There is no certificate. {reason}"))
+    reasons = [f"Problem {b} has no certificate. {r}" for b, r in enumerate(made) if isinstance(r, CertificateError)]
+    proofs = [proof if isinstance(proof, SavedProof) else None for proof in made]
+    notes = (*solution.notes, *reasons)
+    return replace(solution, certificate=proofs if problem.batched else proofs[0], notes=notes)
 
 
 def search(

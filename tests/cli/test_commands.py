@@ -10,7 +10,7 @@ from clinch import __version__
 from clinch.cli import app, models
 from clinch.errors import NetworkError
 
-COMMANDS = ["demo", "evaluate", "reproduce", "solve", "supports", "verify"]
+COMMANDS = ["check", "demo", "evaluate", "reproduce", "solve", "supports", "verify"]
 
 
 def test_every_command_is_covered_here():

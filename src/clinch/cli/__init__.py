@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from clinch.cli import demo, evaluate, reproduce, solve, supports, verify
+from clinch.cli import check, demo, evaluate, reproduce, solve, supports, verify
 
 app = typer.Typer(
     name="clinch",
@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("evaluate")(evaluate.evaluate)
 app.command("reproduce")(reproduce.reproduce)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from clinch.solution import Solution
 
 
 def solve(
@@ -19,6 +22,10 @@ def solve(
     gap: Annotated[float | None, typer.Option(help="Relative gap between value and bound at which to stop.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of every random choice.")] = None,
     solver: Annotated[str | None, typer.Option(help="Run one engine alone, by name.")] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a certificate of the bound, which clinch check reads."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Where to compute, such as cuda; default: where the model is.")
     ] = None,
@@ -46,9 +53,26 @@ def solve(
     given = {"time_limit": time_limit, "gap": gap, "seed": seed, "solver": solver, "device": device, "keep": keep}
     options = stated.options | {name: value for name, value in given.items() if value is not None}
     with Progress(stated.problem.query.sense) as progress:
-        solution = stated.problem.solve(**options, progress=progress)
+        solution = stated.problem.solve(**options, progress=progress, certificate=certificate is not None)
     if json != "-":
         print(printable(str(solution)))
     if json is not None:
         write_json(solution.to_dict(), json)
+    if certificate is not None:
+        _save(solution, certificate)
     return exit_code(solution)
+
+
+def _save(solution: Solution, path: Path) -> None:
+    """Write the certificate; those of a batch with the problem's number before the suffix."""
+    from clinch.cli.console import OutputError
+
+    one = solution.certificate
+    proofs = one if isinstance(one, list) else [one]
+    for b, proof in enumerate(proofs):
+        if proof is None:
+            continue
+        try:
+            proof.save(path if not isinstance(one, list) else path.with_name(f"{path.stem}.{b}{path.suffix}"))
+        except OSError as error:
+            raise OutputError(f"'{path}' cannot be written: {error}. Name a file in a folder of yours.") from None

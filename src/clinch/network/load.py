@@ -95,7 +95,10 @@ def _load(
             )
         from clinch.network.onnx_file import open_model
 
-        return _load_onnx(open_model(path), input_shape, name or path.name.removesuffix(".gz").removesuffix(".onnx"))
+        stem = path.name.removesuffix(".gz").removesuffix(".onnx")
+        network = _load_onnx(open_model(path), input_shape, name or stem)
+        network.file = path if path.suffix == ".onnx" else None
+        return network
     if type(model).__name__ == "ModelProto":
         return _load_onnx(model, input_shape, name or model.graph.name or "model")
     raise NetworkError(

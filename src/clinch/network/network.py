@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +42,8 @@ class Network:
         self.dtype = dtype
         self.device = torch.device(device)
         self.name = name
+        #: the ONNX file it was read from, where there is one
+        self.file: Path | None = None
         self._source = graph
         self._graphs: dict[tuple[torch.dtype, torch.device], Graph] = {}
 

@@ -1,0 +1,5 @@
+"""Certificates: proofs of bounds that the small program in :mod:`clinch.certify` checks without trusting the solver."""
+
+from clinch.certificates.produce import SavedProof, certify
+
+__all__ = ["SavedProof", "certify"]

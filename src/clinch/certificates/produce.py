@@ -1,0 +1,200 @@
+"""From a solved problem to a certificate that the checker has accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinch.certificates.layer_list import layer_list, places
+from clinch.certificates.search import Search, halves_boxes
+from clinch.certify.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
+from clinch.certify.check import Report, check, point_limits
+from clinch.certify.layers import Refused, read_layers
+from clinch.errors import CertificateError
+from clinch.query import Distance, Forms, FormsNorm, Linear, Query
+
+#: by how much the certified bound may lie below the reported one, relative and absolute
+SLACK, LEAST_SLACK = 1e-5, 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class SavedProof:
+    """A certificate and the network that it is about, as the neutral layer list.
+
+    Attributes:
+        certificate: header and tensors.
+        network: header and tensors of the layer list.
+        report: what the checker found: the certified bound in the minimising sense, its margin and rounding.
+        found, checked: seconds spent on the proof and on checking it.
+    """
+
+    certificate: Certificate
+    network: tuple[dict[str, Any], dict[str, np.ndarray]]
+    report: Report
+    found: float
+    checked: float
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` and, beside it, the layer list ``<stem>.network.safetensors``, whose path is returned."""
+        path = Path(path)
+        beside = path.with_name(path.stem + ".network.safetensors")
+        write_file(path, CERTIFICATE, *self.certificate)
+        write_file(beside, NETWORK, *self.network)
+        return beside
+
+
+def certify(
+    query: Query, bound: Tensor, x: Tensor | None = None, *, time_limit: float = 60.0, onnx: str | Path | None = None
+) -> list[SavedProof | CertificateError]:
+    """Prove bounds once more, in a way that can be checked; every proof is checked before it is returned.
+
+    The bound certified lies below the one given by at most 1e-5 of it, or further where the time is over; the header
+    states it.
+
+    Args:
+        query: B problems in normal form.
+        bound: ``(B,)`` proven bounds in the minimising sense; infinity: nothing is feasible.
+        x: ``(B, *input_shape)`` best inputs, NaN where there is none.
+        time_limit: seconds for each problem.
+        onnx: the file the network was read from, so that the certificate can be checked against it as well.
+
+    Returns:
+        For each problem its certificate, or the reason why there is none.
+
+    Raises:
+        CertificateError: no problem of this query can have one: a layer or an objective without a place in the format.
+
+    Example:
+        >>> import torch, clinch as cl
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1)).eval()
+        >>> net = cl.load(model, input_shape=(2,))
+        >>> problem = cl.Problem(cl.Minimize(net.output[0]), [net.input.between(0, 1)])
+        >>> solution = problem.solve(certificate=True)
+        >>> solution.certificate.report.bound <= solution.bound
+        True
+    """
+    query = query.to(torch.float64, "cpu")
+    _check_supported(query)
+    network = layer_list(query.graph)
+    hashes = [network[0]["sha256"]]
+    if onnx is not None:
+        hashes.append(hashlib.sha256(Path(onnx).read_bytes()).hexdigest())
+    found: list[SavedProof | CertificateError] = []
+    for b in range(query.size):
+        one = query.take(torch.tensor([b]))
+        point = None if x is None or bool(x[b].isnan().any()) else x[b].to("cpu", torch.float64)
+        try:
+            found.append(_certify_one(one, float(bound[b]), point, time_limit, network, hashes))
+        except (CertificateError, Refused) as reason:
+            found.append(reason if isinstance(reason, CertificateError) else CertificateError(str(reason)))
+    return found
+
+
+def _check_supported(query: Query) -> None:
+    objective = query.objective
+    if isinstance(objective, FormsNorm) or (isinstance(objective, Distance) and objective.p not in (1, 2, math.inf)):
+        raise CertificateError(
+            "Certificates take linear objectives and distances with p = 1, 2 or infinity. "
+            "State such an objective, or solve without a certificate."
+        )
+    if any(ball.p not in (1, 2) for ball in query.region.balls):
+        raise CertificateError("Certificates take balls with p = 1, 2 or infinity. Bound the input by one of these.")
+    names = places(query.graph)
+    for node in query.nodes:
+        if node not in names:
+            raise CertificateError(
+                f"Layer '{query.graph.nodes[node].name}' is neither input, output, a ReLU nor read by one, so that a "
+                "certificate cannot name it. State the problem on one of these."
+            )
+
+
+def _certify_one(
+    query: Query, bound: float, point: Tensor | None, seconds: float,
+    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str],
+) -> SavedProof:  # fmt: skip
+    began = time.perf_counter()
+    if not bound > -math.inf:
+        raise CertificateError("No bound is proven, so that there is nothing to certify. Give the solve more time.")
+    claim, tensors = _prove(query, bound, seconds)
+    found = time.perf_counter() - began
+    layers = read_layers(*network)
+    header, stated = _statement(query)
+    header |= {"version": VERSION, "networks": hashes, "claim": claim, "point": None}
+    certificate = Certificate(header, {**tensors, **stated})
+    if point is not None and claim["kind"] == "bound":
+        certificate.tensors["point.x"] = point.flatten().numpy()
+        value, violation = point_limits(certificate, layers)
+        if math.isfinite(value) and violation < math.inf:
+            stated_point = {"value": value, "violation": max(violation, 0.0)}
+            certificate = certificate._replace(header={**header, "point": stated_point})
+    began = time.perf_counter()
+    report = check(certificate, layers, hashes[0])
+    return SavedProof(certificate, network, report, found, time.perf_counter() - began)
+
+
+def _prove(query: Query, bound: float, seconds: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Claim, and tensors of tree and leaves."""
+    distance = isinstance(query.objective, Distance)
+    if bound == math.inf or query.feasibility:
+        if bound < math.inf:
+            raise CertificateError("The problem has no objective and a feasible input: there is no bound to certify.")
+        nothing = Linear(Forms({}, torch.zeros(1, 1, dtype=torch.float64)))
+        search = Search(replace(query, objective=nothing), LEAST_SLACK, seconds, halves_boxes(query))
+        search.run()
+        if search.least < math.inf:
+            raise CertificateError("Infeasibility was not proven again within the time; raise it.")
+        return {"kind": "infeasible"}, search.tree.tensors(search.columns)
+    slack = max(LEAST_SLACK, SLACK * abs(bound))
+    claimed = bound - slack
+    if distance and claimed <= 0:
+        claimed, slack = 0.0, 0.0
+    narrowed = query.narrowed(torch.tensor([claimed])) if distance else query
+    search = Search(narrowed, claimed + slack / 2, seconds, halves_boxes(narrowed))
+    search.run()
+    if search.least < math.inf:
+        claimed = min(claimed, search.least - slack / 2)
+        if not math.isfinite(claimed):
+            raise CertificateError("The bound was not proven again within the time; raise it.")
+    return {"kind": "bound", "value": max(claimed, 0.0) if distance else claimed}, search.tree.tensors(search.columns)
+
+
+def _statement(query: Query) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and tensors of the query."""
+    objective, names = query.objective, places(query.graph)
+    tensors: dict[str, Any] = {
+        "region.lower": query.region.lower.flatten(),
+        "region.upper": query.region.upper.flatten(),
+        "atoms.constant": query.atoms.constant[0],
+        "atoms.clause": query.clause,
+    }
+    for node, rows in query.atoms.coefficients.items():
+        tensors[f"atoms.rows.{names[node]}"] = rows[0].flatten(1)
+    for i, ball in enumerate(query.region.balls):
+        tensors |= _ball_tensors(f"ball.{i}.", ball.center, ball.weights) | {f"ball.{i}.radius": ball.radius}
+    stated: dict[str, Any] = {"balls": [ball.p for ball in query.region.balls], "sense": query.sense}
+    if isinstance(objective, Distance):
+        stated |= {"objective": "distance", "p": "inf" if objective.p == math.inf else objective.p}
+        tensors |= _ball_tensors("objective.", objective.center, objective.weights)
+    elif query.feasibility:
+        stated["objective"] = "none"
+    else:
+        assert isinstance(objective, Linear)
+        stated["objective"] = "linear"
+        tensors["objective.constant"] = objective.form.constant[0]
+        for node, rows in objective.form.coefficients.items():
+            tensors[f"objective.rows.{names[node]}"] = rows[0].flatten(1)
+    stated["labels"] = list(query.labels)
+    return {"query": stated}, {name: t.detach().cpu().numpy() for name, t in tensors.items()}
+
+
+def _ball_tensors(prefix: str, center: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+    weights = torch.ones_like(center) if weights is None else weights
+    return {prefix + "center": center.flatten(), prefix + "weights": weights.flatten()}

@@ -1,0 +1,252 @@
+"""The checker: what a certificate proves about a network, found out again from the weights.
+
+It trusts nothing that a search said: limits, lines and bounds are computed again in :mod:`clinch.certify.rigorous`,
+and the leaves come from the tree, whose nodes cover what they split by construction. On a leaf every input that is
+better than the claimed bound L and satisfies all conditions has::
+
+    w·(objective − L) + Σ_k μ_k atom_k − Σ_j β_j s_j ẑ_j <= 0      w, μ, β >= 0, s_j ẑ_j >= 0, atom_k <= 0
+
+so that a positive lower bound of the left side shows that there is none. For distances ``w = 0`` and the inputs looked
+at are those of the ball of radius L.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from clinch.certify.certificate import VERSION, Certificate, Leaves, leaves_of
+from clinch.certify.layers import Array, Layer, Refused
+from clinch.certify.rigorous import Ball, Box, Relaxation, down, gamma, interval, up
+
+#: numbers that one slice of leaves may hold, and leaves in it at most
+SLICE, LEAVES = 2**22, 256
+#: by how much, relatively, a point may pass a ball's radius
+RADIUS = 1e-9
+
+
+class Report(NamedTuple):
+    """What was checked.
+
+    Attributes:
+        bound: no input does better, in the minimising sense; infinity: no input satisfies the conditions.
+        margin: by how much the leaf that is closest to it stays above zero; rounding: the largest error subtracted.
+        leaves: number of leaves.
+        value: the point's objective is at most this, None where the certificate has no point; violation: no condition
+            of the point fails by more, at most 0 where all hold.
+    """
+
+    bound: float
+    margin: float
+    rounding: float
+    leaves: int
+    value: float | None
+    violation: float
+
+
+class _Query(NamedTuple):
+    objective: str
+    rows: dict[int, Array]
+    constant: Array
+    atoms: dict[int, Array]
+    limits: Array
+    clauses: list[Array]
+    box: Box
+    balls: list[Ball]
+    ball: Ball | None
+
+
+def check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report:
+    """Check a certificate against a network; ``sha256`` is the hash of the file or list the layers come from.
+
+    Raises:
+        Refused: it does not prove what it claims; says what is wrong first.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            return _check(certificate, layers, sha256)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+        raise Refused(f"The certificate is malformed: {type(error).__name__} {error}") from None
+
+
+def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report:
+    if certificate.header["version"] != VERSION:
+        raise Refused("The certificate has another version than the one this checker reads.")
+    if sha256 not in certificate.header["networks"]:
+        raise Refused("The certificate is about another network: the hash of this one is not among those it names.")
+    query, claim = _query(certificate, layers), certificate.header["claim"]
+    infeasible = claim["kind"] == "infeasible"
+    bound = float("inf") if infeasible else float(claim["value"])
+    if not infeasible and (claim["kind"] != "bound" or not np.isfinite(bound) or query.objective == "none"):
+        raise Refused("The claim is neither a finite bound of an objective nor that nothing is feasible.")
+    value, violation = _point(certificate, layers, query)
+    box, balls = query.box, list(query.balls)
+    if query.ball is not None and not infeasible:
+        ball = query.ball._replace(radius=bound)
+        box = _hull(box, ball)
+        balls += [ball] if ball.p != np.inf else []
+        if bound <= 0 or (box.lower > box.upper).any():
+            return Report(bound, np.inf, 0.0, 0, value, violation)
+    weighted = query.objective == "linear" and not infeasible
+    margin, rounding, count = _leaves(certificate, layers, query, box, balls, bound if weighted else None)
+    return Report(bound, margin, rounding, count, value, violation)
+
+
+def _query(c: Certificate, layers: list[Layer]) -> _Query:
+    stated, n = c.header["query"], layers[0].size
+    atoms = len(c.tensors["atoms.constant"])
+    clause = c.whole("atoms.clause", (atoms,), 0, max(atoms - 1, 0))
+    clauses = [(clause == k).nonzero()[0] for k in range(int(clause.max(initial=-1)) + 1)]
+    if any(len(members) == 0 for members in clauses):
+        raise Refused("A clause has no atoms.")
+    lower, upper = (c.tensors[f"region.{side}"].astype(np.float64).reshape(n) for side in ("lower", "upper"))
+    if not (lower <= upper).all():
+        raise Refused("The region has NaN, or lower limits above its upper ones.")
+    balls = [_ball(c, f"ball.{i}.", float(p), n) for i, p in enumerate(stated["balls"])]
+    if any(ball.p == np.inf for ball in balls):
+        raise Refused("Balls of the maximum norm are written as limits.")
+    objective = stated["objective"]
+    if objective not in ("linear", "distance", "none"):
+        raise Refused(f"The objective {objective!r} is unknown.")
+    rows = c.rows("objective.rows.", layers, 1) if objective == "linear" else {}
+    constant = c.numbers("objective.constant", (1,)) if objective == "linear" else np.zeros(1)
+    ball = _ball(c, "objective.", float(stated["p"]), n) if objective == "distance" else None
+    return _Query(
+        objective, rows, constant, c.rows("atoms.rows.", layers, atoms), c.numbers("atoms.constant", (atoms,)), clauses,
+        Box(lower[None], upper[None]), balls, ball,
+    )  # fmt: skip
+
+
+def _ball(c: Certificate, prefix: str, p: float, n: int) -> Ball:
+    radius = float(c.numbers(prefix + "radius", (1,))[0]) if prefix.startswith("ball") else 0.0
+    weights = c.numbers(prefix + "weights", (n,))
+    if p not in (1, 2, np.inf) or radius < 0 or (weights < 0).any():
+        raise Refused("A ball has p = 1, 2 or infinity, a radius of at least 0 and no negative weights.")
+    return Ball(c.numbers(prefix + "center", (n,)), radius, p, weights)
+
+
+def _hull(box: Box, ball: Ball) -> Box:
+    """The box cut down to the ball's own, rounded outwards."""
+    reach = np.where(ball.weights > 0, up(ball.radius / ball.weights), np.inf)
+    lower, upper = down(ball.center - reach), up(ball.center + reach)
+    return Box(np.maximum(box.lower, lower), np.minimum(box.upper, upper))
+
+
+def _leaves(
+    c: Certificate, layers: list[Layer], query: _Query, box: Box, balls: list[Ball], bound: float | None
+) -> tuple[float, float, int]:
+    """Smallest margin, largest rounding and number of leaves; refused where a margin is not positive."""
+    relus = [i for i, layer in enumerate(layers) if layer.kind == "relu"]
+    ends = np.cumsum([0, *(layers[i].size for i in relus)])
+    leaves = leaves_of(c, box.lower[0], box.upper[0], int(ends[-1]), query.clauses)
+    count, own = len(leaves.signs), len(leaves.lower) > 1
+    columns = c.whole("leaf.columns", (len(c.tensors["leaf.columns"]),), 0, int(ends[-1]) - 1)
+    shapes = {"mu": len(query.limits), "alpha": len(columns), "beta": len(columns)}
+    tensors = {name: c.tensors[f"leaf.{name}"] for name in shapes}
+    if len(np.unique(columns)) < len(columns) or any(t.shape != (count, shapes[n]) for n, t in tensors.items()):
+        raise Refused("The leaves' multipliers do not belong to the leaves of the tree.")
+    slice_ = max(1, min(LEAVES, SLICE // max(layer.size for layer in layers)))
+    shared = None if own else Relaxation(layers, box, balls)
+    margin, rounding = np.inf, 0.0
+    for start in range(0, count, slice_):
+        at = slice(start, start + slice_)
+        numbers = {f"leaf.{name}": t[at] for name, t in tensors.items()}
+        lower, upper = (t[at] if own else t for t in (leaves.lower, leaves.upper))
+        part = Leaves(leaves.signs[at], lower, upper, leaves.choice[at])
+        network = Relaxation(layers, Box(part.lower, part.upper), balls) if shared is None else shared
+        found = _margins(Certificate({}, numbers), network, query, part, columns, ends, bound)
+        if not (found > 0).all():
+            worst = int(np.argmin(np.where(found > 0, np.inf, 0.0)))
+            raise Refused(f"Leaf {start + worst} is not closed: its bound is {found[worst]:.3g}, not above 0.")
+        margin, rounding = min(margin, float(found.min())), max(rounding, network.rounding)
+    return margin, rounding, count
+
+
+def _margins(
+    c: Certificate, network: Relaxation, query: _Query, leaves: Leaves, columns: Array, ends: Array, bound: float | None
+) -> Array:
+    """``(D,)`` lower bounds of the combination that the module's text states; infinity on leaves without inputs."""
+    count, relus = len(leaves.signs), [i for i, layer in enumerate(network.layers) if layer.kind == "relu"]
+    mu = c.numbers("leaf.mu", (count, len(query.limits)))
+    alpha, beta = (c.numbers(f"leaf.{name}", (count, len(columns))) for name in ("alpha", "beta"))
+    allowed = np.zeros((count, len(query.limits) + 1), dtype=bool)
+    np.put_along_axis(allowed, leaves.choice, True, 1)
+    if (mu < 0).any() or (beta < 0).any() or (mu[~allowed[:, :-1]] != 0).any():
+        raise Refused("A multiplier is negative, or belongs to an atom that need not hold.")
+    if (beta[leaves.signs[:, columns] == 0] != 0).any():
+        raise Refused("A multiplier belongs to a ReLU that is not split.")
+    slopes, betas = np.full((count, int(ends[-1])), np.nan), np.zeros((count, int(ends[-1])))
+    slopes[:, columns], betas[:, columns] = alpha, beta
+    empty = np.zeros(count, dtype=bool)
+    by_layer: list[dict[int, Array]] = [{}, {}, {}]
+    for k, i in enumerate(relus):
+        part, z = slice(ends[k], ends[k + 1]), network.limits[network.layers[i].inputs[0]]
+        low, sign = network.layers[i].slope, leaves.signs[:, part]
+        if (slopes[:, part] < low).any() or (slopes[:, part] > 1).any():
+            raise Refused("The slope of a lower line lies outside of what the ReLU allows.")
+        empty |= (((sign > 0) & (z.upper < 0)) | ((sign < 0) & (z.lower > 0))).any(1)
+        for stored, values in zip(by_layer, (slopes, leaves.signs, betas)):
+            stored[i] = values[:, part]
+    rows, error = {}, np.zeros((count, 1))
+    for i in {*query.atoms, *(query.rows if bound is not None else ())}:
+        forms = query.atoms.get(i, np.zeros((mu.shape[1], network.layers[i].size)))
+        own = query.rows[i][0] if bound is not None and i in query.rows else np.zeros(1)
+        rows[i] = (mu @ forms + own)[:, None]
+        size = (mu @ np.abs(forms) + np.abs(own))[:, None]
+        error = error + gamma(mu.shape[1] + 2) * (size @ network.limits[i].size[..., None])[..., 0]
+    constant = query.constant[0] if bound is not None else 0.0
+    offset = (mu @ query.limits + (constant - (bound or 0.0)))[:, None]
+    error = error + gamma(mu.shape[1] + 3) * (mu @ np.abs(query.limits) + abs(constant) + abs(bound or 0.0))[:, None]
+    rows = rows or {0: np.zeros((count, 1, network.layers[0].size))}
+    # split ReLUs that no form depends on still lend their sign conditions
+    for i in [i for i in relus if i > max(rows) and by_layer[2][i].any()]:
+        rows[i] = np.zeros((count, 1, network.layers[i].size))
+    return np.where(empty, np.inf, network.lower(rows, offset, error, *by_layer)[:, 0])
+
+
+def _point(c: Certificate, layers: list[Layer], query: _Query) -> tuple[float | None, float]:
+    """Objective at most, and violation at most, of the certificate's point; refused where they exceed those stated."""
+    stated = c.header["point"]
+    if stated is None:
+        return None, 0.0
+    value, violation = _evaluated(c, layers, query)
+    if not (violation <= float(stated["violation"]) and value <= float(stated["value"])):
+        raise Refused("The point is not feasible, or not as good as stated.")
+    return value, violation
+
+
+def point_limits(c: Certificate, layers: list[Layer]) -> tuple[float, float]:
+    """Upper limits of the objective and of the largest violation at the certificate's point, by interval arithmetic."""
+    return _evaluated(c, layers, _query(c, layers))
+
+
+def _evaluated(c: Certificate, layers: list[Layer], query: _Query) -> tuple[float, float]:
+    x = c.numbers("point.x", (layers[0].size,))[None]
+    limits = [Box(x, x)]
+    for layer in layers[1:]:
+        limits.append(interval(layer, [limits[j] for j in layer.inputs]))
+    atoms = _most(query.atoms, query.limits, limits)
+    violation = max((float(atoms[members].min()) for members in query.clauses), default=-np.inf)
+    if (x < query.box.lower).any() or (x > query.box.upper).any():
+        violation = np.inf
+    for ball in query.balls:
+        violation = max(violation, _distance(x, ball) - ball.radius * (1 + RADIUS))
+    value = float(_most(query.rows, query.constant, limits)[0])
+    return (value if query.ball is None else _distance(x, query.ball)), violation
+
+
+def _most(rows: dict[int, Array], constant: Array, limits: list[Box]) -> Array:
+    """Upper limits ``(K,)`` of linear forms."""
+    total = constant
+    for i, forms in rows.items():
+        layer = Layer("affine", (i,), (len(forms),), forms, np.zeros(len(forms)))
+        total = up(total + interval(layer, [limits[i]]).upper[0])
+    return total
+
+
+def _distance(x: Array, ball: Ball) -> float:
+    """``‖w ⊙ (x − center)‖_p``, rounded upwards."""
+    moved = ball.weights * np.abs(x[0] - ball.center)
+    norm = {1.0: moved.sum(), 2.0: np.sqrt((moved**2).sum()) + 1e-150, np.inf: moved.max()}[ball.p]
+    return float(up(norm * (1 + gamma(len(moved) + 4))))
