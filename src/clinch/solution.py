@@ -178,12 +178,16 @@ class Solution:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields by name, ready for JSON; infinities and NaN become null."""
+        """All fields by name, ready for JSON; infinities and NaN become null, of a certificate it says whether there is
+        one."""
         statuses = self.status if isinstance(self.status, list) else [self.status]
         proofs = self.proof if isinstance(self.proof, list) else [self.proof]
         names = [status.name for status in statuses]
         kinds = [None if proof is None else proof.name for proof in proofs]
+        certified = self.certificate if isinstance(self.certificate, list) else [self.certificate] * len(names)
+        has = [proof is not None for proof in certified]
         return {
+            "certificate": has if self.batched else has[0],
             "status": names if self.batched else names[0],
             "x": _json(self.x),
             "value": _json(self.value),

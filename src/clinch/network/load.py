@@ -278,7 +278,8 @@ def _compare_values(ours: Tensor, rounded: Tensor, theirs: Tensor, limits: torch
     size = float(theirs.nan_to_num(0.0, 0.0, 0.0).abs().max())
     rounding = float((rounded - ours).abs().nan_to_num(0.0, 0.0, 0.0).max())
     largest = float(difference.max())
-    if not bool(theirs.isfinite().all()) and bool(ours.isfinite().all()):
+    overflows = not bool(theirs.isfinite().all()) and not bool(rounded.isfinite().all())
+    if overflows and bool(ours.isfinite().all()):
         raise NetworkError(
             f"{name} overflows on random inputs: it returns NaN or infinity where exact arithmetic does not. Load it "
             "with smaller weights, or in float64 (model.double())."
