@@ -84,7 +84,7 @@ def test_a_small_run_writes_table_figure_and_verdicts(tmp_path, capsys):
 
 def test_a_small_run_on_mnist():
     try:
-        mnist("test"), model_file("mnist_adrgd_pgd.onnx")
+        model_file("mnist_adrgd_pgd.onnx"), mnist("test")
     except DataError as reason:
         pytest.skip(f"needs MNIST and the networks of document 4: {reason}")
     found = reproduce("adr-mnist", quick=True)
