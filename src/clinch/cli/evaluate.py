@@ -55,7 +55,7 @@ def evaluate(
     """
     from clinch.cli.console import write_json
     from clinch.cli.study_progress import StudyProgress
-    from clinch.study.evaluation import evaluate as run
+    from clinch.study.run import evaluate as run
     from clinch.study.sources import open_source
     from clinch.study.store import checked_table, write_table
     from clinch.study.template import norm_of_name

@@ -1,8 +1,9 @@
 """Studies: what attacks and bounds say about a whole network, measured over a set of inputs; published experiments."""
 
-from clinch.study.evaluation import Evaluation, Tally, evaluate
+from clinch.study.evaluation import Evaluation, Tally
 from clinch.study.measures import eps_99, fooling_ratio, rho1, rho2
 from clinch.study.reproduction import Claim, Reproduction, Table, reproduce
+from clinch.study.run import evaluate
 from clinch.study.sources import open_source
 from clinch.study.store import Row, Store
 
