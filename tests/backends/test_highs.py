@@ -1,6 +1,8 @@
 import _thread
 import ast
 import math
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -92,6 +94,21 @@ def test_a_keyboard_interrupt_passes_through():
     with pytest.raises(KeyboardInterrupt):
         highs.solve(knapsack(80), time_limit=60, gap=0.0)
     timer.join()
+
+
+def test_an_interrupted_program_ends_cleanly():
+    """The solver's own thread has ended by then: the process would abort otherwise."""
+    program = (
+        "import _thread, sys, threading; sys.path.insert(0, sys.argv[1])\n"
+        "from programs import knapsack\n"
+        "from clinch.backends import highs\n"
+        "threading.Timer(0.3, _thread.interrupt_main).start()\n"
+        "try: highs.solve(knapsack(80), time_limit=60, gap=0.0)\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    here = str(Path(__file__).parent)
+    ended = subprocess.run([sys.executable, "-c", program, here], capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "interrupted"), ended.stderr
 
 
 def test_another_user_of_the_library_with_other_threads_is_no_obstacle():

@@ -173,21 +173,32 @@ class HighsModel:
     def _run(self, long: bool) -> None:
         """Run HiGHS. A long solve runs beside this thread: a keyboard interrupt then ends it at once and passes on."""
         if not long or threading.current_thread() is not threading.main_thread():
-            if self._highs.run() == self._library.HighsStatus.kError:
-                # HiGHS keeps one pool of threads per process: another user of it may have made one of another size
-                self._library.Highs.resetGlobalScheduler(True)
-                self._highs.run()
+            self._run_here()
             return
         self._highs.HandleUserInterrupt = True
-        worker = threading.Thread(target=self._highs.run, daemon=True)
-        worker.start()
+        # an event of its own: Python 3.11 takes a thread for ended whose join() was interrupted
+        ended = threading.Event()
+
+        def work() -> None:
+            try:
+                self._run_here()
+            finally:
+                ended.set()
+
+        threading.Thread(target=work, daemon=True).start()
         try:
-            while worker.is_alive():
-                worker.join(0.1)
+            while not ended.wait(0.1):
+                pass
         except BaseException:
             self._highs.cancelSolve()
-            worker.join(2.0)
+            ended.wait(2.0)
             raise
+
+    def _run_here(self) -> None:
+        if self._highs.run() == self._library.HighsStatus.kError:
+            # HiGHS keeps one pool of threads per process: another user of it may have made one of another size
+            self._library.Highs.resetGlobalScheduler(True)
+            self._highs.run()
 
     def _outcome(self, seconds: float) -> Outcome:
         highs, status = self._highs, self._library.HighsModelStatus
