@@ -142,19 +142,23 @@ def _in_time(stated: _Stated, task: Callable[[], None]) -> None:
             task()
         except BaseException as reason:
             raised.append(reason)
+        finally:
+            ended.set()
 
+    # an event of its own: Python 3.11 takes a thread for ended whose join() was interrupted
+    ended = threading.Event()
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     try:
-        while worker.is_alive() and not stated.over:
-            worker.join(0.02)
+        while not stated.over and not ended.wait(0.02):
+            pass
     finally:
         stated.deadline = -np.inf
-        worker.join(0.2)
-        while worker.is_alive():
+        ended.wait(0.2)
+        while not ended.is_set() and worker.is_alive():
             with stated.lock:  # not while a point is being kept
                 _raise_in(worker)
-            worker.join(1.0)
+            ended.wait(1.0)
     if raised:
         raise raised[0]
 
