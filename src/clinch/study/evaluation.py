@@ -132,7 +132,7 @@ class Evaluation:
         return float(low), float(high)
 
     def curve(self, radii: Sequence[float] | Tensor | None = None) -> Curve:
-        """The certified accuracy curve: robust accuracy ``#{d > r}/#images`` at every radius, ``[proven, not refuted]``.
+        """The certified accuracy curve: robust accuracy ``#{d > r}/#images`` at radii, ``[proven, not refuted]``.
 
         Args:
             radii: None: every distance and bound at which the shares change, thinned out evenly to :data:`POINTS`.
@@ -166,7 +166,7 @@ class Evaluation:
         return Curve(at, *self.known.fooled(at))
 
     def jumps(self) -> Tensor:
-        """The radii of the curves: at most :data:`POINTS` of those at which shares change, the first and last included."""
+        """The radii of the curves: at most :data:`POINTS` of those at which shares change, first and last included."""
         at = self.known.jumps()
         return at[torch.linspace(0, len(at) - 1, POINTS).round().long()] if len(at) > POINTS else at
 
@@ -189,8 +189,8 @@ class Evaluation:
         return rho2(radii) if bool((radii > 0).any()) else None
 
     def eps_99(self, share: float = 0.99) -> tuple[float, float]:
-        """The smallest radius at which more than 99% of the correctly classified images are fooled, ``(proven, found)``;
-        infinite where no inputs are known that fool so many (Balda et al. 2018, arXiv 1803.03607, table I)."""
+        """The smallest radius at which more than 99% of the correctly classified images are fooled, ``(proven,
+        found)``; infinite where no inputs are known that fool so many (Balda et al. 2018, arXiv 1803.03607, table I)."""
         return self.known.eps(share)
 
     def accuracy(self) -> tuple[float, float]:
@@ -204,9 +204,9 @@ class Evaluation:
     def measures(self) -> dict[str, Any]:
         """Every measure by name, intervals as pairs; those about correctly classified images are None without any."""
         some = bool(self.known.correct.any())
-        radius = {} if self.template.eps is None else {"robust": self.interval}
+        radius: dict[str, Any] = {}
         if self.template.eps is not None:
-            radius["fooling_ratio"] = self.fooling_ratio() if some else None
+            radius = {"robust": self.interval, "fooling_ratio": self.fooling_ratio() if some else None}
         return {
             "accuracy": self.accuracy(), **radius, "rho1": self.rho1() if some else None, "rho2": self.rho2(),
             "eps_99": self.eps_99() if some else None,
