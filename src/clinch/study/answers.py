@@ -52,8 +52,12 @@ def passes_of(template: Template, network: Network) -> list[tuple[tuple[str, ...
     length = max(1, min(LARGEST, ACTIVATIONS // sum(node.size for node in nodes)))
     if hidden <= NARROW:
         near = (CLEAN, ATTACK, LINEAR)
-        return [(near if template.eps is None else (CLEAN, LINEAR, ATTACK, SLOPES), length)]
-    return [((CLEAN, ATTACK), length), ((LINEAR,), max(1, min(length, WIDE // hidden)))]
+        passes = [(near if template.eps is None else (CLEAN, LINEAR, ATTACK, SLOPES), length)]
+    else:
+        passes = [((CLEAN, ATTACK), length), ((LINEAR,), max(1, min(length, WIDE // hidden)))]
+    without = {"attacks": (LINEAR, SLOPES), "bounds": (ATTACK,)}.get(template.methods, ())
+    kept = [(tuple(name for name in names if name not in without), length) for names, length in passes]
+    return [(names, length) for names, length in kept if names]
 
 
 class Batch:

@@ -190,7 +190,8 @@ class Evaluation:
 
     def eps_99(self, share: float = 0.99) -> tuple[float, float]:
         """The smallest radius at which more than 99% of the correctly classified images are fooled, ``(proven,
-        found)``; infinite where no inputs are known that fool so many (Balda et al. 2018, arXiv 1803.03607, table I)."""
+        found)``; infinite where no inputs are known that fool so many (Balda et al. 2018, arXiv 1803.03607,
+        table I)."""
         return self.known.eps(share)
 
     def accuracy(self) -> tuple[float, float]:
