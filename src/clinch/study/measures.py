@@ -16,6 +16,9 @@ from clinch.attacks.result import ALREADY, AttackResult
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.norms import norm as norm_of
 
+#: what norms and means of 100,000 float64 terms, summed one after the other, can round by, relatively
+ROUNDING = 1e-10
+
 
 @dataclass(frozen=True)
 class DistanceIntervals:
@@ -84,7 +87,7 @@ class DistanceIntervals:
         """
         correct = self.some_correct()
         low, high = (_relative(end[correct], size[correct]) for end in (self.bound, self.value))
-        return float(low.mean()), float(high.mean())
+        return float(low.mean()) * (1 - ROUNDING), float(high.mean()) * (1 + ROUNDING)
 
     def eps(self, share: float = 0.99) -> tuple[float, float]:
         """The smallest ε at which more than a share of the correctly classified inputs is fooled, as
