@@ -76,3 +76,47 @@ def test_progress_of_distances_has_no_interval():
     with StudyProgress(False, console) as progress:
         progress(Tally(4, {"closed": 4}, 130.0, 4, 470.0, "open images"))
     assert "proven" not in console.file.getvalue() and "at most 7 min 50 s" in console.file.getvalue()
+
+
+def test_several_combinations_are_a_table_and_folders(clinch, tmp_path):
+    run = ("evaluate", MODEL, "--eps", "0.02", "--eps", "0.05", "--norm", "linf", "--norm", "l2", "--methods", "cheap",
+           "--limit", "10", "--out", tmp_path / "runs", "--time-limit", "60")  # fmt: skip
+    outcome = clinch(*run, "--json", tmp_path / "all.json")
+    lines = outcome.out.splitlines()
+    assert outcome.code in (0, 1) and len(lines) == 5
+    assert lines[0].split()[:5] == ["model", "data", "norm", "eps", "methods"]
+    assert [line.split()[2:5] for line in lines[1:]] == [
+        [norm, eps, "cheap"] for norm in ("linf", "l2") for eps in ("0.02", "0.05")
+    ]
+    content = json.loads((tmp_path / "all.json").read_text())["runs"]
+    assert set(content) == {folder.name for folder in (tmp_path / "runs").iterdir()} and len(content) == 4
+    assert all(len(each["rows"]) == 10 for each in content.values())
+    outcome = clinch(*run, "--table", tmp_path / "rows.csv")
+    assert outcome.code == 2 and "--table takes the rows of one combination" in outcome.err
+
+
+def test_measures_of_each_class(clinch):
+    outcome = clinch("evaluate", MODEL, "--eps", "0.05", "--limit", "30", "--per-class", "--json", "-")
+    content = json.loads(outcome.out)
+    counts = [entry["counts"].get("robust", 0) for entry in content["per_class"].values()]
+    assert sum(counts) == content["counts"]["robust"]
+    assert content["curve"]["radii"][0] == 0 and len(content["curve"]["low"]) == len(content["curve"]["high"])
+    lines = clinch("evaluate", MODEL, "--eps", "0.05", "--limit", "30", "--per-class").out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("class "))
+    assert [line.split()[0] for line in lines[start + 1 :]] == list(content["per_class"])
+    for column in ("robust %", "fooled %", "rho1", "eps 99 %"):
+        assert column in lines[start]
+
+
+def test_a_normalisation_from_the_command_line(clinch):
+    run = ("evaluate", MODEL, "--eps", "0.02", "--limit", "10", "--json", "-")
+    plain, same = (json.loads(clinch(*run, *more).out) for more in ((), ("--mean", "0", "--std", "1")))
+    assert [row["status"] for row in same["rows"]] == [row["status"] for row in plain["rows"]]
+    half = json.loads(clinch(*run, "--mean", "0.5", "--std", "0.5").out)
+    assert half["rows"] != plain["rows"]
+    for more, message in (
+        (("--mean", "0"), "both --mean and --std"), (("--mean", "a", "--std", "1"), "write numbers"),
+        (("--mean", "0", "--std", "0"), "give positive numbers"),
+    ):  # fmt: skip
+        outcome = clinch(*run, *more)
+        assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1

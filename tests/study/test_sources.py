@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+import clinch as cl
 from clinch.data import DataError
+from clinch.study import evaluate
 from clinch.study.sources import array_source, dataset_source, first_shape, open_source
 
 RNG = np.random.default_rng(0)
@@ -120,3 +122,28 @@ def test_bad_data_is_one_line(data, message):
     with pytest.raises(DataError, match=message) as caught:
         open_source(data)
     assert "\n" not in str(caught.value)
+
+
+def test_digits_are_the_default():
+    source = open_source()
+    batch = read(source, (8, 8))
+    assert source.size == 359 and batch.x.shape == (359, 8, 8) and batch.errors == [None] * 359
+    assert float(batch.x.min()) >= 0 and float(batch.x.max()) <= 1 and set(batch.y.tolist()) == set(range(10))
+    assert open_source("digits:train").hash != source.hash
+
+
+def test_a_corrupt_image_is_one_failed_row_of_a_study(tmp_path):
+    for name, shade in (("0", 40), ("1", 200)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((4, 4), shade + i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    whole = (tmp_path / "1" / "1.png").read_bytes()
+    (tmp_path / "1" / "1.png").write_bytes(whole[:40])
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2)).eval()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 16))
+        model[1].bias.copy_(torch.tensor([8.0, -8.0]))
+    found = evaluate(cl.load(model, input_shape=(1, 4, 4)), tmp_path, eps=0.05)
+    assert [row.status for row in found.rows] == ["robust"] * 4 + ["failed", "robust"]
+    assert found.rows[4].label is None and "Error" in found.rows[4].error
+    assert found.interval == (5 / 6, 1.0)

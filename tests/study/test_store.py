@@ -12,7 +12,7 @@ IDENTITY = {"model": "net", "model_hash": "a" * 64, "data": "digits", "data_hash
 ROWS = [
     Row(0, 7, "robust", None, 0.1, 0.5, "LINEAR_RELAXATION", "CROWN", None, 1, 0.25),
     Row(1, None, "failed", method="read", error="ValueError: no image, or none, of a kind"),
-    Row(3, 2, "attacked", 0.05, None, -1.0, None, "attack", None, 1, 0.5, b"\x00\x01"),
+    Row(3, 2, "attacked", 0.05, None, -1.0, None, "attack", None, 1, 0.5, found=b"\x00\x01"),
 ]
 
 
@@ -28,7 +28,7 @@ def test_rows_come_back_as_they_were_put(tmp_path):
         assert store.counts() == {"attacked": 1, "failed": 1, "robust": 1}
         store.put([ROWS[0]._replace(status="open")])
         assert store.counts() == {"attacked": 1, "failed": 1, "open": 1}
-        assert store.identity == {"version": "1", **IDENTITY}
+        assert store.identity == {"version": "2", **IDENTITY}
 
 
 @pytest.mark.parametrize("part", ["model", "data"])

@@ -1,42 +1,53 @@
-"""``clinch evaluate MODEL --data D``: a whole data set."""
+"""``clinch evaluate MODEL --data D``: a whole data set; several models, data sets, norms, radii or methods at once."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
+    from clinch.study.comparison import Comparison
+    from clinch.study.evaluation import Evaluation
     from clinch.study.sources import Source
 
 
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="An .onnx file, file.py:function or package.module:function.")
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="An .onnx file, file.py:function or package.module:function."),
     ],
     data: Annotated[
-        str,
+        list[str],
         typer.Option(help="digits, mnist, fashion-mnist, cifar10 (mnist:train for training), an .npz file, a folder."),
-    ] = "digits",
-    norm: Annotated[str, typer.Option(help="linf, l2, l1 or l0.")] = "linf",
+    ] = ["digits"],  # noqa: B006 - typer reads it and hands out copies
+    norm: Annotated[list[str], typer.Option(help="linf, l2, l1 or l0.")] = ["linf"],  # noqa: B006
     eps: Annotated[
-        float | None, typer.Option(help="Radius: robust accuracy as an interval. Without: minimum distances.")
+        list[float] | None, typer.Option(help="Radius: robust accuracy as an interval. Without: minimum distances.")
     ] = None,
+    methods: Annotated[
+        list[str], typer.Option(help="all; cheap (no search of single images); attacks or bounds alone.")
+    ] = ["all"],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Keep results in this folder; run again to go on from there.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds for all images together.")] = 600.0,
+    time_limit: Annotated[float, typer.Option(help="Seconds for everything together.")] = 600.0,
     gap: Annotated[float, typer.Option(help="Relative gap at which a distance counts as closed.")] = 1e-3,
     lower: Annotated[float, typer.Option(help="Smallest value of an input's elements.")] = 0.0,
     upper: Annotated[float, typer.Option(help="Largest value of an input's elements.")] = 1.0,
+    mean: Annotated[
+        str | None, typer.Option(metavar="M[,M,M]", help="The model takes (x - mean)/std; eps stays in pixels.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="S[,S,S]", help="See --mean.")] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
     input_shape: Annotated[
         str | None, typer.Option(metavar="C,H,W", help="Of a model that does not say; default: the images'.")
     ] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Print every measure for each class too.")] = False,
     table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write one row per image: .csv, or .parquet (extra).")
     ] = None,
@@ -47,36 +58,98 @@ def evaluate(
     """Robust accuracy of a classifier at a radius, or its distances to other classes, for every image of a data set.
 
     Cheap methods come first for every image, the search where the answer is still open, until the time is over. With
-    --out the process may be killed at any moment: the same command goes on from there.
+    --out the process may be killed at any moment: the same command goes on from there. Several models, --data, --norm,
+    --eps or --methods are all combined, each combination in a folder of its own below --out with an equal share of the
+    time that is left.
 
     Exit code: 0 every image has an answer; 1 some are open or failed; 2 bad input.
 
-    Example: clinch evaluate net.onnx --data mnist --norm linf --eps 0.02 --out run --time-limit 600
+    Example: clinch evaluate net.onnx --data mnist --norm linf --eps 0.02 --eps 0.05 --out run --time-limit 600
     """
-    from clinch.cli.console import write_json
     from clinch.cli.study_progress import StudyProgress
-    from clinch.study.run import evaluate as run
     from clinch.study.sources import open_source
-    from clinch.study.store import checked_table, write_table
+    from clinch.study.store import checked_table
     from clinch.study.template import norm_of_name
 
-    p = norm_of_name(norm)
+    radii = eps or [None]
+    one = max(map(len, (models, data, norm, radii, methods))) == 1
+    _check_options(one, table, mean, std)
+    norms = [norm_of_name(name) for name in norm]
     if table is not None:
         checked_table(table)
-    source = open_source(data)
-    network = _network(model, input_shape, source)
-    with StudyProgress(eps is not None) as progress:
-        found = run(
-            network, source, norm=p, eps=eps, lower=lower, upper=upper, gap=gap, out=out, limit=limit,
-            time_limit=time_limit, seed=seed, device=device, progress=progress,
-        )  # fmt: skip
+    sources = [open_source(name) for name in data]
+    networks = [_normalised(_network(model, input_shape, sources[0]), mean, std) for model in models]
+    common: dict[str, Any] = {
+        "lower": lower, "upper": upper, "gap": gap, "out": out, "limit": limit, "time_limit": time_limit, "seed": seed,
+        "device": device,
+    }  # fmt: skip
+    with StudyProgress(None not in radii) as progress:
+        found = _study(one, networks, sources, norms, radii, methods, {**common, "progress": progress})
+    return _write(found, per_class, table, json)
+
+
+def _check_options(one: bool, table: Path | None, mean: str | None, std: str | None) -> None:
+    from clinch.errors import ProblemError
+
+    if table is not None and not one:
+        raise ProblemError("--table takes the rows of one combination. Write --json FILE for the rows of all of them.")
+    if (mean is None) != (std is None):
+        raise ProblemError("A normalisation needs both --mean and --std.")
+
+
+def _study(
+    one: bool,
+    networks: list[Network],
+    sources: list[Source],
+    norms: list[float],
+    radii: list[float] | list[None],
+    methods: list[str],
+    common: dict[str, Any],
+) -> Evaluation | Comparison:
+    """One study, or one for each combination."""
+    from clinch.study.comparison import compare
+    from clinch.study.run import evaluate as run
+
+    if one:
+        return run(networks[0], sources[0], norm=norms[0], eps=radii[0], methods=methods[0], **common)
+    return compare(networks, sources, norms=norms, eps=radii, methods=methods, **common)
+
+
+def _write(found: Evaluation | Comparison, per_class: bool, table: Path | None, json: str | None) -> int:
+    """Print and write what was found; the exit code."""
+    from clinch.cli.console import write_json
+    from clinch.cli.study_tables import print_table
+    from clinch.study.columns import class_rows
+    from clinch.study.evaluation import Evaluation
+    from clinch.study.store import write_table
+
+    runs = {"": found} if isinstance(found, Evaluation) else found.runs
     if table is not None:
-        write_table(table, found.rows)
+        write_table(table, runs[""].rows)
     if json != "-":
-        print(found)
+        if isinstance(found, Evaluation):
+            print(found)
+        else:
+            print_table(found.rows())
+        for name, each in runs.items() if per_class else ():
+            print_table(class_rows(each), name or None)
     if json is not None:
         write_json(found.to_dict(), json)
-    return 0 if found.tally.answered == found.tally.images else 1
+    return 0 if all(each.tally.answered == each.tally.images for each in runs.values()) else 1
+
+
+def _normalised(network: Network, mean: str | None, std: str | None) -> Network:
+    """The network with --mean and --std in front."""
+    from clinch.errors import NetworkError
+    from clinch.network.normalise import normalised
+
+    if mean is None or std is None:
+        return network
+    try:
+        numbers = [[float(part) for part in text.split(",")] for text in (mean, std)]
+    except ValueError:
+        raise NetworkError(f"--mean {mean} --std {std}: write numbers such as 0.49,0.48,0.45.") from None
+    return normalised(network, *numbers)
 
 
 def _network(model: str, input_shape: str | None, source: Source) -> Network:

@@ -1,7 +1,9 @@
 """Studies: what attacks and bounds say about a whole network, measured over a set of inputs; published experiments."""
 
-from clinch.study.evaluation import Evaluation, Tally
-from clinch.study.measures import eps_99, fooling_ratio, rho1, rho2
+from clinch.network.normalise import normalised
+from clinch.study.comparison import Comparison, compare
+from clinch.study.evaluation import Curve, Evaluation, Tally
+from clinch.study.measures import DistanceIntervals, eps_99, fooling_ratio, rho1, rho2
 from clinch.study.reproduction import Claim, Reproduction, Table, reproduce
 from clinch.study.run import evaluate
 from clinch.study.sources import open_source
@@ -9,15 +11,20 @@ from clinch.study.store import Row, Store
 
 __all__ = [
     "Claim",
+    "Comparison",
+    "Curve",
+    "DistanceIntervals",
     "Evaluation",
     "Reproduction",
     "Row",
     "Store",
     "Table",
     "Tally",
+    "compare",
     "eps_99",
     "evaluate",
     "fooling_ratio",
+    "normalised",
     "open_source",
     "reproduce",
     "rho1",

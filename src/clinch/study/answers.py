@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch.errors import UnboundedInputError, UnsupportedOperator
+from clinch.errors import ClinchError, UnboundedInputError, UnsupportedOperator
 from clinch.geometry.norms import norm
 from clinch.ledger import Ledger
 from clinch.solution import Proof
@@ -34,6 +34,8 @@ BISECTIONS = 6
 LARGEST, ACTIVATIONS = 128, 2**22
 #: hidden activations up to which linear bounds come first; beyond, so many of all images that are bounded at once
 NARROW, WIDE = 2000, 2**18
+#: most classes of a network whose first-order radii are computed, and elements of all gradients held at once
+CLASSES, GRADIENTS = 100, 2**24
 #: names of methods in the order they come
 CLEAN, LINEAR, ATTACK, SLOPES, SEARCH = "clean prediction", "CROWN", "attack", "alpha-CROWN", "search"
 
@@ -50,8 +52,12 @@ def passes_of(template: Template, network: Network) -> list[tuple[tuple[str, ...
     length = max(1, min(LARGEST, ACTIVATIONS // sum(node.size for node in nodes)))
     if hidden <= NARROW:
         near = (CLEAN, ATTACK, LINEAR)
-        return [(near if template.eps is None else (CLEAN, LINEAR, ATTACK, SLOPES), length)]
-    return [((CLEAN, ATTACK), length), ((LINEAR,), max(1, min(length, WIDE // hidden)))]
+        passes = [(near if template.eps is None else (CLEAN, LINEAR, ATTACK, SLOPES), length)]
+    else:
+        passes = [((CLEAN, ATTACK), length), ((LINEAR,), max(1, min(length, WIDE // hidden)))]
+    without = {"attacks": (LINEAR, SLOPES), "bounds": (ATTACK,)}.get(template.methods, ())
+    kept = [(tuple(name for name in names if name not in without), length) for names, length in passes]
+    return [(names, length) for names, length in kept if names]
 
 
 class Batch:
@@ -83,6 +89,7 @@ class Batch:
         self.methods = [""] * len(x)
         self.clean = torch.zeros(len(x), dtype=torch.bool)
         self.margin = torch.full((len(x),), torch.nan, dtype=torch.float64)
+        self.first_order = torch.full((len(x),), torch.nan, dtype=torch.float64)
         self._began = time.monotonic()
         # the objective of a question of yes or no is a constant, and so its own bound: the first input found answers it
         trivial = 0.0 if template.eps is None else self.query.objective.value(self.query.region.lower, {})
@@ -96,6 +103,7 @@ class Batch:
             if method == CLEAN:
                 self.clean = self.ledger.offer(self.x, CLEAN)
                 self._sign(CLEAN, self.clean.nonzero().flatten())
+                self._first_order()
             elif method == ATTACK:
                 self._attack(seed)
             elif self.template.eps is None:
@@ -128,9 +136,28 @@ class Batch:
             if self.template.eps is None and row.bound is not None and row.proof is not None:
                 proven = torch.tensor([row.bound], dtype=torch.float64)
                 self.ledger.prove(proven, Proof[row.proof], row.method, torch.tensor([b]))
-            if row.margin is not None:
-                self.margin[b] = row.margin
+            for name, held in (("margin", self.margin), ("first_order", self.first_order)):
+                if (number := getattr(row, name)) is not None:
+                    held[b] = number
         self.methods = [row.method for row in rows]
+
+    def _first_order(self) -> None:
+        """The first-order radius of every image, where the norm has one and the classes are few."""
+        from clinch.attacks.first_order import first_order_radius
+
+        classes = self.network.graph.nodes[-1].size
+        if self.template.norm < 1 or classes > CLASSES:
+            return
+        length = max(1, GRADIENTS // (classes * self.x[0].numel()))
+        try:
+            parts = [
+                first_order_radius(self.network, x, y, norm=self.template.norm)
+                for x, y in zip(self.x.split(length), self.y.split(length))
+            ]
+        except ClinchError as reason:
+            self.ledger.note(str(reason))
+            return
+        self.first_order = torch.cat(parts).cpu()
 
     def _attack(self, seed: int) -> None:
         """The attack inside the ball; without a radius a quick one for the nearest input."""
@@ -245,6 +272,7 @@ class Batch:
         found = self.ledger.value.isfinite()
         x = self.ledger.x.double()
         distance = norm(x - self.x.double(), self.template.norm).tolist()
+        size = norm(self.x.double(), self.template.norm).tolist()
         seconds = (time.monotonic() - self._began) / max(1, len(images))
         bound = self.ledger.bound.tolist()
         rows = []
@@ -252,12 +280,13 @@ class Batch:
             status = self._status(b)
             proven = self._proven(status, bound[b])
             proof = self.ledger.proofs[b] if proven is not None else None
-            margin = float(self.margin[b])
+            margin, first_order = float(self.margin[b]), float(self.first_order[b])
             rows.append(Row(
                 image, int(self.y[b]), status, distance[b] if found[b] else None, proven,
                 None if math.isnan(margin) else max(margin, 0.0) if status == ROBUST else margin,
                 None if proof is None else proof.name, self.methods[b], None, passes,
                 seconds + (spent[b] if spent else 0.0),
+                size[b], None if math.isnan(first_order) else first_order,
                 self.ledger.x[b].numpy().tobytes() if found[b] else None,
             ))  # fmt: skip
         return rows

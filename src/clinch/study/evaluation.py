@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from clinch.errors import ProblemError
 from clinch.solution import installed_versions
+from clinch.study.measures import DistanceIntervals, rho2
 from clinch.study.store import COLUMNS, Row
-from clinch.study.template import ATTACKED, CLOSED, MISCLASSIFIED, OPEN, ROBUST, STATUSES, Template
+from clinch.study.template import ATTACKED, CLOSED, FAILED, MISCLASSIFIED, OPEN, ROBUST, STATUSES, Template
+
+#: most points of a curve whose radii were not named
+POINTS = 256
 
 
 class Tally(NamedTuple):
@@ -51,6 +58,19 @@ class Tally(NamedTuple):
         return sum(self.counts.values())
 
 
+class Curve(NamedTuple):
+    """Shares at radii, each between two ends that are proven.
+
+    Attributes:
+        radii: ``(R,)`` float64, in the units of the data.
+        low: ``(R,)`` lower ends; high: upper ends.
+    """
+
+    radii: Tensor
+    low: Tensor
+    high: Tensor
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What is known about every image of a data set.
@@ -83,26 +103,134 @@ class Evaluation:
             raise ProblemError("A study of distances has no radius. Name one: evaluation.certified(0.1).")
         return self.tally.interval
 
+    @cached_property
+    def known(self) -> DistanceIntervals:
+        """Of every image an interval that holds its distance; an image without a row, or that failed, has [0, ∞)."""
+        value, bound, beyond = [], [], []
+        for row in self.rows:
+            robust = row.status == ROBUST
+            nearest = math.inf if row.value is None or row.status == FAILED else row.value
+            # the check of an attack allows for the rounding of its distance
+            nearest = min(nearest, self.template.eps or 0.0) if row.status == ATTACKED else nearest
+            value.append(0.0 if row.status == MISCLASSIFIED else nearest)
+            bound.append(row.bound or 0.0)
+            beyond.append(robust)
+        more = self.tally.images - len(self.rows)
+        return DistanceIntervals(
+            torch.tensor(value + [math.inf] * more, dtype=torch.float64),
+            torch.tensor(bound + [0.0] * more, dtype=torch.float64),
+            torch.tensor(beyond + [False] * more, dtype=torch.bool),
+        )
+
     def certified(self, eps: float) -> tuple[float, float]:
         """Robust accuracy at any radius as ``(proven, not refuted)``, from the distances and bounds of all images.
 
         Example:
             >>> [evaluation.certified(eps) for eps in (0.01, 0.02, 0.05)]
         """
-        proven = sum(row.bound is not None and row.bound >= eps and self._beyond(row, eps) for row in self.rows)
-        refuted = sum(row.value is not None and row.value <= eps for row in self.rows)
-        return proven / self.tally.images, 1 - refuted / self.tally.images
+        low, high = self.known.robust(_radii(eps))
+        return float(low), float(high)
 
-    def _beyond(self, row: Row, eps: float) -> bool:
-        """Whether a bound that is at least eps says that nothing is misclassified at eps itself."""
-        assert row.bound is not None
-        return row.status == ROBUST or row.bound > eps
+    def curve(self, radii: Sequence[float] | Tensor | None = None) -> Curve:
+        """The certified accuracy curve: robust accuracy ``#{d > r}/#images`` at radii, ``[proven, not refuted]``.
+
+        Args:
+            radii: None: every distance and bound at which the shares change, thinned out evenly to :data:`POINTS`.
+
+        Raises:
+            ProblemError: a radius below zero.
+
+        Example:
+            >>> radii, proven, not_refuted = evaluation.curve()
+        """
+        at = self.jumps() if radii is None else _radii(radii)
+        return Curve(at, *self.known.robust(at))
+
+    def fooling_ratio(self, eps: float | None = None) -> tuple[float, float]:
+        """The share of the correctly classified images with another class within a radius, ``(attacked, not proven)``.
+
+        Args:
+            eps: None: the template's.
+
+        Raises:
+            ProblemError: no radius is named, or no image is classified correctly.
+        """
+        if eps is None and (eps := self.template.eps) is None:
+            raise ProblemError("A study of distances has no radius. Name one: evaluation.fooling_ratio(0.1).")
+        low, high = self.known.fooled(_radii(eps))
+        return float(low), float(high)
+
+    def fooling_curve(self, radii: Sequence[float] | Tensor | None = None) -> Curve:
+        """:meth:`fooling_ratio` at every radius, ``[attacked share, not proven share]``; radii as in :meth:`curve`."""
+        at = self.jumps() if radii is None else _radii(radii)
+        return Curve(at, *self.known.fooled(at))
+
+    def jumps(self) -> Tensor:
+        """The radii of the curves: at most :data:`POINTS` of those at which shares change, first and last included."""
+        at = self.known.jumps()
+        return at[torch.linspace(0, len(at) - 1, POINTS).round().long()] if len(at) > POINTS else at
+
+    def rho1(self) -> tuple[float, float]:
+        """``ρ̂₁ = mean d/‖x‖_p`` over the correctly classified images, ``(proven, found)`` (Balda et al. 2018, arXiv
+        1803.03607, section II).
+
+        The paper has the distances that DeepFool finds, and leaves out where it finds none; here both ends are over all
+        images, so that the true mean lies between them: the upper one is infinite where an image has no input found.
+        """
+        size = torch.ones_like(self.known.value)
+        given = [1.0 if row.size is None else row.size for row in self.rows]
+        size[: len(given)] = torch.tensor(given, dtype=torch.float64)
+        return self.known.rho1(size)
+
+    def rho2(self) -> float | None:
+        """``ρ̂₂``, the mean first-order radius of the correctly classified images that were looked at; an estimate, None
+        where there is none (:func:`clinch.study.rho2`)."""
+        radii = torch.tensor([row.first_order or 0.0 for row in self.rows], dtype=torch.float64)
+        return rho2(radii) if bool((radii > 0).any()) else None
+
+    def eps_99(self, share: float = 0.99) -> tuple[float, float]:
+        """The smallest radius at which more than 99% of the correctly classified images are fooled, ``(proven,
+        found)``; infinite where no inputs are known that fool so many (Balda et al. 2018, arXiv 1803.03607,
+        table I)."""
+        return self.known.eps(share)
+
+    def accuracy(self) -> tuple[float, float]:
+        """The share of images that are classified correctly as they are; images without an answer widen it."""
+        wrong = self.tally.counts.get(MISCLASSIFIED, 0)
+        unknown = self.tally.images - self.tally.seen + self.tally.counts.get(FAILED, 0)
+        return (self.tally.images - wrong - unknown) / self.tally.images, (
+            self.tally.images - wrong
+        ) / self.tally.images
+
+    def measures(self) -> dict[str, Any]:
+        """Every measure by name, intervals as pairs; those about correctly classified images are None without any."""
+        some = bool(self.known.correct.any())
+        radius: dict[str, Any] = {}
+        if self.template.eps is not None:
+            radius = {"robust": self.interval, "fooling_ratio": self.fooling_ratio() if some else None}
+        return {
+            "accuracy": self.accuracy(), **radius, "rho1": self.rho1() if some else None, "rho2": self.rho2(),
+            "eps_99": self.eps_99() if some else None,
+        }  # fmt: skip
+
+    def classes(self) -> dict[int, Evaluation]:
+        """The same study of the images of each label, with all its measures.
+
+        An image whose label is not known, because it was not looked at or could not be read, may be of any class: it
+        counts in each as an image without an answer.
+        """
+        labels = sorted({row.label for row in self.rows if row.label is not None})
+        unknown = self.tally.images - sum(row.label is not None for row in self.rows)
+        found = {}
+        for label in labels:
+            rows = tuple(row for row in self.rows if row.label == label)
+            tally = Tally(len(rows) + unknown, dict(sorted(Counter(row.status for row in rows).items())))
+            found[label] = replace(self, tally=tally, rows=rows, notes=())
+        return found
 
     def per_class(self) -> dict[int, Tally]:
-        """The tally of each label."""
-        labels = sorted({row.label for row in self.rows if row.label is not None})
-        groups = {label: [row.status for row in self.rows if row.label == label] for label in labels}
-        return {y: Tally(len(found), {s: found.count(s) for s in sorted(set(found))}) for y, found in groups.items()}
+        """The tally of each label; see :meth:`classes`."""
+        return {label: found.tally for label, found in self.classes().items()}
 
     def distances(self) -> dict[str, float]:
         """Means and medians over the images that are classified correctly, of distances found and of bounds.
@@ -132,8 +260,12 @@ class Evaluation:
         return {
             "problem": self.template.text, "norm": self.template.norm, "eps": self.template.eps,
             "model": self.model, "data": self.data, "images": self.tally.images, "counts": dict(self.tally.counts),
-            **headline,
-            "per_class": {y: dict(tally.counts) for y, tally in self.per_class().items()},
+            **headline, "measures": self.measures(),
+            "curve": {name: end.tolist() for name, end in self.curve()._asdict().items()},
+            "per_class": {
+                y: {"images": part.tally.images, "counts": dict(part.tally.counts), **part.measures()}
+                for y, part in self.classes().items()
+            },
             "seconds": self.tally.seconds, "notes": list(self.notes), "versions": dict(self.versions),
             "rows": [{name: getattr(row, name) for name in COLUMNS} for row in self.rows],
         }  # fmt: skip
@@ -153,8 +285,36 @@ class Evaluation:
             lines.append(
                 f"robust   {100 * low:.2f} % proven, {100 * high:.2f} % not attacked: width {100 * (high - low):.2f}"
             )
+        lines += _measure_lines(self.measures())
         lines.append(f"time     {self.tally.seconds:.1f} s")
         return "\n".join([*lines, *(f"note     {note}" for note in self.notes)])
+
+
+def _radii(radii: Sequence[float] | Tensor | float) -> Tensor:
+    return torch.as_tensor(radii, dtype=torch.float64)
+
+
+def _measure_lines(found: Mapping[str, Any]) -> list[str]:
+    """One line for the measures about the images that are classified correctly."""
+    lines = []
+    if found.get("fooling_ratio") is not None:
+        low, high = found["fooling_ratio"]
+        lines.append(f"fooled   {100 * low:.2f} % to {100 * high:.2f} % of the images that are classified correctly")
+    parts = [
+        f"{name} {span(found[key])}" for name, key in (("rho1", "rho1"), ("eps 99 %", "eps_99"))
+        if found[key] is not None
+    ]  # fmt: skip
+    if found["rho2"] is not None:
+        parts.insert(1, f"rho2 {found['rho2']:.4g} (first order)")
+    return [*lines, f"measures {', '.join(parts)}"] if parts else lines
+
+
+def span(ends: tuple[float, float]) -> str:
+    """An interval as text: ``0.031 to 0.034``, ``at least 0.02`` where it has no upper end."""
+    low, high = ends
+    if math.isinf(low):
+        return "infinite"
+    return f"at least {low:.4g}" if math.isinf(high) else f"{low:.4g} to {high:.4g}"
 
 
 def _distance_lines(found: Mapping[str, float]) -> list[str]:

@@ -1,11 +1,13 @@
-"""Document 3's measures of robustness: fooling ratio, ρ̂₁, ρ̂₂ and ε₉₉ (Balda et al. 2018, arXiv 1803.03607).
+"""Document 3's measures of robustness, as numbers or as intervals: fooling ratio, ρ̂₁, ρ̂₂ and ε₉₉ (Balda et al. 2018,
+arXiv 1803.03607), and robust accuracy at any radius.
 
-All of them are about the inputs that are classified correctly as they are; the others are left out.
+An attack knows one end of every distance, a study both: :class:`DistanceIntervals` has the formulas for the two.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +15,126 @@ from torch import Tensor
 from clinch.attacks.result import ALREADY, AttackResult
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.norms import norm as norm_of
+
+#: what norms and means of 100,000 float64 terms, summed one after the other, can round by, relatively
+ROUNDING = 1e-10
+
+
+@dataclass(frozen=True)
+class DistanceIntervals:
+    """Of each of N inputs an interval that holds its distance d to the nearest input of another class.
+
+    Every measure of it is an interval as well, and holds what exact distances would give: each grows or shrinks with
+    every single distance, so that its ends are reached at the ends of the intervals. An input of which nothing is known
+    counts as classified correctly with d in [0, ∞), which makes each interval hold its value whatever the input is.
+
+    Attributes:
+        value: ``(N,)`` float64: distances of inputs that were found, ``d <= value``; 0 for an input that is
+            misclassified as it is, infinity where none was found.
+        bound: ``(N,)`` proven, ``d >= bound``; 0 where nothing is.
+        beyond: ``(N,)`` whether even ``d > bound`` is proven, as it is for a ball without another class.
+    """
+
+    value: Tensor
+    bound: Tensor
+    beyond: Tensor
+
+    @classmethod
+    def of(cls, found: AttackResult) -> DistanceIntervals:
+        """What an attack says: distances found, nothing proven."""
+        already = torch.tensor([r == ALREADY for r in found.reason], device=found.distance.device)
+        value = found.distance.double().masked_fill(already, 0.0)
+        return cls(value, torch.zeros_like(value), torch.zeros_like(already))
+
+    @property
+    def correct(self) -> Tensor:
+        """``(N,)`` the inputs that are classified correctly, as far as is known."""
+        return self.value > 0
+
+    def robust(self, radii: Tensor) -> tuple[Tensor, Tensor]:
+        """Robust accuracy ``#{d > r}/N`` as ``(proven, not refuted)``.
+
+        Args:
+            radii: of any shape.
+
+        Returns:
+            Two tensors of that shape.
+
+        Raises:
+            ProblemError: a radius below zero or NaN.
+        """
+        total = len(self.value)
+        return self._proven(radii) / total, (total - _at_most(self.value, radii)) / total
+
+    def fooled(self, radii: Tensor) -> tuple[Tensor, Tensor]:
+        """Fooling ratio ``#{correct, d <= r}/#{correct}`` as ``(attacked, not proven)``; see :func:`fooling_ratio`.
+
+        Raises:
+            ProblemError: no input is classified correctly, or a radius below zero or NaN.
+        """
+        value = self.value[self.some_correct()]
+        # what is misclassified has a bound of 0 and is proven at no radius
+        return _at_most(value, radii) / len(value), (len(value) - self._proven(radii)) / len(value)
+
+    def rho1(self, size: Tensor) -> tuple[float, float]:
+        """``ρ̂₁ = mean d/‖x‖_p`` of the correctly classified inputs as ``(proven, found)``.
+
+        Args:
+            size: ``(N,)`` of ‖x‖_p; anything positive where nothing is known of x.
+
+        Raises:
+            ProblemError: no input is classified correctly.
+        """
+        correct = self.some_correct()
+        low, high = (_relative(end[correct], size[correct]) for end in (self.bound, self.value))
+        return float(low.mean()) * (1 - ROUNDING), float(high.mean()) * (1 + ROUNDING)
+
+    def eps(self, share: float = 0.99) -> tuple[float, float]:
+        """The smallest ε at which more than a share of the correctly classified inputs is fooled, as
+        ``(proven, found)``: the distance at place ``⌊share·C⌋ + 1`` of the C in rising order.
+
+        Raises:
+            ProblemError: no input is classified correctly, or a share that is none.
+        """
+        if not 0 <= share < 1:
+            raise ProblemError(f"share={share} must be at least 0 and below 1.")
+        correct = self.some_correct()
+        # more than the share: one input beyond the whole number below it
+        place = math.floor(share * int(correct.sum()) * (1 + 1e-12))
+        return float(self.bound[correct].sort().values[place]), float(self.value[correct].sort().values[place])
+
+    def jumps(self) -> Tensor:
+        """``(J,)`` rising: the finite distances and bounds, at which the shares change; 0 is the first."""
+        ends = torch.cat([self.value.new_zeros(1), self.value, self.bound])
+        return ends[ends.isfinite()].unique()
+
+    def _proven(self, radii: Tensor) -> Tensor:
+        """How many are proven to have ``d > r``."""
+        at = self.bound[self.beyond]
+        own = _at_most(at, radii) - torch.searchsorted(at.sort().values, radii.contiguous())
+        return len(self.bound) - _at_most(self.bound, radii) + own
+
+    def some_correct(self) -> Tensor:
+        """:attr:`correct`.
+
+        Raises:
+            ProblemError: no input is classified correctly.
+        """
+        if not bool(self.correct.any()):
+            raise ProblemError("No input is classified correctly, so there is nothing to measure. Check the labels.")
+        return self.correct
+
+
+def _at_most(ends: Tensor, radii: Tensor) -> Tensor:
+    """How many of the ends are at most each radius."""
+    if not bool((radii >= 0).all()):
+        raise ProblemError("A radius is below zero or NaN; give radii of zero or more.")
+    return torch.searchsorted(ends.sort().values, radii.contiguous(), right=True).double()
+
+
+def _relative(distance: Tensor, size: Tensor) -> Tensor:
+    """``distance/size``; zero stays zero where the size is zero too."""
+    return torch.where(distance > 0, distance / size, 0.0)
 
 
 def fooling_ratio(found: AttackResult, eps: Tensor | float | None = None) -> Tensor:
@@ -35,9 +157,8 @@ def fooling_ratio(found: AttackResult, eps: Tensor | float | None = None) -> Ten
         >>> fooling_ratio(fast_grad(net, x, y, eps=0.1))
         >>> fooling_ratio(deepfool(net, x, y, norm=cl.inf), torch.linspace(0, 0.2, 11))
     """
-    distance = _distances(found)
     limits = torch.as_tensor(torch.finfo(torch.float64).max if eps is None else eps, dtype=torch.float64)
-    return (distance <= limits.to(distance.device).unsqueeze(-1)).double().mean(-1)
+    return DistanceIntervals.of(found).fooled(limits.to(found.distance.device))[0]
 
 
 def rho1(found: AttackResult, x: Tensor, norm: float = torch.inf) -> float:
@@ -60,10 +181,10 @@ def rho1(found: AttackResult, x: Tensor, norm: float = torch.inf) -> float:
     """
     if len(x) != len(found.distance):
         raise ShapeError(f"x has {len(x)} inputs; the attack had {len(found.distance)}.")
-    size = norm_of(x.to(found.distance.device).double(), norm)[_correct(found)]
-    distance = _distances(found)
-    fooled = distance.isfinite()
-    return float((distance[fooled] / size[fooled]).mean()) if bool(fooled.any()) else math.inf
+    size = norm_of(x.to(found.distance.device).double(), norm)
+    known = DistanceIntervals.of(found)
+    fooled = known.value.isfinite() & known.some_correct()
+    return float(_relative(known.value[fooled], size[fooled]).mean()) if bool(fooled.any()) else math.inf
 
 
 def rho2(radius: Tensor) -> float:
@@ -97,20 +218,4 @@ def eps_99(found: AttackResult, share: float = 0.99) -> float:
     Raises:
         ProblemError: no input is classified correctly, or a share that is none.
     """
-    if not 0 <= share < 1:
-        raise ProblemError(f"share={share} must be at least 0 and below 1.")
-    distance = _distances(found).sort().values
-    # more than the share: one input beyond the whole number below it
-    return float(distance[math.floor(share * len(distance) * (1 + 1e-12))])
-
-
-def _correct(found: AttackResult) -> Tensor:
-    return torch.tensor([r != ALREADY for r in found.reason], device=found.distance.device)
-
-
-def _distances(found: AttackResult) -> Tensor:
-    """``(C,)`` of the correctly classified inputs, infinity where nothing was found."""
-    correct = _correct(found)
-    if not bool(correct.any()):
-        raise ProblemError("No input is classified correctly, so there is nothing to measure. Check the labels.")
-    return found.distance[correct].double()
+    return DistanceIntervals.of(found).eps(share)[1]

@@ -44,6 +44,7 @@ def evaluate(
     lower: float = 0.0,
     upper: float = 1.0,
     gap: float = 1e-3,
+    methods: str = "all",
     out: str | Path | None = None,
     limit: int | None = None,
     time_limit: float = 600.0,
@@ -69,6 +70,7 @@ def evaluate(
         eps: radius; None: minimum distances.
         lower: smallest value of an input's elements; upper: largest. An image outside is a failed row.
         gap: relative gap at which a distance counts as closed.
+        methods: ``"all"``, ``"cheap"`` (no search), ``"attacks"`` or ``"bounds"`` alone; see :class:`Template`.
         out: folder of the run; the same call goes on where an earlier one stopped. None: nothing is kept.
         limit: only so many images, the first ones; a later call may ask for more.
         time_limit: seconds for all images together; reaching it is a normal ending.
@@ -84,13 +86,14 @@ def evaluate(
         >>> found = cl.study.evaluate(cl.load("net.onnx"), "mnist", norm=cl.inf, eps=0.02, out="run")
         >>> found.interval
     """
-    template = Template(float(norm), None if eps is None else float(eps), float(lower), float(upper), float(gap))
+    radius = None if eps is None else float(eps)
+    template = Template(float(norm), radius, float(lower), float(upper), float(gap), methods)
     if not time_limit >= 0:
         raise ProblemError(f"time_limit is {time_limit}; give seconds, zero or more.")
     if limit is not None and limit < 1:
         raise ProblemError(f"limit is {limit}; give a number of images, 1 or more.")
     source = open_source(data)
-    network = _classifier(net, source)
+    network = classifier(net, source)
     place = usable_device(network.device if device is None else device)
     images = source.size if limit is None else min(limit, source.size)
     with Store(out, _identity(template, network, source, seed)) as store:
@@ -110,7 +113,7 @@ def _identity(template: Template, network: Network, source: Source, seed: int) -
     }  # fmt: skip
 
 
-def _classifier(net: nn.Module | Network, source: Source) -> Network:
+def classifier(net: nn.Module | Network, source: Source) -> Network:
     """The network, and whether the first image that can be read fits it."""
     from clinch.network.load import load
     from clinch.network.network import Network
@@ -173,7 +176,8 @@ class _Run:
         try:
             for number, (methods, length) in enumerate(self.passes):
                 self._pass(number, methods, length)
-            self._dear()
+            if self.template.methods == "all":
+                self._dear()
         except KeyboardInterrupt:
             self.notes["Interrupted: this is what was known by then. The same command goes on from here."] = None
 

@@ -21,7 +21,7 @@ from clinch.errors import ClinchError
 #: the file inside the folder of a run
 FILE = "results.sqlite"
 #: version of the tables; a file of another version is refused
-VERSION = "1"
+VERSION = "2"
 #: seconds to wait for another process that writes
 PATIENCE = 10.0
 
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS results (
     image INTEGER PRIMARY KEY, label INTEGER, status TEXT NOT NULL, value REAL, bound REAL, margin REAL, proof TEXT,
     method TEXT NOT NULL, error TEXT, passes INTEGER NOT NULL,
-    seconds REAL NOT NULL, found BLOB
+    seconds REAL NOT NULL, size REAL, first_order REAL, found BLOB
 );
 """
 
@@ -55,6 +55,9 @@ class Row(NamedTuple):
         error: why the image failed; None elsewhere.
         passes: how many passes over all images it has been through; an open image goes on with the next one.
         seconds: spent on it, its share of a batch included.
+        size: ‖x₀‖_p of the image itself, in the norm of the question.
+        first_order: :func:`clinch.attacks.first_order_radius` of the image; 0 where it is misclassified; None where it
+            was not computed.
         found: the input of ``value``, the bytes of its elements in the model's dtype; None unless it was asked for.
     """
 
@@ -69,6 +72,8 @@ class Row(NamedTuple):
     error: str | None = None
     passes: int = 0
     seconds: float = 0.0
+    size: float | None = None
+    first_order: float | None = None
     found: bytes | None = None
 
 
@@ -292,7 +297,7 @@ def write_table(target: str | Path, rows: Iterable[Row]) -> None:
 def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     pyarrow = _pyarrow()
     kinds = {"image": "int64", "label": "int64", "value": "float64", "bound": "float64", "margin": "float64"}
-    kinds |= {"passes": "int64"}
-    schema = pyarrow.schema([(name, kinds.get(name, "float64" if name == "seconds" else "string")) for name in COLUMNS])
+    kinds |= {"passes": "int64", "seconds": "float64", "size": "float64", "first_order": "float64"}
+    schema = pyarrow.schema([(name, kinds.get(name, "string")) for name in COLUMNS])
     table = pyarrow.Table.from_pylist([dict(zip(COLUMNS, row)) for row in rows], schema=schema)
     pyarrow.parquet.write_table(table, path)

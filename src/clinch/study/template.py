@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +23,8 @@ MISCLASSIFIED, ATTACKED, ROBUST, CLOSED, OPEN, FAILED = (
 #: how an image can end: misclassified as it is; an input found, or proven not to exist, within the radius; for
 #: distances, value and bound met; none of these yet; not read, or an engine's error
 STATUSES = (MISCLASSIFIED, ATTACKED, ROBUST, CLOSED, OPEN, FAILED)
+#: what a study may spend: everything; no search of single images; attacks or bounds alone
+METHODS = ("all", "cheap", "attacks", "bounds")
 #: names of norms on the command line
 NORM_NAMES = {"linf": torch.inf, "inf": torch.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 
@@ -40,6 +42,8 @@ class Template:
         lower: smallest value of an input's elements.
         upper: largest value.
         gap: relative gap at which a distance counts as closed.
+        methods: ``"all"``; ``"cheap"``, what every image gets and no search of single images; ``"attacks"`` or
+            ``"bounds"``, of these only one kind, so that the interval has one end that is not trivial.
 
     Raises:
         ProblemError: a number that has no meaning.
@@ -50,6 +54,7 @@ class Template:
     lower: float = 0.0
     upper: float = 1.0
     gap: float = 1e-3
+    methods: str = "all"
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
@@ -60,20 +65,26 @@ class Template:
             raise ProblemError(f"The inputs' range is {self.lower} to {self.upper}; give two finite numbers, rising.")
         if not self.gap >= 0:
             raise ProblemError(f"gap is {self.gap}; give a relative gap of zero or more, such as 1e-3.")
+        if self.methods not in METHODS:
+            raise ProblemError(f"methods is '{self.methods}'; choose one of {', '.join(METHODS)}.")
+        if self.methods == "bounds" and self.eps is None:
+            raise ProblemError("Distances are bounded within the input found. Give eps, or methods 'cheap'.")
 
     @property
     def text(self) -> str:
         """The question in one line."""
-        name = "linf" if self.norm == torch.inf else f"l{self.norm:g}"
+        name = norm_name(self.norm)
         box = f"inputs in [{self.lower:g}, {self.upper:g}]"
+        if self.methods in ("attacks", "bounds"):
+            box += f", {self.methods} alone"
         if self.eps is None:
             return f"minimum {name} distance to another class, {box}, gap {self.gap:g}"
         return f"robust accuracy, {name} eps {self.eps:g}, {box}"
 
     @property
     def hash(self) -> str:
-        """Of everything that changes what is asked."""
-        return fingerprint("template", self)
+        """Of everything that changes what is asked; a study without its search may go on with it."""
+        return fingerprint("template", self if self.methods != "cheap" else replace(self, methods="all"))
 
     def problem(self, network: Network, x: Tensor, y: Tensor) -> Problem:
         """The problems of images ``(B, *input_shape)`` with labels ``(B,)``."""
@@ -94,6 +105,11 @@ class Template:
         if low < self.lower or high > self.upper:
             return f"the image has pixels from {low:g} to {high:g}, outside of [{self.lower:g}, {self.upper:g}]"
         return None
+
+
+def norm_name(p: float) -> str:
+    """How a norm is written: ``linf``, ``l2``."""
+    return "linf" if p == torch.inf else f"l{p:g}"
 
 
 def norm_of_name(text: str) -> float:
