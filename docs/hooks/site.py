@@ -29,7 +29,9 @@ SHOWN = (
 )  # fmt: skip
 #: folders among them, each with a page that lists its files
 FOLDERS = ("examples", "benchmarks", "benchmarks/results")
-LANGUAGES = {".py": "python", ".toml": "toml"}
+#: endings of files that the site shows without a page around them, or that are pages
+AS_IT_IS = (".md", ".png", ".svg")
+LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json"}
 #: the section that takes pages which the navigation does not name
 GUIDES = "Guides"
 
@@ -57,18 +59,26 @@ def _pages(nav: Any) -> list[str]:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the files of :data:`SHOWN`: Markdown and pictures as they are, scripts as pages that show them."""
-    for pattern in SHOWN:
-        for path in sorted(ROOT.glob(pattern)):
-            name = path.relative_to(ROOT).as_posix()
-            if path.suffix in LANGUAGES:
-                files.append(File.generated(config, site_path(name), content=listing(path)))
-            else:
-                files.append(File.generated(config, site_path(name), abs_src_path=str(path)))
+    """Add what :func:`shown` finds: Markdown and pictures as they are, anything else as pages that show it."""
+    for path in shown(Path(config.docs_dir)):
+        name = path.relative_to(ROOT).as_posix()
+        if path.suffix in AS_IT_IS:
+            files.append(File.generated(config, site_path(name), abs_src_path=str(path)))
+        else:
+            files.append(File.generated(config, site_path(name), content=listing(path)))
     for folder in FOLDERS:
         if files.get_file_from_path(f"{folder}/index.md") is None:
             files.append(File.generated(config, f"{folder}/index.md", content=contents(ROOT / folder)))
     return files
+
+
+def shown(folder: Path) -> list[Path]:
+    """Files of the repository outside of ``docs``: :data:`SHOWN`, and what pages of ``docs`` link to besides."""
+    found = {path for pattern in SHOWN for path in ROOT.glob(pattern)}
+    for page in folder.glob("*.md"):
+        targets = {(folder / match[2]).resolve() for match in _LINK.finditer(page.read_text()) if ":" not in match[2]}
+        found |= {path for path in targets if path.is_file() and ROOT in path.parents and folder not in path.parents}
+    return sorted(found - {ROOT / "README.md"})
 
 
 def contents(folder: Path) -> str:
@@ -83,7 +93,8 @@ def contents(folder: Path) -> str:
 def listing(path: Path) -> str:
     """A page that shows a script."""
     name = path.relative_to(ROOT).as_posix()
-    return f"# {path.name}\n\n`{name}`\n\n````{LANGUAGES[path.suffix]}\n{path.read_text()}````\n"
+    language = LANGUAGES.get(path.suffix, "text")
+    return f"# {path.name}\n\n`{name}`\n\n````{language}\n{path.read_text()}````\n"
 
 
 def site_path(name: str) -> str:
@@ -92,7 +103,7 @@ def site_path(name: str) -> str:
         return name.removeprefix("docs/")
     if name in FOLDERS:
         return f"{name}/index.md"
-    return f"{name}.md" if Path(name).suffix in LANGUAGES else name
+    return name if Path(name).suffix in AS_IT_IS else f"{name}.md"
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -103,6 +114,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     else:
         repository = f"docs/{here}"
         markdown = reference(markdown) if here.startswith("api/") else markdown
+
+    # what a block printed is drawn differently from code
+    markdown = markdown.replace("<!-- output -->\n```text", "```{.text .output}")
 
     def lead(match: re.Match[str]) -> str:
         if ":" in match[2]:
@@ -116,6 +130,11 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     # code has brackets and parentheses too
     parts = re.split(r"(^```.*?^```|`[^`\n]*`)(?!\])", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if i % 2 else _LINK.sub(lead, part) for i, part in enumerate(parts))
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """A bar in code in a table is escaped in Markdown, and shown without the escape."""
+    return re.sub(r"<code>[^<]*</code>", lambda match: match[0].replace("\\|", "|"), html)
 
 
 # --- the reference -------------------------------------------------------------------------------------------------
