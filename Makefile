@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow lint format bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clinch demo
@@ -30,8 +30,13 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python benchmarks/monitor.py
 
+docs: $(VENV)/.installed
+	$(PIP) --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The site is in site/: open site/index.html"
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf site $(VENV) .pytest_cache .ruff_cache .hypothesis .benchmarks
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Clinch needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
