@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: of the attacks in their order
 COLOURS = (MUTED, "#56B4E9", "#009E73", VALUE, BOUND, "#CC79A7", INK)
+#: ending of the names of attacks that aim at the action of least value: dashed, in the colour of the name before it
+WORST = ", worst action"
 
 
 def policy_attack_figure(
@@ -44,9 +47,10 @@ def policy_attack_figure(
 
 
 def _draw_returns(axes: Axes, eps: np.ndarray, returns: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    for colour, (name, rows) in zip(COLOURS, returns.items()):
+    colours = dict(zip(dict.fromkeys(name.removesuffix(WORST) for name in returns), cycle(COLOURS)))
+    for name, rows in returns.items():
         mean, error = np.asarray([row[:2] for row in rows], float).T
-        dashed = name.endswith("worst action")
+        colour, dashed = colours[name.removesuffix(WORST)], name.endswith(WORST)
         axes.plot(eps, mean, "--" if dashed else "-", color=colour, marker="o", markersize=3, linewidth=1.6, label=name)
         axes.fill_between(eps, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log")
