@@ -1,0 +1,74 @@
+"""Documents 0 to 3 in their small setting: what is published stands beside what is computed, and bounds hold."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from clinch.data import DataError, mnist, model_file, reference_file
+from clinch.study import Reproduction, reproduce
+from clinch.study.figures import save
+from clinch.study.papers import balda_figure2, tutorial_attacks
+from clinch.study.papers._balda import FCNN, LENET
+from clinch.study.papers.balda_figure2 import Outcome
+from clinch.study.reproduction import CANNOT, FAILS, HOLDS
+
+
+def small(name: str, *models: str, curves: bool = False) -> Reproduction:
+    """The quick setting, skipped where its data is missing."""
+    try:
+        mnist("test")
+        for model in models:
+            model_file(model)
+        if curves:
+            reference_file("balda_fooling_ratio_lenet.csv")
+    except DataError as reason:
+        pytest.skip(f"needs MNIST and the reference models: {reason}")
+    found = reproduce(name, quick=True)
+    assert found.name == name and found.tables and found.claims
+    assert {claim.verdict for claim in found.claims} <= {HOLDS, FAILS, CANNOT}
+    assert all(len(row) == len(table.columns) for table in found.tables for row in table.rows)
+    return found
+
+
+def test_table_1_of_document_3(tmp_path):
+    found = small("balda-table1", "mnist_lenet5_published.safetensors", "mnist_fcnn.onnx")
+    rows = {(row[0], row[1]): row[2:] for row in found.tables[0].rows}
+    published, ours = rows[(LENET.title, "ρ̂₁")]
+    assert published == 0.077 and ours == pytest.approx(published, abs=0.02)
+    assert rows[("NIN (CIFAR-10)", "ρ̂₂")] == (0.004, None)
+    verdicts = {claim.text: claim.verdict for claim in found.claims}
+    assert verdicts["LeNet-5 is more robust than FCNN by ρ̂₁"] == HOLDS
+    assert verdicts["FCNN: ρ̂₁ is 0.036"] == CANNOT
+    assert save(found.figure, tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_figure_2_of_document_3():
+    found = small("balda-figure2", "mnist_lenet5_published.safetensors", "mnist_fcnn.onnx", curves=True)
+    ours, published = found.tables[:2]
+    assert ours.title.startswith(FCNN.title) and published.columns[1:] == tuple(balda_figure2.COLUMNS)
+    proven = ours.columns.index(balda_figure2.PROVEN)
+    assert all(max(row[1:proven]) <= row[proven] <= 1 for row in ours.rows)
+    assert len(found.figure.axes) == 2
+
+
+def test_points_apart_count_in_standard_errors():
+    same = Outcome(LENET, (0.1,), {"m": (0.5,)}, {"m": (0.5,)}, 1024)
+    assert same.apart("m") == (0.0, 0.0)
+    far = Outcome(LENET, (0.1,), {"m": (0.5,)}, {"m": (0.6,)}, 1024)
+    distance, errors = far.apart("m")
+    assert distance == pytest.approx(0.1) and errors == pytest.approx(0.1 / math.sqrt(0.55 * 0.45 * 2 / 1024), rel=1e-3)
+    none = Outcome(LENET, (0.1,), {"m": (0.0,)}, {"m": (0.0,)}, 512)
+    assert torch.tensor(none.apart("m")).tolist() == [0.0, 0.0]
+
+
+def test_attacks_of_document_1():
+    found = small("tutorial-attacks", *(f"{name}.onnx" for name in tutorial_attacks.NETWORKS))
+    errors = {(row[0], row[1]): row[2:4] for row in found.tables[0].rows}
+    assert errors[(tutorial_attacks.FGSM, "cnn")][0] == 0.4173
+    assert all(0 <= ours <= 1 for _, ours in errors.values())
+    for name in ("dnn2", "dnn4", "cnn"):
+        assert errors[(tutorial_attacks.PGD, name)][1] <= errors[(tutorial_attacks.OURS, name)][1]
+    assert any("α 10⁴" in claim.text for claim in found.claims)
