@@ -1,4 +1,4 @@
-"""Documents 0 to 3 in their small setting: what is published stands beside what is computed, and bounds hold."""
+"""Documents 0, 1 and 3 in their small setting: what is published stands beside what is computed, and bounds hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from clinch.data import DataError, mnist, model_file, reference_file
 from clinch.study import Reproduction, reproduce
 from clinch.study.figures import save
-from clinch.study.papers import balda_figure2, tutorial_attacks
+from clinch.study.papers import balda_figure2, monitor, tutorial_attacks, tutorial_bounds
 from clinch.study.papers._balda import FCNN, LENET
 from clinch.study.papers.balda_figure2 import Outcome
 from clinch.study.reproduction import CANNOT, FAILS, HOLDS
@@ -72,3 +72,41 @@ def test_attacks_of_document_1():
     for name in ("dnn2", "dnn4", "cnn"):
         assert errors[(tutorial_attacks.PGD, name)][1] <= errors[(tutorial_attacks.OURS, name)][1]
     assert any("α 10⁴" in claim.text for claim in found.claims)
+
+
+def test_exact_margins_of_document_1():
+    found = small("tutorial-milp", "mnist_small.onnx")
+    for _, published, value, bound, forward, _, search, proven in found.tables[0].rows:
+        assert bound <= value + 1e-4 and proven <= search + 1e-4
+        assert max(bound, proven) <= min(value, search) + 1e-4
+        assert forward == pytest.approx(value, abs=1e-3) and isinstance(published, float)
+    assert {c.text: c.verdict for c in found.claims}["ε = 0.05: certified, no other class is possible"] == HOLDS
+
+
+def test_bounds_of_document_1():
+    found = small("tutorial-bounds", "mnist_small.onnx", "mnist_dnn2.onnx")
+    table = found.tables[0]
+    columns = dict(zip(table.columns, zip(*table.rows[:-1])))
+    exact = columns[tutorial_bounds.EXACT]
+    for name in (tutorial_bounds.INTERVAL, tutorial_bounds.LP, tutorial_bounds.CROWN, tutorial_bounds.TIGHT):
+        assert all(low <= high + 1e-4 for low, high in zip(columns[name], exact))
+    assert columns[f"{tutorial_bounds.LP}, published"][0] == 8.67912
+    verdicts = {claim.text: claim.verdict for claim in found.claims}
+    assert verdicts["ε = 0.02: interval bounds do not prove all of them"] == HOLDS
+
+
+def test_the_monitor_of_document_0():
+    found = small("monitor", "mnist_small.onnx")
+    rows = {row[0]: row[1] for row in found.tables[0].rows}
+    proven = rows.pop("proven: nothing is nearer than")
+    assert proven > 0 and set(monitor.WAYS) | set(monitor.ENGINES) <= set(rows)
+    assert all(value is None or value >= proven - 1e-6 for value in rows.values())
+
+
+def test_solvers_differ_where_one_kind_alone_finds_something():
+    def outcome(local: float, whole: float) -> monitor.Outcome:
+        values = {monitor.COBYLA: local, monitor.SLSQP: math.inf, monitor.SHGO: whole, monitor.EVOLUTION: math.inf}
+        return monitor.Outcome(values, 1.0, {})
+
+    assert monitor._differ(outcome(math.inf, 2.0)) and monitor._differ(outcome(1.0, 2.0))
+    assert not monitor._differ(outcome(math.inf, math.inf)) and not monitor._differ(outcome(2.0, 2.001))
