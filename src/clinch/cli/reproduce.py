@@ -84,7 +84,7 @@ def _print(found: Reproduction) -> None:
     for table in found.tables:
         shown = Table(title=table.title, title_justify="left")
         for k, column in enumerate(table.columns):
-            shown.add_column(column, justify="right" if k else "left")
+            shown.add_column(column, justify="right" if k else "left", overflow="fold")
         for row in table.rows:
             shown.add_row(*map(table.text, row))
         console.print(shown)

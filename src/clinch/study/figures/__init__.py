@@ -6,6 +6,7 @@ To add a figure is to add a file here; what figures share is in :mod:`clinch.stu
 from clinch.study.figures.change import change_figure
 from clinch.study.figures.comparison import Group, comparison_figure, draw_comparison
 from clinch.study.figures.coverage import coverage_figure
+from clinch.study.figures.curves import Curve, Panel, curves_figure
 from clinch.study.figures.inputs import draw_inputs
 from clinch.study.figures.learning import learning_figure
 from clinch.study.figures.policies import policy_attack_figure
@@ -16,11 +17,14 @@ from clinch.study.figures.style import save, style
 from clinch.study.figures.watched import Watched, draw_watched
 
 __all__ = [
+    "Curve",
     "Group",
+    "Panel",
     "Watched",
     "change_figure",
     "comparison_figure",
     "coverage_figure",
+    "curves_figure",
     "draw_comparison",
     "draw_history",
     "draw_inputs",
