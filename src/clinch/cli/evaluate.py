@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clinch.errors import ProblemError
+
 if TYPE_CHECKING:
     from clinch.network.network import Network
+    from clinch.study.evaluation import Evaluation
     from clinch.study.sources import Source
 
 
@@ -34,6 +37,10 @@ def evaluate(
     upper: Annotated[float, typer.Option(help="Largest value of an input's elements.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="So many processes, one thread each.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto, local or host:port (extra).")
+    ] = None,
     input_shape: Annotated[
         str | None, typer.Option(metavar="C,H,W", help="Of a model that does not say; default: the images'.")
     ] = None,
@@ -54,8 +61,6 @@ def evaluate(
     Example: clinch evaluate net.onnx --data mnist --norm linf --eps 0.02 --out run --time-limit 600
     """
     from clinch.cli.console import write_json
-    from clinch.cli.study_progress import StudyProgress
-    from clinch.study.run import evaluate as run
     from clinch.study.sources import open_source
     from clinch.study.store import checked_table, write_table
     from clinch.study.template import norm_of_name
@@ -65,11 +70,10 @@ def evaluate(
         checked_table(table)
     source = open_source(data)
     network = _network(model, input_shape, source)
-    with StudyProgress(eps is not None) as progress:
-        found = run(
-            network, source, norm=p, eps=eps, lower=lower, upper=upper, gap=gap, out=out, limit=limit,
-            time_limit=time_limit, seed=seed, device=device, progress=progress,
-        )  # fmt: skip
+    found = _found(
+        network, source, ray, norm=p, eps=eps, lower=lower, upper=upper, gap=gap, out=out, limit=limit,
+        time_limit=time_limit, seed=seed, device=device, workers=workers,
+    )  # fmt: skip
     if table is not None:
         write_table(table, found.rows)
     if json != "-":
@@ -77,6 +81,26 @@ def evaluate(
     if json is not None:
         write_json(found.to_dict(), json)
     return 0 if found.tally.answered == found.tally.images else 1
+
+
+def _found(
+    network: Network, source: Source, ray: str | None, *, eps: float | None, workers: int | None, **settings: Any
+) -> Evaluation:
+    """The study, with its progress shown, by this process, by others or by a cluster."""
+    from clinch.cli.study_progress import StudyProgress
+    from clinch.study.ray_executor import RayExecutor
+    from clinch.study.run import evaluate as run
+
+    if workers is not None and workers < 1:
+        raise ProblemError(f"--workers is {workers}; give a number of workers, 1 or more.")
+    executor = None if ray is None else RayExecutor(ray, workers)
+    try:
+        with StudyProgress(eps is not None) as progress:
+            return run(network, source, eps=eps, executor=executor, workers=workers, progress=progress, **settings)
+    finally:
+        if executor is not None:
+            # after an interruption what is still at work is not waited for
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _network(model: str, input_shape: str | None, source: Source) -> Network:

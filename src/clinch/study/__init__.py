@@ -2,6 +2,7 @@
 
 from clinch.study.evaluation import Evaluation, Tally
 from clinch.study.measures import eps_99, fooling_ratio, rho1, rho2
+from clinch.study.ray_executor import RayExecutor
 from clinch.study.reproduction import Claim, Reproduction, Table, reproduce
 from clinch.study.run import evaluate
 from clinch.study.sources import open_source
@@ -10,6 +11,7 @@ from clinch.study.store import Row, Store
 __all__ = [
     "Claim",
     "Evaluation",
+    "RayExecutor",
     "Reproduction",
     "Row",
     "Store",
