@@ -78,6 +78,7 @@ class Crew:
         self.content = study if isinstance(executor, ThreadPoolExecutor) else study.packed()
         self.own = executor is None
         self.executor = executor or ProcessPool(self.workers)
+        self.breaks = isinstance(self.executor, ProcessPool)
         self._lost_in_a_row = 0
         try:
             self._greet()
@@ -140,13 +141,13 @@ class Crew:
         """Give work to the workers that are free; where pools break as a whole, suspects fly alone."""
         while len(flying) < self.workers:
             if suspects:
-                if self.own and flying:
+                if self.breaks and flying:
                     return
                 flight, left = suspects.popleft(), self.left()
                 if left > 0:
                     task = replace(flight.task, seconds=min(flight.task.seconds, left))
                     self._submit(flying, flight._replace(task=task))
-                    if self.own:
+                    if self.breaks:
                         return
                 continue
             task = next(source, None)
@@ -199,5 +200,5 @@ class Crew:
         Args:
             stopped: whether what they are at is not waited for.
         """
-        if isinstance(self.executor, ProcessPool) and self.own:
+        if self.own:
             self.executor.shutdown(wait=not stopped, cancel_futures=True)
