@@ -39,7 +39,7 @@ class Alone:
     def __init__(self, study: Study) -> None:
         self.study = study
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task], ahead: Callable[[], bool] = bool) -> Iterator[Outcome]:
         """What the tasks come to."""
         return (answer(self.study, task) for task in tasks)
 
@@ -100,23 +100,29 @@ class Crew:
                 '`if __name__ == "__main__":` around its calls; see also whether there is memory for them.'
             ) from None
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+    def run(self, tasks: Iterable[Task], ahead: Callable[[], bool] = bool) -> Iterator[Outcome]:
         """What the tasks come to, in the order in which they end; a task is taken when a worker is free for it.
+
+        Args:
+            tasks: in order.
+            ahead: whether each worker may have a second task waiting, so that it need not wait for this process.
 
         Raises:
             WorkerError: the executor is broken and not ours to replace, or workers die whatever they do.
         """
         flying: dict[Future, _Flight] = {}
         try:
-            yield from self._run(iter(tasks), flying)
+            yield from self._run(iter(tasks), flying, ahead)
         finally:
             for future in flying:
                 future.cancel()
 
-    def _run(self, source: Iterator[Task], flying: dict[Future, _Flight]) -> Iterator[Outcome]:
+    def _run(
+        self, source: Iterator[Task], flying: dict[Future, _Flight], ahead: Callable[[], bool]
+    ) -> Iterator[Outcome]:
         suspects: deque[_Flight] = deque()
         while True:
-            self._hand_out(source, flying, suspects)
+            self._hand_out(source, flying, suspects, ahead)
             if not flying:
                 return
             for future in wait(flying, return_when=FIRST_COMPLETED).done:
@@ -137,9 +143,15 @@ class Crew:
                     else:
                         yield outcome
 
-    def _hand_out(self, source: Iterator[Task], flying: dict[Future, _Flight], suspects: deque[_Flight]) -> None:
+    def _hand_out(
+        self,
+        source: Iterator[Task],
+        flying: dict[Future, _Flight],
+        suspects: deque[_Flight],
+        ahead: Callable[[], bool],
+    ) -> None:
         """Give work to the workers that are free; where pools break as a whole, suspects fly alone."""
-        while len(flying) < self.workers:
+        while len(flying) < self.workers or (len(flying) < 2 * self.workers and ahead()):
             if suspects:
                 if self.breaks and flying:
                     return
