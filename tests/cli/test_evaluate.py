@@ -43,6 +43,7 @@ def test_distances_and_an_exit_code_for_what_is_open(clinch):
     assert all(row["bound"] <= row["value"] for row in content["rows"])
 
 
+@pytest.mark.slow
 def test_workers_give_the_rows_of_one_process(clinch, tmp_path):
     """The model is a function of a file, whose class no worker can import by name."""
     (tmp_path / "own.py").write_text(OWN)
