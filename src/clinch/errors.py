@@ -61,6 +61,14 @@ class BackendCrash(BackendError):
     """The process in which a solver library ran has ended; says how. What was known before stays."""
 
 
+class WorkerError(ClinchError):
+    """Workers cannot be reached, started or sent the model; says which and what to do."""
+
+
+class WorkerLost(WorkerError):
+    """The worker that had a task is gone: its process was killed, or its machine is lost."""
+
+
 class CertificateError(ClinchError):
     """A bound cannot be certified: a layer or objective outside of the format, or a proof not found in the time."""
 

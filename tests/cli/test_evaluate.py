@@ -43,6 +43,48 @@ def test_distances_and_an_exit_code_for_what_is_open(clinch):
     assert all(row["bound"] <= row["value"] for row in content["rows"])
 
 
+@pytest.mark.slow
+def test_workers_give_the_rows_of_one_process(clinch, tmp_path):
+    """The model is a function of a file, whose class no worker can import by name."""
+    (tmp_path / "own.py").write_text(OWN)
+    run = ("evaluate", f"{tmp_path / 'own.py'}:net", "--eps", "0.05", "--limit", "12", "--json", "-")
+    alone, found = clinch(*run), clinch(*run, "--workers", "2")
+    assert alone.code == found.code, found.err
+    rows, others = ([{**row, "seconds": 0} for row in json.loads(outcome.out)["rows"]] for outcome in (alone, found))
+    assert [(row["image"], row["status"]) for row in rows] == [(row["image"], row["status"]) for row in others]
+    (tmp_path / "own.py").write_text(OWN.replace("torch.manual_seed(0)", "pass"))
+    outcome = clinch(*run, "--workers", "2")
+    assert outcome.code == 2 and "Net has other weights in a worker" in outcome.err and outcome.err.count("\n") == 1
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    pass
+
+def net():
+    torch.manual_seed(0)
+    return Net(nn.Flatten(), nn.Linear(64, 10)).eval()
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--workers", "0"), "--workers is 0"), (("--ray", "127.0.0.1:9"), "There is no Ray cluster at '127.0.0.1:9'"),
+     (("--ray", "somewhere"), "write auto, local or host:port")],
+)  # fmt: skip
+def test_workers_that_cannot_be_had_are_one_line_and_nothing_is_lost(clinch, tmp_path, options, message):
+    if "--ray" in options:
+        pytest.importorskip("ray", reason="Ray is not installed")
+    run = ("evaluate", MODEL, "--eps", "0.05", "--limit", "4", "--out", tmp_path / "run", "--json", "-")
+    before = json.loads(clinch(*run).out)["rows"]
+    outcome = clinch(*run, *options)
+    assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1
+    assert json.loads(clinch(*run).out)["rows"] == before
+
+
 def test_data_that_does_not_fit_the_network(clinch, tmp_path):
     np.savez(tmp_path / "set.npz", x=np.zeros((2, 5, 5)), y=np.zeros(2, dtype=np.int64))
     outcome = clinch("evaluate", MODEL, "--data", tmp_path / "set.npz", "--input-shape", "8,8")

@@ -84,6 +84,10 @@ def test_no_path_of_one_machine_and_no_loose_end(path):
     assert _WORDS.findall(path.read_text()) == []
 
 
+#: workers read what the process that started them has sent, and no file
+UNPICKLES = {"src/clinch/study/task.py": {("pickle", "loads")}}
+
+
 def test_nothing_in_the_package_unpickles_or_evaluates():
     calls = {("torch", "load"), ("torch", "save"), ("pickle", "load"), ("pickle", "loads"), ("joblib", "load")}
     for path in PACKAGE:
@@ -91,7 +95,8 @@ def test_nothing_in_the_package_unpickles_or_evaluates():
             if not isinstance(node, ast.Call):
                 continue
             if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
-                assert (node.func.value.id, node.func.attr) not in calls, name_of(path)
+                call = node.func.value.id, node.func.attr
+                assert call not in calls - UNPICKLES.get(name_of(path), set()), name_of(path)
             if isinstance(node.func, ast.Name):
                 assert node.func.id not in ("eval", "exec"), name_of(path)
 

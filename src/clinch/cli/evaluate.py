@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clinch.errors import ProblemError
+
 if TYPE_CHECKING:
     from clinch.network.network import Network
     from clinch.study.comparison import Comparison
     from clinch.study.evaluation import Evaluation
+    from clinch.study.ray_executor import RayExecutor
     from clinch.study.sources import Source
 
 
@@ -44,6 +49,10 @@ def evaluate(
     std: Annotated[str | None, typer.Option(metavar="S[,S,S]", help="See --mean.")] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="So many processes, one thread each.")] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto, local or host:port (extra).")
+    ] = None,
     input_shape: Annotated[
         str | None, typer.Option(metavar="C,H,W", help="Of a model that does not say; default: the images'.")
     ] = None,
@@ -73,7 +82,7 @@ def evaluate(
 
     radii = eps or [None]
     one = max(map(len, (models, data, norm, radii, methods))) == 1
-    _check_options(one, table, mean, std)
+    _check_options(one, table, mean, std, workers)
     norms = [norm_of_name(name) for name in norm]
     if table is not None:
         checked_table(table)
@@ -81,18 +90,19 @@ def evaluate(
     networks = [_normalised(_network(model, input_shape, sources[0]), mean, std) for model in models]
     common: dict[str, Any] = {
         "lower": lower, "upper": upper, "gap": gap, "out": out, "limit": limit, "time_limit": time_limit, "seed": seed,
-        "device": device,
+        "device": device, "workers": workers,
     }  # fmt: skip
-    with StudyProgress(None not in radii) as progress:
-        found = _study(one, networks, sources, norms, radii, methods, {**common, "progress": progress})
+    with _cluster(ray, workers) as executor, StudyProgress(None not in radii) as progress:
+        more = {**common, "executor": executor, "progress": progress}
+        found = _study(one, networks, sources, norms, radii, methods, more)
     return _write(found, per_class, table, json)
 
 
-def _check_options(one: bool, table: Path | None, mean: str | None, std: str | None) -> None:
-    from clinch.errors import ProblemError
-
+def _check_options(one: bool, table: Path | None, mean: str | None, std: str | None, workers: int | None) -> None:
     if table is not None and not one:
         raise ProblemError("--table takes the rows of one combination. Write --json FILE for the rows of all of them.")
+    if workers is not None and workers < 1:
+        raise ProblemError(f"--workers is {workers}; give a number of workers, 1 or more.")
     if (mean is None) != (std is None):
         raise ProblemError("A normalisation needs both --mean and --std.")
 
@@ -150,6 +160,21 @@ def _normalised(network: Network, mean: str | None, std: str | None) -> Network:
     except ValueError:
         raise NetworkError(f"--mean {mean} --std {std}: write numbers such as 0.49,0.48,0.45.") from None
     return normalised(network, *numbers)
+
+
+@contextmanager
+def _cluster(ray: str | None, workers: int | None) -> Iterator[RayExecutor | None]:
+    """The executor of --ray; after an interruption what is still at work is not waited for."""
+    if ray is None:
+        yield None
+        return
+    from clinch.study.ray_executor import RayExecutor
+
+    executor = RayExecutor(ray, workers)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _network(model: str, input_shape: str | None, source: Source) -> Network:

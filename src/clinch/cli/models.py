@@ -36,7 +36,11 @@ def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folde
             raise NetworkError(
                 f"The shape of one input of '{source}' is not known: give it as input_shape (--input-shape 1,28,28)."
             )
-        return clinch.load(model, input_shape=input_shape)
+        network = clinch.load(model, input_shape=input_shape)
+        if name.endswith(".py"):
+            # classes of a file that is no module are known to nobody by name
+            network.made_by = (_again, (f"{((folder or Path()) / name).resolve()}:{function}", input_shape))
+        return network
     path = (folder or Path()) / source
     lower = source.lower()
     if lower.endswith(PICKLED):
@@ -49,6 +53,11 @@ def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folde
     if not path.is_file():
         raise NetworkError(f"There is no file {path}.")
     return clinch.load(str(path), input_shape=input_shape)
+
+
+def _again(source: str, input_shape: tuple[int, ...]) -> Network:
+    """The network of a function in another process."""
+    return load_model(source, input_shape=input_shape)
 
 
 def names_function(source: str) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from clinch.errors import UnknownLayer
+from clinch.errors import NetworkError, UnknownLayer
 from clinch.network.graph import Graph
 
 if TYPE_CHECKING:
@@ -42,10 +43,24 @@ class Network:
         self.dtype = dtype
         self.device = torch.device(device)
         self.name = name
+        #: a call that gives the network again, for a module whose class another process cannot import by name
+        self.made_by: tuple[Callable[..., Network], tuple[Any, ...]] | None = None
         #: the ONNX file it was read from, where there is one
         self.file: Path | None = None
         self._source = graph
         self._graphs: dict[tuple[torch.dtype, torch.device], Graph] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a copy in another process: graph and original as they are now, or the call that makes them.
+
+        Raises:
+            NetworkError: it was loaded with ``live=True``: a copy would not follow the module's weights.
+        """
+        if self.made_by is not None:
+            return self.made_by
+        if self._read_again is not None:
+            raise NetworkError(f"{self.name} was loaded with live=True and cannot be copied. Load it without.")
+        return copyreg.__newobj__, (type(self),), {**vars(self), "_graphs": {}}  # type: ignore[attr-defined]
 
     @property
     def graph(self) -> Graph:

@@ -128,6 +128,10 @@ class OriginalFile:
         self.by_row = by_row
         self._sessions: dict[frozenset[str], Any] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy in another process: the file's content without onnxruntime's sessions, made anew there."""
+        return {**vars(self), "_sessions": {}}
+
     def __call__(self, x: Tensor, layers: list[str]) -> dict[str, Tensor]:
         """Activations ``(B, *shape)`` of the named layers at ``x`` of shape ``(B, *input_shape)``."""
         positions = {layer: self.graph.names[layer] for layer in layers}

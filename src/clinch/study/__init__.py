@@ -4,6 +4,7 @@ from clinch.network.normalise import normalised
 from clinch.study.comparison import Comparison, compare
 from clinch.study.evaluation import Curve, Evaluation, Tally
 from clinch.study.measures import DistanceIntervals, eps_99, fooling_ratio, rho1, rho2
+from clinch.study.ray_executor import RayExecutor
 from clinch.study.reproduction import Claim, Reproduction, Table, reproduce
 from clinch.study.run import evaluate
 from clinch.study.sources import open_source
@@ -15,6 +16,7 @@ __all__ = [
     "Curve",
     "DistanceIntervals",
     "Evaluation",
+    "RayExecutor",
     "Reproduction",
     "Row",
     "Store",

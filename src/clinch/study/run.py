@@ -3,6 +3,9 @@
 Cheap methods first, batch by batch, for every image; then the search, image by image, where the answer is still open,
 those nearest to an answer first, each with an equal share of the time that is left: what easy images do not use goes to
 the hard ones.
+
+Both are tasks (:mod:`clinch.study.task`) that this process does itself, or hands to workers (:mod:`clinch.study.crew`);
+only this process reads the data and writes the results.
 """
 
 from __future__ import annotations
@@ -10,20 +13,22 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from clinch.devices import usable_device
-from clinch.errors import NetworkError, ProblemError, UnsoundResult
-from clinch.study.answers import Batch, passes_of
+from clinch.errors import NetworkError, ProblemError, WorkerError
+from clinch.study.answers import passes_of
+from clinch.study.crew import Alone, Crew
 from clinch.study.evaluation import Evaluation, Tally
 from clinch.study.fingerprint import fingerprint, model_fingerprint
 from clinch.study.sources import Source, open_source
 from clinch.study.store import Row, Store
+from clinch.study.task import Outcome, Study, Task
 from clinch.study.template import FAILED, OPEN, Template
 
 if TYPE_CHECKING:
@@ -50,6 +55,8 @@ def evaluate(
     time_limit: float = 600.0,
     seed: int = 0,
     device: torch.device | str | None = None,
+    executor: Executor | None = None,
+    workers: int | None = None,
     progress: Callable[[Tally], None] | None = None,
 ) -> Evaluation:
     """Robust accuracy of a classifier at a radius as an interval, or the distance of every image to another class.
@@ -76,11 +83,16 @@ def evaluate(
         time_limit: seconds for all images together; reaching it is a normal ending.
         seed: of every random choice.
         device: where to compute, such as ``"cuda"``; None: where the model is.
+        executor: any ``concurrent.futures.Executor``, such as :class:`clinch.study.RayExecutor`, whose workers do the
+            computing; it stays open. None: this process, or processes of our own.
+        workers: tasks at a time; None: one, or what the executor has. More than one without an executor: so many
+            processes of one thread each. The time limit is wall time, whatever their number.
         progress: called with a :class:`Tally` after every result.
 
     Raises:
         ProblemError: a setting that has no meaning. DataError: data that is not there. NetworkError: a network that is
-            no classifier, or images that do not fit it. StoreError: a run that cannot be written, or of another study.
+            no classifier or cannot be sent to workers, or images that do not fit it. StoreError: a run that cannot be
+            written, or of another study. WorkerError: workers that do not start.
 
     Example:
         >>> found = cl.study.evaluate(cl.load("net.onnx"), "mnist", norm=cl.inf, eps=0.02, out="run")
@@ -92,13 +104,15 @@ def evaluate(
         raise ProblemError(f"time_limit is {time_limit}; give seconds, zero or more.")
     if limit is not None and limit < 1:
         raise ProblemError(f"limit is {limit}; give a number of images, 1 or more.")
+    if workers is not None and workers < 1:
+        raise ProblemError(f"workers is {workers}; give a number of workers, 1 or more.")
     source = open_source(data)
     network = classifier(net, source)
     place = usable_device(network.device if device is None else device)
     images = source.size if limit is None else min(limit, source.size)
     with Store(out, _identity(template, network, source, seed)) as store:
-        run = _Run(template, network, source, store, images, time_limit, seed, place, progress)
-        run.work()
+        run = _Run(Study(template, network, seed, str(place)), source, store, images, time_limit, progress)
+        run.work(executor, workers)
         rows = tuple(store.rows(images))
         return Evaluation(template, network.name, source.name, run.tally("done"), rows, tuple(run.notes))
 
@@ -132,34 +146,27 @@ def classifier(net: nn.Module | Network, source: Source) -> Network:
     return network
 
 
-#: work on a batch, from its earlier rows; says how many passes its images have been through
-Work = Callable[[Batch, list[Row] | None], int]
-
-
 class _Run:
     """One call of :func:`evaluate`: what is missing, then what is open."""
 
     def __init__(
         self,
-        template: Template,
-        network: Network,
+        study: Study,
         source: Source,
         store: Store,
         images: int,
         time_limit: float,
-        seed: int,
-        device: torch.device,
         progress: Callable[[Tally], None] | None,
     ) -> None:
-        self.template, self.network, self.source, self.store = template, network, source, store
-        self.images, self.seed, self.device, self.progress = images, seed, device, progress
-        self.classes = network.graph.nodes[-1].shape[0]
+        self.study, self.template, self.network = study, study.template, study.network
+        self.source, self.store, self.images, self.progress = source, store, images, progress
+        self.classes = self.network.graph.nodes[-1].shape[0]
         self.counts = Counter(store.counts(images))
         self.done = 0
         self.notes: dict[str, None] = {}
         self._began = time.monotonic()
         self._deadline = self._began + time_limit
-        self.passes = passes_of(template, network)
+        self.passes = passes_of(self.template, self.network)
 
     @property
     def left(self) -> float:
@@ -171,15 +178,23 @@ class _Run:
         counts = {status: count for status, count in self.counts.items() if count}
         return Tally(self.images, counts, time.monotonic() - self._began, self.done, self.left, phase)
 
-    def work(self) -> None:
+    def work(self, executor: Executor | None, workers: int | None) -> None:
         """Both phases; an interruption by the user ends them as the time limit does."""
+        alone = executor is None and workers in (None, 1)
+        crew = Alone(self.study) if alone else Crew(self.study, executor, workers, lambda: self.left)
+        finished = False
         try:
-            for number, (methods, length) in enumerate(self.passes):
-                self._pass(number, methods, length)
+            for number in range(len(self.passes)):
+                self._pass(crew, number)
             if self.template.methods == "all":
-                self._dear()
+                self._dear(crew)
+            finished = True
         except KeyboardInterrupt:
             self.notes["Interrupted: this is what was known by then. The same command goes on from here."] = None
+        except WorkerError as error:
+            self.notes[str(error)] = None
+        finally:
+            crew.close(stopped=not finished)
 
     def _put(self, rows: Sequence[Row], phase: str, before: Sequence[str] = ()) -> None:
         """Keep rows, in one transaction."""
@@ -190,101 +205,95 @@ class _Run:
         if self.progress is not None:
             self.progress(self.tally(phase))
 
+    def _heard(self, outcome: Outcome) -> Outcome:
+        self.notes.update(dict.fromkeys(outcome.notes))
+        return outcome
+
     # --- every image ------------------------------------------------------------------------------------------------
 
-    def _pass(self, number: int, methods: Sequence[str], length: int) -> None:
+    def _pass(self, crew: Alone | Crew, number: int) -> None:
         """Methods for the images that have not been through this pass, batch by batch."""
+        methods, length = self.passes[number]
         have = self.store.images(self.images)
         again = {row.image: row for row in self.store.rows(self.images, OPEN) if row.passes <= number}
-        for start in range(0, self.images, length):
-            places = range(start, min(start + length, self.images))
-            todo = [image for image in places if image in again or (not number and image not in have)]
-            if not todo:
-                continue
-            if self.left <= 0:
-                return
-            # the first pass answers for whole batches, so that their numbers do not depend on what was there before
-            asked = places if not number else todo
-            held = [again[image] for image in asked] if number else None
-            rows = {row.image: row for row in self._batch(asked, number, methods, held)}
-            self._put([rows[i] for i in todo], methods[-1], [again[i].status for i in todo if i in again])
 
-    def _batch(self, places: Sequence[int], number: int, methods: Sequence[str], held: list[Row] | None) -> list[Row]:
-        """Rows of the images at these places; where the batch fails, of each by itself."""
+        def keep(rows: Sequence[Row]) -> None:
+            # the first pass answers for whole batches, so that their numbers do not depend on what was there before
+            new = [row for row in rows if row.image in again or (not number and row.image not in have)]
+            if new:
+                self._put(new, methods[-1], [again[row.image].status for row in new if row.image in again])
+
+        def tasks() -> Iterator[Task]:
+            for start in range(0, self.images, length):
+                places = range(start, min(start + length, self.images))
+                todo = [image for image in places if image in again or (not number and image not in have)]
+                if todo and self.left <= 0:
+                    return
+                if todo:
+                    held = [self._with_input(again[image]) for image in todo] if number else None
+                    failed, task = self._task(todo if number else places, methods, number + 1, held, self.left)
+                    keep(failed)
+                    if task is not None:
+                        yield task
+
+        for outcome in crew.run(tasks()):
+            keep(self._heard(outcome).rows)
+
+    def _task(
+        self, places: Sequence[int], methods: tuple[str, ...], passes: int, held: list[Row] | None, seconds: float
+    ) -> tuple[list[Row], Task | None]:
+        """Failed rows of the images at these places that cannot be asked about, and a task for the others."""
         batch = self.source.read(places, self.network.input_shape, self.network.dtype)
         low, high = batch.x.flatten(1).amin(1).tolist(), batch.x.flatten(1).amax(1).tolist()
+        y = batch.y.tolist()
         errors = [
-            error or self.template.complaint(low[b], high[b], label, self.classes)
-            for b, (error, label) in enumerate(zip(batch.errors, batch.y.tolist()))
+            error or self.template.complaint(low[b], high[b], y[b], self.classes)
+            for b, error in enumerate(batch.errors)
         ]
-        good = [b for b, error in enumerate(errors) if error is None]
         failed = [
-            Row(place, int(batch.y[b]) if batch.errors[b] is None else None, FAILED, method="read", error=error)
-            for b, (place, error) in enumerate(zip(places, errors)) if error is not None
+            Row(place, y[b] if batch.errors[b] is None else None, FAILED, method="read", error=errors[b])
+            for b, place in enumerate(places) if errors[b] is not None
         ]  # fmt: skip
-
-        def work(answers: Batch, earlier: list[Row] | None) -> int:
-            if earlier is not None:
-                answers.remember(earlier)
-            answers.cheap(methods, self.seed)
-            return number + answers.complete
-
-        images = [places[b] for b in good]
-        earlier = None if held is None else [self._with_input(held[b]) for b in good]
-        return failed + self._answered(images, batch.x[good], batch.y[good], work, earlier, self.left)
+        good = [b for b, error in enumerate(errors) if error is None]
+        if not good:
+            return failed, None
+        return failed, Task(
+            tuple(places[b] for b in good), batch.x[good].numpy(), tuple(y[b] for b in good), methods, passes,
+            None if held is None else tuple(held[b] for b in good), seconds,
+        )  # fmt: skip
 
     def _with_input(self, row: Row) -> Row:
         return row._replace(found=self.store.found(row.image))
 
-    def _answered(
-        self, images: list[int], x: Tensor, y: Tensor, work: Work, earlier: list[Row] | None, seconds: float
-    ) -> list[Row]:
-        """What the work finds out about images; an image that fails is one failed row."""
-        if not images:
-            return []
-        try:
-            answers = Batch(self.template, self.network, x, y, time_limit=seconds, device=self.device)
-            passes = work(answers, earlier)
-            self.notes.update(dict.fromkeys(answers.ledger.notes))
-            return answers.rows(images, passes, [row.seconds for row in earlier] if earlier else None)
-        except UnsoundResult:  # a defect, which no study may hide
-            raise
-        except Exception as error:
-            if len(images) > 1:
-                ones = [slice(b, b + 1) for b in range(len(images))]
-                return [
-                    row for b in ones
-                    for row in self._answered(images[b], x[b], y[b], work, earlier[b] if earlier else None, seconds)
-                ]  # fmt: skip
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            return [Row(images[0], int(y[0]), FAILED, method="engine", error=text)]
-
     # --- what is open -----------------------------------------------------------------------------------------------
 
-    def _dear(self) -> None:
+    def _dear(self, crew: Alone | Crew) -> None:
         """The search for every open image, each with an equal share of the time that is left."""
-        waiting = sorted(
-            (row for row in self.store.rows(self.images, OPEN) if row.passes >= len(self.passes)), key=_nearness
-        )
-        stopped = False
+        passes = len(self.passes)
+        waiting = sorted((row for row in self.store.rows(self.images, OPEN) if row.passes >= passes), key=_nearness)
+        ready = 0
 
-        def work(answers: Batch, earlier: list[Row] | None) -> int:
-            nonlocal stopped
-            answers.remember(earlier or [])
-            stopped = answers.search(self.seed)
-            return len(self.passes)
+        def keep(rows: Sequence[Row]) -> None:
+            nonlocal ready
+            ready += len(rows)
+            self._put(rows, "search", [OPEN] * len(rows))
 
-        for number, row in enumerate(waiting):
-            if self.left <= LEAST:
-                return
-            seconds = min(max(LEAST, self.left / (len(waiting) - number)), self.left)
-            one = self.source.read([row.image], self.network.input_shape, self.network.dtype)
-            if one.errors[0] is not None:
-                rows = [Row(row.image, row.label, FAILED, method="read", error=one.errors[0])]
-            else:
-                rows = self._answered([row.image], one.x, one.y, work, [self._with_input(row)], seconds)
-            self._put(rows, "search", [row.status])
-            if stopped:
+        def tasks() -> Iterator[Task]:
+            for row in waiting:
+                left = self.left
+                if left <= LEAST:
+                    return
+                seconds = min(max(LEAST, left * crew.workers / (len(waiting) - ready)), left)
+                failed, task = self._task([row.image], (), passes, [self._with_input(row)], seconds)
+                if failed:
+                    keep([failed[0]._replace(label=row.label)])
+                if task is not None:
+                    yield task
+
+        # with so many left, a share is at most half of the time: a task that waits behind another one is done in time
+        for outcome in crew.run(tasks(), ahead=lambda: len(waiting) - ready >= 2 * crew.workers):
+            keep(self._heard(outcome).rows)
+            if outcome.stopped:
                 raise KeyboardInterrupt
 
 

@@ -1,9 +1,10 @@
 """Results of a study in one SQLite file that survives being killed at any moment.
 
-One row per image, one transaction per result; the images of one batch are computed together and are one result. What
-was committed stays, what was not is computed again: :func:`clinch.study.evaluate` cuts its batches at fixed places, so
-that a resumed study ends with the rows of an uninterrupted one. Hashes of the model, of the data and of the problem
-template stand in the file, and a study that differs in one of them is refused.
+One row per image, one transaction per result; the images of one batch are computed together and are one result, so
+that a kill costs the batches in work, or in the search the image. Only one process writes, whoever computes. What was
+committed stays, what was not is computed again: :func:`clinch.study.evaluate` cuts its batches at fixed places, so that
+a resumed study ends with the rows of an uninterrupted one. Hashes of the model, of the data and of the problem template
+stand in the file, and a study that differs in one of them is refused.
 """
 
 from __future__ import annotations

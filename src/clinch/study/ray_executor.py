@@ -1,0 +1,156 @@
+"""A ``concurrent.futures.Executor`` on a Ray cluster (``pip install "clinch[ray]"``)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from concurrent.futures import wait as wait_for
+from typing import Any
+
+from clinch.errors import WorkerError, WorkerLost
+
+#: seconds to wait for the answer of an address; Ray itself tries for minutes
+PATIENCE = 5.0
+#: bytes from which an argument is put into the cluster's store once, and not sent with every task
+LARGE = 2**16
+
+
+class RayExecutor(Executor):
+    """Tasks on a Ray cluster, one CPU each; a lost worker is told as :class:`clinch.errors.WorkerLost`.
+
+    Args:
+        address: ``auto`` for the cluster this machine belongs to, ``local`` for one on this machine alone that ends
+            with the executor, or ``host:port``. Where this process is connected already, that cluster is used.
+        workers: tasks at a time; None: the cluster's CPUs.
+
+    Raises:
+        WorkerError: Ray is missing, or there is no cluster at the address.
+
+    Example:
+        >>> executor = cl.study.RayExecutor("auto")
+        >>> found = cl.study.evaluate(net, "mnist", eps=0.02, executor=executor)
+        >>> executor.shutdown()
+    """
+
+    def __init__(self, address: str = "auto", workers: int | None = None) -> None:
+        self._ray = _imported()
+        self._ours = not self._ray.is_initialized()
+        if self._ours:
+            self._connect(address, workers)
+        self._max_workers = workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        # whether a task is tried again is for those to say who count the losses
+        self._call = self._ray.remote(num_cpus=1, max_retries=0)(_called)
+        self._flying: dict[Future, Any] = {}
+        self._large: tuple[Any, Any] = (None, None)
+
+    def _connect(self, address: str, workers: int | None) -> None:
+        local = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
+        _reachable(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
+        try:
+            self._ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local)
+        except Exception as error:
+            raise _unreachable(address, error) from None
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """See ``concurrent.futures.Executor.submit``; a task cannot be cancelled by its future.
+
+        Raises:
+            WorkerError: the cluster is gone.
+        """
+        future: Future = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            reference = self._call.remote(fn, kwargs, *(self._shared(argument) for argument in args))
+        except Exception as error:
+            raise WorkerError(f"The Ray cluster takes no tasks: {_line(error)}. Start it and call again.") from None
+        self._flying[future] = reference
+        reference.future().add_done_callback(lambda answer: self._landed(future, answer))
+        return future
+
+    def _shared(self, argument: Any) -> Any:
+        """An argument as it is, or where in the cluster's store it was put the first time."""
+        if not isinstance(argument, bytes) or len(argument) < LARGE:
+            return argument
+        if self._large[0] is not argument:
+            self._large = argument, self._ray.put(argument)
+        return self._large[1]
+
+    def _landed(self, future: Future, answer: Future) -> None:
+        """Hand on what a task returned or raised, or that its worker is lost."""
+        self._flying.pop(future, None)
+        errors = self._ray.exceptions
+        lost = (
+            errors.WorkerCrashedError, errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError,
+            errors.OutOfMemoryError,
+        )  # fmt: skip
+        failure = answer.exception()
+        if failure is None:
+            value, failure = answer.result()
+            if failure is None:
+                future.set_result(value)
+                return
+        elif isinstance(failure, lost):
+            failure = WorkerLost(f"A Ray worker is lost: {_line(failure)}")
+        elif isinstance(failure, errors.RayError):
+            failure = WorkerError(f"Ray cannot do a task: {_line(failure)}. See that clinch is installed on its nodes.")
+        future.set_exception(failure)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leave the cluster, and end it where it is ours.
+
+        Args:
+            wait: for the tasks that were submitted.
+            cancel_futures: stop them.
+        """
+        if cancel_futures:
+            for reference in list(self._flying.values()):
+                self._ray.cancel(reference, force=True)
+        if wait:
+            wait_for(list(self._flying))
+        if self._ours:
+            self._ours = False
+            self._ray.shutdown()
+
+
+def _called(fn: Callable[..., Any], kwargs: dict[str, Any], *args: Any) -> tuple[Any, Exception | None]:
+    """In a worker: what a function returns, or raises; Ray would wrap an error in its own."""
+    try:
+        return fn(*args, **kwargs), None
+    except Exception as error:
+        return None, error
+
+
+def _imported() -> Any:
+    try:
+        import ray  # type: ignore[import-not-found]
+        import ray.exceptions  # type: ignore[import-not-found]
+    except ImportError:
+        raise WorkerError('Ray is missing: pip install "clinch[ray]", or use --workers N on this machine.') from None
+    return ray
+
+
+def _reachable(address: str) -> None:
+    """Knock at ``host:port``; names such as ``auto`` are Ray's to look up."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon and address not in ("", "auto", "local"):
+        raise WorkerError(f"'{address}' is no address of a Ray cluster: write auto, local or host:port.")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str, error: Exception) -> WorkerError:
+    return WorkerError(
+        f"There is no Ray cluster at '{address}' ({_line(error)}). Start one with `ray start --head`, or write local."
+    )
+
+
+def _line(error: BaseException) -> str:
+    """The first sentence of an error."""
+    return " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
