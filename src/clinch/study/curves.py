@@ -60,7 +60,7 @@ def certified_curve(evaluation: Evaluation, radii: Tensor | None = None) -> Curv
     proven = len(closed_ball) - torch.searchsorted(closed_ball, radii)
     proven = proven + len(open_ball) - torch.searchsorted(open_ball, radii, right=True)
     images = evaluation.tally.images
-    return Curve(radii, proven / images, (images - refuted) / images)
+    return Curve(radii, proven.double() / images, (images - refuted).double() / images)
 
 
 def _sorted(numbers: list[float]) -> Tensor:
