@@ -10,6 +10,7 @@ only this process reads the data and writes the results.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ import torch
 
 from clinch.devices import usable_device
 from clinch.errors import NetworkError, ProblemError, WorkerError
+from clinch.solution import installed_versions
 from clinch.study.answers import passes_of
 from clinch.study.crew import Alone, Crew
 from clinch.study.evaluation import Evaluation, Tally
@@ -112,7 +114,10 @@ def evaluate(
     images = source.size if limit is None else min(limit, source.size)
     with Store(out, _identity(template, network, source, seed)) as store:
         run = _Run(Study(template, network, seed, str(place)), source, store, images, time_limit, progress)
+        versions = installed_versions()
+        store.say({"template": template.to_json(), "images": str(images), "versions": json.dumps(versions)})
         run.work(executor, workers)
+        store.say({"notes": json.dumps(list(run.notes))})
         rows = tuple(store.rows(images))
         return Evaluation(template, network.name, source.name, run.tally("done"), rows, tuple(run.notes))
 

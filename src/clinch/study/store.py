@@ -144,6 +144,11 @@ class Store(AbstractContextManager["Store"]):
                     "Name another folder with --out, or ask for the same study."
                 )
 
+    def say(self, facts: Mapping[str, str]) -> None:
+        """Write further texts about the study by name, in place of what was said before."""
+        with self._transaction() as database:
+            database.executemany("INSERT OR REPLACE INTO study VALUES (?, ?)", facts.items())
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     @property

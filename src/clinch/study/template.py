@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,6 +86,23 @@ class Template:
     def hash(self) -> str:
         """Of everything that changes what is asked; a study without its search may go on with it."""
         return fingerprint("template", self if self.methods != "cheap" else replace(self, methods="all"))
+
+    def to_json(self) -> str:
+        """All fields by name, numbers to the last digit."""
+        return json.dumps({**asdict(self), "norm": norm_name(self.norm)})
+
+    @staticmethod
+    def from_json(text: str) -> Template:
+        """What :meth:`to_json` wrote.
+
+        Raises:
+            ProblemError: anything else.
+        """
+        try:
+            fields = json.loads(text)
+            return Template(**{**fields, "norm": norm_of_name(fields["norm"])})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise ProblemError(f"'{text:.80}' is no question of a study.") from None
 
     def problem(self, network: Network, x: Tensor, y: Tensor) -> Problem:
         """The problems of images ``(B, *input_shape)`` with labels ``(B,)``."""

@@ -1,0 +1,216 @@
+"""A run on disk, read again without its model: what :func:`clinch.study.evaluate` found, and the inputs it kept.
+
+The file is opened for reading only, and its content is checked before it is believed: it may come from a stranger.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinch.data import DataError
+from clinch.errors import ProblemError
+from clinch.study.evaluation import Evaluation, Tally
+from clinch.study.sources import Source, open_source
+from clinch.study.store import COLUMNS, FILE, PATIENCE, VERSION, Row, StoreError
+from clinch.study.template import STATUSES, Template
+
+#: what a run says about itself
+REQUIRED = (
+    "version",
+    "model",
+    "model_hash",
+    "data",
+    "data_hash",
+    "problem",
+    "problem_hash",
+    "template",
+    "images",
+    "versions",
+    "input_shape",
+    "dtype",
+)
+#: elements of an input that are read at most
+MOST_ELEMENTS = 2**26
+#: how an error says what to do
+_ADVICE = "Name the folder given to clinch evaluate as --out"
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "image": int, "label": int, "status": str, "value": (int, float), "bound": (int, float), "margin": (int, float),
+    "proof": str, "method": str, "error": str, "passes": int, "seconds": (int, float),
+    "size": (int, float), "first_order": (int, float),
+}  # fmt: skip
+_OPTIONAL = ("label", "value", "bound", "margin", "proof", "error", "size", "first_order")
+
+
+@dataclass(frozen=True)
+class Run(Evaluation):
+    """An :class:`Evaluation` that was read from disk, with access to the inputs that were found.
+
+    Attributes:
+        path: of the file.
+        identity: what the run says about itself: names and hashes of model, data and problem, shape and dtype.
+    """
+
+    path: Path = field(default=Path(FILE))
+    identity: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input of the model."""
+        return tuple(int(n) for n in self.identity["input_shape"].split(",") if n)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's inputs."""
+        return getattr(torch, self.identity["dtype"])
+
+    def found(self, images: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The inputs that were found for these images.
+
+        Args:
+            images: N places in the data.
+
+        Returns:
+            Inputs ``(N, *input_shape)``, zeros where there is none, and ``(N,)`` whether there is one.
+
+        Raises:
+            StoreError: the file cannot be read any more.
+        """
+        x = torch.zeros((len(images), *self.input_shape), dtype=self.dtype)
+        there = torch.zeros(len(images), dtype=torch.bool)
+        size = x[:1].numel() * x.element_size() if len(images) else 0
+        with _reading(self.path) as database:
+            for b, image in enumerate(images):
+                row = database.execute("SELECT found FROM results WHERE image = ?", (image,)).fetchone()
+                content = None if row is None else row[0]
+                # anything else than an input's bytes, or an input that is none, is left out
+                if isinstance(content, bytes) and len(content) == size:
+                    one = torch.from_numpy(np.frombuffer(content, dtype=x.numpy().dtype).copy())
+                    if bool(one.isfinite().all()):
+                        x[b], there[b] = one.reshape(x.shape[1:]), True
+        return x, there
+
+    def source(self, data: Any = None) -> Source:
+        """The data that the run is about, read again.
+
+        Args:
+            data: see :func:`clinch.study.open_source`; None: what the run names.
+
+        Raises:
+            DataError: it is not there, or its hash is not the run's.
+        """
+        source = open_source(self.identity["data"] if data is None else data)
+        if source.hash != self.identity["data_hash"]:
+            raise DataError(f"{source.name} is not the data of this run: its content differs. Name the right data.")
+        return source
+
+
+def open_run(path: str | Path) -> Run:
+    """Read a run of :func:`clinch.study.evaluate` from disk; nothing is written, and the model is not needed.
+
+    Its time is the sum of the images'.
+
+    Args:
+        path: the folder of the run, or the file ``results.sqlite`` in it.
+
+    Raises:
+        StoreError: there is no run, another file, one of another version, a damaged one, or one without any result.
+
+    Example:
+        >>> run = cl.study.open_run("run")
+        >>> run.interval, run.found([0, 1])
+    """
+    file = Path(path)
+    file = file if file.is_file() else file / FILE
+    if not file.is_file():
+        raise StoreError(f"There is no run in {path}: it has no file {FILE}. {_ADVICE}.")
+    with _reading(file) as database:
+        identity = dict(database.execute("SELECT key, value FROM study"))
+        _check_identity(identity, file)
+        rows = tuple(_rows(database, file))
+    if not rows:
+        raise StoreError(f"The run {path} has no result yet. Run clinch evaluate with this folder as --out first.")
+    counts = {status: sum(row.status == status for row in rows) for status in STATUSES}
+    images, notes, versions = _facts(identity, rows, file)
+    tally = Tally(images, {s: n for s, n in counts.items() if n}, math.fsum(row.seconds for row in rows))
+    names = identity["model"], identity["data"]
+    return Run(_template(identity, file), *names, tally, rows, notes, versions, path=file, identity=identity)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+    """The file, for reading; SQLite's errors in one line."""
+    database = None
+    try:
+        database = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=PATIENCE)
+        database.execute("PRAGMA trusted_schema=OFF")
+        yield database
+    except sqlite3.Error as error:
+        text = str(error)
+        hint = _ADVICE
+        if "locked" in text:
+            hint = "Another process writes to it: try again when it has finished"
+        elif "readonly" in text or "unable to open" in text:
+            hint = "It was killed while it wrote: run the same clinch evaluate again, which puts it in order"
+        raise StoreError(f"Cannot read {file} as a run: {text}. {hint}.") from None
+    finally:
+        if database is not None:
+            database.close()
+
+
+def _check_identity(identity: Mapping[str, Any], file: Path) -> None:
+    missing = [key for key in REQUIRED if not isinstance(identity.get(key), str)]
+    if missing:
+        raise StoreError(f"{file} is no run of clinch evaluate: it does not say its {', '.join(missing)}. {_ADVICE}.")
+    if identity["version"] != VERSION:
+        raise StoreError(
+            f"{file} has tables of version {identity['version']}, this Clinch reads {VERSION}. Make the run again."
+        )
+    shape, dtype = identity["input_shape"], identity["dtype"]
+    sizes = [int(n) for n in shape.split(",") if n] if re.fullmatch(r"(\d{1,9},?){0,8}", shape) else [0]
+    if dtype not in ("float16", "float32", "float64") or not 0 < math.prod(sizes) <= MOST_ELEMENTS:
+        raise StoreError(f"{file} is damaged: inputs of shape '{shape}' and dtype '{dtype}'. {_ADVICE}.")
+
+
+def _rows(database: sqlite3.Connection, file: Path) -> Iterator[Row]:
+    """Rows by image, each checked: SQLite's columns hold whatever was put there."""
+    for values in database.execute(f"SELECT {', '.join(COLUMNS)} FROM results ORDER BY image"):
+        row = Row(**dict(zip(COLUMNS, values)))
+        for name, kind in _KINDS.items():
+            value = getattr(row, name)
+            if not (isinstance(value, kind) or (value is None and name in _OPTIONAL)):
+                raise StoreError(f"{file} is damaged: image {row.image} has {name} {value!r:.40}. {_ADVICE}.")
+        if row.status not in STATUSES or row.image < 0:
+            raise StoreError(f"{file} is damaged: image {row.image} has status {row.status!r:.40}. {_ADVICE}.")
+        yield row
+
+
+def _template(identity: Mapping[str, str], file: Path) -> Template:
+    try:
+        return Template.from_json(identity["template"])
+    except ProblemError as error:
+        raise StoreError(f"{file} is damaged: {error} {_ADVICE}.") from None
+
+
+def _facts(identity: Mapping[str, str], rows: Sequence[Row], file: Path) -> tuple[int, tuple[str, ...], dict[str, str]]:
+    """How many images were asked for last, but at least those that have a row; notes; versions of packages."""
+    try:
+        images = int(identity["images"][:18])
+        notes = json.loads(identity.get("notes", "[]"))
+        versions = json.loads(identity["versions"])
+        if images < 1 or not isinstance(notes, list) or not isinstance(versions, dict):
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise StoreError(f"{file} is damaged: images, notes or versions cannot be read. {_ADVICE}.") from None
+    return max(images, rows[-1].image + 1), tuple(map(str, notes)), {str(k): str(v) for k, v in versions.items()}
