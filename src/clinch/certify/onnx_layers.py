@@ -91,11 +91,10 @@ def _plain(settings: dict[str, Any]) -> bool:
 
 
 def _shifted(inputs: tuple[int, ...], shape: tuple[int, ...], shift: Array) -> Layer:
-    size = math.prod(shape)
     if shift.ndim > len(shape) + 1:
         raise Refused("A constant is wider than what it is added to.")
     spread = np.broadcast_to(shift, (1, *shape)).reshape(-1)
-    return Layer("affine", inputs, shape, np.eye(size), spread.copy())
+    return Layer("affine", inputs, shape, bias=spread.copy())
 
 
 def _number(t: Array) -> Array:
