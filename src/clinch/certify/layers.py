@@ -79,6 +79,8 @@ def _layer(stated: dict[str, Any], inputs: tuple[int, ...], shapes: list[tuple[i
     if kind == "add":
         return add(inputs, shapes)
     bias = number(tensors, stated["bias"]) if stated.get("bias") else None
+    if kind == "shift":
+        return shift(inputs, shapes[0], bias)
     if kind == "dense":
         return dense(inputs, shapes[0], number(tensors, stated["weight"]), bias)
     if kind == "convolution":
@@ -110,6 +112,13 @@ def add(inputs: tuple[int, ...], shapes: list[tuple[int, ...]]) -> Layer:
     if len(shapes) != 2 or shapes[0] != shapes[1]:
         raise Refused("A sum joins two layers of one shape.")
     return Layer("add", inputs, shapes[0])
+
+
+def shift(inputs: tuple[int, ...], shape: tuple[int, ...], bias: Array | None) -> Layer:
+    """``x + bias``, an entry for each element."""
+    if bias is None or bias.shape != (math.prod(shape),):
+        raise Refused("A shift has not one entry for each element.")
+    return Layer("affine", inputs, shape, bias=bias)
 
 
 def _same(inputs: tuple[int, ...], old: tuple[int, ...], new: tuple[int, ...]) -> Layer:
