@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from cpu_clock import count_cpu_seconds
 
 import clinch as cl
 from clinch.certificates import SavedProof, certify
@@ -73,11 +74,10 @@ def solved(problem: cl.Problem) -> Proofs | None:
     """Solve and certify; None where there is nothing to prove."""
     solution = problem.solve(SECONDS, gap=0.01)
     bound = torch.tensor([problem.query.sense * float(solution.bound)], dtype=torch.float64)
-    found = not bool(solution.x.isnan().any())
-    if (problem.query.feasibility and found) or not bool(bound > -torch.inf):
+    # a question without objective has something to prove where nothing is feasible
+    if not bool(bound == torch.inf if problem.query.feasibility else bound > -torch.inf):
         return None
-    x = solution.x[None].double() if found else None
-    return certify(problem.query, bound, x, time_limit=SECONDS, onnx=problem.network.file)
+    return certify(problem.query, bound, solution.x[None].double(), time_limit=SECONDS, onnx=problem.network.file)
 
 
 def images(name: str) -> Iterator[Case]:
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of CPU time, after which it ends")
     parser.add_argument("--out", type=Path, default=Path("runs/certificates"))
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    count_cpu_seconds()
     chosen.out.mkdir(parents=True, exist_ok=True)
     log = chosen.out / "results.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
