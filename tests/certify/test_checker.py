@@ -440,7 +440,7 @@ def test_the_checker_imports_nothing_else():
             for module in modules:
                 assert module in names or module.split(".")[0] in allowed, f"{path.name} imports {module}"
         code += code_lines(path.read_text())
-    assert code <= 700
+    assert code <= 780
 
 
 def code_lines(text):

@@ -1,9 +1,14 @@
 """``clinch check``: exit codes and what it prints."""
 
+import gzip
+import json
+
+import numpy as np
 import pytest
 import torch
 
 import clinch as cl
+from clinch.cli.check import executed
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +62,40 @@ def test_another_network_or_a_cut_file_is_refused(clinch, saved, tmp_path):
 def test_a_missing_file_is_bad_input(clinch, saved, tmp_path):
     done = clinch("check", tmp_path / "none.safetensors", saved[1])
     assert done.code == 2 and "no file" in done.err
+
+
+@pytest.mark.parametrize("name", ["net.onnx.gz", "NET.ONNX.GZ"])
+def test_packed_models_are_read(clinch, saved, tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(saved[2].read_bytes()))
+    assert clinch("check", saved[0], tmp_path / name).code == 0
+    (tmp_path / name).write_bytes(gzip.compress(saved[2].read_bytes())[:-9])
+    done = clinch("check", saved[0], tmp_path / name)
+    assert done.code == 1 and "REFUSED" in done.out and "cannot be read" in done.out
+
+
+def test_the_point_is_run_in_float32(clinch, saved, tmp_path):
+    certificate, layers, file = saved
+    done = clinch("check", certificate, file, "--float32", "--json", tmp_path / "found.json")
+    assert done.code == 0 and "the point holds with objective" in done.out and "no part of the proof" in done.out
+    found = json.loads((tmp_path / "found.json").read_text())
+    # the same in real numbers, up to rounding in float32
+    assert found["float32"]["value"] == pytest.approx(found["value"], abs=1e-5)
+    assert found["float32"]["violation"] <= 1e-6
+    assert "name the .onnx file" in clinch("check", certificate, layers, "--float32").out
+
+
+def test_the_point_may_fail_in_float32(tmp_path):
+    """A point made infeasible by hand: said so, by how much."""
+    from clinch.certify.certificate import Certificate
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2)).eval()
+    onnx_file(model, tmp_path / "net.onnx")
+    x = np.array([0.25, 0.5, 0.75])
+    wanted = model(torch.tensor(x, dtype=torch.float32)[None])[0, 0].item()
+    tensors = {"point.x": x, "atoms.rows.output": np.array([[1.0, 0.0]]), "atoms.constant": np.array([-wanted + 0.5]),
+               "atoms.clause": np.array([0])}  # fmt: skip
+    header = {"point": {}, "query": {"objective": "distance", "sense": 1}}
+    found = executed(Certificate(header, tensors), tmp_path / "net.onnx")
+    assert found.violation == pytest.approx(0.5, abs=1e-5) and "does not hold, by 0.5" in found.text
+    assert executed(Certificate({"point": None}, {}), tmp_path / "net.onnx").violation is None

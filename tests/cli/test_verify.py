@@ -246,3 +246,24 @@ def test_the_process_ends_with_the_code_and_needs_nothing_heavy(files):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == "" and "No such file" in done.stderr
+
+
+def test_unsat_leaves_certificates_that_clinch_check_accepts(clinch, files, tmp_path):
+    """One file per case of the specification; against the packed ONNX file and the layer lists."""
+    net, specification = files
+    spec = specification("(assert (or (and (<= X_0 0.1) (<= Y_0 -0.5)) (and (>= X_0 -0.1) (>= Y_0 1.5))))")
+    packed = tmp_path / "net.onnx.gz"
+    packed.write_bytes(gzip.compress(Path(net).read_bytes()))
+    outcome = clinch("verify", packed, spec, "--timeout", 60, "--certificate", tmp_path / "p.safetensors")
+    assert outcome.code == 0 and outcome.out == "unsat\n" and "2 of 2 certificates" in outcome.err
+    for case in ("p.0", "p.1"):
+        for model in (net, packed, tmp_path / f"{case}.network.safetensors"):
+            done = clinch("check", tmp_path / f"{case}.safetensors", model)
+            assert done.code == 0 and "PROVEN" in done.out, done.out + done.err
+
+
+def test_sat_leaves_no_certificate(clinch, files, tmp_path):
+    net, specification = files
+    spec = specification("(assert (>= Y_0 0.5))")
+    outcome = clinch("verify", net, spec, "--timeout", 60, "--certificate", tmp_path / "p.safetensors")
+    assert outcome.code == 0 and outcome.out.startswith("sat") and not list(tmp_path.glob("p*.safetensors"))

@@ -14,6 +14,7 @@ from clinch.network.ops.add import Add
 from clinch.network.ops.convolution import Convolution
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.relu import LeakyReLU
+from clinch.network.ops.scale import Scale
 from clinch.network.ops.shape import Reshape
 
 
@@ -39,6 +40,10 @@ def _stated(i: int, node: Node, graph: Graph, tensors: dict[str, np.ndarray]) ->
         return {"kind": "reshape", "shape": list(node.shape)}
     if isinstance(op, Add) and len({graph.nodes[j].shape for j in node.inputs}) == 1:
         return {"kind": "add"}
+    if isinstance(op, Scale) and op.shift is not None and (op.scale is None or bool((op.scale == 1).all())):
+        tensors[f"{i}.bias"] = _stored(op.shift.broadcast_to(node.shape).flatten())
+        if node.shape == graph.nodes[node.inputs[0]].shape:
+            return {"kind": "shift", "bias": f"{i}.bias"}
     if isinstance(op, (Dense, Convolution)):
         names = {}
         for name in ("weight", "bias"):
@@ -52,7 +57,7 @@ def _stated(i: int, node: Node, graph: Graph, tensors: dict[str, np.ndarray]) ->
         return {"kind": "convolution", **names, **settings, "groups": op.groups}
     raise CertificateError(
         f"Layer '{node.name}' ({op.label}) has no place in a certificate, which knows dense layers, convolutions, "
-        "ReLUs, sums and reshapes. Ask for the bound without a certificate."
+        "ReLUs, sums, shifts and reshapes. Ask for the bound without a certificate."
     )
 
 

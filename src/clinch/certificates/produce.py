@@ -18,7 +18,8 @@ from clinch.certificates.search import Search, halves_boxes
 from clinch.certify.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
 from clinch.certify.check import Report, check, point_limits
 from clinch.certify.layers import Refused, read_layers
-from clinch.errors import CertificateError
+from clinch.errors import CertificateError, NetworkError
+from clinch.files import MODEL_LIMIT, read_limited
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
 #: by how much the certified bound may lie below the reported one, relative and absolute
@@ -86,7 +87,7 @@ def certify(
     network = layer_list(query.graph)
     hashes = [network[0]["sha256"]]
     if onnx is not None:
-        hashes.append(hashlib.sha256(Path(onnx).read_bytes()).hexdigest())
+        hashes.append(hashlib.sha256(read_limited(onnx, MODEL_LIMIT, NetworkError)).hexdigest())
     found: list[SavedProof | CertificateError] = []
     for b in range(query.size):
         one = query.take(torch.tensor([b]))

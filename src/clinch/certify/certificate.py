@@ -91,12 +91,12 @@ def read_certificate(path: Path) -> Certificate:
 
 
 def read_network(path: Path) -> tuple[list[Layer], str]:
-    """Layers and hash of a neutral layer list (``.safetensors``) or an ONNX file.
+    """Layers and hash of a neutral layer list (``.safetensors``) or an ONNX file (``.onnx``, ``.onnx.gz``).
 
     Raises:
         Refused: it cannot be read, or holds a layer that the checker does not know.
     """
-    if path.suffix == ".onnx":
+    if path.name.lower().endswith((".onnx", ".onnx.gz")):
         from clinch.certify.onnx_layers import read_onnx
 
         return read_onnx(path)

@@ -1,4 +1,4 @@
-"""Networks as the checker sees them: dense matrices, ReLUs and sums, on flat vectors.
+"""Networks as the checker sees them: matrices, convolutions, ReLUs and sums, on flat vectors.
 
 The neutral layer list is a safetensors file whose metadata ``clinch-network`` is JSON: ``{"version": 1, "layers":
 [...]}``, see docs/certificates.md. The network it stands for is the real-number function of the stored numbers.
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = np.ndarray
-#: entries of one unrolled layer beyond which a network is refused (2 GiB)
+from clinch.certify.matrices import Array, Convolution, Matrix
+
+#: entries of one matrix or table beyond which a network is refused (2 GiB)
 LARGEST = 2**28
 
 
@@ -23,12 +24,13 @@ class Refused(Exception):
 
 
 class Layer(NamedTuple):
-    """``weight @ x + bias`` (kind "affine"), ``max(x, slope·x)`` ("relu"), ``x + y`` ("add"), or the "input"."""
+    """``weight @ x + bias`` (kind "affine", the identity without a weight), ``max(x, slope·x)`` ("relu"), ``x + y``
+    ("add"), the same in another shape ("reshape"), or the "input"."""
 
     kind: str
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
-    weight: Array | None = None
+    weight: Matrix | None = None
     bias: Array | None = None
     slope: float = 0.0
 
@@ -77,6 +79,8 @@ def _layer(stated: dict[str, Any], inputs: tuple[int, ...], shapes: list[tuple[i
     if kind == "add":
         return add(inputs, shapes)
     bias = number(tensors, stated["bias"]) if stated.get("bias") else None
+    if kind == "shift":
+        return shift(inputs, shapes[0], bias)
     if kind == "dense":
         return dense(inputs, shapes[0], number(tensors, stated["weight"]), bias)
     if kind == "convolution":
@@ -110,6 +114,13 @@ def add(inputs: tuple[int, ...], shapes: list[tuple[int, ...]]) -> Layer:
     return Layer("add", inputs, shapes[0])
 
 
+def shift(inputs: tuple[int, ...], shape: tuple[int, ...], bias: Array | None) -> Layer:
+    """``x + bias``, an entry for each element."""
+    if bias is None or bias.shape != (math.prod(shape),):
+        raise Refused("A shift has not one entry for each element.")
+    return Layer("affine", inputs, shape, bias=bias)
+
+
 def _same(inputs: tuple[int, ...], old: tuple[int, ...], new: tuple[int, ...]) -> Layer:
     if math.prod(old) != math.prod(new):
         raise Refused(f"A reshape from {old} to {new} changes the number of elements.")
@@ -133,31 +144,31 @@ def convolution(
     inputs: tuple[int, ...], shape: tuple[int, ...], kernel: Array, bias: Array | None,
     stride: list[int], padding: list[int], dilation: list[int], groups: int,
 ) -> Layer:  # fmt: skip
-    """A convolution in one or more dimensions as one matrix: each offset of the kernel fills its own entries."""
+    """A convolution in one or more dimensions, zeros around; its groups become zeros of the kernel."""
     outs, per_group, *window = kernel.shape
     if len(shape) != len(window) + 1 or not len(stride) == len(padding) == len(dilation) == len(window):
         raise Refused(f"A convolution of kernel {kernel.shape} does not fit inputs of shape {shape}.")
     extents = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(shape[1:], padding, dilation, window, stride)
     ]
-    size, places = math.prod(shape), math.prod(extents)
-    if per_group * groups != shape[0] or outs % groups or min(extents) < 1 or size * outs * places > LARGEST:
-        raise Refused("A convolution's groups or extents do not fit, or it is too large for this checker.")
-    matrix = np.zeros((outs, places, size))
-    out, channel = np.meshgrid(np.arange(outs), np.arange(per_group), indexing="ij")
-    source = out // (outs // groups) * per_group + channel
-    grid = np.stack(np.meshgrid(*map(np.arange, extents), indexing="ij"), -1).reshape(places, -1)
-    for offset in np.ndindex(*window):
-        at = grid * stride - padding + np.multiply(offset, dilation)
-        inside = ((at >= 0) & (at < shape[1:])).all(1)
-        where, flat = np.flatnonzero(inside), np.ravel_multi_index(tuple(at[inside].T), tuple(shape[1:]))
-        columns = source[..., None] * math.prod(shape[1:]) + flat
-        matrix[out[..., None], where, columns] = kernel[(slice(None), slice(None), *offset)][..., None]
+    offsets, places, pixels = math.prod(window), math.prod(extents), math.prod(shape[1:])
+    if per_group * groups != shape[0] or outs % groups or min(extents) < 1:
+        raise Refused("A convolution's groups or extents do not fit.")
+    if max(outs * shape[0] * offsets, places * offsets, outs * places) > LARGEST:
+        raise Refused("A convolution is too large for this checker.")
+    full = np.zeros((offsets, outs, groups, per_group))
+    own = np.arange(outs) // (outs // groups)
+    full[:, np.arange(outs), own] = kernel.reshape(outs, per_group, offsets).transpose(2, 0, 1)
+    grid, within = (np.stack(np.meshgrid(*map(np.arange, n), indexing="ij"), -1) for n in (extents, window))
+    at = grid.reshape(-1, len(window)) * stride - padding + np.multiply(within, dilation).reshape(offsets, 1, -1)
+    inside = np.all((at >= 0) & (at < shape[1:]), 2)
+    flat = np.ravel_multi_index(tuple((at * inside[..., None]).transpose(2, 0, 1)), tuple(shape[1:]))
     bias = np.zeros(outs) if bias is None else bias
     bias = np.repeat(bias, places) if bias.shape == (outs,) else bias.reshape(-1)
     if bias.shape != (outs * places,):
         raise Refused("A convolution's bias does not fit.")
-    return Layer("affine", inputs, (outs, *extents), matrix.reshape(-1, size), bias)
+    matrix = Convolution(full.reshape(offsets, outs, -1), np.where(inside, flat, pixels), pixels)
+    return Layer("affine", inputs, (outs, *extents), matrix, bias)
 
 
 def place(layers: list[Layer], name: str) -> int:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
+import zlib
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clinch.certify.layers import Array, Layer, Refused, add, convolution, dense, relu
+from clinch.certify.layers import Array, Layer, Refused, add, convolution, dense, relu, shift
 
-#: bytes of a file beyond which it is not read
-LARGEST_FILE = 2**31
+#: bytes beyond which a file is not read, and bytes read at once
+LARGEST_FILE, PIECE = 2**31, 2**20
 
 
 def read_onnx(path: Path) -> tuple[list[Layer], str]:
-    """Layers and SHA-256 of an ONNX file; weights outside of the file are not followed.
+    """Layers of an ONNX file and SHA-256 of its unpacked bytes; weights outside of the file are not followed.
 
     Raises:
         Refused: no ONNX file, or an operator whose real-number function the checker does not know.
@@ -24,9 +27,14 @@ def read_onnx(path: Path) -> tuple[list[Layer], str]:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-        raise Refused(f"'{path.name}' is not there, or too large.")
-    data = path.read_bytes()
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            # piece by piece: a small file may hold much, and room for what is asked for is made before
+            data = b"".join(islice(iter(lambda: file.read(PIECE), b""), LARGEST_FILE // PIECE + 1))
+    except (OSError, EOFError, zlib.error) as error:
+        raise Refused(f"'{path.name}' cannot be read: {error}.") from None
+    if len(data) > LARGEST_FILE:
+        raise Refused(f"'{path.name}' is too large.")
     try:
         graph = onnx.load_from_string(data).graph
         constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
@@ -63,7 +71,10 @@ def _layer(
     if kind == "Add" and len(read) == 2:
         return add(inputs, shapes)
     if kind in ("Add", "Sub") and len(read) == 1 and names[0] in at:
-        return _shifted(inputs, shapes[0], fixed[0] if kind == "Add" else -fixed[0])
+        if fixed[0].ndim > len(shapes[0]) + 1:
+            raise Refused("A constant is wider than what it is added to.")
+        spread = np.broadcast_to(fixed[0] if kind == "Add" else -fixed[0], (1, *shapes[0]))
+        return shift(inputs, shapes[0], spread.reshape(-1).copy())
     if kind == "Gemm" and names[0] in at and not settings.get("transA") and _plain(settings):
         weight = fixed[0] if settings.get("transB") else fixed[0].T
         return dense(inputs, shapes[0], weight, fixed[1].reshape(-1) if len(fixed) > 1 else None)
@@ -88,14 +99,6 @@ def _layer(
 
 def _plain(settings: dict[str, Any]) -> bool:
     return settings.get("alpha", 1.0) == 1.0 and settings.get("beta", 1.0) == 1.0
-
-
-def _shifted(inputs: tuple[int, ...], shape: tuple[int, ...], shift: Array) -> Layer:
-    size = math.prod(shape)
-    if shift.ndim > len(shape) + 1:
-        raise Refused("A constant is wider than what it is added to.")
-    spread = np.broadcast_to(shift, (1, *shape)).reshape(-1)
-    return Layer("affine", inputs, shape, np.eye(size), spread.copy())
 
 
 def _number(t: Array) -> Array:

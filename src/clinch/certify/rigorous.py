@@ -10,11 +10,13 @@ and subtracted.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from clinch.certify.layers import Array, Layer
+from clinch.certify.matrices import Convolution, backward, block, forward, magnitude, reads
 
 #: covers every underflow of a bound: fewer than 2⁶⁰ products, each off by at most 2⁻¹⁰⁷⁴, per unit they multiply
 TINY = 1e-290
@@ -67,14 +69,16 @@ def interval(layer: Layer, inputs: list[Box]) -> Box:
         return Box(np.where(box.lower > 0, box.lower, low), np.where(box.upper > 0, box.upper, high))
     if layer.kind == "add":
         return Box(down(box.lower + inputs[1].lower), up(box.upper + inputs[1].upper))
-    if layer.weight is None or layer.bias is None:
+    if layer.bias is None:
         return box
+    if layer.weight is None:
+        return Box(down(box.lower + layer.bias), up(box.upper + layer.bias))
     centre = box.lower / 2 + box.upper / 2
     radius = up(np.maximum(box.upper - centre, centre - box.lower))
-    value = centre @ layer.weight.T + layer.bias
-    weight = np.abs(layer.weight).T
-    spread = radius @ weight
-    slack = gamma(layer.weight.shape[1]) * (np.abs(centre) @ weight + spread + np.abs(layer.bias)) + TINY * (
+    value = forward(layer.weight, centre) + layer.bias
+    size = magnitude(layer.weight)
+    spread = forward(size, radius)
+    slack = gamma(layer.weight.shape[1]) * (forward(size, np.abs(centre)) + spread + np.abs(layer.bias)) + TINY * (
         1 + (radius + np.abs(centre)).sum(1, keepdims=True)
     )
     total = up((spread + slack) * (1 + 1e-12))
@@ -89,13 +93,17 @@ class Relaxation:
         layers: the network.
         box: limits of the input, ``(D, n)``.
         balls: shared by all.
+        limits: of every layer, where they are known.
     """
 
-    def __init__(self, layers: list[Layer], box: Box, balls: list[Ball]) -> None:
+    def __init__(self, layers: list[Layer], box: Box, balls: list[Ball], limits: list[Box] | None = None) -> None:
         self.layers, self.balls, self.rounding = layers, balls, 0.0
-        self.limits = [box]
+        self.limits = [box] if limits is None else limits
+        self._effects: dict[int, Array] = {}
+        #: (layer, input) -> the places of what the layer reads of it, where that is not all of it
+        self._within: dict[tuple[int, int], Array] = {}
         read = {layer.inputs[0] for layer in layers if layer.kind == "relu"}
-        for i, layer in enumerate(layers[1:], 1):
+        for i, layer in enumerate(layers[len(self.limits) :], len(self.limits)):
             self.limits.append(interval(layer, [self.limits[j] for j in layer.inputs]))
             if i in read and 0 not in (layer.inputs if layer.kind == "affine" and not balls else ()):
                 self.limits[i] = self._refined(i)
@@ -104,16 +112,61 @@ class Relaxation:
         """CROWN's limits of the elements whose sign is open in some box, with slopes of its own rule."""
         lower, upper = (t.copy() for t in self.limits[i])
         open_ = np.flatnonzero(((lower < 0) & (upper > 0)).any(0))
-        step = max(1, 2**24 // (max(layer.size for layer in self.layers) * len(lower)))
-        for start in range(0, len(open_), step):
-            some = open_[start : start + step]
-            rows = np.zeros((1, 2 * len(some), self.layers[i].size))
-            rows[0, np.arange(len(some)), some] = 1.0
-            rows[0, np.arange(len(some)) + len(some), some] = -1.0
-            found = self.lower({i: rows}, np.zeros((1, 1)), np.zeros((1, 1)))
-            lower[:, some] = np.fmax(lower[:, some], found[:, : len(some)])
-            upper[:, some] = np.fmin(upper[:, some], -found[:, len(some) :])
+        groups, shape = [open_], self.layers[i].shape
+        if len(shape) > 1 and any(isinstance(layer.weight, Convolution) for layer in self.layers):
+            # the channels of one place depend on the same elements, a small part of the network
+            place = open_ % math.prod(shape[1:])
+            order = np.argsort(place, kind="stable")
+            groups = np.split(open_[order], np.flatnonzero(np.diff(place[order])) + 1)
+        for group in groups:
+            part = self._part(i, group)
+            step = max(1, 2**22 // (max(layer.size for layer in part.layers) * len(lower) + 1))
+            for start in range(0, len(group), step):
+                some, signs = group[start : start + step], np.eye(len(group))[start : start + step]
+                found = part.lower({i: np.concatenate([signs, -signs])[None]}, np.zeros((1, 1)), np.zeros((1, 1)))
+                lower[:, some] = np.fmax(lower[:, some], found[:, : len(some)])
+                upper[:, some] = np.fmin(upper[:, some], -found[:, len(some) :])
         return Box(lower, upper)
+
+    def _part(self, i: int, elements: Array) -> Relaxation:
+        """What these elements of layer i depend on: their receptive field, and the balls' own part of it."""
+        kept = [np.zeros(0, dtype=np.int64)] * i + [elements]
+        for j in range(i, 0, -1):
+            if len(kept[j]):
+                weight = self.layers[j].weight
+                read = kept[j] if weight is None else reads(weight, kept[j])
+                for k in self.layers[j].inputs:
+                    kept[k] = np.union1d(kept[k], read)
+        layers = [
+            layer._replace(
+                shape=(len(at),), bias=None if layer.bias is None else layer.bias[at],
+                weight=None if layer.weight is None or not len(at) else block(layer.weight, at, kept[layer.inputs[0]]),
+            )
+            for layer, at in zip(self.layers, kept)
+        ]  # fmt: skip
+        limits = [Box(lower[:, at], upper[:, at]) for (lower, upper), at in zip(self.limits, kept)]
+        balls = [b._replace(center=b.center[kept[0]], weights=b.weights[kept[0]]) for b in self.balls]
+        part = Relaxation(layers, limits[0], balls, limits)
+        for j, layer in enumerate(layers):
+            for k in layer.inputs:
+                if layer.weight is None and len(kept[j]) not in (0, len(kept[k])):
+                    part._within[j, k] = np.searchsorted(kept[k], kept[j])
+        return part
+
+    def _read(self, i: int) -> Box:
+        """Limits of what a layer reads of its first input."""
+        j = self.layers[i].inputs[0]
+        at = self._within.get((i, j), slice(None))
+        return Box(*(t[:, at] for t in self.limits[j]))
+
+    def _effect(self, i: int) -> Array:
+        """``|W| max |h| + |b|`` of an affine layer: what a relative error of a row's coefficient amounts to."""
+        if i not in self._effects:
+            layer, size = self.layers[i], self._read(i).size
+            assert layer.bias is not None
+            through = size if layer.weight is None else forward(magnitude(layer.weight), size)
+            self._effects[i] = through + np.abs(layer.bias)
+        return self._effects[i]
 
     def lower(
         self, rows: dict[int, Array], offset: Array, error: Array,
@@ -135,14 +188,13 @@ class Relaxation:
                 continue
             layer, row = self.layers[i], pending.pop(i)
             scale = scale + np.abs(row).sum(2)
-            parts, first = [row] * len(layer.inputs), self.limits[layer.inputs[0]]
+            parts, first = [row] * len(layer.inputs), self._read(i)
             if layer.kind == "affine":
-                assert layer.weight is not None and layer.bias is not None
-                effect = first.size @ np.abs(layer.weight).T + np.abs(layer.bias)
-                error = error + gamma(sum(layer.weight.shape)) * _dot(np.abs(row), effect)
+                assert layer.bias is not None
+                terms = layer.size + first.size.shape[1]
+                error = error + gamma(terms) * _dot(np.abs(row), self._effect(i))
                 offset = offset + row @ layer.bias
-                # one product for all domains
-                parts = [(row.reshape(-1, layer.size) @ layer.weight).reshape(*row.shape[:2], -1)]
+                parts = [row if layer.weight is None else backward(layer.weight, row)]
             elif layer.kind == "relu":
                 sign = (signs or none).get(i)
                 low, high, intercept = _lines(layer, first, (slopes or none).get(i), sign)
@@ -157,6 +209,10 @@ class Relaxation:
                 parts = [carried]
             error = error + gamma(1) * np.abs(offset)
             for j, part in zip(layer.inputs, parts):
+                if (i, j) in self._within:
+                    whole = np.zeros((*part.shape[:2], self.layers[j].size))
+                    whole[:, :, self._within[i, j]] = part
+                    part = whole
                 if j in pending:
                     part = pending[j] + part
                     error = error + gamma(1) * _dot(np.abs(part), self.limits[j].size)

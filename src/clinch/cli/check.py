@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -17,8 +17,13 @@ def check(
     certificate: Annotated[Path, typer.Argument(metavar="CERT", help="What solve --certificate wrote.")],
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="The .onnx file, or the layer list CERT.network.safetensors beside it."),
+        typer.Argument(
+            metavar="MODEL", help="The .onnx or .onnx.gz file, or the layer list CERT.network.safetensors beside it."
+        ),
     ],
+    float32: Annotated[
+        bool, typer.Option("--float32", help="Also run the ONNX model at the point, as onnxruntime does; no proof.")
+    ] = False,
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write what was found as JSON; - for standard output.")
     ] = None,
@@ -48,11 +53,66 @@ def check(
         if json is not None:
             write_json({"proven": False, "reason": str(reason)}, json)
         return 1
+    run = executed(read, model) if float32 else None
     if json != "-":
         print(statement(read, report, model.name, sha256))
+        if run is not None:
+            print(f"{'float32':<12}{run.text}")
     if json is not None:
-        write_json({"proven": True, "claim": read.header["claim"], **report._asdict()}, json)
+        execution = None if run is None else run._asdict()
+        write_json({"proven": True, "claim": read.header["claim"], **report._asdict(), "float32": execution}, json)
     return 0
+
+
+class Execution(NamedTuple):
+    """The point of a certificate under the model as it runs.
+
+    Attributes:
+        value: the objective, as the certificate minimises it; violation: of the conditions, at most 0 where all hold;
+            both None where there is nothing to run.
+        text: the same in words.
+    """
+
+    value: float | None
+    violation: float | None
+    text: str
+
+
+def executed(certificate: Certificate, model: Path) -> Execution:
+    """Run an ONNX model by onnxruntime on the CPU, in its own dtype, at the certificate's point: a test, no proof."""
+    if certificate.header["point"] is None:
+        return Execution(None, None, "the certificate has no point to run")
+    if not model.name.lower().endswith((".onnx", ".onnx.gz")):
+        return Execution(None, None, "not run: name the .onnx file that the certificate is about, not its layer list")
+    import numpy as np
+    import torch
+
+    from clinch.certificates.layer_list import places
+    from clinch.network.load import load
+
+    network, tensors = load(model), certificate.tensors
+    nodes = {name: node for node, name in places(network.graph).items()}
+    nodes |= {"input": 0, "output": network.graph.output}
+    x = torch.from_numpy(tensors["point.x"]).to(network.dtype).reshape(1, *network.input_shape)
+
+    def forms(prefix: str, constant: str) -> np.ndarray:
+        total = tensors.get(constant, np.zeros(1)).astype(np.float64)
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            node = nodes[name.removeprefix(prefix)]
+            layer = network.graph.nodes[node].name
+            h = x if not node else network.original(x, [layer])[layer]
+            total = total + tensors[name].astype(np.float64) @ h.detach().to("cpu", torch.float64).flatten().numpy()
+        return total
+
+    atoms, clause = forms("atoms.rows.", "atoms.constant"), tensors["atoms.clause"]
+    violation = max((float(atoms[clause == k].min()) for k in np.unique(clause)), default=0.0)
+    linear = certificate.header["query"]["objective"] == "linear"
+    # a distance is one of inputs: the model has no part in it
+    value = float(forms("objective.rows.", "objective.constant")[0]) if linear else None
+    holds = "holds" if violation <= 0 else f"does not hold, by {violation:.3g}"
+    said = f" with objective {int(certificate.header['query']['sense']) * value:.12g}" if value is not None else ""
+    text = f"the point {holds}{said} where onnxruntime runs {model.name} on this CPU in {str(network.dtype)[6:]}"
+    return Execution(value, violation, text + "; this is a test and no part of the proof")
 
 
 def statement(certificate: Certificate, report: Report, model: str, sha256: str) -> str:

@@ -22,6 +22,10 @@ def verify(
     counterexample: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the counterexample here, not to standard output.")
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where unsat: prove it once more, and write what clinch check reads."),
+    ] = None,
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write the verdict as JSON; - for standard output.")
     ] = None,
@@ -31,9 +35,10 @@ def verify(
     """Decide whether a property has a counterexample; print sat, unsat, timeout or unknown.
 
     After sat stands the counterexample, which onnxruntime has confirmed. Where the specification's own limits
-    contradict each other, the answer is unsat and one line on standard error says which.
+    contradict each other, the answer is unsat and one line on standard error says which. A specification of several
+    cases has one certificate each, with its number before the suffix; the timeout counts again for all of them.
 
-    Exit code: 0 decided, sat or unsat; 1 timeout or unknown; 2 bad input.
+    Exit code: 0 decided, sat or unsat; 1 timeout or unknown, or a certificate is missing; 2 bad input.
 
     Example: clinch verify net.onnx.gz property.vnnlib.gz --timeout 116 --counterexample found.txt
     """
@@ -59,7 +64,28 @@ def verify(
         print(verdict.answer.value)
         if verdict.counterexample is not None and counterexample is None:
             print(printable(str(verdict.counterexample)))
+    if certificate is not None and verdict.answer.value == "unsat":
+        return 0 if _certified(network, specification, timeout, certificate) else 1
     return 0 if verdict.decided else 1
+
+
+def _certified(network: str, specification: str, timeout: float, path: Path) -> bool:
+    """Write the certificates; one line on standard error says how many, another why the first missing one is."""
+    from clinch.certificates.unsat import certify_unsat, save_all
+    from clinch.cli.console import OutputError
+    from clinch.errors import CertificateError
+    from clinch.files import printable
+
+    proofs = certify_unsat(network, specification, time_limit=timeout)
+    try:
+        written = save_all(proofs, path)
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be written: {error}. Name a file in a folder of yours.") from None
+    print(f"clinch: {len(written)} of {len(proofs)} certificates written.", file=sys.stderr)
+    missing = next((reason for reason in proofs if isinstance(reason, CertificateError)), None)
+    if missing is not None:
+        print(printable(f"clinch: {missing}"), file=sys.stderr)
+    return missing is None
 
 
 def _write(path: Path, text: str) -> None:

@@ -97,7 +97,7 @@ def _load(
 
         stem = path.name.removesuffix(".gz").removesuffix(".onnx")
         network = _load_onnx(open_model(path), input_shape, name or stem)
-        network.file = path if path.suffix == ".onnx" else None
+        network.file = path if path.name.lower().endswith((".onnx", ".onnx.gz")) else None
         return network
     if type(model).__name__ == "ModelProto":
         return _load_onnx(model, input_shape, name or model.graph.name or "model")

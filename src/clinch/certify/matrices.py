@@ -1,0 +1,103 @@
+"""The linear part of a layer: a dense matrix, or a convolution that is never unrolled.
+
+A convolution is kept as one small matrix per offset of its kernel and a table of the pixels that each place reads, so
+that a product with a batch is one matrix product per offset. An output reads every input at most once: the inner
+products have no more terms than those of the unrolled matrix, and the same bound of their rounding holds.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Convolution(NamedTuple):
+    """Inputs are ``(channels, pixels)``, outputs ``(outs, places)``, both flat.
+
+    Attributes:
+        kernel: ``(window, outs, channels)``, a matrix for each offset.
+        source: ``(window, places)`` the pixel that a place reads at an offset; ``pixels``, one too many, for padding.
+        pixels: number of them.
+    """
+
+    kernel: Array
+    source: Array
+    pixels: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the unrolled matrix."""
+        _, outs, channels = self.kernel.shape
+        return outs * self.source.shape[1], channels * self.pixels
+
+    def forward(self, h: Array) -> Array:
+        """``(D, inputs)`` to ``(D, outputs)``."""
+        padded = np.pad(h.reshape(len(h), -1, self.pixels), ((0, 0), (0, 0), (0, 1)))
+        found = np.zeros((len(h), self.kernel.shape[1], self.source.shape[1]))
+        for kernel, at in zip(self.kernel, self.source):
+            found += kernel @ padded[:, :, at]
+        return found.reshape(len(h), -1)
+
+    def backward(self, rows: Array) -> Array:
+        """``(R, outputs)`` to ``(R, inputs)``: the transposed convolution. Of one offset, places read other pixels."""
+        rows = rows.reshape(len(rows), -1, self.source.shape[1])
+        found = np.zeros((len(rows), self.kernel.shape[2], self.pixels + 1))
+        for kernel, at in zip(self.kernel, self.source):
+            # the sums that land in the padding are dropped
+            found[:, :, at] += kernel.T @ rows
+        return found[:, :, :-1].reshape(len(rows), -1)
+
+    def reads(self, outputs: Array) -> Array:
+        """The inputs that some of these outputs depend on, in order."""
+        pixels = np.unique(self.source[:, np.unique(outputs % self.source.shape[1])])
+        pixels = pixels[pixels < self.pixels]
+        return (np.arange(self.kernel.shape[2])[:, None] * self.pixels + pixels).ravel()
+
+    def block(self, outputs: Array, inputs: Array) -> Array:
+        """Dense ``(len(outputs), len(inputs))`` part; ``inputs`` holds all that the outputs read."""
+        out, at = np.divmod(outputs, self.source.shape[1])
+        column = np.full((self.kernel.shape[2], self.pixels + 1), len(inputs))
+        column[np.divmod(inputs, self.pixels)] = np.arange(len(inputs))
+        found = np.zeros((len(outputs), len(inputs) + 1))
+        # (outputs, window, channels)
+        columns = column.T[self.source[:, at].T]
+        found[np.arange(len(outputs))[:, None, None], columns] = self.kernel[:, out].transpose(1, 0, 2)
+        return found[:, :-1]
+
+
+#: what a layer is multiplied by
+Matrix = Array | Convolution
+
+
+def forward(matrix: Matrix, h: Array) -> Array:
+    """``(D, inputs)`` to ``(D, outputs)``."""
+    return matrix.forward(h) if isinstance(matrix, Convolution) else h @ matrix.T
+
+
+def backward(matrix: Matrix, rows: Array) -> Array:
+    """``(D, R, outputs)`` to ``(D, R, inputs)``, one product for all domains."""
+    flat = rows.reshape(-1, rows.shape[2])
+    found = matrix.backward(flat) if isinstance(matrix, Convolution) else flat @ matrix
+    return found.reshape(*rows.shape[:2], -1)
+
+
+def magnitude(matrix: Matrix) -> Matrix:
+    """The matrix of the magnitudes."""
+    if isinstance(matrix, Convolution):
+        return matrix._replace(kernel=np.abs(matrix.kernel))
+    return np.abs(matrix)
+
+
+def block(matrix: Matrix, outputs: Array, inputs: Array) -> Matrix:
+    """The part between some outputs and some inputs; the matrix itself where these are all."""
+    if (len(outputs), len(inputs)) == matrix.shape:
+        return matrix
+    return matrix.block(outputs, inputs) if isinstance(matrix, Convolution) else matrix[np.ix_(outputs, inputs)]
+
+
+def reads(matrix: Matrix, outputs: Array) -> Array:
+    """The inputs that some of these outputs depend on, in order."""
+    return matrix.reads(outputs) if isinstance(matrix, Convolution) else np.arange(matrix.shape[1])
