@@ -2,7 +2,7 @@
 
 1. Balls of ``input − constant`` and fixed inputs are taken out of the top-level conjunction.
 2. The rest is brought to conjunctive normal form; only indices are copied, never coefficients.
-3. Atoms that are always or never true are decided.
+3. Atoms that are always or never true are decided, also those that no activation of their layer can change.
 4. Clauses of one atom about one input become limits of the box, in the model's own dtype.
 5. What is left becomes dense: the atoms of the query.
 """
@@ -24,6 +24,7 @@ from clinch.functions import NormExpression
 from clinch.geometry.region import Ball, Region
 from clinch.geometry.rounding import round_down, round_up
 from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
+from clinch.ranges import decided_by_ranges
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
@@ -241,7 +242,10 @@ def _clauses(rest: list[Constraint], network: Network, box: Box, batch: int) -> 
     atom, clause, count = all_of(parts)
     stack = concatenate(collected.stack)
     always, never = _decided(stack, batch)
-    atom, clause = _simplified(atom, clause, count, always, never)
+    certain, hopeless = decided_by_ranges(stack, batch)
+    always = always | certain
+    never = never[:, atom] | _spared(never[:, atom], hopeless[:, atom], clause, count)
+    atom, clause, never = _simplified(atom, clause, count, always, never)
 
     literals = torch.bincount(clause, minlength=count)
     rows = single_inputs(stack)
@@ -252,9 +256,9 @@ def _clauses(rest: list[Constraint], network: Network, box: Box, batch: int) -> 
     cut = InputRows(rows.row[chosen], rows.column[chosen], rows.coefficient[:, chosen])
     box.cut(cut, stack.constant[:, cut.row].expand(batch, -1))
 
-    atom, clause = atom[~limits], clause[~limits]
+    atom, clause, never = atom[~limits], clause[~limits], never[:, ~limits]
     order = clause.argsort(stable=True)
-    atom, clause = atom[order], clause[order].unique_consecutive(return_inverse=True)[1]
+    atom, never, clause = atom[order], never[:, order], clause[order].unique_consecutive(return_inverse=True)[1]
     return _settled(stack, atom, always, never, batch), clause
 
 
@@ -270,8 +274,22 @@ def _decided(stack: LinearExpression, batch: int) -> tuple[Tensor, Tensor]:
     return (d == -torch.inf) | (~moving & (d <= 0)), (d == torch.inf) | (~moving & (d > 0))
 
 
-def _simplified(atom: Tensor, clause: Tensor, count: int, always: Tensor, never: Tensor) -> tuple[Tensor, Tensor]:
+def _spared(never: Tensor, hopeless: Tensor, clause: Tensor, count: int) -> Tensor:
+    """The hopeless literals ``(B, L)`` of clauses that have others; a clause without any is for engines to refute."""
+    at = clause.expand(len(never), -1)
+    hope = torch.zeros(len(never), count).scatter_add(1, at, (~never & ~hopeless).float()).bool()
+    return hopeless & hope[:, clause]
+
+
+def _simplified(
+    atom: Tensor, clause: Tensor, count: int, always: Tensor, never: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Drop clauses that hold for every input in all problems, and literals that hold for none in all problems.
+
+    Args:
+        atom: ``(L,)`` of each literal; clause: ``(L,)``.
+        count: number of clauses.
+        always: ``(B, A)`` atoms; never: ``(B, L)`` literals.
 
     Raises:
         EmptyRegionError: all literals of a clause hold for no input.
@@ -279,7 +297,7 @@ def _simplified(atom: Tensor, clause: Tensor, count: int, always: Tensor, never:
     batch = len(always)
     at = clause.expand(batch, -1)
     void = torch.zeros(batch, count).scatter_add(1, at, always[:, atom].float()).bool()
-    possible = torch.zeros(batch, count).scatter_add(1, at, (~never[:, atom]).float()).bool()
+    possible = torch.zeros(batch, count).scatter_add(1, at, (~never).float()).bool()
     if not bool(possible.all()):
         problem = int((~possible).nonzero()[0, 0])
         of = f" in problem {problem}" if batch > 1 else ""
@@ -287,8 +305,8 @@ def _simplified(atom: Tensor, clause: Tensor, count: int, always: Tensor, never:
             f"A constraint can hold for no input{of}: all its alternatives are impossible (limits that are infinite on "
             "every side, or a comparison of two constants). Drop it or give finite limits."
         )
-    keep = ~void.all(0)[clause] & ~never.all(0)[atom]
-    return atom[keep], clause[keep]
+    keep = ~void.all(0)[clause] & ~never.all(0)
+    return atom[keep], clause[keep], never[:, keep]
 
 
 def _settled(stack: LinearExpression, atom: Tensor, always: Tensor, never: Tensor, batch: int) -> Forms:
@@ -296,7 +314,7 @@ def _settled(stack: LinearExpression, atom: Tensor, always: Tensor, never: Tenso
 
     An infinite constant would turn into NaN in penalties and in solvers; a constant form says the same.
     """
-    always, never = always[:, atom], never[:, atom]
+    always = always[:, atom]
     decided = always | never
     literals = stack.picked(atom, (len(atom),))
     if not bool(decided.any()):

@@ -123,7 +123,7 @@ def test_labels_differ_from_problem_to_problem():
 
 
 def test_infinite_limits_are_no_atoms():
-    lo = np.array([-np.inf, -np.inf, 0, 0, -np.inf])
+    lo = np.array([-np.inf, -np.inf, 0.1, 0.1, -np.inf])
     hi = np.array([1, np.inf, 1, np.inf, np.inf])
     assert query(h.between(lo, hi)).clauses == 4
     outside = query(~h.between(lo, hi))

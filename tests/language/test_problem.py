@@ -20,7 +20,7 @@ x, h, z = symbols(NET)
 def test_explain():
     text = cl.Problem(
         cl.Minimize(cl.norm(x - 0.5, 2, weights=2)),
-        [x >= 0, x <= 1, z.argmax() == 1, ~h.between(-1, 1), cl.norm(x - 0.5, 1) <= 2],
+        [x >= 0, x <= 1, z.argmax() == 1, ~h.between(1, 2), cl.norm(x - 0.5, 1) <= 2],
     ).explain()
     assert "minimise the weighted distance of the input from a constant, p = 2" in text
     assert "6 of 6 inputs bounded, between 0 and 1" in text
@@ -107,7 +107,7 @@ def test_a_loaded_network_can_be_asked_and_checked():
     ).query
     check = check_points(query, x0[None], torch.tensor([0]))
     assert float(check.value) == 0.0 and not bool(check.feasible)
-    assert float(check.violation) == pytest.approx(float((-1 - model[:3](x0[None])).abs().min()), abs=1e-4)
+    assert float(check.violation) == pytest.approx(float((100 - model[:3](x0[None])).min()), abs=1e-4)
     inside = cl.Problem(cl.Minimize(net.output[label]), [net.output.argmax() == label, net["2"] >= 0]).query
     check = check_points(inside, x0[None], torch.tensor([0]))
     assert bool(check.feasible)

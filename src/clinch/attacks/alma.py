@@ -19,6 +19,8 @@ from clinch.query import Query
 
 #: distance of the first step, by norm
 FIRST_DISTANCE = {1.0: 0.5, 2.0: 0.1}
+#: the paper's settings, see :func:`alma`
+REDUCTION, AVERAGE, CHECK_EVERY, GROWTH, IMPROVEMENT = 0.01, 0.9, 10, 1.2, 0.95
 #: limits of the multiplier
 SMALLEST, LARGEST = 1e-6, 1e12
 #: what a point beyond the boundary has to show, in units of the loss, before the multiplier falls
@@ -33,11 +35,11 @@ def alma(
     norm: float = 2.0,
     steps: int = 1000,
     first_distance: float | None = None,
-    reduction: float = 0.01,
-    average: float = 0.9,
-    check_every: int = 10,
-    growth: float = 1.2,
-    improvement: float = 0.95,
+    reduction: float = REDUCTION,
+    average: float = AVERAGE,
+    check_every: int = CHECK_EVERY,
+    growth: float = GROWTH,
+    improvement: float = IMPROVEMENT,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
@@ -90,12 +92,29 @@ def alma(
     track = Track(goal, record=history, progress=progress, steps=steps)
     penalty = _Penalty(goal, steps, average, check_every, growth, improvement)
     if len(goal.todo):
-        _descend(track, penalty, steps, first, reduction, torch.Generator().manual_seed(seed))
+        _descend(track, penalty, steps, first, reduction, torch.Generator().manual_seed(seed), goal.p)
     return track.result()
 
 
+def lagrangian_steps(track: Track, steps: int, generator: torch.Generator) -> None:
+    """ALMA's steps with its usual settings as a part of another attack, on all inputs that are not done yet.
+
+    Where p is neither 1 nor 2 the points are those near in ℓ1 (p = 0) or ℓ2 (p = ∞), a start for others.
+
+    Args:
+        track: receives the points.
+        steps: one pass forward and one backward each.
+        generator: of the direction that stands for a gradient of zero in the first step.
+    """
+    goal = track.goal
+    if steps > 0 and len(goal.todo):
+        p = 1.0 if goal.p <= 1 else 2.0
+        penalty = _Penalty(goal, steps, AVERAGE, CHECK_EVERY, GROWTH, IMPROVEMENT)
+        _descend(track, penalty, steps, FIRST_DISTANCE[p], REDUCTION, generator, p)
+
+
 def _descend(
-    track: Track, penalty: _Penalty, steps: int, first: float, reduction: float, generator: torch.Generator
+    track: Track, penalty: _Penalty, steps: int, first: float, reduction: float, generator: torch.Generator, p: float
 ) -> None:
     """RMSProp with momentum on ``‖δ‖_p + P``."""
     goal, rows, average = track.goal, track.goal.todo, penalty.average
@@ -115,11 +134,11 @@ def _descend(
             blind = along(gradient.flatten(1).norm(dim=1) <= 1e-6, z)
             gradient = torch.where(blind, steepest_direction(noise, 2), gradient)
         else:
-            gradient = gradient + _outwards(z - goal.x[rows], goal.p)
+            gradient = gradient + _outwards(z - goal.x[rows], p)
         squares = average * squares + (1 - average) * gradient.square()
         change = gradient / (squares.sqrt() + 1e-8)
         if k == 0:
-            size = _first_size(goal, z, rows, change, first)
+            size = _first_size(goal, z, rows, change, first, p)
         momentum = average * momentum + change
         since = penalty.found_at
         fall = reduction ** ((k - since).clamp(min=0) / (steps - since).clamp(min=1))
@@ -177,11 +196,11 @@ def _outwards(delta: Tensor, p: float) -> Tensor:
     return delta.sign() if p == 1 else steepest_direction(delta, 2)
 
 
-def _first_size(goal: Goal, z: Tensor, rows: Tensor, change: Tensor, distance: float) -> Tensor:
+def _first_size(goal: Goal, z: Tensor, rows: Tensor, change: Tensor, distance: float, p: float) -> Tensor:
     """The step size at which ``clip(z − size·change) − z`` has the given length, as near to it as the range allows."""
     region, change = goal.region.take(rows), change.flatten(1)
     room = torch.where(change > 0, z.flatten(1) - region.lower.flatten(1), region.upper.flatten(1) - z.flatten(1))
-    power = int(goal.p)
+    power = int(p)
     rate = change.abs().pow(power)
     high = torch.where(change == 0, 0.0, room.clamp(min=0).pow(power))
     target = torch.minimum(torch.full_like(rate[:, 0], distance**power), high.sum(1))

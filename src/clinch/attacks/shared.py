@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clinch.attacks.alma import lagrangian_steps
 from clinch.attacks.branches import Linearised, nearest_branches
 from clinch.attacks.budget import Budget
 from clinch.attacks.goal import ANY, along
@@ -50,6 +51,9 @@ RESTARTED = Stage(0.2, 20, (0.5, 0.1), (0.3, 0.9), 1.01)
 REFINED = Stage(0.1, 60, (0.4, 0.03), (0.8, 0.95), 1.005)
 #: shares of the passes and steps of the shrinking balls; for p = 0, and for its elements that are put back
 SHRINK, SPARSE, SPARSE_BACK = (0.2, 120), (0.5, 120), 0.15
+#: where every clause has one alternative, as inside a box: share of the passes and steps at most of the augmented
+#: Lagrangian, which weighs conditions against each other over many steps
+ALL_MUST_HOLD = (0.6, 400)
 #: share of the passes that says how many branches are tried, the fewest that are, and how many are looked at at most
 #: where fewer are tried
 TRIED, FEWEST, MOST_LOOKED_AT = 0.025, 6, 24
@@ -76,6 +80,10 @@ def search_shared(track: Track, passes: int, generator: torch.Generator, quick: 
     """
     goal = track.goal
     budget = Budget.of(goal, goal.todo, passes - BACK)
+    if goal.width == 1:
+        lagrangian_steps(track, budget.steps(goal.todo, 2, ALL_MUST_HOLD[0], ALL_MUST_HOLD[1]), generator)
+        if track.exhausted:
+            return None
     branches = min(BRANCHES, max(FEWEST, int(TRIED * passes)))
     near = nearest_branches(goal, goal.todo, branches, max(MOST_LOOKED_AT, branches))
     track.note_gradient(near.steepness.unsqueeze(1), near.rows)
