@@ -70,7 +70,7 @@ def _headline(run: Run) -> dict[str, Any]:
     """The interval of robust accuracy in percent, or means and medians of distances and bounds."""
     if run.template.eps is not None:
         low, high = (f"{100 * share:.2f}" for share in run.interval)
-        return {"low": low, "high": high, "met": low == high}
+        return {"low": low, "high": high, "met": run.interval[0] == run.interval[1]}
     found = run.distances()
     texts = {name: digits(number) for name, number in found.items() if name not in ("count", "mean_gap")}
     return {"count": found["count"], "gap": f"{100 * found.get('mean_gap', 0.0):.2g}", **texts}
@@ -106,18 +106,18 @@ def _card(run: Run, example: Example, names: Sequence[str], reach: float) -> dic
         "image": row.image, "name": _name(row.label, names), "status": row.status,
         "value": digits(row.value), "bound": digits(row.bound), "margin": digits(row.margin),
         "bar": distance_bar(row.value, row.bound, reach), "reach": digits(reach),
-        "pictures": [], "distances": [], "changed": "",
+        "pictures": [], "distances": [],
     }  # fmt: skip
     for word, x in (("original", example.original), ("found", example.found)):
         if x is not None:
             card["pictures"].append({"word": word, "kind": _kind(x), "uri": input_picture(x, low, high)})
     if example.original is not None and example.found is not None:
         delta = example.found - example.original
-        word = f"difference × {magnification(delta, low, high)}"
+        word = f"change × {magnification(delta, low, high)}"
         card["pictures"].append({"word": word, "kind": f"difference {_kind(delta)}", "uri": difference_picture(delta)})
-        sizes = {"ℓ∞": np.abs(delta).max(), "ℓ₂": np.sqrt((delta**2).sum()), "ℓ₁": np.abs(delta).sum()}
+        sizes = {"ℓ∞": np.abs(delta).max(), "ℓ₂": np.sqrt((delta**2).sum()), "ℓ₁": np.abs(delta).sum(),
+                 "ℓ₀": (delta != 0).sum()}  # fmt: skip
         card["distances"] = [{"name": name, "text": digits(float(size), 3)} for name, size in sizes.items()]
-        card["changed"] = f"{int((delta != 0).sum()):,} of {delta.size:,}"
     return card
 
 
