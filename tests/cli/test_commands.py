@@ -10,7 +10,9 @@ from clinch import __version__
 from clinch.cli import app, models
 from clinch.errors import NetworkError
 
-COMMANDS = ["check", "demo", "evaluate", "reproduce", "solve", "supports", "verify"]
+COMMANDS = ["check", "demo", "evaluate", "figure", "report", "reproduce", "solve", "supports", "verify"]
+#: commands whose whole output is a file
+WRITERS = ("figure", "report")
 
 
 def test_every_command_is_covered_here():
@@ -22,7 +24,7 @@ def test_help_has_an_example_and_names_json_and_the_exit_codes(clinch, command):
     outcome = clinch(command, "--help")
     assert outcome.code == 0
     assert f"Example: clinch {command}" in outcome.out
-    assert "--json" in outcome.out
+    assert ("--out" if command in WRITERS else "--json") in outcome.out
     assert "Exit code: 0" in outcome.out
 
 
@@ -55,6 +57,14 @@ def test_version_and_bare_call(clinch):
         ["evaluate", "clinch.demo:network", "--lower", "2"],
         ["evaluate", "clinch.demo:network", "--out", "pyproject.toml/run"],
         ["evaluate", "no-such-file.onnx"],
+        ["evaluate", "clinch.demo:network", "--report", "page.html"],
+        ["evaluate", "clinch.demo:network", "--out", "run", "--report", "no/such/folder/page.html"],
+        ["evaluate", "clinch.demo:network", "--eps", "0", "--eps", "1", "--out", "run", "--report", "page.html"],
+        ["report"],
+        ["report", "no-such-run"],
+        ["report", "pyproject.toml"],
+        ["report", "no-such-run", "--classes", "no-such-names.txt"],
+        ["report", "no-such-run", "--out", "no/such/folder/report.html"],
         ["reproduce"],
         ["reproduce", "adr-rnadom"],
         ["reproduce", "adr-random", "--seed", "-1"],

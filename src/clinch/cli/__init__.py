@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from clinch.cli import check, demo, evaluate, figure, reproduce, solve, supports, verify
+from clinch.cli import check, demo, evaluate, figure, report, reproduce, solve, supports, verify
 
 app = typer.Typer(
     name="clinch",
@@ -30,6 +30,7 @@ app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("evaluate")(evaluate.evaluate)
 app.command("figure")(figure.figure)
+app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
 app.command("solve")(solve.solve)
 app.command("supports")(supports.supports)

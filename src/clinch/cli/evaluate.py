@@ -63,6 +63,9 @@ def evaluate(
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON; - for standard output.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one page as clinch report does; needs --out.")
+    ] = None,
 ) -> int:
     """Robust accuracy of a classifier at a radius, or its distances to other classes, for every image of a data set.
 
@@ -82,7 +85,7 @@ def evaluate(
 
     radii = eps or [None]
     one = max(map(len, (models, data, norm, radii, methods))) == 1
-    _check_options(one, table, mean, std, workers)
+    _check_options(one, table, mean, std, workers, out, report)
     norms = [norm_of_name(name) for name in norm]
     if table is not None:
         checked_table(table)
@@ -95,16 +98,32 @@ def evaluate(
     with _cluster(ray, workers) as executor, StudyProgress(None not in radii) as progress:
         more = {**common, "executor": executor, "progress": progress}
         found = _study(one, networks, sources, norms, radii, methods, more)
-    return _write(found, per_class, table, json)
+    return _write(found, per_class, table, json, out, report)
 
 
-def _check_options(one: bool, table: Path | None, mean: str | None, std: str | None, workers: int | None) -> None:
+def _check_options(
+    one: bool,
+    table: Path | None,
+    mean: str | None,
+    std: str | None,
+    workers: int | None,
+    out: Path | None,
+    report: Path | None,
+) -> None:
+    """Refuse what cannot be done before any work is spent."""
+    from clinch.cli.console import check_writable
+
     if table is not None and not one:
         raise ProblemError("--table takes the rows of one combination. Write --json FILE for the rows of all of them.")
     if workers is not None and workers < 1:
         raise ProblemError(f"--workers is {workers}; give a number of workers, 1 or more.")
     if (mean is None) != (std is None):
         raise ProblemError("A normalisation needs both --mean and --std.")
+    if report is not None and not one:
+        raise ProblemError("--report shows one combination. Write clinch report RUN for each folder below --out.")
+    if report is not None and out is None:
+        raise ProblemError("--report reads the run from its folder. Name one: --out RUN.")
+    check_writable(None if report is None else str(report))
 
 
 def _study(
@@ -125,7 +144,14 @@ def _study(
     return compare(networks, sources, norms=norms, eps=radii, methods=methods, **common)
 
 
-def _write(found: Evaluation | Comparison, per_class: bool, table: Path | None, json: str | None) -> int:
+def _write(
+    found: Evaluation | Comparison,
+    per_class: bool,
+    table: Path | None,
+    json: str | None,
+    out: Path | None,
+    report: Path | None,
+) -> int:
     """Print and write what was found; the exit code."""
     from clinch.cli.console import write_json
     from clinch.cli.study_tables import print_table
@@ -145,6 +171,11 @@ def _write(found: Evaluation | Comparison, per_class: bool, table: Path | None, 
             print_table(class_rows(each), name or None)
     if json is not None:
         write_json(found.to_dict(), json)
+    if out is not None and report is not None:
+        from clinch.study.report import write_report
+        from clinch.study.runs import open_run
+
+        write_report(open_run(out), report)
     return 0 if all(each.tally.answered == each.tally.images for each in runs.values()) else 1
 
 

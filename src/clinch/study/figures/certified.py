@@ -35,13 +35,14 @@ def certified_figure(evaluation: Evaluation, heading: str = "") -> Figure:
         axes.set_ylim(0, 101)
         axes.set_xlabel(f"radius, {norm_name(evaluation)}")
         axes.set_ylabel("% of images")
+        axes.xaxis.set_major_formatter(lambda radius, _: f"{radius:.6g}")
         axes.grid(axis="y", color="#EAEAEA", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.set_title(heading or f"{evaluation.model} on {evaluation.data}", loc="left", fontweight="bold", pad=24)
         above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], **above, ncols=3, frameon=False, handlelength=1.6)
-        axes.text(1.0, 1.02, f"{evaluation.tally.images:,} images", transform=axes.transAxes, ha="right", color=MUTED)
+        axes.text(1.0, 1.04, f"{evaluation.tally.images:,} images", transform=axes.transAxes, ha="right", color=MUTED)
     return figure
 
 

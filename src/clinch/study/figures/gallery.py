@@ -10,10 +10,11 @@ import numpy as np
 from clinch.errors import ProblemError
 from clinch.study.figures.certified import norm_name
 from clinch.study.figures.inputs import frame, is_image, pixels
-from clinch.study.figures.style import INK, MUTED, VALUE, number, style
+from clinch.study.figures.style import BOUND, INK, MUTED, VALUE, number, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
     from clinch.study.runs import Run
@@ -79,7 +80,7 @@ def _draw(panels: Sequence[Axes], original: np.ndarray | None, found: np.ndarray
     limit = max(float(np.abs(delta).max()), 1e-12)
     if is_image(delta.shape):
         shown = pixels(delta, -limit, limit, signed=True)
-        panels[2].imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        panels[2].imshow(shown, cmap=_signed(), vmin=-limit, vmax=limit, interpolation="nearest")
         frame(panels[2], "")
     else:
         _bars(panels[2], delta)
@@ -90,6 +91,13 @@ def magnification(delta: np.ndarray, low: float, high: float) -> str:
     """How many times a difference is enlarged where its largest element is drawn as the whole range of the inputs."""
     factor = (high - low) / max(float(np.abs(delta).max()), 1e-12)
     return f"{factor:,.0f}" if factor >= 10 else number(factor)
+
+
+def _signed() -> Colormap:
+    """Lowered elements in the colour of bounds, raised ones in that of values."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("signed", [BOUND, "white", VALUE])
 
 
 def _bars(axes: Axes, values: np.ndarray) -> None:

@@ -48,7 +48,7 @@ def margins_figure(evaluation: Evaluation, heading: str = "") -> Figure:
         axes.set_axisbelow(True)
         axes.set_title(heading or f"{evaluation.model} on {evaluation.data}", loc="left", fontweight="bold", pad=24)
         above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
-        axes.legend(**above, ncols=4, frameon=False, handlelength=1.2)
+        axes.legend(**above, ncols=4, frameon=False, handlelength=1.2, markerscale=2.5)
     return figure
 
 

@@ -1,0 +1,39 @@
+"""``clinch report RUN``: a run as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder given to clinch evaluate as --out.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to; default: report.html in the run's folder.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Of the page; default: the model and the data.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="NAMES", help="Text file with the names of the classes, one a line.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Where the originals are; default: what the run names.")] = None,
+) -> int:
+    """Write a run of clinch evaluate as one HTML page that needs no network; the model is not needed.
+
+    Exit code: 0 it was written; 2 bad input.
+
+    Example: clinch report run --out report.html --classes names.txt
+    """
+    from clinch.cli.console import check_writable
+    from clinch.study.report import read_class_names, write_report
+    from clinch.study.runs import open_run
+
+    if out is not None:
+        check_writable(str(out))
+    names = [] if classes is None else read_class_names(classes)
+    found = open_run(run)
+    target = found.path.with_name("report.html") if out is None else out
+    check_writable(str(target))
+    print(write_report(found, target, title=title, classes=names, data=data))
+    return 0

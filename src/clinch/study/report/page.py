@@ -1,0 +1,103 @@
+"""The page itself: template, style and script put together, and written to disk."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinch.errors import ProblemError
+from clinch.files import read_limited, write_whole
+from clinch.study.runs import Run
+from clinch.study.store import StoreError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+#: bytes of a file of class names at most
+NAMES_LIMIT = 2**20
+_HERE = Path(__file__).parent
+
+
+def report_html(run: Run, *, title: str | None = None, classes: Sequence[str] = (), data: Any = None) -> str:
+    """A run as one HTML page: interval or distances, curve, gallery, classes, table, settings.
+
+    The page loads nothing: a content security policy allows its own style and script, by their SHA-256, and pictures in
+    data URIs. Every text from the run, from file names to errors, is escaped. Originals of the gallery are read from
+    the data again, guarded by the run's hash; where the data is not there the page says so.
+
+    Args:
+        run: of :func:`clinch.study.open_run`.
+        title: of the page; None: the model and the data.
+        classes: names by label; none: the labels.
+        data: see :func:`clinch.study.open_source`; None: what the run names.
+
+    Raises:
+        ProblemError: fewer names than labels. DataError: data that was given is not the run's.
+
+    Example:
+        >>> page = report_html(cl.study.open_run("run"), classes=["cat", "dog"])
+    """
+    from clinch.study.report.content import content_of
+
+    labels = [row.label for row in run.rows if row.label is not None]
+    if classes and labels and max(labels) >= len(classes):
+        raise ProblemError(f"There are {len(classes)} names of classes, but a label {max(labels)}. Name every class.")
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_sha256(style)}'; script-src '{_sha256(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    content = content_of(run, title or f"{run.model} on {run.data}", classes, data)
+    return _environment().get_template("page.html").render(content, style=style, script=script, policy=policy)
+
+
+def write_report(
+    run: Run, target: str | Path, *, title: str | None = None, classes: Sequence[str] = (), data: Any = None
+) -> Path:
+    """Write :func:`report_html` to a file, as a whole or not at all. Returns its path.
+
+    Raises:
+        StoreError: the file cannot be written. Others: see :func:`report_html`.
+
+    Example:
+        >>> write_report(cl.study.open_run("run"), "report.html")
+    """
+    path = Path(target)
+    page = report_html(run, title=title, classes=classes, data=data)
+    try:
+        write_whole(path, page)
+    except OSError as error:
+        raise StoreError(f"Cannot write {path}: {error.strerror or error}. Name another file.") from None
+    return path
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    """Names of classes, one a line, in the order of the labels.
+
+    Raises:
+        ProblemError: the file is missing, has no names, or is not UTF-8.
+    """
+    try:
+        text = read_limited(path, NAMES_LIMIT, ProblemError).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ProblemError(f"{path} is no text in UTF-8. Write one name of a class per line.") from None
+    names = [line.strip() for line in text.rstrip().splitlines()]
+    if not names:
+        raise ProblemError(f"{path} has no names. Write one name of a class per line.")
+    return names
+
+
+def _environment() -> Environment:
+    """Autoescape is on for everything, and a name that does not exist is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _sha256(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
