@@ -1,4 +1,4 @@
-"""Documents 0, 1 and 3 in their small setting: what is published stands beside what is computed, and bounds hold."""
+"""Documents 0 to 3 in their small setting: what is published stands beside what is computed, and bounds hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from clinch.data import DataError, mnist, model_file, reference_file
 from clinch.study import Reproduction, reproduce
 from clinch.study.figures import save
-from clinch.study.papers import balda_figure2, monitor, tutorial_attacks, tutorial_bounds
+from clinch.study.papers import balda_figure2, lbfgs, monitor, tutorial_attacks, tutorial_bounds
 from clinch.study.papers._balda import FCNN, LENET
 from clinch.study.papers.balda_figure2 import Outcome
 from clinch.study.reproduction import CANNOT, FAILS, HOLDS
@@ -110,3 +110,40 @@ def test_solvers_differ_where_one_kind_alone_finds_something():
 
     assert monitor._differ(outcome(math.inf, 2.0)) and monitor._differ(outcome(1.0, 2.0))
     assert not monitor._differ(outcome(math.inf, math.inf)) and not monitor._differ(outcome(2.0, 2.001))
+
+
+@pytest.mark.slow
+def test_examples_of_document_2():
+    found = small("lbfgs", *(f"{name}.onnx" for name in lbfgs.NETWORKS))
+    distortions, transfer, optima = found.tables
+    assert all(row[2] == 1.0 for row in distortions.rows if not row[0].endswith("published"))
+    own = {row[0]: row[1 + k] for k, name in enumerate(lbfgs.NETWORKS) for row in transfer.rows if row[0] == name}
+    assert own == dict.fromkeys(lbfgs.NETWORKS, 1.0)
+    assert all(proven <= best * (1 + 1e-6) <= ours * (1 + 1e-3) for _, ours, best, proven, _ in optima.rows)
+
+
+def test_distortions_claims_and_magnified_examples_of_document_2():
+    x0 = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x0 + torch.tensor([0.02, 0.04, 0.06, 0.08]).reshape(4, 1, 1, 1)
+    made = lbfgs.Examples(x, torch.ones(4, dtype=torch.bool), lbfgs._distortion(x, x0), 0.0)
+    assert made.mean == pytest.approx(0.05)
+    assert lbfgs._distortion(lbfgs._magnified(x0, made), x0).tolist() == pytest.approx([lbfgs.MAGNIFIED] * 4)
+
+    def verdicts(success: bool, own: float, bound: float) -> dict[str, str]:
+        one = lbfgs.Examples(x, torch.full((4,), success), made.distortion, 0.0)
+        sources = dict.fromkeys(lbfgs.NETWORKS, one)
+        error = {(s, n): 0.3 for s in sources for n in sources}
+        error |= {(f"{s}, magnified to {lbfgs.MAGNIFIED:g}", n): 0.9 for s in sources for n in sources}
+        noise = {k: dict.fromkeys(sources, own) for k in ("as the network's own examples", f"{lbfgs.MAGNIFIED:g}")}
+        distance = torch.ones(4, dtype=torch.float64)
+        optimum = lbfgs.Optimum(distance, distance, bound * distance)
+        assert len(lbfgs._figure(sources, error).axes) == 1 + len(sources)
+        assert all(len(row) == 5 for row in lbfgs._transfer(error, noise).rows)
+        return {claim.text: claim.verdict for claim in lbfgs._claims(sources, error, noise, optimum)}
+
+    judged = set(verdicts(True, 0.0, 0.999).values())
+    assert judged == {HOLDS, CANNOT}
+    wrong = verdicts(False, 0.5, 1.1)
+    assert [text[:10] for text, verdict in wrong.items() if verdict == FAILS] == [
+        "An example", "The averag", "Noise of t", "Examples a", "small: no "
+    ]  # fmt: skip
