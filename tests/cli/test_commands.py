@@ -10,7 +10,7 @@ from clinch import __version__
 from clinch.cli import app, models
 from clinch.errors import NetworkError
 
-COMMANDS = ["check", "demo", "evaluate", "reproduce", "solve", "supports", "verify"]
+COMMANDS = ["check", "demo", "evaluate", "figure", "reproduce", "solve", "supports", "verify"]
 
 
 def test_every_command_is_covered_here():
@@ -22,7 +22,8 @@ def test_help_has_an_example_and_names_json_and_the_exit_codes(clinch, command):
     outcome = clinch(command, "--help")
     assert outcome.code == 0
     assert f"Example: clinch {command}" in outcome.out
-    assert "--json" in outcome.out
+    # a figure of a run finds nothing of its own
+    assert ("--json" in outcome.out) == (command != "figure")
     assert "Exit code: 0" in outcome.out
 
 
