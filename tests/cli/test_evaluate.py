@@ -94,7 +94,7 @@ def test_data_that_does_not_fit_the_network(clinch, tmp_path):
 
 
 def shown(console, progress):
-    console.print(progress.table())
+    console.print(progress.shown())
     return console.file.getvalue()
 
 
