@@ -164,7 +164,7 @@ def test_a_run_goes_on_where_it_stopped_and_may_grow(tmp_path, monkeypatch):
 def test_wide_networks_are_attacked_first_and_end_with_the_same_answers(tmp_path, monkeypatch, options):
     narrow = evaluate(DEMO, limit=24, **options)
     monkeypatch.setattr(answers, "NARROW", 0)
-    monkeypatch.setattr(answers, "WIDE", 48 * 5)
+    monkeypatch.setattr(answers, "PAIRS", 48 * 48 * 5)
     phases = []
     wide = evaluate(DEMO, limit=24, out=tmp_path, **options, progress=lambda tally: phases.append(tally.phase))
     assert phases[:6] == ["attack", *["CROWN"] * 5] and set(phases[6:]) <= {"search"}
