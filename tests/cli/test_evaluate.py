@@ -6,10 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from clinch.cli.study_progress import StudyProgress
+from clinch.study import answers
 from clinch.study.evaluation import Tally
+from clinch.study.store import FILE, Store
 
 MODEL = "clinch.demo:network"
 
@@ -85,6 +88,68 @@ def test_workers_that_cannot_be_had_are_one_line_and_nothing_is_lost(clinch, tmp
     assert json.loads(clinch(*run).out)["rows"] == before
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_full_disk_is_one_line_and_nothing_is_lost(clinch, tmp_path, monkeypatch, workers):
+    """SQLite is told that its file may not grow, which is for it a disk that is full."""
+    monkeypatch.setattr(answers, "LARGEST", 6)
+    run = ("evaluate", MODEL, "--eps", "0.05", "--limit", "60", "--json", "-")
+    whole = json.loads(clinch(*run).out)["rows"]
+    run = (*run, "--out", tmp_path / "run", "--workers", workers)
+    opened = Store.__init__
+
+    def on_a_small_disk(self, *arguments, **options):
+        opened(self, *arguments, **options)
+        self._database.execute("PRAGMA max_page_count=5")
+
+    monkeypatch.setattr(Store, "__init__", on_a_small_disk)
+    outcome = clinch(*run)
+    lines = [line for line in outcome.err.splitlines() if " s  images " not in line]  # those are progress
+    assert outcome.code == 2 and outcome.out == "" and len(lines) == 1
+    assert lines[0].endswith("Make room and run the same command again: it goes on where it stopped.")
+    monkeypatch.setattr(Store, "__init__", opened)
+    with Store(tmp_path / "run", create=False) as store:
+        kept = store.counts()
+    assert 0 < sum(kept.values()) < 60
+    after = clinch(*run)
+    assert after.code == 0 and [row["status"] for row in json.loads(after.out)["rows"]] == [
+        row["status"] for row in whole
+    ]
+
+
+def test_another_study_a_damaged_file_and_a_foreign_one_are_refused_as_they_are(clinch, tmp_path):
+    run = ("evaluate", MODEL, "--eps", "0.05", "--limit", "4", "--out", tmp_path, "--json", "-")
+    assert clinch(*run).code == 0
+    path = tmp_path / FILE
+    content = path.read_bytes()
+    outcome = clinch(*run, "--norm", "l2")
+    assert outcome.code == 2 and "belongs to another study" in outcome.err and outcome.err.count("\n") == 1
+    assert path.read_bytes() == content
+    for damage, message in ((content[:5000], "The file is damaged"), (b"photos of a cat " * 99, "no run of Clinch")):
+        path.write_bytes(damage)
+        outcome = clinch(*run)
+        assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1
+        assert path.read_bytes() == damage
+
+
+def test_corrupt_images_are_failed_rows_and_corrupt_data_is_one_line(clinch, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
+    for name, images in zip("01", pixels):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i, array in enumerate(images):
+            Image.fromarray(array).save(tmp_path / "set" / name / f"{i}.png")
+    broken = tmp_path / "set" / "1" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    run = ("evaluate", MODEL, "--eps", "0.01", "--data", tmp_path / "set", "--out", tmp_path / "run", "--json", "-")
+    outcome = clinch(*run)
+    rows = json.loads(outcome.out)["rows"]
+    assert outcome.code == 1 and [row["image"] for row in rows if row["status"] == "failed"] == [4] and len(rows) == 6
+    assert "Error" in rows[4]["error"] and "\n" not in rows[4]["error"]
+    np.savez(tmp_path / "set.npz", x=pixels[0], y=np.arange(3))
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:200])
+    outcome = clinch("evaluate", MODEL, "--eps", "0.01", "--data", tmp_path / "broken.npz")
+    assert outcome.code == 2 and "broken.npz" in outcome.err and outcome.err.count("\n") == 1
+
+
 def test_data_that_does_not_fit_the_network(clinch, tmp_path):
     np.savez(tmp_path / "set.npz", x=np.zeros((2, 5, 5)), y=np.zeros(2, dtype=np.int64))
     outcome = clinch("evaluate", MODEL, "--data", tmp_path / "set.npz", "--input-shape", "8,8")
@@ -94,7 +159,7 @@ def test_data_that_does_not_fit_the_network(clinch, tmp_path):
 
 
 def shown(console, progress):
-    console.print(progress.table())
+    console.print(progress.shown())
     return console.file.getvalue()
 
 

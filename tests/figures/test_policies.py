@@ -29,6 +29,10 @@ def test_returns_and_shares_are_drawn(tmp_path):
     returns = {"no attack": [(6, 0.2), (6, 0.2)], "PGD, worst action": [(5, 0.2), (1, 0.1)]}
     figure = policy_attack_figure((0.01, 0.02), returns, [(0.001, 0.1, 0.3), (0.01, 0.8, 0.9)])
     left, right = figure.axes
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(returns) and left.get_legend() is None
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)
     assert [list(line.get_ydata()) for line in left.lines] == [[6, 6], [5, 1]]
     assert [list(line.get_ydata()) for line in right.lines] == [[0.3, 0.9], [0.1, 0.8]]
     assert save(figure, tmp_path / "policies.png").stat().st_size > 1000

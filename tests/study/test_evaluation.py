@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 from torch import nn
 
 import clinch as cl
+from clinch.data import DataError, model_file
 from clinch.demo import digits, network
-from clinch.study import answers, evaluate
+from clinch.study import answers, evaluate, open_source
 from clinch.study.fingerprint import model_fingerprint
 from clinch.study.store import Store, StoreError
+from clinch.study.template import Template
 
 DEMO = cl.load(network(), input_shape=(8, 8))
 
@@ -164,7 +167,7 @@ def test_a_run_goes_on_where_it_stopped_and_may_grow(tmp_path, monkeypatch):
 def test_wide_networks_are_attacked_first_and_end_with_the_same_answers(tmp_path, monkeypatch, options):
     narrow = evaluate(DEMO, limit=24, **options)
     monkeypatch.setattr(answers, "NARROW", 0)
-    monkeypatch.setattr(answers, "WIDE", 48 * 5)
+    monkeypatch.setattr(answers, "PAIRS", 48 * 48 * 5)
     phases = []
     wide = evaluate(DEMO, limit=24, out=tmp_path, **options, progress=lambda tally: phases.append(tally.phase))
     assert phases[:6] == ["attack", *["CROWN"] * 5] and set(phases[6:]) <= {"search"}
@@ -182,6 +185,55 @@ def test_images_that_had_no_time_are_taken_up_again(tmp_path, monkeypatch):
         row._replace(passes=old.passes) if old.status != "open" else row
         for row, old in zip(comparable(whole.rows), hurried.rows)
     ]
+
+
+def test_batches_are_small_where_networks_are_large():
+    """What a kill costs, by the counts that decide it: activations, and pairs of them where they are bounded."""
+    eps, distance = Template(eps=0.1), Template()
+
+    def lengths(*widths):
+        layers = [part for a, b in pairwise((2, *widths)) for part in (nn.Linear(a, b), nn.ReLU())]
+        net = cl.load(nn.Sequential(*layers, nn.Linear(widths[-1], 3)).eval(), input_shape=(2,))
+        found = [answers.passes_of(template, net) for template in (eps, distance)]
+        assert [length for _, length in found[0]] == [length for _, length in found[1]]
+        return [length for _, length in found[0]]
+
+    assert lengths(50) == [128] and lengths(500) == [128]
+    assert lengths(800, 800) == [2**25 // 1600**2]
+    assert lengths(2000, 3000) == [2**20 // (2 + 2 * 5000 + 3), 2**29 // 5000**2]
+    assert lengths(30000) == [17, 1]
+
+
+def test_a_late_batch_is_told_from_a_whole_one():
+    """Linear bounds that were cut short are weaker, and still below what sampled inputs reach."""
+    x, y = digits()
+    x, y = x[:16], y[:16]
+    whole = answers.Batch(Template(eps=0.1), DEMO, x, y)
+    late = answers.Batch(Template(eps=0.1), DEMO, x, y)
+    whole.cheap(["CROWN"], 0)
+    asked = iter([False])
+    late._late = lambda: next(asked, True)  # there is time when it begins, and none from then on
+    late.cheap(["CROWN"], 0)
+    assert whole.complete and not late.complete
+    near = (x[:, None] + 0.2 * torch.rand(16, 200, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.1).clamp(0, 1)
+    z = network()(near.flatten(0, 1)).unflatten(0, (16, 200)).double()
+    label = z.gather(2, y[:, None, None].expand(16, 200, 1))[..., 0]
+    others = z.scatter(2, y[:, None, None].expand(16, 200, 1), -torch.inf).amax(2)
+    assert torch.all(late.margin <= whole.margin + 1e-9) and bool((late.margin < whole.margin - 1e-3).any())
+    assert torch.all(whole.margin <= (label - others).amin(1) + 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"eps": 0.02}, {"eps": 0.06}, {}])
+def test_a_time_limit_holds_where_one_batch_takes_long(options):
+    """Twenty seconds for fifty images of a network with 47,000 activations to bound."""
+    try:
+        net, source = cl.load(str(model_file("mnist_cnn.onnx"))), open_source("mnist")
+    except DataError as error:
+        pytest.skip(str(error))
+    found = evaluate(net, source, limit=50, time_limit=20, **options)
+    assert found.tally.seen == 50 and found.tally.seconds < 25
+    assert found.tally.counts["open"], "there was time for everything"
 
 
 @pytest.mark.parametrize(
@@ -229,25 +281,28 @@ from clinch.study.store import Store
 warnings.simplefilter("error")
 answers.LARGEST = 3
 net = cl.load(network(), input_shape=(8, 8))
-folder = sys.argv[1]
-def run(out):
-    return evaluate(net, eps=0.07, limit=45, out=out)
-begun = time.monotonic()
+folder, workers = sys.argv[1], int(sys.argv[2])
+def run(out, workers=1):
+    return evaluate(net, eps=0.07, limit=45, out=out, workers=workers)
 run(folder + "/warm")
-whole = run(folder + "/whole")
-duration = (time.monotonic() - begun) / 2
+run(folder + "/whole")
+begun = time.monotonic()
+run(folder + "/timed", workers)
+duration = time.monotonic() - begun
+# workers take longer to start than to work
+longest = duration / 6 if workers == 1 else duration
 generator, partial = random.Random(5), 0
 for kill in range(20):
     child = os.fork()
     if not child:
-        run(folder + "/killed")
+        run(folder + "/killed", workers)
         os._exit(0)
-    time.sleep(generator.uniform(0.0, duration / 6))
+    time.sleep(generator.uniform(0.0, longest))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with Store(folder + "/killed") as store:
         partial += 0 < len(store.images()) < 45
-run(folder + "/killed")
+run(folder + "/killed", workers)
 def rows(name):
     with Store(folder + "/" + name, create=False) as store:
         return [[list(row._replace(seconds=0.0)), (store.found(row.image) or b"").hex()] for row in store.rows()]
@@ -256,10 +311,11 @@ print(json.dumps({"same": rows("whole") == rows("killed"), "rows": len(rows("kil
 """
 
 
-def test_a_run_killed_twenty_times_ends_with_the_rows_of_an_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("workers", [1])
+def test_a_run_killed_twenty_times_ends_with_the_rows_of_an_uninterrupted_one(tmp_path, workers):
     outcome = subprocess.run(
-        [sys.executable, "-c", KILLER, str(tmp_path)], capture_output=True, text=True, timeout=300
-    )  # fmt: skip
+        [sys.executable, "-c", KILLER, str(tmp_path), str(workers)], capture_output=True, text=True, timeout=550
+    )
     assert outcome.returncode == 0, outcome.stderr
     answer = json.loads(outcome.stdout)
     assert answer["same"] and answer["rows"] == 45

@@ -7,11 +7,10 @@ import math
 import os
 import sys
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from clinch.cli.live import Live
 from clinch.errors import ClinchError
 from clinch.files import write_whole
 
@@ -25,7 +24,7 @@ class OutputError(ClinchError):
     """A file cannot be written; names it and the reason."""
 
 
-class Progress(AbstractContextManager["Progress"]):
+class Progress(Live):
     """One line on the terminal that shows time, value, bound and gap while a problem is solved.
 
     Use it as a context manager and pass it as ``progress=``. Where standard error is not a terminal it is silent.
@@ -35,34 +34,16 @@ class Progress(AbstractContextManager["Progress"]):
     """
 
     def __init__(self, sense: int = 1) -> None:
-        from rich.console import Console
-
+        super().__init__(rate=8)
         self.sense = sense
         self.event: Event | None = None
-        self._console = Console(stderr=True)
         self._start = time.monotonic()
-        self._live: Any = None
 
     def __call__(self, event: Event) -> None:
         """Take note of an improvement."""
         self.event = event
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            from rich.live import Live
-
-            self._start = time.monotonic()
-            self._live = Live(get_renderable=self.line, console=self._console, refresh_per_second=8, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def line(self) -> Text:
+    def shown(self) -> Text:
         """The line as it is now."""
         import torch
         from rich.text import Text

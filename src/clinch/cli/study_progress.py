@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
+
+from clinch.cli.live import Live
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PAUSE = 5.0
 
 
-class StudyProgress(AbstractContextManager["StudyProgress"]):
+class StudyProgress(Live):
     """Images done, the interval so far, the rate and the time left. Pass it as ``progress=``.
 
     Args:
@@ -26,13 +26,9 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
     """
 
     def __init__(self, radius: bool, console: Any = None) -> None:
-        from rich.console import Console
-
+        super().__init__(console)
         self.radius, self.tally = radius, None
-        self._console = console or Console(stderr=True)
-        self._live: Any = None
         self._said = -math.inf
-        self._first: tuple[float, int] | None = None
 
     def __call__(self, tally: Tally) -> None:
         """Take note of where the study stands."""
@@ -42,25 +38,11 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
             self._said = now
             self._console.print(self.line(tally), highlight=False, markup=False, soft_wrap=True)
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            from rich.live import Live
-
-            self._live = Live(get_renderable=self.table, console=self._console, refresh_per_second=4, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
     def line(self, tally: Tally) -> str:
         """One plain line."""
         return f"clinch: {tally.seconds:.1f} s  " + "  ".join(f"{name} {text}" for name, text in self.entries(tally))
 
-    def table(self) -> Table:
+    def shown(self) -> Table:
         """The table as it is now."""
         from rich.table import Table
 

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 PASSES = 500
 #: halvings between what is proven and what was found
 BISECTIONS = 6
-#: most images of a batch, and most activations of all images of a batch together
-LARGEST, ACTIVATIONS = 128, 2**22
-#: hidden activations up to which linear bounds come first; beyond, so many of all images that are bounded at once
-NARROW, WIDE = 2000, 2**18
+#: most images of a batch, and most activations of all images of a batch together: a kill costs a batch, so that one is
+#: to take about a second
+LARGEST, ACTIVATIONS = 128, 2**20
+#: hidden activations up to which linear bounds come first, with slopes of their own too
+NARROW = 2000
+#: most pairs of hidden activations of all images of a batch, with slopes and without: the work of linear bounds grows
+#: with each neuron that is bounded and each one on its way
+SLOPED_PAIRS, PAIRS = 2**25, 2**29
 #: most classes of a network whose first-order radii are computed, and elements of all gradients held at once
 CLASSES, GRADIENTS = 100, 2**24
 #: names of methods in the order they come
@@ -44,17 +48,22 @@ def passes_of(template: Template, network: Network) -> list[tuple[tuple[str, ...
     """The passes over all images, cheapest methods first: names of methods and the images of a batch.
 
     Where the layers are narrow, linear bounds cost less than an attack, and answer for most images; where they are
-    wide, the attack comes first for all images. Both depend on the network alone, so that a resumed study has the
-    batches of an uninterrupted one.
+    wide, the attack comes first for all images. Both depend on the network alone, and on no clock, so that a resumed
+    study has the batches of an uninterrupted one; the numbers of images were chosen so that a batch of the reference
+    networks takes one to two seconds of one core.
     """
     nodes = network.graph.nodes
     hidden = sum(nodes[j].size for node in nodes[1:] if not node.op.affine for j in node.inputs)
     length = max(1, min(LARGEST, ACTIVATIONS // sum(node.size for node in nodes)))
+
+    def most(pairs: int) -> int:
+        return max(1, min(length, pairs // max(1, hidden) ** 2))
+
     if hidden <= NARROW:
         near = (CLEAN, ATTACK, LINEAR)
-        passes = [(near if template.eps is None else (CLEAN, LINEAR, ATTACK, SLOPES), length)]
+        passes = [(near if template.eps is None else (CLEAN, LINEAR, ATTACK, SLOPES), most(SLOPED_PAIRS))]
     else:
-        passes = [((CLEAN, ATTACK), length), ((LINEAR,), max(1, min(length, WIDE // hidden)))]
+        passes = [((CLEAN, ATTACK), length), ((LINEAR,), most(PAIRS))]
     without = {"attacks": (LINEAR, SLOPES), "bounds": (ATTACK,)}.get(template.methods, ())
     kept = [(tuple(name for name in names if name not in without), length) for names, length in passes]
     return [(names, length) for names, length in kept if names]

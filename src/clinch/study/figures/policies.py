@@ -38,11 +38,16 @@ def policy_attack_figure(
     from matplotlib.figure import Figure
 
     with style():
-        figure = Figure(figsize=(8.2, 3.2), dpi=200, layout="constrained")
+        figure = Figure(figsize=(8.2, 3.8), dpi=200, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
         _draw_returns(left, np.asarray(eps, float), returns)
         _draw_shares(right, np.asarray(shares, float))
         figure.suptitle(heading, fontsize=11)
+        # below the axes: inside of them no corner is free of lines; columns are filled from above
+        handles, labels = left.get_legend_handles_labels()
+        # and long enough to tell dashes
+        look = {"frameon": False, "fontsize": 7.5, "handlelength": 3.6, "markerscale": 0.8}
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, **look)
         return figure
 
 
@@ -60,7 +65,6 @@ def _draw_returns(axes: Axes, eps: np.ndarray, returns: Mapping[str, Sequence[Se
     axes.set_xlabel("eps (ℓ∞)")
     axes.set_ylabel("return, mean and its standard error")
     axes.set_title("return under attack")
-    axes.legend(frameon=False, fontsize=7.5)
 
 
 def _draw_shares(axes: Axes, shares: np.ndarray) -> None:
