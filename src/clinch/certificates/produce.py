@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from clinch.certify.certificate import CERTIFICATE, NETWORK, VERSION, Certificat
 from clinch.certify.check import Report, check, point_limits
 from clinch.certify.layers import Refused, read_layers
 from clinch.errors import CertificateError, NetworkError
+from clinch.exact.closed_leaves import ClosedLeaves, Leaves
 from clinch.files import MODEL_LIMIT, read_limited
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
@@ -53,7 +55,13 @@ class SavedProof:
 
 
 def certify(
-    query: Query, bound: Tensor, x: Tensor | None = None, *, time_limit: float = 60.0, onnx: str | Path | None = None
+    query: Query,
+    bound: Tensor,
+    x: Tensor | None = None,
+    *,
+    time_limit: float = 60.0,
+    onnx: str | Path | None = None,
+    trees: Sequence[ClosedLeaves] = (),
 ) -> list[SavedProof | CertificateError]:
     """Prove bounds once more, in a way that can be checked; every proof is checked before it is returned.
 
@@ -66,6 +74,8 @@ def certify(
         x: ``(B, *input_shape)`` best inputs, NaN where there is none.
         time_limit: seconds for each problem.
         onnx: the file the network was read from, so that the certificate can be checked against it as well.
+        trees: leaves that searches of this query have closed (:attr:`clinch.ledger.Ledger.trees`), to start from: the
+            latest ones of each problem. Where they lead to no proof that is accepted, all is proven from nothing.
 
     Returns:
         For each problem its certificate, or the reason why there is none.
@@ -93,7 +103,8 @@ def certify(
         one = query.take(torch.tensor([b]))
         point = None if x is None or bool(x[b].isnan().any()) else x[b].to("cpu", torch.float64)
         try:
-            found.append(_certify_one(one, float(bound[b]), point, time_limit, network, hashes))
+            known = next((leaves for tree in reversed(trees) if (leaves := tree.of(b)) is not None), None)
+            found.append(_certify_known(one, float(bound[b]), point, time_limit, network, hashes, known))
         except (CertificateError, Refused) as reason:
             found.append(reason if isinstance(reason, CertificateError) else CertificateError(str(reason)))
     return found
@@ -117,14 +128,29 @@ def _check_supported(query: Query) -> None:
             )
 
 
+def _certify_known(
+    query: Query, bound: float, point: Tensor | None, seconds: float,
+    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str], known: Leaves | None,
+) -> SavedProof:  # fmt: skip
+    """From the known leaves for half of the time at most, where there are any; from nothing where that fails."""
+    if known is None or halves_boxes(query):
+        return _certify_one(query, bound, point, seconds, network, hashes, None)
+    began = time.monotonic()
+    try:
+        return _certify_one(query, bound, point, seconds / 2, network, hashes, known)
+    except (CertificateError, Refused):
+        left = seconds - (time.monotonic() - began)
+        return _certify_one(query, bound, point, left, network, hashes, None)
+
+
 def _certify_one(
     query: Query, bound: float, point: Tensor | None, seconds: float,
-    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str],
+    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str], known: Leaves | None,
 ) -> SavedProof:  # fmt: skip
     began = time.perf_counter()
     if not bound > -math.inf:
         raise CertificateError("No bound is proven, so that there is nothing to certify. Give the solve more time.")
-    claim, tensors = _prove(query, bound, seconds)
+    claim, tensors = _prove(query, bound, seconds, known)
     found = time.perf_counter() - began
     layers = read_layers(*network)
     header, stated = _statement(query)
@@ -141,14 +167,16 @@ def _certify_one(
     return SavedProof(certificate, network, report, found, time.perf_counter() - began)
 
 
-def _prove(query: Query, bound: float, seconds: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _prove(
+    query: Query, bound: float, seconds: float, known: Leaves | None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Claim, and tensors of tree and leaves."""
     distance = isinstance(query.objective, Distance)
     if bound == math.inf or query.feasibility:
         if bound < math.inf:
             raise CertificateError("The problem has no objective and a feasible input: there is no bound to certify.")
         nothing = Linear(Forms({}, torch.zeros(1, 1, dtype=torch.float64)))
-        search = Search(replace(query, objective=nothing), LEAST_SLACK, seconds, halves_boxes(query))
+        search = Search(replace(query, objective=nothing), LEAST_SLACK, seconds, halves_boxes(query), known)
         search.run()
         if search.least < math.inf:
             raise CertificateError("Infeasibility was not proven again within the time; raise it.")
@@ -158,9 +186,11 @@ def _prove(query: Query, bound: float, seconds: float) -> tuple[dict[str, Any], 
     if distance and claimed <= 0:
         claimed, slack = 0.0, 0.0
     narrowed = query.narrowed(torch.tensor([claimed])) if distance else query
-    search = Search(narrowed, claimed + slack / 2, seconds, halves_boxes(narrowed))
+    search = Search(narrowed, claimed + slack / 2, seconds, halves_boxes(narrowed), known)
     search.run()
     if search.least < math.inf:
+        if known is not None:
+            raise CertificateError("The known leaves do not prove the bound within their share of the time.")
         claimed = min(claimed, search.least - slack / 2)
         if not math.isfinite(claimed):
             raise CertificateError("The bound was not proven again within the time; raise it.")
