@@ -33,10 +33,13 @@ class Hints(NamedTuple):
 
     def given(self, d: Domains, leaf: Tensor) -> Domains:
         """The domains with the multipliers of the leaves that are to close them; −1: none is."""
-        has, hint = (leaf >= 0).unsqueeze(1), self.domains.take(leaf.clamp(min=0)) if len(self.domains) else d
+        if not len(self.domains):
+            return d
+        has, hint = (leaf >= 0).unsqueeze(1), self.domains.take(leaf.clamp(min=0))
         alpha, beta, mu = (
-            torch.where(has & use, getattr(hint, name).to(d.alpha), getattr(d, name))
-            for name, use in (("alpha", self.known), ("beta", self.known), ("mu", torch.ones(1, dtype=torch.bool)))
+            torch.where(has & use & t.isfinite(), t.to(d.alpha), getattr(d, name))
+            for name, use in (("alpha", self.known), ("beta", self.known), ("mu", has))
+            for t in (getattr(hint, name),)
         )
         return replace(d, alpha=alpha, beta=torch.where(d.split != 0, beta, 0.0), mu=mu)
 

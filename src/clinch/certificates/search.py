@@ -103,11 +103,15 @@ class Search:
         seconds: after which leaves stay as they are.
         own: boxes are halved, too.
         known: leaves that another search has closed, to start from; None: start from the root. Not used with boxes.
+        most: number of nodes beyond which leaves stay as they are.
     """
 
-    def __init__(self, query: Query, target: float, seconds: float, own: bool, known: Leaves | None = None) -> None:
+    def __init__(
+        self, query: Query, target: float, seconds: float, own: bool, known: Leaves | None = None,
+        most: float = float("inf"),
+    ) -> None:  # fmt: skip
         self.query, self.target, self.own = query, target, own
-        self.known = None if own else known
+        self.known, self.most = None if own else known, most
         self.end = time.monotonic() + seconds
         graph = query.graph
         relus = [i for i, node in enumerate(graph.nodes) if isinstance(node.op, LeakyReLU)]
@@ -137,7 +141,7 @@ class Search:
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
     def _over(self) -> bool:
-        return time.monotonic() > self.end
+        return time.monotonic() > self.end or len(self.tree.kind) > self.most
 
     def run(self) -> None:
         """Search until every leaf is closed, or the time is over."""

@@ -25,10 +25,12 @@ class Leaves(NamedTuple):
     Attributes:
         places: node -> flat positions of its elements that have columns, nodes in the order of columns.
         domains: L domains with U columns, on the CPU, multipliers in single precision.
+        finished: whether the search came to its end; its bound may be far below that of most leaves where it did not.
     """
 
     places: dict[int, Tensor]
     domains: Domains
+    finished: bool = True
 
 
 @dataclass
@@ -74,7 +76,8 @@ class ClosedLeaves:
             return None
         d = Domains.cat(parts)
         rows = (self.problem[d.problem] == problem).nonzero().flatten()
-        return Leaves(self.places, d.take(rows)) if len(rows) else None
+        left = any(bool((self.problem[part.problem] == problem).any()) for part in self._open)
+        return Leaves(self.places, d.take(rows), not left) if len(rows) else None
 
     def _light(self, d: Domains) -> Domains:
         found = Domains(*(getattr(d, name).detach().cpu() for name in Domains.__dataclass_fields__))
