@@ -28,8 +28,8 @@ from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 SLACK, LEAST_SLACK = 1e-5, 1e-7
 #: factor to that where rounding costs more
 MORE_SLACK = 10.0
-#: share of the time left for a proof from known leaves, and number of nodes, for each known leaf, of a proof from
-#: nothing that is tried before these where the search had not come to its end
+#: share of the time, and number of nodes for each known leaf, of a proof from nothing that is tried before these where
+#: the search had not come to its end
 SHARE, SMALL = 0.5, 1 / 64
 
 
@@ -144,43 +144,43 @@ def _certify_by(
     """
     known = None if halves_boxes(query) else known
     end = time.monotonic() + seconds
+    failed = CertificateError("There is no proof.")
     for plan in _plans(known):
         left = end - time.monotonic()
-        share = left if plan.last else SHARE * left
+        share = left if plan.weaker else SHARE * left
         for slack in (1.0, MORE_SLACK):
             try:
                 return _certify_one(query, bound, point, share, network, hashes, plan._replace(slack=slack))
-            except CertificateError:
-                if plan.last:
-                    raise
+            except CertificateError as reason:
+                failed = reason
                 break
             except Refused as reason:
-                share = end - time.monotonic() if plan.last else SHARE * (end - time.monotonic())
-                if plan.last and (slack == MORE_SLACK or share <= 0):
-                    raise CertificateError(str(reason)) from None
-    raise AssertionError("the last plan returns or raises")
+                failed = CertificateError(str(reason))
+                share = end - time.monotonic()
+    raise failed
 
 
 class Plan(NamedTuple):
     """How to look for a proof.
 
     Attributes:
-        known: leaves to start from; most: nodes of the tree; last: a smaller bound than the one asked for is accepted.
+        known: leaves to start from; most: nodes of the tree.
+        weaker: a smaller bound than the one asked for is accepted when the time is over.
         slack: factor to :data:`SLACK`.
     """
 
     known: Leaves | None = None
     most: float = math.inf
-    last: bool = False
+    weaker: bool = True
     slack: float = 1.0
 
 
 def _plans(known: Leaves | None) -> list[Plan]:
     """From the known leaves, and from nothing; first with few nodes where the leaves go far beyond the bound."""
     if known is None:
-        return [Plan(last=True)]
-    small = [] if known.finished else [Plan(most=SMALL * len(known.domains))]
-    return [*small, Plan(known), Plan(last=True)]
+        return [Plan()]
+    small = [] if known.finished else [Plan(most=SMALL * len(known.domains), weaker=False)]
+    return [*small, Plan(known), Plan()]
 
 
 def _certify_one(
@@ -229,7 +229,7 @@ def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict
     search = Search(narrowed, claimed + slack / 2, seconds, halves_boxes(narrowed), plan.known, plan.most)
     search.run()
     if search.least < math.inf:
-        if not plan.last:
+        if not plan.weaker:
             raise CertificateError("The bound was not proven again within a share of the time.")
         claimed = min(claimed, search.least - slack / 2)
         if not math.isfinite(claimed):

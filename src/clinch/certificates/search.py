@@ -18,6 +18,7 @@ from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
 from clinch.certificates.known_tree import aligned, plant
 from clinch.certify.certificate import AT_CLAUSE, AT_INPUT, AT_RELU, LEAF
+from clinch.errors import CertificateError
 from clinch.exact.branching import next_elements, open_elements
 from clinch.exact.closed_leaves import Leaves
 from clinch.exact.leaf import is_convex, solve_leaf
@@ -31,6 +32,8 @@ STEPS, BATCH = 20, 256
 FEW_INPUTS, FEW_KINKS = 16, 40
 #: seconds for one convex program
 LEAF_SECONDS = 10.0
+#: share of known leaves that are to be closed by their multipliers
+ENOUGH = 0.4
 
 
 @dataclass
@@ -193,7 +196,10 @@ class Search:
             self._close(planted.node[rows[done]], ascent.domains.take(done.nonzero().flatten()))
             part = Open(planted.node[rows], ascent.domains, *(torch.zeros(len(rows), 0),) * 2)
             rest.append(part.take((~done).nonzero().flatten()))
-        return Open.cat(rest)
+        waiting = Open.cat(rest)
+        if len(waiting.node) > (1 - ENOUGH) * len(planted.node):
+            raise CertificateError("The known leaves close too little to go on from them.")
+        return waiting
 
     def _boxes(self, part: Open) -> Region:
         region = self.query.region
