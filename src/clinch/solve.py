@@ -107,6 +107,7 @@ def solve(
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
     keeper = None if keep is None else Keeper(keep, problem, ledger, progress)
     ledger.listener = keeper or progress
+    ledger.trees = [] if certificate else None
     try:
         search(query, ledger, seed, solver, memory_limit)
     finally:
@@ -121,7 +122,10 @@ def _with_certificate(solution: Solution, problem: Problem, ledger: Ledger) -> S
     from clinch.certificates import SavedProof, certify
 
     try:
-        made = certify(ledger.query, ledger.bound, ledger.x, time_limit=ledger.time_limit, onnx=problem.network.file)
+        made = certify(
+            ledger.query, ledger.bound, ledger.x, time_limit=ledger.time_limit, onnx=problem.network.file,
+            trees=ledger.trees or (),
+        )  # fmt: skip
     except CertificateError as reason:
         return replace(solution, notes=(*solution.notes, f"There is no certificate. {reason}"))
     reasons = [f"Problem {b} has no certificate. {r}" for b, r in enumerate(made) if isinstance(r, CertificateError)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +20,17 @@ from clinch.certify.certificate import CERTIFICATE, NETWORK, VERSION, Certificat
 from clinch.certify.check import Report, check, point_limits
 from clinch.certify.layers import Refused, read_layers
 from clinch.errors import CertificateError, NetworkError
+from clinch.exact.closed_leaves import ClosedLeaves, Leaves
 from clinch.files import MODEL_LIMIT, read_limited
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
 #: by how much the certified bound may lie below the reported one, relative and absolute
 SLACK, LEAST_SLACK = 1e-5, 1e-7
+#: factor to that where rounding costs more
+MORE_SLACK = 10.0
+#: share of the time, and number of nodes for each known leaf, of a proof from nothing that is tried before these where
+#: the search had not come to its end
+SHARE, SMALL = 0.5, 1 / 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +60,18 @@ class SavedProof:
 
 
 def certify(
-    query: Query, bound: Tensor, x: Tensor | None = None, *, time_limit: float = 60.0, onnx: str | Path | None = None
+    query: Query,
+    bound: Tensor,
+    x: Tensor | None = None,
+    *,
+    time_limit: float = 60.0,
+    onnx: str | Path | None = None,
+    trees: Sequence[ClosedLeaves] = (),
 ) -> list[SavedProof | CertificateError]:
     """Prove bounds once more, in a way that can be checked; every proof is checked before it is returned.
 
-    The bound certified lies below the one given by at most 1e-5 of it, or further where the time is over; the header
-    states it.
+    The bound certified lies below the one given by at most 1e-5 of it (1e-4 where the checker's allowance for rounding
+    asks for it), or further where the time is over; the header states it.
 
     Args:
         query: B problems in normal form.
@@ -66,6 +79,8 @@ def certify(
         x: ``(B, *input_shape)`` best inputs, NaN where there is none.
         time_limit: seconds for each problem.
         onnx: the file the network was read from, so that the certificate can be checked against it as well.
+        trees: leaves that searches of this query have closed (:attr:`clinch.ledger.Ledger.trees`), to start from: the
+            latest ones of each problem. Where they lead to no proof that is accepted, all is proven from nothing.
 
     Returns:
         For each problem its certificate, or the reason why there is none.
@@ -93,7 +108,8 @@ def certify(
         one = query.take(torch.tensor([b]))
         point = None if x is None or bool(x[b].isnan().any()) else x[b].to("cpu", torch.float64)
         try:
-            found.append(_certify_one(one, float(bound[b]), point, time_limit, network, hashes))
+            known = next((leaves for tree in reversed(trees) if (leaves := tree.of(b)) is not None), None)
+            found.append(_certify_by(one, float(bound[b]), point, time_limit, network, hashes, known))
         except (CertificateError, Refused) as reason:
             found.append(reason if isinstance(reason, CertificateError) else CertificateError(str(reason)))
     return found
@@ -117,14 +133,64 @@ def _check_supported(query: Query) -> None:
             )
 
 
+def _certify_by(
+    query: Query, bound: float, point: Tensor | None, seconds: float,
+    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str], known: Leaves | None,
+) -> SavedProof:  # fmt: skip
+    """The first plan whose proof the checker accepts, the cheapest one first.
+
+    Where the checker's allowance for rounding is larger than the slack, the same plan is tried once more with a larger
+    slack.
+    """
+    known = None if halves_boxes(query) else known
+    end = time.monotonic() + seconds
+    failed = CertificateError("There is no proof.")
+    for plan in _plans(known):
+        left = end - time.monotonic()
+        share = left if plan.weaker else SHARE * left
+        for slack in (1.0, MORE_SLACK):
+            try:
+                return _certify_one(query, bound, point, share, network, hashes, plan._replace(slack=slack))
+            except CertificateError as reason:
+                failed = reason
+                break
+            except Refused as reason:
+                failed = CertificateError(str(reason))
+                share = end - time.monotonic()
+    raise failed
+
+
+class Plan(NamedTuple):
+    """How to look for a proof.
+
+    Attributes:
+        known: leaves to start from; most: nodes of the tree.
+        weaker: a smaller bound than the one asked for is accepted when the time is over.
+        slack: factor to :data:`SLACK`.
+    """
+
+    known: Leaves | None = None
+    most: float = math.inf
+    weaker: bool = True
+    slack: float = 1.0
+
+
+def _plans(known: Leaves | None) -> list[Plan]:
+    """From the known leaves, and from nothing; first with few nodes where the leaves go far beyond the bound."""
+    if known is None:
+        return [Plan()]
+    small = [] if known.finished else [Plan(most=SMALL * len(known.domains), weaker=False)]
+    return [*small, Plan(known), Plan()]
+
+
 def _certify_one(
     query: Query, bound: float, point: Tensor | None, seconds: float,
-    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str],
+    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str], plan: Plan,
 ) -> SavedProof:  # fmt: skip
     began = time.perf_counter()
     if not bound > -math.inf:
         raise CertificateError("No bound is proven, so that there is nothing to certify. Give the solve more time.")
-    claim, tensors = _prove(query, bound, seconds)
+    claim, tensors = _prove(query, bound, seconds, plan)
     found = time.perf_counter() - began
     layers = read_layers(*network)
     header, stated = _statement(query)
@@ -141,26 +207,30 @@ def _certify_one(
     return SavedProof(certificate, network, report, found, time.perf_counter() - began)
 
 
-def _prove(query: Query, bound: float, seconds: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Claim, and tensors of tree and leaves."""
     distance = isinstance(query.objective, Distance)
     if bound == math.inf or query.feasibility:
         if bound < math.inf:
             raise CertificateError("The problem has no objective and a feasible input: there is no bound to certify.")
         nothing = Linear(Forms({}, torch.zeros(1, 1, dtype=torch.float64)))
-        search = Search(replace(query, objective=nothing), LEAST_SLACK, seconds, halves_boxes(query))
+        search = Search(
+            replace(query, objective=nothing), LEAST_SLACK, seconds, halves_boxes(query), plan.known, plan.most
+        )
         search.run()
         if search.least < math.inf:
             raise CertificateError("Infeasibility was not proven again within the time; raise it.")
         return {"kind": "infeasible"}, search.tree.tensors(search.columns)
-    slack = max(LEAST_SLACK, SLACK * abs(bound))
+    slack = plan.slack * max(LEAST_SLACK, SLACK * abs(bound))
     claimed = bound - slack
     if distance and claimed <= 0:
         claimed, slack = 0.0, 0.0
     narrowed = query.narrowed(torch.tensor([claimed])) if distance else query
-    search = Search(narrowed, claimed + slack / 2, seconds, halves_boxes(narrowed))
+    search = Search(narrowed, claimed + slack / 2, seconds, halves_boxes(narrowed), plan.known, plan.most)
     search.run()
     if search.least < math.inf:
+        if not plan.weaker:
+            raise CertificateError("The bound was not proven again within a share of the time.")
         claimed = min(claimed, search.least - slack / 2)
         if not math.isfinite(claimed):
             raise CertificateError("The bound was not proven again within the time; raise it.")

@@ -16,8 +16,11 @@ from torch import Tensor
 from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
+from clinch.certificates.known_tree import aligned, plant
 from clinch.certify.certificate import AT_CLAUSE, AT_INPUT, AT_RELU, LEAF
+from clinch.errors import CertificateError
 from clinch.exact.branching import next_elements, open_elements
+from clinch.exact.closed_leaves import Leaves
 from clinch.exact.leaf import is_convex, solve_leaf
 from clinch.geometry.region import Region
 from clinch.network.ops.relu import LeakyReLU
@@ -29,6 +32,8 @@ STEPS, BATCH = 20, 256
 FEW_INPUTS, FEW_KINKS = 16, 40
 #: seconds for one convex program
 LEAF_SECONDS = 10.0
+#: share of known leaves that are to be closed by their multipliers
+ENOUGH = 0.4
 
 
 @dataclass
@@ -100,10 +105,16 @@ class Search:
         target: what every leaf's bound is to reach.
         seconds: after which leaves stay as they are.
         own: boxes are halved, too.
+        known: leaves that another search has closed, to start from; None: start from the root. Not used with boxes.
+        most: number of nodes beyond which leaves stay as they are.
     """
 
-    def __init__(self, query: Query, target: float, seconds: float, own: bool) -> None:
+    def __init__(
+        self, query: Query, target: float, seconds: float, own: bool, known: Leaves | None = None,
+        most: float = float("inf"),
+    ) -> None:  # fmt: skip
         self.query, self.target, self.own = query, target, own
+        self.known, self.most = None if own else known, most
         self.end = time.monotonic() + seconds
         graph = query.graph
         relus = [i for i, node in enumerate(graph.nodes) if isinstance(node.op, LeakyReLU)]
@@ -133,11 +144,11 @@ class Search:
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
     def _over(self) -> bool:
-        return time.monotonic() > self.end
+        return time.monotonic() > self.end or len(self.tree.kind) > self.most
 
     def run(self) -> None:
         """Search until every leaf is closed, or the time is over."""
-        waiting = self._first()
+        waiting = self._first() if self.known is None else self._replanted(self.known)
         while len(waiting.node):
             part, waiting = waiting.take(slice(-BATCH, None)), waiting.take(slice(None, -BATCH))
             relaxed = self._relax(self._boxes(part)) if self.own else self.root
@@ -164,6 +175,31 @@ class Search:
         box = query.region.lower.flatten(1), query.region.upper.flatten(1)
         lower, upper = box if self.own else (t[:, :0] for t in box)
         return Open(torch.zeros(1, dtype=torch.long), domains, lower, upper)
+
+    def _replanted(self, known: Leaves) -> Open:
+        """What is still open once the known leaves, with their multipliers, are closed."""
+        start = self._first().domains.choice[0]
+        hints = aligned(known, self.root)
+        d = hints.domains
+
+        def divide(nodes: Tensor, index: Tensor, at_clause: bool, children: int) -> Tensor:
+            index = index if at_clause else self.columns[index]
+            return self.tree.split(nodes, AT_CLAUSE if at_clause else AT_RELU, index, torch.zeros(len(nodes)), children)
+
+        planted = plant(d.split, d.choice, start, self.query.clause, divide)
+        rest = []
+        for rows in torch.arange(len(planted.node)).split(BATCH):
+            domains = fresh_domains(self.root, torch.zeros_like(rows), planted.choice[rows], planted.split[rows])
+            domains = hints.given(domains, planted.leaf[rows])
+            ascent = ascend(self.root, domains, 0)
+            done = ascent.domains.bound >= self.target
+            self._close(planted.node[rows[done]], ascent.domains.take(done.nonzero().flatten()))
+            part = Open(planted.node[rows], ascent.domains, *(torch.zeros(len(rows), 0),) * 2)
+            rest.append(part.take((~done).nonzero().flatten()))
+        waiting = Open.cat(rest)
+        if len(waiting.node) > (1 - ENOUGH) * len(planted.node):
+            raise CertificateError("The known leaves close too little to go on from them.")
+        return waiting
 
     def _boxes(self, part: Open) -> Region:
         region = self.query.region

@@ -19,6 +19,7 @@ from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains
 from clinch.errors import UnsupportedByEngine
 from clinch.exact.branching import next_elements, split_clauses, split_deep
+from clinch.exact.closed_leaves import ClosedLeaves
 from clinch.exact.leaf import is_convex, solve_leaf
 from clinch.exact.pool import Pool, Waiting, smallest_in_turns
 from clinch.exact.search_limits import SearchLimits
@@ -88,6 +89,11 @@ class Search:
         #: problem of each branch
         self.owner = torch.arange(len(self.problems), device=self.device)
         self.limits: SearchLimits | None = None
+        #: what certificates start from; None: nobody has asked for them
+        self.leaves: ClosedLeaves | None = None
+        if self.ledger.trees is not None:
+            self.leaves = ClosedLeaves()
+            self.ledger.trees.append(self.leaves)
 
     @property
     def done(self) -> bool:
@@ -114,6 +120,8 @@ class Search:
                 self._round()
         finally:
             self.working, self.began = self.seconds, self.ledger.seconds
+            if self.leaves is not None:
+                self.leaves.leave_open(self.pool.domains())
 
     @property
     def seconds(self) -> float:
@@ -159,6 +167,8 @@ class Search:
             return
         limits.branch(owner, choice)
         self.owner, self.impossible = owner, impossible[owner]
+        if self.leaves is not None:
+            self.leaves.lay_out(self.problems[owner.to(self.problems.device)], self.relaxed.kinks)
         self._settle(self._roots(self._all(owner)))
         self._report()
 
@@ -256,6 +266,8 @@ class Search:
         self._finish(leaf)
 
     def _finish(self, d: Domains) -> None:
+        if self.leaves is not None:
+            self.leaves.add(d)
         self.finished.scatter_reduce_(0, self.owner[d.problem], d.bound, "amin")
 
     def _offer(self, point: Tensor, branch: Tensor) -> None:
@@ -285,8 +297,11 @@ class Search:
         target = self.ledger.target[self.problems][self.owner[branch]]
         done = (bound >= target) | self._closed(branch)
         if bool(done.any()):
-            self.finished.scatter_reduce_(0, self.owner[branch[done]], bound[done], "amin")
-            self.pool.drop(done)
+            if self.leaves is not None:
+                self._finish(self.pool.pop(done.nonzero().flatten()).domains)
+            else:
+                self.finished.scatter_reduce_(0, self.owner[branch[done]], bound[done], "amin")
+                self.pool.drop(done)
             branch, bound = branch[~done], bound[~done]
         crowded = len(branch) * (2 * self.relaxed.width + 1) > MEMORY
         order = smallest_in_turns(self.owner[branch], -bound if crowded else bound)
@@ -338,6 +353,8 @@ class Search:
         before, after = self._smallest(branch, bound), self._smallest(roots.domains.problem, roots.domains.bound)
         again = after >= before
         self.pool.drop(again[self.owner[branch]])
+        if self.leaves is not None:
+            self.leaves.forget(branch[again[self.owner[branch]]].unique())
         self._settle(roots.take(again[self.owner[roots.domains.problem]].nonzero().flatten()))
         pause = PAUSE_DEEP if self.limits.deep else PAUSE
         self.sharpen_after = self.seconds + pause * (self.seconds - began)

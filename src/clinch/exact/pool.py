@@ -80,8 +80,16 @@ class Pool:
     def pop(self, order: Tensor) -> Waiting:
         """Take out the domains at the given places of :meth:`bounds`."""
         at = self._live.nonzero().flatten()[order]
-        problem, split, choice, alpha, beta, mu, pace, elements, clause = (t[at] for t in self._rows)
+        found = self._read(at)
         self._live[at] = False
+        return found
+
+    def domains(self) -> Domains | None:
+        """All open domains, which stay; None before the first."""
+        return self._read(self._live.nonzero().flatten()).domains if self._rows else None
+
+    def _read(self, at: Tensor) -> Waiting:
+        problem, split, choice, alpha, beta, mu, pace, elements, clause = (t[at] for t in self._rows)
         alpha, beta, mu = (t.to(self._dtype) for t in (alpha, beta, mu))
         return Waiting(Domains(problem, split, choice, alpha, beta, mu, self._bound[at], pace), elements, clause)
 
