@@ -83,4 +83,23 @@ def residual() -> onnx.ModelProto:
     return _model(nodes, ["n", 3], constants)
 
 
+def checked() -> onnx.ModelProto:
+    """What the checker of certificates reads: a convolution, leaky ReLUs, sums of branches, dense layers."""
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"], strides=[2, 2], dilations=[1, 1], pads=[1, 1, 1, 1], group=1),
+        node("LeakyRelu", ["c"], ["r"], alpha=0.1),
+        node("Add", ["r", "c"], ["s"]),
+        node("Flatten", ["s"], ["f"], axis=1),
+        node("Gemm", ["f", "d", "e"], ["g"], transB=1),
+        node("Relu", ["g"], ["h"]),
+        node("Reshape", ["h", "shape"], ["k"]),
+        node("Sub", ["k", "e"], ["y"]),
+    ]
+    constants = {
+        "w": _random(2, 1, 3, 3), "b": _random(2), "d": _random(3, 8), "e": _random(3), "shape": np.array([1, -1]),
+    }  # fmt: skip
+    return _model(nodes, [1, 1, 4, 4], constants)
+
+
 MODELS = {make.__name__: make for make in (dense, convolution, residual)}

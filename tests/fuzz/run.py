@@ -13,9 +13,11 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "certify"))
 
 from targets import Target, mutated, survives, targets
 
@@ -83,7 +85,7 @@ def _guided(hunt: Hunt, end: float) -> None:
 
     def mutate(content: bytes, size: int, seed: int) -> bytes:
         rng = random.Random(seed)
-        chosen = Target(hunt.target.name, hunt.target.file, hunt.target.read, [content], hunt.target.words)
+        chosen = replace(hunt.target, seeds=lambda: [content])
         return (atheris.Mutate(content, size) if rng.random() < 0.5 else mutated(chosen, rng))[:size]
 
     def test(content: bytes) -> None:
@@ -105,7 +107,7 @@ def _guided(hunt: Hunt, end: float) -> None:
     assert clinch
     corpus = hunt.folder / "corpus"
     corpus.mkdir()
-    for i, content in enumerate(hunt.target.seeds):
+    for i, content in enumerate(hunt.target.seeds()):
         (corpus / str(i)).write_bytes(content)
     atheris.Setup([sys.argv[0], "-max_len=20000", "-rss_limit_mb=6000", str(corpus)], test, custom_mutator=mutate)
     atheris.Fuzz()

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clinch.certify.layers import Array, Layer, Refused, digest, number, place, read_layers
+from clinch.certify.layers import MALFORMED, Array, Layer, Refused, digest, number, place, read_layers
 
 VERSION = 1
 #: names of the metadata's entries
@@ -63,7 +63,7 @@ def read_file(path: Path, entry: str) -> tuple[dict[str, Any], dict[str, Array]]
         if not text or len(text) > LONGEST:
             raise Refused(f"'{path.name}' has no metadata '{entry}', or too much of it.")
         header = json.loads(text)
-    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+    except (SafetensorError, OSError, *MALFORMED) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Refused(f"'{path.name}' cannot be read: {reason}.") from None
     if not isinstance(header, dict) or digest({**header, "sha256": ""}, tensors) != header.get("sha256"):
@@ -142,9 +142,12 @@ def leaves_of(certificate: Certificate, lower: Array, upper: Array, relus: int, 
         table[c, : len(atoms)] = atoms
     sizes = np.append((table >= 0).sum(1), 0)
     children = np.where(kind == AT_CLAUSE, sizes[np.where(kind == AT_CLAUSE, index, -1)], np.where(inner, 2, 0))
+    # before there is room for each of them
+    if children.sum() != count - 1:
+        raise Refused("The tree does not cover the region: its nodes have more children, or fewer, than there are.")
     parent, side = _positions(children)
     child = first[parent] + side
-    if len(child) != count - 1 or (np.sort(child) != np.arange(1, count)).any() or (child <= parent).any():
+    if (np.sort(child) != np.arange(1, count)).any() or (child <= parent).any():
         raise Refused("The tree does not cover the region: a node is missing, or belongs to two others.")
     boxes = bool((kind == AT_INPUT).any())
     box = (lower[None], upper[None]) if boxes else (lower[None, :0], upper[None, :0])

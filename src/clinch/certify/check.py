@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clinch.certify.certificate import VERSION, Certificate, Leaves, leaves_of
-from clinch.certify.layers import Array, Layer, Refused
+from clinch.certify.layers import MALFORMED, Array, Layer, Refused
 from clinch.certify.rigorous import Ball, Box, Relaxation, down, gamma, interval, up
 
 #: numbers that one slice of leaves may hold, and leaves in it at most
@@ -66,7 +66,7 @@ def check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report:
     try:
         with np.errstate(all="ignore"):
             return _check(certificate, layers, sha256)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+    except MALFORMED as error:
         raise Refused(f"The certificate is malformed: {type(error).__name__} {error}") from None
 
 
@@ -109,6 +109,8 @@ def _query(c: Certificate, layers: list[Layer]) -> _Query:
     objective = stated["objective"]
     if objective not in ("linear", "distance", "none"):
         raise Refused(f"The objective {objective!r} is unknown.")
+    if stated["sense"] not in ((1, -1) if objective == "linear" else (1,)) or not isinstance(stated["labels"], list):
+        raise Refused("What the query says to people has another sense than its objective, or no list of labels.")
     rows = c.rows("objective.rows.", layers, 1) if objective == "linear" else {}
     constant = c.numbers("objective.constant", (1,)) if objective == "linear" else np.zeros(1)
     ball = _ball(c, "objective.", float(stated["p"]), n) if objective == "distance" else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +20,16 @@ from clinch.certify.matrices import Array, Convolution, Matrix
 LARGEST = 2**28
 
 
+#: what Python and NumPy raise where a file's values are of another kind than they should be
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError, RecursionError)
+
+
 class Refused(Exception):
     """The certificate does not prove what it says, or what it says cannot be read; the message is one line."""
+
+    def __init__(self, text: str) -> None:
+        # it may quote a file of a stranger
+        super().__init__("".join(c if c.isprintable() else " " for c in text[:500]))
 
 
 class Layer(NamedTuple):
@@ -59,20 +68,33 @@ def read_layers(header: dict[str, Any], tensors: dict[str, Array]) -> list[Layer
     if header.get("version") != 1:
         raise Refused(f"The layer list has version {header.get('version')!r}; this checker reads version 1.")
     layers: list[Layer] = []
-    for i, stated in enumerate(header["layers"]):
-        inputs = tuple(int(j) for j in stated.get("inputs", ()))
-        if any(not 0 <= j < i for j in inputs) or (stated["kind"] == "input") != (i == 0):
-            raise Refused(f"Layer {i} does not follow its inputs.")
-        layers.append(_layer(stated, inputs, [layers[j].shape for j in inputs], tensors))
+    try:
+        for i, stated in enumerate(header["layers"]):
+            inputs = wholes(stated.get("inputs", ()), 0)
+            if any(j >= i for j in inputs) or (stated["kind"] == "input") != (i == 0):
+                raise Refused(f"Layer {i} does not follow its inputs.")
+            layers.append(_layer(stated, inputs, [layers[j].shape for j in inputs], tensors))
+    except MALFORMED as error:
+        raise Refused(f"Layer {len(layers)} is malformed: {type(error).__name__} {error}") from None
+    if not layers:
+        raise Refused("The layer list is empty.")
     return layers
+
+
+def wholes(numbers: Iterable[Any], least: int) -> tuple[int, ...]:
+    """Whole numbers of at least ``least``; nothing else is rounded to one."""
+    found = tuple(numbers)
+    if any(type(n) is not int or n < least for n in found):
+        raise Refused(f"{list(found)!r:.60} are not whole numbers of at least {least}.")
+    return found
 
 
 def _layer(stated: dict[str, Any], inputs: tuple[int, ...], shapes: list[tuple[int, ...]], tensors: dict) -> Layer:
     kind = stated["kind"]
     if kind == "input" or kind == "reshape":
-        shape = tuple(int(n) for n in stated["shape"])
+        shape = wholes(stated["shape"], 1)
         if kind == "input":
-            return Layer("input", (), shape)
+            return entry(shape)
         return _same(inputs, shapes[0], shape)
     if kind == "relu":
         return relu(inputs, shapes[0], float(stated.get("slope", 0.0)))
@@ -87,7 +109,7 @@ def _layer(stated: dict[str, Any], inputs: tuple[int, ...], shapes: list[tuple[i
         stride, padding, dilation = (stated[name] for name in ("stride", "padding", "dilation"))
         kernel = number(tensors, stated["weight"])
         return convolution(inputs, shapes[0], kernel, bias, stride, padding, dilation, stated["groups"])
-    raise Refused(f"There is no layer kind {kind!r}.")
+    raise Refused(f"There is no layer kind {kind!r:.40}.")
 
 
 def number(tensors: dict[str, Array], name: str) -> Array:
@@ -98,6 +120,13 @@ def number(tensors: dict[str, Array], name: str) -> Array:
     if not np.isfinite(found).all():
         raise Refused(f"The tensor '{name}' holds NaN or infinity.")
     return found
+
+
+def entry(shape: tuple[int, ...]) -> Layer:
+    """The input."""
+    if math.prod(shape) > LARGEST:
+        raise Refused("The input is too large for this checker.")
+    return Layer("input", (), shape)
 
 
 def relu(inputs: tuple[int, ...], shape: tuple[int, ...], slope: float) -> Layer:
@@ -142,16 +171,18 @@ def dense(inputs: tuple[int, ...], shape: tuple[int, ...], weight: Array, bias: 
 
 def convolution(
     inputs: tuple[int, ...], shape: tuple[int, ...], kernel: Array, bias: Array | None,
-    stride: list[int], padding: list[int], dilation: list[int], groups: int,
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
 ) -> Layer:  # fmt: skip
     """A convolution in one or more dimensions, zeros around; its groups become zeros of the kernel."""
     outs, per_group, *window = kernel.shape
+    stride, dilation, padding = wholes(stride, 1), wholes(dilation, 1), wholes(padding, 0)
     if len(shape) != len(window) + 1 or not len(stride) == len(padding) == len(dilation) == len(window):
         raise Refused(f"A convolution of kernel {kernel.shape} does not fit inputs of shape {shape}.")
     extents = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(shape[1:], padding, dilation, window, stride)
     ]
     offsets, places, pixels = math.prod(window), math.prod(extents), math.prod(shape[1:])
+    (groups,) = wholes((groups,), 1)
     if per_group * groups != shape[0] or outs % groups or min(extents) < 1:
         raise Refused("A convolution's groups or extents do not fit.")
     if max(outs * shape[0] * offsets, places * offsets, outs * places) > LARGEST:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clinch.certify.layers import Array, Layer, Refused, add, convolution, dense, relu, shift
+from clinch.certify.layers import MALFORMED, Array, Layer, Refused, add, convolution, dense, entry, relu, shift
 
 #: bytes beyond which a file is not read, and bytes read at once
 LARGEST_FILE, PIECE = 2**31, 2**20
@@ -42,7 +42,7 @@ def read_onnx(path: Path) -> tuple[list[Layer], str]:
         extents = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim][1:]
         if len(inputs) != 1 or len(graph.output) != 1 or not extents or min(extents) < 1:
             raise Refused(f"'{path.name}' has no single input of known shape, or several outputs.")
-        layers, at = [Layer("input", (), tuple(extents))], {inputs[0].name: 0}
+        layers, at = [entry(tuple(extents))], {inputs[0].name: 0}
         for node in graph.node:
             settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             if node.op_type == "Constant":
@@ -52,7 +52,7 @@ def read_onnx(path: Path) -> tuple[list[Layer], str]:
             at[node.output[0]] = len(layers)
             layers.append(layer)
         last = at[graph.output[0].name]
-    except (DecodeError, KeyError, IndexError, ValueError, TypeError) as error:
+    except (DecodeError, *MALFORMED) as error:
         raise Refused(f"'{path.name}' is no ONNX file that the checker can read: {type(error).__name__}.") from None
     return layers[: last + 1], hashlib.sha256(data).hexdigest()
 

@@ -111,7 +111,9 @@ class Relaxation:
     def _refined(self, i: int) -> Box:
         """CROWN's limits of the elements whose sign is open in some box, with slopes of its own rule."""
         lower, upper = (t.copy() for t in self.limits[i])
-        open_ = np.flatnonzero(((lower < 0) & (upper > 0)).any(0))
+        # in each box its own: what a leaf is worth must not depend on the leaves that are looked at with it
+        own = (lower < 0) & (upper > 0)
+        open_ = np.flatnonzero(own.any(0))
         groups, shape = [open_], self.layers[i].shape
         if len(shape) > 1 and any(isinstance(layer.weight, Convolution) for layer in self.layers):
             # the channels of one place depend on the same elements, a small part of the network
@@ -124,8 +126,8 @@ class Relaxation:
             for start in range(0, len(group), step):
                 some, signs = group[start : start + step], np.eye(len(group))[start : start + step]
                 found = part.lower({i: np.concatenate([signs, -signs])[None]}, np.zeros((1, 1)), np.zeros((1, 1)))
-                lower[:, some] = np.fmax(lower[:, some], found[:, : len(some)])
-                upper[:, some] = np.fmin(upper[:, some], -found[:, len(some) :])
+                low, high = np.split(np.where(np.tile(own[:, some], 2), found, np.nan), 2, 1)
+                lower[:, some], upper[:, some] = np.fmax(lower[:, some], low), np.fmin(upper[:, some], -high)
         return Box(lower, upper)
 
     def _part(self, i: int, elements: Array) -> Relaxation:

@@ -43,6 +43,8 @@ REQUIRED = (
 )
 #: elements of an input that are read at most
 MOST_ELEMENTS = 2**26
+#: images of a run at most, and bytes of one cell: a file may state any number
+MOST_IMAGES, MOST_BYTES = 10**7, 2**29
 #: how an error says what to do
 _ADVICE = "Name the folder given to clinch evaluate as --out"
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -155,6 +157,11 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
     try:
         database = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=PATIENCE)
         database.execute("PRAGMA trusted_schema=OFF")
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
+        kinds = dict(database.execute("SELECT name, type FROM sqlite_master WHERE name IN ('study', 'results')"))
+        if kinds != {"study": "table", "results": "table"}:
+            # a view would be a program: its query need not end
+            raise StoreError(f"{file} is no run of clinch evaluate: it lacks the tables of one. {_ADVICE}.")
         yield database
     except sqlite3.Error as error:
         text = str(error)
@@ -191,7 +198,7 @@ def _rows(database: sqlite3.Connection, file: Path) -> Iterator[Row]:
             value = getattr(row, name)
             if not (isinstance(value, kind) or (value is None and name in _OPTIONAL)):
                 raise StoreError(f"{file} is damaged: image {row.image} has {name} {value!r:.40}. {_ADVICE}.")
-        if row.status not in STATUSES or row.image < 0:
+        if row.status not in STATUSES or not 0 <= row.image < MOST_IMAGES:
             raise StoreError(f"{file} is damaged: image {row.image} has status {row.status!r:.40}. {_ADVICE}.")
         yield row
 
@@ -209,7 +216,7 @@ def _facts(identity: Mapping[str, str], rows: Sequence[Row], file: Path) -> tupl
         images = int(identity["images"][:18])
         notes = json.loads(identity.get("notes", "[]"))
         versions = json.loads(identity["versions"])
-        if images < 1 or not isinstance(notes, list) or not isinstance(versions, dict):
+        if not 1 <= images <= MOST_IMAGES or not isinstance(notes, list) or not isinstance(versions, dict):
             raise ValueError
     except (ValueError, RecursionError):
         raise StoreError(f"{file} is damaged: images, notes or versions cannot be read. {_ADVICE}.") from None

@@ -21,6 +21,8 @@ from clinch.study.fingerprint import fingerprint
 
 #: endings of the files that a folder of images is searched for
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp")
+#: what such a file may hold, whatever its name; more pixels are not decoded
+FORMATS, MOST_PIXELS = ("PNG", "JPEG", "BMP", "PPM", "WEBP"), 2**26
 #: names of the two arrays of an .npz file, in the order they are looked for
 ARRAYS = (("x", "y"), ("images", "labels"), ("x_test", "y_test"), ("arr_0", "arr_1"))
 #: CIFAR-10's files of each split, and the bytes of one record: a label and three planes of 32 by 32
@@ -276,9 +278,18 @@ def _decoded(path: Path) -> np.ndarray:
     """Bytes ``(height, width)`` or ``(height, width, 3)``."""
     from PIL import Image
 
-    with Image.open(path) as picture:
-        grey = picture.mode in ("1", "L", "I", "F", "I;16")
-        return np.asarray(picture.convert("L" if grey else "RGB"))
+    try:
+        # the content decides, not the name: other formats of the library start programs
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise DataError(f"{path.name} has {picture.width} x {picture.height} pixels. Make it smaller.")
+            grey = picture.mode in ("1", "L", "I", "F", "I;16")
+            return np.asarray(picture.convert("L" if grey else "RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # a decoder of a damaged file ends in many ways
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise DataError(f"{path.name} is no image that can be read: {reason}. Save it again as PNG.") from None
 
 
 def _caught(read: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any] | Exception:
