@@ -87,7 +87,7 @@ def test_the_first_step_has_the_length_asked_for(p):
     x[:, 0] = 1.0
     goal = Labels(model, x, model(x).argmax(1), p=p)
     change = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    size = _first_size(goal, x, goal.todo, change, 0.3)
+    size = _first_size(goal, x, goal.todo, change, 0.3, p)
     moved = (x - size.reshape(-1, 1, 1) * change).clamp(0, 1)
     assert torch.allclose(goal.distance(moved, goal.todo), torch.full((len(x),), 0.3), rtol=1e-5)
 

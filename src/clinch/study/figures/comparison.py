@@ -95,5 +95,7 @@ def draw_comparison(axes: Axes, group: Group, *, names: bool = True) -> None:
         axes.set_xscale("log")
     if group.span is not None:
         axes.set_xlim(*group.span)
+    else:
+        axes.margins(x=0.08)  # room for whole marks
     axes.set_title(group.title)
     axes.set_xlabel(group.label)
