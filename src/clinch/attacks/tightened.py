@@ -1,4 +1,5 @@
-"""A problem as attacks see it: in the model's dtype, tightened by what rounding may cost there."""
+"""A problem as attacks see it: in the model's dtype, tightened by what rounding may cost there, and about what goes
+into ReLUs rather than what comes out."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Distance, Forms, Query
 
 #: how far an element without limits may move from the centre where only the number of moved elements counts
@@ -23,6 +25,7 @@ def tightened(query: Query, anchor: Tensor) -> Query:
         query: the float64 normal form.
         anchor: ``(B, *input_shape)`` points of the region, in the model's dtype.
     """
+    query = replace(query, atoms=before_relus(query))
     model = query.to(query.network.dtype, query.device)
     generator = torch.Generator().manual_seed(0)
     spread, slack = torch.zeros_like(anchor), torch.zeros_like(model.atoms.constant)
@@ -37,6 +40,28 @@ def tightened(query: Query, anchor: Tensor) -> Query:
     atoms = Forms(model.atoms.coefficients, model.atoms.constant + slack)
     balls = tuple(replace(b, radius=b.radius * (1 - 16 * eps)) if b.p else b for b in model.region.balls)
     return within_reach(replace(model, atoms=atoms, region=replace(model.region, balls=balls)))
+
+
+def before_relus(query: Query) -> Forms:
+    """The atoms, those about a single ReLU as the same condition on what goes into it.
+
+    ``max(z, 0) <= l`` with ``l >= 0`` is ``z <= l``, ``max(z, 0) >= l`` with ``l > 0`` is ``z >= l``, to the last bit.
+    There is a gradient where the ReLU is off; and "off", ``z <= 0``, can be tightened, while no ReLU is below zero.
+    """
+    coefficients, constant = dict(query.atoms.coefficients), query.atoms.constant
+    size = {node: (rows != 0).flatten(2).sum(2) for node, rows in coefficients.items()}
+    single = (sum(size.values(), torch.zeros_like(constant, dtype=torch.long)) <= 1).all(0)
+    for node in list(coefficients):
+        layer, rows = query.graph.nodes[node], coefficients[node]
+        if not isinstance(layer.op, LeakyReLU) or layer.op.negative_slope != 0:
+            continue
+        c = rows.flatten(2).sum(2)
+        same = (c == 0) | ((c > 0) & (constant <= 0)) | ((c < 0) & (constant > 0))
+        moved = (single & same.all(0) & (size[node] > 0).any(0)).reshape(1, -1, *[1] * len(layer.shape))
+        before = coefficients.get(layer.inputs[0], torch.zeros_like(rows))
+        coefficients[layer.inputs[0]] = before + torch.where(moved, rows, 0)
+        coefficients[node] = torch.where(moved, 0, rows)
+    return Forms({node: rows for node, rows in coefficients.items() if bool((rows != 0).any())}, constant)
 
 
 def within_reach(query: Query) -> Query:
