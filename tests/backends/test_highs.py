@@ -1,6 +1,7 @@
 import _thread
 import ast
 import math
+import signal
 import subprocess
 import sys
 import threading
@@ -88,7 +89,15 @@ def test_a_start_is_used():
     assert again.value <= p.objective(start) + 1e-6
 
 
-def test_a_keyboard_interrupt_passes_through():
+@pytest.fixture
+def interruptible():
+    """Shells let what they start in the background ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_keyboard_interrupt_passes_through(interruptible):
     timer = threading.Timer(0.3, _thread.interrupt_main)
     timer.start()
     with pytest.raises(KeyboardInterrupt):
@@ -99,7 +108,8 @@ def test_a_keyboard_interrupt_passes_through():
 def test_an_interrupted_program_ends_cleanly():
     """The solver's own thread has ended by then: the process would abort otherwise."""
     program = (
-        "import _thread, sys, threading; sys.path.insert(0, sys.argv[1])\n"
+        "import _thread, signal, sys, threading; sys.path.insert(0, sys.argv[1])\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from programs import knapsack\n"
         "from clinch.backends import highs\n"
         "threading.Timer(0.3, _thread.interrupt_main).start()\n"
