@@ -36,6 +36,17 @@ def test_an_interval_a_table_and_json(clinch, tmp_path):
     assert outcome.code == 2 and "belongs to another study" in outcome.err and outcome.err.count("\n") == 1
 
 
+def test_certificates_of_every_proven_image(clinch, tmp_path):
+    run = ("evaluate", MODEL, "--eps", "0.01", "--limit", "4", "--time-limit", "60", "--certificates")
+    outcome = clinch(*run)
+    assert outcome.code == 2 and "--out" in outcome.err and outcome.err.count("\n") == 1
+    outcome = clinch(*run, "--out", tmp_path / "run")
+    assert outcome.code == 0 and "4 of 4 certificates in" in outcome.err
+    place = tmp_path / "run" / "certificates"
+    for image in range(4):
+        assert clinch("check", place / f"{image}.safetensors", place / "network.safetensors").code == 0
+
+
 def test_distances_and_an_exit_code_for_what_is_open(clinch):
     outcome = clinch("evaluate", MODEL, "--norm", "l2", "--limit", "3", "--time-limit", "0")
     assert outcome.code == 1 and "3 not looked at" in outcome.out

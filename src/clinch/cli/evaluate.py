@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
     from clinch.study.evaluation import Evaluation
     from clinch.study.ray_executor import RayExecutor
     from clinch.study.sources import Source
+
+
+#: options with long texts
+_Certificates = Annotated[
+    bool, typer.Option("--certificates", help="Prove every proven image again into RUN/certificates; needs --out.")
+]
+_Report = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write one page as clinch report does; needs --out.")
+]
+_Ray = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto, local or host:port (extra).")
+]
+_Mean = Annotated[
+    str | None, typer.Option(metavar="M[,M,M]", help="The model takes (x - mean)/std; eps stays in pixels.")
+]
 
 
 def evaluate(
@@ -43,16 +59,12 @@ def evaluate(
     gap: Annotated[float, typer.Option(help="Relative gap at which a distance counts as closed.")] = 1e-3,
     lower: Annotated[float, typer.Option(help="Smallest value of an input's elements.")] = 0.0,
     upper: Annotated[float, typer.Option(help="Largest value of an input's elements.")] = 1.0,
-    mean: Annotated[
-        str | None, typer.Option(metavar="M[,M,M]", help="The model takes (x - mean)/std; eps stays in pixels.")
-    ] = None,
+    mean: _Mean = None,
     std: Annotated[str | None, typer.Option(metavar="S[,S,S]", help="See --mean.")] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="So many processes, one thread each.")] = None,
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto, local or host:port (extra).")
-    ] = None,
+    ray: _Ray = None,
     input_shape: Annotated[
         str | None, typer.Option(metavar="C,H,W", help="Of a model that does not say; default: the images'.")
     ] = None,
@@ -63,9 +75,8 @@ def evaluate(
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON; - for standard output.")
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write one page as clinch report does; needs --out.")
-    ] = None,
+    certificates: _Certificates = False,
+    report: _Report = None,
 ) -> int:
     """Robust accuracy of a classifier at a radius, or its distances to other classes, for every image of a data set.
 
@@ -79,13 +90,14 @@ def evaluate(
     Example: clinch evaluate net.onnx --data mnist --norm linf --eps 0.02 --eps 0.05 --out run --time-limit 600
     """
     from clinch.cli.study_progress import StudyProgress
+    from clinch.study.evaluation import Evaluation
     from clinch.study.sources import open_source
     from clinch.study.store import checked_table
     from clinch.study.template import norm_of_name
 
     radii = eps or [None]
     one = max(map(len, (models, data, norm, radii, methods))) == 1
-    _check_options(one, table, mean, std, workers, out, report)
+    _check_options(one, table, mean, std, workers, out, report, certificates)
     norms = [norm_of_name(name) for name in norm]
     if table is not None:
         checked_table(table)
@@ -98,7 +110,21 @@ def evaluate(
     with _cluster(ray, workers) as executor, StudyProgress(None not in radii) as progress:
         more = {**common, "executor": executor, "progress": progress}
         found = _study(one, networks, sources, norms, radii, methods, more)
-    return _write(found, per_class, table, json, out, report)
+    code = _write(found, per_class, table, json, out, report)
+    if certificates and out is not None and isinstance(found, Evaluation):
+        _certify(out, networks[0], sources[0], found)
+    return code
+
+
+def _certify(out: Path, network: Network, source: Source, found: Evaluation) -> None:
+    """A certificate for every proven image; what has none is said on standard error."""
+    from clinch.certificates.runs import FOLDER, certify_run
+
+    made = list(certify_run(out, network, source, found.template))
+    missing = [one for one in made if one.file is None]
+    for one in missing:
+        print(f"image {one.image} has no certificate: {one.reason}", file=sys.stderr)
+    print(f"proofs   {len(made) - len(missing)} of {len(made)} certificates in {out / FOLDER}", file=sys.stderr)
 
 
 def _check_options(
@@ -109,6 +135,7 @@ def _check_options(
     workers: int | None,
     out: Path | None,
     report: Path | None,
+    certificates: bool,
 ) -> None:
     """Refuse what cannot be done before any work is spent."""
     from clinch.cli.console import check_writable
@@ -123,6 +150,10 @@ def _check_options(
         raise ProblemError("--report shows one combination. Write clinch report RUN for each folder below --out.")
     if report is not None and out is None:
         raise ProblemError("--report reads the run from its folder. Name one: --out RUN.")
+    if certificates and (out is None or not one):
+        raise ProblemError(
+            "--certificates lie in the folder of one run. Name it with --out, and ask for one combination."
+        )
     check_writable(None if report is None else str(report))
 
 
