@@ -88,9 +88,9 @@ def page(options: argparse.Namespace, lines: list[str], load: float) -> str:
         f"MNIST test images, linf eps {options.eps:g}: the same searches, no time limit, one thread each. Made by", "",
         f"    nice -n {os.nice(0)} python benchmarks/scale.py --model {options.model} --eps {options.eps:g} "
         f"--images {options.images} --repeats {options.repeats} --out benchmarks/results/scale.md", "",
-        f"on {os.cpu_count()} cores ({platform.machine()}), with other work on the machine: load average {load:.1f} "
-        "before the first run. One and two workers took turns; times are the smallest of the repeats, ratios of "
-        "neighbours are the median and range. The target is 1.7.", "",
+        f"on {os.cpu_count()} cores ({platform.machine()}), load average {load:.1f} before the first run. One and two "
+        "workers took turns; times are the smallest of the repeats, ratios of neighbours are the median and range. The "
+        "target is 1.7.", "",
         "| workers are | searches | one: s | two: s | one: images/s | two: images/s | ratio of the best | ratio of "
         "neighbours | same rows |", "|---|---|---|---|---|---|---|---|---|", *lines, "",
     ])  # fmt: skip

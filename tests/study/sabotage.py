@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,3 +42,10 @@ class Breaking(ThreadPoolExecutor):
         if self.count == 3:
             self._broken = "a worker is gone"
         return super().submit(fn, *args)
+
+
+def span() -> tuple[float, float]:
+    """When a task of half a second begins and ends."""
+    began = time.monotonic()
+    time.sleep(0.5)
+    return began, time.monotonic()

@@ -298,3 +298,10 @@ def test_ray_workers_of_which_one_is_killed_give_the_rows_of_one_process(cluster
     assert (tmp_path / "death-0").exists() and not found.notes
     assert comparable(found.rows) == comparable(rows)
     assert inputs(tmp_path / "ray") == inputs(folder)
+
+
+def test_one_ray_worker_has_one_task_at_a_time_though_the_cluster_has_two(cluster, helper):
+    executor = RayExecutor("auto", 1)
+    spans = sorted(future.result() for future in [executor.submit(helper.span) for _ in range(4)])
+    executor.shutdown()
+    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:]))

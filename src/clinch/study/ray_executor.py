@@ -6,8 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from concurrent.futures import wait as wait_for
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 from clinch.errors import WorkerError, WorkerLost
@@ -43,7 +42,9 @@ class RayExecutor(Executor):
         self._max_workers = workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         # whether a task is tried again is for those to say who count the losses
         self._call = self._ray.remote(num_cpus=1, max_retries=0)(_called)
-        self._flying: dict[Future, Any] = {}
+        # a thread waits for each task, so that no more of them run than there are workers, whatever the cluster has
+        self._waiting = ThreadPoolExecutor(self._max_workers, thread_name_prefix="ray")
+        self._flying: set[Any] = set()
         self._large: tuple[Any, Any] = (None, None)
 
     def _connect(self, address: str, workers: int | None) -> None:
@@ -55,20 +56,8 @@ class RayExecutor(Executor):
             raise _unreachable(address, error) from None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """See ``concurrent.futures.Executor.submit``; a task cannot be cancelled by its future.
-
-        Raises:
-            WorkerError: the cluster is gone.
-        """
-        future: Future = Future()
-        future.set_running_or_notify_cancel()
-        try:
-            reference = self._call.remote(fn, kwargs, *(self._shared(argument) for argument in args))
-        except Exception as error:
-            raise WorkerError(f"The Ray cluster takes no tasks: {_line(error)}. Start it and call again.") from None
-        self._flying[future] = reference
-        reference.future().add_done_callback(lambda answer: self._landed(future, answer))
-        return future
+        """See ``concurrent.futures.Executor.submit``."""
+        return self._waiting.submit(self._done, fn, kwargs, [self._shared(argument) for argument in args])
 
     def _shared(self, argument: Any) -> Any:
         """An argument as it is, or where in the cluster's store it was put the first time."""
@@ -78,25 +67,30 @@ class RayExecutor(Executor):
             self._large = argument, self._ray.put(argument)
         return self._large[1]
 
-    def _landed(self, future: Future, answer: Future) -> None:
-        """Hand on what a task returned or raised, or that its worker is lost."""
-        self._flying.pop(future, None)
+    def _done(self, fn: Callable[..., Any], kwargs: dict[str, Any], args: list[Any]) -> Any:
+        """Hand a task to the cluster and wait: what it returned or raised, or that its worker or the cluster is lost."""
         errors = self._ray.exceptions
         lost = (
             errors.WorkerCrashedError, errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError,
             errors.OutOfMemoryError,
         )  # fmt: skip
-        failure = answer.exception()
-        if failure is None:
-            value, failure = answer.result()
-            if failure is None:
-                future.set_result(value)
-                return
-        elif isinstance(failure, lost):
-            failure = WorkerLost(f"A Ray worker is lost: {_line(failure)}")
-        elif isinstance(failure, errors.RayError):
-            failure = WorkerError(f"Ray cannot do a task: {_line(failure)}. See that clinch is installed on its nodes.")
-        future.set_exception(failure)
+        try:
+            reference = self._call.remote(fn, kwargs, *args)
+        except Exception as error:
+            raise WorkerError(f"The Ray cluster takes no tasks: {_line(error)}. Start it and call again.") from None
+        self._flying.add(reference)
+        try:
+            value, failure = self._ray.get(reference)
+        except lost as error:
+            raise WorkerLost(f"A Ray worker is lost: {_line(error)}") from None
+        except errors.RayError as error:
+            text = f"Ray cannot do a task: {_line(error)}. See that clinch is installed on its nodes."
+            raise WorkerError(text) from None
+        finally:
+            self._flying.discard(reference)
+        if failure is not None:
+            raise failure
+        return value
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, and end it where it is ours.
@@ -105,11 +99,12 @@ class RayExecutor(Executor):
             wait: for the tasks that were submitted.
             cancel_futures: stop them.
         """
+        self._waiting.shutdown(wait=False, cancel_futures=cancel_futures)
         if cancel_futures:
-            for reference in list(self._flying.values()):
+            for reference in list(self._flying):
                 self._ray.cancel(reference, force=True)
-        if wait:
-            wait_for(list(self._flying))
+        # threads whose tasks are stopped end at once, and must before the connection does
+        self._waiting.shutdown(wait=wait or cancel_futures)
         if self._ours:
             self._ours = False
             self._ray.shutdown()
