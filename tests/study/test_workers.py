@@ -1,5 +1,6 @@
 """Studies done by threads, processes and Ray workers: the rows of one process, also where workers die."""
 
+import itertools
 import os
 import signal
 import sys
@@ -304,4 +305,4 @@ def test_one_ray_worker_has_one_task_at_a_time_though_the_cluster_has_two(cluste
     executor = RayExecutor("auto", 1)
     spans = sorted(future.result() for future in [executor.submit(helper.span) for _ in range(4)])
     executor.shutdown()
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:]))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))

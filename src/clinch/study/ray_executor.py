@@ -68,7 +68,7 @@ class RayExecutor(Executor):
         return self._large[1]
 
     def _done(self, fn: Callable[..., Any], kwargs: dict[str, Any], args: list[Any]) -> Any:
-        """Hand a task to the cluster and wait: what it returned or raised, or that its worker or the cluster is lost."""
+        """Hand a task to the cluster and wait: what it returned or raised, or that a worker is lost."""
         errors = self._ray.exceptions
         lost = (
             errors.WorkerCrashedError, errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError,
