@@ -153,7 +153,9 @@ def test_corrupt_images_are_failed_rows_and_corrupt_data_is_one_line(clinch, tmp
     run = ("evaluate", MODEL, "--eps", "0.01", "--data", tmp_path / "set", "--out", tmp_path / "run", "--json", "-")
     outcome = clinch(*run)
     rows = json.loads(outcome.out)["rows"]
-    assert outcome.code == 1 and [row["image"] for row in rows if row["status"] == "failed"] == [4] and len(rows) == 6
+    assert outcome.code == 2 and [row["image"] for row in rows if row["status"] == "failed"] == [4] and len(rows) == 6
+    assert "1 of the images cannot be used" in outcome.err and "image 4: " in outcome.err and "1.png" in outcome.err
+    assert outcome.err.splitlines()[-1].startswith("clinch: ") and clinch(*run).code == 2
     assert "Error" in rows[4]["error"] and "\n" not in rows[4]["error"]
     np.savez(tmp_path / "set.npz", x=pixels[0], y=np.arange(3))
     (tmp_path / "broken.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:200])

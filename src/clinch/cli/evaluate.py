@@ -85,7 +85,7 @@ def evaluate(
     --eps or --methods are all combined, each combination in a folder of its own below --out with an equal share of the
     time that is left.
 
-    Exit code: 0 every image has an answer; 1 some are open or failed; 2 bad input.
+    Exit code: 0 every image has an answer; 1 some are open; 2 bad input, also where single images cannot be used.
 
     Example: clinch evaluate net.onnx --data mnist --norm linf --eps 0.02 --eps 0.05 --out run --time-limit 600
     """
@@ -113,7 +113,21 @@ def evaluate(
     code = _write(found, per_class, table, json, out, report)
     if certificates and out is not None and isinstance(found, Evaluation):
         _certify(out, networks[0], sources[0], found)
+    _refuse_unread(found)
     return code
+
+
+def _refuse_unread(found: Evaluation | Comparison) -> None:
+    """When all is written: images that nothing could be asked about are bad input."""
+    from clinch.data import DataError
+    from clinch.study.evaluation import Evaluation
+    from clinch.study.template import UNREAD
+
+    runs = [found] if isinstance(found, Evaluation) else found.runs.values()
+    unread = {row.image: row.error for each in runs for row in each.rows if row.method == UNREAD}
+    if unread:
+        image, error = next(iter(unread.items()))
+        raise DataError(f"{len(unread)} of the images cannot be used, the others have their rows; image {image}: {error}")
 
 
 def _certify(out: Path, network: Network, source: Source, found: Evaluation) -> None:

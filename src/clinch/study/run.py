@@ -31,7 +31,7 @@ from clinch.study.fingerprint import fingerprint, model_fingerprint
 from clinch.study.sources import Source, open_source
 from clinch.study.store import Row, Store
 from clinch.study.task import Outcome, Study, Task
-from clinch.study.template import FAILED, OPEN, Template
+from clinch.study.template import FAILED, OPEN, UNREAD, Template
 
 if TYPE_CHECKING:
     from torch import nn
@@ -256,7 +256,7 @@ class _Run:
             for b, error in enumerate(batch.errors)
         ]
         failed = [
-            Row(place, y[b] if batch.errors[b] is None else None, FAILED, method="read", error=errors[b])
+            Row(place, y[b] if batch.errors[b] is None else None, FAILED, method=UNREAD, error=errors[b])
             for b, place in enumerate(places) if errors[b] is not None
         ]  # fmt: skip
         good = [b for b, error in enumerate(errors) if error is None]

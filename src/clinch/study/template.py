@@ -24,6 +24,8 @@ MISCLASSIFIED, ATTACKED, ROBUST, CLOSED, OPEN, FAILED = (
 #: how an image can end: misclassified as it is; an input found, or proven not to exist, within the radius; for
 #: distances, value and bound met; none of these yet; not read, or an engine's error
 STATUSES = (MISCLASSIFIED, ATTACKED, ROBUST, CLOSED, OPEN, FAILED)
+#: stands for the method of an image that nothing could be asked about
+UNREAD = "read"
 #: what a study may spend: everything; no search of single images; attacks or bounds alone
 METHODS = ("all", "cheap", "attacks", "bounds")
 #: names of norms on the command line
