@@ -18,7 +18,6 @@ from clinch.certify.certificate import (
     CERTIFICATE,
     NETWORK,
     Certificate,
-    leaves_of,
     read_certificate,
     read_network,
     write_file,
@@ -26,6 +25,7 @@ from clinch.certify.certificate import (
 from clinch.certify.check import check
 from clinch.certify.layers import Layer, Refused, read_layers
 from clinch.certify.rigorous import Ball, Box, Relaxation, interval
+from clinch.certify.tree import leaves_of
 from clinch.errors import CertificateError
 
 CHECKER = sorted(p for p in (Path(cl.__file__).parent / "certify").glob("*.py") if p.stem not in ("point", "__init__"))
@@ -447,11 +447,15 @@ def test_damaged_files_are_refused(linear, tmp_path):
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
-def test_the_checker_imports_nothing_else():
+#: what reads files; all other files of the checker decide whether a proof holds
+READERS = {"certificate", "layers", "onnx_layers"}
+
+
+def test_the_checker_imports_nothing_else_and_is_short():
     """A stranger can read it alone: NumPy, onnx, safetensors, the standard library and its own files."""
     names = {f"clinch.certify.{path.stem}" for path in CHECKER}
     allowed = {"numpy", "onnx", "safetensors", "google", *sys.stdlib_module_names}
-    code = 0
+    code = {True: 0, False: 0}
     for path in CHECKER:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
@@ -459,8 +463,8 @@ def test_the_checker_imports_nothing_else():
             modules += [node.module] if isinstance(node, ast.ImportFrom) else []
             for module in modules:
                 assert module in names or module.split(".")[0] in allowed, f"{path.name} imports {module}"
-        code += code_lines(path.read_text())
-    assert code <= 815
+        code[path.stem in READERS] += code_lines(path.read_text())
+    assert code[False] <= 500 and code[True] <= 300
 
 
 def code_lines(text):

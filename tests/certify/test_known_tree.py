@@ -12,9 +12,9 @@ from clinch.certificates import SavedProof, certify
 from clinch.certificates.known_tree import aligned, plant
 from clinch.certificates.produce import _certify_one
 from clinch.certificates.search import Search
-from clinch.certify.certificate import AT_CLAUSE, AT_RELU, leaves_of
 from clinch.certify.check import check
 from clinch.certify.layers import Refused, read_layers
+from clinch.certify.tree import AT_CLAUSE, AT_RELU, leaves_of
 from clinch.exact.closed_leaves import ClosedLeaves, Leaves
 from clinch.ledger import Ledger
 from clinch.solve import search

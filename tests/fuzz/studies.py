@@ -72,7 +72,7 @@ def spoilt_run(content: bytes, rng: random.Random) -> bytes:
             else:
                 table = rng.choice(["results", "study"])
                 columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
-                rows = [row[0] for row in database.execute(f"SELECT rowid FROM {table}")]
+                rows = [row[0] for row in database.execute(f"SELECT rowid FROM {table} LIMIT 99")]
                 database.execute(
                     f"UPDATE OR REPLACE {table} SET {rng.choice(columns)} = ? WHERE rowid = ?",
                     (rng.choice(_VALUES), rng.choice(rows)),

@@ -17,7 +17,7 @@ from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
 from clinch.certificates.known_tree import aligned, plant
-from clinch.certify.certificate import AT_CLAUSE, AT_INPUT, AT_RELU, LEAF
+from clinch.certify.tree import AT_CLAUSE, AT_INPUT, AT_RELU, LEAF
 from clinch.errors import CertificateError
 from clinch.exact.branching import next_elements, open_elements
 from clinch.exact.closed_leaves import Leaves
@@ -38,7 +38,7 @@ ENOUGH = 0.4
 
 @dataclass
 class Tree:
-    """A growing tree, see :func:`clinch.certify.certificate.leaves_of`, and the multipliers of closed leaves."""
+    """A growing tree, see :func:`clinch.certify.tree.leaves_of`, and the multipliers of closed leaves."""
 
     kind: list[int] = field(default_factory=lambda: [LEAF])
     index: list[int] = field(default_factory=lambda: [-1])

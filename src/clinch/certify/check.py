@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.certify.certificate import VERSION, Certificate, Leaves, leaves_of
+from clinch.certify.certificate import VERSION, Certificate
 from clinch.certify.layers import MALFORMED, Array, Layer, Refused
 from clinch.certify.rigorous import Ball, Box, Relaxation, down, gamma, interval, up
+from clinch.certify.tree import Leaves, leaves_of
 
 #: numbers that one slice of leaves may hold, and leaves in it at most
 SLICE, LEAVES = 2**22, 256
@@ -46,11 +47,12 @@ class Report(NamedTuple):
 
 
 class _Query(NamedTuple):
+    """``forms`` by layer and ``constants`` have the objective in their first row, zero where it is not linear, and an
+    atom in each of the others; ``clauses`` number the atoms from 0."""
+
     objective: str
-    rows: dict[int, Array]
-    constant: Array
-    atoms: dict[int, Array]
-    limits: Array
+    forms: dict[int, Array]
+    constants: Array
     clauses: list[Array]
     box: Box
     balls: list[Ball]
@@ -80,7 +82,7 @@ def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report
     bound = float("inf") if infeasible else float(claim["value"])
     if not infeasible and (claim["kind"] != "bound" or not np.isfinite(bound) or query.objective == "none"):
         raise Refused("The claim is neither a finite bound of an objective nor that nothing is feasible.")
-    value, violation = _point(certificate, layers, query)
+    value, violation = _point(certificate, layers)
     box, balls = query.box, list(query.balls)
     if query.ball is not None and not infeasible:
         ball = query.ball._replace(radius=bound)
@@ -88,8 +90,8 @@ def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report
         balls += [ball] if ball.p != np.inf else []
         if bound <= 0 or (box.lower > box.upper).any():
             return Report(bound, np.inf, 0.0, 0, value, violation)
-    weighted = query.objective == "linear" and not infeasible
-    margin, rounding, count = _leaves(certificate, layers, query, box, balls, bound if weighted else None)
+    goal = bound if query.objective == "linear" and not infeasible else None
+    margin, rounding, count = _leaves(certificate, layers, query, box, balls, goal)
     return Report(bound, margin, rounding, count, value, violation)
 
 
@@ -104,27 +106,29 @@ def _query(c: Certificate, layers: list[Layer]) -> _Query:
     if not (lower <= upper).all():
         raise Refused("The region has NaN, or lower limits above its upper ones.")
     balls = [_ball(c, f"ball.{i}.", float(p), n) for i, p in enumerate(stated["balls"])]
-    if any(ball.p == np.inf for ball in balls):
-        raise Refused("Balls of the maximum norm are written as limits.")
     objective = stated["objective"]
     if objective not in ("linear", "distance", "none"):
         raise Refused(f"The objective {objective!r} is unknown.")
     if stated["sense"] not in ((1, -1) if objective == "linear" else (1,)) or not isinstance(stated["labels"], list):
         raise Refused("What the query says to people has another sense than its objective, or no list of labels.")
-    rows = c.rows("objective.rows.", layers, 1) if objective == "linear" else {}
-    constant = c.numbers("objective.constant", (1,)) if objective == "linear" else np.zeros(1)
+    linear = objective == "linear"
+    own, rows = c.rows("objective.rows.", layers, 1) if linear else {}, c.rows("atoms.rows.", layers, atoms)
+    empty = {i: np.zeros((1 + atoms, layers[i].size)) for i in {*own, *rows}}
+    forms = {i: np.concatenate([own.get(i, zero[:1]), rows.get(i, zero[1:])]) for i, zero in empty.items()}
+    constant = c.numbers("objective.constant", (1,)) if linear else np.zeros(1)
+    constants = np.append(constant, c.numbers("atoms.constant", (atoms,)))
     ball = _ball(c, "objective.", float(stated["p"]), n) if objective == "distance" else None
-    return _Query(
-        objective, rows, constant, c.rows("atoms.rows.", layers, atoms), c.numbers("atoms.constant", (atoms,)), clauses,
-        Box(lower[None], upper[None]), balls, ball,
-    )  # fmt: skip
+    return _Query(objective, forms, constants, clauses, Box(lower[None], upper[None]), balls, ball)
 
 
 def _ball(c: Certificate, prefix: str, p: float, n: int) -> Ball:
-    radius = float(c.numbers(prefix + "radius", (1,))[0]) if prefix.startswith("ball") else 0.0
-    weights = c.numbers(prefix + "weights", (n,))
-    if p not in (1, 2, np.inf) or radius < 0 or (weights < 0).any():
-        raise Refused("A ball has p = 1, 2 or infinity, a radius of at least 0 and no negative weights.")
+    given = prefix.startswith("ball")
+    radius, weights = (
+        float(c.numbers(prefix + "radius", (1,))[0]) if given else 0.0,
+        c.numbers(prefix + "weights", (n,)),
+    )
+    if p not in (1, 2, *([] if given else [np.inf])) or radius < 0 or (weights < 0).any():
+        raise Refused("A ball has p = 1 or 2, a distance infinity too, a radius of at least 0, no negative weights.")
     return Ball(c.numbers(prefix + "center", (n,)), radius, p, weights)
 
 
@@ -136,7 +140,7 @@ def _hull(box: Box, ball: Ball) -> Box:
 
 
 def _leaves(
-    c: Certificate, layers: list[Layer], query: _Query, box: Box, balls: list[Ball], bound: float | None
+    c: Certificate, layers: list[Layer], query: _Query, box: Box, balls: list[Ball], goal: float | None
 ) -> tuple[float, float, int]:
     """Smallest margin, largest rounding and number of leaves; refused where a margin is not positive."""
     relus = [i for i, layer in enumerate(layers) if layer.kind == "relu"]
@@ -144,7 +148,7 @@ def _leaves(
     leaves = leaves_of(c, box.lower[0], box.upper[0], int(ends[-1]), query.clauses)
     count, own = len(leaves.signs), len(leaves.lower) > 1
     columns = c.whole("leaf.columns", (len(c.tensors["leaf.columns"]),), 0, int(ends[-1]) - 1)
-    shapes = {"mu": len(query.limits), "alpha": len(columns), "beta": len(columns)}
+    shapes = {"mu": len(query.constants) - 1, "alpha": len(columns), "beta": len(columns)}
     tensors = {name: c.tensors[f"leaf.{name}"] for name in shapes}
     if len(np.unique(columns)) < len(columns) or any(t.shape != (count, shapes[n]) for n, t in tensors.items()):
         raise Refused("The leaves' multipliers do not belong to the leaves of the tree.")
@@ -154,10 +158,9 @@ def _leaves(
     for start in range(0, count, slice_):
         at = slice(start, start + slice_)
         numbers = {f"leaf.{name}": t[at] for name, t in tensors.items()}
-        lower, upper = (t[at] if own else t for t in (leaves.lower, leaves.upper))
-        part = Leaves(leaves.signs[at], lower, upper, leaves.choice[at])
+        part = Leaves(*(t[at] if len(t) == count else t for t in leaves))
         network = Relaxation(layers, Box(part.lower, part.upper), balls) if shared is None else shared
-        found = _margins(Certificate({}, numbers), network, query, part, columns, ends, bound)
+        found = _margins(Certificate({}, numbers), network, query, part, columns, ends, goal)
         if not (found > 0).all():
             worst = int(np.argmin(np.where(found > 0, np.inf, 0.0)))
             raise Refused(f"Leaf {start + worst} is not closed: its bound is {found[worst]:.3g}, not above 0.")
@@ -166,13 +169,13 @@ def _leaves(
 
 
 def _margins(
-    c: Certificate, network: Relaxation, query: _Query, leaves: Leaves, columns: Array, ends: Array, bound: float | None
+    c: Certificate, network: Relaxation, query: _Query, leaves: Leaves, columns: Array, ends: Array, goal: float | None
 ) -> Array:
     """``(D,)`` lower bounds of the combination that the module's text states; infinity on leaves without inputs."""
     count, relus = len(leaves.signs), [i for i, layer in enumerate(network.layers) if layer.kind == "relu"]
-    mu = c.numbers("leaf.mu", (count, len(query.limits)))
+    mu = c.numbers("leaf.mu", (count, len(query.constants) - 1))
     alpha, beta = (c.numbers(f"leaf.{name}", (count, len(columns))) for name in ("alpha", "beta"))
-    allowed = np.zeros((count, len(query.limits) + 1), dtype=bool)
+    allowed = np.zeros((count, len(query.constants)), dtype=bool)
     np.put_along_axis(allowed, leaves.choice, True, 1)
     if (mu < 0).any() or (beta < 0).any() or (mu[~allowed[:, :-1]] != 0).any():
         raise Refused("A multiplier is negative, or belongs to an atom that need not hold.")
@@ -190,16 +193,13 @@ def _margins(
         empty |= (((sign > 0) & (z.upper < 0)) | ((sign < 0) & (z.lower > 0))).any(1)
         for stored, values in zip(by_layer, (slopes, leaves.signs, betas)):
             stored[i] = values[:, part]
-    rows, error = {}, np.zeros((count, 1))
-    for i in {*query.atoms, *(query.rows if bound is not None else ())}:
-        forms = query.atoms.get(i, np.zeros((mu.shape[1], network.layers[i].size)))
-        own = query.rows[i][0] if bound is not None and i in query.rows else np.zeros(1)
-        rows[i] = (mu @ forms + own)[:, None]
-        size = (mu @ np.abs(forms) + np.abs(own))[:, None]
-        error = error + gamma(mu.shape[1] + 2) * (size @ network.limits[i].size[..., None])[..., 0]
-    constant = query.constant[0] if bound is not None else 0.0
-    offset = (mu @ query.limits + (constant - (bound or 0.0)))[:, None]
-    error = error + gamma(mu.shape[1] + 3) * (mu @ np.abs(query.limits) + abs(constant) + abs(bound or 0.0))[:, None]
+    weights = np.concatenate([np.full((count, 1), 0.0 if goal is None else 1.0), mu], 1)
+    offset = (weights @ query.constants - (goal or 0.0))[:, None]
+    size = (weights @ np.abs(query.constants) + abs(goal or 0.0))[:, None]
+    for i, forms in query.forms.items():
+        size = size + ((weights @ np.abs(forms))[:, None] @ network.limits[i].size[..., None])[..., 0]
+    error = gamma(mu.shape[1] + 4) * size
+    rows = {i: (weights @ forms)[:, None] for i, forms in query.forms.items()}
     rows = rows or {0: np.zeros((count, 1, network.layers[0].size))}
     # split ReLUs that no form depends on still lend their sign conditions
     for i in [i for i in relus if i > max(rows) and by_layer[2][i].any()]:
@@ -207,12 +207,12 @@ def _margins(
     return np.where(empty, np.inf, network.lower(rows, offset, error, *by_layer)[:, 0])
 
 
-def _point(c: Certificate, layers: list[Layer], query: _Query) -> tuple[float | None, float]:
+def _point(c: Certificate, layers: list[Layer]) -> tuple[float | None, float]:
     """Objective at most, and violation at most, of the certificate's point; refused where they exceed those stated."""
     stated = c.header["point"]
     if stated is None:
         return None, 0.0
-    value, violation = _evaluated(c, layers, query)
+    value, violation = point_limits(c, layers)
     if not (violation <= float(stated["violation"]) and value <= float(stated["value"])):
         raise Refused("The point is not feasible, or not as good as stated.")
     return value, violation
@@ -220,31 +220,21 @@ def _point(c: Certificate, layers: list[Layer], query: _Query) -> tuple[float | 
 
 def point_limits(c: Certificate, layers: list[Layer]) -> tuple[float, float]:
     """Upper limits of the objective and of the largest violation at the certificate's point, by interval arithmetic."""
-    return _evaluated(c, layers, _query(c, layers))
-
-
-def _evaluated(c: Certificate, layers: list[Layer], query: _Query) -> tuple[float, float]:
+    query = _query(c, layers)
     x = c.numbers("point.x", (layers[0].size,))[None]
     limits = [Box(x, x)]
     for layer in layers[1:]:
         limits.append(interval(layer, [limits[j] for j in layer.inputs]))
-    atoms = _most(query.atoms, query.limits, limits)
-    violation = max((float(atoms[members].min()) for members in query.clauses), default=-np.inf)
+    most = query.constants
+    for i, forms in query.forms.items():
+        layer = Layer("affine", (i,), (len(forms),), forms, np.zeros(len(forms)))
+        most = up(most + interval(layer, [limits[i]]).upper[0])
+    violation = max((float(most[1 + members].min()) for members in query.clauses), default=-np.inf)
     if (x < query.box.lower).any() or (x > query.box.upper).any():
         violation = np.inf
     for ball in query.balls:
         violation = max(violation, _distance(x, ball) - ball.radius * (1 + RADIUS))
-    value = float(_most(query.rows, query.constant, limits)[0])
-    return (value if query.ball is None else _distance(x, query.ball)), violation
-
-
-def _most(rows: dict[int, Array], constant: Array, limits: list[Box]) -> Array:
-    """Upper limits ``(K,)`` of linear forms."""
-    total = constant
-    for i, forms in rows.items():
-        layer = Layer("affine", (i,), (len(forms),), forms, np.zeros(len(forms)))
-        total = up(total + interval(layer, [limits[i]]).upper[0])
-    return total
+    return (float(most[0]) if query.ball is None else _distance(x, query.ball)), violation
 
 
 def _distance(x: Array, ball: Ball) -> float:

@@ -21,7 +21,7 @@ from clinch.certify.matrices import Convolution, backward, block, forward, magni
 #: covers every underflow of a bound: fewer than 2⁶⁰ products, each off by at most 2⁻¹⁰⁷⁴, per unit they multiply
 TINY = 1e-290
 #: halvings when the multiplier of a ball is looked for: any multiplier is valid
-HALVINGS = 30
+HALVINGS = 36
 
 
 class Ball(NamedTuple):
@@ -184,7 +184,7 @@ class Relaxation:
                 the input is known to be >= 0, −1 where it is known to be <= 0, 0 where neither; multipliers:
                 ``(D, size)`` >= 0 of these sign conditions, subtracted as ``multiplier · sign · input``.
         """
-        pending, none, scale = dict(rows), {}, np.ones((1, 1))
+        pending, scale = dict(rows), np.ones((1, 1))
         for i in range(max(rows), 0, -1):
             if i not in pending:
                 continue
@@ -198,14 +198,14 @@ class Relaxation:
                 offset = offset + row @ layer.bias
                 parts = [row if layer.weight is None else backward(layer.weight, row)]
             elif layer.kind == "relu":
-                sign = (signs or none).get(i)
-                low, high, intercept = _lines(layer, first, (slopes or none).get(i), sign)
+                sign, beta = (signs or {}).get(i, np.zeros((1, 1))), (multipliers or {}).get(i)
+                low, high, intercept = _lines(layer, first, (slopes or {}).get(i, np.full((1, 1), np.nan)), sign)
                 carried = row * np.where(row > 0, low[:, None], high[:, None])
                 below = _dot(np.minimum(row, 0), intercept)
                 offset, error = offset + below, error - gamma(layer.size) * below
                 rounded = np.abs(carried)
-                if multipliers is not None and i in multipliers and sign is not None:
-                    term = (multipliers[i] * sign)[:, None]
+                if beta is not None:
+                    term = (beta * sign)[:, None]
                     carried, rounded = carried - term, rounded + np.abs(term)
                 error = error + gamma(2) * _dot(rounded, first.size)
                 parts = [carried]
@@ -243,15 +243,11 @@ def _dot(a: Array, b: Array) -> Array:
     return (a @ b[..., None])[..., 0]
 
 
-def _lines(layer: Layer, z: Box, slope: Array | None, sign: Array | None) -> tuple[Array, Array, Array]:
+def _lines(layer: Layer, z: Box, slope: Array, sign: Array) -> tuple[Array, Array, Array]:
     """Slopes of the lower line through zero and of the upper line, and the upper line's intercept rounded upwards."""
     a, (lower, upper) = layer.slope, z
-    on, off = lower >= 0, upper <= 0
-    if sign is not None:
-        on, off = on & (sign >= 0) | (sign > 0), off & (sign <= 0) | (sign < 0)
-    low = np.where(upper > -lower, 1.0, a)
-    if slope is not None:
-        low = np.where(np.isnan(slope), low, slope)
+    on, off = (lower >= 0) & (sign >= 0) | (sign > 0), (upper <= 0) & (sign <= 0) | (sign < 0)
+    low = np.where(np.isnan(slope), np.where(upper > -lower, 1.0, a), slope)
     high = np.clip((upper - a * lower) / (upper - lower), a, 1.0)
     intercept = np.maximum(up(up(upper) - down(high * upper)), up(up(a * lower) - down(high * lower)))
     fixed = np.where(on, 1.0, a)
@@ -275,30 +271,21 @@ def _over_ball(row: Array, ball: Ball) -> Array:
 def _share_of_ball(row: Array, box: Box, ball: Ball) -> Array:
     """The part of the row that the ball is to bound: by the multiplier that makes the sum largest, found by halving."""
     w, low, high = ball.weights, (box.lower - ball.center)[:, None], (box.upper - ball.center)[:, None]
-    if ball.p == 1:
-        least, most = np.zeros(row.shape[:2]), 2 * (np.abs(row) / np.where(w > 0, w, np.inf)).max(2)
-        for _ in range(2 * HALVINGS):
-            middle = (least + most) / 2
-            rest = row - _clipped(row, middle[..., None] * w, low, high)
-            moved = np.where(rest > 0, low, np.where(rest < 0, high, 0.0))
-            above = np.where(w > 0, w * np.abs(moved), 0.0).sum(2) > ball.radius
-            least, most = np.where(above, middle, least), np.where(above, most, middle)
-        return _clipped(row, most[..., None] * w, low, high)
-    square = np.where(w > 0, w, 1.0) ** 2
-    direction = np.where(w > 0, row / square, 0.0)
-    norm = np.sqrt((w**2 * direction**2).sum(2))
-    length = ball.radius / np.where(norm > 0, norm, 1.0)
-    least, most = np.full(length.shape, -50.0), np.full(length.shape, 50.0)
+    weights = np.where(w > 0, w, 1.0)
+    scaled, part = np.where(w > 0, row / weights, 0.0), row
+    scale = 1e-150 + (np.abs(scaled).max(2) if ball.p == 1 else np.sqrt((scaled**2).sum(2)) / (ball.radius + 1e-99))
+    least, most = np.full(scale.shape, -50.0), np.full(scale.shape, 50.0)
     for _ in range(HALVINGS):
-        step = length * 2 ** ((least + most) / 2)
-        moved = np.clip(-step[..., None] * direction, low, high)
-        inside = ((w * moved) ** 2).sum(2) < ball.radius**2
-        least, most = np.where(inside, (least + most) / 2, least), np.where(inside, most, (least + most) / 2)
-    step = length * 2**least
-    moved = np.clip(-step[..., None] * direction, low, high)
-    return np.where(w > 0, -square * moved / np.where(step > 0, step, 1.0)[..., None], 0.0)
-
-
-def _clipped(row: Array, most: Array, low: Array, high: Array) -> Array:
-    """Entries cut to ``±most``; all of it, with the sign that helps, where the box keeps an element off the centre."""
-    return np.where(low > 0, -most, np.where(high < 0, most, np.clip(row, -most, most)))
+        middle = (least + most) / 2
+        step = (scale * 2**middle)[..., None]
+        if ball.p == 1:
+            # the whole multiplier, with the sign that helps, where the box keeps an element off the centre
+            cut = np.clip(row, -step * w, step * w)
+            part = np.where(low > 0, -step * w, np.where(high < 0, step * w, cut))
+            moved = np.where(row > part, low, np.where(row < part, high, 0.0))
+        else:
+            moved = np.clip(-scaled / (step * weights), low, high)
+            part = -step * w**2 * moved
+        outside = np.linalg.norm(np.where(w > 0, w * moved, 0.0), ball.p, axis=2) > ball.radius
+        least, most = np.where(outside, middle, least), np.where(outside, most, middle)
+    return part

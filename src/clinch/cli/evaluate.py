@@ -127,7 +127,9 @@ def _refuse_unread(found: Evaluation | Comparison) -> None:
     unread = {row.image: row.error for each in runs for row in each.rows if row.method == UNREAD}
     if unread:
         image, error = next(iter(unread.items()))
-        raise DataError(f"{len(unread)} of the images cannot be used, the others have their rows; image {image}: {error}")
+        raise DataError(
+            f"{len(unread)} of the images cannot be used, the others have their rows; image {image}: {error}"
+        )
 
 
 def _certify(out: Path, network: Network, source: Source, found: Evaluation) -> None:
