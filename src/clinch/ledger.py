@@ -166,14 +166,17 @@ class Ledger:
         """Report proven lower bounds (infinity: proven infeasible). NaN proves nothing and is dropped.
 
         Args:
-            bound: ``(N,)``.
+            bound: ``(N,)`` float64.
             proof: what the bounds rest on.
             who: name of the engine.
             problems: ``(N,)`` problem of each bound; None where N = B.
         """
         if not isinstance(proof, Proof):
             raise UnsoundResult(f"'{who}' reported a bound without a proof. Pass one of clinch.solution.Proof.")
-        bound = bound.detach().to("cpu", torch.float64)
+        if bound.dtype != torch.float64:
+            # what was rounded to a narrower type may have been rounded upwards
+            raise UnsoundResult(f"'{who}' reported bounds as {bound.dtype}. Pass float64, in which they were proven.")
+        bound = bound.detach().cpu()
         problems = torch.arange(self.query.size) if problems is None else problems.cpu()
         if self._constant is not None:
             bound = torch.where(bound >= self._constant[problems] + ABSOLUTE_GAP, torch.inf, bound)

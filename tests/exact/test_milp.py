@@ -188,7 +188,7 @@ def test_a_bound_without_a_proof_is_refused():
     q = hard()
     ledger = Ledger(q)
     with pytest.raises(UnsoundResult):
-        ledger.prove(torch.tensor([1.0]), "optimal", "solver")
+        ledger.prove(torch.tensor([1.0], dtype=torch.float64), "optimal", "solver")
     assert ledger.bound.tolist() == [-math.inf]
 
 

@@ -74,7 +74,7 @@ def failing(error):
     """An engine that finds a point and proves a bound, and then fails."""
 
     def engine(query, ledger, seed):
-        ledger.prove(torch.full((query.size,), 1e-3), Proof.INTERVAL, "honest bound")
+        ledger.prove(torch.full((query.size,), 1e-3, dtype=torch.float64), Proof.INTERVAL, "honest bound")
         raise error
 
     return engine

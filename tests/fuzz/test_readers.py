@@ -22,7 +22,7 @@ from PIL import Image
 from targets import mutated, survives, targets
 
 from clinch.certify.certificate import CERTIFICATE, NETWORK
-from clinch.errors import UnsupportedOperator
+from clinch.errors import NetworkError, UnsupportedOperator
 
 TARGETS = targets()
 #: processor seconds of one file, far above what any takes
@@ -105,6 +105,18 @@ def test_a_kernel_of_another_size_than_stated_does_not_reach_onnxruntime(folder)
     kernel.ints[0] = 2**31
     error = survives(TARGETS["onnx"], model.SerializeToString(), folder)
     assert isinstance(error, UnsupportedOperator) and "kernel_shape" in str(error)
+
+
+def test_an_external_file_whose_name_is_no_text(folder):
+    """Protobuf hands out what is not UTF-8 as bytes, which no path can be made of."""
+    model = MODELS["convolution"]()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = 1
+    tensor.external_data.add(key="location", value="weights??")
+    content = model.SerializeToString().replace(b"weights??", b"weights\xff\xfe")
+    error = survives(TARGETS["onnx"], content, folder)
+    assert isinstance(error, NetworkError) and "UTF-8" in str(error)
 
 
 @pytest.mark.parametrize(("name", "content"), FOUND, ids=range(len(FOUND)))

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import clinch as cl
 from clinch.errors import BackendError, ClinchError, NetworkError
-from clinch.ledger import ROUNDING
 from clinch.solution import Status
 from clinch.testing.brute_force import brute_force
 
@@ -50,6 +49,10 @@ LAYERS: dict[str, list] = {
     "weights of very different size": [
         ([[1e15, 1e-15], [1e-15, 1e15]], [0, 1e-20]),
         ([[1e-15, -1e15], [1e15, 1e-15]], [0, 0]),
+    ],
+    "weights beyond what a solver takes": [
+        ([[1e15, 1e15], [-1e15, 1e15]], [0, 0]),
+        ([[1e15, -1e15], [1e15, 1]], [0, 0]),
     ],
     "overflow of float32": [([[1e20, 1e20], [-1e20, 1e20]], [0, 0]), ([[1e20, -1e20], [1e20, 1]], [0, 0])],
     "negative zeros": [([[-0.0, 1], [-0.0, -0.0]], [-0.0, -0.0]), ([[1, -0.0], [-1, -0.0]], [-0.0, -0.0])],
@@ -134,10 +137,9 @@ def test_the_smallest_margin_is_right_or_unknown(name, engine):
     graph = problem.query.graph
     exact_values = graph.forward(grid().double())[graph.output]
     real = exact_values[:, 0] - exact_values[:, 1]
-    # bounds are statements about the graph in float64: no sampled input lies below, but for their own rounding and the
-    # rounding that the ledger states for all bounds
+    # bounds are statements about the graph in float64: no sampled input lies below, but for float64's own rounding
     finite = real[real.isfinite()]
-    rounding = 1e-13 * scale(problem, grid()) + ROUNDING * float(finite.abs().max())
+    rounding = 1e-13 * scale(problem, grid())
     assert solution.bound <= float(finite.min()) + rounding
     if math.isfinite(solution.value):
         theirs = float(margin(net, solution.x.unsqueeze(0)))
@@ -173,3 +175,12 @@ def test_a_class_is_never_proven_where_the_model_says_otherwise(name):
     if solution.status in (Status.OPTIMAL, Status.FEASIBLE):
         # value is the constant; the point meets the condition in the user's own arithmetic
         assert float(margin(net, solution.x.unsqueeze(0))) <= -1e-3
+
+
+def test_weights_beyond_what_a_solver_takes_are_told_with_what_takes_them():
+    net = loaded("weights beyond what a solver takes")
+    problem = cl.Problem(cl.Minimize(net.output[0] - net.output[1]), [net.input >= -1, net.input <= 1])
+    with pytest.raises(BackendError, match=r"2e\+15 is beyond what HiGHS takes.*branch_and_bound") as caught:
+        problem.solve(solver="milp")
+    assert "\n" not in str(caught.value)
+    assert problem.solve(time_limit=5).status is Status.OPTIMAL

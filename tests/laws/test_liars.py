@@ -61,7 +61,7 @@ def test_a_bound_above_a_known_value_raises_and_names_both(problem, monkeypatch)
 
     def liar(query, ledger):
         ledger.offer(point, "honest attack")
-        ledger.prove(torch.tensor([10.0]), Proof.TREE, "lying bound")
+        ledger.prove(torch.tensor([10.0], dtype=torch.float64), Proof.TREE, "lying bound")
 
     with pytest.raises(UnsoundResult, match=r"lying bound.*honest attack"):
         solve_with(problem, monkeypatch, liar)
@@ -71,7 +71,7 @@ def test_a_value_below_a_claimed_bound_raises(problem, monkeypatch):
     point = honest_point(problem)
 
     def liar(query, ledger):
-        ledger.prove(torch.tensor([10.0]), Proof.INTERVAL, "lying bound")
+        ledger.prove(torch.tensor([10.0], dtype=torch.float64), Proof.INTERVAL, "lying bound")
         ledger.offer(point, "honest attack")
 
     with pytest.raises(UnsoundResult, match="honest attack"):
@@ -82,7 +82,7 @@ def test_a_false_claim_of_infeasibility_raises(problem, monkeypatch):
     point = honest_point(problem)
 
     def liar(query, ledger):
-        ledger.prove(torch.tensor([math.inf]), Proof.TREE, "lying bound")
+        ledger.prove(torch.tensor([math.inf], dtype=torch.float64), Proof.TREE, "lying bound")
         ledger.offer(point, "honest attack")
 
     with pytest.raises(UnsoundResult):
@@ -91,15 +91,24 @@ def test_a_false_claim_of_infeasibility_raises(problem, monkeypatch):
 
 def test_nan_proves_nothing(problem, monkeypatch):
     solution = solve_with(
-        problem, monkeypatch, lambda q, ledger: ledger.prove(torch.tensor([math.nan]), Proof.TREE, "liar")
+        problem,
+        monkeypatch,
+        lambda q, ledger: ledger.prove(torch.tensor([math.nan], dtype=torch.float64), Proof.TREE, "liar"),
     )
     assert solution.status is Status.UNKNOWN
+
+
+def test_a_bound_that_was_rounded_to_a_narrower_type_is_refused(problem):
+    ledger = Ledger(problem.query)
+    with pytest.raises(UnsoundResult, match=r"bounds as torch\.float32"):
+        ledger.prove(torch.tensor([0.1]), Proof.TREE, "liar")
+    assert float(ledger.bound) == -math.inf
 
 
 def test_a_bound_without_a_proof_is_refused(problem):
     ledger = Ledger(problem.query)
     with pytest.raises(UnsoundResult, match="without a proof"):
-        ledger.prove(torch.tensor([0.1]), "trust me", "liar")  # type: ignore[arg-type]
+        ledger.prove(torch.tensor([0.1], dtype=torch.float64), "trust me", "liar")  # type: ignore[arg-type]
     assert float(ledger.bound) == -math.inf
 
 
@@ -109,7 +118,7 @@ def test_stopping_early_is_not_optimal(problem, monkeypatch):
 
     def lazy(query, ledger):
         ledger.offer(point, "attack")
-        ledger.prove(torch.tensor([0.5 * exact]), Proof.LINEAR_RELAXATION, "bound")
+        ledger.prove(torch.tensor([0.5 * exact], dtype=torch.float64), Proof.LINEAR_RELAXATION, "bound")
 
     solution = solve_with(problem, monkeypatch, lazy)
     assert solution.status is Status.FEASIBLE

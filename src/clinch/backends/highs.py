@@ -18,6 +18,8 @@ from clinch.backends.tangents import solve_by_tangents
 from clinch.errors import BackendError
 
 _ROWWISE, _TRIANGULAR, _MINIMISE, _FEASIBLE = 2, 1, 1, 2
+#: magnitude of an entry beyond which HiGHS takes no program (its option large_matrix_value)
+_LARGEST = 1e15
 
 
 def solve(
@@ -88,6 +90,12 @@ class HighsModel:
 
     def _load(self, program: Program) -> None:
         rows, n = program.rows, program.variables
+        largest = float(np.abs(rows.data).max(initial=0.0))
+        if largest > _LARGEST:
+            raise BackendError(
+                f"A weight or limit of {largest:.3g} is beyond what HiGHS takes, {_LARGEST:.0e}. "
+                'Use solver="branch_and_bound", which needs no linear programs.'
+            )
         limits = (program.lower, program.upper, program.row_lower, program.row_upper)
         matrix = (rows.indptr.astype(np.int32), rows.indices.astype(np.int32), rows.data)
         kinds = program.integer.astype(np.int32)

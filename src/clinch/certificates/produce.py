@@ -225,7 +225,7 @@ def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict
     claimed = bound - slack
     if distance and claimed <= 0:
         claimed, slack = 0.0, 0.0
-    narrowed = query.narrowed(torch.tensor([claimed])) if distance else query
+    narrowed = query.narrowed(torch.tensor([claimed], dtype=torch.float64)) if distance else query
     search = Search(narrowed, claimed + slack / 2, seconds, halves_boxes(narrowed), plan.known, plan.most)
     search.run()
     if search.least < math.inf:

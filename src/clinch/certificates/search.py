@@ -155,7 +155,13 @@ class Search:
             domains = part.domains
             if self.own:
                 domains = fresh_domains(relaxed, torch.arange(len(part.node)), domains.choice, domains.split)
-            ascent = ascend(relaxed, domains, STEPS, target=torch.full((len(domains),), self.target), stop=self._over)
+            ascent = ascend(
+                relaxed,
+                domains,
+                STEPS,
+                target=torch.full((len(domains),), self.target, dtype=torch.float64),
+                stop=self._over,
+            )
             done = ascent.domains.bound >= self.target
             if self._over():
                 self.least = min(self.least, float(ascent.domains.bound.min()))

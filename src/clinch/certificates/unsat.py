@@ -55,7 +55,7 @@ def certify_unsat(
         for b in range(query.size):
             share = max(0.0, end - time.monotonic()) / left
             one = query.take(torch.tensor([b]))
-            found += certify(one, torch.tensor([torch.inf]), time_limit=share, onnx=loaded.file)
+            found += certify(one, torch.tensor([torch.inf], dtype=torch.float64), time_limit=share, onnx=loaded.file)
             left -= 1
     return found
 

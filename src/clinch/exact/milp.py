@@ -157,7 +157,7 @@ class _Search:
         if isinstance(self.query.objective, Distance):
             bound = min(bound, self.radius)
         self.reported = bound
-        self.ledger.prove(torch.tensor([bound]), proof, "milp", self.problem)
+        self.ledger.prove(torch.tensor([bound], dtype=torch.float64), proof, "milp", self.problem)
 
     def _pause(self, tree: Tree) -> bool:
         """After every node: report what rose, ask the library at times, stop when closed or a new encoding pays."""

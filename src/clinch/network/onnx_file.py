@@ -51,6 +51,9 @@ def _load_external(model: ModelProto, path: Path, limit: int) -> None:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         where = f"The tensor '{tensor.name}' of {path.name}"
+        # protobuf hands out what is not UTF-8 as bytes
+        if not all(isinstance(value, str) for value in entries.values()):
+            raise NetworkError(f"{where} names its external file in something else than UTF-8. Save the model again.")
         target = _confined(folder, entries.get("location", ""), where)
         try:
             offset, length = int(entries.get("offset") or 0), int(entries.get("length") or -1)
