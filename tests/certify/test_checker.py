@@ -14,6 +14,7 @@ from certified import known
 
 import clinch as cl
 from clinch.certificates import SavedProof, certify
+from clinch.certificates.layer_list import layer_list
 from clinch.certify.certificate import (
     CERTIFICATE,
     NETWORK,
@@ -27,6 +28,8 @@ from clinch.certify.layers import Layer, Refused, read_layers
 from clinch.certify.rigorous import Ball, Box, Relaxation, interval
 from clinch.certify.tree import leaves_of
 from clinch.errors import CertificateError
+from clinch.geometry.linear_minimum import linear_minimum
+from clinch.geometry.region import Ball as RegionBall
 
 CHECKER = sorted(p for p in (Path(cl.__file__).parent / "certify").glob("*.py") if p.stem not in ("point", "__init__"))
 
@@ -172,6 +175,38 @@ def test_bounds_lie_below_exact_values_and_near_them(p, scale):
     assert (found <= values.min(0) + 1e-12 * np.abs(values).max()).all()
     spread = values.max(0) - values.min(0)
     assert (values.min(0) - found < 2 * spread + 1e-9 * np.abs(values).max()).all()
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_the_minimum_over_box_and_ball_is_found_to_rounding(p):
+    """By a multiplier of the checker's own, against the exact minimum by sorting and bisection."""
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        center, rows = rng.random(9), rng.normal(size=(1, 5, 9)) * 10.0 ** rng.integers(-3, 4)
+        box = Box(center[None] - rng.random(9), center[None] + rng.random(9))
+        ball = Ball(center, float(rng.uniform(0.01, 2)), p, rng.choice([0.3, 1.0, 4.0], 9))
+        network = Relaxation([Layer("input", (), (9,))], box, [ball])
+        found = network.lower({0: rows}, np.zeros((1, 1)), np.zeros((1, 1)))[0]
+        sides = (torch.from_numpy(t) for t in box)
+        region = RegionBall(torch.from_numpy(center)[None], torch.tensor([ball.radius], dtype=torch.float64), p,
+                            torch.from_numpy(ball.weights)[None])  # fmt: skip
+        exact = linear_minimum(torch.from_numpy(rows), *sides, region)[0].numpy()[0]
+        size = np.abs(rows[0]).sum(1)
+        assert (found <= exact + 1e-12 * size).all() and (found >= exact - 1e-8 * size).all()
+
+
+def test_a_box_has_the_limits_it_has_alone():
+    """A leaf's proof must not depend on the leaves that are looked at with it."""
+    layers = read_layers(*layer_list(cl.load(conv(3), input_shape=(1, 4, 4)).graph))
+    rng = np.random.default_rng(3)
+    lower = rng.random((6, 16)) * 0.5
+    boxes = Box(lower, lower + rng.random((6, 1)))
+    together = Relaxation(layers, boxes, [])
+    for d in range(6):
+        alone = Relaxation(layers, Box(*(t[d : d + 1] for t in boxes)), [])
+        for many, one in zip(together.limits, alone.limits):
+            np.testing.assert_allclose(many.lower[d], one.lower[0], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(many.upper[d], one.upper[0], rtol=1e-12, atol=1e-12)
 
 
 # --- mutations -------------------------------------------------------------------------------------------------------
