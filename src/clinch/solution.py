@@ -230,7 +230,9 @@ class Solution:
     def _table(self) -> str:
         """A header and one line per problem."""
         assert isinstance(self.status, list)
-        value, bound, gap = (torch.as_tensor(t).tolist() for t in (self.value, self.bound, self.gap))
+        value, bound, gap = (
+            torch.as_tensor(t, dtype=torch.float64).tolist() for t in (self.value, self.bound, self.gap)
+        )
         counts = ", ".join(f"{self.status.count(s)} {s.name}" for s in Status if s in self.status)
         lines = [f"{len(self.status)} problems: {counts}; {self.seconds:.2f} s, {self.queries} points checked"]
         lines.append(f"{'':>4}  {'status':<10}  {'value':>12}  {'bound':>12}  {'gap':>9}  tight")

@@ -164,7 +164,7 @@ def given_limits(
                 f"limits has none for layer '{node.name}', which a non-affine layer reads. Take them from "
                 "clinch.bounds.layer_limits(net, region)."
             )
-        lower, upper = (torch.as_tensor(t).to(region.lower) for t in by_position[j])
+        lower, upper = (torch.as_tensor(t, dtype=torch.float64).to(region.lower) for t in by_position[j])
         shape = (region.size, *node.shape)
         if lower.shape != shape or upper.shape != shape:
             raise ShapeError(

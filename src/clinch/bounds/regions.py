@@ -74,7 +74,7 @@ def ball(
     middle = _placed(center, device)
     if not bool(torch.isfinite(middle).all()):
         raise NonFiniteError("center contains NaN or infinity; remove it.")
-    reach = torch.as_tensor(radius).detach().to(middle).expand(middle.shape[0])
+    reach = torch.as_tensor(radius, dtype=torch.float64).detach().to(middle).expand(middle.shape[0])
     if not bool((reach >= 0).all()):
         raise EmptyRegionError("radius is negative or NaN; give a radius of zero or more.")
     whole = box(_filled(lower, middle), _filled(upper, middle))
@@ -85,10 +85,10 @@ def ball(
 
 
 def _filled(limit: Any, like: Tensor) -> Tensor:
-    return torch.as_tensor(limit).detach().to(like).expand_as(like).clone()
+    return torch.as_tensor(limit, dtype=torch.float64).detach().to(like).expand_as(like).clone()
 
 
 def _placed(value: Any, device: torch.device | str | None) -> Tensor:
     """As float64 on the device; None: where it is."""
-    tensor = torch.as_tensor(value).detach()
-    return tensor.to(tensor.device if device is None else usable_device(device), torch.float64)
+    tensor = torch.as_tensor(value, dtype=torch.float64).detach()
+    return tensor.to(tensor.device if device is None else usable_device(device))

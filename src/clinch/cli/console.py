@@ -53,7 +53,7 @@ class Progress(Live):
         text = Text().append(f"{time.monotonic() - self._start:7.1f} s", style="dim")
         if self.event is None:
             return text.append("  attacking ...", style="dim")
-        values, bounds = torch.as_tensor(self.event.value), torch.as_tensor(self.event.bound)
+        values, bounds = (torch.as_tensor(t, dtype=torch.float64) for t in (self.event.value, self.event.bound))
         gaps = relative_gap(values, bounds).tolist()
         value, bound = values.tolist(), bounds.tolist()
         if len(value) > 1:

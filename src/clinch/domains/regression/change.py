@@ -142,4 +142,5 @@ def _attack(statement: Statement, query: Query, ledger: Ledger, linear: LinearCh
 
 def _result(problem: Problem, ledger: Ledger, linear: LinearChange) -> Change:
     solution = Solution.from_ledger(problem, ledger)
-    return Change(solution.x, torch.as_tensor(solution.value), torch.as_tensor(solution.bound), linear, solution)
+    value, bound = (torch.as_tensor(t, dtype=torch.float64) for t in (solution.value, solution.bound))
+    return Change(solution.x, value, bound, linear, solution)

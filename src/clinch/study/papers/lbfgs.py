@@ -162,7 +162,9 @@ def _optimum(net: Network, images: Images, made: Examples, seed: int, limit: flo
         bounds.append(float(s.bound))
     found = (made.x.double() - images.x.double()).flatten(1).norm(dim=1)
     return Optimum(
-        found.masked_fill(~made.success, math.inf), torch.tensor(values).double(), torch.tensor(bounds).double()
+        found.masked_fill(~made.success, math.inf),
+        torch.tensor(values, dtype=torch.float64),
+        torch.tensor(bounds, dtype=torch.float64),
     )
 
 

@@ -128,7 +128,7 @@ def _limits(net: Network, x0: Tensor, eps: float, seed: int, limit: float) -> Li
         seconds[name] = time.process_time() - begun
     begun = time.process_time()
     s = worst_margin(net, x0[0], c[0], eps).solve(time_limit=limit * len(TARGETS), gap=1e-6, seed=seed)
-    rows[EXACT], seconds[EXACT] = torch.as_tensor(s.bound), time.process_time() - begun
+    rows[EXACT], seconds[EXACT] = torch.as_tensor(s.bound, dtype=torch.float64), time.process_time() - begun
     return Limits(eps, rows, seconds)
 
 

@@ -97,7 +97,15 @@ def _solved(net: Network, x0: Tensor, eps: float, seed: int, limit: float) -> Ou
     s = worst_margin(net, x0[0], rows, eps).solve(time_limit=limit * len(rows), gap=GAP, seed=seed)
     spent = time.process_time() - begun
     value, bound, cpu, forward = torch.tensor(columns, dtype=torch.float64).unbind(1)
-    return Outcome(value, bound, cpu, forward, torch.as_tensor(s.value), torch.as_tensor(s.bound), spent)
+    return Outcome(
+        value,
+        bound,
+        cpu,
+        forward,
+        torch.as_tensor(s.value, dtype=torch.float64),
+        torch.as_tensor(s.bound, dtype=torch.float64),
+        spent,
+    )
 
 
 def _table(eps: float, o: Outcome) -> Table:
