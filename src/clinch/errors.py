@@ -75,3 +75,8 @@ class CertificateError(ClinchError):
 
 class UnsoundResult(ClinchError):
     """A proven bound and a checked point contradict each other; names both engines. Always a defect, never a tie."""
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and text of an error, whoever raised it, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from clinch.data import VARIABLE, DataError, data_folder, mnist, read_idx
+from clinch.errors import one_line
 from clinch.study.fingerprint import fingerprint
 
 #: endings of the files that a folder of images is searched for
@@ -83,7 +84,7 @@ class Source:
                 y[row] = label
             except Exception as error:  # whatever a reader raises is this image's failure, not the study's
                 x[row] = 0.0
-                errors[row] = " ".join(f"{type(error).__name__}: {error}".split())
+                errors[row] = one_line(error)
         return Batch(x, y, errors)
 
 
@@ -288,7 +289,7 @@ def _decoded(path: Path) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # a decoder of a damaged file ends in many ways
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        reason = one_line(error)[:200]
         raise DataError(f"{path.name} is no image that can be read: {reason}. Save it again as PNG.") from None
 
 

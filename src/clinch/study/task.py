@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch.errors import NetworkError, UnsoundResult, WorkerError
+from clinch.errors import NetworkError, UnsoundResult, WorkerError, one_line
 from clinch.study.answers import Batch
 from clinch.study.fingerprint import fingerprint, model_fingerprint
 from clinch.study.store import Row
@@ -57,7 +57,7 @@ class Study:
         except NetworkError:
             raise
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = one_line(error)
             raise NetworkError(
                 f"{self.network.name} cannot be sent to workers ({reason:.200}). Define its class at the top of a "
                 "module that can be imported, save the model as ONNX, or work with one process."
@@ -142,7 +142,7 @@ def answer(study: Study, task: Task) -> Outcome:
         raise
     except Exception as error:
         if len(task.images) == 1:
-            return Outcome(task, task.failed("engine", " ".join(f"{type(error).__name__}: {error}".split())))
+            return Outcome(task, task.failed("engine", one_line(error)))
     parts = [answer(study, single) for single in task.singles()]
     notes = dict.fromkeys(note for part in parts for note in part.notes)
     return Outcome(task, [row for part in parts for row in part.rows], tuple(notes), any(p.stopped for p in parts))
@@ -171,7 +171,7 @@ def receive(key: str, content: bytes) -> None:
     try:
         study = pickle.loads(content)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = one_line(error)
         raise WorkerError(
             f"A worker cannot read the model ({reason:.200}). Define its class in a module that workers can import, or "
             "save the model as ONNX."
