@@ -68,7 +68,7 @@ class LinearExpression(Symbolic):
         keys = tuple(map(_index, key)) if isinstance(key, tuple) else _index(key)
         try:
             picked = np.asarray(np.arange(self.size).reshape(self.shape)[keys])
-        except IndexError as error:
+        except (IndexError, OverflowError) as error:
             raise ShapeError(f"Index {key!r:.60} does not fit an expression of shape {self.shape}: {error}.") from None
         return self.picked(torch.from_numpy(picked.reshape(-1).copy()), picked.shape)
 

@@ -85,6 +85,7 @@ FOUND = [
     ("toml", b"model = " + b"[" * 10**5),
     ("toml", b"x = " + b"9" * 10**5),
     ("toml", b'model = "net.onnx"\n[objective]\nmaximize = "' + b"(" * 9000 + b'"'),
+    ("toml", b'model = "net.onnx"\ninput_shape = [2]\n[objective]\nmaximize = "output[9223372036854775808]"'),
     ("toml", b'model = "net.onnx"\n[objective]\nmaximize = "output[' + b"9" * 5000 + b']"'),
     ("toml", b'model = "net.onnx"\n[objective]\nmaximize = "' + b"9" * 400 + b' * output[0]"'),
     ("toml", b'model = "net\\u0000.onnx"\n[objective]\nmaximize = "output[0]"'),
