@@ -28,7 +28,6 @@ from cpu_clock import count_cpu_seconds
 
 import clinch as cl
 from clinch.certificates import SavedProof, certify
-from clinch.certificates.unsat import certify_unsat
 from clinch.certify.certificate import read_certificate, read_network
 from clinch.certify.check import check
 from clinch.certify.layers import Refused
@@ -99,10 +98,10 @@ def acasxu() -> Iterator[Case]:
     folder = data_folder() / "vnncomp" / "acasxu"
 
     def prove(network: Path, specification: Path) -> Proofs | None:
-        verdict = cl.verify(network, specification, timeout=SECONDS)
+        verdict = cl.verify(network, specification, timeout=SECONDS, keep_leaves=True)
         if verdict.answer is not Answer.UNSAT:
             return None
-        return certify_unsat(network, specification, time_limit=SECONDS)
+        return verdict.certify(SECONDS)
 
     for row in csv.reader((folder / "instances.csv").open()):
         network, specification = ((folder / name) for name in row[:2])

@@ -67,6 +67,7 @@ def certify(
     time_limit: float = 60.0,
     onnx: str | Path | None = None,
     trees: Sequence[ClosedLeaves] = (),
+    problems: Sequence[int] | None = None,
 ) -> list[SavedProof | CertificateError]:
     """Prove bounds once more, in a way that can be checked; every proof is checked before it is returned.
 
@@ -81,9 +82,10 @@ def certify(
         onnx: the file the network was read from, so that the certificate can be checked against it as well.
         trees: leaves that searches of this query have closed (:attr:`clinch.ledger.Ledger.trees`), to start from: the
             latest ones of each problem. Where they lead to no proof that is accepted, all is proven from nothing.
+        problems: which ones; None: all.
 
     Returns:
-        For each problem its certificate, or the reason why there is none.
+        For each of these problems its certificate, or the reason why there is none.
 
     Raises:
         CertificateError: no problem of this query can have one: a layer or an objective without a place in the format.
@@ -104,7 +106,7 @@ def certify(
     if onnx is not None:
         hashes.append(hashlib.sha256(read_limited(onnx, MODEL_LIMIT, NetworkError)).hexdigest())
     found: list[SavedProof | CertificateError] = []
-    for b in range(query.size):
+    for b in range(query.size) if problems is None else problems:
         one = query.take(torch.tensor([b]))
         point = None if x is None or bool(x[b].isnan().any()) else x[b].to("cpu", torch.float64)
         try:

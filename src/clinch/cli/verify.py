@@ -6,9 +6,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from clinch.vnnlib.verification import Verdict
 
 
 def verify(
@@ -52,7 +55,8 @@ def verify(
         _write(Path(counterexample), "")
     # what is no timeout is refused by verify itself
     left = max(0.0, timeout - seconds_since_start()) if timeout >= 0 else timeout
-    verdict = clinch.verify(network, specification, timeout=left, seed=seed, device=device)
+    keep = certificate is not None
+    verdict = clinch.verify(network, specification, timeout=left, seed=seed, device=device, keep_leaves=keep)
     if json is not None:
         write_json({"network": network, "specification": specification, **verdict.to_dict()}, json)
     if counterexample is not None and verdict.counterexample is not None:
@@ -65,18 +69,20 @@ def verify(
         if verdict.counterexample is not None and counterexample is None:
             print(printable(str(verdict.counterexample)))
     if certificate is not None and verdict.answer.value == "unsat":
-        return 0 if _certified(network, specification, timeout, certificate) else 1
+        # whoever waits for the answer has it before its certificates
+        sys.stdout.flush()
+        return 0 if _certified(verdict, timeout, certificate) else 1
     return 0 if verdict.decided else 1
 
 
-def _certified(network: str, specification: str, timeout: float, path: Path) -> bool:
+def _certified(verdict: Verdict, timeout: float, path: Path) -> bool:
     """Write the certificates; one line on standard error says how many, another why the first missing one is."""
-    from clinch.certificates.unsat import certify_unsat, save_all
+    from clinch.certificates.unsat import save_all
     from clinch.cli.console import OutputError
     from clinch.errors import CertificateError
     from clinch.files import printable
 
-    proofs = certify_unsat(network, specification, time_limit=timeout)
+    proofs = verdict.certify(timeout)
     try:
         written = save_all(proofs, path)
     except OSError as error:

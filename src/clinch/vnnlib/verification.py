@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch
 
 from clinch import memory
 from clinch.devices import usable_device
-from clinch.errors import ProblemError, UnsoundResult, UnsupportedOperator
+from clinch.errors import CertificateError, ProblemError, UnsoundResult, UnsupportedOperator
 from clinch.ledger import Ledger
 from clinch.solve import ENGINES, search, surviving
 from clinch.vnnlib.counterexample import Counterexample, counterexample_at
@@ -21,8 +21,11 @@ from clinch.vnnlib.reader import read_specification
 from clinch.vnnlib.specification import Specification
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from onnx import ModelProto
 
+    from clinch.certificates import SavedProof
     from clinch.network.network import Network
 
 #: largest violation of a counterexample, in the units of the file: VNN-COMP's own tolerance
@@ -61,6 +64,8 @@ class Verdict:
     seconds: float
     problems: int
     notes: tuple[str, ...] = ()
+    _searches: tuple[Ledger, ...] = field(default=(), repr=False)
+    _file: Path | None = field(default=None, repr=False)
 
     @property
     def decided(self) -> bool:
@@ -82,6 +87,32 @@ class Verdict:
             },
             "notes": list(self.notes),
         }  # fmt: skip
+
+    def certify(self, time_limit: float = 60.0) -> list[SavedProof | CertificateError]:
+        """Prove ``unsat`` once more, case by case, in a form that ``clinch check`` reads.
+
+        A specification is a disjunction of cases; each has one certificate, and all together prove ``unsat``. That the
+        cases are all that the specification says is not part of the proofs. With ``verify(keep_leaves=True)`` they
+        begin with the leaves that branch and bound has closed.
+
+        Args:
+            time_limit: seconds for all cases together; each has an equal share of what is left.
+
+        Returns:
+            For each case its certificate, or the reason why there is none.
+
+        Raises:
+            CertificateError: another answer than unsat, or a layer without a place in the format.
+
+        Example:
+            >>> proofs = clinch.verify("net.onnx", "property.vnnlib", keep_leaves=True).certify()
+            >>> proofs[0].save("property.safetensors")
+        """
+        from clinch.certificates.unsat import certify_cases
+
+        if self.answer is not Answer.UNSAT:
+            raise CertificateError(f"The answer is {self.answer.value}: there is nothing to certify but unsat.")
+        return certify_cases(self._searches, self._file, time_limit)
 
 
 class _FirstFound(Ledger):
@@ -105,6 +136,7 @@ def verify(
     timeout: float = 60.0,
     seed: int = 0,
     device: torch.device | str | None = None,
+    keep_leaves: bool = False,
 ) -> Verdict:
     """Decide whether a VNN-LIB specification has a counterexample.
 
@@ -118,6 +150,7 @@ def verify(
         timeout: seconds of wall time from this call on; a decided answer never comes later.
         seed: of every random choice.
         device: where to compute, see :meth:`clinch.Problem.solve`; None: where the network is.
+        keep_leaves: whether searches keep the leaves they close, for :meth:`Verdict.certify`.
 
     Raises:
         ProblemError: a timeout that is negative or NaN, or a device that is not there.
@@ -140,7 +173,7 @@ def verify(
     stated = state(specification, loaded)
     deadline = start + timeout
     with memory.guarded():
-        ledgers = _search(stated, deadline - min(RESERVE, 0.1 * timeout), seed, place)
+        ledgers = _search(stated, deadline - min(RESERVE, 0.1 * timeout), seed, place, keep_leaves)
     point = next((x for ledger in ledgers if (x := _point(ledger)) is not None), None)
     found = None if point is None else counterexample_at(specification, loaded, point)
     if found is not None and not found.violation <= TOLERANCE:
@@ -152,10 +185,11 @@ def verify(
     notes = tuple(dict.fromkeys(note for ledger in ledgers for note in ledger.notes))
     problems = sum(query.size for query in stated.queries)
     kept = found if answer is Answer.SAT else None
-    return Verdict(answer, kept, reason, time.monotonic() - start, problems, notes)
+    seconds = time.monotonic() - start
+    return Verdict(answer, kept, reason, seconds, problems, notes, tuple(ledgers), loaded.file)
 
 
-def _search(stated: Stated, deadline: float, seed: int, device: torch.device) -> list[_FirstFound]:
+def _search(stated: Stated, deadline: float, seed: int, device: torch.device, keep_leaves: bool) -> list[_FirstFound]:
     """What is quick on every batch of problems first, then the search of one after the other until a point is found."""
 
     def left() -> float:
@@ -163,7 +197,8 @@ def _search(stated: Stated, deadline: float, seed: int, device: torch.device) ->
 
     queries = stated.queries
     # the first batch alone needs no round of attacks: the search begins with one
-    ledgers = [_FirstFound(query, time_limit=left()) for query in queries]
+    trees = [[] if keep_leaves else None for _ in queries]
+    ledgers = [_FirstFound(query, time_limit=left(), trees=tree) for query, tree in zip(queries, trees)]
     for ledger in ledgers:
         _quick(ledger, seed, device)
         if ledger.found:

@@ -66,6 +66,9 @@ def comparison_figure(groups: Sequence[Group], heading: str = "") -> Figure:
         if heading:
             figure.suptitle(heading, fontsize=11, fontweight="bold")
         entries = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels())}
+        if any(label.startswith("ours, ") for label in entries):
+            # the same point, in a panel where every method has a single number
+            entries.pop("ours", None)
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
