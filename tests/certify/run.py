@@ -7,48 +7,18 @@ started again. Writes the table of what was run; ends with exit code 1 where som
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import time
 from pathlib import Path
 
-import torch
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mutated import FALSE, examined, page
 
-ROOT = Path(__file__).parents[2]
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10000)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "mutated_certificates.jsonl")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "mutated_certificates.md")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.runs.parent.mkdir(parents=True, exist_ok=True)
-    lines = options.runs.read_text().splitlines() if options.runs.is_file() else []
-    records = {r["seed"]: r for r in map(json.loads, lines)}
-    end = time.monotonic() + 60 * options.minutes
-    with options.runs.open("a") as file:
-        for seed in range(options.count):
-            if time.monotonic() > end:
-                break
-            if seed not in records:
-                records[seed] = examined(seed)
-                file.write(json.dumps(records[seed]) + "\n")
-                file.flush()
-                if records[seed]["wrong"]:
-                    print(f"seed {seed}: {records[seed]['wrong']}", flush=True)
-    chosen = [records[seed] for seed in sorted(records) if seed < options.count]
-    options.out.write_text(page(chosen))
-    print(f"{len(chosen)} certificates; wrote {options.out}")
-    return int(any(r["outcome"] == FALSE for r in chosen))
-
+from resumable import run_campaign
 
 if __name__ == "__main__":
-    sys.exit(main())
+    found = run_campaign(
+        __doc__, 10_000, "mutated_certificates", examined, lambda r: [r["wrong"]] if r["wrong"] else [], page
+    )  # fmt: skip
+    sys.exit(int(any(r["outcome"] == FALSE for r in found)))

@@ -6,9 +6,6 @@ Every problem goes to every engine and to enumeration; what any of them says wro
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import platform
 import sys
 import time
@@ -17,11 +14,12 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from campaign import EXACT, case, complaints
 
-ROOT = Path(__file__).parents[2]
+from resumable import run_campaign
 
 
 def measured(seed: int) -> dict:
@@ -67,33 +65,5 @@ def page(records: list[dict]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=5000)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "campaign.jsonl")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "random_problems.md")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    options.runs.parent.mkdir(parents=True, exist_ok=True)
-    lines = options.runs.read_text().splitlines() if options.runs.is_file() else []
-    records = {r["seed"]: r for r in map(json.loads, lines)}
-    end = time.monotonic() + 60 * options.minutes
-    with options.runs.open("a") as file:
-        for seed in range(options.count):
-            if seed in records:
-                continue
-            if time.monotonic() > end:
-                break
-            records[seed] = measured(seed)
-            file.write(json.dumps(records[seed]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            for text in records[seed]["complaints"]:
-                print(f"seed {seed}: {text}", flush=True)
-    options.out.write_text(page([records[seed] for seed in sorted(records) if seed < options.count]))
-    print(f"{len(records)} problems; wrote {options.out}")
-
-
 if __name__ == "__main__":
-    main()
+    run_campaign(__doc__, 5000, "random_problems", measured, lambda r: r["complaints"], page)

@@ -1,0 +1,60 @@
+"""Long campaigns by hand: a record for each seed in a file of lines, so that they can be stopped and started again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_campaign(
+    description: str,
+    count: int,
+    name: str,
+    examined: Callable[[int], dict],
+    wrong: Callable[[dict], Iterable[str]],
+    page: Callable[[list[dict]], str],
+) -> list[dict]:
+    """Examine the seeds that have no record yet, print what is wrong, and write the page of all of them.
+
+    Args:
+        description: of the command.
+        count: of seeds, unless ``--count`` says otherwise.
+        name: of the file of records below ``runs`` and of the page below ``benchmarks/results``.
+        examined: the record of a seed, with the seed in it.
+        wrong: what is to be printed of a record.
+        page: the page.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=count)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / f"{name}.jsonl")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / f"{name}.md")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.runs.parent.mkdir(parents=True, exist_ok=True)
+    lines = options.runs.read_text().splitlines() if options.runs.is_file() else []
+    records = {r["seed"]: r for r in map(json.loads, lines)}
+    end = time.monotonic() + 60 * options.minutes
+    with options.runs.open("a") as file:
+        for seed in range(options.count):
+            if time.monotonic() > end:
+                break
+            if seed not in records:
+                records[seed] = examined(seed)
+                file.write(json.dumps(records[seed]) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+                for text in wrong(records[seed]):
+                    print(f"seed {seed}: {text}", flush=True)
+    chosen = [records[seed] for seed in sorted(records) if seed < options.count]
+    options.out.write_text(page(chosen))
+    print(f"{len(chosen)} records; wrote {options.out}")
+    return chosen
