@@ -37,10 +37,11 @@ class Images(NamedTuple):
 
 
 def data_folder() -> Path:
-    """``$CLINCH_DATA``, or ``shared/data`` beside the project's folder (it need not exist)."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
-    return Path(__file__).resolve().parents[3] / "shared" / "data"
+    """``$CLINCH_DATA`` or its folder ``data``; else ``shared/data`` beside the project's folder (it need not exist)."""
+    if not (named := os.environ.get(VARIABLE)):
+        return Path(__file__).resolve().parents[3] / "shared" / "data"
+    inside = Path(named) / "data"
+    return inside if inside.is_dir() else Path(named)
 
 
 def model_file(name: str) -> Path:

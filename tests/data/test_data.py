@@ -42,6 +42,13 @@ def test_the_environment_variable_names_the_folder(folder, monkeypatch):
         mnist("train")
 
 
+def test_the_environment_variable_may_name_the_folder_above(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLINCH_DATA", str(tmp_path))
+    assert data.data_folder() == tmp_path
+    (tmp_path / "data").symlink_to(folder[0], target_is_directory=True)
+    assert data.data_folder() == tmp_path / "data" and len(mnist("test").x) == 5
+
+
 def test_without_files_openml_is_asked_and_its_failure_is_told(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise OSError("no route to host")

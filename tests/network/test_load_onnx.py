@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +15,16 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
+from clinch.data import data_folder
 from clinch.errors import NetworkError, UnsupportedOperator
 from clinch.network.fold import fold
 from clinch.network.load import load
 from clinch.network.network import Network
 from clinch.network.original import OriginalFile
 
-DATA = Path(os.environ.get("CLINCH_DATA", Path(__file__).parents[3] / "shared"))
-MODELS = sorted((DATA / "models").glob("*.onnx"))
-COMPETITION = sorted((DATA / "data" / "vnncomp").glob("*/onnx/*.onnx.gz"))
+DATA = data_folder()
+MODELS = sorted((DATA.parent / "models").glob("*.onnx"))
+COMPETITION = sorted((DATA / "vnncomp").glob("*/onnx/*.onnx.gz"))
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -326,7 +326,7 @@ def test_weights_among_the_inputs_are_no_inputs():
 
 # --- real files ------------------------------------------------------------------------------------------------------
 
-needs_models = pytest.mark.skipif(not MODELS, reason=f"no reference networks under {DATA} (set CLINCH_DATA)")
+needs_models = pytest.mark.skipif(not MODELS, reason=f"no reference networks beside {DATA} (set CLINCH_DATA)")
 needs_competition = pytest.mark.skipif(not COMPETITION, reason=f"no VNN-COMP networks under {DATA} (set CLINCH_DATA)")
 
 POOLS = {"mnist_lenet5": nn.AvgPool2d, "mnist_lenet5_published": nn.MaxPool2d}
@@ -342,7 +342,7 @@ def sequential(name: str) -> nn.Sequential:
     """The module that a state dict of plain ``INDEX.weight`` keys belongs to."""
     from safetensors.torch import load_file
 
-    state = load_file(DATA / "models" / f"{name}.safetensors")
+    state = load_file(DATA.parent / "models" / f"{name}.safetensors")
     indices = sorted({int(key.split(".")[0]) for key in state})
     strides = iter(CONVOLUTIONS.get(name, []))
     layers: list[nn.Module] = []

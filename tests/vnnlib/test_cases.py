@@ -1,19 +1,17 @@
 """The normal form: the same meaning as the formula, in few problems."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vnnlib_cases import INPUTS, OUTPUTS, box, declared, formulas
 
+from clinch.data import data_folder
 from clinch.errors import SpecificationError
 from clinch.vnnlib import Junction, Specification, parse_specification, read_specification
 from clinch.vnnlib.cases import cases_of
 
-DATA = Path(os.environ.get("CLINCH_DATA", Path(__file__).parents[3] / "shared")) / "data" / "vnncomp"
+DATA = data_folder() / "vnncomp"
 _NAMES = parse_specification(declared("(assert true)")).tensors
 
 
