@@ -12,6 +12,7 @@ import sqlite3
 import time
 from contextlib import closing
 
+import onnx
 import pytest
 from certified import known
 from changes import packed, unpacked
@@ -118,6 +119,25 @@ def test_an_external_file_whose_name_is_no_text(folder):
     content = model.SerializeToString().replace(b"weights??", b"weights\xff\xfe")
     error = survives(TARGETS["onnx"], content, folder)
     assert isinstance(error, NetworkError) and "UTF-8" in str(error)
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant"])
+def test_the_checker_opens_no_file_that_a_network_names(folder, monkeypatch, where):
+    """The library would look for it in the folder that the program runs in."""
+    model = onnx.load_from_string(TARGETS["checker-onnx"].seeds()[0])
+    tensor = model.graph.initializer[0]
+    (folder / "weights").write_bytes(onnx.numpy_helper.to_array(tensor).tobytes())
+    monkeypatch.chdir(folder)
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights")
+    if where == "constant":
+        node = onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
+        model.graph.node.insert(0, node)
+        del model.graph.initializer[0]
+    error = survives(TARGETS["checker-onnx"], model.SerializeToString(), folder)
+    assert error is not None and "lie outside of it" in str(error)
 
 
 @pytest.mark.parametrize(("name", "content"), FOUND, ids=range(len(FOUND)))

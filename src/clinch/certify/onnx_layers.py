@@ -37,7 +37,7 @@ def read_onnx(path: Path) -> tuple[list[Layer], str]:
         raise Refused(f"'{path.name}' is too large.")
     try:
         graph = onnx.load_from_string(data).graph
-        constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+        constants = {t.name: _stored(t) for t in graph.initializer}
         inputs = [i for i in graph.input if i.name not in constants]
         extents = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim][1:]
         if len(inputs) != 1 or len(graph.output) != 1 or not extents or min(extents) < 1:
@@ -46,7 +46,7 @@ def read_onnx(path: Path) -> tuple[list[Layer], str]:
         for node in graph.node:
             settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             if node.op_type == "Constant":
-                constants[node.output[0]] = onnx.numpy_helper.to_array(settings["value"])
+                constants[node.output[0]] = _stored(settings["value"])
                 continue
             layer = _layer(node.op_type, list(node.input), settings, layers, at, constants)
             at[node.output[0]] = len(layers)
@@ -55,6 +55,15 @@ def read_onnx(path: Path) -> tuple[list[Layer], str]:
     except (DecodeError, *MALFORMED) as error:
         raise Refused(f"'{path.name}' is no ONNX file that the checker can read: {type(error).__name__}.") from None
     return layers[: last + 1], hashlib.sha256(data).hexdigest()
+
+
+def _stored(tensor: Any) -> Array:
+    """A tensor that lies in the file itself: the library would open another one in whatever folder this runs in."""
+    from onnx import TensorProto, numpy_helper
+
+    if tensor.data_location != TensorProto.DEFAULT or tensor.external_data:
+        raise Refused("The file's weights lie outside of it; save the model in one file.")
+    return numpy_helper.to_array(tensor)
 
 
 def _layer(
