@@ -79,7 +79,7 @@ def spoilt_run(content: bytes, rng: random.Random) -> bytes:
                 )
             database.commit()
             return database.serialize()
-        except (sqlite3.Error, IndexError, ValueError):
+        except (sqlite3.Error, IndexError, ValueError, MemoryError):
             return spoilt_bytes(content, rng)
 
 

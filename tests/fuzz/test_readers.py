@@ -24,6 +24,7 @@ from targets import mutated, survives, targets
 
 from clinch.certify.certificate import CERTIFICATE, NETWORK
 from clinch.errors import NetworkError, UnsupportedOperator
+from clinch.study.store import Store, StoreError
 
 TARGETS = targets()
 #: processor seconds of one file, far above what any takes
@@ -186,6 +187,15 @@ def test_what_a_query_says_to_people_is_checked(folder, value):
     header, tensors = case.proof.certificate
     content = packed({**header, "query": {**header["query"], **value}}, tensors, CERTIFICATE)
     refused("certificate", content, folder, "sense")
+
+
+def test_a_run_whose_schema_is_no_text_is_refused(folder):
+    """SQLite quotes it in its own error, which Python cannot decode then."""
+    content = TARGETS["run"].seeds()[0].replace(b"CREATE TABLE study", b"CREATE \xacABLE study")
+    refused("run", content, folder, "as a run: ")
+    (folder / "results.sqlite").write_bytes(content)
+    with pytest.raises(StoreError, match="Cannot use"), Store(folder) as store:
+        store.counts()
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,8 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
             # a view would be a program: its query need not end
             raise StoreError(f"{file} is no run of clinch evaluate: it lacks the tables of one. {_ADVICE}.")
         yield database
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # what SQLite says of a damaged file may quote bytes that are no text
         text = str(error)
         hint = _ADVICE
         if "locked" in text:

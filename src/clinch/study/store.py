@@ -244,7 +244,8 @@ class Store(AbstractContextManager["Store"]):
         """SQLite's errors in one line that says what to do."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            # what SQLite says of a damaged file may quote bytes that are no text
             where, text = self.path or "the store", str(error)
             hints = {
                 "full": "Make room and run the same command again: it goes on where it stopped",
