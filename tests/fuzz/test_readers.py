@@ -110,6 +110,17 @@ def test_a_kernel_of_another_size_than_stated_does_not_reach_onnxruntime(folder)
     assert isinstance(error, UnsupportedOperator) and "kernel_shape" in str(error)
 
 
+def test_padding_makes_no_layer_without_end(folder):
+    """A file of 900 bytes made a convolution work for a minute."""
+    model = MODELS["convolution"]()
+    (pads,) = [t for t in model.graph.initializer if t.name == "pads"]
+    sizes = onnx.numpy_helper.to_array(pads).copy()
+    sizes[3] = 2**24
+    pads.CopyFrom(onnx.numpy_helper.from_array(sizes, "pads"))
+    error = survives(TARGETS["onnx"], model.SerializeToString(), folder)
+    assert isinstance(error, NetworkError) and "elements for one input" in str(error)
+
+
 def test_an_external_file_whose_name_is_no_text(folder):
     """Protobuf hands out what is not UTF-8 as bytes, which no path can be made of."""
     model = MODELS["convolution"]()

@@ -6,6 +6,7 @@ tensor or a Python value. Everything that depends on no activation was computed 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
@@ -24,6 +25,10 @@ class Value(NamedTuple):
 
     position: int
     shape: Shape
+
+
+#: elements of a layer beyond which a network is refused: a file of some hundred bytes can ask for any number by padding
+MOST_ELEMENTS = 2**26
 
 
 class Builder:
@@ -67,6 +72,11 @@ class Builder:
                 "Write the model so that each input of a batch is treated alone."
             )
         shape = tuple(out.shape[1:])
+        if math.prod(shape) > MOST_ELEMENTS:
+            raise NetworkError(
+                f"{where} has {math.prod(shape):,} elements for one input; at most {MOST_ELEMENTS:,} are taken. "
+                "Load a smaller network."
+            )
         self.nodes.append(Node(name, op, tuple(value.position for value in inputs), shape, source))
         return Value(len(self.nodes) - 1, shape)
 

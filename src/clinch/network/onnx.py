@@ -18,15 +18,13 @@ from onnx import ModelProto, NodeProto, TensorProto, defs, helper
 from torch import Tensor
 
 from clinch.errors import ClinchError, NetworkError, UnsupportedOperator
-from clinch.network.build import Builder, Call, Unique, Value
+from clinch.network.build import MOST_ELEMENTS, Builder, Call, Unique, Value
 from clinch.network.graph import Graph
 from clinch.network.onnx_constants import Unfoldable, array_of, folded
 from clinch.network.ops.base import ONNX, Shape
 
 #: before this one, arithmetic broadcast differently
 _OLDEST = 7
-#: elements of one input at most
-_MOST_INPUTS = 2**27
 _DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.DOUBLE: torch.float64,
@@ -120,9 +118,9 @@ class _Reading:
                 "Save the model with a first dimension that is free or 1."
             )
         rest = stated[1:]
-        if any(n is not None and n <= 0 for n in rest) or math.prod(n or 1 for n in rest) > _MOST_INPUTS:
+        if any(n is not None and n <= 0 for n in rest) or math.prod(n or 1 for n in rest) > MOST_ELEMENTS:
             raise NetworkError(
-                f"{name} has shape {stated}; each extent is at least 1, and at most {_MOST_INPUTS:,} elements "
+                f"{name} has shape {stated}; each extent is at least 1, and at most {MOST_ELEMENTS:,} elements "
                 "are read. Save a smaller model."
             )
         if given is None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NETWORKS = ("mnist_small", "mnist_dnn2", "mnist_dnn4")
 #: the network whose minimum distances are proven as well
 PROVEN = "mnist_small"
-IMAGES, AMONG, SEARCHES, LIMIT, GAP = 10, 200, 7, 20.0, 1e-3
+IMAGES, AMONG, SEARCHES, LIMIT, GAP = 25, 200, 7, 20.0, 1e-3
 #: Table 1: test error and average minimum distortion
 PUBLISHED = {
     "FC10(1e-4)": (0.074, 0.062), "FC10(1e-2)": (0.094, 0.1), "FC10(1)": (0.2, 0.14), "FC100-100-10": (0.0164, 0.058),
