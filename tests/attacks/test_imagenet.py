@@ -68,6 +68,6 @@ def test_the_default_attack_on_224_by_224(p):
 @pytest.mark.slow
 def test_a_wide_network_and_many_lanes_stay_small():
     model, x, y = case(32, 4)
-    found = cl.attacks.worst(model, x, y, eps=1 / 255, passes=500)
+    found = cl.attacks.worst(model, x, y, eps=4 / 255, passes=500)
     assert model.largest <= AT_ONCE // x[0].numel()
     assert bool(found.success.any()) and bool((model(found.x[found.success]).argmax(1) != y[found.success]).all())
