@@ -124,11 +124,12 @@ def _refuse_unread(found: Evaluation | Comparison) -> None:
     from clinch.study.template import UNREAD
 
     runs = [found] if isinstance(found, Evaluation) else found.runs.values()
-    unread = {row.image: row.error for each in runs for row in each.rows if row.method == UNREAD}
+    # an image of one data set is in the rows of every model, norm and radius
+    unread = {(each.data, row.image): row.error for each in runs for row in each.rows if row.method == UNREAD}
     if unread:
-        image, error = next(iter(unread.items()))
+        (data, image), error = next(iter(unread.items()))
         raise DataError(
-            f"{len(unread)} of the images cannot be used, the others have their rows; image {image}: {error}"
+            f"{len(unread)} of the images cannot be used, the others have their rows; {data}, image {image}: {error}"
         )
 
 

@@ -186,7 +186,9 @@ def verify(
     problems = sum(query.size for query in stated.queries)
     kept = found if answer is Answer.SAT else None
     seconds = time.monotonic() - start
-    return Verdict(answer, kept, reason, seconds, problems, notes, tuple(ledgers), loaded.file)
+    # whoever asks for certificates needs the searches; nobody else's memory is held by them
+    searches = tuple(ledgers) if answer is Answer.UNSAT else ()
+    return Verdict(answer, kept, reason, seconds, problems, notes, searches, loaded.file)
 
 
 def _search(stated: Stated, deadline: float, seed: int, device: torch.device, keep_leaves: bool) -> list[_FirstFound]:
