@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clinch.files import printable
+
 if TYPE_CHECKING:
     from clinch.network.graph import Graph
     from clinch.query import Forms
@@ -16,10 +18,10 @@ WRITTEN_OUT = 4
 
 
 def layer_name(graph: Graph, node: int) -> str:
-    """``"input"``, ``"output"``, or the layer's own name."""
+    """``"input"``, ``"output"``, or the layer's own name, in one line whatever its author wrote."""
     if node == 0:
         return "input"
-    return "output" if node == graph.output else graph.nodes[node].name
+    return "output" if node == graph.output else printable(graph.nodes[node].name, lines=False)
 
 
 def element_name(graph: Graph, node: int, element: int) -> str:

@@ -11,7 +11,8 @@ import os
 import secrets
 import unicodedata
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
@@ -103,24 +104,31 @@ PICKLE_ADVICE = (
 )
 
 
-def write_whole(path: str | PathLike[str], text: str) -> None:
-    """Write a file beside its place and then move it there: a full disk or a crash leaves the old file as it was.
+@contextmanager
+def replacing(path: str | PathLike[str]) -> Iterator[Path]:
+    """A file to write beside its place, moved there when all is written: a full disk or a kill leaves the old one.
+
+    Its name has the ending of the one it becomes, so that writers which choose a format by it can be handed the path.
 
     Raises:
         OSError: it cannot be written.
+
+    Example:
+        >>> with replacing("curve.png") as beside:
+        ...     figure.savefig(beside)
     """
     path = Path(path)
     if path.exists() and not path.is_file():
         # a pipe or a device is written to, not replaced
-        with path.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        yield path
         return
     target = path.resolve()
-    beside = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}")
+    beside = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}{target.suffix[:20]}")
     try:
-        with beside.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
+        # its own file, not one that a link of this name leads to
+        beside.open("xb").close()
+        yield beside
+        with beside.open("rb") as stream:
             os.fsync(stream.fileno())
         if target.exists():
             beside.chmod(target.stat().st_mode & 0o777)
@@ -131,22 +139,57 @@ def write_whole(path: str | PathLike[str], text: str) -> None:
         raise
 
 
-def printable(text: str) -> str:
+def write_whole(path: str | PathLike[str], text: str) -> None:
+    """Write a text as :func:`replacing` does: as a whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+
+
+def printable(text: str, *, lines: bool = True) -> str:
     """Text for a terminal: characters that would move the cursor, change colours or turn text around are escaped.
 
     Names in files are their author's choice: an escape sequence in a layer's name stays text.
 
+    Args:
+        text: of a stranger, or with names of one in it.
+        lines: whether line feeds and tabs stay. Not so for a name inside a line: its line feed would begin a line that
+            looks like one of ours.
+
     Example:
         >>> printable("layer\\x1b[2J")
         'layer\\\\x1b[2J'
+        >>> printable("relu\\nPROVEN", lines=False)
+        'relu\\\\nPROVEN'
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_visible(c) for c in text)
+    kept = "\n\t" if lines else ""
+    return "".join(c if c in kept else _visible(c) for c in text)
 
 
 def _visible(character: str) -> str:
     # controls, format characters such as right-to-left overrides, lone surrogates, line and paragraph separators
-    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+    if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def cell(value: object) -> object:
+    """A cell of a table for a spreadsheet: numbers as they are, texts so that none is a formula or breaks its line.
+
+    Programs take what begins with ``=``, ``+``, ``-`` or ``@``, also after blanks, for a formula, which can read files
+    and open connections; after an apostrophe it is text.
+
+    Example:
+        >>> cell("=1+1"), cell(-1.5), cell("no inputs")
+        ("'=1+1", -1.5, 'no inputs')
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value, lines=False)
+    # full-width forms are formulas in some languages
+    return f"'{text}" if unicodedata.normalize("NFKC", text).lstrip()[:1] in ("=", "+", "-", "@", "\u2212") else text

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clinch.describe import atom_texts
+from clinch.files import printable
 from clinch.network.ops.base import Interval
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class Solution:
             ("time", f"{self.seconds:.2f} s, {self.queries} points checked"),
             ("tight", "; ".join(str(text) for text in self.tight) or "no condition besides the region"),
         ]
-        return "\n".join(f"{name:<8}{text}" for name, text in [*rows, *(("note", note) for note in self.notes)])
+        return "\n".join(f"{name:<8}{text}" for name, text in [*rows, *(("note", note) for note in self._notes())])
 
     def _table(self) -> str:
         """A header and one line per problem."""
@@ -242,7 +243,11 @@ class Solution:
             lines.append(f"{b:>4}  {status.name:<10}  {numbers}  {tight}".rstrip())
         if len(self.status) > PRINTED:
             lines.append(f"      and {len(self.status) - PRINTED} more")
-        return "\n".join([*lines, *(f"note  {note}" for note in self.notes)])
+        return "\n".join([*lines, *(f"note  {note}" for note in self._notes())])
+
+    def _notes(self) -> list[str]:
+        """Each in one line: they may quote names of a file's author."""
+        return [printable(note, lines=False) for note in self.notes]
 
 
 def _shown(values: Tensor | float, sense: int, many: bool) -> Tensor | float:

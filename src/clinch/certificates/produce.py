@@ -21,7 +21,7 @@ from clinch.certify.check import Report, check, point_limits
 from clinch.certify.layers import Refused, read_layers
 from clinch.errors import CertificateError, NetworkError
 from clinch.exact.closed_leaves import ClosedLeaves, Leaves
-from clinch.files import MODEL_LIMIT, read_limited
+from clinch.files import MODEL_LIMIT, read_limited, replacing
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
 #: by how much the certified bound may lie below the reported one, relative and absolute
@@ -54,8 +54,9 @@ class SavedProof:
         """Write ``path`` and, beside it, the layer list ``<stem>.network.safetensors``, whose path is returned."""
         path = Path(path)
         beside = path.with_name(path.stem + ".network.safetensors")
-        write_file(path, CERTIFICATE, *self.certificate)
-        write_file(beside, NETWORK, *self.network)
+        for target, entry, content in ((beside, NETWORK, self.network), (path, CERTIFICATE, self.certificate)):
+            with replacing(target) as unfinished:
+                write_file(unfinished, entry, *content)
         return beside
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clinch.certificates.produce import SavedProof, certify
 from clinch.errors import CertificateError
+from clinch.files import replacing
 from clinch.network.network import Network
 from clinch.study.sources import open_source
 from clinch.study.store import Row, Store
@@ -113,7 +114,9 @@ def _one(
     # one layer list for the whole run: it is large, and the same
     shared = target.with_name("network.safetensors")
     if not shared.is_file():
-        write_file(shared, NETWORK, *proof.network)
-    write_file(target, CERTIFICATE, *proof.certificate)
+        with replacing(shared) as beside:
+            write_file(beside, NETWORK, *proof.network)
+    with replacing(target) as beside:
+        write_file(beside, CERTIFICATE, *proof.certificate)
     assert isinstance(proof, SavedProof)
     return Certified(row.image, target, proof.report.bound, "")

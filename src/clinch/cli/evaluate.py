@@ -136,12 +136,14 @@ def _refuse_unread(found: Evaluation | Comparison) -> None:
 def _certify(out: Path, network: Network, source: Source, found: Evaluation) -> None:
     """A certificate for every proven image; what has none is said on standard error."""
     from clinch.certificates.runs import FOLDER, certify_run
+    from clinch.files import printable
 
     made = list(certify_run(out, network, source, found.template))
     missing = [one for one in made if one.file is None]
     for one in missing:
-        print(f"image {one.image} has no certificate: {one.reason}", file=sys.stderr)
-    print(f"proofs   {len(made) - len(missing)} of {len(made)} certificates in {out / FOLDER}", file=sys.stderr)
+        print(f"image {one.image} has no certificate: {printable(one.reason, lines=False)}", file=sys.stderr)
+    where = printable(str(out / FOLDER), lines=False)
+    print(f"proofs   {len(made) - len(missing)} of {len(made)} certificates in {where}", file=sys.stderr)
 
 
 def _check_options(
@@ -171,7 +173,8 @@ def _check_options(
         raise ProblemError(
             "--certificates lie in the folder of one run. Name it with --out, and ask for one combination."
         )
-    check_writable(None if report is None else str(report))
+    for file in (report, table):
+        check_writable(None if file is None else str(file))
 
 
 def _study(
@@ -203,6 +206,7 @@ def _write(
     """Print and write what was found; the exit code."""
     from clinch.cli.console import write_json
     from clinch.cli.study_tables import print_table
+    from clinch.files import printable
     from clinch.study.columns import class_rows
     from clinch.study.evaluation import Evaluation
     from clinch.study.store import write_table
@@ -212,7 +216,7 @@ def _write(
         write_table(table, runs[""].rows)
     if json != "-":
         if isinstance(found, Evaluation):
-            print(found)
+            print(printable(str(found)))
         else:
             print_table(found.rows())
         for name, each in runs.items() if per_class else ():

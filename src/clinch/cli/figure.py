@@ -25,6 +25,7 @@ def figure(
     """
     from clinch.cli.console import OutputError, check_writable
     from clinch.errors import ProblemError
+    from clinch.files import printable
     from clinch.study import figures
     from clinch.study.runs import open_run
 
@@ -43,5 +44,5 @@ def figure(
         figures.save(drawn, out)
     except OSError as error:
         raise OutputError(f"Cannot write {out}: {error.strerror}. Name another file.") from None
-    print(out)
+    print(printable(str(out), lines=False))
     return 0

@@ -26,6 +26,7 @@ def report(
     Example: clinch report run --out report.html --classes names.txt
     """
     from clinch.cli.console import check_writable
+    from clinch.files import printable
     from clinch.study.report import read_class_names, write_report
     from clinch.study.runs import open_run
 
@@ -35,5 +36,5 @@ def report(
     found = open_run(run)
     target = found.path.with_name("report.html") if out is None else out
     check_writable(str(target))
-    print(write_report(found, target, title=title, classes=names, data=data))
+    print(printable(str(write_report(found, target, title=title, classes=names, data=data)), lines=False))
     return 0

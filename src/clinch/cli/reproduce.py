@@ -94,13 +94,14 @@ def _print(found: Reproduction) -> None:
 
 def _write(found: Reproduction, folder: Path, quiet: bool) -> None:
     from clinch.cli.console import OutputError
+    from clinch.files import write_whole
     from clinch.study.figures import save
 
     stem = found.name.replace("-", "_")
     try:
         picture = save(found.figure, folder / f"{stem}.png")
         page = folder / f"{stem}.md"
-        page.write_text(found.to_markdown(picture.name), encoding="utf-8")
+        write_whole(page, found.to_markdown(picture.name))
     except OSError as error:
         raise OutputError(f"Cannot write into {folder}: {error.strerror}. Name another folder with --out.") from None
     if not quiet:

@@ -15,12 +15,12 @@ def print_table(rows: Sequence[dict[str, str]], title: str | None = None) -> Non
     from clinch.files import printable
     from clinch.study.columns import heads_of, text_table
 
+    title = None if title is None else printable(title, lines=False)
     console = Console()
     if not console.is_terminal:
         print("\n".join([*([title] if title else []), text_table(rows)]))
         return
-    table = Table(*heads_of(rows), title=title, box=SIMPLE_HEAD, title_justify="left")
+    table = Table(*heads_of(rows), title=None if title is None else Text(title), box=SIMPLE_HEAD, title_justify="left")
     for row in rows:
-        # names of models and data are their author's choice
-        table.add_row(*(Text(printable(row.get(name, ""))) for name in heads_of(rows)))
+        table.add_row(*(Text(row.get(name, "")) for name in heads_of(rows)))
     console.print(table)

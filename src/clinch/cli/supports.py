@@ -66,11 +66,12 @@ def _print(network: Network, rows: list[LayerSupport], whole: dict[str, bool]) -
         table.add_column(heading, justify="center")
     for row in rows:
         marks = [_mark(getattr(row, field)) for field in ENGINES.values()]
-        table.add_row(Text(printable(row.name)), Text(printable(row.operator)), "×".join(map(str, row.shape)), *marks)
+        names = (Text(printable(text, lines=False)) for text in (row.name, row.operator))
+        table.add_row(*names, "×".join(map(str, row.shape)), *marks)
     table.add_row()
     table.add_row("[bold]whole network[/bold]", "", "", *(_mark(able) for able in whole.values()))
     console = Console(highlight=False)
-    console.print(Text(f"{printable(network.name)}, input {'×'.join(map(str, network.input_shape))}\n"))
+    console.print(Text(f"{printable(network.name, lines=False)}, input {'×'.join(map(str, network.input_shape))}\n"))
     console.print(table)
 
 

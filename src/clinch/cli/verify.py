@@ -63,7 +63,7 @@ def verify(
         write_text(counterexample, f"{verdict.counterexample}\n")
     if verdict.decided and not verdict.problems:
         # most often a mistake in the file
-        print(printable(f"clinch: {verdict.reason}"), file=sys.stderr)
+        print(printable(f"clinch: {verdict.reason}", lines=False), file=sys.stderr)
     if json != "-":
         print(verdict.answer.value)
         if verdict.counterexample is not None and counterexample is None:
@@ -90,15 +90,16 @@ def _certified(verdict: Verdict, timeout: float, path: Path) -> bool:
     print(f"clinch: {len(written)} of {len(proofs)} certificates written.", file=sys.stderr)
     missing = next((reason for reason in proofs if isinstance(reason, CertificateError)), None)
     if missing is not None:
-        print(printable(f"clinch: {missing}"), file=sys.stderr)
+        print(printable(f"clinch: {missing}", lines=False), file=sys.stderr)
     return missing is None
 
 
 def _write(path: Path, text: str) -> None:
     from clinch.cli.console import OutputError
+    from clinch.files import write_whole
 
     try:
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror}. Name another file.") from None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinch.errors import ProblemError
+from clinch.files import printable
 from clinch.study.columns import columns, text_table
 from clinch.study.evaluation import Evaluation, Tally
 from clinch.study.run import classifier, evaluate
@@ -39,7 +40,8 @@ class Comparison:
         """One row per combination, as texts by the names of the columns."""
         return [
             {
-                "model": found.model, "data": found.data, "norm": norm_name(found.template.norm),
+                "model": printable(found.model, lines=False), "data": printable(found.data, lines=False),
+                "norm": norm_name(found.template.norm),
                 "eps": "" if found.template.eps is None else f"{found.template.eps:g}",
                 "methods": found.template.methods, **columns(found),
             }

@@ -6,13 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from clinch.errors import ProblemError
+from clinch.files import printable
 from clinch.solution import installed_versions
 from clinch.study.measures import DistanceIntervals, rho2
 from clinch.study.store import COLUMNS, Row
@@ -271,11 +272,13 @@ class Evaluation:
         }  # fmt: skip
 
     def __str__(self) -> str:
+        # names of files and errors of engines are their author's choice
+        one = partial(printable, lines=False)
         counts = ", ".join(f"{self.tally.counts[s]} {s}" for s in STATUSES if self.tally.counts.get(s))
         missing = self.tally.images - self.tally.seen
         lines = [
             f"problem  {self.template.text}",
-            f"model    {self.model} on {self.data}, {self.tally.images} images",
+            f"model    {one(self.model)} on {one(self.data)}, {self.tally.images} images",
             f"images   {counts or 'none'}" + (f", {missing} not looked at" if missing else ""),
         ]
         if self.template.eps is None:
@@ -287,7 +290,7 @@ class Evaluation:
             )
         lines += _measure_lines(self.measures())
         lines.append(f"time     {self.tally.seconds:.1f} s")
-        return "\n".join([*lines, *(f"note     {note}" for note in self.notes)])
+        return "\n".join([*lines, *(f"note     {one(note)}" for note in self.notes)])
 
 
 def _radii(radii: Sequence[float] | Tensor | float) -> Tensor:

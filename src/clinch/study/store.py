@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from clinch.errors import ClinchError
+from clinch.files import cell, replacing
 
 #: the file inside the folder of a run
 FILE = "results.sqlite"
@@ -285,16 +286,18 @@ def _pyarrow() -> Any:
 def write_table(target: str | Path, rows: Iterable[Row]) -> None:
     """Write rows, without the inputs, as ``.csv``, or as ``.parquet`` with the extra of that name.
 
+    The file is replaced as a whole or not at all. Texts of a ``.csv`` are no formulas, see :func:`clinch.files.cell`.
+
     Raises:
         StoreError: another ending, a file that cannot be written, or ``pyarrow`` is missing.
     """
     path = checked_table(target)
     try:
         if path.suffix.lower() == ".csv":
-            with path.open("w", newline="", encoding="utf-8") as file:
+            with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
                 writer.writerow(COLUMNS)
-                writer.writerows(row[: len(COLUMNS)] for row in rows)
+                writer.writerows(map(cell, row[: len(COLUMNS)]) for row in rows)
         else:
             _write_parquet(path, rows)
     except OSError as error:
@@ -307,4 +310,5 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
     kinds |= {"passes": "int64", "seconds": "float64", "size": "float64", "first_order": "float64"}
     schema = pyarrow.schema([(name, kinds.get(name, "string")) for name in COLUMNS])
     table = pyarrow.Table.from_pylist([dict(zip(COLUMNS, row)) for row in rows], schema=schema)
-    pyarrow.parquet.write_table(table, path)
+    with replacing(path) as beside:
+        pyarrow.parquet.write_table(table, beside)

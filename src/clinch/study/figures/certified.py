@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clinch.study.figures.style import BOUND, GAP, MUTED, VALUE, style
+from clinch.study.figures.style import BOUND, GAP, MUTED, VALUE, named, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def certified_figure(evaluation: Evaluation, heading: str = "") -> Figure:
         axes.xaxis.set_major_formatter(lambda radius, _: f"{radius:.6g}")
         axes.grid(axis="y", color="#EAEAEA", linewidth=0.7)
         axes.set_axisbelow(True)
-        axes.set_title(heading or f"{evaluation.model} on {evaluation.data}", loc="left", fontweight="bold", pad=24)
+        axes.set_title(heading or named(evaluation), loc="left", fontweight="bold", pad=24)
         above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], **above, ncols=3, frameon=False, handlelength=1.6)

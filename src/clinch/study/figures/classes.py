@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clinch.errors import ShapeError
-from clinch.study.figures.style import BOUND, GAP, MUTED, VALUE, style
+from clinch.study.figures.style import BOUND, GAP, MUTED, VALUE, named, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def classes_figure(evaluation: Evaluation, names: Sequence[str] = (), heading: s
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("% of the images of each class")
-        axes.set_title(heading or f"{evaluation.model} on {evaluation.data}", loc="left", fontweight="bold", pad=24)
+        axes.set_title(heading or named(evaluation), loc="left", fontweight="bold", pad=24)
         above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
         axes.legend(**above, ncols=len(STATUS_COLOURS), frameon=False, handlelength=1.0, columnspacing=1.2)
     return figure

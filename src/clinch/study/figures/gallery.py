@@ -10,7 +10,7 @@ import numpy as np
 from clinch.errors import ProblemError
 from clinch.study.figures.certified import norm_name
 from clinch.study.figures.inputs import frame, is_image, pixels
-from clinch.study.figures.style import BOUND, INK, MUTED, VALUE, number, style
+from clinch.study.figures.style import BOUND, INK, MUTED, VALUE, named, number, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,9 +56,9 @@ def gallery_figure(run: Run, count: int = 8, names: Sequence[str] = (), data: An
             assert example.found is not None
             _draw(panels, example.original, example.found, run.template.lower, run.template.upper)
             distance = f"{norm_name(run)} {number(row.value or 0.0, 4)}"
-            panels[0].set_title(f"image {row.image}, {name}".replace("$", r"\$"), fontsize=7.5, loc="left")
+            panels[0].set_title(f"image {row.image}, {plain(str(name))}", fontsize=7.5, loc="left")
             panels[1].set_title(distance, fontsize=7.5, loc="left", color=VALUE)
-        heading = f"{run.model} on {run.data}: the nearest inputs".replace("$", r"\$")
+        heading = f"{named(run)}: the nearest inputs"
         figure.text(0.02, 0.985, heading, fontsize=10, fontweight="bold", color=INK, va="top")
     return figure
 

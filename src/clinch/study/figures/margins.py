@@ -10,7 +10,7 @@ import numpy as np
 from clinch.errors import ProblemError
 from clinch.study.figures.certified import norm_name
 from clinch.study.figures.classes import STATUS_COLOURS
-from clinch.study.figures.style import BOUND, GAP, INK, VALUE, style
+from clinch.study.figures.style import BOUND, GAP, INK, VALUE, named, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def margins_figure(evaluation: Evaluation, heading: str = "") -> Figure:
             _draw_margins(axes, evaluation)
         axes.grid(axis="y", color="#EAEAEA", linewidth=0.7)
         axes.set_axisbelow(True)
-        axes.set_title(heading or f"{evaluation.model} on {evaluation.data}", loc="left", fontweight="bold", pad=24)
+        axes.set_title(heading or named(evaluation), loc="left", fontweight="bold", pad=24)
         above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
         axes.legend(**above, ncols=4, frameon=False, handlelength=1.2, markerscale=2.5)
     return figure

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from clinch.files import printable, replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from clinch.study.evaluation import Evaluation
+
 #: Okabe and Ito's colours, distinguishable with any colour vision
 VALUE, BOUND, GAP, INK, MUTED = "#D55E00", "#0072B2", "#CFE3F1", "#222222", "#8A8A8A"
+
+#: characters of a heading; a longer one would leave no room for the axes
+LONGEST = 90
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -41,8 +48,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure; the ending of the name chooses the format (png, svg, pdf). Returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with style():
-        figure.savefig(path)
+    with style(), replacing(path) as beside:
+        figure.savefig(beside, format=path.suffix[1:] or None)
     return path
 
 
@@ -51,6 +58,17 @@ def style() -> AbstractContextManager[None]:
     import matplotlib as mpl
 
     return mpl.rc_context({**STYLE})  # type: ignore[return-value]
+
+
+def named(evaluation: Evaluation) -> str:
+    """Model and data of a study, as a heading."""
+    return plain(f"{evaluation.model} on {evaluation.data}")
+
+
+def plain(text: str) -> str:
+    """A text of a stranger: one line of a length that fits, and no formula to matplotlib."""
+    shown = printable(text, lines=False)
+    return (shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…").replace("$", r"\$")
 
 
 def flat(t: Tensor) -> np.ndarray:
