@@ -13,6 +13,7 @@ from torch import Tensor
 from clinch.constraints import Atoms, Constraint, Junction, NormBall
 from clinch.errors import ProblemError
 from clinch.expressions import LinearExpression
+from clinch.limits import equal
 from clinch.terms import entries_of_rows
 
 #: atom of each literal, clause of each literal, number of clauses
@@ -43,13 +44,20 @@ class Clauses:
         return all_of(parts) if constraint.every else any_of(parts)
 
     def _leaf(self, constraint: Atoms) -> Literals:
-        count = constraint.atoms.size
+        atoms, count = _atoms(constraint), constraint.atoms.size
         atom = torch.arange(self.size, self.size + count)
-        self.stack.append(constraint.atoms)
+        self.stack.append(atoms)
         self.size += count
         if constraint.every:
             return atom, torch.arange(count), count
         return atom, torch.zeros(count, dtype=torch.long), 1
+
+
+def _atoms(constraint: Atoms) -> LinearExpression:
+    """An equality fixes single inputs exactly, as it does at the top level."""
+    if constraint.equality is None or not constraint.every:
+        return constraint.atoms
+    return equal(constraint.equality, constraint.atoms)
 
 
 def all_of(parts: list[Literals]) -> Literals:

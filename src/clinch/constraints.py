@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ProblemError
+from clinch.limits import within_ball
 from clinch.symbols import merge_batches
 
 if TYPE_CHECKING:
@@ -130,11 +131,10 @@ class NormBall(Constraint):
     def expanded(self) -> Atoms:
         """For p = infinity, the same as linear atoms ``±w_i·e_i <= radius``; elements of weight zero count as 0."""
         assert self.norm.p == torch.inf
-        e = self.norm.expression.flatten()
-        if self.norm.weights is not None:
-            e = e.scaled(self.norm.weights, self.norm.batch)
-        atoms = e.stacked(-e).shifted(-self.radius.reshape(-1, 1), self.radius_batch)
-        return Atoms(atoms, (-atoms) + MARGIN)
+        e, weights, radius = self.norm.expression.flatten(), self.norm.weights, self.radius.reshape(-1, 1)
+        scaled = e if weights is None else e.scaled(weights, self.norm.batch)
+        beyond = scaled.stacked(-scaled).shifted(-radius, self.radius_batch)
+        return Atoms(within_ball(e, weights, radius, self.batch), (-beyond) + MARGIN)
 
     def __invert__(self) -> Constraint:
         if self.norm.p != torch.inf:

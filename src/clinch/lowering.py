@@ -3,7 +3,8 @@
 1. Balls of ``input − constant`` and fixed inputs are taken out of the top-level conjunction.
 2. The rest is brought to conjunctive normal form; only indices are copied, never coefficients.
 3. Atoms that are always or never true are decided, also those that no activation of their layer can change.
-4. Clauses of one atom about one input become limits of the box, in the model's own dtype.
+4. Atoms about one input become limits in the model's own dtype (:mod:`clinch.limits`), clauses of one of them limits of
+   the box.
 5. What is left becomes dense: the atoms of the query.
 """
 
@@ -23,6 +24,7 @@ from clinch.expressions import LinearExpression, concatenate
 from clinch.functions import NormExpression
 from clinch.geometry.region import Ball, Region
 from clinch.geometry.rounding import round_down, round_up
+from clinch.limits import InputRows, in_dtype, in_units_of_inputs, single_inputs
 from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
 from clinch.ranges import decided_by_ranges
 
@@ -94,11 +96,8 @@ class Box:
         return Box(network, -infinite, infinite)
 
     def cut(self, rows: InputRows, constant: Tensor) -> None:
-        """Impose ``coefficient_i · x[column_i] + constant_i <= 0``, constants of shape ``(B, m)``.
-
-        The limit on x is rounded to the model's dtype: x lives there, so that ``x <= 0.1`` means the model's own 0.1.
-        """
-        limit = _in_dtype(-constant / rows.coefficient, self.network)
+        """Impose ``coefficient_i · x[column_i] + constant_i <= 0``, constants of shape ``(B, m)``."""
+        limit = in_dtype(-constant / rows.coefficient, self.network)
         column = rows.column.expand(len(self.lower), -1)
         above = (rows.coefficient > 0).expand_as(column)
         upper = torch.where(above, limit, torch.inf)
@@ -143,40 +142,6 @@ class Box:
         return Region(lower, upper, region.balls)
 
 
-@dataclass(frozen=True, eq=False)
-class InputRows:
-    """Elements of an expression that are one input each: ``coefficient · x[column] + constant``.
-
-    Attributes:
-        row: which elements, shape ``(m,)``.
-        column: of which inputs, shape ``(m,)``.
-        coefficient: non-zero in every problem, shape ``(B, m)`` or ``(1, m)``.
-    """
-
-    row: Tensor
-    column: Tensor
-    coefficient: Tensor
-
-
-def single_inputs(e: LinearExpression) -> InputRows:
-    """Which elements of a one-dimensional expression look at exactly one input and at nothing else."""
-    entries = torch.zeros(e.size, dtype=torch.long)
-    for node, part in e.terms.items():
-        merged = part.coalesced(e.network.graph.nodes[node].size)
-        entries = entries + torch.bincount(merged.row, minlength=e.size) * (1 if node == 0 else 2)
-    if 0 not in e.terms:
-        none = torch.zeros(0, dtype=torch.long)
-        return InputRows(none, none, torch.zeros(1, 0, dtype=torch.float64))
-    inputs = e.terms[0].coalesced(e.network.graph.nodes[0].size)
-    chosen = (entries[inputs.row] == 1) & (inputs.value != 0).all(0)
-    return InputRows(inputs.row[chosen], inputs.col[chosen], inputs.value[:, chosen])
-
-
-def _in_dtype(values: Tensor, network: Network) -> Tensor:
-    """Rounded to the model's dtype, as float64: inputs and what they are compared with live there."""
-    return values.to(network.dtype).to(torch.float64) + 0.0
-
-
 # --- balls and distances ------------------------------------------------------------------------------------------
 
 
@@ -192,7 +157,7 @@ def _distance(norm: NormExpression, network: Network, batch: int) -> Distance | 
     size, shape = network.graph.nodes[0].size, network.input_shape
     weights = torch.ones(1, e.size, dtype=torch.float64) if norm.weights is None else norm.weights
     weights = weights[:, rows.row] * (1.0 if norm.p == 0 else rows.coefficient.abs())
-    center = _in_dtype(-e.constant[:, rows.row] / rows.coefficient, network)
+    center = in_dtype(-e.constant[:, rows.row] / rows.coefficient, network)
     full = torch.zeros(batch, size, dtype=torch.float64)
     spread_center = full.index_copy(1, rows.column, center.expand(batch, -1))
     spread_weights = full.index_copy(1, rows.column, weights.expand(batch, -1))
@@ -224,7 +189,7 @@ def _objective(objective: LinearExpression | NormExpression, sense: int, network
     e = objective.expression.flatten()
     rows = single_inputs(e)
     constant = e.constant.clone()
-    constant[:, rows.row] = -rows.coefficient * _in_dtype(-constant[:, rows.row] / rows.coefficient, network)
+    constant[:, rows.row] = -rows.coefficient * in_dtype(-constant[:, rows.row] / rows.coefficient, network)
     e = LinearExpression(network, e.shape, e.terms, constant, e.batch)
     weights = None if objective.weights is None else objective.weights.expand(batch, -1).clone()
     return FormsNorm(dense_forms(e, batch), objective.p, float(sense), weights)
@@ -240,7 +205,7 @@ def _clauses(rest: list[Constraint], network: Network, box: Box, batch: int) -> 
     if not parts:
         return Forms({}, torch.zeros(batch, 0, dtype=torch.float64)), torch.zeros(0, dtype=torch.long)
     atom, clause, count = all_of(parts)
-    stack = concatenate(collected.stack)
+    stack = in_units_of_inputs(concatenate(collected.stack))
     always, never = _decided(stack, batch)
     certain, hopeless = decided_by_ranges(stack, batch)
     always = always | certain
