@@ -42,7 +42,7 @@ class Objective:
                 f"The objective is a {type(e).__name__}. Write a scalar expression of a network's layers, such as "
                 "cl.norm(net.input - x0, 2) or net.output[7] - net.output[2]; for no objective 0."
             )
-        if isinstance(e, LinearExpression) and e.shape:
+        if isinstance(e, LinearExpression) and e.size != 1:
             raise ShapeError(
                 f"The objective must be a scalar, shape (); this one has shape {e.shape}. Index it or write .sum()."
             )

@@ -21,7 +21,10 @@ from clinch.network.ops.base import Operator, Reader, Shape
 
 
 class Value(NamedTuple):
-    """An activation: the output of the node at ``position``, of the given shape without the batch."""
+    """An activation: the output of the node at ``position``, of the given shape without the batch.
+
+    One number per input, of shape ``()`` here, is a node of shape ``(1,)``: engines meet no activation without an axis.
+    """
 
     position: int
     shape: Shape
@@ -77,7 +80,8 @@ class Builder:
                 f"{where} has {math.prod(shape):,} elements for one input; at most {MOST_ELEMENTS:,} are taken. "
                 "Load a smaller network."
             )
-        self.nodes.append(Node(name, op, tuple(value.position for value in inputs), shape, source))
+        node = Node(name, op, tuple(value.position for value in inputs), shape or (1,), source)
+        self.nodes.append(node if () not in (shape, *shapes) else replace(node, op=op.with_an_axis(shapes)))
         return Value(len(self.nodes) - 1, shape)
 
     def graph(

@@ -108,7 +108,12 @@ class OriginalModule:
         if inner - hooked.keys():
             with torch.no_grad():
                 values |= self.graph.forward(x, inner - hooked.keys())
-        return {layer: values[i] for layer, i in positions.items()}
+        return {layer: _with_axis(values[i]) for layer, i in positions.items()}
+
+
+def _with_axis(values: Any) -> Any:
+    """One number per input as a row of one, as the graph has it."""
+    return values.unsqueeze(1) if isinstance(values, Tensor) and values.dim() == 1 else values
 
 
 class OriginalFile:

@@ -371,6 +371,7 @@ def _label(invocation: Invocation) -> str:
 
 
 def _close(ours: Tensor, theirs: Tensor) -> bool:
+    theirs = theirs.unsqueeze(1) if theirs.dim() == 1 else theirs
     if ours.shape != theirs.shape:
         return False
     difference = (ours - theirs.to(ours.dtype)).abs().max() if ours.numel() else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
@@ -70,18 +70,31 @@ class AdaptiveAveragePool(Affine):
 
 @dataclass(frozen=True, eq=False)
 class Reduce(Affine):
-    """The sum over whole dimensions of a sample, times a factor: 1 for a sum, one over their size for a mean."""
+    """The sum over whole dimensions of a sample, times a factor: 1 for a sum, one over their size for a mean.
+
+    Attributes:
+        dims: the dimensions.
+        keep: whether they stay, with extent one.
+        factor: of the sum.
+        row: whether what is left, one number, is a row of one element.
+    """
 
     dims: tuple[int, ...]
     keep: bool
     factor: float = 1.0
+    row: bool = False
 
     linear: ClassVar[bool] = True
     nonnegative: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The sum, scaled."""
-        return inputs[0].sum([d + 1 for d in self.dims], keepdim=self.keep) * self.factor
+        total = inputs[0].sum([d + 1 for d in self.dims], keepdim=self.keep) * self.factor
+        return total.unsqueeze(1) if self.row else total
+
+    def with_an_axis(self, shapes: Sequence[Shape]) -> Reduce:
+        """The sum over everything is a row of one."""
+        return replace(self, row=not self.keep and len(self.dims) == len(shapes[0]))
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """Each element of a group gets the group's row."""

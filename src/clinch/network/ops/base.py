@@ -147,6 +147,15 @@ class Operator:
                 moved[field.name] = value.to(device, dtype) if value.is_floating_point() else value.to(device)
         return dataclasses.replace(self, **moved) if moved else self
 
+    def with_an_axis(self, shapes: Sequence[Shape]) -> Operator:
+        """The operator as a graph has it, where one number per input is a row of one element: the same for what works
+        element by element.
+
+        Args:
+            shapes: of the inputs as the model has them; ``()`` for one number, which will have shape ``(1,)``.
+        """
+        return self
+
     @property
     def label(self) -> str:
         """What tables and messages call it."""

@@ -29,6 +29,10 @@ class Reshape(Affine):
         """Each row in the new shape."""
         return inputs[0].reshape(inputs[0].shape[0], *self.shape)
 
+    def with_an_axis(self, shapes: Sequence[Shape]) -> Reshape:
+        """One number is a row of one."""
+        return Reshape(self.shape or (1,))
+
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """The old shape."""
         return [rows.reshape(rows.shape[0], *shapes[0])]
