@@ -1,9 +1,9 @@
 """Limits of single inputs: one meaning, wherever they are written.
 
-An input is a number of the model's dtype, and so is what it is compared with: ``x[0] <= 0.1`` means the model's own 0.1,
-the nearest number of its dtype, at the top level, inside ``|``, under ``~`` and in ``==``. A ball ``‖x − c‖ <= r`` is
-measured from the model's own c; its radius is taken as it stands, so that of each side the numbers inside count. A form
-of several inputs is compared in float64.
+An input is a number of the model's dtype, and so is what it is compared with: ``x[0] <= 0.1`` means the model's own
+0.1, the nearest number of its dtype, at the top level, inside ``|``, under ``~`` and in ``==``. A ball ``‖x − c‖ <= r``
+is measured from the model's own c; its radius is taken as it stands, so that of each side the numbers inside count. A
+form of several inputs is compared in float64.
 """
 
 from __future__ import annotations
@@ -57,16 +57,14 @@ def in_dtype(values: Tensor, network: Network) -> Tensor:
 
 
 def in_units_of_inputs(e: LinearExpression) -> LinearExpression:
-    """The same atoms ``e <= 0``, where those of one input are ``±x_i ∓ limit``, the limit a number of the model's dtype:
-    exactly 0 where the input is the limit."""
+    """The same atoms ``e <= 0``, where those of one input are ``±(x_i − limit)``, the limit a number of the model's
+    dtype: exactly 0 where the input is the limit."""
     rows = single_inputs(e)
     limit = in_dtype(-e.constant[:, rows.row] / rows.coefficient, e.network)
     return _replaced(e, rows, limit)
 
 
-def within_ball(
-    e: LinearExpression, weights: Tensor | None, radius: Tensor, batch: int | None
-) -> LinearExpression:
+def within_ball(e: LinearExpression, weights: Tensor | None, radius: Tensor, batch: int | None) -> LinearExpression:
     """The atoms of ``|w_k·e_k| <= radius``; those of one input have the limits that the region of the ball has.
 
     Args:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +14,11 @@ from torch import Tensor, nn
 from clinch import memory
 from clinch.errors import NetworkError
 from clinch.files import PICKLE_ADVICE, is_pickled
-from clinch.network.graph import Graph
-from clinch.network.network import Network, Original
+from clinch.network.compare import compare
+from clinch.network.network import Network
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-#: largest difference between graph and original, in units of the dtype's rounding and relative to the largest output
-_TOLERANCE = 1e3
-#: and in units of what rounding does to the graph itself, float64 against the model's dtype
-_OWN_ROUNDING = 10.0
 
 
 def load(
@@ -243,68 +237,3 @@ def _samples(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -
     normal = torch.randn(3, *shape, generator=generator, dtype=torch.float64)
     large = 10 * torch.randn(3, *shape, generator=generator, dtype=torch.float64)
     return [t.to(device, dtype) for t in (pixels, normal, large)]
-
-
-def compare(exact: Graph, native: Graph, original: Original, samples: Sequence[Tensor], name: str) -> None:
-    """Compare graph and original, on batches and on single inputs.
-
-    Args:
-        exact: the graph in float64.
-        native: the graph in the model's dtype.
-        original: the user's model.
-        samples: batches of inputs in the model's dtype.
-        name: of the model.
-
-    Raises:
-        NetworkError: they differ by more than rounding; gives the largest difference.
-    """
-    output = exact.nodes[-1].name
-    for batch in samples:
-        with torch.no_grad():
-            ours = exact.forward(batch.to(torch.float64))[exact.output]
-            rounded = native.forward(batch)[native.output].to(torch.float64)
-        # A single input must give what it gives in company: a model may treat no input by the others.
-        for rows in (slice(None), slice(-1, None)):
-            theirs = _original_output(original, batch[rows], output, name).to(torch.float64)
-            _compare_values(ours[rows], rounded[rows], theirs, torch.finfo(batch.dtype), name)
-
-
-def _compare_values(ours: Tensor, rounded: Tensor, theirs: Tensor, limits: torch.finfo, name: str) -> None:
-    if theirs.shape != ours.shape:
-        raise NetworkError(f"{name} returns shape {tuple(theirs.shape)}, read as {tuple(ours.shape)}. {_REPORT}")
-    if not ours.numel():
-        return
-    difference = torch.where((theirs == rounded) | (theirs.isnan() & ours.isnan()), 0.0, (theirs - ours).abs())
-    size = float(theirs.nan_to_num(0.0, 0.0, 0.0).abs().max())
-    rounding = float((rounded - ours).abs().nan_to_num(0.0, 0.0, 0.0).max())
-    largest = float(difference.max())
-    overflows = not bool(theirs.isfinite().all()) and not bool(rounded.isfinite().all())
-    if overflows and bool(ours.isfinite().all()):
-        raise NetworkError(
-            f"{name} overflows on random inputs: it returns NaN or infinity where exact arithmetic does not. Load it "
-            "with smaller weights, or in float64 (model.double())."
-        )
-    # written so that NaN counts as different
-    if not largest <= _TOLERANCE * limits.eps * size + _OWN_ROUNDING * rounding + limits.tiny:
-        raise NetworkError(
-            f"The graph read from {name} differs from the original by {largest:.3g} on random inputs, where outputs "
-            f"are of size {size:.3g}. {_REPORT}"
-        )
-
-
-_REPORT = (
-    "The model may mix the inputs of a batch, draw random numbers, or change tensors in place through views; "
-    "write it without."
-)
-
-
-def _original_output(original: Original, x: Tensor, output: str, name: str) -> Tensor:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            value: Any = original(x, [output])[output]
-    except Exception as error:
-        raise NetworkError(
-            f"{name} fails on a batch of {len(x)}: {type(error).__name__}: {error}. {_REPORT}"
-        ) from error
-    return value

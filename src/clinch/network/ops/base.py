@@ -129,6 +129,13 @@ class Operator:
         """The exact mixed-integer encoding of the output (``bounds`` have a batch of one)."""
         raise self.unsupported("exact encoding")
 
+    #: libraries compute it up to :meth:`absolute_error`, not relative to its value
+    has_absolute_error: ClassVar[bool] = False
+
+    def absolute_error(self, *inputs: Tensor) -> Tensor:
+        """By how much values of common implementations are off, in units of rounding; 1 for functions of that size."""
+        return torch.ones_like(self.forward(*inputs))
+
     @classmethod
     def supports(cls, fact: str) -> bool:
         """Whether this operator states the fact ``"interval"``, ``"relax"`` or ``"encode"``."""

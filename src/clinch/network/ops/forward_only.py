@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ class Softmax(Operator):
 
     dim: int
 
+    has_absolute_error: ClassVar[bool] = True
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """The softmax."""
         return inputs[0].softmax(self.dim + 1)
@@ -32,9 +34,15 @@ class LogSoftmax(Operator):
 
     dim: int
 
+    has_absolute_error: ClassVar[bool] = True
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """The logarithm of the softmax."""
         return inputs[0].log_softmax(self.dim + 1)
+
+    def absolute_error(self, *inputs: Tensor) -> Tensor:
+        """The size of what is subtracted from each other."""
+        return (1 + inputs[0].abs().amax(self.dim + 1, keepdim=True)).expand_as(inputs[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +51,30 @@ class GELU(Operator):
 
     approximate: str = "none"
 
+    has_absolute_error: ClassVar[bool] = True
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """``x·Φ(x)``."""
         return functional.gelu(inputs[0], approximate=self.approximate)
+
+    def absolute_error(self, *inputs: Tensor) -> Tensor:
+        """x times that of Φ."""
+        return inputs[0].abs()
 
 
 @dataclass(frozen=True, eq=False)
 class SiLU(Operator):
     """``x·σ(x)``."""
 
+    has_absolute_error: ClassVar[bool] = True
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """``x·σ(x)``."""
         return functional.silu(inputs[0])
+
+    def absolute_error(self, *inputs: Tensor) -> Tensor:
+        """x times that of σ."""
+        return inputs[0].abs()
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,7 @@ class SShaped(Elementwise):
     """
 
     increasing: ClassVar[bool] = True
+    has_absolute_error: ClassVar[bool] = True
 
     def derivative(self, x: Tensor) -> Tensor:
         """``f'(x)``, accurate in the tails."""
