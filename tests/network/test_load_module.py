@@ -365,14 +365,16 @@ def test_a_graph_that_differs_from_its_original_is_refused():
     samples = [random_inputs(network)]
 
     def other(x: Tensor, layers: list[str]) -> dict[str, Tensor]:
-        return dict.fromkeys(layers, wrong.original(x, [wrong.layers[-1]])[wrong.layers[-1]])
+        return network.original(x, layers) | {
+            network.layers[-1]: wrong.original(x, wrong.layers[-1:])[wrong.layers[-1]]
+        }
 
     graph = network.graph_as(torch.float64, "cpu")
     with pytest.raises(NetworkError, match=r"differs from the original by \d"):
         compare(graph, network.graph, other, samples, "net")
 
     def broken(x: Tensor, layers: list[str]) -> dict[str, Tensor]:
-        return dict.fromkeys(layers, torch.full((len(x), 3), torch.nan))
+        return network.original(x, layers) | {network.layers[-1]: torch.full((len(x), 3), torch.nan)}
 
     with pytest.raises(NetworkError, match="differs from the original"):
         compare(graph, network.graph, broken, samples, "net")
