@@ -23,7 +23,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from clinch.domains.policies.games import MinAtar
+from clinch.applications.policies.games import MinAtar
 
 WEIGHTS = Path(__file__).parent / "results" / "breakout_dqn.safetensors"
 ENVIRONMENTS, EPISODES = 8, 32

@@ -26,8 +26,8 @@ from monitor import CLASS_MARGIN, LAYER, network, second_look
 from torch import Tensor
 
 import clinch as cl
+from clinch.applications.monitors import BoxMonitor, predicted
 from clinch.data import mnist
-from clinch.domains.monitors import BoxMonitor, predicted
 
 #: rounding allowance of the certified bound
 ROUNDING = 1e-6

@@ -22,9 +22,9 @@ import numpy as np
 import scipy.optimize
 import torch
 
+from clinch.applications.latent import reconstruct
 from clinch.data import mnist
 from clinch.demo.autoencoder import Autoencoder, train_autoencoder
-from clinch.domains.latent import reconstruct
 
 RESULTS = Path(__file__).parent / "results" / "latent.md"
 DECODERS = {

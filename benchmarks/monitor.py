@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import clinch as cl
+from clinch.applications.monitors import BoxMonitor, predicted
 from clinch.data import mnist, model_file
-from clinch.domains.monitors import BoxMonitor, predicted
 
 #: the second hidden layer's ReLU in the module below
 LAYER = "4"

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import clinch as cl
+from clinch.applications.monitors import coverage, fit_monitor
 from clinch.data import mnist, model_file
-from clinch.domains.monitors import coverage, fit_monitor
 
 SETTINGS = {"minimum and maximum": {}, "quantiles .005 and .995": {"quantile": 0.005}}
 

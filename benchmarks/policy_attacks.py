@@ -23,8 +23,14 @@ from gymnasium.vector import SyncVectorEnv
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from clinch.domains.policies import MinAtar, ObservationAttack, action_shares, episode_returns
-from clinch.study.figures import policy_attack_figure, save
+from clinch.applications.policies import (
+    MinAtar,
+    ObservationAttack,
+    action_shares,
+    episode_returns,
+    policy_attack_figure,
+)
+from clinch.figures import save
 
 ROOT = Path(__file__).parents[1]
 TABLE, FIGURE = ROOT / "benchmarks" / "results" / "policy_attacks.md", ROOT / "docs" / "images" / "policy_attacks.png"

@@ -28,9 +28,9 @@ from cpu_clock import count_cpu_seconds
 from matplotlib.figure import Figure
 
 import clinch as cl
-from clinch.study.figures import save, style
-from clinch.study.figures.style import BOUND, MUTED, VALUE
-from clinch.testing.published import random_network
+from clinch.figures import save, style
+from clinch.figures.style import BOUND, MUTED, VALUE
+from clinch.papers.parts.random_network import random_network
 
 SMALL, LARGE, LARGE_SEED = (10, 64, 64, 1), (128, 500, 500, 500, 1), 499777
 RESULTS = Path(__file__).parent / "results" / "random_networks.md"

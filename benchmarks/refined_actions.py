@@ -31,7 +31,7 @@ from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
 
-from clinch.domains.policies.refined import RefinedActions
+from clinch.applications.policies.refined import RefinedActions
 
 ROOT = Path(__file__).parents[1]
 RUNS, TABLE = ROOT / "runs" / "refined_actions.jsonl", ROOT / "benchmarks" / "results" / "refined_actions.md"
@@ -164,7 +164,8 @@ def differences(finished: list[dict], wanted: list[dict]) -> str:
 
 
 def report(finished: list[dict], wanted: list[dict], steps: int) -> None:
-    from clinch.study.figures import learning_figure, save
+    from clinch.applications.policies import learning_figure
+    from clinch.figures import save
 
     finished = sorted((r for r in finished if r["steps"] == steps), key=lambda r: r["seed"])
     panels = {}

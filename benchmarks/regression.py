@@ -18,9 +18,9 @@ from sklearn.datasets import load_diabetes
 from torch import nn
 
 import clinch as cl
+from clinch.applications.regression import largest_change, linear_change
+from clinch.applications.regression.semidefinite import conic, low_rank, rounded
 from clinch.data import DataError, mnist, model_file
-from clinch.domains.regression import largest_change, linear_change
-from clinch.domains.regression.semidefinite import conic, low_rank, rounded
 
 
 def trained(sizes, x, y, steps=800):

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 import clinch as cl
+from clinch.applications.segmentation import Pixels, changeable
 from clinch.demo.segmenter import canvases, pixel_accuracy, train_segmenter
-from clinch.domains.segmentation import Pixels, changeable
 
 RESULTS = Path(__file__).parent / "results" / "segmentation.md"
 LOSSES = ("margin", "sum of margins", "cross-entropy", "masked cross-entropy", "soft count")

@@ -14,9 +14,9 @@ import torch
 
 import clinch as cl
 from clinch.attacks import PatternSettings, minimise_by_activation_descent
-from clinch.study.figures import save, solution_figure
-from clinch.study.papers._box_rivals import maximum_over_box
-from clinch.testing.published import random_network
+from clinch.figures import save, solution_figure
+from clinch.papers.parts.box_rivals import maximum_over_box
+from clinch.papers.parts.random_network import random_network
 
 
 def run(seed: int, steps: int, time_limit: float) -> tuple[dict[str, float], cl.Solution]:

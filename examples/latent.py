@@ -12,11 +12,11 @@ import argparse
 import torch
 
 import clinch as cl
+from clinch.applications.latent import closest, denoise, inpaint, reconstruct, restored_figure
 from clinch.data import mnist
 from clinch.demo import digits
 from clinch.demo.autoencoder import train_autoencoder
-from clinch.domains.latent import closest, denoise, inpaint, reconstruct
-from clinch.study.figures import restored_figure, save
+from clinch.figures import save
 
 
 def main() -> None:

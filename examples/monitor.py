@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 
 import clinch as cl
+from clinch.applications.monitors import BoxMonitor, predicted
 from clinch.data import mnist, model_file
-from clinch.domains.monitors import BoxMonitor, predicted
-from clinch.study.figures import Watched, save, solution_figure
+from clinch.figures import Watched, save, solution_figure
 
 
 def main() -> None:

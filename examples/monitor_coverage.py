@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 
 import clinch as cl
+from clinch.applications.monitors import coverage, coverage_figure, fit_monitor
 from clinch.demo import SHAPE, digits, network
-from clinch.domains.monitors import coverage, fit_monitor
-from clinch.study.figures import coverage_figure, save
+from clinch.figures import save
 
 
 def main() -> None:

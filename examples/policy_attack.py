@@ -15,7 +15,7 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 from stable_baselines3 import DQN
 
-from clinch.domains.policies import MinAtar, ObservationAttack, action_shares, episode_returns, policy_network
+from clinch.applications.policies import MinAtar, ObservationAttack, action_shares, episode_returns, policy_network
 
 
 def run(frames: int, eps: float, episodes: int) -> tuple[dict[str, tuple[float, float]], tuple[float, float]]:

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from procgen import ProcgenGym3Env
 from torch import nn
 
-from clinch.domains.policies import ObservationAttack, episode_returns
+from clinch.applications.policies import ObservationAttack, episode_returns
 
 
 class Procgen(VectorEnv):

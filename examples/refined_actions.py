@@ -15,7 +15,7 @@ import numpy as np
 from stable_baselines3 import DDPG
 from stable_baselines3.common.noise import NormalActionNoise
 
-from clinch.domains.policies import RefinedActions, Refinement
+from clinch.applications.policies import RefinedActions, Refinement
 
 
 def run(environment: str, steps: int, eps: float) -> tuple[Refinement, Refinement]:

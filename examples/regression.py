@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import clinch as cl
-from clinch.domains.regression import largest_change
-from clinch.study.figures import change_figure, save
+from clinch.applications.regression import change_figure, largest_change
+from clinch.figures import save
 
 
 def arm(x: torch.Tensor) -> torch.Tensor:

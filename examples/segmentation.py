@@ -12,9 +12,9 @@ import argparse
 import torch
 
 import clinch as cl
+from clinch.applications.segmentation import Pixels, changeable, measures, segmentation_figure
 from clinch.demo.segmenter import CLASSES, canvases, pixel_accuracy, train_segmenter
-from clinch.domains.segmentation import Pixels, changeable, measures
-from clinch.study.figures import save, segmentation_figure
+from clinch.figures import save
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from clinch.problem import Maximize, Minimize, Problem
 from clinch.solution import Proof, Solution, Status
 
 if TYPE_CHECKING:
-    from clinch import attacks, bounds, exact, study, testing, vnnlib
+    from clinch import applications, attacks, bounds, exact, figures, papers, study, testing, vnnlib
     from clinch.network.load import load
     from clinch.vnnlib.verification import verify
 
@@ -38,23 +38,28 @@ __all__ = [
     "Proof",
     "Solution",
     "Status",
+    "applications",
     "attacks",
     "bounds",
     "exact",
+    "figures",
     "inf",
     "load",
     "norm",
+    "papers",
     "study",
     "testing",
     "verify",
     "vnnlib",
 ]
 
+_ROOMS = ("applications", "attacks", "bounds", "exact", "figures", "papers", "study", "testing", "vnnlib")
+
 #: read when first used, so that ``import clinch`` stays quick
 _LATE = {
     "load": "clinch.network.load",
     "verify": "clinch.vnnlib.verification",
-    **{name: f"clinch.{name}" for name in ("attacks", "bounds", "exact", "study", "testing", "vnnlib")},
+    **{name: f"clinch.{name}" for name in _ROOMS},
 }
 
 

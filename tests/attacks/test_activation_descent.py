@@ -14,8 +14,8 @@ from clinch.attacks import PatternSettings, activation_descent, minimise_by_acti
 from clinch.attacks.activation_steps import SMALL, Lanes
 from clinch.attacks.switched import Switched, probes_for, relu_layers
 from clinch.network.network import Network
-from clinch.study.papers._box_rivals import maximum_over_box
-from clinch.testing.published import random_network
+from clinch.papers.parts.box_rivals import maximum_over_box
+from clinch.papers.parts.random_network import random_network
 
 
 class Residual(nn.Module):

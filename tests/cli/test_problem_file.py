@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import clinch
+from clinch.applications.monitors import BoxMonitor, predicted
 from clinch.cli.problem_file import read_problem
 from clinch.demo import digits
-from clinch.domains.monitors import BoxMonitor, predicted
 from clinch.errors import ClinchError, ProblemError
 
 HEAD = 'model = "clinch.demo:network"\ninput_shape = [8, 8]\nrange = [0, 1]\n'

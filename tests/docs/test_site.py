@@ -14,9 +14,10 @@ import clinch
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "clinch.attacks", "clinch.bounds", "clinch.exact", "clinch.certificates", "clinch.study", "clinch.study.figures",
-    "clinch.testing", "clinch.vnnlib", "clinch.domains.latent", "clinch.domains.monitors", "clinch.domains.policies",
-    "clinch.domains.regression", "clinch.domains.segmentation",
+    "clinch.attacks", "clinch.bounds", "clinch.exact", "clinch.certificates", "clinch.figures", "clinch.papers",
+    "clinch.study", "clinch.study.figures", "clinch.testing", "clinch.vnnlib", "clinch.applications.latent",
+    "clinch.applications.monitors", "clinch.applications.policies", "clinch.applications.regression",
+    "clinch.applications.segmentation",
 )  # fmt: skip
 NEEDED = ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers")
 

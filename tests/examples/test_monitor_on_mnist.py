@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import clinch as cl
+from clinch.applications.monitors import BoxMonitor, predicted
 from clinch.data import DataError, mnist, model_file
-from clinch.domains.monitors import BoxMonitor, predicted
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from clinch.errors import ShapeError
+from clinch.figures import Watched, save, solution_figure, summary
+from clinch.papers import Group, comparison_figure
 from clinch.solution import Event, Solution, Status
-from clinch.study.figures import Group, Watched, comparison_figure, save, solution_figure, summary
 
 INF = float("inf")
 HISTORY = [

@@ -73,7 +73,7 @@ def _check_picture(out: Path) -> None:
 
 
 def _draw(stated: Demo, solution: Solution, norm: str, out: Path, quiet: bool) -> None:
-    from clinch.study.figures import Watched, save, solution_figure
+    from clinch.figures import Watched, save, solution_figure
 
     name = {"1": "‖x − x₀‖₁", "2": "‖x − x₀‖₂", "inf": "‖x − x₀‖∞"}[norm]
     figure = solution_figure(

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clinch.applications.monitors import BoxMonitor, predicted
 from clinch.cli.linear_forms import parse_constraint, parse_form
 from clinch.cli.models import load_model, names_function
 from clinch.cli.tables import Table, check_keys, get, read_array, read_toml
-from clinch.domains.monitors import BoxMonitor, predicted
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from clinch.study.reproduction import Reproduction
+    from clinch.papers.parts.reproduction import Reproduction
 
 
 def reproduce(
@@ -32,8 +32,8 @@ def reproduce(
     """
     from clinch.cli.console import write_json
     from clinch.errors import ProblemError
-    from clinch.study.reproduction import names
-    from clinch.study.reproduction import reproduce as run
+    from clinch.papers.parts.reproduction import names
+    from clinch.papers.parts.reproduction import reproduce as run
 
     if seed < 0:
         raise ProblemError(f"--seed is {seed}; give 0 or more.")
@@ -94,8 +94,8 @@ def _print(found: Reproduction) -> None:
 
 def _write(found: Reproduction, folder: Path, quiet: bool) -> None:
     from clinch.cli.console import OutputError
+    from clinch.figures import save
     from clinch.files import write_whole
-    from clinch.study.figures import save
 
     stem = found.name.replace("-", "_")
     try:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from clinch.applications.monitors import BoxMonitor
 from clinch.demo import SHAPE, digits, network
-from clinch.domains.monitors import BoxMonitor
 from clinch.errors import ProblemError
 
 if TYPE_CHECKING:

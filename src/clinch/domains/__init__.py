@@ -1,1 +1,5 @@
-"""Ready-made statements for fields of use: monitors of hidden layers."""
+"""The old name of :mod:`clinch.applications`; it goes with the next release."""
+
+from clinch import renamed
+
+renamed.modules(__name__)

@@ -1,29 +1,26 @@
 """Studies: what attacks and bounds say about a whole network, measured over a set of inputs; published experiments."""
 
+from clinch import renamed
 from clinch.network.normalise import normalised
 from clinch.study import figures
 from clinch.study.comparison import Comparison, compare
 from clinch.study.evaluation import Curve, Evaluation, Tally
 from clinch.study.measures import DistanceIntervals, eps_99, fooling_ratio, rho1, rho2
 from clinch.study.ray_executor import RayExecutor
-from clinch.study.reproduction import Claim, Reproduction, Table, reproduce
 from clinch.study.run import evaluate
 from clinch.study.runs import Run, open_run
 from clinch.study.sources import open_source
 from clinch.study.store import Row, Store
 
 __all__ = [
-    "Claim",
     "Comparison",
     "Curve",
     "DistanceIntervals",
     "Evaluation",
     "RayExecutor",
-    "Reproduction",
     "Row",
     "Run",
     "Store",
-    "Table",
     "Tally",
     "compare",
     "eps_99",
@@ -33,7 +30,8 @@ __all__ = [
     "normalised",
     "open_run",
     "open_source",
-    "reproduce",
     "rho1",
     "rho2",
 ]
+
+__getattr__ = renamed.attributes(__name__)

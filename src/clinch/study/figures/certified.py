@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clinch.study.figures.style import BOUND, GAP, MUTED, VALUE, named, style
+from clinch.figures.style import BOUND, GAP, MUTED, VALUE, named, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clinch.errors import ShapeError
-from clinch.study.figures.style import BOUND, GAP, MUTED, VALUE, named, style
+from clinch.figures.style import BOUND, GAP, MUTED, VALUE, named, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clinch.errors import ProblemError
+from clinch.figures.style import BOUND, GAP, INK, VALUE, named, style
 from clinch.study.figures.certified import norm_name
 from clinch.study.figures.classes import STATUS_COLOURS
-from clinch.study.figures.style import BOUND, GAP, INK, VALUE, named, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from clinch.figures.inputs import is_image
 from clinch.files import printable
 from clinch.study.columns import class_rows, columns
 from clinch.study.examples import Example, examples_of
 from clinch.study.figures.certified import norm_name
 from clinch.study.figures.gallery import magnification
-from clinch.study.figures.inputs import is_image
 from clinch.study.report.charts import curve_chart, distance_bar, stacked
 from clinch.study.report.pictures import difference_picture, input_picture
 from clinch.study.runs import Run

@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 
-from clinch.study.figures.inputs import is_image, pixels
+from clinch.figures.inputs import is_image, pixels
 
 #: colours of elements that were raised and lowered; legible on light and dark ground
 RAISED, LOWERED = (226, 98, 16), (42, 136, 208)

@@ -1,0 +1,1 @@
+"""Ready-made statements for fields of use: monitors, regression, segmentation, decoders, policies."""

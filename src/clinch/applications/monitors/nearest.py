@@ -1,0 +1,188 @@
+"""Both directions of document 0: the nearest input that trips a monitor, and the nearest one that slips past it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from clinch.applications.monitors.joined import Monitor
+from clinch.applications.monitors.ladder import Alternative, Group
+from clinch.constraints import Constraint
+from clinch.errors import ProblemError, ShapeError
+from clinch.network.activations import predicted
+from clinch.network.network import Network
+
+#: margin of every class condition in logits, as in the monitor benchmark
+CLASS_MARGIN = 1e-3
+#: problems that are searched together where an input has several, and inputs where each has one
+TOGETHER, SINGLE = 256, 4
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """For each of B inputs the nearest one of some kind: ``bound <= distance of the nearest <= value``.
+
+    Attributes:
+        x: ``(B, *input_shape)`` what was found, NaN where nothing was.
+        value: ``(B,)`` its distance, infinity where nothing was found.
+        bound: ``(B,)`` proven: nothing of the kind is nearer; infinity: there is nothing of the kind.
+        start: ``(B,)`` classes of the inputs, ``end`` ``(B,)`` of what was found, −1 where nothing was.
+        seconds: time spent.
+        notes: what the user should know, one sentence each.
+    """
+
+    x: Tensor
+    value: Tensor
+    bound: Tensor
+    start: Tensor
+    end: Tensor
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def nearest_objection(
+    network: Network,
+    monitor: Monitor,
+    x: Tensor,
+    *,
+    norm: float = 2,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    time_limit: float = 60.0,
+    gap: float = 1e-2,
+    seed: int = 0,
+) -> Nearest:
+    """The nearest input of the same class to which the monitor objects: a false alarm.
+
+    ``min ‖x − x0‖_p  s.t.  argmax z(x) = argmax z(x0) (by 1e-3),  the monitor objects,  l <= x <= u``: document 0's
+    problem for B inputs at once. An input to which the monitor objects as it is has distance 0.
+
+    Args:
+        network: what ``clinch.load`` returned.
+        monitor: what watches it.
+        x: ``(B, *input_shape)`` the inputs x0.
+        norm: 0, 1, 2 or ``cl.inf``.
+        bounds: the range of inputs; None: no limits.
+        time_limit: seconds for all inputs together; reaching it is a normal ending.
+        gap: relative gap between value and bound at which an input counts as solved.
+        seed: of random starts.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any work.
+
+    Example:
+        >>> found = nearest_objection(net, fit_monitor(net, "relu2", x_train), x_test[:100])
+        >>> found.value, found.bound
+    """
+    x = _checked(network, monitor, x, norm, bounds, time_limit, gap)
+    start = predicted(network, x)
+
+    def alternatives(rows: Tensor) -> list[Alternative]:
+        count, everyone = len(monitor.objecting(network, 0)), torch.arange(len(rows))
+        return [Alternative(everyone, start[rows], _choice(network, monitor.objecting, k)) for k in range(count)]
+
+    return _nearest(network, x, start, alternatives, norm, bounds, time_limit, gap, seed)
+
+
+def nearest_missed(
+    network: Network,
+    monitor: Monitor,
+    x: Tensor,
+    labels: Tensor | None = None,
+    *,
+    norm: float = 2,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    time_limit: float = 60.0,
+    gap: float = 1e-2,
+    seed: int = 0,
+) -> Nearest:
+    """The nearest input that the network calls another class than the true one while the monitor accepts it: a miss.
+
+    ``min over c ≠ y of  min ‖x − x0‖_p  s.t.  argmax z(x) = c (by 1e-3),  the monitor accepts x as c,  l <= x <= u``:
+    the other direction of document 0, evading a detector. An input that is called another class and accepted as it is
+    has distance 0.
+
+    Args:
+        network, monitor, x, norm, bounds, time_limit, gap, seed: as :func:`nearest_objection`.
+        labels: ``(B,)`` true classes; None: those the network gives.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any work.
+
+    Example:
+        >>> nearest_missed(net, fit_monitor(net, "relu2", x_train), x_test[:100], y_test[:100]).bound
+    """
+    x = _checked(network, monitor, x, norm, bounds, time_limit, gap)
+    start = predicted(network, x) if labels is None else torch.as_tensor(labels).cpu().long()
+    if tuple(start.shape) != (len(x),):
+        raise ShapeError(f"labels has shape {tuple(start.shape)}; expected ({len(x)},).")
+    if bool((start < 0).any() or (start >= monitor.classes).any()):
+        raise ProblemError(f"A label is not among the monitor's {monitor.classes} classes, 0 to {monitor.classes - 1}.")
+
+    def alternatives(rows: Tensor) -> list[Alternative]:
+        others = torch.arange(monitor.classes - 1).expand(len(rows), -1)
+        others = (others + (others >= start[rows].unsqueeze(1))).flatten()
+        owner = torch.arange(len(rows)).repeat_interleave(monitor.classes - 1)
+        count = len(monitor.accepting(network, 0))
+        return [Alternative(owner, others, _choice(network, monitor.accepting, k)) for k in range(count)]
+
+    return _nearest(network, x, start, alternatives, norm, bounds, time_limit, gap, seed)
+
+
+def _choice(
+    network: Network, conditions: Callable[[Network, Tensor], list[Constraint]], k: int
+) -> Callable[[Tensor], list[Constraint]]:
+    """The k-th alternative for problems of some classes, and the class itself."""
+
+    def stated(classes: Tensor) -> list[Constraint]:
+        return [network.output.argmax(margin=CLASS_MARGIN) == classes, conditions(network, classes)[k]]
+
+    return stated
+
+
+def _nearest(
+    network: Network, x: Tensor, start: Tensor, alternatives: Callable[[Tensor], list[Alternative]], norm: float,
+    bounds: tuple[float, float] | None, time_limit: float, gap: float, seed: int,
+) -> Nearest:  # fmt: skip
+    """Groups of inputs one after the other, each with its share of the time that is left."""
+    began, size = monotonic(), len(x)
+    end = torch.full((size,), -1)
+    point, value = torch.full_like(x, torch.nan), torch.full((size,), torch.inf, dtype=torch.float64)
+    bound, notes = torch.zeros_like(value), []
+    per_input = sum(len(alternative.owner) for alternative in alternatives(torch.arange(1)))
+    groups = torch.arange(size).split(SINGLE if per_input == 1 else max(1, TOGETHER // per_input))
+    for k, rows in enumerate(groups):
+        seconds = max(0.0, time_limit - (monotonic() - began)) / (len(groups) - k)
+        group = Group(network, x[rows], norm, bounds, alternatives(rows), gap, seed)
+        group.solve(seconds)
+        point[rows], value[rows], end[rows] = group.point, group.value, group.end
+        bound[rows] = torch.minimum(group.bound, group.value)
+        notes += group.notes
+    return Nearest(point, value, bound, start, end, monotonic() - began, tuple(dict.fromkeys(notes)))
+
+
+def _checked(
+    network: Network, monitor: Monitor, x: Tensor, norm: float, bounds: tuple[float, float] | None, time_limit: float,
+    gap: float,
+) -> Tensor:  # fmt: skip
+    """The inputs in the model's dtype on the CPU.
+
+    Raises:
+        UnknownLayer, ShapeError, ProblemError: an argument that does not fit.
+    """
+    for layer in monitor.layers:
+        network.position(layer)
+    if norm not in (0, 1, 2, math.inf):
+        raise ProblemError(f"norm={norm} is not among the norms. Write 0, 1, 2 or cl.inf.")
+    if not time_limit >= 0 or not gap >= 0:
+        raise ProblemError(f"time_limit={time_limit} and gap={gap} must be zero or more.")
+    if not isinstance(x, Tensor) or x.shape[1:] != network.input_shape or not len(x):
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError(f"x has shape {shape}; expected (B, {', '.join(map(str, network.input_shape))}) with B > 0.")
+    if bounds is not None and not bounds[0] < bounds[1]:
+        raise ProblemError(f"bounds={bounds} are no range. Write the smaller number first.")
+    return x.detach().to("cpu", network.dtype)

@@ -1,0 +1,1 @@
+"""Parts that papers share: claims with verdicts, tables, figures, published networks."""

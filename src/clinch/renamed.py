@@ -1,0 +1,68 @@
+"""Names of the version before that still work, with a warning, until the next release.
+
+The table names the new place as text: nothing is imported before an old name is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+#: old names, module by module, and where each of them is now; "*" stands for all others
+RENAMED: dict[str, dict[str, str]] = {
+    "clinch.domains.latent": {"*": "clinch.applications.latent"},
+    "clinch.domains.monitors": {"*": "clinch.applications.monitors"},
+    "clinch.domains.policies": {"*": "clinch.applications.policies"},
+    "clinch.domains.regression": {"*": "clinch.applications.regression"},
+    "clinch.domains.segmentation": {"*": "clinch.applications.segmentation"},
+    "clinch.study": dict.fromkeys(("Claim", "Reproduction", "Table", "reproduce"), "clinch.papers"),
+    "clinch.study.figures": {
+        "change_figure": "clinch.applications.regression",
+        "coverage_figure": "clinch.applications.monitors",
+        "learning_figure": "clinch.applications.policies",
+        "policy_attack_figure": "clinch.applications.policies",
+        "restored_figure": "clinch.applications.latent",
+        "segmentation_figure": "clinch.applications.segmentation",
+        **dict.fromkeys(
+            ("Curve", "Group", "Panel", "comparison_figure", "curves_figure", "draw_comparison"), "clinch.papers"
+        ),
+        **dict.fromkeys(
+            ("Watched", "draw_history", "draw_inputs", "draw_watched", "save", "solution_figure", "style", "summary"),
+            "clinch.figures",
+        ),
+    },
+    "clinch.testing.published": {"*": "clinch.papers"},
+}
+
+
+def attributes(module: str) -> Callable[[str], Any]:
+    """A module's ``__getattr__``: finds its old names where they are now.
+
+    Args:
+        module: the module's name, a key of :data:`RENAMED`.
+    """
+
+    def __getattr__(name: str) -> Any:
+        table = RENAMED[module]
+        place = table.get(name, None if name.startswith("_") else table.get("*"))
+        found = importlib.import_module(place) if place else None
+        if not hasattr(found, name):
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        warnings.warn(f"{module}.{name} is now {place}.{name}.", DeprecationWarning, stacklevel=2)
+        return getattr(found, name)
+
+    return __getattr__
+
+
+def modules(package: str) -> None:
+    """Let the old submodules of a package be imported: each finds its names where they are now."""
+    for name in RENAMED:
+        if name.startswith(package + "."):
+            module = ModuleType(name, f"Now {RENAMED[name]['*']}.")
+            module.__getattr__ = attributes(name)  # type: ignore[method-assign]
+            sys.modules[name] = module
+            setattr(sys.modules[package], name.rpartition(".")[2], module)
