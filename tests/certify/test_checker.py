@@ -400,7 +400,7 @@ def test_damaged_files_are_refused(linear, tmp_path):
 
 
 #: what reads files; all other files of the checker decide whether a proof holds
-READERS = {"certificate", "layers", "onnx_layers"}
+READERS = {"certificate", "layers", "onnx_kinds", "onnx_layers"}
 
 
 def test_the_checker_imports_nothing_else_and_is_short():
@@ -416,7 +416,7 @@ def test_the_checker_imports_nothing_else_and_is_short():
             for module in modules:
                 assert module in names or module.split(".")[0] in allowed, f"{path.name} imports {module}"
         code[path.stem in READERS] += code_lines(path.read_text())
-    assert code[False] <= 500 and code[True] <= 300
+    assert code[False] <= 500 and code[True] <= 600
 
 
 def code_lines(text):

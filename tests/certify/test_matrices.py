@@ -6,7 +6,7 @@ import torch
 
 import clinch as cl
 from clinch.certificates.layer_list import layer_list
-from clinch.certify.layers import Refused, convolution, read_layers
+from clinch.certify.layers import Refused, Room, convolution, read_layers
 from clinch.certify.matrices import backward, block, forward, magnitude, reads
 from clinch.certify.rigorous import Ball, Box, Relaxation
 
@@ -34,7 +34,7 @@ def test_a_convolution_is_its_unrolled_matrix(name):
     setting = shape, window, stride, padding, dilation, groups = SETTINGS[name]
     kernel = rng.normal(size=window)
     matrix = unrolled(setting, kernel)
-    layer = convolution((0,), shape, kernel, None, list(stride), list(padding), list(dilation), groups)
+    layer = convolution((0,), shape, kernel, None, list(stride), list(padding), list(dilation), groups, Room(0))
     assert layer.weight.shape == matrix.shape and layer.size == len(matrix)
     h, rows = rng.normal(size=(4, matrix.shape[1])), rng.normal(size=(2, 3, matrix.shape[0]))
     assert np.allclose(forward(layer.weight, h), h @ matrix.T, atol=1e-12)
@@ -50,11 +50,11 @@ def test_a_convolution_is_its_unrolled_matrix(name):
 def test_a_convolution_that_does_not_fit_is_refused():
     kernel = np.ones((2, 1, 3, 3))
     with pytest.raises(Refused, match="groups or extents"):
-        convolution((0,), (3, 5, 5), kernel, None, [1, 1], [0, 0], [1, 1], 1)
+        convolution((0,), (3, 5, 5), kernel, None, [1, 1], [0, 0], [1, 1], 1, Room(0))
     with pytest.raises(Refused, match="too large"):
-        convolution((0,), (1, 40000, 40000), kernel, None, [1, 1], [0, 0], [1, 1], 1)
+        convolution((0,), (1, 40000, 40000), kernel, None, [1, 1], [0, 0], [1, 1], 1, Room(0))
     with pytest.raises(Refused, match="bias"):
-        convolution((0,), (1, 5, 5), kernel, np.ones(7), [1, 1], [0, 0], [1, 1], 1)
+        convolution((0,), (1, 5, 5), kernel, np.ones(7), [1, 1], [0, 0], [1, 1], 1, Room(0))
 
 
 class Residual(torch.nn.Module):

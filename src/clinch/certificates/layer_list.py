@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clinch.certify.certificate import digest
+from clinch.certify.layers import VERSION, digest
 from clinch.errors import CertificateError
 from clinch.network.graph import Graph, Node
 from clinch.network.ops.add import Add
@@ -28,7 +28,7 @@ def layer_list(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     layers: list[dict[str, Any]] = [{"kind": "input", "shape": list(graph.input_shape)}]
     for i, node in enumerate(graph.nodes[1:], 1):
         layers.append({**_stated(i, node, graph, tensors), "inputs": list(node.inputs)})
-    header = {"version": 1, "layers": layers, "sha256": ""}
+    header = {"version": VERSION, "layers": layers, "sha256": ""}
     return {**header, "sha256": digest(header, tensors)}, tensors
 
 
@@ -69,7 +69,10 @@ def _stored(value: torch.Tensor) -> np.ndarray:
 
 
 def places(graph: Graph) -> dict[int, str]:
-    """The names by which a certificate addresses layers, by node: those of ReLUs, of what they read, input, output."""
+    """By node, the one name by which a certificate addresses it: the first of input, output, ReLUs, what they read.
+
+    The same rule as :func:`clinch.certify.layers.places`, since layer i is node i.
+    """
     relus = [i for i, node in enumerate(graph.nodes) if isinstance(node.op, LeakyReLU)]
-    before = {graph.nodes[i].inputs[0]: f"before:{k}" for k, i in enumerate(relus)}
-    return before | {i: f"relu:{k}" for k, i in enumerate(relus)} | {graph.output: "output", 0: "input"}
+    before = {graph.nodes[i].inputs[0]: f"before:{k}" for k, i in reversed([*enumerate(relus)])}
+    return before | {i: f"relu:{k}" for k, i in enumerate(relus)} | {graph.output: "output"} | {0: "input"}

@@ -10,9 +10,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clinch.certify.layers import MALFORMED, Array, Layer, Refused, digest, number, place, read_layers
+from clinch.certify.layers import MALFORMED, VERSION, Array, Layer, Refused, digest, number, places, read_layers
 
-VERSION = 1
 #: names of the metadata's entries
 CERTIFICATE, NETWORK = "clinch-certificate", "clinch-network"
 #: bytes of JSON beyond which a file is refused
@@ -43,9 +42,15 @@ class Certificate(NamedTuple):
 
     def rows(self, prefix: str, layers: list[Layer], count: int) -> dict[int, Array]:
         """Linear forms ``(count, size)`` by position of the layer they look at."""
-        names = [name for name in self.tensors if name.startswith(prefix)]
-        return {(at := place(layers, name.removeprefix(prefix))): self.numbers(name, (count, layers[at].size))
-                for name in sorted(names)}  # fmt: skip
+        found, known = {}, places(layers)
+        for name in sorted(name for name in self.tensors if name.startswith(prefix)):
+            at = known.get(name.removeprefix(prefix))
+            if at is None:
+                raise Refused(
+                    f"'{name}': the network has no place of that name; each has one, as in docs/certificates.md."
+                )
+            found[at] = self.numbers(name, (count, layers[at].size))
+        return found
 
 
 def read_file(path: Path, entry: str) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -60,13 +65,23 @@ def read_file(path: Path, entry: str) -> tuple[dict[str, Any], dict[str, Array]]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not text or len(text) > LONGEST:
             raise Refused(f"'{path.name}' has no metadata '{entry}', or too much of it.")
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_once)
     except (SafetensorError, OSError, *MALFORMED) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Refused(f"'{path.name}' cannot be read: {reason}.") from None
-    if not isinstance(header, dict) or digest({**header, "sha256": ""}, tensors) != header.get("sha256"):
+    version = header.get("version") if isinstance(header, dict) else None
+    if version != VERSION:
+        raise Refused(f"'{path.name}' has version {version!r}; this checker reads version {VERSION}: write it again.")
+    if digest({**header, "sha256": ""}, tensors) != header.get("sha256"):
         raise Refused(f"The contents of '{path.name}' are not those its digest states: it was changed or cut.")
     return header, tensors
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; one that has an entry twice means two things."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("an entry stands twice")
+    return dict(pairs)
 
 
 def write_file(path: Path, entry: str, header: dict[str, Any], tensors: dict[str, Array]) -> None:
@@ -80,12 +95,40 @@ def read_certificate(path: Path) -> Certificate:
     """Read a certificate.
 
     Raises:
-        Refused: it cannot be read, was changed, or has another version.
+        Refused: it cannot be read, was changed, has another version, or something without a meaning.
     """
     header, tensors = read_file(path, CERTIFICATE)
-    if header.get("version") != VERSION:
-        raise Refused(f"The certificate has version {header.get('version')!r}; this checker reads version {VERSION}.")
+    try:
+        extra = _unknown(header, tensors)
+    except MALFORMED as error:
+        raise Refused(f"The certificate is malformed: {type(error).__name__} {error}") from None
+    if extra:
+        raise Refused(f"The certificate has '{min(extra)}', which has no meaning in this format.")
     return Certificate(header, tensors)
+
+
+#: tensors that every certificate may have, and those of its objective
+FIXED = {"region.lower", "region.upper", "atoms.constant", "atoms.clause", "point.x"}
+FIXED |= {f"tree.{name}" for name in ("kind", "index", "threshold", "first")}
+FIXED |= {f"leaf.{name}" for name in ("columns", "alpha", "beta", "mu")}
+OBJECTIVE = {"linear": {"objective.constant"}, "distance": {"objective.center", "objective.weights"}, "none": set()}
+#: entries of the header, and of what stands in it
+ENTRIES = {
+    "query": {"objective", "p", "balls", "sense", "labels"}, "claim": {"kind", "value"},
+    "point": {"value", "violation"}, "version": (), "sha256": (), "networks": (),
+}  # fmt: skip
+
+
+def _unknown(header: dict[str, Any], tensors: dict[str, Array]) -> set[str]:
+    """Entries and tensors that the checker would not look at."""
+    query, extra = header["query"], header.keys() - ENTRIES.keys()
+    for name in ("query", "claim", "point"):
+        extra |= (header[name] or {}).keys() - ENTRIES[name]
+    known = FIXED | OBJECTIVE[query["objective"]]
+    for i in range(len(query["balls"])):
+        known |= {f"ball.{i}.{name}" for name in ("center", "weights", "radius")}
+    forms = ("atoms.rows.", "objective.rows.") if query["objective"] == "linear" else ("atoms.rows.",)
+    return extra | {name for name in tensors if name not in known and not name.startswith(forms)}
 
 
 def read_network(path: Path) -> tuple[list[Layer], str]:

@@ -1,6 +1,6 @@
 """Networks as the checker sees them: matrices, convolutions, ReLUs and sums, on flat vectors.
 
-The neutral layer list is a safetensors file whose metadata ``clinch-network`` is JSON: ``{"version": 1, "layers":
+The neutral layer list is a safetensors file whose metadata ``clinch-network`` is JSON: ``{"version": 2, "layers":
 [...]}``, see docs/certificates.md. The network it stands for is the real-number function of the stored numbers.
 """
 
@@ -16,9 +16,10 @@ import numpy as np
 
 from clinch.certify.matrices import Array, Convolution, Matrix
 
-#: entries of one matrix or table beyond which a network is refused (2 GiB)
-LARGEST = 2**28
-
+#: of certificates and layer lists
+VERSION = 2
+#: numbers that a network may take beside one for each byte of its file, and the largest stride, padding or dilation
+LARGEST = 2**22
 
 #: what Python and NumPy raise where a file's values are of another kind than they should be
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError, RecursionError)
@@ -30,6 +31,22 @@ class Refused(Exception):
     def __init__(self, text: str) -> None:
         # it may quote a file of a stranger
         super().__init__("".join(c if c.isprintable() else " " for c in text[:500]))
+
+
+class Room:
+    """What is left of the numbers that a network may take: matrices, tables and elements of all layers together.
+
+    A small file may state much; it is counted before there is room for it.
+    """
+
+    def __init__(self, file: int) -> None:
+        self.left = LARGEST + file
+
+    def take(self, *numbers: int) -> None:
+        """Count these, or refuse."""
+        self.left -= sum(numbers)
+        if self.left < 0:
+            raise Refused("The network is too large for this checker, which grants it a share of its file's size.")
 
 
 class Layer(NamedTuple):
@@ -50,13 +67,31 @@ class Layer(NamedTuple):
 
 
 def digest(header: Any, tensors: dict[str, Array]) -> str:
-    """SHA-256 of canonical JSON followed by name, dtype, shape and little-endian bytes of every tensor, by name."""
-    found = hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode())
+    """SHA-256 of canonical JSON and, by name, of every tensor's name, dtype, shape and little-endian bytes.
+
+    Each part is preceded by its length, so that no two contents are the same stream of bytes.
+    """
+    found = hashlib.sha256()
+    parts = [json.dumps(header, sort_keys=True, separators=(",", ":")).encode()]
     for name in sorted(tensors):
-        t = np.ascontiguousarray(tensors[name])
-        found.update(f"\n{name} {t.dtype.str} {list(tensors[name].shape)}\n".encode())
-        found.update(t.tobytes())
+        t = tensors[name].astype(tensors[name].dtype.newbyteorder("<"), order="C", copy=False)
+        parts += [name.encode(), t.dtype.str.encode(), np.array(t.shape, "<i8").tobytes(), t.tobytes()]
+    for part in parts:
+        found.update(len(part).to_bytes(8, "little"))
+        found.update(part)
     return found.hexdigest()
+
+
+#: kind of a stated layer -> number of its inputs, what is stated of it, and what may be missing
+KINDS: dict[str, tuple[int, set[str], set[str]]] = {
+    "input": (0, {"shape"}, {"inputs"}),
+    "reshape": (1, {"shape", "inputs"}, set()),
+    "relu": (1, {"inputs"}, {"slope"}),
+    "add": (2, {"inputs"}, set()),
+    "shift": (1, {"inputs", "bias"}, set()),
+    "dense": (1, {"inputs", "weight"}, {"bias"}),
+    "convolution": (1, {"inputs", "weight", "stride", "padding", "dilation", "groups"}, {"bias"}),
+}
 
 
 def read_layers(header: dict[str, Any], tensors: dict[str, Array]) -> list[Layer]:
@@ -65,15 +100,19 @@ def read_layers(header: dict[str, Any], tensors: dict[str, Array]) -> list[Layer
     Raises:
         Refused: another version, an unknown kind, a tensor that is missing, does not fit or is not finite.
     """
-    if header.get("version") != 1:
-        raise Refused(f"The layer list has version {header.get('version')!r}; this checker reads version 1.")
+    if header.get("version") != VERSION:
+        raise Refused(f"The layer list has version {header.get('version')!r}; this checker reads version {VERSION}.")
     layers: list[Layer] = []
+    room = Room(sum(t.nbytes for t in tensors.values()))
     try:
+        if header.keys() - {"version", "layers", "sha256"}:
+            raise Refused("The layer list states something that has no meaning in this format.")
         for i, stated in enumerate(header["layers"]):
             inputs = wholes(stated.get("inputs", ()), 0)
             if any(j >= i for j in inputs) or (stated["kind"] == "input") != (i == 0):
                 raise Refused(f"Layer {i} does not follow its inputs.")
-            layers.append(_layer(stated, inputs, [layers[j].shape for j in inputs], tensors))
+            layers.append(_layer(stated, inputs, [layers[j].shape for j in inputs], tensors, room))
+            room.take(layers[-1].size)
     except MALFORMED as error:
         raise Refused(f"Layer {len(layers)} is malformed: {type(error).__name__} {error}") from None
     if not layers:
@@ -81,35 +120,43 @@ def read_layers(header: dict[str, Any], tensors: dict[str, Array]) -> list[Layer
     return layers
 
 
-def wholes(numbers: Iterable[Any], least: int) -> tuple[int, ...]:
-    """Whole numbers of at least ``least``; nothing else is rounded to one."""
+def wholes(numbers: Iterable[Any], least: int, most: int = 2**62) -> tuple[int, ...]:
+    """Whole numbers from ``least`` to ``most``; nothing else is rounded to one."""
     found = tuple(numbers)
-    if any(type(n) is not int or n < least for n in found):
-        raise Refused(f"{list(found)!r:.60} are not whole numbers of at least {least}.")
+    if any(type(n) is not int or not least <= n <= most for n in found):
+        raise Refused(f"{list(found)!r:.60} are not whole numbers from {least} to {most}.")
     return found
 
 
-def _layer(stated: dict[str, Any], inputs: tuple[int, ...], shapes: list[tuple[int, ...]], tensors: dict) -> Layer:
+def _layer(
+    stated: dict[str, Any],
+    inputs: tuple[int, ...],
+    shapes: list[tuple[int, ...]],
+    tensors: dict[str, Array],
+    room: Room,
+) -> Layer:
     kind = stated["kind"]
-    if kind == "input" or kind == "reshape":
-        shape = wholes(stated["shape"], 1)
-        if kind == "input":
-            return entry(shape)
-        return _same(inputs, shapes[0], shape)
+    if kind not in KINDS:
+        raise Refused(f"There is no layer kind {kind!r:.40}.")
+    count, needed, optional = KINDS[kind]
+    if len(inputs) != count or not needed <= stated.keys() - {"kind"} <= needed | optional:
+        raise Refused(f"A layer of the kind {kind!r} has other inputs or settings than the format gives it.")
+    bias = number(tensors, stated["bias"]) if "bias" in stated else None
+    if kind == "input":
+        return entry(wholes(stated["shape"], 1))
+    if kind == "reshape":
+        return reshape(inputs, shapes[0], wholes(stated["shape"], 1))
     if kind == "relu":
-        return relu(inputs, shapes[0], float(stated.get("slope", 0.0)))
+        return relu(inputs, shapes[0], stated.get("slope", 0.0))
     if kind == "add":
         return add(inputs, shapes)
-    bias = number(tensors, stated["bias"]) if stated.get("bias") else None
     if kind == "shift":
         return shift(inputs, shapes[0], bias)
+    weight = number(tensors, stated["weight"])
     if kind == "dense":
-        return dense(inputs, shapes[0], number(tensors, stated["weight"]), bias)
-    if kind == "convolution":
-        stride, padding, dilation = (stated[name] for name in ("stride", "padding", "dilation"))
-        kernel = number(tensors, stated["weight"])
-        return convolution(inputs, shapes[0], kernel, bias, stride, padding, dilation, stated["groups"])
-    raise Refused(f"There is no layer kind {kind!r:.40}.")
+        return dense(inputs, shapes[0], weight, bias, room)
+    stride, padding, dilation = (stated[name] for name in ("stride", "padding", "dilation"))
+    return convolution(inputs, shapes[0], weight, bias, stride, padding, dilation, stated["groups"], room)
 
 
 def number(tensors: dict[str, Array], name: str) -> Array:
@@ -124,16 +171,14 @@ def number(tensors: dict[str, Array], name: str) -> Array:
 
 def entry(shape: tuple[int, ...]) -> Layer:
     """The input."""
-    if math.prod(shape) > LARGEST:
-        raise Refused("The input is too large for this checker.")
     return Layer("input", (), shape)
 
 
 def relu(inputs: tuple[int, ...], shape: tuple[int, ...], slope: float) -> Layer:
     """``max(x, slope·x)`` with ``0 <= slope < 1``."""
-    if not 0 <= slope < 1:
+    if type(slope) not in (int, float) or not 0 <= slope < 1:
         raise Refused(f"A ReLU has the slope {slope}; it lies in [0, 1).")
-    return Layer("relu", inputs, shape, slope=slope)
+    return Layer("relu", inputs, shape, slope=float(slope))
 
 
 def add(inputs: tuple[int, ...], shapes: list[tuple[int, ...]]) -> Layer:
@@ -150,20 +195,22 @@ def shift(inputs: tuple[int, ...], shape: tuple[int, ...], bias: Array | None) -
     return Layer("affine", inputs, shape, bias=bias)
 
 
-def _same(inputs: tuple[int, ...], old: tuple[int, ...], new: tuple[int, ...]) -> Layer:
+def reshape(inputs: tuple[int, ...], old: tuple[int, ...], new: tuple[int, ...]) -> Layer:
+    """The same elements, in the same order, in another shape."""
     if math.prod(old) != math.prod(new):
         raise Refused(f"A reshape from {old} to {new} changes the number of elements.")
     return Layer("reshape", inputs, new)
 
 
-def dense(inputs: tuple[int, ...], shape: tuple[int, ...], weight: Array, bias: Array | None) -> Layer:
+def dense(inputs: tuple[int, ...], shape: tuple[int, ...], weight: Array, bias: Array | None, room: Room) -> Layer:
     """``weight @ x + bias`` along the last axis; earlier axes repeat it."""
     if weight.ndim != 2 or not shape or weight.shape[1] != shape[-1]:
         raise Refused(f"A dense layer of weight {weight.shape} does not fit inputs of shape {shape}.")
     bias = np.zeros(len(weight)) if bias is None else bias
     times = math.prod(shape[:-1])
-    if bias.shape != (len(weight),) or weight.size * times * times > LARGEST:
-        raise Refused("A dense layer's bias does not fit, or it is too large for this checker.")
+    if bias.shape != (len(weight),):
+        raise Refused("A dense layer's bias does not fit.")
+    room.take(weight.size * times * times)
     if times > 1:
         weight, bias = np.kron(np.eye(times), weight), np.tile(bias, times)
     return Layer("affine", inputs, (*shape[:-1], len(bias) // times), weight, bias)
@@ -171,12 +218,12 @@ def dense(inputs: tuple[int, ...], shape: tuple[int, ...], weight: Array, bias: 
 
 def convolution(
     inputs: tuple[int, ...], shape: tuple[int, ...], kernel: Array, bias: Array | None,
-    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int, room: Room,
 ) -> Layer:  # fmt: skip
     """A convolution in one or more dimensions, zeros around; its groups become zeros of the kernel."""
     outs, per_group, *window = kernel.shape
-    stride, dilation, padding = wholes(stride, 1), wholes(dilation, 1), wholes(padding, 0)
-    if len(shape) != len(window) + 1 or not len(stride) == len(padding) == len(dilation) == len(window):
+    stride, dilation, padding = wholes(stride, 1, LARGEST), wholes(dilation, 1, LARGEST), wholes(padding, 0, LARGEST)
+    if not window or len(shape) != len(window) + 1 or not len(stride) == len(padding) == len(dilation) == len(window):
         raise Refused(f"A convolution of kernel {kernel.shape} does not fit inputs of shape {shape}.")
     extents = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(shape[1:], padding, dilation, window, stride)
@@ -185,8 +232,8 @@ def convolution(
     (groups,) = wholes((groups,), 1)
     if per_group * groups != shape[0] or outs % groups or min(extents) < 1:
         raise Refused("A convolution's groups or extents do not fit.")
-    if max(outs * shape[0] * offsets, places * offsets, outs * places) > LARGEST:
-        raise Refused("A convolution is too large for this checker.")
+    # kernel, table, and what a product with one offset's matrix takes
+    room.take(outs * shape[0] * offsets, places * offsets * (2 + len(window)), max(outs, shape[0]) * places)
     full = np.zeros((offsets, outs, groups, per_group))
     own = np.arange(outs) // (outs // groups)
     full[:, np.arange(outs), own] = kernel.reshape(outs, per_group, offsets).transpose(2, 0, 1)
@@ -202,16 +249,16 @@ def convolution(
     return Layer("affine", inputs, (outs, *extents), matrix, bias)
 
 
-def place(layers: list[Layer], name: str) -> int:
-    """Position of "input", "output", "relu:k" (the output of the k-th ReLU layer) or "before:k" (its input).
+def places(layers: list[Layer]) -> dict[str, int]:
+    """The one name of every layer that a certificate may look at, and the layer's position.
 
-    Raises:
-        Refused: there is no such place.
+    It is the first that fits of "input", "output", "relu:k" (the output of the k-th ReLU layer, counted from 0) and
+    "before:k" (its input, with the smallest k).
     """
     relus = [i for i, layer in enumerate(layers) if layer.kind == "relu"]
-    kind, _, k = name.partition(":")
-    if name in ("input", "output"):
-        return 0 if name == "input" else len(layers) - 1
-    if kind not in ("relu", "before") or not k.isdecimal() or int(k) >= len(relus):
-        raise Refused(f"The network has no place '{name}'.")
-    return relus[int(k)] if kind == "relu" else layers[relus[int(k)]].inputs[0]
+    names = {0: "input"} | ({len(layers) - 1: "output"} if len(layers) > 1 else {})
+    for k, i in enumerate(relus):
+        names.setdefault(i, f"relu:{k}")
+    for k, i in enumerate(relus):
+        names.setdefault(layers[i].inputs[0], f"before:{k}")
+    return {name: i for i, name in names.items()}
