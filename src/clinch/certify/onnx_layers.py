@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import clinch.certify.onnx_kinds as known
 from clinch.certify.layers import (
     MALFORMED,
     Array,
@@ -30,19 +31,7 @@ from clinch.certify.layers import (
     reshape,
     shift,
 )  # fmt: skip
-from clinch.certify.onnx_kinds import (
-    ATTRIBUTE_TYPES,
-    DEFAULT,
-    DTYPES,
-    FIELDS,
-    IR,
-    KINDS,
-    NOTES,
-    OPSETS,
-    UNUSED,
-    Attribute,
-    Operand,
-)  # fmt: skip
+from clinch.certify.onnx_kinds import Attribute, Operand  # fmt: skip
 
 #: bytes beyond which a file is not read, and bytes read at once
 LARGEST_FILE, PIECE = 2**31, 2**20
@@ -91,9 +80,9 @@ def _closed(message: Any) -> None:
     if len(UnknownFieldSet(message)):
         raise Refused(f"The file has a field in a {kind} that the checker does not know.")
     for field, value in message.ListFields():
-        if field.name not in FIELDS[kind]:
+        if field.name not in known.FIELDS[kind]:
             raise Refused(f"The file has '{field.name}' in a {kind}, which the checker does not take.")
-        if field.name == "metadata_props" and not all(p.key.startswith(NOTES) for p in value):
+        if field.name == "metadata_props" and not all(p.key.startswith(known.NOTES) for p in value):
             raise Refused("The file has metadata that may change what the model means; save it without.")
         if field.message_type is not None:
             for part in (value,) if hasattr(value, "DESCRIPTOR") else value:
@@ -123,7 +112,7 @@ class _Graph:
         if len(graph.input) > 1 and model.ir_version > 3:
             raise Refused("The graph lets its caller replace weights: some are inputs, too. Save it without that.")
         #: NumPy's type of the input and, so, of every activation
-        self.dtype = np.dtype(DTYPES.get(inputs[0].type.tensor_type.elem_type, ("V",))[0])
+        self.dtype = np.dtype(known.DTYPES.get(inputs[0].type.tensor_type.elem_type, ("V",))[0])
         if self.dtype.kind != "f":
             raise Refused("The input holds neither float32 nor float64.")
         self._append(inputs[0].name, entry(_extents(inputs[0])))
@@ -149,8 +138,8 @@ class _Graph:
         self.layers.append(layer)
 
     def _node(self, node: Any) -> None:
-        kind = KINDS.get(node.op_type)
-        if node.domain not in DEFAULT or kind is None:
+        kind = known.KINDS.get(node.op_type)
+        if node.domain not in known.DEFAULT or kind is None:
             raise Refused(
                 f"The checker does not know an ONNX operator {node.op_type} of the domain "
                 f"'{node.domain}'; use the neutral layer list."
@@ -218,7 +207,7 @@ class _Graph:
             raise Refused(f"The file states the type of '{info.name}', which is no value of the graph.")
         at = isinstance(value, _Activation)
         dtype, shape = (self.dtype, (1, *self.layers[value.layer].shape)) if at else (value.dtype, value.shape)
-        fits = np.dtype(DTYPES.get(stated.elem_type, ("V",))[0]) == dtype
+        fits = np.dtype(known.DTYPES.get(stated.elem_type, ("V",))[0]) == dtype
         dims = [d.dim_value if d.HasField("dim_value") else None for d in stated.shape.dim]
         if stated.HasField("shape"):
             fits &= len(dims) == len(shape) and all(n in (None, size) for n, size in zip(dims, shape))
@@ -228,14 +217,16 @@ class _Graph:
 
 def _opset(model: Any) -> int:
     """Version of the default operator set."""
-    if model.ir_version not in IR:
-        raise Refused(f"The file has the format's version {model.ir_version}; the checker reads {IR[0]} to {IR[-1]}.")
+    if model.ir_version not in known.IR:
+        raise Refused(
+            f"The file has the format's version {model.ir_version}; the checker reads {known.IR[0]} to {known.IR[-1]}."
+        )
     domains = [one.domain for one in model.opset_import]
-    default = [one.version for one in model.opset_import if one.domain in DEFAULT]
-    if len(default) != 1 or len(set(domains)) < len(domains) or not {*domains} <= {*DEFAULT, *UNUSED}:
+    default = [one.version for one in model.opset_import if one.domain in known.DEFAULT]
+    if len(default) != 1 or len(set(domains)) < len(domains) or not {*domains} <= {*known.DEFAULT, *known.UNUSED}:
         raise Refused(f"The file names the operator sets {domains!r}; the checker takes the default one, once.")
-    if default[0] not in OPSETS:
-        raise Refused(f"The file has opset {default[0]}; the checker reads {OPSETS[0]} to {OPSETS[-1]}.")
+    if default[0] not in known.OPSETS:
+        raise Refused(f"The file has opset {default[0]}; the checker reads {known.OPSETS[0]} to {known.OPSETS[-1]}.")
     return default[0]
 
 
@@ -247,18 +238,18 @@ def _extents(info: Any) -> tuple[int, ...]:
     return tuple(d.dim_value for d in dims)
 
 
-def _settings(node: Any, known: dict[str, Attribute], opset: int) -> dict[str, Any]:
+def _settings(node: Any, attributes: dict[str, Attribute], opset: int) -> dict[str, Any]:
     """Attributes with the standard's defaults; each once, of its type, with a value that is understood."""
-    found = {name: one.default for name, one in known.items() if opset in one.opsets}
+    found = {name: one.default for name, one in attributes.items() if opset in one.opsets}
     stated = [a.name for a in node.attribute]
     for a in node.attribute:
-        one = known.get(a.name)
+        one = attributes.get(a.name)
         if one is None or opset not in one.opsets or stated.count(a.name) > 1:
             raise Refused(
                 f"A {node.op_type} has the attribute '{a.name}', which opset {opset} does not have, or twice."
             )
         fields = {field.name for field, _ in a.ListFields()} - {"name", "type", "doc_string"}
-        if a.type != ATTRIBUTE_TYPES[one.field] or fields != {one.field}:
+        if a.type != known.ATTRIBUTE_TYPES[one.field] or fields != {one.field}:
             raise Refused(f"The attribute '{a.name}' of a {node.op_type} has another type than the standard gives it.")
         value = getattr(a, one.field)
         found[a.name] = value = list(value) if one.field == "ints" else value
@@ -273,9 +264,9 @@ def _stored(tensor: Any) -> Array:
     """A tensor that lies in the file itself, read by its own dtype and extents, which must fit its bytes exactly."""
     if tensor.data_location != 0:
         raise Refused("The file's weights lie outside of it; save the model in one file.")
-    if tensor.data_type not in DTYPES:
+    if tensor.data_type not in known.DTYPES:
         raise Refused(f"The tensor '{tensor.name}' holds elements of the type {tensor.data_type}.")
-    dtype, field = DTYPES[tensor.data_type]
+    dtype, field = known.DTYPES[tensor.data_type]
     stored = {f.name for f, _ in tensor.ListFields() if f.name.endswith("_data")}
     if stored != {"raw_data"} and stored != {field}:
         raise Refused(f"The tensor '{tensor.name}' is empty, or has its elements in a field of another type.")
