@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, csr_matrix, diags_array
 
 from clinch.backends.program import Outcome, Program, Vector
+from clinch.backends.quiet import silenced
 from clinch.errors import BackendError
 
 _DUAL_SIMPLEX = 1
@@ -92,7 +93,7 @@ class GurobiModel:
         self._discrete = bool(program.integer.any())
         self._parameters = parameters
         self._model: Any = None
-        with self._errors():
+        with self._errors(), silenced():
             self._environment = self._library.Env(empty=True)
             self._environment.setParam("OutputFlag", 0)
             self._environment.start()
@@ -243,7 +244,7 @@ class GurobiModel:
 
 def _library() -> Any:
     try:
-        import gurobipy
+        import gurobipy  # type: ignore[import-not-found]
     except ImportError as error:
         raise BackendError("Gurobi is missing. Install it with: pip install 'clinch[gurobi]'") from error
     return gurobipy

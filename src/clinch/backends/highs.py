@@ -8,12 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinch.backends.program import Outcome, Program, Vector
+from clinch.backends.quiet import silenced
 from clinch.backends.tangents import solve_by_tangents
 from clinch.errors import BackendError
 
@@ -245,7 +247,17 @@ def _library() -> Any:
         import highspy
     except ImportError as error:
         raise BackendError("HiGHS is missing. Install it with: pip install highspy") from error
+    _print_banner()
     return highspy
+
+
+@cache
+def _print_banner() -> None:
+    """The first solver of a process prints a banner (HiGHS 1.16) before an option could forbid it: to nobody, here."""
+    from highspy import Highs
+
+    with silenced():
+        Highs()
 
 
 def _clean(values: Vector) -> Vector:

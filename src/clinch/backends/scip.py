@@ -15,6 +15,7 @@ import numpy as np
 from clinch.backends import highs
 from clinch.backends.highs import load as load
 from clinch.backends.program import Outcome, Program, Vector
+from clinch.backends.quiet import silenced
 from clinch.errors import BackendError
 
 _WORDS = {
@@ -54,8 +55,9 @@ def solve(
     if time_limit <= 0:
         return Outcome("time")
     library = _library()
-    model = library.Model()
-    model.hideOutput()
+    with silenced():
+        model = library.Model()
+        model.hideOutput()
     model.setParam("randomization/randomseedshift", seed)
     model.setParam("limits/gap", gap)
     variables = _build(library, model, program)
@@ -118,7 +120,7 @@ def _outcome(model: Any, program: Program, variables: list[Any], seconds: float)
 
 def _library() -> Any:
     try:
-        import pyscipopt
+        import pyscipopt  # type: ignore[import-not-found]
     except ImportError as error:
         raise BackendError("SCIP is missing. Install it with: pip install 'clinch[scip]'") from error
     return pyscipopt

@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from clinch.backends.quiet import reserve_stdout
 from clinch.cli import check, demo, evaluate, figure, report, reproduce, solve, supports, verify
 
 app = typer.Typer(
@@ -93,6 +94,7 @@ def main() -> NoReturn:
     """Entry point of the ``clinch`` command."""
     # what torch has made until here lives as long as the process: the garbage collector need not look at it again
     gc.freeze()
+    reserve_stdout()
     code = run()
     # nothing is left to be done, and taking torch down object by object would take a third of a second
     with contextlib.suppress(BrokenPipeError):

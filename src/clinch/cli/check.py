@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from clinch.cli.outputs import output_json
+
 if TYPE_CHECKING:
     from clinch.certify.certificate import Certificate
     from clinch.certify.check import Report
@@ -25,7 +27,10 @@ def check(
         bool, typer.Option("--float32", help="Also run the ONNX model at the point, as onnxruntime does; no proof.")
     ] = False,
     json: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write what was found as JSON; - for standard output.")
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE", parser=output_json, help="Write what was found as JSON; - for standard output."
+        ),
     ] = None,
 ) -> int:
     """Check a certificate from the weights of a network, without trusting the solver; docs/certificates.md.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinch.cli.live import Live
+from clinch.cli.outputs import unwritable
 from clinch.errors import ClinchError
 from clinch.files import write_whole
 
@@ -107,24 +107,15 @@ def write_text(target: str | Path, text: str) -> None:
         ) from None
 
 
-def check_writable(target: str | None) -> None:
-    """Refuse a file for results that cannot be written, before work is spent; nothing is written.
+def check_writable(path: Path) -> None:
+    """Refuse a file for results that cannot be written; nothing is written.
 
     Raises:
         OutputError: its folder is missing or refuses new files.
     """
-    if target is None or target == "-":
-        return
-    path = Path(target).absolute()
-    reason = ""
-    if path.is_dir():
-        reason = "Is a directory"
-    elif not path.parent.is_dir():
-        reason = "No such file or directory"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
-        reason = "Permission denied"
+    reason = unwritable(path)
     if reason:
-        raise OutputError(f"Cannot write {target}: {reason}. Name another file.")
+        raise OutputError(f"Cannot write {path}: {reason}. Name another file.")
 
 
 def _plain(value: Any) -> Any:

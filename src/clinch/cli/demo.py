@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clinch.cli.outputs import output_file, output_json
+
 if TYPE_CHECKING:
     from clinch.demo.problem import Demo
     from clinch.solution import Solution
@@ -20,9 +22,14 @@ def demo(
     time_limit: Annotated[float, typer.Option(help="Seconds.")] = 60.0,
     gap: Annotated[float, typer.Option(help="Relative gap between value and bound at which to stop.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
-    out: Annotated[Path, typer.Option(help="The picture to write (png, svg or pdf).")] = Path("clinch-demo.png"),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", parser=output_file, help="The picture to write (png, svg or pdf).")
+    ] = Path("clinch-demo.png"),
     json: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the solution as JSON; - for standard output.")
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE", parser=output_json, help="Write the solution as JSON; - for standard output."
+        ),
     ] = None,
 ) -> int:
     """Find the nearest image that keeps its class while a monitor on a hidden layer objects, and prove it nearest.
@@ -66,10 +73,6 @@ def _check_picture(out: Path) -> None:
 
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise OutputError(f"--out is '{out}'; give a name that ends in .png, .svg or .pdf.")
-    if not out.absolute().parent.is_dir():
-        raise OutputError(
-            f"There is no folder {out.absolute().parent} for the picture. Make it, or name another with --out."
-        )
 
 
 def _draw(stated: Demo, solution: Solution, norm: str, out: Path, quiet: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clinch.cli.outputs import output_file, output_folder, output_json
 from clinch.errors import ProblemError
 
 if TYPE_CHECKING:
@@ -21,11 +22,26 @@ if TYPE_CHECKING:
 
 
 #: options with long texts
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN", parser=output_folder, help="Keep results in this folder; run again to go on from there."
+    ),
+]
+_Table = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", parser=output_file, help="Write one row per image: .csv, or .parquet (extra)."),
+]
+_Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", parser=output_json, help="Write everything as JSON; - for standard output."),
+]
 _Certificates = Annotated[
     bool, typer.Option("--certificates", help="Prove every proven image again into RUN/certificates; needs --out.")
 ]
 _Report = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write one page as clinch report does; needs --out.")
+    Path | None,
+    typer.Option(metavar="FILE", parser=output_file, help="Write one page as clinch report does; needs --out."),
 ]
 _Ray = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto, local or host:port (extra).")
@@ -51,9 +67,7 @@ def evaluate(
     methods: Annotated[
         list[str], typer.Option(help="all; cheap (no search of single images); attacks or bounds alone.")
     ] = ["all"],  # noqa: B006
-    out: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Keep results in this folder; run again to go on from there.")
-    ] = None,
+    out: _Out = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds for everything together.")] = 600.0,
     gap: Annotated[float, typer.Option(help="Relative gap at which a distance counts as closed.")] = 1e-3,
@@ -69,12 +83,8 @@ def evaluate(
         str | None, typer.Option(metavar="C,H,W", help="Of a model that does not say; default: the images'.")
     ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print every measure for each class too.")] = False,
-    table: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write one row per image: .csv, or .parquet (extra).")
-    ] = None,
-    json: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON; - for standard output.")
-    ] = None,
+    table: _Table = None,
+    json: _Json = None,
     certificates: _Certificates = False,
     report: _Report = None,
 ) -> int:
@@ -157,8 +167,6 @@ def _check_options(
     certificates: bool,
 ) -> None:
     """Refuse what cannot be done before any work is spent."""
-    from clinch.cli.console import check_writable
-
     if table is not None and not one:
         raise ProblemError("--table takes the rows of one combination. Write --json FILE for the rows of all of them.")
     if workers is not None and workers < 1:
@@ -173,8 +181,6 @@ def _check_options(
         raise ProblemError(
             "--certificates lie in the folder of one run. Name it with --out, and ask for one combination."
         )
-    for file in (report, table):
-        check_writable(None if file is None else str(file))
 
 
 def _study(

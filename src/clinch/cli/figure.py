@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clinch.cli.outputs import output_file
+
 KINDS = ("curve", "gallery", "classes", "margins")
 ENDINGS = (".png", ".svg", ".pdf")
 
@@ -14,7 +16,9 @@ ENDINGS = (".png", ".svg", ".pdf")
 def figure(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder given to clinch evaluate as --out.")],
     kind: Annotated[str, typer.Option(help="curve, gallery, classes or margins.")] = "curve",
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to: .png, .svg or .pdf.")] = Path("figure.png"),
+    out: Annotated[Path, typer.Option(metavar="FILE", parser=output_file, help="Where to: .png, .svg or .pdf.")] = Path(
+        "figure.png"
+    ),
     data: Annotated[str | None, typer.Option(help="The originals of the gallery; default: what the run names.")] = None,
 ) -> int:
     """Draw one figure of a run of clinch evaluate; the model is not needed.
@@ -23,7 +27,7 @@ def figure(
 
     Example: clinch figure run --kind curve --out curve.pdf
     """
-    from clinch.cli.console import OutputError, check_writable
+    from clinch.cli.console import OutputError
     from clinch.errors import ProblemError
     from clinch.files import printable
     from clinch.study import figures
@@ -33,7 +37,6 @@ def figure(
         raise ProblemError(f"There is no figure '{kind}'. Choose --kind {', '.join(KINDS)}.")
     if out.suffix.lower() not in ENDINGS:
         raise OutputError(f"'{out}' has no ending of a figure: write a name that ends with {', '.join(ENDINGS)}.")
-    check_writable(str(out))
     found = open_run(run)
     if kind == "gallery":
         drawn = figures.gallery_figure(found, data=data)

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from clinch.cli.outputs import output_file
+
 
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder given to clinch evaluate as --out.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to; default: report.html in the run's folder.")
+        Path | None,
+        typer.Option(metavar="FILE", parser=output_file, help="Where to; default: report.html in the run's folder."),
     ] = None,
     title: Annotated[str | None, typer.Option(help="Of the page; default: the model and the data.")] = None,
     classes: Annotated[
@@ -30,11 +33,9 @@ def report(
     from clinch.study.report import read_class_names, write_report
     from clinch.study.runs import open_run
 
-    if out is not None:
-        check_writable(str(out))
     names = [] if classes is None else read_class_names(classes)
     found = open_run(run)
     target = found.path.with_name("report.html") if out is None else out
-    check_writable(str(target))
+    check_writable(target)
     print(printable(str(write_report(found, target, title=title, classes=names, data=data)), lines=False))
     return 0

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clinch.cli.outputs import output_folder, output_json
+
 if TYPE_CHECKING:
     from clinch.papers.parts.reproduction import Reproduction
 
@@ -14,14 +16,18 @@ if TYPE_CHECKING:
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to reproduce; a wrong name lists those there are.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write NAME.png and the page NAME.md into this folder.")
+        Path | None,
+        typer.Option(metavar="DIR", parser=output_folder, help="Write NAME.png and the page NAME.md into this folder."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice that the publication does not fix.")] = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small setting; its verdicts are not about the paper.")
     ] = False,
     json: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write tables and verdicts as JSON; - for output.")
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE", parser=output_json, help="Write tables and verdicts as JSON; - for output."
+        ),
     ] = None,
 ) -> int:
     """Run a published experiment and show its numbers beside ours, with a verdict on each claim.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clinch.cli.outputs import output_file, output_json
+
 if TYPE_CHECKING:
     from clinch.solution import Solution
 
@@ -16,7 +18,10 @@ def solve(
         Path, typer.Argument(metavar="PROBLEM.toml", help="What to solve; the format is in docs/problem-files.md.")
     ],
     json: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the solution as JSON; - for standard output.")
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE", parser=output_json, help="Write the solution as JSON; - for standard output."
+        ),
     ] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds; the best input and bound so far are kept.")] = None,
     gap: Annotated[float | None, typer.Option(help="Relative gap between value and bound at which to stop.")] = None,
@@ -24,14 +29,18 @@ def solve(
     solver: Annotated[str | None, typer.Option(help="Run one engine alone, by name.")] = None,
     certificate: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a certificate of the bound, which clinch check reads."),
+        typer.Option(
+            metavar="FILE", parser=output_file, help="Write a certificate of the bound, which clinch check reads."
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Where to compute, such as cuda; default: where the model is.")
     ] = None,
     keep: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Keep the best inputs and bounds in this JSON file while solving."),
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=output_file, help="Keep the best inputs and bounds in this JSON file while solving."
+        ),
     ] = None,
     run_code: Annotated[
         bool, typer.Option("--run-code", help="Let the file name a Python function as its model, and run it.")
@@ -43,12 +52,10 @@ def solve(
 
     Example: clinch solve examples/digits_monitor.toml --time-limit 30 --json solution.json
     """
-    from clinch.cli.console import Progress, check_writable, exit_code, write_json
+    from clinch.cli.console import Progress, exit_code, write_json
     from clinch.cli.problem_file import read_problem
     from clinch.files import printable
 
-    check_writable(json)
-    check_writable(keep)
     stated = read_problem(file, run_code=run_code)
     given = {"time_limit": time_limit, "gap": gap, "seed": seed, "solver": solver, "device": device, "keep": keep}
     options = stated.options | {name: value for name, value in given.items() if value is not None}

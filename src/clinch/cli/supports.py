@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clinch.cli.outputs import output_json
+
 if TYPE_CHECKING:
     from clinch.network.network import Network
     from clinch.network.support import LayerSupport
@@ -22,7 +24,10 @@ def supports(
         str | None, typer.Option(metavar="1,28,28", help="Shape of one input; needed for a function.")
     ] = None,
     json: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the table as JSON; - for standard output.")
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE", parser=output_json, help="Write the table as JSON; - for standard output."
+        ),
     ] = None,
 ) -> int:
     """Show which layers of a model are supported by which engine.

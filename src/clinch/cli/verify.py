@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clinch.cli.outputs import output_file, output_json
+
 if TYPE_CHECKING:
     from clinch.vnnlib.verification import Verdict
 
@@ -23,14 +25,22 @@ def verify(
         float, typer.Option(metavar="SECONDS", help="Wall time since this process started; no answer comes later.")
     ] = 60.0,
     counterexample: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write the counterexample here, not to standard output.")
+        Path | None,
+        typer.Option(metavar="FILE", parser=output_file, help="Write the counterexample here, not to standard output."),
     ] = None,
     certificate: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where unsat: prove it once more, and write what clinch check reads."),
+        typer.Option(
+            metavar="FILE",
+            parser=output_file,
+            help="Where unsat: prove it once more, and write what clinch check reads.",
+        ),
     ] = None,
     json: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write the verdict as JSON; - for standard output.")
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE", parser=output_json, help="Write the verdict as JSON; - for standard output."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda; default: the CPU.")] = None,
@@ -46,13 +56,12 @@ def verify(
     Example: clinch verify net.onnx.gz property.vnnlib.gz --timeout 116 --counterexample found.txt
     """
     import clinch
-    from clinch.cli.console import check_writable, write_json, write_text
+    from clinch.cli.console import write_json, write_text
     from clinch.files import printable
 
-    check_writable(json)
     if counterexample is not None:
         # no older one is taken for this one's, and a file that cannot be written is told before work is spent
-        _write(Path(counterexample), "")
+        _write(counterexample, "")
     # what is no timeout is refused by verify itself
     left = max(0.0, timeout - seconds_since_start()) if timeout >= 0 else timeout
     keep = certificate is not None
