@@ -13,6 +13,7 @@ from mutations import spoilt_bytes
 from clinch.certify.certificate import CERTIFICATE, NETWORK, read_certificate, read_network
 from clinch.certify.check import check
 from clinch.certify.layers import Layer, Refused, read_layers
+from clinch.certify.words import Checked
 from clinch.cli.check import statement
 
 CASES = ("maximum, boxes halved", "clauses, boxes halved", "distance, p = 2", "convolution, linear objective")
@@ -42,7 +43,7 @@ def read_proof(path: Path) -> None:
     named = certificate.header.get("networks")
     sha256 = next((one for one in networks if isinstance(named, list) and one in named), next(iter(networks)))
     report = check(certificate, networks[sha256], sha256)
-    assert statement(certificate, report, path.name, sha256)
+    assert statement(Checked(path.name, certificate, networks[sha256], sha256, report), path.name)
 
 
 def read_layer_list(path: Path) -> None:

@@ -157,7 +157,7 @@ def test_a_table_that_is_cut_short_leaves_the_old_one(tmp_path):
 def test_a_figure_that_is_cut_short_leaves_the_old_one(tmp_path, monkeypatch, ending):
     from matplotlib.figure import Figure
 
-    from clinch.study.figures import save
+    from clinch.figures import save
 
     target = tmp_path / f"a.{ending}"
     save(Figure(figsize=(1, 1)), target)

@@ -46,7 +46,7 @@ class Report(NamedTuple):
     violation: float
 
 
-class _Query(NamedTuple):
+class CertifiedQuery(NamedTuple):
     """``forms`` by layer and ``constants`` have the objective in their first row, zero where it is not linear, and an
     atom in each of the others; ``clauses`` number the atoms from 0."""
 
@@ -77,7 +77,7 @@ def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report
         raise Refused("The certificate has another version than the one this checker reads.")
     if sha256 not in certificate.header["networks"]:
         raise Refused("The certificate is about another network: the hash of this one is not among those it names.")
-    query, claim = _query(certificate, layers), certificate.header["claim"]
+    query, claim = certified_query(certificate, layers), certificate.header["claim"]
     infeasible = claim["kind"] == "infeasible"
     bound = float("inf") if infeasible else float(claim["value"])
     if not infeasible and (claim["kind"] != "bound" or not np.isfinite(bound) or query.objective == "none"):
@@ -95,7 +95,12 @@ def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report
     return Report(bound, margin, rounding, count, value, violation)
 
 
-def _query(c: Certificate, layers: list[Layer]) -> _Query:
+def certified_query(c: Certificate, layers: list[Layer]) -> CertifiedQuery:
+    """What a certificate's numbers state over a network's layers, its labels left aside.
+
+    Raises:
+        Refused: a tensor is missing or does not fit, or a number has no meaning.
+    """
     stated, n = c.header["query"], layers[0].size
     atoms = len(c.tensors["atoms.constant"])
     clause = c.whole("atoms.clause", (atoms,), 0, max(atoms - 1, 0))
@@ -118,7 +123,7 @@ def _query(c: Certificate, layers: list[Layer]) -> _Query:
     constant = c.numbers("objective.constant", (1,)) if linear else np.zeros(1)
     constants = np.append(constant, c.numbers("atoms.constant", (atoms,)))
     ball = _ball(c, "objective.", float(stated["p"]), n) if objective == "distance" else None
-    return _Query(objective, forms, constants, clauses, Box(lower[None], upper[None]), balls, ball)
+    return CertifiedQuery(objective, forms, constants, clauses, Box(lower[None], upper[None]), balls, ball)
 
 
 def _ball(c: Certificate, prefix: str, p: float, n: int) -> Ball:
@@ -140,7 +145,7 @@ def _hull(box: Box, ball: Ball) -> Box:
 
 
 def _leaves(
-    c: Certificate, layers: list[Layer], query: _Query, box: Box, balls: list[Ball], goal: float | None
+    c: Certificate, layers: list[Layer], query: CertifiedQuery, box: Box, balls: list[Ball], goal: float | None
 ) -> tuple[float, float, int]:
     """Smallest margin, largest rounding and number of leaves; refused where a margin is not positive."""
     relus = [i for i, layer in enumerate(layers) if layer.kind == "relu"]
@@ -169,7 +174,13 @@ def _leaves(
 
 
 def _margins(
-    c: Certificate, network: Relaxation, query: _Query, leaves: Leaves, columns: Array, ends: Array, goal: float | None
+    c: Certificate,
+    network: Relaxation,
+    query: CertifiedQuery,
+    leaves: Leaves,
+    columns: Array,
+    ends: Array,
+    goal: float | None,
 ) -> Array:
     """``(D,)`` lower bounds of the combination that the module's text states; infinity on leaves without inputs."""
     count, relus = len(leaves.signs), [i for i, layer in enumerate(network.layers) if layer.kind == "relu"]
@@ -220,8 +231,11 @@ def _point(c: Certificate, layers: list[Layer]) -> tuple[float | None, float]:
 
 def point_limits(c: Certificate, layers: list[Layer]) -> tuple[float, float]:
     """Upper limits of the objective and of the largest violation at the certificate's point, by interval arithmetic."""
-    query = _query(c, layers)
-    x = c.numbers("point.x", (layers[0].size,))[None]
+    return values_at(certified_query(c, layers), c.numbers("point.x", (layers[0].size,))[None], layers)
+
+
+def values_at(query: CertifiedQuery, x: Array, layers: list[Layer]) -> tuple[float, float]:
+    """Upper limits of the objective and of the largest violation of a query at an input ``(1, n)``."""
     limits = [Box(x, x)]
     for layer in layers[1:]:
         limits.append(interval(layer, [limits[j] for j in layer.inputs]))

@@ -1,18 +1,22 @@
-"""``clinch check CERT MODEL``: whether a certificate proves what it says about a network."""
+"""``clinch check CERT MODEL``: what a certificate proves about a network, and whether that answers a question."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from clinch.cli.outputs import output_json
 
 if TYPE_CHECKING:
+    from clinch.certificates.question import Answer, Question
     from clinch.certify.certificate import Certificate
-    from clinch.certify.check import Report
+    from clinch.certify.words import Checked
+
+#: a file's own texts that are shown
+LABELS = 10
 
 
 def check(
@@ -23,6 +27,21 @@ def check(
             metavar="MODEL", help="The .onnx or .onnx.gz file, or the layer list CERT.network.safetensors beside it."
         ),
     ],
+    question: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="PROBLEM.toml or SPEC.vnnlib of yours: is it this that is proven?"),
+    ] = None,
+    bound: Annotated[
+        float | None,
+        typer.Option(help="The bound of the question's objective to be proven; default: the optimum, within its gap."),
+    ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="CERT", help="A further certificate, for a question of several cases."),
+    ] = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Let PROBLEM.toml name a Python function as its model, and run it.")
+    ] = False,
     float32: Annotated[
         bool, typer.Option("--float32", help="Also run the ONNX model at the point, as onnxruntime does; no proof.")
     ] = False,
@@ -35,38 +54,84 @@ def check(
 ) -> int:
     """Check a certificate from the weights of a network, without trusting the solver; docs/certificates.md.
 
-    Exit code: 0 it proves what it says; 1 it does not; 2 a file is not there.
+    With --question the answer is about your file: the certificate, or several with --with, must cover its region, all
+    its cases and its objective, and prove --bound where you give one.
+
+    Exit code: 0 it proves what it says, and the question; 1 it does not, with what is missing; 2 bad input.
 
     Example: clinch check monitor.safetensors monitor.network.safetensors
+
+    Example: clinch check p.safetensors net.onnx --question property.vnnlib
     """
-    from clinch.certify.certificate import read_certificate, read_network
-    from clinch.certify.check import check as checked
     from clinch.certify.layers import Refused
     from clinch.cli.console import write_json
-    from clinch.errors import ProblemError
 
-    for path in (certificate, model):
-        if not path.is_file():
-            raise ProblemError(f"There is no file '{path}'. Name a certificate and the network it is about.")
+    files = [certificate, *(also or [])]
+    _check_options(files, model, question, bound, also)
+    # bad input is told before work is spent
+    asked = None if question is None else _asked(question, model, run_code)
     try:
-        read = read_certificate(certificate)
-        layers, sha256 = read_network(model)
-        report = checked(read, layers, sha256)
+        checked = _checked(files, model)
     except Refused as reason:
         if json != "-":
             print(f"REFUSED. {reason}")
         if json is not None:
             write_json({"proven": False, "reason": str(reason)}, json)
         return 1
-    run = executed(read, model) if float32 else None
+    found = None if asked is None else _answered(asked, checked, bound)
+    run = executed(checked[0].certificate, model) if float32 else None
     if json != "-":
-        print(statement(read, report, model.name, sha256))
+        print("\n".join([*_verdict(asked, found), *(statement(one, model.name, asked is None) for one in checked)]))
         if run is not None:
             print(f"{'float32':<12}{run.text}")
     if json is not None:
         execution = None if run is None else run._asdict()
-        write_json({"proven": True, "claim": read.header["claim"], **report._asdict(), "float32": execution}, json)
-    return 0
+        write_json({**_content(checked, asked, found), "float32": execution}, json)
+    return 0 if found is None or found.proven else 1
+
+
+def _check_options(
+    files: list[Path], model: Path, question: Path | None, bound: float | None, also: list[Path] | None
+) -> None:
+    from clinch.errors import ProblemError
+
+    for path in (*files, model, *([] if question is None else [question])):
+        if not path.is_file():
+            raise ProblemError(f"There is no file '{path}'. Name a certificate and the network it is about.")
+    if question is None and (bound is not None or also):
+        raise ProblemError("--bound and --with are about a question. Name its file: --question PROBLEM.toml.")
+    if bound is not None and not math.isfinite(bound):
+        raise ProblemError(f"--bound is {bound}; give a finite number.")
+
+
+def _asked(question: Path, model: Path, run_code: bool) -> Question:
+    from clinch.certificates.question import read_question
+
+    return read_question(question, model, run_code=run_code)
+
+
+def _checked(files: list[Path], model: Path) -> list[Checked]:
+    """Certificates that the checker has accepted; the first other one is refused."""
+    from clinch.certify.certificate import read_certificate, read_network
+    from clinch.certify.check import check as accepted
+    from clinch.certify.layers import Refused
+    from clinch.certify.words import Checked
+
+    found: list[Checked] = []
+    layers, sha256 = read_network(model)
+    for path in files:
+        try:
+            read = read_certificate(path)
+            found.append(Checked(path.name, read, layers, sha256, accepted(read, layers, sha256)))
+        except Refused as reason:
+            raise Refused(str(reason) if len(files) == 1 else f"'{path.name}': {reason}") from None
+    return found
+
+
+def _answered(question: Question, checked: list[Checked], bound: float | None) -> Answer:
+    from clinch.certificates.question import answer
+
+    return answer(question, checked, bound)
 
 
 class Execution(NamedTuple):
@@ -120,27 +185,102 @@ def executed(certificate: Certificate, model: Path) -> Execution:
     return Execution(value, violation, text + "; this is a test and no part of the proof")
 
 
-def statement(certificate: Certificate, report: Report, model: str, sha256: str) -> str:
-    """What is proven, about which function, what rounding has to do with it, and what is not proven."""
-    query = certificate.header["query"]
-    sense = int(query["sense"])
-    name = {"distance": f"distance (p = {query.get('p')})"}.get(query["objective"], "objective")
-    if math.isinf(report.bound):
-        proven = "No input of the region satisfies the conditions."
-    else:
-        word = "below" if sense > 0 else "above"
-        conditions = " satisfies the conditions and" if len(certificate.tensors["atoms.constant"]) else ""
-        proven = f"No input of the region{conditions} has {name} {word} {sense * report.bound:.12g}."
+def _verdict(question: Question | None, answer: Answer | None) -> list[str]:
+    """Whether the question is proven; nothing where there is none."""
+    from clinch.files import printable
+
+    if question is None or answer is None:
+        return []
+    name = printable(question.name, lines=False)
+    if not answer.proven:
+        return [f"{'NOT PROVEN':<12}the question of {name}: {printable(answer.reason, lines=False)}."]
+    if question.nothing:
+        return [f"{'PROVEN':<12}the question of {name}: no input meets its own limits: {printable(question.nothing)}."]
+    texts = [_said(b, question.queries[0].sense) for b in answer.bounds]
+    if len(set(texts)) == 1:
+        return [f"{'PROVEN':<12}the question of {name}: {texts[0]}."]
+    return [
+        f"{'PROVEN':<12}the question of {name}, all {len(texts)} problems of it:",
+        *(f"{'':<12}{b}: {text}" for b, text in enumerate(texts)),
+    ]
+
+
+def _said(bound: float | None, sense: int) -> str:
+    assert bound is not None
+    if math.isinf(bound):
+        return "no input satisfies its conditions"
+    return f"no input that it allows has an objective {'below' if sense > 0 else 'above'} {bound!r}"
+
+
+def _content(checked: list[Checked], question: Question | None, answer: Answer | None) -> dict[str, Any]:
+    """The fields of --json; those of the first certificate by their names."""
+    first = checked[0]
+    claim: dict[str, Any] = {"kind": "infeasible"}
+    if math.isfinite(first.report.bound):
+        claim = {"kind": "bound", "value": first.report.bound}
+    asked = None
+    if question is not None and answer is not None:
+        asked = {"file": question.name, "proven": answer.proven, "problems": question.size, "reason": answer.reason,
+                 "bounds": list(answer.bounds)}  # fmt: skip
+    return {
+        "proven": answer is None or answer.proven, "question": asked, "claim": claim, **first.report._asdict(),
+        "sha256": first.sha256, "says": [_rows(one)["says"] for one in checked], "region": _rows(first)["region"],
+        "conditions": _rows(first)["conditions"], "unchecked_labels": _labels(first.certificate),
+    }  # fmt: skip
+
+
+def _rows(one: Checked) -> dict[str, Any]:
+    """What a certificate proves, in words made from its numbers."""
+    from clinch.certify.check import certified_query
+    from clinch.certify.words import condition_texts, proven_text, region_text
+
+    query, sense = certified_query(one.certificate, one.layers), int(one.certificate.header["query"]["sense"])
+    return {
+        "says": proven_text(query, one.report, sense, one.layers),
+        "region": region_text(query.box, query.balls, one.layers),
+        "conditions": condition_texts(query, one.layers),
+    }
+
+
+def _labels(certificate: Certificate) -> list[str]:
+    from clinch.certify.words import quoted
+
+    return [quoted(text) for text in certificate.header["query"]["labels"][:LABELS]]
+
+
+def statement(one: Checked, model: str, alone: bool = True) -> str:
+    """What is proven, about which function, what rounding has to do with it, and what is not proven.
+
+    Every word is made from the certificate's numbers. What its author wrote stands at the end, quoted.
+
+    Args:
+        one: what the checker has accepted.
+        model: name of the file.
+        alone: whether it is what was asked for; where a question was, PROVEN is not said of anything else.
+    """
+    from clinch.files import printable
+
+    report, said, query = one.report, _rows(one), one.certificate.header["query"]
     rows = [
-        ("PROVEN", proven),
-        ("about", f"the real-number function of the weights stored in {model} (SHA-256 {sha256[:16]}…)"),
+        ("PROVEN" if alone else "it proves", said["says"]),
+        ("about", f"the real-number function of the weights stored in {printable(model, lines=False)} (SHA-256 "
+                  f"{one.sha256[:16]}…)"),
+        ("region", said["region"]),
+        *(("condition", text) for text in said["conditions"]),
         ("proof", f"{report.leaves} leaves that cover the region, each bounded again from the weights"),
         ("rounding", f"at most {report.rounding:.2g} in a leaf's bound, subtracted; margin left {report.margin:.2g}"),
-    ]
+    ]  # fmt: skip
     if report.value is not None:
+        name = f"distance (p = {float(query['p']):g})" if query["objective"] == "distance" else "objective"
         holds = "all conditions hold" if report.violation <= 0 else f"conditions hold up to {report.violation:.2g}"
-        rows.append(("point", f"{name} {sense * report.value:.12g} in real numbers, rounding included; {holds}"))
+        value = f"{int(query['sense']) * report.value:.12g}"
+        rows.append(("point", f"{name} {value} in real numbers, rounding included; {holds}"))
     rows.append(("not proven", "how the network runs in float32 or on a device: rounding there may change its outputs"))
-    texts = [str(text) for text in query["labels"][:10]]
-    rows += [("condition", text) for text in texts]
-    return "\n".join(f"{head:<12}{text}" for head, text in rows)
+    lines = [] if alone else [f"\ncertificate {printable(one.name, lines=False)}"]
+    lines += [f"{head:<12}{text}" for head, text in rows]
+    labels = _labels(one.certificate)
+    if labels:
+        more = len(query["labels"]) - len(labels)
+        lines += ["not checked, no part of the proof: texts that the file's author wrote"]
+        lines += [f"{'':<12}{text}" for text in labels] + ([f"{'':<12}and {more} more"] if more > 0 else [])
+    return "\n".join(lines)

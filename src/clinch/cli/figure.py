@@ -29,6 +29,7 @@ def figure(
     """
     from clinch.cli.console import OutputError
     from clinch.errors import ProblemError
+    from clinch.figures import save
     from clinch.files import printable
     from clinch.study import figures
     from clinch.study.runs import open_run
@@ -44,7 +45,7 @@ def figure(
         make = {"curve": figures.certified_figure, "classes": figures.classes_figure, "margins": figures.margins_figure}
         drawn = make[kind](found)
     try:
-        figures.save(drawn, out)
+        save(drawn, out)
     except OSError as error:
         raise OutputError(f"Cannot write {out}: {error.strerror}. Name another file.") from None
     print(printable(str(out), lines=False))
