@@ -8,7 +8,6 @@ and a bound that passes a value raises :class:`UnsoundResult`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.certify.point import check_points
 from clinch.errors import UnsoundResult
 from clinch.query import Query
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 #: rounding allowance of float64 bounds, relative to the value: a bound this little above a value is a tie
 ROUNDING = 1e-7
+#: share of the time that engines leave for ending the step they are at (past the end of all the time they are ended),
+#: and share beyond the end in which what they have found by then may be checked
+WIND_DOWN, LATE = 0.01, 0.02
 
 
 @dataclass
@@ -69,20 +72,34 @@ class Ledger:
         objective = self.query.objective
         #: ``(B,)`` the objective where it is a constant, so that a larger bound proves infeasibility
         self._constant = objective.value(self.query.region.lower, {}) if self.query.feasibility else None
-        self._start = time.monotonic()
-        self._deadline = self.time_limit
+        self._start = deadline.clock()
+        self._deadline = (1 - WIND_DOWN) * self.time_limit
 
     # --- budget ---------------------------------------------------------------------------------------------------
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self._start
+        return deadline.clock() - self._start
 
     @property
     def remaining(self) -> float:
-        """Seconds left to the engine at work; infinity without a limit."""
+        """Seconds left to the engine at work, which ends a little before the time does; infinity without a limit."""
         return self._deadline - self.seconds
+
+    @contextmanager
+    def ending(self, *, late: bool = False) -> Iterator[None]:
+        """What is done inside ends with :class:`clinch.deadline.OutOfTime` when the time is over.
+
+        Args:
+            late: a little later, and whatever deadline holds outside.
+        """
+        if late:
+            with deadline.exactly_until(self._start + (1 + LATE) * self.time_limit):
+                yield
+        else:
+            with deadline.until(self._start + self.time_limit):
+                yield
 
     @contextmanager
     def share(self, fraction: float) -> Iterator[None]:
@@ -144,7 +161,12 @@ class Ledger:
             ``(N,)`` whether each point is feasible.
         """
         problems = torch.arange(self.query.size) if problems is None else problems.cpu()
-        check = check_points(self.query, x, problems)
+        try:
+            with self.ending(late=True):
+                check = check_points(self.query, x, problems)
+        except deadline.OutOfTime:
+            # what nobody has had the time to check does not count
+            return torch.zeros(x.shape[0], dtype=torch.bool)
         self.queries += x.shape[0]
         self.rejected += int((~check.feasible).sum())
         value = torch.where(check.feasible, check.value, torch.inf)

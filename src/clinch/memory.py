@@ -1,8 +1,9 @@
 """Memory that runs out ends a computation with an error that can be caught, not with the kernel's killer.
 
-Inside :func:`guarded` the process's data may grow by what is free and no more (``RLIMIT_DATA``, getrlimit(2), Linux):
-an allocation beyond fails in the library that asks for it, and :func:`ran_out` tells that error from others. Elsewhere
-than on Linux there is no limit, and only the errors that libraries raise by themselves are caught.
+Inside :func:`guarded` the process's data may grow by so much and no more (``RLIMIT_DATA``, getrlimit(2), Linux): an
+allocation beyond fails in the library that asks for it, and :func:`ran_out` tells that error from others. The limit is
+one of the whole process, so that it is set only where a caller names one, and by the command line, whose process is its
+own. Elsewhere, and on other systems than Linux, only the errors that libraries raise by themselves are caught.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: share of what is free that a computation may take when no limit is named
+from clinch.errors import ProblemError
+
+#: share of what is free that a command may take
 SHARE = 0.9
 #: control groups' own files of limit and use, versions 2 and 1
 _GROUPS = (
@@ -44,14 +47,33 @@ def available() -> int | None:
     return min(found, default=None)
 
 
+def most_of_what_is_free() -> int | None:
+    """:data:`SHARE` of what is :func:`available`, in bytes; None where that is not told."""
+    free = available()
+    return None if free is None else int(SHARE * free)
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a limit that has no meaning.
+
+    Raises:
+        ProblemError: it is not positive.
+    """
+    if limit is not None and not limit > 0:
+        raise ProblemError(f"memory_limit is {limit}; give bytes, such as 8 * 2**30, or None.")
+
+
 @contextmanager
-def guarded(limit: int | None = None) -> Iterator[None]:
+def guarded(limit: int | None) -> Iterator[None]:
     """Let the process's data grow by so many bytes at most; inside another guard the outer one alone counts.
 
     Args:
-        limit: in bytes; None: :data:`SHARE` of what is :func:`available`.
+        limit: in bytes; None: nothing is changed.
     """
     global _depth, _before
+    if limit is None:
+        yield
+        return
     with _lock:
         _depth += 1
         if _depth == 1:
@@ -68,17 +90,14 @@ def guarded(limit: int | None = None) -> Iterator[None]:
                 _before = None
 
 
-def _lower(limit: int | None) -> tuple[int, int] | None:
+def _lower(limit: int) -> tuple[int, int] | None:
     """Lower the limit; what it was before, None where nothing was changed."""
     if not sys.platform.startswith("linux"):
         return None
     import resource
 
     now = _field("/proc/self/status", "VmData:")
-    free = available()
-    if limit is None and free is not None:
-        limit = int(SHARE * free)
-    if now is None or limit is None:
+    if now is None:
         return None
     before = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = now + limit

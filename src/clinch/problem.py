@@ -155,8 +155,9 @@ class Problem:
             bounds: names of layers; ``solution.bounds["relu2"]`` then holds proven limits of that layer's activations.
             device: where to compute, such as ``"cuda"``; None: where the model is. Linear programs and all checks stay
                 on the CPU, and the solution's tensors are there.
-            memory_limit: bytes that the solve may take; None: 90 % of what is free. Reaching it is a normal ending: the
-                best input and bound so far are returned, with a note.
+            memory_limit: bytes that the solve may take, by a limit of the whole process while it runs (Linux); None: no
+                limit. Running out of memory is a normal ending: the best input and bound so far are returned, with a
+                note.
             keep: a JSON file that holds the best inputs and bounds while the solve runs, and outlives a crash.
             certificate: whether the bound is to be proven once more in a form that ``clinch check`` reads, for which
                 ``time_limit`` counts again; see :attr:`clinch.Solution.certificate`.

@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,6 +92,11 @@ def status_of(value: float, bound: float, gap: float) -> Status:
 
 def installed_versions() -> dict[str, str]:
     """Versions of what the numbers depend on; packages that are not installed are left out."""
+    return dict(_installed_versions())
+
+
+@cache
+def _installed_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in ("clinch", "torch", "numpy", "highspy", "pyscipopt", "gurobipy"):
         try:

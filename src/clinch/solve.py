@@ -6,6 +6,7 @@ which shares incumbents and radii with both through the ledger.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from clinch import memory
+from clinch.deadline import OutOfTime, exactly_until
 from clinch.devices import usable_device
 from clinch.errors import (
     BackendCrash,
@@ -42,6 +44,8 @@ ATTACK_SHARE = 0.35
 SLICE_SHARE = 0.1
 #: share of the time for a first look of input splitting at a problem that another engine may suit better
 GLANCE_SHARE = 0.02
+#: share of the time of bounds alone that the limits of the activations may take
+LIMITS_SHARE = 0.9
 #: input elements that have room, up to which splitting them is tried, and up to which nothing else is as good
 FEW_INPUTS, VERY_FEW_INPUTS = 16, 8
 
@@ -80,7 +84,8 @@ def solve(
         bounds: layers whose limits the solution is to report, see :attr:`clinch.Solution.bounds`.
         device: where attacks, bounds and branch and bound compute; None: on the model's. Linear programs and all checks
             stay on the CPU, and the solution's tensors are there.
-        memory_limit: bytes that the solve may take; None: 90 % of what is free. Reaching it is a normal ending too.
+        memory_limit: bytes that the solve may take, by a limit of the whole process while it runs (Linux); None: no
+            limit. Running out is a normal ending too.
         keep: a JSON file that holds the best inputs and bounds while the solve runs, see :class:`clinch.kept.Keeper`.
         certificate: whether to prove the bounds once more in a form that ``clinch check`` reads; the time limit counts
             again for each problem.
@@ -92,8 +97,7 @@ def solve(
     """
     if not time_limit >= 0:
         raise ProblemError(f"time_limit is {time_limit}; give seconds, zero or more.")
-    if memory_limit is not None and not memory_limit > 0:
-        raise ProblemError(f"memory_limit is {memory_limit}; give bytes, such as 8 * 2**30, or None.")
+    memory.check_limit(memory_limit)
     if not gap >= 0:
         raise ProblemError(f"gap is {gap}; give a relative gap of zero or more, such as 1e-3.")
     if solver is not None and solver not in ENGINES:
@@ -113,7 +117,7 @@ def solve(
     finally:
         if keeper is not None:
             keeper.close()
-    solution = Solution.from_ledger(problem, ledger, _layer_limits(query, ledger, reported))
+    solution = Solution.from_ledger(problem, ledger, _layer_limits(query, ledger, reported, memory_limit))
     return _with_certificate(solution, problem, ledger) if certificate else solution
 
 
@@ -144,7 +148,7 @@ def search(
         ledger: of the same query on the CPU; receives points and bounds, and says when to stop.
         seed: of the attacks' random starts.
         solver: one of :data:`ENGINES`; None: Clinch chooses and combines.
-        memory_limit: bytes that the search may take; None: 90 % of what is free.
+        memory_limit: bytes that the search may take; None: no limit.
     """
     try:
         with memory.guarded(memory_limit), surviving(ledger):
@@ -152,9 +156,9 @@ def search(
                 _combine(query, ledger, seed)
             else:
                 ENGINES[solver](query, ledger, seed)
-        if MEMORY_NOTE in ledger.notes:
+        if MEMORY_NOTE in ledger.notes or (ledger.remaining <= 0 and solver in BOUNDING):
             # what failed has given its memory back by now: a bound that needs little is better than none
-            with memory.guarded(memory_limit), surviving(ledger):
+            with memory.guarded(memory_limit), surviving(ledger), ledger.ending(late=True):
                 _cheap_bound(query, ledger)
     except KeyboardInterrupt:
         ledger.note("Interrupted: these are the best input and bound so far.")
@@ -163,13 +167,17 @@ def search(
 @contextmanager
 def surviving(ledger: Ledger, *, crashes_only: bool = True) -> Iterator[None]:
     """Where memory runs out or a solver library's process dies inside, what is known by then stays: a note says so.
+    What is still at work when the ledger's time is over ends there.
 
     Args:
-        ledger: receives the note.
+        ledger: receives the note, and says when the time is over.
         crashes_only: whether other failures of a solver library are raised.
     """
     try:
-        yield
+        with ledger.ending():
+            yield
+    except OutOfTime:
+        return
     except BackendError as error:
         if crashes_only and not isinstance(error, BackendCrash):
             raise
@@ -189,7 +197,9 @@ def _cheap_bound(query: Query, ledger: Ledger) -> None:
     ledger.prove(form_interval(query.graph, query.objective.form, query.region)[:, 0], Proof.INTERVAL, "intervals")
 
 
-def _layer_limits(query: Query, ledger: Ledger, layers: dict[str, int]) -> dict[str, Interval]:
+def _layer_limits(
+    query: Query, ledger: Ledger, layers: dict[str, int], memory_limit: int | None
+) -> dict[str, Interval]:
     """Limits of layers over what is left to search: by CROWN, or by intervals where the time is over."""
     from clinch.bounds.limits import node_limits
 
@@ -198,7 +208,8 @@ def _layer_limits(query: Query, ledger: Ledger, layers: dict[str, int]) -> dict[
     query = query.narrowed(ledger.on(query.device).value)
     found: dict[int, Interval] = {}
     try:
-        with memory.guarded(), surviving(ledger):
+        # whoever asks for them gets intervals at least, which take a pass over the network
+        with memory.guarded(memory_limit), surviving(ledger), exactly_until(math.inf):
             found = node_limits(query.graph, query.region, list(layers.values()), stop=lambda: ledger.remaining <= 0)
     except UnsupportedOperator as reason:
         ledger.note(f"There are no limits of layers. {reason}")
@@ -221,7 +232,9 @@ def _bounds(query: Query, ledger: Ledger, seed: int) -> None:
     from clinch.bounds.objective import objective_bound
 
     value = ledger.on(query.device).value
-    bound = objective_bound(query.narrowed(value), stop=lambda: ledger.remaining <= 0)
+    # the last pass, from the activations' limits to the bound, needs time too
+    end = ledger.seconds + LIMITS_SHARE * ledger.remaining
+    bound = objective_bound(query.narrowed(value), stop=lambda: ledger.seconds >= end)
     if isinstance(query.objective, Distance):
         # Only the incumbent's ball was searched: outside of it nothing is better than its radius.
         bound = torch.where(torch.isfinite(value), torch.minimum(bound, value), bound)
@@ -278,6 +291,10 @@ ENGINES: dict[str, Engine] = {
     "shgo": _scipy("shgo"),
     "differential_evolution": _scipy("differential_evolution"),
 }
+
+
+#: values of ``solver=`` that prove bounds
+BOUNDING = (None, "bounds", "milp", "branch_and_bound", "input_split")
 
 
 def _combine(query: Query, ledger: Ledger, seed: int) -> None:

@@ -51,7 +51,7 @@ def test_an_interrupt_returns_and_keeps_the_best(problem, tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setitem(clinch.solve.ENGINES, "attack", interrupted)
-    solution = problem.solve(time_limit=5, solver="attack", keep=tmp_path / "best.json")
+    solution = problem.solve(time_limit=60, solver="attack", keep=tmp_path / "best.json")
     kept = json.loads((tmp_path / "best.json").read_text())
     assert solution.status is Status.FEASIBLE and "Interrupted" in solution.notes[0]
     assert kept["value"] == [solution.value] and kept["x"][0] == solution.x.flatten().double().tolist()

@@ -44,15 +44,19 @@ def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True
         goal = Objective(query)
         track = Track(goal, ledger=ledger)
         lanes, steps = WALKS if thorough else QUICK_WALKS
-        minimise_steps(goal, track, count=lanes, steps=steps, generator=generator)
-        track.report()
+        try:
+            minimise_steps(goal, track, count=lanes, steps=steps, generator=generator)
+        finally:
+            track.report()
         return
     goal = Conditions(query, needed=False)
     track = Track(goal, ledger=ledger)
     track.report()
     wanted = SHARED_SPARSE if goal.shared and goal.p == 0 else (SHARED if goal.shared else OTHERS)[not thorough]
-    finalists = search(track, passes or wanted, generator, quick=not thorough)
-    track.report()
+    try:
+        finalists = search(track, passes or wanted, generator, quick=not thorough)
+    finally:
+        track.report()
     if thorough and finalists is not None and not ledger.exhausted:
         _polish_runners_up(ledger, track, finalists)
 

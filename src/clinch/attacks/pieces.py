@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.network.graph import Graph
 from clinch.query import Activations
 
@@ -37,6 +38,7 @@ def forward_on(graph: Graph, x: Tensor, pattern: Pattern, wanted: list[int]) -> 
     for i in graph.ancestors(wanted):
         if not i:
             continue
+        deadline.look()
         node = graph.nodes[i]
         inputs = [values[j] for j in node.inputs]
         if i in pattern:

@@ -147,6 +147,7 @@ def _in_time(stated: _Stated, task: Callable[[], None]) -> None:
 
     # an event of its own: Python 3.11 takes a thread for ended whose join() was interrupted
     ended = threading.Event()
+    _import_all()
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     try:
@@ -154,13 +155,19 @@ def _in_time(stated: _Stated, task: Callable[[], None]) -> None:
             pass
     finally:
         stated.deadline = -np.inf
-        ended.wait(0.2)
+        ended.wait(0.05)
         while not ended.is_set() and worker.is_alive():
             with stated.lock:  # not while a point is being kept
                 _raise_in(worker)
             ended.wait(1.0)
     if raised:
         raise raised[0]
+
+
+def _import_all() -> None:
+    """What solvers import when they are first called: an import that is stopped half way leaves a module in ruins."""
+    import scipy.optimize
+    import scipy.stats  # noqa: F401
 
 
 def _raise_in(worker: threading.Thread) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.backends import highs
 from clinch.backends.program import Outcome, Program, Vector, sparse
 from clinch.errors import BackendError
@@ -124,7 +125,7 @@ def minimise_over_polyhedron(
     if objective.p == 2:
         weights = np.ones(len(lower)) if objective.weights is None else objective.weights
         if (weights > 0).all():
-            result = _Dual(objective.center, weights**2, lower, upper, rows, limits).solve(began + time_limit)
+            result = _Dual(objective.center, weights**2, lower, upper, rows, limits).solve(time_limit)
             if result is not None:
                 return result
         remaining = began + time_limit - time.monotonic()
@@ -175,7 +176,9 @@ def minimise_in_ball(
     free = minimise_over_polyhedron(LinearCost(cost), lower, upper, rows, limits, time_limit=time_limit)
     if free.point is None or np.linalg.norm(weights * (free.point - ball.center)) <= ball.radius:
         return free
-    nearest = minimise_over_polyhedron(DistanceCost(ball.center, 2, weights), lower, upper, rows, limits)
+    left = began + time_limit - time.monotonic()
+    to_centre = DistanceCost(ball.center, 2, weights)
+    nearest = minimise_over_polyhedron(to_centre, lower, upper, rows, limits, time_limit=left)
     if nearest.point is None or np.linalg.norm(weights * (nearest.point - ball.center)) > ball.radius:
         return ConvexResult(None, nearest.multipliers, nearest.ray)
     best = ConvexResult(nearest.point, np.zeros(len(limits)), None)
@@ -187,7 +190,8 @@ def minimise_in_ball(
         middle = np.sqrt(low * high)
         strength = middle * unit
         shifted = ball.center - cost / (strength * weights**2)
-        found = minimise_over_polyhedron(DistanceCost(shifted, 2, weights), lower, upper, rows, limits)
+        left = began + time_limit - time.monotonic()
+        found = minimise_over_polyhedron(DistanceCost(shifted, 2, weights), lower, upper, rows, limits, time_limit=left)
         if found.point is None:
             break
         inside = np.linalg.norm(weights * (found.point - ball.center)) <= ball.radius
@@ -241,8 +245,9 @@ class _Dual:
         self.highest = 0.5 * float(square @ (farthest * farthest))
         self.tolerance = _TOLERANCE * (1.0 + np.abs(self.limits).max(initial=0.0))
 
-    def solve(self, deadline: float) -> ConvexResult | None:
+    def solve(self, time_limit: float) -> ConvexResult | None:
         """None where no multipliers within the tolerance were found."""
+        end = time.monotonic() + min(time_limit, deadline.left())
         mu = np.zeros(len(self.limits))
         x, value, slope = self._evaluate(mu)
         for _ in range(_STEPS):
@@ -250,7 +255,7 @@ class _Dual:
                 return ConvexResult(None, mu / self.length, mu / np.abs(mu).max() / self.length)
             if np.where(mu > 0, np.abs(slope), slope).max(initial=0.0) <= self.tolerance:
                 return ConvexResult(x, mu / self.length, None)
-            if time.monotonic() > deadline:
+            if time.monotonic() > end:
                 return ConvexResult(None, mu / self.length, None)
             step = self._search(mu, value, slope, self._direction(mu, x, slope))
             if step is None:
@@ -304,7 +309,7 @@ def _quadratic(
             return result
         # HiGHS's QP can call a point optimal that breaks its rows where some weights are zero: weigh those a little
         weighed = np.maximum(square, RIDGE * square.max())
-        found = _Dual(center, weighed, lower, upper, rows, limits).solve(time.monotonic() + time_limit)
+        found = _Dual(center, weighed, lower, upper, rows, limits).solve(time_limit)
         return ConvexResult(None, result.multipliers, None) if found is None else found
     # HiGHS gives no ray for quadratic programs: whether the rows contradict the box is a linear question
     return _linear(np.zeros_like(center), lower, upper, rows, limits, time_limit, keep_point=False)

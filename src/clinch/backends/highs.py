@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clinch import deadline
 from clinch.backends.program import Outcome, Program, Vector
 from clinch.backends.quiet import silenced
 from clinch.backends.tangents import solve_by_tangents
@@ -171,6 +172,7 @@ class HighsModel:
 
     def _attempt(self, time_limit: float, iterations: int | None) -> Outcome:
         began = time.monotonic()
+        time_limit = min(time_limit, deadline.left())
         if time_limit <= 0:
             return Outcome("time")
         # HiGHS's own clock runs on from solve to solve of one model

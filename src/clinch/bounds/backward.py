@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.bounds.ends import End, end_of
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
@@ -56,6 +57,7 @@ def through_affine_layers(
 
 def _carry(graph: Graph, i: int, pending: dict[int, Tensor], offset: Tensor, relaxation: Relaxation) -> Tensor:
     """Replace the coefficients on node i by coefficients on its inputs; returns the new offset."""
+    deadline.look()
     carried, constant = relaxation.backward(pending.pop(i))
     for j, rows in zip(graph.nodes[i].inputs, carried):
         pending[j] = pending[j] + rows if j in pending else rows

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.bounds.concretise import Concretised
 from clinch.bounds.domains import Domains, Kink, Relaxed
 from clinch.network.ops.base import Interval
@@ -160,6 +161,7 @@ class DualFunction:
         graph, count = self.relaxed.query.graph, len(self.problem)
         pending, offset = self._forms(m)
         for i in reversed(self.relaxed.order):
+            deadline.look()
             rows = pending.pop(i)
             if i in self.frames:
                 carried, constant = [self._through_kink(i, rows, m, chosen)], None
@@ -211,6 +213,7 @@ class DualFunction:
         alpha, beta, mu = Multipliers.unpack(gradient, width)
         values: dict[int, Tensor] = {0: found.point.reshape(count, *graph.input_shape)}
         for i in self.relaxed.order:
+            deadline.look()
             inputs = [values[j] for j in graph.nodes[i].inputs]
             if i not in self.frames:
                 values[i] = self.fixed[i].forward(chosen[i], *inputs)

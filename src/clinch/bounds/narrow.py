@@ -13,12 +13,13 @@ backwards are the same substitution. Boxes are the last dimension, so that sums 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Elementwise, Lines, Relaxation
@@ -38,6 +39,7 @@ def narrow_bounds(
     region: Region,
     relaxations: Mapping[int, Relaxation],
     limits: tuple[Tensor, Tensor],
+    stop: Callable[[], bool],
 ) -> bool:
     """Write CROWN's limits of the open elements of node j into ``limits``, where this is the way to get them.
 
@@ -48,6 +50,7 @@ def narrow_bounds(
         region: B boxes.
         relaxations: of every node that j depends on.
         limits: lower and upper ones, each ``(B, size)``.
+        stop: asked between blocks; once true, the other elements keep their limits.
 
     Returns:
         Whether it was done: j is a dense layer on elementwise lines on a dense layer on a bounded box without balls
@@ -67,6 +70,9 @@ def narrow_bounds(
     signs = signed(top.weight)
     size = max(1, PIECE // (top.weight.shape[0] * bottom.weight.shape[1]))
     for start in range(0, len(low), size):
+        deadline.look()
+        if stop():
+            break
         block = slice(start, start + size)
         middle, half = (low[block] / 2 + high[block] / 2).T, (high[block] / 2 - low[block] / 2).T
         sided = second_layer(bottom, Lines(*(t.T for t in lines.take(block))), signs, middle)

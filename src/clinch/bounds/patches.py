@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clinch import deadline
 from clinch.bounds import backward
 from clinch.geometry.inner_products import products
 from clinch.geometry.linear_minimum import minimum_over
@@ -293,6 +294,7 @@ class _Walk:
             offset = torch.stack([bias, -bias], 1)
         state = _Rows(self.kernel.index_select(0, channel), offset)
         for step in self.steps:
+            deadline.look()
             state = step(state, at)
         return minimum_over(self._seen(at), state.rows) + state.offset
 

@@ -65,7 +65,7 @@ def write_bounds(
 
     Arguments: see :func:`clinch.bounds.patches.patch_bounds`.
     """
-    if narrow_bounds(graph, j, open_, region, relaxations, limits):
+    if narrow_bounds(graph, j, open_, region, relaxations, limits, stop):
         return
     if not patch_bounds(graph, j, open_, region, relaxations, limits, stop):
         _by_rows(graph, j, open_, region, relaxations, limits, stop)
@@ -85,7 +85,7 @@ def _by_rows(
     widest = max(graph.nodes[i].size for i in needed)
     end = end_of(graph, [j], region, relaxations)
     lower, upper = limits
-    for which in open_.any(0).nonzero().flatten().split(max(1, 8 * backward.BLOCK // widest)):
+    for which in open_.any(0).nonzero().flatten().split(max(1, 2 * backward.BLOCK // widest)):
         forms = through_affine_layers(graph, _unit_forms(graph, j, which, lower), relaxations, until=end.node)
         shared = _with_negatives(forms)
         open_here = open_[:, which]

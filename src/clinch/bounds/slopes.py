@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.bounds.dead import MOSTLY_ALIVE, cut, cuttable
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
 from clinch.geometry.region import Region
@@ -107,6 +108,7 @@ class Passes:
         for i in reversed(self.nodes):
             if i not in pending:
                 continue
+            deadline.look()
             rows = pending.pop(i)
             if i in self.lines:
                 carried, constant = self._through_lines(i, rows, slopes[i])
@@ -155,6 +157,7 @@ class Passes:
         values = {0: point.reshape(-1, *self.graph.input_shape)}
         found = {}
         for i in self.nodes:
+            deadline.look()
             node = self.graph.nodes[i]
             if i in self.lines:
                 v, line, positive = values[node.inputs[0]].reshape(*self.shape, -1), self.lines[i], self.seen[i]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.certificates.layer_list import layer_list, places
 from clinch.certificates.search import Search, halves_boxes
 from clinch.certify.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
 from clinch.certify.check import Report, check, point_limits
-from clinch.certify.layers import Refused, read_layers
+from clinch.certify.layers import Layer, Refused, read_layers
 from clinch.errors import CertificateError, NetworkError
 from clinch.exact.closed_leaves import ClosedLeaves, Leaves
 from clinch.files import MODEL_LIMIT, read_limited, replacing
@@ -30,6 +31,8 @@ SLACK, LEAST_SLACK = 1e-5, 1e-7
 ROUNDED = 1e-9
 #: factor to that where rounding costs more
 MORE_SLACK = 10.0
+#: share of the time for the proof; the checker has what is left
+PROOF_SHARE = 0.7
 #: share of the time, and number of nodes for each known leaf, of a proof from nothing that is tried before these where
 #: the search had not come to its end
 SHARE, SMALL = 0.5, 1 / 64
@@ -148,20 +151,24 @@ def _certify_by(
     slack.
     """
     known = None if halves_boxes(query) else known
-    end = time.monotonic() + seconds
+    end = deadline.clock() + seconds
     failed = CertificateError("There is no proof.")
-    for plan in _plans(known):
-        left = end - time.monotonic()
-        share = left if plan.weaker else SHARE * left
-        for slack in (1.0, MORE_SLACK):
-            try:
-                return _certify_one(query, bound, point, share, network, hashes, plan._replace(slack=slack))
-            except CertificateError as reason:
-                failed = reason
-                break
-            except Refused as reason:
-                failed = CertificateError(str(reason))
-                share = end - time.monotonic()
+    try:
+        with deadline.until(end):
+            for plan in _plans(known):
+                left = PROOF_SHARE * (end - deadline.clock())
+                share = left if plan.weaker else SHARE * left
+                for slack in (1.0, MORE_SLACK):
+                    try:
+                        return _certify_one(query, bound, point, share, network, hashes, plan._replace(slack=slack))
+                    except CertificateError as reason:
+                        failed = reason
+                        break
+                    except Refused as reason:
+                        failed = CertificateError(str(reason))
+                        share = PROOF_SHARE * (end - deadline.clock())
+    except deadline.OutOfTime:
+        failed = CertificateError("The bound was not proven and checked again within the time; raise it.")
     raise failed
 
 
@@ -197,7 +204,7 @@ def _certify_one(
         raise CertificateError("No bound is proven, so that there is nothing to certify. Give the solve more time.")
     claim, tensors = _prove(query, bound, seconds, plan)
     found = time.perf_counter() - began
-    layers = read_layers(*network)
+    layers = _Watched(read_layers(*network))
     header, stated = _statement(query)
     header |= {"version": VERSION, "networks": hashes, "claim": claim, "point": None}
     certificate = Certificate(header, {**tensors, **stated})
@@ -212,6 +219,18 @@ def _certify_one(
     began = time.perf_counter()
     report = check(certificate, layers, hashes[0])
     return SavedProof(certificate, network, report, found, time.perf_counter() - began)
+
+
+class _Watched(list[Layer]):
+    """Layers that the checker, which knows no deadlines, finds no more of once the time is over."""
+
+    def __getitem__(self, which: Any) -> Any:
+        deadline.look()
+        return super().__getitem__(which)
+
+    def __iter__(self) -> Iterator[Layer]:
+        deadline.look()
+        return super().__iter__()
 
 
 def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

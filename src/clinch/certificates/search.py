@@ -6,13 +6,13 @@ over the boxes it is split into. Better limits that a solve may have used are no
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
@@ -115,7 +115,7 @@ class Search:
     ) -> None:  # fmt: skip
         self.query, self.target, self.own = query, target, own
         self.known, self.most = None if own else known, most
-        self.end = time.monotonic() + seconds
+        self.end = deadline.clock() + seconds
         graph = query.graph
         relus = [i for i, node in enumerate(graph.nodes) if isinstance(node.op, LeakyReLU)]
         sizes = [graph.nodes[i].size for i in relus]
@@ -144,7 +144,7 @@ class Search:
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
     def _over(self) -> bool:
-        return time.monotonic() > self.end or len(self.tree.kind) > self.most
+        return deadline.clock() > self.end or len(self.tree.kind) > self.most
 
     def run(self) -> None:
         """Search until every leaf is closed, or the time is over."""
@@ -296,7 +296,8 @@ class Search:
         """A domain without anything to split: one convex program, whose multipliers are hints."""
         leaf = part.domains
         if is_convex(relaxed.query) and not self._over():
-            leaf, _ = solve_leaf(relaxed, leaf, self.target, LEAF_SECONDS)
+            left = max(0.0, min(LEAF_SECONDS, self.end - deadline.clock()))
+            leaf, _ = solve_leaf(relaxed, leaf, self.target, left)
         if not bool(leaf.bound >= self.target):
             self.least = min(self.least, float(leaf.bound))
         self._close(part.node, leaf)

@@ -63,9 +63,12 @@ def root(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own) and return its exit code."""
+    from clinch import memory
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(list(sys.argv[1:] if arguments is None else arguments), prog_name="clinch", standalone_mode=False)
-        return int(code or 0)
+        with memory.guarded(memory.most_of_what_is_free()):
+            return int(app(given, prog_name="clinch", standalone_mode=False) or 0)
     except typer.TyperException as error:
         return _complain(error.format_message())
     except typer.Abort:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.bounds.crown import activation_bounds
 from clinch.exact.boxes import Boxes
 from clinch.geometry.halfspace import halfspace_distance
@@ -170,6 +171,7 @@ def _backward(
     offset, pending, seen = forms.constant, dict(forms.coefficients), {}
     for i in sorted(graph.ancestors(pending), reverse=True):
         if i and i in pending:
+            deadline.look()
             rows = pending.pop(i)
             if not graph.nodes[i].op.affine:
                 seen[i] = rows

@@ -7,7 +7,7 @@ proven bounds leave the piece open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clinch import deadline
 from clinch.backends.program import Program, Vector, sparse
 from clinch.errors import UnsupportedByEngine
 from clinch.network.ops.base import Interval, Operator, Shape
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 #: largest number of float64 coefficients that one expression may hold (1 GB)
 COEFFICIENT_BUDGET = 2**27
+
+#: coefficients that go through an operator at once
+AT_ONCE = 2**20
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -154,7 +158,7 @@ class Encoder:
     def constrain(self, expression: Expression, lower: float | Vector, upper: float | Vector) -> slice:
         """Rows ``lower <= expression <= upper``, one for each of its elements."""
         flat = expression.flat()
-        parts = {block: sparse(c.T.numpy()) for block, c in flat.coefficients.items()}
+        parts = {block: _sparse_columns(c) for block, c in flat.coefficients.items()}
         constant = flat.constant.numpy()
         return self.rows(parts, lower - constant, upper - constant)
 
@@ -191,7 +195,11 @@ class Encoder:
         coefficients = {}
         for block, size in sizes.items():
             columns = [e.coefficients.get(block, e.constant.new_zeros(1).expand(size, *e.shape)) for e in inputs]
-            coefficients[block] = op.forward(*columns) - zero
+            found = constant.new_empty(size, *constant.shape[1:])
+            for part in _parts(size, max(constant.numel(), *(e.constant.numel() for e in inputs))):
+                deadline.look()
+                torch.sub(op.forward(*(c[part] for c in columns)), zero, out=found[part])
+            coefficients[block] = found
         return Expression(coefficients, constant.squeeze(0))
 
     def two_pieces(self, expression: Expression, bounds: Interval, negative_slope: float) -> Expression:
@@ -351,3 +359,21 @@ class Encoder:
             return vector
 
         return complete
+
+
+def _parts(count: int, width: int) -> Iterator[slice]:
+    """Rows of a given width in parts that are worked on at once."""
+    height = max(1, AT_ONCE // max(1, width))
+    return (slice(start, start + height) for start in range(0, count, height))
+
+
+def _sparse_columns(coefficients: Tensor) -> csr_array:
+    """The transpose of ``(variables, k)``."""
+    from scipy.sparse import vstack
+
+    columns = coefficients.T
+    found = []
+    for part in _parts(*columns.shape):
+        deadline.look()
+        found.append(sparse(columns[part].numpy()))
+    return sparse(found[0] if len(found) == 1 else vstack(found) if found else columns.numpy())

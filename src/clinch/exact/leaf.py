@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.backends.convex import (
     BallLimit,
     ConvexResult,
@@ -55,12 +56,13 @@ def solve_leaf(relaxed: Relaxed, leaf: Domains, target: float, time_limit: float
         The leaf with the better of the two bounds, and points ``(1, *input_shape)``: the program's optimum, which lies
         on its constraints, and optima of programs whose atoms are tightened by a few rounding errors of the model.
     """
+    end = deadline.clock() + time_limit
     program = _Program(relaxed, leaf)
     result = program.solve(0.0, time_limit)
     best = _best_of(relaxed, leaf, _hints(relaxed, result))
     points = [result.point]
     if result.point is not None and float(best.bound) < target:
-        points += [program.solve(rounding, time_limit).point for rounding in INSIDE]
+        points += [program.solve(rounding, max(0.0, end - deadline.clock())).point for rounding in INSIDE]
     shape = (1, *relaxed.query.graph.input_shape)
     solved = [torch.from_numpy(np.asarray(p)) for p in points if p is not None and np.isfinite(p).all()]
     found = [p.reshape(shape).to(leaf.mu) for p in solved]

@@ -28,6 +28,8 @@ from clinch.solution import Proof
 LIBRARY_SHARE = 0.5
 #: nodes of the tree before the library is asked (easy problems are over by then), and the factor to the next time
 HEAD_START, PATIENCE = 200, 4
+#: share of the time left that the limits of the activations may take
+LIMITS_SHARE = 0.6
 #: share of the time left that may go into tightening limits by linear programs
 TIGHTENING_SHARE = 0.1
 #: an incumbent this much nearer is worth a new, tighter encoding
@@ -108,8 +110,14 @@ class _Search:
         if bool((narrowed.region.lower > narrowed.region.upper).any()):
             self._prove(np.inf, Proof.GEOMETRY)
             return False
-        bounds = activation_bounds(narrowed.graph, narrowed.region, narrowed.nodes)
+        # the encoding of limits that are left wide is larger, and the tree needs time too
+        end = self.ledger.seconds + LIMITS_SHARE * self.remaining()
+        bounds = activation_bounds(
+            narrowed.graph, narrowed.region, narrowed.nodes, stop=lambda: self.ledger.seconds >= end
+        )
         self.encoding = self._encode(narrowed, bounds)
+        if self.remaining() <= 0:
+            return False
         program = self.encoding.program
         self.model = self._load(program)
         self.pieces = self._load(program)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clinch.deadline import OutOfTime
 from clinch.devices import usable_device
 from clinch.exact.branch_and_bound import branch_and_bound as search
 from clinch.exact.counting import fewest_changes as search_count
@@ -144,5 +146,6 @@ def _solved(
     """What one engine finds by itself, with its tensors on a device (None: the model's)."""
     place = usable_device(problem.network.device if device is None else device)
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
-    engine(problem.query.moved(place), ledger)
+    with suppress(OutOfTime), ledger.ending():
+        engine(problem.query.moved(place), ledger)
     return Solution.from_ledger(problem, ledger)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from clinch import deadline
 from clinch.backends.program import Program, Vector
 from clinch.exact.encoding import Kink
 from clinch.exact.formulation import Encoding
@@ -62,14 +63,15 @@ def _tighten(
     for i, position in enumerate(kink.positions.tolist()):
         if remaining() <= 0:
             return
+        deadline.look()
         cost = np.zeros(program.variables)
         cost[positive + i], cost[negative + i] = 1.0, -1.0
-        lower[position] = max(float(lower[position]), _least(program, model, cost))
-        upper[position] = min(float(upper[position]), -_least(program, model, -cost))
+        lower[position] = max(float(lower[position]), _least(program, model, cost, remaining()))
+        upper[position] = min(float(upper[position]), -_least(program, model, -cost, remaining()))
 
 
-def _least(program: Program, model: Any, cost: Vector) -> float:
+def _least(program: Program, model: Any, cost: Vector, seconds: float) -> float:
     """Proven: no point of the program has a smaller cost."""
     model.change_cost(cost)
-    outcome = model.solve()
+    outcome = model.solve(time_limit=seconds)
     return -np.inf if outcome.duals is None else replace(program, cost=cost).bound(outcome.duals)

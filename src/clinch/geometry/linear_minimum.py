@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clinch import deadline
 from clinch.geometry.inner_products import products
 from clinch.geometry.region import Ball, Region
 
@@ -128,6 +129,7 @@ def _assemble(blocks: list[Tensor], rows: Tensor) -> Tensor:
 
 def _block(rows: Tensor, lower: Tensor, upper: Tensor, ball: Ball | None, b: slice, r: slice) -> tuple[Tensor, Tensor]:
     """Value and point of one block."""
+    deadline.look()
     part = rows[b, r]
     low, high = lower[b].unsqueeze(1), upper[b].unsqueeze(1)
     with torch.no_grad():

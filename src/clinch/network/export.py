@@ -54,10 +54,12 @@ def export(model: nn.Module, x: Tensor) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export logs and prints what it then raises; the error says it better."""
+    """torch.export logs and prints what it then raises; the error says it better. What it writes into the process's
+    environment, such as a folder for compiled code, is taken out again.
+    """
     names = [name for name in logging.root.manager.loggerDict if name == "torch" or name.startswith("torch.")]
     loggers = [logging.getLogger(name) for name in names]
-    before = [logger.disabled for logger in loggers]
+    before, environment = [logger.disabled for logger in loggers], set(os.environ)
     for logger in loggers:
         logger.disabled = True
     try:
@@ -67,6 +69,8 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, disabled in zip(loggers, before):
             logger.disabled = disabled
+        for name in set(os.environ) - environment:
+            del os.environ[name]
 
 
 def user_line(error: BaseException) -> str:

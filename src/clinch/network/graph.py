@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from clinch import deadline
 from clinch.errors import UnsupportedOperator
 from clinch.network.ops.base import Interval, Operator, Relaxation, Shape
 
@@ -87,6 +88,7 @@ class Graph:
         values: dict[int, Tensor] = {0: x}
         for i in needed:
             if i:
+                deadline.look()
                 node = self.nodes[i]
                 values[i] = node.op.forward(*(values[j] for j in node.inputs))
         return {i: values[i] for i in wanted}
@@ -114,6 +116,7 @@ class Graph:
         Where infinite limits meet and the rule says NaN, nothing is known: minus infinity to infinity. NaN that comes
         from elsewhere stays.
         """
+        deadline.look()
         try:
             limits = self.nodes[i].op.interval(*inputs)
         except UnsupportedOperator as error:
@@ -123,6 +126,7 @@ class Graph:
 
     def relax(self, i: int, inputs: Sequence[Interval]) -> Relaxation:
         """The linear relaxation of node i; a missing fact is reported with the layer's name and source."""
+        deadline.look()
         try:
             return self.nodes[i].op.relax(inputs, self.shapes(i))
         except UnsupportedOperator as error:
@@ -130,6 +134,7 @@ class Graph:
 
     def encode(self, i: int, encoder: Encoder, inputs: Sequence[Expression], bounds: Sequence[Interval]) -> Expression:
         """The exact encoding of node i; a missing fact is reported with the layer's name and source."""
+        deadline.look()
         try:
             return self.nodes[i].op.encode(encoder, inputs, bounds, self.shapes(i))
         except UnsupportedOperator as error:

@@ -62,8 +62,7 @@ def load(
             raise NetworkError(f"This network takes inputs of shape {model.input_shape}, not {tuple(input_shape)}.")
         return model
     try:
-        with memory.guarded():
-            return _load(model, input_shape, name, live)
+        return _load(model, input_shape, name, live)
     except (MemoryError, RuntimeError) as error:
         if not memory.ran_out(error):
             raise

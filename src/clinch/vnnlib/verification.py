@@ -137,6 +137,7 @@ def verify(
     seed: int = 0,
     device: torch.device | str | None = None,
     keep_leaves: bool = False,
+    memory_limit: int | None = None,
 ) -> Verdict:
     """Decide whether a VNN-LIB specification has a counterexample.
 
@@ -151,9 +152,11 @@ def verify(
         seed: of every random choice.
         device: where to compute, see :meth:`clinch.Problem.solve`; None: where the network is.
         keep_leaves: whether searches keep the leaves they close, for :meth:`Verdict.certify`.
+        memory_limit: bytes that the search may take, see :meth:`clinch.Problem.solve`; None: no limit.
 
     Raises:
-        ProblemError: a timeout that is negative or NaN, or a device that is not there.
+        ProblemError: a timeout that is negative or NaN, a memory limit that is not positive, or a device that is not
+            there.
         SpecificationError: the file cannot be read, or is about another network.
         NetworkError, UnsupportedOperator: the network cannot be loaded.
 
@@ -166,13 +169,14 @@ def verify(
     start = time.monotonic()
     if not timeout >= 0:
         raise ProblemError(f"The timeout is {timeout:g}; give seconds, zero or more.")
+    memory.check_limit(memory_limit)
     if not isinstance(specification, Specification):
         specification = read_specification(fspath(specification))
     loaded = load(network)
     place = usable_device(loaded.device if device is None else device)
     stated = state(specification, loaded)
     deadline = start + timeout
-    with memory.guarded():
+    with memory.guarded(memory_limit):
         ledgers = _search(stated, deadline - min(RESERVE, 0.1 * timeout), seed, place, keep_leaves)
     point = next((x for ledger in ledgers if (x := _point(ledger)) is not None), None)
     found = None if point is None else counterexample_at(specification, loaded, point)
