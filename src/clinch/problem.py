@@ -15,6 +15,7 @@ from clinch.describe import layer_name
 from clinch.errors import ProblemError, ShapeError
 from clinch.expressions import LinearExpression
 from clinch.functions import NormExpression
+from clinch.gradients import with_gradients
 from clinch.lowering import lower
 from clinch.query import Distance, Query
 from clinch.symbols import merge_batches
@@ -102,6 +103,7 @@ class Problem:
         >>> problem.solve(time_limit=60).value
     """
 
+    @with_gradients
     def __init__(self, objective: Objective, constraints: Constraint | Sequence[Constraint] = ()) -> None:
         if not isinstance(objective, Objective):
             raise ProblemError("The first argument must say what to optimise: cl.Minimize(...) or cl.Maximize(...).")

@@ -27,6 +27,7 @@ from clinch.errors import (
     UnsupportedByEngine,
     UnsupportedOperator,
 )
+from clinch.gradients import with_gradients
 from clinch.kept import Keeper
 from clinch.ledger import Ledger
 from clinch.query import Distance, FormsNorm, Linear, Query
@@ -58,6 +59,7 @@ MEMORY_NOTE = (
 Engine = Callable[[Query, Ledger, int], None]
 
 
+@with_gradients
 def solve(
     problem: Problem,
     *,
@@ -138,6 +140,7 @@ def _with_certificate(solution: Solution, problem: Problem, ledger: Ledger) -> S
     return replace(solution, certificate=proofs if problem.batched else proofs[0], notes=notes)
 
 
+@with_gradients
 def search(
     query: Query, ledger: Ledger, seed: int = 0, solver: str | None = None, memory_limit: int | None = None
 ) -> None:

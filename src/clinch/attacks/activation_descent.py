@@ -42,6 +42,7 @@ from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
+from clinch.gradients import with_gradients
 from clinch.network.graph import Graph
 from clinch.network.load import load
 from clinch.network.network import Network
@@ -51,6 +52,7 @@ from clinch.query import Query
 STEP, LAST = 0.25, 0.02
 
 
+@with_gradients
 def activation_descent(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,
@@ -112,7 +114,7 @@ def activation_descent(
     if steps < 1 or restarts < 1 or not 0 < last <= 1:
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1, last={last} in (0, 1].")
     goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    radius, named = radius_of(goal, eps), loss_of(goal, loss)
+    radius, named = radius_of(goal, eps), loss_of(goal, loss, published=not settings.normalise)
     if goal.p == 0:
         raise ProblemError(
             "Activation descent has no step for norm=0. Take frank_wolfe or pgd, or norm 1, 2 or cl.inf."

@@ -17,6 +17,7 @@ from clinch.attacks.track import Track
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
+from clinch.gradients import with_gradients
 from clinch.query import Distance, Query
 
 #: step of the input, in Euclidean radii of the region: the published one on the small random networks
@@ -25,6 +26,7 @@ STEP = 0.16
 UNBOUNDED = 1.0
 
 
+@with_gradients
 def minimise_by_activation_descent(
     problem: HasQuery | Query,
     *,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from clinch.attacks.goal import Answer, Goal, Loss, along
 from clinch.attacks.labels import Labels
+from clinch.attacks.losses import spread
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.state import check_norm, goal_of
 from clinch.attacks.track import Progress, Track
@@ -14,6 +15,7 @@ from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.linear_minimum import saturating_root
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -27,6 +29,7 @@ SMALLEST, LARGEST = 1e-6, 1e12
 ROOM = 1e-4
 
 
+@with_gradients
 def alma(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,
@@ -179,14 +182,15 @@ class _Penalty:
 
 
 def _ratio(goal: Goal) -> Loss | None:
-    """The margin over the difference of the largest and the third largest logit; None where there are none."""
-    if not isinstance(goal, Labels) or goal.classes < 3:
+    """The margin over the spread of the largest logits; None where there are too few of them."""
+    targeted = isinstance(goal, Labels) and goal.target is not None
+    if not isinstance(goal, Labels) or goal.classes < (4 if targeted else 3):
         return None
 
     def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
         assert answer.logits is not None
-        order = answer.logits.topk(3, dim=1).values
-        return answer.margin / (order[:, 0] - order[:, 2] + 1e-8)
+        below = spread(answer.logits, targeted)
+        return answer.margin if below is None else answer.margin / below
 
     return loss
 

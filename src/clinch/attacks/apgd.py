@@ -17,6 +17,7 @@ from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.directions import sparse_direction, steepest_direction, with_room
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -28,6 +29,7 @@ STAGES = ((0.3, 3.0), (0.3, 2.0), (0.4, 1.0))
 SHARE, SHRINK, SMALLEST = 0.2, 1.5, 0.1
 
 
+@with_gradients
 def apgd(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,

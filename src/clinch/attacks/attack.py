@@ -15,6 +15,7 @@ from clinch.attacks.nearest import search
 from clinch.attacks.objective import Objective
 from clinch.attacks.polish import polish_from
 from clinch.attacks.track import Track
+from clinch.gradients import with_gradients
 from clinch.ledger import Ledger
 from clinch.query import Distance, Query
 
@@ -29,6 +30,7 @@ WALKS, QUICK_WALKS = (2 * LANES_PER_START, 60), (4, 15)
 RUNNER_UP = 0.1
 
 
+@with_gradients
 def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True, passes: int | None = None) -> None:
     """Attack all problems of a query; what is found goes to the ledger.
 

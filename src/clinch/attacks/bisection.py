@@ -19,6 +19,7 @@ from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -28,6 +29,7 @@ BETTER = 0.999
 STEP = (0.5, 0.005)
 
 
+@with_gradients
 def bisection(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,

@@ -12,6 +12,7 @@ from clinch.attacks.tightened import disjunctive_clause, reference_point, tighte
 from clinch.certify.point import check_points
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.query import Activations, Distance, Query
 
 
@@ -36,6 +37,7 @@ class Conditions(Goal):
 
     several = True
 
+    @with_gradients
     def __init__(self, problem: HasQuery | Query, p: float = torch.inf, *, needed: bool = True) -> None:
         query = query_of(problem)
         if needed and not query.clauses:

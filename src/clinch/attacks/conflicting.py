@@ -16,10 +16,12 @@ from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
 
+@with_gradients
 def selective_pgd(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
@@ -73,6 +75,7 @@ def selective_pgd(
     return _in_turn(goal, radius, selective, steps, step_size, restarts, separate, seed, history, progress)
 
 
+@with_gradients
 def orthogonal_pgd(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,

@@ -14,10 +14,12 @@ from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
 
+@with_gradients
 def ddn(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,

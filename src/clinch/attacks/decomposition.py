@@ -14,10 +14,12 @@ from clinch.attacks.result import NO_GRADIENT, AttackResult, HasQuery, History
 from clinch.attacks.state import goal_of
 from clinch.attacks.track import Track
 from clinch.errors import ProblemError
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
 
+@with_gradients
 def decomposition(
     method: Callable[[Goal], AttackResult],
     net: nn.Module | Network | HasQuery | Query | Goal,

@@ -14,6 +14,7 @@ from clinch.attacks.state import goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -23,6 +24,7 @@ LEAST = 1e-5
 Models = Callable[[Goal, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+@with_gradients
 def deepfool(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,
@@ -77,6 +79,7 @@ def deepfool(
     return track.result()
 
 
+@with_gradients
 def shortest_linear(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,

@@ -15,6 +15,7 @@ from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.norms import dual_exponent
 from clinch.geometry.norms import norm as length_of
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -26,6 +27,7 @@ SEARCH = 3
 BEYOND = 1e-3
 
 
+@with_gradients
 def fab(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,
@@ -91,6 +93,7 @@ def fab(
     return track.result()
 
 
+@with_gradients
 def fab_t(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,

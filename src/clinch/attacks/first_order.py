@@ -13,6 +13,7 @@ from clinch.attacks.result import NO_GRADIENT, AttackResult, HasQuery
 from clinch.attacks.state import goal_of, radius_of
 from clinch.attacks.track import Track
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -22,6 +23,7 @@ OVERSHOOT = 0.02
 INFEASIBLE = "to first order nothing inside the ball reaches the goal (proposition 1 of arXiv 1803.03607)"
 
 
+@with_gradients
 def first_order_radius(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,
@@ -62,6 +64,7 @@ def first_order_radius(
     return radius
 
 
+@with_gradients
 def gn_feasibility(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,

@@ -16,10 +16,12 @@ from clinch.geometry.directions import steepest_direction
 from clinch.geometry.norms import NORMS, dual_exponent
 from clinch.geometry.norms import norm as length_of
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
 
+@with_gradients
 def fmn(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,

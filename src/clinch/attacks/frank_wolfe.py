@@ -17,10 +17,12 @@ from clinch.errors import ProblemError
 from clinch.geometry.directions import linear_maximiser
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
 
+@with_gradients
 def frank_wolfe(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,

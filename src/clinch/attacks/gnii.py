@@ -12,10 +12,12 @@ from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.state import goal_of, radius_of
 from clinch.attacks.track import Track
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
 
+@with_gradients
 def gnii(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
@@ -68,6 +70,7 @@ def gnii(
     return track.result(radius)
 
 
+@with_gradients
 def algorithm2(
     net: nn.Module | Network,
     x: Tensor | None = None,
@@ -90,6 +93,7 @@ def algorithm2(
     return gnii(net, x, y, eps=eps, norm=norm, loss="score", target=target, bounds=bounds, outputs=outputs)
 
 
+@with_gradients
 def fast_grad(
     net: nn.Module | Network,
     x: Tensor | None = None,

@@ -20,6 +20,7 @@ from clinch.attacks.state import goal_of, radius_of
 from clinch.attacks.track import Track
 from clinch.errors import BackendError, ProblemError
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -32,6 +33,7 @@ UNSOLVED, UNMET = (
 )
 
 
+@with_gradients
 def gnii_convex(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,

@@ -16,6 +16,7 @@ from clinch.attacks.goal import Answer, Goal, parts_of
 from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.norms import NORMS
 from clinch.geometry.region import Region
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.network.original import training_module
 
@@ -42,6 +43,7 @@ class Labels(Goal):
 
     default_loss = "cross-entropy"
 
+    @with_gradients
     def __init__(
         self,
         net: nn.Module | Network,

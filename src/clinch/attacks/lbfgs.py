@@ -17,12 +17,14 @@ from clinch.attacks.result import AttackResult
 from clinch.attacks.state import goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError, UnsupportedByEngine
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 
 #: ends of the line search, relative to the weight from which on x itself is stationary
 LEAST, MOST = 1e-3, 4.0
 
 
+@with_gradients
 def lbfgs(
     net: nn.Module | Network,
     x: Tensor | None = None,
@@ -96,7 +98,8 @@ def _losses(goal: Labels, sharpness: float) -> list[tuple[int | None, Loss]]:
 
 
 def _sharpened(goal: Labels, target: int | None, sharpness: float) -> Loss:
-    plain = loss_of(goal, "cross-entropy", None if target is None else torch.full_like(goal.y, target))
+    classes = None if target is None else torch.full_like(goal.y, target)
+    plain = loss_of(goal, "cross-entropy", classes, published=True)
     assert plain is not None
 
     def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:

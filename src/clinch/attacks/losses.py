@@ -14,9 +14,6 @@ from clinch.attacks.goal import ANY, Answer, Goal, Loss, Losses
 from clinch.attacks.labels import Labels
 from clinch.errors import ProblemError
 
-#: smallest denominator of the difference-of-logits ratio
-TINY = 1e-12
-
 
 def cross_entropy(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """``−CE = z_y − logsumexp(z)``; with a target ``CE = logsumexp(z) − z_t`` (METHODS section 2).
@@ -29,6 +26,17 @@ def cross_entropy(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     return sign * torch.nn.functional.softplus(others - _at(z, own))
 
 
+def log_odds(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """``z_y − logsumexp_{c≠y} z_c``, with a target ``logsumexp_{c≠t} z_c − z_t``: what :func:`cross_entropy` increases
+    with, and so the same order of points and the same direction of gradients, without their length.
+
+    Where a network is certain, the gradient of cross-entropy is ``exp(−odds)`` of this one: zero in float32 from odds
+    of 104 on, in float64 from 745 on, which some networks have on every image. This one is never lost.
+    """
+    own, sign = (y, 1.0) if target is None else (target, -1.0)
+    return sign * (_at(z, own) - torch.scatter(z, 1, own.unsqueeze(1), -torch.inf).logsumexp(1))
+
+
 def score(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """``f_y``; with a target ``−f_t`` (Balda et al. 2018, arXiv 1803.03607, algorithm 2)."""
     return _at(z, y) if target is None else -_at(z, target)
@@ -36,14 +44,26 @@ def score(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
 
 def difference_of_logits_ratio(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """``(z_y − max_{c≠y} z_c)/(z_π1 − z_π3)``, with a target ``(z_y − z_t)/(z_π1 − (z_π3 + z_π4)/2)`` with the logits
-    in decreasing order π, the last one where there are fewer classes (Croce and Hein 2020, arXiv 2003.01690, equations
-    6 and 7)."""
-    order = z.topk(min(4, z.shape[1]), dim=1).values
-    third, fourth = order[:, min(2, order.shape[1] - 1)], order[:, -1]
-    own = _at(z, y)
-    if target is None:
-        return (own - _largest_other(z, y)) / (order[:, 0] - third + TINY)
-    return (own - _at(z, target)) / (order[:, 0] - (third + fourth) / 2 + TINY)
+    in decreasing order π (Croce and Hein 2020, arXiv 2003.01690, equations 6 and 7).
+
+    With fewer than three classes, with a target fewer than four, the ratio is constant wherever the two logits above
+    are the largest and the smallest: the difference alone is taken then, whose gradient has the same scale-free
+    direction. Also ours: it is taken where the denominator is zero, since that many logits tie.
+    """
+    above = _at(z, y) - (_largest_other(z, y) if target is None else _at(z, target))
+    below = spread(z, targeted=target is not None)
+    return above if below is None else above / below
+
+
+def spread(z: Tensor, targeted: bool) -> Tensor | None:
+    """``z_π1 − z_π3``, targeted ``z_π1 − (z_π3 + z_π4)/2``: what a difference of logits ``(L, C)`` is divided by so
+    that neither scale nor shift of the logits matters. One where that many tie; None for fewer classes."""
+    needed = 4 if targeted else 3
+    if z.shape[1] < needed:
+        return None
+    order = z.topk(needed, dim=1).values
+    below = order[:, 0] - ((order[:, 2] + order[:, 3]) / 2 if targeted else order[:, 2])
+    return torch.where(below > 0, below, 1.0)
 
 
 def difference(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
@@ -66,14 +86,22 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
 }
 
 
-def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None) -> Loss | None:
+#: what stands for a loss where the direction of its gradient and the order of its values are all that is used
+DIRECTIONS = {"cross-entropy": log_odds}
+
+
+def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None, *, published: bool = False) -> Loss | None:
     """The named loss for a goal, as :meth:`Goal.slope` takes it.
+
+    Cross-entropy is followed through :func:`log_odds`: attacks normalise gradients and compare values of one input,
+    and neither may end where a network is certain of its class.
 
     Args:
         goal: what is attacked; all losses but ``"margin"`` need labels, or are the goal's own.
         name: ``"margin"``, one of the goal's own or a key of :data:`LOSSES`; None: for labels cross-entropy, for a
             problem the margin, for any other goal what it says.
         targets: ``(B,)`` classes to aim at instead of the goal's own target: other misclassifications count as well.
+        published: whether the length of gradients and the size of values matter, so that the loss is taken literally.
 
     Raises:
         ProblemError: an unknown name, or a loss of class scores for a problem.
@@ -89,7 +117,7 @@ def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None) -> Loss
         raise ProblemError(f"loss={name!r} is not known. Write one of: margin, {', '.join(LOSSES)}.")
     if not isinstance(goal, Labels):
         raise ProblemError(f"loss={name!r} compares class scores, and a problem has none. Write loss='margin'.")
-    function, y = LOSSES[name], goal.y
+    function, y = _function(name, published), goal.y
     wanted = goal.target if targets is None else targets
     probabilities = goal.outputs == "probabilities" and name != "cross-entropy"
 
@@ -99,6 +127,10 @@ def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None) -> Loss
         return function(scores, y[rows], None if wanted is None else wanted[rows])
 
     return loss
+
+
+def _function(name: str, published: bool = False) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    return LOSSES[name] if published else DIRECTIONS.get(name, LOSSES[name])
 
 
 def branch_loss(branches: Tensor) -> Loss | None:
@@ -137,8 +169,9 @@ def lane_loss(goal: Goal, name: str | None, branches: Tensor | None) -> Loss | N
         return named
     if named is None or not isinstance(goal, Labels) or goal.target is not None:
         return branch_loss(branches)
-    function, y = LOSSES[name or "cross-entropy"], goal.y
-    probabilities = goal.outputs == "probabilities" and function is not cross_entropy
+    name = goal.default_loss if name is None else name
+    function, y = _function(name), goal.y
+    probabilities = goal.outputs == "probabilities" and name != "cross-entropy"
 
     def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
         assert answer.logits is not None

@@ -23,6 +23,7 @@ from clinch.errors import ProblemError
 from clinch.geometry.directions import linear_maximiser, steepest_direction
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
+from clinch.gradients import with_gradients
 from clinch.query import Query
 
 #: lanes per problem for each start asked for
@@ -33,6 +34,7 @@ MEMORY = 1 << 23
 UNBOUNDED = 1.0
 
 
+@with_gradients
 def minimise(
     problem: HasQuery | Query,
     *,

@@ -18,6 +18,7 @@ from clinch.attacks.shrinking_ball import shrinking_steps
 from clinch.attacks.state import nearest_goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -48,6 +49,7 @@ FEWEST = 60
 STAGES, BALL_STAGE = (0.34, 0.23), 0.68
 
 
+@with_gradients
 def nearest(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,

@@ -16,6 +16,7 @@ from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.norms import NORMS
 from clinch.geometry.projection import project_into
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -27,6 +28,7 @@ AVERAGE = 0.9
 ITERATIONS, SETTLED = 5, 1e-2
 
 
+@with_gradients
 def pdpgd(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,

@@ -18,6 +18,7 @@ from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -31,6 +32,7 @@ APART = 3.0
 BEYOND = 1e-4
 
 
+@with_gradients
 def penalty(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
@@ -113,6 +115,7 @@ def penalty(
     return track.result()
 
 
+@with_gradients
 def carlini_wagner(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,

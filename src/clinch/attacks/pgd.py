@@ -15,10 +15,12 @@ from clinch.errors import ProblemError
 from clinch.geometry.directions import sparse_direction, steepest_direction, with_room
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
 
+@with_gradients
 def pgd(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,
@@ -83,7 +85,7 @@ def pgd(
     if not 0 < share <= 1:
         raise ProblemError(f"share={share} is no share of the elements. Write a number above 0, at most 1.")
     goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    radius, function = radius_of(goal, eps), loss_of(goal, loss)
+    radius, function = radius_of(goal, eps), loss_of(goal, loss, published=not normalise)
     size = 2.5 * radius / steps if step_size is None else torch.as_tensor(step_size).to(radius).expand(goal.size)
     size = size.clamp(min=1.0) if step_size is None and goal.p == 0 else size
     track = Track(goal, record=history, progress=progress, steps=restarts * steps)
@@ -136,6 +138,7 @@ def _direction(gradient: Tensor, z: Tensor, ball: Region, p: float, share: float
     return gradient / along(torch.where(largest > 0, largest, 1.0), gradient)
 
 
+@with_gradients
 def fgsm(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,

@@ -17,6 +17,7 @@ from torch import Tensor
 from clinch.attacks.pieces import Pattern, forward_on, linearise, pattern_at
 from clinch.errors import BackendError
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
+from clinch.gradients import with_gradients
 from clinch.ledger import Ledger
 from clinch.query import Distance, Query
 
@@ -38,6 +39,7 @@ FRACTIONS = (1.0, 0.999, 0.99, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 
 Sign = tuple[int, int]
 
 
+@with_gradients
 def polish(query: Query, ledger: Ledger, problems: Tensor | None = None) -> None:
     """Improve the ledger's incumbents; what is found goes through ``ledger.offer`` and counts only if accepted there.
 

@@ -25,6 +25,7 @@ from clinch.attacks.result import AttackResult, HasQuery, query_of
 from clinch.attacks.tightened import disjunctive_clause
 from clinch.attacks.track import Track
 from clinch.errors import ProblemError, UnsupportedByEngine
+from clinch.gradients import with_gradients
 from clinch.ledger import Ledger
 from clinch.query import Distance, Query
 
@@ -45,6 +46,7 @@ class _OutOfTime(BaseException):
     """The time of a problem is used up. Not an Exception, so that no solver takes it for a failure of its own."""
 
 
+@with_gradients
 def scipy_minimise(
     problem: HasQuery | Query, *, solver: str = "slsqp", sides: bool = True, time_limit: float = 12.0, seed: int = 0
 ) -> AttackResult:

@@ -11,10 +11,12 @@ from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.state import check_norm, goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
 
+@with_gradients
 def vfga(
     net: nn.Module | Network | HasQuery | Query,
     x: Tensor | None = None,
@@ -82,7 +84,7 @@ def vfga(
         z = trials[torch.arange(len(rows), device=z.device), best]
         margin = margin.reshape(order.shape).gather(1, best[:, None]).squeeze(1)
         track.update(z, rows, margin)
-        going = (margin >= 0) & free.any(1) & (slope.gradient != 0).flatten(1).any(1)
+        going = (margin >= 0) & free.any(1)
         rows, z = rows[going], z[going]
         track.step()
     return track.result()

@@ -16,6 +16,7 @@ from clinch.attacks.starts import End, restarted, starts
 from clinch.attacks.state import goal_of, radius_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
@@ -52,6 +53,7 @@ RESTARTS, RESTARTS_SHARE, RESTARTS_HOPE = 5, 0.54, 0.02
 FEWEST = 500
 
 
+@with_gradients
 def worst(
     net: nn.Module | Network | HasQuery | Query | Goal,
     x: Tensor | None = None,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clinch import memory
 from clinch.errors import NetworkError
 from clinch.files import PICKLE_ADVICE, is_pickled
+from clinch.gradients import with_gradients
 from clinch.network.compare import compare
 from clinch.network.network import Network
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
+@with_gradients
 def load(
     model: nn.Module | str | PathLike[str] | ModelProto | Network,
     input_shape: Sequence[int] | None = None,

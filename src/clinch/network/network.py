@@ -74,7 +74,8 @@ class Network:
                 return self._read_again().to(dtype, device)
         key = (dtype, torch.device(device))
         if key not in self._graphs:
-            self._graphs[key] = self._source.to(*key)
+            with torch.inference_mode(False):  # it is kept, for gradients too
+                self._graphs[key] = self._source.to(*key)
         return self._graphs[key]
 
     def differentiable_graph(self, dtype: torch.dtype, device: torch.device | str) -> Graph:

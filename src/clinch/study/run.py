@@ -23,6 +23,7 @@ import torch
 
 from clinch.devices import usable_device
 from clinch.errors import NetworkError, ProblemError, WorkerError
+from clinch.gradients import with_gradients
 from clinch.solution import installed_versions
 from clinch.study.answers import passes_of
 from clinch.study.crew import Alone, Crew
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 LEAST = 0.5
 
 
+@with_gradients
 def evaluate(
     net: nn.Module | Network,
     data: Any = "digits",

@@ -13,6 +13,7 @@ from clinch.attacks.goal import Answer, Goal, Loss, parts_of
 from clinch.attacks.labels import Model, check_p, checked_inputs
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.region import Region
+from clinch.gradients import with_gradients
 from clinch.network.network import Network
 
 
@@ -55,6 +56,7 @@ class Pixels(Goal):
 
     default_loss = "soft count"
 
+    @with_gradients
     def __init__(
         self, net: nn.Module | Network, x: Tensor, y: Tensor | None = None, *, target: Tensor | int | None = None,
         counted: Tensor | None = None, share: float | None = None, bounds: tuple[float, float] | None = (0.0, 1.0),
