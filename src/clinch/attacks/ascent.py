@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clinch.attacks.goal import Goal, along
 from clinch.attacks.losses import lane_loss
-from clinch.attacks.starts import End, Start
+from clinch.attacks.starts import End, Start, never_blind
 from clinch.attacks.track import Track
 
 
@@ -28,6 +28,7 @@ class Lanes:
         best: the point of least loss, ``best_gradient`` the gradient and ``least (L,)`` the loss there.
         size: ``(L,)``.
         ball: where they must stay.
+        asked: how many gradients were asked for.
     """
 
     def __init__(self, goal: Goal, start: Start, radius: Tensor, size: Tensor) -> None:
@@ -39,6 +40,7 @@ class Lanes:
         self.loss = self.least = goal.x.new_full((len(self.rows),), torch.inf)
         self.size = size[self.rows].to(goal.x)
         self.ball = goal.within(radius[self.rows], self.rows)
+        self.asked = 0
 
     def keep(self, which: Tensor) -> None:
         """Drop the other lanes."""
@@ -80,7 +82,7 @@ class Lanes:
 
 
 def ask(track: Track, lanes: Lanes, loss: str | None, radius: Tensor | None = None) -> Tensor:
-    """Loss and gradient of all lanes; those whose input has reached its goal leave.
+    """Loss and gradient of all lanes, a random direction where it is zero; lanes at their goal leave.
 
     Args:
         track: the attack.
@@ -95,9 +97,10 @@ def ask(track: Track, lanes: Lanes, loss: str | None, radius: Tensor | None = No
     track.note_gradient(slope.gradient, lanes.rows)
     _note(track, lanes, slope.margin, radius)
     better = slope.loss < lanes.least
-    lanes.gradient, lanes.loss = slope.gradient, slope.loss
+    gradient, lanes.asked = never_blind(slope.gradient, lanes.asked), lanes.asked + 1
+    lanes.gradient, lanes.loss = gradient, slope.loss
     lanes.best = torch.where(along(better, lanes.z), lanes.z, lanes.best)
-    lanes.best_gradient = torch.where(along(better, lanes.z), slope.gradient, lanes.best_gradient)
+    lanes.best_gradient = torch.where(along(better, lanes.z), gradient, lanes.best_gradient)
     lanes.least = torch.where(better, slope.loss, lanes.least)
     going = ~track.success[lanes.rows]
     lanes.keep(going)

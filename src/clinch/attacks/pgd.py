@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from clinch.attacks.goal import Goal, Loss, along
 from clinch.attacks.losses import loss_of
 from clinch.attacks.result import AttackResult, HasQuery
-from clinch.attacks.starts import random_offset
+from clinch.attacks.starts import never_blind, random_offset
 from clinch.attacks.state import goal_of, radius_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
@@ -107,14 +107,15 @@ def _descend(
 ) -> None:  # fmt: skip
     """One run of rows ``(L,)`` from z; those that reach their goal leave it."""
     goal, average = track.goal, torch.zeros_like(z)
-    for _ in range(steps):
+    for k in range(steps):
         if not len(rows):
             return
         slope = goal.slope(z, rows, loss)
         track.note_gradient(slope.gradient, rows)
         track.update(z, rows, slope.margin)
         going = slope.margin >= 0
-        rows, z, average, gradient = rows[going], z[going], average[going], slope.gradient[going]
+        gradient = never_blind(slope.gradient, k) if normalise else slope.gradient
+        rows, z, average, gradient = rows[going], z[going], average[going], gradient[going]
         ball, size = ball.take(going), size[going]
         if momentum:
             length = gradient.flatten(1).abs().sum(1)

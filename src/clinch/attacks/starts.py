@@ -92,3 +92,14 @@ def random_offset(goal: Goal, radius: Tensor, generator: torch.Generator) -> Ten
     shape = (len(radius), *goal.x.shape[1:])
     noise = 2 * torch.rand(shape, generator=generator, dtype=goal.x.dtype).to(goal.x.device) - 1
     return noise if goal.p == 0 else along(radius.to(noise), noise) * noise
+
+
+def never_blind(gradient: Tensor, step: int) -> Tensor:
+    """Gradients ``(L, *input_shape)``, a random direction where they are zero, so that a flat part of the network is
+    left again: the same one for all lanes of a step, as no input's course may depend on those beside it."""
+    blind = ~gradient.flatten(1).any(1)
+    if not bool(blind.any()):
+        return gradient
+    generator = torch.Generator().manual_seed(step)
+    noise = torch.randn(gradient.shape[1:], generator=generator, dtype=gradient.dtype).to(gradient.device)
+    return torch.where(along(blind, gradient), noise, gradient)
