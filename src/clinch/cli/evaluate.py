@@ -120,7 +120,7 @@ def evaluate(
     with _cluster(ray, workers) as executor, StudyProgress(None not in radii) as progress:
         more = {**common, "executor": executor, "progress": progress}
         found = _study(one, networks, sources, norms, radii, methods, more)
-    code = _write(found, per_class, table, json, out, report)
+    code = _write(found, per_class, table, json, out, report, sources[0])
     if certificates and out is not None and isinstance(found, Evaluation):
         _certify(out, networks[0], sources[0], found)
     _refuse_unread(found)
@@ -208,6 +208,7 @@ def _write(
     json: str | None,
     out: Path | None,
     report: Path | None,
+    source: Source,
 ) -> int:
     """Print and write what was found; the exit code."""
     from clinch.cli.console import write_json
@@ -233,7 +234,7 @@ def _write(
         from clinch.study.report import write_report
         from clinch.study.runs import open_run
 
-        write_report(open_run(out), report)
+        write_report(open_run(out), report, data=source)
     return 0 if all(each.tally.answered == each.tally.images for each in runs.values()) else 1
 
 

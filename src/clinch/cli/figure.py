@@ -19,7 +19,9 @@ def figure(
     out: Annotated[Path, typer.Option(metavar="FILE", parser=output_file, help="Where to: .png, .svg or .pdf.")] = Path(
         "figure.png"
     ),
-    data: Annotated[str | None, typer.Option(help="The originals of the gallery; default: what the run names.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The originals of the gallery; a data set such as mnist the run can name itself.")
+    ] = None,
 ) -> int:
     """Draw one figure of a run of clinch evaluate; the model is not needed.
 

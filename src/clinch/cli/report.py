@@ -20,7 +20,9 @@ def report(
     classes: Annotated[
         Path | None, typer.Option(metavar="NAMES", help="Text file with the names of the classes, one a line.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Where the originals are; default: what the run names.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the originals are; a data set such as mnist the run can name itself.")
+    ] = None,
 ) -> int:
     """Write a run of clinch evaluate as one HTML page that needs no network; the model is not needed.
 

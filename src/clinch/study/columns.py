@@ -24,9 +24,9 @@ def columns(found: Evaluation) -> dict[str, str]:
     return row
 
 
-def class_rows(found: Evaluation) -> list[dict[str, str]]:
-    """One row per class: its label and the study's columns."""
-    return [{"class": str(label), **columns(part)} for label, part in found.classes().items()]
+def class_rows(found: Evaluation, most: int | None = None) -> list[dict[str, str]]:
+    """One row per class, of at most so many: its label and the study's columns."""
+    return [{"class": str(label), **columns(part)} for label, part in found.classes(most).items()]
 
 
 def heads_of(rows: Sequence[dict[str, str]]) -> list[str]:

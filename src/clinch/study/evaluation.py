@@ -116,11 +116,11 @@ class Evaluation:
             value.append(0.0 if row.status == MISCLASSIFIED else nearest)
             bound.append(row.bound or 0.0)
             beyond.append(robust)
-        more = self.tally.images - len(self.rows)
         return DistanceIntervals(
-            torch.tensor(value + [math.inf] * more, dtype=torch.float64),
-            torch.tensor(bound + [0.0] * more, dtype=torch.float64),
-            torch.tensor(beyond + [False] * more, dtype=torch.bool),
+            torch.tensor(value, dtype=torch.float64),
+            torch.tensor(bound, dtype=torch.float64),
+            torch.tensor(beyond, dtype=torch.bool),
+            self.tally.images - len(self.rows),
         )
 
     def certified(self, eps: float) -> tuple[float, float]:
@@ -178,10 +178,8 @@ class Evaluation:
         The paper has the distances that DeepFool finds, and leaves out where it finds none; here both ends are over all
         images, so that the true mean lies between them: the upper one is infinite where an image has no input found.
         """
-        size = torch.ones_like(self.known.value)
-        given = [1.0 if row.size is None else row.size for row in self.rows]
-        size[: len(given)] = torch.tensor(given, dtype=torch.float64)
-        return self.known.rho1(size)
+        size = [1.0 if row.size is None else row.size for row in self.rows]
+        return self.known.rho1(torch.tensor(size, dtype=torch.float64))
 
     def rho2(self) -> float | None:
         """``ρ̂₂``, the mean first-order radius of the correctly classified images that were looked at; an estimate, None
@@ -205,7 +203,7 @@ class Evaluation:
 
     def measures(self) -> dict[str, Any]:
         """Every measure by name, intervals as pairs; those about correctly classified images are None without any."""
-        some = bool(self.known.correct.any())
+        some = self.known.any_correct
         radius: dict[str, Any] = {}
         if self.template.eps is not None:
             radius = {"robust": self.interval, "fooling_ratio": self.fooling_ratio() if some else None}
@@ -214,17 +212,20 @@ class Evaluation:
             "eps_99": self.eps_99() if some else None,
         }  # fmt: skip
 
-    def classes(self) -> dict[int, Evaluation]:
-        """The same study of the images of each label, with all its measures.
+    def classes(self, most: int | None = None) -> dict[int, Evaluation]:
+        """The same study of the images of each label, with all its measures; of the lowest labels, at most so many.
 
         An image whose label is not known, because it was not looked at or could not be read, may be of any class: it
         counts in each as an image without an answer.
         """
-        labels = sorted({row.label for row in self.rows if row.label is not None})
-        unknown = self.tally.images - sum(row.label is not None for row in self.rows)
+        by_label: dict[int, list[Row]] = {}
+        for row in self.rows:
+            if row.label is not None:
+                by_label.setdefault(row.label, []).append(row)
+        unknown = self.tally.images - sum(map(len, by_label.values()))
         found = {}
-        for label in labels:
-            rows = tuple(row for row in self.rows if row.label == label)
+        for label in sorted(by_label)[:most]:
+            rows = tuple(by_label[label])
             tally = Tally(len(rows) + unknown, dict(sorted(Counter(row.status for row in rows).items())))
             found[label] = replace(self, tally=tally, rows=rows, notes=())
         return found

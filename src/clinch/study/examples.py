@@ -52,12 +52,11 @@ def examples_of(run: Run, hard: int, easy: int = 0, data: Any = None) -> Example
     Args:
         run: of :func:`clinch.study.open_run`.
         hard: how many of the hardest at most; easy: of the easiest.
-        data: see :func:`clinch.study.open_source`; None: what the run names. The run's hash guards it.
+        data: see :meth:`clinch.study.Run.source`, whose hash guards it.
     """
     rows = [hardest(run, hard), easiest(run, easy)]
     places = [row.image for group in rows for row in group]
-    found, there = run.found(places)
-    inputs = [x.double().numpy() if ok else None for x, ok in zip(found, there.tolist())]
+    inputs = [None if x is None else x.double().numpy() for x in run.inputs(places)]
     originals, complaint, available = _originals(run, places, data)
     examples = [Example(*one) for one in zip(rows[0] + rows[1], originals, inputs)]
     return Examples(tuple(examples[: len(rows[0])]), tuple(examples[len(rows[0]) :]), complaint, available)

@@ -33,11 +33,13 @@ class DistanceIntervals:
             misclassified as it is, infinity where none was found.
         bound: ``(N,)`` proven, ``d >= bound``; 0 where nothing is.
         beyond: ``(N,)`` whether even ``d > bound`` is proven, as it is for a ball without another class.
+        unknown: how many more inputs there are, of which nothing is known.
     """
 
     value: Tensor
     bound: Tensor
     beyond: Tensor
+    unknown: int = 0
 
     @classmethod
     def of(cls, found: AttackResult) -> DistanceIntervals:
@@ -51,6 +53,11 @@ class DistanceIntervals:
         """``(N,)`` the inputs that are classified correctly, as far as is known."""
         return self.value > 0
 
+    @property
+    def any_correct(self) -> bool:
+        """Whether an input may be classified correctly, as far as is known."""
+        return self.unknown > 0 or bool(self.correct.any())
+
     def robust(self, radii: Tensor) -> tuple[Tensor, Tensor]:
         """Robust accuracy ``#{d > r}/N`` as ``(proven, not refuted)``.
 
@@ -63,7 +70,7 @@ class DistanceIntervals:
         Raises:
             ProblemError: a radius below zero or NaN.
         """
-        total = len(self.value)
+        total = len(self.value) + self.unknown
         return self._proven(radii) / total, (total - _at_most(self.value, radii)) / total
 
     def fooled(self, radii: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,21 +80,23 @@ class DistanceIntervals:
             ProblemError: no input is classified correctly, or a radius below zero or NaN.
         """
         value = self.value[self.some_correct()]
+        total = len(value) + self.unknown
         # what is misclassified has a bound of 0 and is proven at no radius
-        return _at_most(value, radii) / len(value), (len(value) - self._proven(radii)) / len(value)
+        return _at_most(value, radii) / total, (total - self._proven(radii)) / total
 
     def rho1(self, size: Tensor) -> tuple[float, float]:
         """``ρ̂₁ = mean d/‖x‖_p`` of the correctly classified inputs as ``(proven, found)``.
 
         Args:
-            size: ``(N,)`` of ‖x‖_p; anything positive where nothing is known of x.
+            size: ``(N,)`` of ‖x‖_p.
 
         Raises:
             ProblemError: no input is classified correctly.
         """
         correct = self.some_correct()
-        low, high = (_relative(end[correct], size[correct]) for end in (self.bound, self.value))
-        return float(low.mean()) * (1 - ROUNDING), float(high.mean()) * (1 + ROUNDING)
+        low, high = (float(_relative(end[correct], size[correct]).sum()) for end in (self.bound, self.value))
+        total = int(correct.sum()) + self.unknown
+        return low / total * (1 - ROUNDING), math.inf if self.unknown else high / total * (1 + ROUNDING)
 
     def eps(self, share: float = 0.99) -> tuple[float, float]:
         """The smallest ε at which more than a share of the correctly classified inputs is fooled, as
@@ -100,8 +109,13 @@ class DistanceIntervals:
             raise ProblemError(f"share={share} must be at least 0 and below 1.")
         correct = self.some_correct()
         # more than the share: one input beyond the whole number below it
-        place = math.floor(share * int(correct.sum()) * (1 + 1e-12))
-        return float(self.bound[correct].sort().values[place]), float(self.value[correct].sort().values[place])
+        place = math.floor(share * (int(correct.sum()) + self.unknown) * (1 + 1e-12))
+        low, high = (end[correct].sort().values for end in (self.bound, self.value))
+        # the unknown ones come first among the bounds, and last among the distances found
+        return (
+            float(low[place - self.unknown]) if place >= self.unknown else 0.0,
+            float(high[place]) if place < len(high) else math.inf,
+        )
 
     def jumps(self) -> Tensor:
         """``(J,)`` rising: the finite distances and bounds, at which the shares change; 0 is the first."""
@@ -120,7 +134,7 @@ class DistanceIntervals:
         Raises:
             ProblemError: no input is classified correctly.
         """
-        if not bool(self.correct.any()):
+        if not self.any_correct:
             raise ProblemError("No input is classified correctly, so there is nothing to measure. Check the labels.")
         return self.correct
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from torch import Tensor
 from clinch.data import DataError
 from clinch.errors import ProblemError
 from clinch.study.evaluation import Evaluation, Tally
-from clinch.study.sources import Source, open_source
-from clinch.study.store import COLUMNS, FILE, PATIENCE, VERSION, Row, StoreError
+from clinch.study.sources import Source, is_named, open_source
+from clinch.study.store import COLUMNS, FILE, MOST_TEXT, PATIENCE, VERSION, Row, StoreError, guard
 from clinch.study.template import STATUSES, Template
 
 #: what a run says about itself
@@ -41,10 +42,14 @@ REQUIRED = (
     "input_shape",
     "dtype",
 )
-#: elements of an input that are read at most
-MOST_ELEMENTS = 2**26
-#: images of a run at most, and bytes of one cell: a file may state any number
-MOST_IMAGES, MOST_BYTES = 10**7, 2**29
+#: elements of an input that are read at most, a picture of 2896 by 2896
+MOST_ELEMENTS = 2**23
+#: images that a run may be about, and rows that are read of it: a file may state any number
+MOST_IMAGES, MOST_ROWS = 10**7, 2**19
+#: images without a row below one that has it, where fewer were asked for
+LEEWAY = 10_000
+#: texts by which a run says what it is about
+MOST_FACTS = 100
 #: how an error says what to do
 _ADVICE = "Name the folder given to clinch evaluate as --out"
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -77,8 +82,27 @@ class Run(Evaluation):
         """Of the model's inputs."""
         return getattr(torch, self.identity["dtype"])
 
+    def inputs(self, images: Sequence[int]) -> Iterator[Tensor | None]:
+        """The inputs found for these images, one after the other, each ``input_shape``; None where there is none.
+
+        Raises:
+            StoreError: the file cannot be read any more.
+        """
+        one = torch.empty(0, dtype=self.dtype)
+        size = math.prod(self.input_shape) * one.element_size()
+        with _reading(self.path) as database:
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size + MOST_TEXT)
+            for image in images:
+                # anything else than an input's bytes, or an input that is none, is left out, the first without a look
+                row = database.execute(
+                    "SELECT found FROM results WHERE image = ? AND typeof(found) = 'blob' AND length(found) = ?",
+                    (image, size),
+                ).fetchone()
+                x = None if row is None else torch.from_numpy(np.frombuffer(row[0], dtype=one.numpy().dtype).copy())
+                yield None if x is None or not bool(x.isfinite().all()) else x.reshape(self.input_shape)
+
     def found(self, images: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The inputs that were found for these images.
+        """The inputs that were found for these images, in one tensor.
 
         Args:
             images: N places in the data.
@@ -91,28 +115,28 @@ class Run(Evaluation):
         """
         x = torch.zeros((len(images), *self.input_shape), dtype=self.dtype)
         there = torch.zeros(len(images), dtype=torch.bool)
-        size = x[:1].numel() * x.element_size() if len(images) else 0
-        with _reading(self.path) as database:
-            for b, image in enumerate(images):
-                row = database.execute("SELECT found FROM results WHERE image = ?", (image,)).fetchone()
-                content = None if row is None else row[0]
-                # anything else than an input's bytes, or an input that is none, is left out
-                if isinstance(content, bytes) and len(content) == size:
-                    one = torch.from_numpy(np.frombuffer(content, dtype=x.numpy().dtype).copy())
-                    if bool(one.isfinite().all()):
-                        x[b], there[b] = one.reshape(x.shape[1:]), True
+        for b, one in enumerate(self.inputs(images)):
+            if one is not None:
+                x[b], there[b] = one, True
         return x, there
 
     def source(self, data: Any = None) -> Source:
         """The data that the run is about, read again.
 
         Args:
-            data: see :func:`clinch.study.open_source`; None: what the run names.
+            data: see :func:`clinch.study.open_source`; None: the data set that the run names, such as ``mnist``. A file
+                or folder is the caller's to name: a run may be a stranger's, who does not choose what is read here.
 
         Raises:
-            DataError: it is not there, or its hash is not the run's.
+            DataError: it is not there, or not named, or its hash is not the run's.
         """
-        source = open_source(self.identity["data"] if data is None else data)
+        named = self.identity["data"]
+        if data is None and not is_named(named):
+            raise DataError(
+                f"The run is about '{named:.100}', a file or folder, which only you can name: "
+                "write --data with its path (data= in Python)."
+            )
+        source = open_source(named if data is None else data)
         if source.hash != self.identity["data_hash"]:
             raise DataError(f"{source.name} is not the data of this run: its content differs. Name the right data.")
         return source
@@ -138,7 +162,7 @@ def open_run(path: str | Path) -> Run:
     if not file.is_file():
         raise StoreError(f"There is no run in {path}: it has no file {FILE}. {_ADVICE}.")
     with _reading(file) as database:
-        identity = dict(database.execute("SELECT key, value FROM study"))
+        identity = dict(database.execute("SELECT key, value FROM study LIMIT ?", (MOST_FACTS,)))
         _check_identity(identity, file)
         rows = tuple(_rows(database, file))
     if not rows:
@@ -156,12 +180,10 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
     database = None
     try:
         database = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=PATIENCE)
-        database.execute("PRAGMA trusted_schema=OFF")
-        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
-        kinds = dict(database.execute("SELECT name, type FROM sqlite_master WHERE name IN ('study', 'results')"))
-        if kinds != {"study": "table", "results": "table"}:
-            # a view would be a program: its query need not end
-            raise StoreError(f"{file} is no run of clinch evaluate: it lacks the tables of one. {_ADVICE}.")
+        try:
+            guard(database)
+        except StoreError as error:
+            raise StoreError(f"{file} is no run of clinch evaluate: {error}. {_ADVICE}.") from None
         yield database
     except (sqlite3.Error, UnicodeDecodeError) as error:
         # what SQLite says of a damaged file may quote bytes that are no text
@@ -169,6 +191,8 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
         hint = _ADVICE
         if "locked" in text:
             hint = "Another process writes to it: try again when it has finished"
+        elif "interrupted" in text:
+            text = "reading it does not come to an end"
         elif "readonly" in text or "unable to open" in text:
             hint = "It was killed while it wrote: run the same clinch evaluate again, which puts it in order"
         raise StoreError(f"Cannot read {file} as a run: {text}. {hint}.") from None
@@ -192,16 +216,32 @@ def _check_identity(identity: Mapping[str, Any], file: Path) -> None:
 
 
 def _rows(database: sqlite3.Connection, file: Path) -> Iterator[Row]:
-    """Rows by image, each checked: SQLite's columns hold whatever was put there."""
-    for values in database.execute(f"SELECT {', '.join(COLUMNS)} FROM results ORDER BY image"):
-        row = Row(**dict(zip(COLUMNS, values)))
-        for name, kind in _KINDS.items():
-            value = getattr(row, name)
-            if not (isinstance(value, kind) or (value is None and name in _OPTIONAL)):
-                raise StoreError(f"{file} is damaged: image {row.image} has {name} {value!r:.40}. {_ADVICE}.")
-        if row.status not in STATUSES or not 0 <= row.image < MOST_IMAGES:
+    """Rows by image, each checked: SQLite's columns hold whatever was put there, and a damaged tree has rows again."""
+    known: set[tuple[type, ...]] = set()
+    before = -1
+    for number, values in enumerate(database.execute(f"SELECT {', '.join(COLUMNS)} FROM results ORDER BY image")):
+        kinds = tuple(map(type, values))
+        row = Row(*values)
+        if kinds not in known:
+            _check_kinds(row, file)
+            known.add(kinds)
+        if row.status not in STATUSES:
             raise StoreError(f"{file} is damaged: image {row.image} has status {row.status!r:.40}. {_ADVICE}.")
-        yield row
+        if not before < row.image < MOST_IMAGES or number >= MOST_ROWS:
+            raise StoreError(
+                f"{file} is damaged, or too large: its image {row.image} follows image {before}; at most {MOST_ROWS:,} "
+                f"images in rising order, each below {MOST_IMAGES:,}, are read. {_ADVICE}."
+            )
+        before = row.image
+        # one text for all rows that have it
+        yield row._replace(status=intern(row.status), method=intern(row.method))
+
+
+def _check_kinds(row: Row, file: Path) -> None:
+    for name, kind in _KINDS.items():
+        value = getattr(row, name)
+        if not (isinstance(value, kind) or (value is None and name in _OPTIONAL)):
+            raise StoreError(f"{file} is damaged: image {row.image} has {name} {value!r:.40}. {_ADVICE}.")
 
 
 def _template(identity: Mapping[str, str], file: Path) -> Template:
@@ -221,4 +261,10 @@ def _facts(identity: Mapping[str, str], rows: Sequence[Row], file: Path) -> tupl
             raise ValueError
     except (ValueError, RecursionError):
         raise StoreError(f"{file} is damaged: images, notes or versions cannot be read. {_ADVICE}.") from None
-    return max(images, rows[-1].image + 1), tuple(map(str, notes)), {str(k): str(v) for k, v in versions.items()}
+    last = rows[-1].image
+    # an earlier call may have asked for more, and workers end out of order: then most of those below have rows
+    if last >= max(images, 2 * len(rows) + LEEWAY):
+        raise StoreError(
+            f"{file} is damaged: {len(rows):,} of {images:,} images have a row, among them {last}. {_ADVICE}."
+        )
+    return max(images, last + 1), tuple(map(str, notes)), {str(k): str(v) for k, v in versions.items()}

@@ -257,6 +257,12 @@ _SETS: dict[str, Callable[[str], tuple[Any, Any]]] = {
 }
 
 
+def is_named(text: str) -> bool:
+    """Whether a text names a data set by itself, such as ``mnist:train``, and no file or folder."""
+    name, _, split = text.partition(":")
+    return name in _SETS and split in ("", "train", "test")
+
+
 def _npz(path: Path) -> tuple[Any, Any]:
     import zipfile
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -27,6 +27,9 @@ VERSION = "2"
 #: seconds to wait for another process that writes
 PATIENCE = 10.0
 
+#: bytes of a text or number of a run at most; the inputs found are read with a limit of their own
+MOST_TEXT = 2**20
+
 _TABLES = """
 CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS results (
@@ -37,8 +40,35 @@ CREATE TABLE IF NOT EXISTS results (
 """
 
 
+#: what a run may take to read, in steps of SQLite's machine: far more than the largest one needs
+MOST_STEPS = 4 * 10**8
+_PACE = 10**5
+
+
 class StoreError(ClinchError):
     """A run that cannot be read, written or continued; says why and what to do instead."""
+
+
+def guard(database: sqlite3.Connection) -> None:
+    """Refuse a file whose schema is not, letter by letter, the one that is written here; limit what reading may take.
+
+    A view, a trigger, an index on an expression or a generated column is a program of the file's author, which may take
+    all time and memory; a damaged tree of pages may never end.
+
+    Raises:
+        StoreError: other tables than a run's, or of another form.
+        sqlite3.Error: no database.
+    """
+    left = iter(range(MOST_STEPS // _PACE))
+    database.set_progress_handler(lambda: next(left, None) is None, _PACE)
+    database.execute("PRAGMA trusted_schema=OFF")
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_TEXT)
+    found = database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 10").fetchall()
+    with closing(sqlite3.connect(":memory:")) as ours:
+        ours.executescript(_TABLES)
+        wanted = ours.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+    if sorted(map(repr, found)) != sorted(map(repr, wanted)):
+        raise StoreError("it has not the tables of a run of clinch evaluate, or others besides them")
 
 
 class Row(NamedTuple):
@@ -113,12 +143,25 @@ class Store(AbstractContextManager["Store"]):
             with self._errors():
                 self._database = sqlite3.connect(self.path or ":memory:", timeout=PATIENCE, isolation_level=None)
                 self._database.execute("PRAGMA synchronous=FULL")
+                if self._database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                    self._checked()
                 self._database.executescript(_TABLES)
                 if identity is not None:
                     self._agree({"version": VERSION, **identity})
         except BaseException:
             self.close()
             raise
+
+    def _checked(self) -> None:
+        """A file that is there may be a stranger's; what it holds is then limited no more: it is this study's own."""
+        database = self._open
+        length = database.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+        try:
+            guard(database)
+        except StoreError as error:
+            raise StoreError(f"Cannot use {self.path}: {error}. Name another folder with --out.") from None
+        database.set_progress_handler(None, 0)
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, length)
 
     def _made(self, folder: str | Path | None) -> None:
         if folder is None:

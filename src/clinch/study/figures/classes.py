@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clinch.errors import ShapeError
-from clinch.figures.style import BOUND, GAP, MUTED, VALUE, named, style
+from clinch.errors import ProblemError, ShapeError
+from clinch.figures.style import BOUND, GAP, MUTED, VALUE, named, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 STATUS_COLOURS = {
     "robust": BOUND, "closed": BOUND, "open": GAP, "attacked": VALUE, "misclassified": "#B8B8B8", "failed": "#7A1F1F",
 }  # fmt: skip
+#: classes that are drawn at most
+MOST_CLASSES = 500
 #: shares below it are not written into their bar
 READABLE = 0.05
 
@@ -30,11 +32,15 @@ def classes_figure(evaluation: Evaluation, names: Sequence[str] = (), heading: s
         heading: above everything; default: the model and its data.
 
     Raises:
-        ShapeError: fewer names than labels.
+        ShapeError: fewer names than labels. ProblemError: more classes than can be drawn.
     """
     from matplotlib.figure import Figure
 
     tallies = evaluation.per_class()
+    if len(tallies) > MOST_CLASSES:
+        raise ProblemError(
+            f"The study has {len(tallies):,} classes; at most {MOST_CLASSES} are drawn. Draw the curve or the margins."
+        )
     if names and tallies and max(tallies) >= len(names):
         raise ShapeError(f"There are {len(names)} names of classes, but a label {max(tallies)}. Name every class.")
     shown = [s for s in STATUS_COLOURS if any(tally.counts.get(s) for tally in tallies.values())]
@@ -54,8 +60,7 @@ def classes_figure(evaluation: Evaluation, names: Sequence[str] = (), heading: s
                 left += share
             axes.text(101, place, str(tally.images), fontsize=7, color=MUTED, va="center_baseline")
         labels = [names[y] if names else str(y) for y in tallies]
-        # a dollar sign in a name is no formula
-        axes.set_yticks(range(len(labels)), labels=[label.replace("$", r"\$") for label in labels])
+        axes.set_yticks(range(len(labels)), labels=[plain(label) for label in labels])
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.set_xlim(0, 100)
         axes.tick_params(axis="y", length=0)

@@ -30,7 +30,7 @@ def gallery_figure(run: Run, count: int = 8, names: Sequence[str] = (), data: An
         run: of :func:`clinch.study.open_run`.
         count: examples at most.
         names: of the classes, by label; none: the labels.
-        data: where the originals are read again, see :func:`clinch.study.open_source`; None: what the run names. Where
+        data: where the originals are read again, see :meth:`clinch.study.Run.source`. Where
             it is not there, the inputs found are drawn alone.
 
     Raises:

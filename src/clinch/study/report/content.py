@@ -24,6 +24,8 @@ from clinch.study.template import norm_name as written_norm
 HARDEST, EASIEST = 12, 6
 #: rows of the table at most; more would make the page slow to open
 MOST_ROWS = 10_000
+#: classes of the table of classes at most
+MOST_CLASSES = 1000
 #: relative difference between a stored distance and that of the stored input from which on the page says so
 AGREEMENT = 1e-4
 #: how the columns of measures are called on the page
@@ -39,6 +41,9 @@ def content_of(run: Run, title: str, names: Sequence[str], data: Any) -> dict[st
     if len(run.rows) > len(shown):
         notes.append(f"The table has the first {len(shown):,} of {len(run.rows):,} images; clinch evaluate --table "
                      "writes all.")  # fmt: skip
+    labels = len({row.label for row in run.rows} - {None})
+    if labels > MOST_CLASSES:
+        notes.append(f"The table of classes has the first {MOST_CLASSES:,} of {labels:,}.")
     parts = stacked(run.tally.counts, run.tally.images)
     return {
         "title": printable(title), "problem": _question(run), "norm": norm_name(run), "eps": run.template.eps,
@@ -49,7 +54,7 @@ def content_of(run: Run, title: str, names: Sequence[str], data: Any) -> dict[st
         "classes": _classes(run, names), "columns": _columns(run.template.eps is not None),
         "rows": [_line(row, run.template.eps is not None, names) for row in shown],
         "statuses": [part["status"] for part in parts],
-        "labels": [{"label": y, "name": _name(y, names)} for y in run.per_class()],
+        "labels": [{"label": y, "name": _name(y, names)} for y in run.classes(MOST_CLASSES)],
         "notes": [printable(note) for note in notes], "settings": _settings(run),
     }  # fmt: skip
 
@@ -143,7 +148,8 @@ def _disagreements(run: Run, examples: Sequence[Example]) -> list[str]:
 def _classes(run: Run, names: Sequence[str]) -> dict[str, Any]:
     """Heads and rows of the table of classes: a bar of statuses and every measure."""
     rows = []
-    for (label, tally), texts in zip(run.per_class().items(), class_rows(run)):
+    for (label, found), texts in zip(run.classes(MOST_CLASSES).items(), class_rows(run, MOST_CLASSES)):
+        tally = found.tally
         parts = stacked(tally.counts, tally.images)
         cells = _renamed({name: text for name, text in texts.items() if name != "class"})
         rows.append({

@@ -32,7 +32,7 @@ def report_html(run: Run, *, title: str | None = None, classes: Sequence[str] = 
         run: of :func:`clinch.study.open_run`.
         title: of the page; None: the model and the data.
         classes: names by label; none: the labels.
-        data: see :func:`clinch.study.open_source`; None: what the run names.
+        data: see :meth:`clinch.study.Run.source`: files and folders are read only where they are given here.
 
     Raises:
         ProblemError: fewer names than labels. DataError: data that was given is not the run's.
