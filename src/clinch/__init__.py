@@ -13,16 +13,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from clinch.constraints import EQUALITY_TOLERANCE, MARGIN
+from clinch import renamed
 from clinch.errors import ClinchError
-from clinch.functions import inf, norm
+from clinch.modeling.constraints import EQUALITY_TOLERANCE, MARGIN
+from clinch.modeling.model import SymbolicNetwork
+from clinch.modeling.norms import inf, norm
+from clinch.modeling.problem import Maximize, Minimize, Problem
 from clinch.network.network import Network
-from clinch.problem import Maximize, Minimize, Problem
 from clinch.solution import Proof, Solution, Status
 
 if TYPE_CHECKING:
     from clinch import applications, attacks, bounds, exact, figures, papers, study, testing, vnnlib
-    from clinch.network.load import load
+    from clinch.modeling.model import load
     from clinch.vnnlib.verification import verify
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ __all__ = [
     "Proof",
     "Solution",
     "Status",
+    "SymbolicNetwork",
     "applications",
     "attacks",
     "bounds",
@@ -57,7 +60,7 @@ _ROOMS = ("applications", "attacks", "bounds", "exact", "figures", "papers", "st
 
 #: read when first used, so that ``import clinch`` stays quick
 _LATE = {
-    "load": "clinch.network.load",
+    "load": "clinch.modeling.model",
     "verify": "clinch.vnnlib.verification",
     **{name: f"clinch.{name}" for name in _ROOMS},
 }
@@ -74,3 +77,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+renamed.modules(__name__)

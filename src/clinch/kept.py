@@ -14,7 +14,7 @@ from clinch.files import write_whole
 
 if TYPE_CHECKING:
     from clinch.ledger import Ledger
-    from clinch.problem import Problem
+    from clinch.query import Statement
     from clinch.solution import Event
 
 #: seconds between two writings, at least, and relative to how long the last one took
@@ -44,7 +44,7 @@ class Keeper:
     def __init__(
         self,
         path: str | PathLike[str],
-        problem: Problem,
+        problem: Statement,
         ledger: Ledger,
         listener: Callable[[Event], None] | None = None,
     ) -> None:

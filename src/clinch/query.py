@@ -14,7 +14,7 @@ Maximisation is turned into minimisation of the negated objective; ``sense`` rem
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -273,3 +273,15 @@ class Query:
         return Query(
             self.network, self.graph, region, self.objective, self.atoms, self.clause, self.sense, self.labels
         )  # fmt: skip
+
+
+class Statement(Protocol):
+    """A question with its normal form: what :class:`clinch.Problem` is to everything below the problem language."""
+
+    query: Query
+    batched: bool
+
+    @property
+    def network(self) -> Network:
+        """The network whose input is searched."""
+        ...

@@ -6,6 +6,7 @@ The table names the new place as text: nothing is imported before an old name is
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,11 @@ from typing import Any
 
 #: old names, module by module, and where each of them is now; "*" stands for all others
 RENAMED: dict[str, dict[str, str]] = {
+    "clinch.constraints": dict.fromkeys(("EQUALITY_TOLERANCE", "MARGIN"), "clinch"),
+    "clinch.expressions": dict.fromkeys(("Activation", "LinearExpression"), "clinch.modeling.expressions"),
+    "clinch.functions": dict.fromkeys(("inf", "norm"), "clinch"),
+    "clinch.problem": dict.fromkeys(("Maximize", "Minimize", "Problem"), "clinch"),
+    "clinch.certificates.runs": {"certify_run": "clinch.study"},
     "clinch.domains.latent": {"*": "clinch.applications.latent"},
     "clinch.domains.monitors": {"*": "clinch.applications.monitors"},
     "clinch.domains.policies": {"*": "clinch.applications.policies"},
@@ -61,8 +67,10 @@ def attributes(module: str) -> Callable[[str], Any]:
 def modules(package: str) -> None:
     """Let the old submodules of a package be imported: each finds its names where they are now."""
     for name in RENAMED:
-        if name.startswith(package + "."):
-            module = ModuleType(name, f"Now {RENAMED[name]['*']}.")
+        if name.rpartition(".")[0] == package and importlib.util.find_spec(name) is None:
+            module = ModuleType(
+                name, "The old place of names that are elsewhere now: see :data:`clinch.renamed.RENAMED`."
+            )
             module.__getattr__ = attributes(name)  # type: ignore[method-assign]
             sys.modules[name] = module
             setattr(sys.modules[package], name.rpartition(".")[2], module)

@@ -21,8 +21,7 @@ from clinch.network.ops.base import Interval
 if TYPE_CHECKING:
     from clinch.certificates import SavedProof
     from clinch.ledger import Ledger
-    from clinch.problem import Problem
-    from clinch.query import Query
+    from clinch.query import Query, Statement
 
 #: a value and a bound this close in the objective's own units have met, whatever the relative gap
 ABSOLUTE_GAP = 1e-6
@@ -152,7 +151,7 @@ class Solution:
     certificate: SavedProof | list[SavedProof | None] | None = None
 
     @staticmethod
-    def from_ledger(problem: Problem, ledger: Ledger, bounds: Mapping[str, Interval] | None = None) -> Solution:
+    def from_ledger(problem: Statement, ledger: Ledger, bounds: Mapping[str, Interval] | None = None) -> Solution:
         """The solution that a ledger holds, in the user's sense.
 
         Args:

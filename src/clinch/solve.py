@@ -30,14 +30,13 @@ from clinch.errors import (
 from clinch.gradients import with_gradients
 from clinch.kept import Keeper
 from clinch.ledger import Ledger
-from clinch.query import Distance, FormsNorm, Linear, Query
+from clinch.query import Distance, FormsNorm, Linear, Query, Statement
 from clinch.solution import Event, Proof, Solution
 
 if TYPE_CHECKING:
     from clinch.exact.branch_and_bound import Search as Branching
     from clinch.exact.input_split import Search as Splitting
     from clinch.network.ops.base import Interval
-    from clinch.problem import Problem
 
 #: share of the time that the attack may take when other engines wait behind it
 ATTACK_SHARE = 0.35
@@ -61,7 +60,7 @@ Engine = Callable[[Query, Ledger, int], None]
 
 @with_gradients
 def solve(
-    problem: Problem,
+    problem: Statement,
     *,
     time_limit: float = 60.0,
     gap: float = 1e-3,
@@ -123,7 +122,7 @@ def solve(
     return _with_certificate(solution, problem, ledger) if certificate else solution
 
 
-def _with_certificate(solution: Solution, problem: Problem, ledger: Ledger) -> Solution:
+def _with_certificate(solution: Solution, problem: Statement, ledger: Ledger) -> Solution:
     """The solution with its certificates; the notes say why one is missing."""
     from clinch.certificates import SavedProof, certify
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import clinch as cl
-from clinch.certificates.runs import certify_run
 from clinch.certify.certificate import read_certificate, read_network
 from clinch.certify.check import check
 from clinch.study import evaluate
+from clinch.study.certificates import certify_run
 from clinch.study.store import StoreError
 from clinch.study.template import Template
 

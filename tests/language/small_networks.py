@@ -2,7 +2,7 @@
 
 import torch
 
-from clinch.expressions import Activation
+from clinch.modeling.expressions import Activation
 from clinch.network.graph import Graph, Input, Node
 from clinch.network.network import Network
 from clinch.network.ops.base import Affine, Operator

@@ -9,9 +9,9 @@ from statements import BATCH, NET, SLACK, constants, constraints, expressions, f
 
 import clinch as cl
 from clinch.errors import EmptyRegionError, ProblemError
-from clinch.lowering import dense_forms
+from clinch.modeling.canonicalize import dense_forms
 
-x, h, z = (cl.expressions.Activation(NET, node) for node in (0, 3, 4))
+x, h, z = (cl.modeling.expressions.Activation(NET, node) for node in (0, 3, 4))
 
 
 def points(seed, count):

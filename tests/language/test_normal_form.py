@@ -8,7 +8,7 @@ import torch
 from small_networks import small_network, symbols
 
 import clinch as cl
-from clinch.expressions import Activation
+from clinch.modeling.expressions import Activation
 from clinch.query import Distance, FormsNorm, Linear
 
 NET = small_network()

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from clinch.errors import NetworkError
+from clinch.modeling.model import load
 from clinch.network.compare import compare
-from clinch.network.load import load
 
 
 def file(ops: list[str], shift: float, scale: float = 1.0):

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from clinch.modeling.model import load
 from clinch.network.fold import fold
 from clinch.network.graph import Graph, Input, Node
-from clinch.network.load import load
 from clinch.network.ops.add import Add
 from clinch.network.ops.average_pool import AveragePool
 from clinch.network.ops.base import Operator

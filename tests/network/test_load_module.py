@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clinch.errors import NetworkError, UnknownLayer, UnsupportedOperator
+from clinch.modeling.model import load
 from clinch.network.compare import compare
 from clinch.network.graph import Graph
-from clinch.network.load import load
 from clinch.network.network import Network
 from clinch.network.original import OriginalModule
 from clinch.network.support import supports

@@ -17,8 +17,8 @@ from torch import nn
 
 from clinch.data import data_folder
 from clinch.errors import NetworkError, UnsupportedOperator
+from clinch.modeling.model import load
 from clinch.network.fold import fold
-from clinch.network.load import load
 from clinch.network.network import Network
 from clinch.network.original import OriginalFile
 

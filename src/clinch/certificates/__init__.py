@@ -1,5 +1,8 @@
 """Certificates: proofs of bounds that the small program in :mod:`clinch.certify` checks without trusting the solver."""
 
+from clinch import renamed
 from clinch.certificates.produce import SavedProof, certify
 
 __all__ = ["SavedProof", "certify"]
+
+renamed.modules(__name__)

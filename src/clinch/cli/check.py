@@ -158,7 +158,7 @@ def executed(certificate: Certificate, model: Path) -> Execution:
     import torch
 
     from clinch.certificates.layer_list import places
-    from clinch.network.load import load
+    from clinch.modeling.model import load
 
     network, tensors = load(model), certificate.tensors
     nodes = {name: node for node, name in places(network.graph).items()}

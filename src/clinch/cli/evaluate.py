@@ -14,7 +14,7 @@ from clinch.cli.outputs import output_file, output_folder, output_json
 from clinch.errors import ProblemError
 
 if TYPE_CHECKING:
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork
     from clinch.study.comparison import Comparison
     from clinch.study.evaluation import Evaluation
     from clinch.study.ray_executor import RayExecutor
@@ -143,10 +143,10 @@ def _refuse_unread(found: Evaluation | Comparison) -> None:
         )
 
 
-def _certify(out: Path, network: Network, source: Source, found: Evaluation) -> None:
+def _certify(out: Path, network: SymbolicNetwork, source: Source, found: Evaluation) -> None:
     """A certificate for every proven image; what has none is said on standard error."""
-    from clinch.certificates.runs import FOLDER, certify_run
     from clinch.files import printable
+    from clinch.study.certificates import FOLDER, certify_run
 
     made = list(certify_run(out, network, source, found.template))
     missing = [one for one in made if one.file is None]
@@ -185,7 +185,7 @@ def _check_options(
 
 def _study(
     one: bool,
-    networks: list[Network],
+    networks: list[SymbolicNetwork],
     sources: list[Source],
     norms: list[float],
     radii: list[float] | list[None],
@@ -238,7 +238,7 @@ def _write(
     return 0 if all(each.tally.answered == each.tally.images for each in runs.values()) else 1
 
 
-def _normalised(network: Network, mean: str | None, std: str | None) -> Network:
+def _normalised(network: SymbolicNetwork, mean: str | None, std: str | None) -> SymbolicNetwork:
     """The network with --mean and --std in front."""
     from clinch.errors import NetworkError
     from clinch.network.normalise import normalised
@@ -267,7 +267,7 @@ def _cluster(ray: str | None, workers: int | None) -> Iterator[RayExecutor | Non
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _network(model: str, input_shape: str | None, source: Source) -> Network:
+def _network(model: str, input_shape: str | None, source: Source) -> SymbolicNetwork:
     """The model; a function's module is given the shape of the images unless another is named."""
     from clinch.cli.models import load_model, parse_shape
     from clinch.study.sources import first_shape

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from clinch.errors import ProblemError
 
 if TYPE_CHECKING:
-    from clinch.constraints import Constraint
-    from clinch.network.network import Network
+    from clinch.modeling.constraints import Constraint
+    from clinch.modeling.model import SymbolicNetwork
 
 #: longest text that is read
 LIMIT = 10_000
@@ -37,7 +37,7 @@ _GRAMMAR = (
 )
 
 
-def parse_form(text: str, network: Network) -> Any:
+def parse_form(text: str, network: SymbolicNetwork) -> Any:
     """A linear form, such as an objective: ``output[7] - output[2]``.
 
     Names: ``input``, ``output``, or any layer.
@@ -55,7 +55,7 @@ def parse_form(text: str, network: Network) -> Any:
     return form
 
 
-def parse_constraint(text: str, network: Network) -> Constraint:
+def parse_constraint(text: str, network: SymbolicNetwork) -> Constraint:
     """A linear (in)equality: ``output[0] + 0.5 <= output[1]``; one of ``<=``, ``>=``, ``==``.
 
     Raises:
@@ -84,14 +84,14 @@ def _parse(text: str) -> ast.expr:
         raise ProblemError(f"'{_short(text)}' cannot be read: {_GRAMMAR}.") from None
 
 
-def _evaluate(tree: ast.expr, text: str, network: Network) -> Any:
+def _evaluate(tree: ast.expr, text: str, network: SymbolicNetwork) -> Any:
     try:
         return _walk(tree, text, network)
     except RecursionError:
         raise ProblemError(f"'{_short(text)}' has too many terms. Use the Python interface.") from None
 
 
-def _walk(tree: ast.expr, text: str, network: Network) -> Any:
+def _walk(tree: ast.expr, text: str, network: SymbolicNetwork) -> Any:
     match tree:
         case ast.Constant(value=bool()):
             pass
@@ -115,7 +115,7 @@ def _walk(tree: ast.expr, text: str, network: Network) -> Any:
     raise ProblemError(f"'{_short(ast.unparse(tree))}' in '{_short(text)}' is not linear arithmetic: {_GRAMMAR}.")
 
 
-def _layer(name: str, network: Network) -> Any:
+def _layer(name: str, network: SymbolicNetwork) -> Any:
     if name == "input":
         return network.input
     if name == "output":

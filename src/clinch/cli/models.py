@@ -13,10 +13,12 @@ from clinch.errors import NetworkError
 from clinch.files import PICKLE_ADVICE, PICKLED
 
 if TYPE_CHECKING:
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork
 
 
-def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folder: Path | None = None) -> Network:
+def load_model(
+    source: str, *, input_shape: tuple[int, ...] | None = None, folder: Path | None = None
+) -> SymbolicNetwork:
     """Load a model: an ONNX file, or a Python function that returns an ``nn.Module``.
 
     Args:
@@ -55,7 +57,7 @@ def load_model(source: str, *, input_shape: tuple[int, ...] | None = None, folde
     return clinch.load(str(path), input_shape=input_shape)
 
 
-def _again(source: str, input_shape: tuple[int, ...]) -> Network:
+def _again(source: str, input_shape: tuple[int, ...]) -> SymbolicNetwork:
     """The network of a function in another process."""
     return load_model(source, input_shape=input_shape)
 

@@ -18,9 +18,9 @@ from clinch.cli.tables import Table, check_keys, get, read_array, read_toml
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 
 if TYPE_CHECKING:
-    from clinch.constraints import Constraint
-    from clinch.network.network import Network
-    from clinch.problem import Objective, Problem
+    from clinch.modeling.constraints import Constraint
+    from clinch.modeling.model import SymbolicNetwork
+    from clinch.modeling.problem import Objective, Problem
 
 _TOP = ("model", "input_shape", "range", "x0", "objective", "constraints", "solve")
 _X0 = ("dataset", "split", "index", "file", "values")
@@ -51,7 +51,7 @@ class ProblemFile:
     """
 
     problem: Problem
-    network: Network
+    network: SymbolicNetwork
     x0: Tensor | None
     options: Table
 
@@ -112,7 +112,7 @@ def _options(table: Table, where: str) -> Table:
 class _Reader:
     """Turns the tables of one file into expressions over one network."""
 
-    network: Network
+    network: SymbolicNetwork
     folder: Path
     where: str
     x0: Tensor | None

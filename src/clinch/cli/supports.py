@@ -9,7 +9,7 @@ import typer
 from clinch.cli.outputs import output_json
 
 if TYPE_CHECKING:
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork
     from clinch.network.support import LayerSupport
 
 #: heading -> field of :class:`clinch.network.support.LayerSupport`
@@ -52,12 +52,12 @@ def supports(
     return 0 if whole["interval"] and whole["relaxation"] else 1
 
 
-def _content(network: Network, rows: list[LayerSupport], whole: dict[str, bool]) -> dict[str, Any]:
+def _content(network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, bool]) -> dict[str, Any]:
     layers = [vars(row) for row in rows]
     return {"model": network.name, "input_shape": network.input_shape, "whole_network": whole, "layers": layers}
 
 
-def _print(network: Network, rows: list[LayerSupport], whole: dict[str, bool]) -> None:
+def _print(network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, bool]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

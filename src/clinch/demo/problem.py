@@ -13,8 +13,8 @@ from clinch.demo import SHAPE, digits, network
 from clinch.errors import ProblemError
 
 if TYPE_CHECKING:
-    from clinch.network.network import Network
-    from clinch.problem import Problem
+    from clinch.modeling.model import SymbolicNetwork
+    from clinch.modeling.problem import Problem
 
 #: the layer that the monitor watches: the second hidden one
 LAYER = "relu2"
@@ -35,7 +35,7 @@ class Demo:
     """
 
     problem: Problem
-    network: Network
+    network: SymbolicNetwork
     monitor: BoxMonitor
     x0: Tensor
     label: int

@@ -19,12 +19,11 @@ from clinch.ledger import Ledger
 from clinch.solution import Event, Solution
 
 if TYPE_CHECKING:
-    from clinch.problem import Problem
-    from clinch.query import Query
+    from clinch.query import Query, Statement
 
 
 def milp(
-    problem: Problem,
+    problem: Statement,
     *,
     backend: Any = "highs",
     time_limit: float = 60.0,
@@ -53,7 +52,7 @@ def milp(
 
 
 def branch_and_bound(
-    problem: Problem,
+    problem: Statement,
     *,
     batch: int = 256,
     time_limit: float = 60.0,
@@ -81,7 +80,7 @@ def branch_and_bound(
 
 
 def fewest_changes(
-    problem: Problem,
+    problem: Statement,
     *,
     time_limit: float = 60.0,
     gap: float = 1e-4,
@@ -105,7 +104,7 @@ def fewest_changes(
 
 
 def input_split(
-    problem: Problem,
+    problem: Statement,
     *,
     batch: int = 2048,
     time_limit: float = 60.0,
@@ -136,7 +135,7 @@ def input_split(
 
 
 def _solved(
-    problem: Problem,
+    problem: Statement,
     engine: Callable[[Query, Ledger], object],
     time_limit: float,
     gap: float,

@@ -14,7 +14,6 @@ from clinch.files import printable, replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from clinch.study.evaluation import Evaluation
 
 #: Okabe and Ito's colours, distinguishable with any colour vision
 VALUE, BOUND, GAP, INK, MUTED = "#D55E00", "#0072B2", "#CFE3F1", "#222222", "#8A8A8A"
@@ -58,11 +57,6 @@ def style() -> AbstractContextManager[None]:
     import matplotlib as mpl
 
     return mpl.rc_context({**STYLE})  # type: ignore[return-value]
-
-
-def named(evaluation: Evaluation) -> str:
-    """Model and data of a study, as a heading."""
-    return plain(f"{evaluation.model} on {evaluation.data}")
 
 
 def plain(text: str) -> str:

@@ -30,30 +30,12 @@ def load(
     name: str | None = None,
     live: bool = False,
 ) -> Network:
-    """Load a model and compare the result with it on random inputs.
-
-    Args:
-        model: an ``nn.Module`` in evaluation mode, a path to an ``.onnx`` or ``.onnx.gz`` file, an ``onnx.ModelProto``,
-            or a network that is loaded already (returned as it is).
-        input_shape: shape of one input, without the batch. Needed for a module, and for a file that leaves it open.
-        name: for messages and tables; default: the module's class or the file's name.
-        live: for a module that is trained on: every use of the network reads the weights the module has then, and
-            gradients of :func:`clinch.bounds.interval`, :func:`clinch.bounds.fast_dual` and
-            :func:`clinch.bounds.crown` flow to them. State problems anew after a training step.
-
-    Returns:
-        The network, in the module's dtype on its device. The module is not changed, and without ``live`` must not
-        change afterwards.
+    """Load a model and compare the result with it on random inputs: :func:`clinch.load`, without symbols.
 
     Raises:
         NetworkError: training mode, no input shape, no batch dimension, weights that are not finite, several inputs or
             outputs, control flow that depends on values, or a difference from the original.
         UnsupportedOperator: a call or ONNX node that cannot be read; gives layer, source line and operator.
-
-    Example:
-        >>> net = load(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()).eval(), input_shape=(2, 2))
-        >>> net.layers
-        ['input', '0', '1', '2']
     """
     if live and not isinstance(model, nn.Module):
         raise NetworkError(

@@ -1,20 +1,17 @@
-"""What ``cl.load`` returns: a network whose layers are symbols."""
+"""A loaded network: a graph for the engines, and the user's own model for the re-check."""
 
 from __future__ import annotations
 
 import copyreg
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from clinch.errors import NetworkError, UnknownLayer
 from clinch.network.graph import Graph
-
-if TYPE_CHECKING:
-    from clinch.expressions import Activation
 
 #: the user's own model: points ``(B, *input_shape)`` in the model's dtype -> activations of the named layers
 Original = Callable[[Tensor, list[str]], dict[str, Tensor]]
@@ -23,8 +20,8 @@ Original = Callable[[Tensor, list[str]], dict[str, Tensor]]
 class Network:
     """A network with a fixed input shape: a graph for the engines, and the user's own model for the re-check.
 
-    Made by :func:`clinch.load`. ``net.input`` and ``net.output`` are symbols for problem statements,
-    ``net["features.3"]`` is the output of any layer and ``net.layers`` lists their names.
+    What engines, attacks and bounds take; ``net.layers`` lists the names of its layers. :func:`clinch.load` makes a
+    :class:`clinch.SymbolicNetwork`, whose layers are symbols for problem statements too.
     """
 
     def __init__(
@@ -82,32 +79,9 @@ class Network:
         """As :meth:`graph_as`; for a network loaded with ``live=True`` gradients flow to the module's parameters."""
         return self.graph_as(dtype, device) if self._read_again is None else self._read_again().to(dtype, device)
 
-    @property
-    def input(self) -> Activation:
-        """The input as a symbol."""
-        return self._symbol(0)
-
-    @property
-    def output(self) -> Activation:
-        """The output as a symbol."""
-        return self._symbol(self._source.output)
-
-    def __getitem__(self, layer: str) -> Activation:
-        """The output of a layer as a symbol.
-
-        Raises:
-            UnknownLayer: there is no layer of that name.
-        """
-        return self._symbol(self.position(layer))
-
     def __contains__(self, layer: object) -> bool:
         """Whether there is a layer of that name."""
         return layer in self._source.names
-
-    def _symbol(self, position: int) -> Activation:
-        from clinch.expressions import Activation
-
-        return Activation(self, position)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

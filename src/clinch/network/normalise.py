@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,8 +15,11 @@ from clinch.network.graph import Graph, Node
 from clinch.network.network import Network
 from clinch.network.ops.scale import Scale
 
+#: a network, with symbols or without
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
-def normalised(network: Network, mean: float | Sequence[float], std: float | Sequence[float]) -> Network:
+
+def normalised(network: AnyNetwork, mean: float | Sequence[float], std: float | Sequence[float]) -> AnyNetwork:
     """The network ``x ↦ f((x − mean)/std)``, for an f that was trained on normalised images.
 
     Distances are then in pixels: an ℓ∞ ball of radius ε around pixels is a box of half-widths ``ε/std_c`` for f.
@@ -52,7 +56,7 @@ def normalised(network: Network, mean: float | Sequence[float], std: float | Seq
         return {layer: own[layer] if layer in own else found[layer] for layer in names}
 
     graph = Graph((source.nodes[0], first, *moved))
-    return Network(graph, original, dtype=network.dtype, device=network.device, name=network.name)
+    return type(network)(graph, original, dtype=network.dtype, device=network.device, name=network.name)
 
 
 def _per_channel(numbers: float | Sequence[float], shape: tuple[int, ...], what: str) -> Tensor:

@@ -21,7 +21,7 @@ from clinch.attacks import AttackResult, activation_descent, apgd, fgsm, pgd, wo
 from clinch.attacks.activation_steps import CLASSIFIER, ROBUST_CLASSIFIER
 from clinch.attacks.result import ALREADY
 from clinch.data import mnist, model_file
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 
@@ -121,7 +121,7 @@ def _attacks(case: Case, seed: int, share: float) -> dict[str, Callable[..., Att
 
 
 def _measured(
-    attack: Callable[..., AttackResult], net: Network, x: Tensor, y: Tensor, target: Tensor, case: Case,
+    attack: Callable[..., AttackResult], net: SymbolicNetwork, x: Tensor, y: Tensor, target: Tensor, case: Case,
     aim: dict[str, Tensor], backward: int,
 ) -> Run:  # fmt: skip
     begun = time.process_time()

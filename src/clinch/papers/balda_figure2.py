@@ -19,7 +19,7 @@ from torch import Tensor
 import clinch as cl
 from clinch.attacks import AttackResult, algorithm1, algorithm2, fast_grad, random_signs
 from clinch.data import reference_file
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.balda import FCNN, LENET, MISSING, SOURCE, Classifier, Sample, nearest, network, sample
 from clinch.papers.parts.figure_curves import Curve, Panel, curves_figure
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
@@ -96,7 +96,9 @@ def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     )  # fmt: skip
 
 
-def _curves(chosen: Classifier, net: Network, images: Sample, seed: int, note: Callable[[str], None]) -> Outcome:
+def _curves(
+    chosen: Classifier, net: SymbolicNetwork, images: Sample, seed: int, note: Callable[[str], None]
+) -> Outcome:
     eps, published = _published(chosen)
     radii = torch.tensor(eps, dtype=torch.float64)
     note(f"{chosen.title}: {DEEPFOOL}")
@@ -127,7 +129,7 @@ def _published(chosen: Classifier) -> tuple[tuple[float, ...], dict[str, tuple[f
     return tuple(float(line["epsilon"]) for line in lines), curves
 
 
-def _proven(net: Network, images: Sample, eps: float) -> Tensor:
+def _proven(net: SymbolicNetwork, images: Sample, eps: float) -> Tensor:
     """The share of the images whose label CROWN proves in the whole ball."""
     eye, shares = torch.eye(10, dtype=torch.float64), []
     for x, y in images.parts():

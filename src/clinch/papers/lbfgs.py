@@ -20,7 +20,7 @@ from torch import Tensor
 import clinch as cl
 from clinch.attacks import lbfgs
 from clinch.data import Images, mnist, model_file
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 
@@ -101,23 +101,23 @@ def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     )  # fmt: skip
 
 
-def _sample(nets: dict[str, Network], count: int) -> Images:
+def _sample(nets: dict[str, SymbolicNetwork], count: int) -> Images:
     """The first test images that every network classifies correctly."""
     x, y = (part[:AMONG] for part in mnist("test"))
     right = torch.stack([_predicted(net, x) == y for net in nets.values()]).all(0)
     return Images(x[right][:count], y[right][:count])
 
 
-def _predicted(net: Network, x: Tensor) -> Tensor:
+def _predicted(net: SymbolicNetwork, x: Tensor) -> Tensor:
     with torch.no_grad():
         return net.graph.forward(x)[net.graph.output].argmax(1)
 
 
-def _error(net: Network, x: Tensor, y: Tensor) -> float:
+def _error(net: SymbolicNetwork, x: Tensor, y: Tensor) -> float:
     return float((_predicted(net, x) != y).double().mean())
 
 
-def _examples(net: Network, images: Images, searches: int) -> Examples:
+def _examples(net: SymbolicNetwork, images: Images, searches: int) -> Examples:
     begun = time.process_time()
     found = lbfgs(net, images.x, images.y, searches=searches)
     seconds = time.process_time() - begun
@@ -137,7 +137,7 @@ def _magnified(x0: Tensor, made: Examples) -> Tensor:
 
 
 def _noise(
-    nets: dict[str, Network], images: Images, made: dict[str, Examples], seed: int
+    nets: dict[str, SymbolicNetwork], images: Images, made: dict[str, Examples], seed: int
 ) -> dict[str, dict[str, float]]:
     """Error of each network under Gaussian noise, by standard deviation; first that of its own examples."""
     shape = (DRAWS, *images.x.shape)
@@ -151,7 +151,7 @@ def _noise(
     return rows | {f"{deviation:g}": {name: error(name, deviation) for name in nets} for deviation in NOISE}
 
 
-def _optimum(net: Network, images: Images, made: Examples, seed: int, limit: float) -> Optimum:
+def _optimum(net: SymbolicNetwork, images: Images, made: Examples, seed: int, limit: float) -> Optimum:
     """Minimum distances to another class; one problem for each label, since the condition names it."""
     values, bounds = [], []
     for x0, label in zip(images.x, images.y.tolist()):

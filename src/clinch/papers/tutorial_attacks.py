@@ -20,7 +20,7 @@ from torch import Tensor
 import clinch as cl
 from clinch.attacks import AttackResult, pgd, worst
 from clinch.data import Images, mnist, model_file
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 from clinch.papers.parts.tutorial import SOURCE, WEIGHTS
@@ -103,7 +103,7 @@ def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     )  # fmt: skip
 
 
-def _measured(attack: Attack, net: Network, images: Images, **more: Any) -> Run:
+def _measured(attack: Attack, net: SymbolicNetwork, images: Images, **more: Any) -> Run:
     begun = time.process_time()
     found = attack.method(net, images.x, images.y, **attack.settings, **more)
     seconds = time.process_time() - begun
@@ -114,7 +114,7 @@ def _measured(attack: Attack, net: Network, images: Images, **more: Any) -> Run:
     return Run(float(fooled.double().mean()), float(hit.double().mean()) if len(hit) else 0.0, seconds)
 
 
-def _gradient(net: Network, x: Tensor, y: Tensor) -> float:
+def _gradient(net: SymbolicNetwork, x: Tensor, y: Tensor) -> float:
     """Mean |∂/∂x| of the mean cross-entropy."""
     z = x.clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(net.graph.forward(z)[net.graph.output], y)

@@ -18,7 +18,7 @@ from torch import Tensor
 import clinch as cl
 from clinch.bounds import Region
 from clinch.data import model_file
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 from clinch.papers.parts.tutorial import (
@@ -109,7 +109,7 @@ def _region(x0: Tensor, eps: float) -> Region:
     return cl.bounds.ball(x0, eps, cl.inf, lower=0, upper=1)
 
 
-def _limits(net: Network, x0: Tensor, eps: float, seed: int, limit: float) -> Limits:
+def _limits(net: SymbolicNetwork, x0: Tensor, eps: float, seed: int, limit: float) -> Limits:
     region, c = _region(x0, eps), margins().unsqueeze(0)
     loose = cl.bounds.layer_limits(net, region, method="interval")
     tight = cl.bounds.layer_limits(net, region)
@@ -132,7 +132,7 @@ def _limits(net: Network, x0: Tensor, eps: float, seed: int, limit: float) -> Li
     return Limits(eps, rows, seconds)
 
 
-def _outputs(net: Network, x0: Tensor) -> tuple[float, float]:
+def _outputs(net: SymbolicNetwork, x0: Tensor) -> tuple[float, float]:
     """Smallest lower and largest upper interval limit of any output at ε = 0.1."""
     eye = torch.eye(10, dtype=torch.float64)
     limits = cl.bounds.interval(net, _region(x0, 0.1), torch.cat([eye, -eye]).unsqueeze(0))[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 from clinch.papers.parts.tutorial import (
@@ -83,7 +83,7 @@ def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     )  # fmt: skip
 
 
-def _solved(net: Network, x0: Tensor, eps: float, seed: int, limit: float) -> Outcome:
+def _solved(net: SymbolicNetwork, x0: Tensor, eps: float, seed: int, limit: float) -> Outcome:
     rows, columns = margins(), []
     # one program for each target, as in the tutorial: a solver of programs takes one at a time
     for row in rows:

@@ -3,6 +3,7 @@
 from clinch import renamed
 from clinch.network.normalise import normalised
 from clinch.study import figures
+from clinch.study.certificates import Certified, certify_run
 from clinch.study.comparison import Comparison, compare
 from clinch.study.evaluation import Curve, Evaluation, Tally
 from clinch.study.measures import DistanceIntervals, eps_99, fooling_ratio, rho1, rho2
@@ -13,6 +14,7 @@ from clinch.study.sources import open_source
 from clinch.study.store import Row, Store
 
 __all__ = [
+    "Certified",
     "Comparison",
     "Curve",
     "DistanceIntervals",
@@ -22,6 +24,7 @@ __all__ = [
     "Run",
     "Store",
     "Tally",
+    "certify_run",
     "compare",
     "eps_99",
     "evaluate",

@@ -23,7 +23,7 @@ from clinch.study.store import Row
 from clinch.study.template import ATTACKED, CLOSED, MISCLASSIFIED, OPEN, ROBUST, Template
 
 if TYPE_CHECKING:
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork
     from clinch.query import Query
 
 #: passes of the attack inside the ball that every image gets whose bound leaves it open
@@ -44,7 +44,7 @@ CLASSES, GRADIENTS = 100, 2**24
 CLEAN, LINEAR, ATTACK, SLOPES, SEARCH = "clean prediction", "CROWN", "attack", "alpha-CROWN", "search"
 
 
-def passes_of(template: Template, network: Network) -> list[tuple[tuple[str, ...], int]]:
+def passes_of(template: Template, network: SymbolicNetwork) -> list[tuple[tuple[str, ...], int]]:
     """The passes over all images, cheapest methods first: names of methods and the images of a batch.
 
     Where the layers are narrow, linear bounds cost less than an attack, and answer for most images; where they are
@@ -84,7 +84,7 @@ class Batch:
     def __init__(
         self,
         template: Template,
-        network: Network,
+        network: SymbolicNetwork,
         x: Tensor,
         y: Tensor,
         *,

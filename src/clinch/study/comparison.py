@@ -23,7 +23,7 @@ from clinch.study.template import Template, norm_name
 if TYPE_CHECKING:
     from torch import nn
 
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Combination:
-    network: Network
+    network: SymbolicNetwork
     source: Source
     template: Template
 
     @property
     def name(self) -> str:
-        """Model, data, norm, radius and methods; letters that a folder's name cannot have become lines."""
+        """SymbolicNetwork, data, norm, radius and methods; letters that a folder's name cannot have become lines."""
         ask = self.template
         parts = [self.network.name, self.source.name, norm_name(ask.norm)]
         parts += ["distances" if ask.eps is None else f"eps{ask.eps:g}"]
@@ -73,7 +73,7 @@ class _Combination:
 
 
 def compare(
-    nets: Iterable[nn.Module | Network],
+    nets: Iterable[nn.Module | SymbolicNetwork],
     data: Any = "digits",
     *,
     norms: Sequence[float] = (math.inf,),

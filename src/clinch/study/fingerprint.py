@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork
 
 
 def fingerprint(*parts: Any) -> str:
@@ -29,7 +29,7 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()
 
 
-def model_fingerprint(network: Network) -> str:
+def model_fingerprint(network: SymbolicNetwork) -> str:
     """Hash of a network's layers: operators, parameters, shapes and how they are joined; names do not count.
 
     Args:

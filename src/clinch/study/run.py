@@ -37,7 +37,7 @@ from clinch.study.template import FAILED, OPEN, UNREAD, Template
 if TYPE_CHECKING:
     from torch import nn
 
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork
 
 #: fewest seconds that a search is started for
 LEAST = 0.5
@@ -45,7 +45,7 @@ LEAST = 0.5
 
 @with_gradients
 def evaluate(
-    net: nn.Module | Network,
+    net: nn.Module | SymbolicNetwork,
     data: Any = "digits",
     *,
     norm: float = math.inf,
@@ -75,7 +75,7 @@ def evaluate(
     engine fail is one row with its error, counted as not proven and not attacked.
 
     Args:
-        net: a classifier with outputs ``(B, classes)``, or a :class:`clinch.Network`.
+        net: a classifier with outputs ``(B, classes)``, or a :class:`clinch.SymbolicNetwork`.
         data: see :func:`clinch.study.open_source`.
         norm: p: 0, 1, 2 or ``cl.inf``.
         eps: radius; None: minimum distances.
@@ -124,7 +124,7 @@ def evaluate(
         return Evaluation(template, network.name, source.name, run.tally("done"), rows, tuple(run.notes))
 
 
-def _identity(template: Template, network: Network, source: Source, seed: int) -> dict[str, str]:
+def _identity(template: Template, network: SymbolicNetwork, source: Source, seed: int) -> dict[str, str]:
     """What tells this study from others; the seed belongs to the question, as random choices do to its rows."""
     return {
         "model": network.name, "model_hash": model_fingerprint(network), "data": source.name,
@@ -134,14 +134,13 @@ def _identity(template: Template, network: Network, source: Source, seed: int) -
     }  # fmt: skip
 
 
-def classifier(net: nn.Module | Network, source: Source) -> Network:
+def classifier(net: nn.Module | SymbolicNetwork, source: Source) -> SymbolicNetwork:
     """The network, and whether the first image that can be read fits it."""
-    from clinch.network.load import load
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork, load
     from clinch.study.sources import first_shape
 
     shape = first_shape(source)
-    network = net if isinstance(net, Network) else load(net, input_shape=shape or ())
+    network = net if isinstance(net, SymbolicNetwork) else load(net, input_shape=shape or ())
     outputs = network.graph.nodes[-1].shape
     if len(outputs) != 1 or outputs[0] < 2:
         raise NetworkError(f"{network.name} has outputs of shape {outputs}; a study needs one output per class, (K,).")

@@ -22,7 +22,7 @@ from clinch.study.store import Row
 from clinch.study.template import FAILED, Template
 
 if TYPE_CHECKING:
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Study:
     """
 
     template: Template
-    network: Network
+    network: SymbolicNetwork
     seed: int
     device: str
 

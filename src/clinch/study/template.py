@@ -15,8 +15,8 @@ from clinch.geometry.norms import NORMS
 from clinch.study.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from clinch.network.network import Network
-    from clinch.problem import Problem
+    from clinch.modeling.model import SymbolicNetwork
+    from clinch.modeling.problem import Problem
 
 MISCLASSIFIED, ATTACKED, ROBUST, CLOSED, OPEN, FAILED = (
     "misclassified", "attacked", "robust", "closed", "open", "failed"
@@ -106,10 +106,10 @@ class Template:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise ProblemError(f"'{text:.80}' is no question of a study.") from None
 
-    def problem(self, network: Network, x: Tensor, y: Tensor) -> Problem:
+    def problem(self, network: SymbolicNetwork, x: Tensor, y: Tensor) -> Problem:
         """The problems of images ``(B, *input_shape)`` with labels ``(B,)``."""
-        from clinch.functions import norm
-        from clinch.problem import Minimize, Problem
+        from clinch.modeling.norms import norm
+        from clinch.modeling.problem import Minimize, Problem
 
         distance = norm(network.input - x, self.norm)
         fooled = network.output.argmax(margin=0.0) != y

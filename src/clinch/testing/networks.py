@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from clinch.modeling.model import SymbolicNetwork
 from clinch.network.graph import Graph, Input, Node
-from clinch.network.network import Network
 from clinch.network.ops.add import Add
 from clinch.network.ops.base import Operator, Shape
 from clinch.network.ops.convolution import Convolution
@@ -18,7 +18,9 @@ from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.shape import Reshape
 
 
-def network_of(layers: list[tuple[str, Operator, tuple[int, ...]]], input_shape: Shape, name: str = "test") -> Network:
+def network_of(
+    layers: list[tuple[str, Operator, tuple[int, ...]]], input_shape: Shape, name: str = "test"
+) -> SymbolicNetwork:
     """A float64 network from ``(name, operator, positions of its inputs)``; position 0 is the input.
 
     Example:
@@ -36,7 +38,7 @@ def network_of(layers: list[tuple[str, Operator, tuple[int, ...]]], input_shape:
             values = graph.forward(x, [graph.names[n] for n in names])
         return {n: values[graph.names[n]] for n in names}
 
-    return Network(graph, original, dtype=torch.float64, device="cpu", name=name)
+    return SymbolicNetwork(graph, original, dtype=torch.float64, device="cpu", name=name)
 
 
 def dense(rng: torch.Generator, inputs: int, outputs: int) -> Dense:
@@ -45,7 +47,7 @@ def dense(rng: torch.Generator, inputs: int, outputs: int) -> Dense:
     return Dense(weight, 0.3 * torch.randn(outputs, generator=rng, dtype=torch.float64))
 
 
-def multilayer(rng: torch.Generator, slope: float = 0.0) -> Network:
+def multilayer(rng: torch.Generator, slope: float = 0.0) -> SymbolicNetwork:
     """3 inputs, two hidden layers of 4, 3 outputs."""
     act = LeakyReLU(slope)
     layers = [
@@ -55,12 +57,12 @@ def multilayer(rng: torch.Generator, slope: float = 0.0) -> Network:
     return network_of(layers, (3,), "multilayer")
 
 
-def leaky(rng: torch.Generator) -> Network:
+def leaky(rng: torch.Generator) -> SymbolicNetwork:
     """:func:`multilayer` with leaky ReLUs of slope 0.2."""
     return multilayer(rng, 0.2)
 
 
-def residual(rng: torch.Generator) -> Network:
+def residual(rng: torch.Generator) -> SymbolicNetwork:
     """3 inputs, a block whose output is added to its input, 3 outputs."""
     layers = [
         ("fc1", dense(rng, 3, 4), (0,)), ("relu1", LeakyReLU(), (1,)), ("fc2", dense(rng, 4, 4), (2,)),
@@ -69,7 +71,7 @@ def residual(rng: torch.Generator) -> Network:
     return network_of(layers, (3,), "residual")
 
 
-def convolutional(rng: torch.Generator) -> Network:
+def convolutional(rng: torch.Generator) -> SymbolicNetwork:
     """A 1 × 3 × 3 image, a 2 × 2 filter, a hidden layer of 2, 3 outputs: 6 kinks."""
     kernel = 0.7 * torch.randn(1, 1, 2, 2, generator=rng, dtype=torch.float64)
     bias = 0.2 * torch.randn(1, generator=rng, dtype=torch.float64)
@@ -81,7 +83,7 @@ def convolutional(rng: torch.Generator) -> Network:
     return network_of(layers, (1, 3, 3), "convolutional")
 
 
-def max_pooled(rng: torch.Generator) -> Network:
+def max_pooled(rng: torch.Generator) -> SymbolicNetwork:
     """A 1 × 3 × 3 image, one 2 × 2 filter, ReLU, 2 × 2 max pool of stride 1, 3 outputs."""
     kernel = 0.7 * torch.randn(1, 1, 2, 2, generator=rng, dtype=torch.float64)
     layers = [
@@ -93,6 +95,6 @@ def max_pooled(rng: torch.Generator) -> Network:
 
 
 #: networks on which branch and bound ends in affine pieces
-KINKED: tuple[Callable[[torch.Generator], Network], ...] = (multilayer, leaky, residual, convolutional)
+KINKED: tuple[Callable[[torch.Generator], SymbolicNetwork], ...] = (multilayer, leaky, residual, convolutional)
 #: all networks that have an exact encoding
 ENCODABLE = (*KINKED, max_pooled)

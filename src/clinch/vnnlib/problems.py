@@ -45,7 +45,7 @@ def state(specification: Specification, network: Network) -> Stated:
     specification's own in float64, so that a proof covers all its real numbers; points are rounded inwards. An
     interval without any number of the network's dtype, such as a fixed input of 0.1, is widened to the nearest one.
     So it is wherever a limit of one input stands: alternatives that limit inputs are cases with boxes of their own. In
-    problems of our own a limit is the nearest number of the model's dtype instead (:mod:`clinch.limits`).
+    problems of our own a limit is the nearest number of the model's dtype instead (:mod:`clinch.modeling.limits`).
 
     Raises:
         SpecificationError: the specification is about a network of another shape, dtype or layers.

@@ -11,8 +11,7 @@ from clinch.applications.latent.misfit import Misfit
 from clinch.attacks.activation_steps import Lanes, PatternSettings
 from clinch.attacks.schedule import cosine
 from clinch.attacks.switched import Switched, relu_layers
-from clinch.network.load import load
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork, load
 
 #: Euclidean length of a step, first and last, in standard deviations of a latent element times √n
 LENGTH = (0.2, 0.002)
@@ -28,7 +27,7 @@ def activation_descent(misfit: Misfit, rows: Tensor, z: Tensor, steps: int) -> T
     along half a cosine, and in keeping the best latent under the decoder itself.
     """
     net = misfit.model.net
-    graph = load(net, None if isinstance(net, Network) else misfit.latent_shape).graph
+    graph = load(net, None if isinstance(net, SymbolicNetwork) else misfit.latent_shape).graph
     shape = (-1, *misfit.latent_shape)
 
     def lowered(values: Mapping[int, Tensor], latent: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from clinch.applications.latent.descents import DESCENTS
 from clinch.applications.latent.misfit import Misfit
 from clinch.attacks.labels import Model
 from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
-from clinch.functions import norm
-from clinch.network.network import Network
-from clinch.problem import Minimize, Problem
+from clinch.modeling.model import SymbolicNetwork
+from clinch.modeling.norms import norm
+from clinch.modeling.problem import Minimize, Problem
 
 #: latents that starts are chosen from
 CANDIDATES = 512
@@ -53,7 +53,7 @@ class Restored:
 
 
 def reconstruct(
-    decoder: nn.Module | Network,
+    decoder: nn.Module | SymbolicNetwork,
     target: Tensor,
     *,
     method: str = "gauss-newton",
@@ -113,8 +113,8 @@ def reconstruct(
 
 
 def denoise(
-    decoder: nn.Module | Network, target: Tensor, *, noise: float, method: str = "gauss-newton", starts: int = 8,
-    steps: int | None = None, limits: tuple[float, float] | None = None,
+    decoder: nn.Module | SymbolicNetwork, target: Tensor, *, noise: float, method: str = "gauss-newton",
+    starts: int = 8, steps: int | None = None, limits: tuple[float, float] | None = None,
     latent_shape: int | tuple[int, ...] | None = None, start: Tensor | None = None, seed: int = 0,
 ) -> Restored:  # fmt: skip
     """The most probable image behind a noisy one: :func:`reconstruct` with ``λ = σ²``.
@@ -142,7 +142,7 @@ def denoise(
 
 
 def inpaint(
-    decoder: nn.Module | Network, target: Tensor, known: Tensor, *, prior: float = INPAINT_PRIOR,
+    decoder: nn.Module | SymbolicNetwork, target: Tensor, known: Tensor, *, prior: float = INPAINT_PRIOR,
     method: str = "gauss-newton", starts: int = 8, steps: int | None = None,
     limits: tuple[float, float] | None = None, latent_shape: int | tuple[int, ...] | None = None,
     start: Tensor | None = None, seed: int = 0,
@@ -168,7 +168,7 @@ def inpaint(
 
 
 def closest(
-    net: Network, target: Tensor, *, limits: tuple[float, float] = (-3.0, 3.0), known: Tensor | None = None
+    net: SymbolicNetwork, target: Tensor, *, limits: tuple[float, float] = (-3.0, 3.0), known: Tensor | None = None
 ) -> Problem:
     """The reconstruction as a problem whose solution carries a proof: ``min ‖w ⊙ (G(z) − y)‖₂`` over a latent box.
 
@@ -187,7 +187,7 @@ def closest(
     Example:
         >>> closest(net, image).solve(time_limit=60).gap  # doctest: +SKIP
     """
-    if not isinstance(net, Network):
+    if not isinstance(net, SymbolicNetwork):
         raise NetworkError(f"A proof reads the network as a graph, not a {type(net).__name__}. Pass cl.load(...).")
     low, high = _checked_limits(limits)
     x = net.input
@@ -198,7 +198,7 @@ def closest(
 
 
 def _misfit(
-    decoder: nn.Module | Network, target: Tensor, counted: Tensor | None, prior: float,
+    decoder: nn.Module | SymbolicNetwork, target: Tensor, counted: Tensor | None, prior: float,
     limits: tuple[float, float] | None, latent_shape: int | tuple[int, ...] | None,
 ) -> Misfit:  # fmt: skip
     """The arguments of a descent, checked."""
@@ -229,7 +229,7 @@ def _misfit(
 
 def _latent_shape(model: Model, given: int | tuple[int, ...] | None) -> tuple[int, ...]:
     shape = None if given is None else (given,) if isinstance(given, int) else tuple(given)
-    if isinstance(model.net, Network):
+    if isinstance(model.net, SymbolicNetwork):
         if shape is not None and shape != model.net.input_shape:
             raise ShapeError(f"latent_shape is {shape}, but the decoder takes {model.net.input_shape}. Leave it out.")
         return model.net.input_shape

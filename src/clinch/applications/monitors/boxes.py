@@ -19,8 +19,8 @@ from clinch.errors import ProblemError, ShapeError
 from clinch.network.activations import activations
 
 if TYPE_CHECKING:
-    from clinch.constraints import Constraint
-    from clinch.network.network import Network
+    from clinch.modeling.constraints import Constraint
+    from clinch.modeling.model import SymbolicNetwork
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class BoxMonitor:
     @classmethod
     def fit(
         cls,
-        network: Network,
+        network: SymbolicNetwork,
         layer: str,
         x: Tensor,
         *,
@@ -113,7 +113,7 @@ class BoxMonitor:
         """Names of the watched layers."""
         return (self.layer,)
 
-    def outside(self, network: Network, classes: int | Tensor) -> Constraint:
+    def outside(self, network: SymbolicNetwork, classes: int | Tensor) -> Constraint:
         """The monitor objects: some activation leaves its class's box by at least its margin.
 
         Args:
@@ -123,7 +123,7 @@ class BoxMonitor:
         lower, upper, margin = self._of(classes)
         return ~network[self.layer].between(lower, upper, margin=margin)
 
-    def inside(self, network: Network, classes: int | Tensor) -> Constraint:
+    def inside(self, network: SymbolicNetwork, classes: int | Tensor) -> Constraint:
         """The monitor accepts: every activation lies in its class's box.
 
         Args:
@@ -133,15 +133,15 @@ class BoxMonitor:
         lower, upper, _ = self._of(classes)
         return network[self.layer].between(lower, upper)
 
-    def objecting(self, network: Network, classes: int | Tensor) -> list[Constraint]:
+    def objecting(self, network: SymbolicNetwork, classes: int | Tensor) -> list[Constraint]:
         """Alternatives of which one must hold for the monitor to object: here a single one."""
         return [self.outside(network, classes)]
 
-    def accepting(self, network: Network, classes: int | Tensor) -> list[Constraint]:
+    def accepting(self, network: SymbolicNetwork, classes: int | Tensor) -> list[Constraint]:
         """Alternatives of which one must hold for the monitor to accept: here a single one."""
         return [self.inside(network, classes)]
 
-    def score(self, network: Network, x: Tensor, classes: int | Tensor) -> Tensor:
+    def score(self, network: SymbolicNetwork, x: Tensor, classes: int | Tensor) -> Tensor:
         """``(B,)`` the largest :meth:`excess` of inputs: the monitor accepts up to 0 and objects from 1 on.
 
         Args:
@@ -182,7 +182,7 @@ def check_settings(relative: float, absolute: float, quantile: float) -> None:
         raise ProblemError(f"quantile={quantile} leaves nothing inside. Write a share of 0 or more, below 0.5.")
 
 
-def watched(network: Network, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+def watched(network: SymbolicNetwork, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
     """Activations ``(N, *layer_shape)`` of a layer at training inputs, and outputs ``(N, classes)``.
 
     Raises:

@@ -11,8 +11,8 @@ from torch import Tensor
 from clinch.applications.monitors.joined import Monitor
 from clinch.applications.monitors.nearest import Nearest, nearest_missed, nearest_objection
 from clinch.errors import ProblemError
+from clinch.modeling.model import SymbolicNetwork
 from clinch.network.activations import predicted
-from clinch.network.network import Network
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Coverage:
 
 
 def coverage(
-    network: Network,
+    network: SymbolicNetwork,
     monitor: Monitor,
     x: Tensor,
     labels: Tensor | None = None,

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from clinch.applications.monitors.boxes import BoxMonitor, check_settings, watched
-from clinch.constraints import Constraint, Junction
 from clinch.errors import ProblemError
+from clinch.modeling.constraints import Constraint, Junction
 
 if TYPE_CHECKING:
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class JoinedMonitor:
         """Names of the watched layers."""
         return tuple(dict.fromkeys(layer for part in self.parts for layer in part.layers))
 
-    def outside(self, network: Network, classes: int | Tensor) -> Constraint:
+    def outside(self, network: SymbolicNetwork, classes: int | Tensor) -> Constraint:
         """The monitor objects; classes as in :meth:`BoxMonitor.outside`.
 
         Raises:
@@ -52,7 +52,7 @@ class JoinedMonitor:
         """
         return _one(self.every, [part.outside(network, classes) for part in self.parts])
 
-    def inside(self, network: Network, classes: int | Tensor) -> Constraint:
+    def inside(self, network: SymbolicNetwork, classes: int | Tensor) -> Constraint:
         """The monitor accepts; classes as in :meth:`BoxMonitor.inside`.
 
         Raises:
@@ -61,18 +61,18 @@ class JoinedMonitor:
         """
         return _one(not self.every, [part.inside(network, classes) for part in self.parts])
 
-    def objecting(self, network: Network, classes: int | Tensor) -> list[Constraint]:
+    def objecting(self, network: SymbolicNetwork, classes: int | Tensor) -> list[Constraint]:
         """Alternatives of which one must hold for the monitor to object, each small enough for one problem."""
         # outside any of plain boxes is a single disjunction
         if all(isinstance(part, BoxMonitor) for part in self.parts):
             return [self.outside(network, classes)]
         return self._alternatives(self.every, [part.objecting(network, classes) for part in self.parts])
 
-    def accepting(self, network: Network, classes: int | Tensor) -> list[Constraint]:
+    def accepting(self, network: SymbolicNetwork, classes: int | Tensor) -> list[Constraint]:
         """Alternatives of which one must hold for the monitor to accept, each small enough for one problem."""
         return self._alternatives(not self.every, [part.accepting(network, classes) for part in self.parts])
 
-    def score(self, network: Network, x: Tensor, classes: int | Tensor) -> Tensor:
+    def score(self, network: SymbolicNetwork, x: Tensor, classes: int | Tensor) -> Tensor:
         """``(B,)``: the monitor accepts up to 0 and objects from 1 on; arguments as in :meth:`BoxMonitor.score`."""
         scores = torch.stack([part.score(network, x, classes) for part in self.parts])
         return scores.amin(0) if self.every else scores.amax(0)
@@ -89,7 +89,7 @@ Monitor = BoxMonitor | JoinedMonitor
 
 
 def fit_monitor(
-    network: Network,
+    network: SymbolicNetwork,
     layers: str | Sequence[str],
     x: Tensor,
     *,

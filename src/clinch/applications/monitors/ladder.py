@@ -17,12 +17,12 @@ from torch import Tensor
 
 from clinch.attacks.attack import attack
 from clinch.bounds.objective import objective_bound
-from clinch.constraints import Constraint
 from clinch.errors import UnsupportedByEngine, UnsupportedOperator
-from clinch.functions import norm as norm_of
 from clinch.ledger import Ledger
-from clinch.network.network import Network
-from clinch.problem import Minimize, Problem
+from clinch.modeling.constraints import Constraint
+from clinch.modeling.model import SymbolicNetwork
+from clinch.modeling.norms import norm as norm_of
+from clinch.modeling.problem import Minimize, Problem
 from clinch.query import Query
 from clinch.solve import search
 
@@ -66,7 +66,7 @@ class Group:
     """
 
     def __init__(
-        self, network: Network, x: Tensor, norm: float, bounds: tuple[float, float] | None,
+        self, network: SymbolicNetwork, x: Tensor, norm: float, bounds: tuple[float, float] | None,
         alternatives: list[Alternative], gap: float, seed: int,
     ) -> None:  # fmt: skip
         self.network, self.x, self.norm, self.range = network, x, norm, bounds

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from clinch.applications.monitors.joined import Monitor
 from clinch.applications.monitors.ladder import Alternative, Group
-from clinch.constraints import Constraint
 from clinch.errors import ProblemError, ShapeError
+from clinch.modeling.constraints import Constraint
+from clinch.modeling.model import SymbolicNetwork
 from clinch.network.activations import predicted
-from clinch.network.network import Network
 
 #: margin of every class condition in logits, as in the monitor benchmark
 CLASS_MARGIN = 1e-3
@@ -46,7 +46,7 @@ class Nearest:
 
 
 def nearest_objection(
-    network: Network,
+    network: SymbolicNetwork,
     monitor: Monitor,
     x: Tensor,
     *,
@@ -89,7 +89,7 @@ def nearest_objection(
 
 
 def nearest_missed(
-    network: Network,
+    network: SymbolicNetwork,
     monitor: Monitor,
     x: Tensor,
     labels: Tensor | None = None,
@@ -134,7 +134,7 @@ def nearest_missed(
 
 
 def _choice(
-    network: Network, conditions: Callable[[Network, Tensor], list[Constraint]], k: int
+    network: SymbolicNetwork, conditions: Callable[[SymbolicNetwork, Tensor], list[Constraint]], k: int
 ) -> Callable[[Tensor], list[Constraint]]:
     """The k-th alternative for problems of some classes, and the class itself."""
 
@@ -145,8 +145,8 @@ def _choice(
 
 
 def _nearest(
-    network: Network, x: Tensor, start: Tensor, alternatives: Callable[[Tensor], list[Alternative]], norm: float,
-    bounds: tuple[float, float] | None, time_limit: float, gap: float, seed: int,
+    network: SymbolicNetwork, x: Tensor, start: Tensor, alternatives: Callable[[Tensor], list[Alternative]],
+    norm: float, bounds: tuple[float, float] | None, time_limit: float, gap: float, seed: int,
 ) -> Nearest:  # fmt: skip
     """Groups of inputs one after the other, each with its share of the time that is left."""
     began, size = monotonic(), len(x)
@@ -166,8 +166,8 @@ def _nearest(
 
 
 def _checked(
-    network: Network, monitor: Monitor, x: Tensor, norm: float, bounds: tuple[float, float] | None, time_limit: float,
-    gap: float,
+    network: SymbolicNetwork, monitor: Monitor, x: Tensor, norm: float, bounds: tuple[float, float] | None,
+    time_limit: float, gap: float,
 ) -> Tensor:  # fmt: skip
     """The inputs in the model's dtype on the CPU.
 

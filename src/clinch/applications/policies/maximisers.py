@@ -18,7 +18,7 @@ from clinch.attacks.schedule import cosine
 from clinch.errors import UnsoundResult
 
 if TYPE_CHECKING:
-    from clinch.problem import Problem
+    from clinch.modeling.problem import Problem
 
 #: seconds for all states together that :func:`exact` may take
 EXACT_SECONDS = 10.0

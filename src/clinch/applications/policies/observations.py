@@ -19,7 +19,7 @@ from clinch.attacks.starts import random_offset
 from clinch.attacks.worst import worst
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 
 #: passes for each observation that :func:`worst` may spend; a policy is attacked at every step of an episode
 PASSES = 500
@@ -30,15 +30,15 @@ STEPS = 40
 Attack = Callable[..., AttackResult]
 
 
-def _pgd(net: nn.Module | Network, x: Tensor, y: Tensor, **where: Any) -> AttackResult:
+def _pgd(net: nn.Module | SymbolicNetwork, x: Tensor, y: Tensor, **where: Any) -> AttackResult:
     return pgd(net, x, y, steps=STEPS, random_start=True, **where)
 
 
-def _worst(net: nn.Module | Network, x: Tensor, y: Tensor, **where: Any) -> AttackResult:
+def _worst(net: nn.Module | SymbolicNetwork, x: Tensor, y: Tensor, **where: Any) -> AttackResult:
     return worst(net, x, y, passes=PASSES, **where)
 
 
-def _activation_descent(net: nn.Module | Network, x: Tensor, y: Tensor, **where: Any) -> AttackResult:
+def _activation_descent(net: nn.Module | SymbolicNetwork, x: Tensor, y: Tensor, **where: Any) -> AttackResult:
     return activation_descent(net, x, y, steps=STEPS, random_start=True, **where)
 
 
@@ -101,7 +101,7 @@ class ObservationAttack:
         >>> attack(observations).changed.double().mean()                                        # doctest: +SKIP
     """
 
-    network: nn.Module | Network
+    network: nn.Module | SymbolicNetwork
     eps: float
     attack: str = "worst"
     norm: float = math.inf

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clinch.applications.policies.observations import ObservationAttack
 from clinch.attacks.labels import Model
 from clinch.errors import ProblemError, UnsoundResult
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 
 
 class ActionShares(NamedTuple):
@@ -60,7 +60,7 @@ def action_shares(attack: ObservationAttack, observations: Tensor, *, time_limit
     x, y = x.to(found.observation), found.clean
     changed = _confirmed(attack.network, found.observation, y)
     network = attack.network
-    if not isinstance(network, Network):
+    if not isinstance(network, SymbolicNetwork):
         network = cl.load(network, input_shape=tuple(x.shape[1:]))
     low, high = attack.bounds or (-torch.inf, torch.inf)
     ball = cl.bounds.ball(x, attack.eps, attack.norm, lower=low, upper=high)
@@ -83,7 +83,7 @@ def action_shares(attack: ObservationAttack, observations: Tensor, *, time_limit
     return ActionShares(changed, fixed)
 
 
-def _confirmed(network: nn.Module | Network, z: Tensor, y: Tensor) -> Tensor:
+def _confirmed(network: nn.Module | SymbolicNetwork, z: Tensor, y: Tensor) -> Tensor:
     """Whether another action is strictly better at z in the network's dtype and in float64."""
     model = Model(network)
     with torch.no_grad():

@@ -18,8 +18,8 @@ from clinch.attacks.track import Track
 from clinch.errors import ProblemError, UnsupportedByEngine, UnsupportedOperator
 from clinch.geometry.projection import project_into
 from clinch.ledger import Ledger
-from clinch.network.network import Network
-from clinch.problem import Problem
+from clinch.modeling.model import SymbolicNetwork
+from clinch.modeling.problem import Problem
 from clinch.query import Query
 from clinch.solution import Solution
 from clinch.solve import ENGINES, FEW_INPUTS
@@ -58,7 +58,7 @@ class Change:
 
 
 def largest_change(
-    net: nn.Module | Network,
+    net: nn.Module | SymbolicNetwork,
     x: Tensor,
     eps: float | Tensor,
     *,

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from clinch.applications.regression import Change
-    from clinch.network.network import Network
+    from clinch.modeling.model import SymbolicNetwork
 
 #: random inputs of each ball whose outputs are drawn
 CLOUD = 3000
 
 
 def change_figure(
-    network: Network,
+    network: SymbolicNetwork,
     x: Tensor,
     eps: float,
     changes: Mapping[float, Change],
@@ -79,7 +79,7 @@ def random_in_ball(x: Tensor, eps: float, p: float, count: int) -> Tensor:
     return x + (eps * share * offset / length).reshape(count, *x.shape).to(x)
 
 
-def _panel(axes: Axes, network: Network, x: Tensor, eps: float, p: float, change: Change, row: int) -> None:
+def _panel(axes: Axes, network: SymbolicNetwork, x: Tensor, eps: float, p: float, change: Change, row: int) -> None:
     from matplotlib.patches import Circle
 
     graph = network.graph_as(torch.float64, "cpu")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 
 #: elements of one block of derivatives: inputs times vectors times the larger side of J
 BLOCK = 1 << 23
@@ -31,7 +31,7 @@ class Jacobian:
         value: ``(B, m)`` the outputs at x.
     """
 
-    def __init__(self, network: Network, x: Tensor) -> None:
+    def __init__(self, network: SymbolicNetwork, x: Tensor) -> None:
         self._graph = network.graph_as(torch.float64, network.device)
         self.x = x.to(network.device, torch.float64)
         self.size, self.inputs = len(x), self.x[0].numel()

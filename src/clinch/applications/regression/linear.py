@@ -12,8 +12,7 @@ from clinch.applications.regression.semidefinite import conic, low_rank, rounded
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
-from clinch.network.load import load
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork, load
 
 #: the smaller side of J up to which its Gram matrix is formed to prove the bound for p = 2
 GRAM = 512
@@ -44,7 +43,7 @@ class LinearChange:
 
 
 def linear_change(
-    net: nn.Module | Network,
+    net: nn.Module | SymbolicNetwork,
     x: Tensor,
     eps: float | Tensor,
     *,
@@ -91,7 +90,7 @@ def linear_change(
 
 
 def linear_in(
-    network: Network, x: Tensor, radius: Tensor, region: Region, norm: float, semidefinite: str, seed: int
+    network: SymbolicNetwork, x: Tensor, radius: Tensor, region: Region, norm: float, semidefinite: str, seed: int
 ) -> LinearChange:
     """:func:`linear_change` for arguments that are checked, in a region around x."""
     if norm != torch.inf:
@@ -111,8 +110,8 @@ def linear_in(
 
 
 def checked(
-    net: nn.Module | Network, x: Tensor, eps: float | Tensor, norm: float, bounds: tuple[float, float] | None
-) -> tuple[Network, Tensor, Tensor]:
+    net: nn.Module | SymbolicNetwork, x: Tensor, eps: float | Tensor, norm: float, bounds: tuple[float, float] | None
+) -> tuple[SymbolicNetwork, Tensor, Tensor]:
     """The network, the inputs in its dtype as float64 on the CPU, and radii ``(B,)``.
 
     Raises:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch.constraints import Constraint
-from clinch.expressions import LinearExpression
-from clinch.functions import norm
-from clinch.network.network import Network
-from clinch.problem import Maximize, Problem
+from clinch.modeling.constraints import Constraint
+from clinch.modeling.expressions import LinearExpression
+from clinch.modeling.model import SymbolicNetwork
+from clinch.modeling.norms import norm
+from clinch.modeling.problem import Maximize, Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class Statement:
         axes: ``(B, m, m)`` orthonormal rows in which outputs are measured (the norm is the same); None: their own.
     """
 
-    network: Network
+    network: SymbolicNetwork
     x: Tensor
     radius: Tensor
     p: float

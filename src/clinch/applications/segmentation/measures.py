@@ -22,8 +22,8 @@ from clinch.bounds.refine import write_bounds
 from clinch.bounds.regions import ball
 from clinch.errors import NetworkError, UnsoundResult
 from clinch.geometry.region import Region
+from clinch.modeling.model import SymbolicNetwork
 from clinch.network.graph import Graph, Node
-from clinch.network.network import Network
 from clinch.network.ops.base import Interval
 from clinch.network.ops.convolution import Convolution
 
@@ -103,8 +103,8 @@ def intersection_over_union(a: Tensor, b: Tensor, classes: int, counted: Tensor 
 
 
 def unchangeable(
-    net: nn.Module | Network, x: Tensor, y: Tensor | None = None, *, eps: float | Tensor, norm: float = torch.inf,
-    target: Tensor | int | None = None, bounds: tuple[float, float] | None = (0.0, 1.0),
+    net: nn.Module | SymbolicNetwork, x: Tensor, y: Tensor | None = None, *, eps: float | Tensor,
+    norm: float = torch.inf, target: Tensor | int | None = None, bounds: tuple[float, float] | None = (0.0, 1.0),
 ) -> Tensor:  # fmt: skip
     """Which pixels no perturbation changes: CROWN proves ``z_y − z_c > 0`` on all of ball ∩ range for every c ≠ y.
 
@@ -140,20 +140,20 @@ def unchangeable(
         wanted = scores.flatten(2).argmax(1) if y is None else checked_map(y, "y", shape, classes, x.device)
     low, high = bounds or (-torch.inf, torch.inf)
     region = ball(x, eps, norm, lower=low, upper=high)
-    network = net if isinstance(net, Network) else _loaded(net, x)
+    network = net if isinstance(net, SymbolicNetwork) else _loaded(net, x)
     limits = _differences(network, region, wanted)
     slack = ROUNDING * (1 + scores.double().flatten(1).abs().amax(1).view(-1, 1))
     proven = limits.lower.amin(2) > slack if target is None else limits.upper.amin(2) < -slack
     return proven.reshape(shape)
 
 
-def _loaded(module: nn.Module, x: Tensor) -> Network:
-    from clinch.network.load import load
+def _loaded(module: nn.Module, x: Tensor) -> SymbolicNetwork:
+    from clinch.modeling.model import load
 
     return load(module, input_shape=tuple(x.shape[1:]))
 
 
-def _differences(network: Network, region: Region, wanted: Tensor) -> Interval:
+def _differences(network: SymbolicNetwork, region: Region, wanted: Tensor) -> Interval:
     """Limits ``(B, P, C)`` of ``z_w − z_c`` over the region for every pixel's class w ``(B, P)``; for c = w they say
     nothing: infinity below, so that they never are the least, and above."""
     graph = network.graph_as(region.lower.dtype, region.lower.device)
@@ -212,8 +212,8 @@ class Changeable:
 
 
 def changeable(
-    net: nn.Module | Network, x: Tensor, y: Tensor | None = None, *, eps: float | Tensor, norm: float = torch.inf,
-    target: Tensor | int | None = None, counted: Tensor | None = None,
+    net: nn.Module | SymbolicNetwork, x: Tensor, y: Tensor | None = None, *, eps: float | Tensor,
+    norm: float = torch.inf, target: Tensor | int | None = None, counted: Tensor | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0), steps: int = STEPS, restarts: int = 1, seed: int = 0,
 ) -> Changeable:  # fmt: skip
     """The largest number of pixels that a perturbation within a ball changes, as an interval for each input.

@@ -14,7 +14,7 @@ from clinch.attacks.labels import Model, check_p, checked_inputs
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.region import Region
 from clinch.gradients import with_gradients
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 
 
 class Pixels(Goal):
@@ -58,9 +58,9 @@ class Pixels(Goal):
 
     @with_gradients
     def __init__(
-        self, net: nn.Module | Network, x: Tensor, y: Tensor | None = None, *, target: Tensor | int | None = None,
-        counted: Tensor | None = None, share: float | None = None, bounds: tuple[float, float] | None = (0.0, 1.0),
-        norm: float = torch.inf,
+        self, net: nn.Module | SymbolicNetwork, x: Tensor, y: Tensor | None = None, *,
+        target: Tensor | int | None = None, counted: Tensor | None = None, share: float | None = None,
+        bounds: tuple[float, float] | None = (0.0, 1.0), norm: float = torch.inf,
     ) -> None:  # fmt: skip
         check_p(norm, any_p=norm != 0)
         if share is not None and not 0 < share <= 1:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import clinch as cl
 from clinch.attacks import AttackResult, deepfool
 from clinch.data import Images, mnist, model_file
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 
 SOURCE = "Balda, Behboodi and Mathar 2018 (arXiv 1803.03607)"
 #: images at once
@@ -63,7 +63,7 @@ class Sample:
         return list(zip(self.x.split(BATCH), self.y.split(BATCH)))
 
 
-def network(chosen: Classifier) -> Network:
+def network(chosen: Classifier) -> SymbolicNetwork:
     """The reference model; with a border LeNet-5 takes the padded image, instead of padding it inside."""
     if not chosen.border:
         return cl.load(str(model_file(f"{chosen.model}.onnx")))
@@ -75,7 +75,7 @@ def network(chosen: Classifier) -> Network:
     return cl.load(module.eval().requires_grad_(False), input_shape=(1, side, side))
 
 
-def sample(chosen: Classifier, net: Network, count: int, seed: int, among: int = 10_000) -> Sample:
+def sample(chosen: Classifier, net: SymbolicNetwork, count: int, seed: int, among: int = 10_000) -> Sample:
     """Random images, of the first so many of the test set, that the network classifies correctly, with its border."""
     data = Images(*(part[:among] for part in mnist("test")))
     x = nn.functional.pad(data.x, [chosen.border] * 4)
@@ -87,7 +87,7 @@ def sample(chosen: Classifier, net: Network, count: int, seed: int, among: int =
     return Sample(x[kept], data.y[kept], 1 - float(right.double().mean()))
 
 
-def nearest(net: Network, images: Sample) -> AttackResult:
+def nearest(net: SymbolicNetwork, images: Sample) -> AttackResult:
     """DeepFool in the paper's form: p = ∞, overshoot 0.02, at most 50 steps, not drawn back, pixels unlimited."""
     found = [deepfool(net, x, y, norm=cl.inf, halvings=0, bounds=None) for x, y in images.parts()]
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 import clinch as cl
 from clinch.attacks.schedule import cosine
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 
 #: half width of the box
 REACH = 1.0
 
 
-def maximum_over_box(net: Network) -> cl.Problem:
+def maximum_over_box(net: SymbolicNetwork) -> cl.Problem:
     """The largest output over ``[−1, 1]^n``."""
     return cl.Problem(cl.Maximize(net.output[0]), [net.input >= -REACH, net.input <= REACH])
 
@@ -29,8 +29,8 @@ class Ascent(NamedTuple):
 
 
 def gradient_ascent(
-    net: Network, z: Tensor, steps: int, size: float, *, last: float = 1.0, sign: bool = False, noise: float = 0.0,
-    rest: int = 25, seed: int = 0,
+    net: SymbolicNetwork, z: Tensor, steps: int, size: float, *, last: float = 1.0, sign: bool = False,
+    noise: float = 0.0, rest: int = 25, seed: int = 0,
 ) -> Ascent:  # fmt: skip
     """Projected ascent ``z ← P(z + s·g/‖g‖₂)`` or ``P(z + s·sign(g))`` of L lanes, s from ``size`` to ``last·size``
     along half a cosine, with uniform noise every ``rest`` steps (Jin et al. 2017, arXiv 1703.00887, without its test
@@ -54,7 +54,7 @@ def gradient_ascent(
     return Ascent(value.detach(), best)
 
 
-def multi_start(net: Network, gradients: int, seed: int, steps: int = 200) -> float:
+def multi_start(net: SymbolicNetwork, gradients: int, seed: int, steps: int = 200) -> float:
     """Sign gradient from random points, steps along half a cosine, ``gradients`` in all."""
     lanes = max(1, gradients // steps)
     generator = torch.Generator().manual_seed(seed)
@@ -62,7 +62,7 @@ def multi_start(net: Network, gradients: int, seed: int, steps: int = 200) -> fl
     return float(gradient_ascent(net, z, steps, REACH, last=0.0, sign=True).best.max())
 
 
-def lbfgs_ascent(net: Network, gradients: int, seed: int) -> float:
+def lbfgs_ascent(net: SymbolicNetwork, gradients: int, seed: int) -> float:
     """SciPy's L-BFGS-B from random points until so many gradients are spent; the best of all."""
     from scipy.optimize import minimize
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import clinch as cl
 from clinch.data import mnist, model_file
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 
 SOURCE = "Kolter and Madry, Adversarial Robustness: Theory and Practice, chapter 4"
 WEIGHTS = "the tutorial's weights are not available"
@@ -20,7 +20,7 @@ LABEL, CLASSES = 7, 10
 TARGETS = tuple(t for t in range(CLASSES) if t != LABEL)
 
 
-def small_network() -> Network:
+def small_network() -> SymbolicNetwork:
     """784-50-20-10."""
     return cl.load(str(model_file("mnist_small.onnx")))
 
@@ -36,7 +36,7 @@ def margins() -> Tensor:
     return eye[LABEL] - eye[list(TARGETS)]
 
 
-def worst_margin(net: Network, x0: Tensor, row: Tensor, eps: float) -> cl.Problem:
+def worst_margin(net: SymbolicNetwork, x0: Tensor, row: Tensor, eps: float) -> cl.Problem:
     """``min z_y − z_t`` over ``‖x − x0‖_∞ <= eps`` and the range of pixels."""
     x, z = net.input, net.output
     return cl.Problem(cl.Minimize((row * z).sum()), [x >= 0, x <= 1, cl.norm(x - x0, cl.inf) <= eps])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clinch.figures.style import BOUND, GAP, MUTED, VALUE, named, style
+from clinch.figures.style import BOUND, GAP, MUTED, VALUE, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,3 +49,8 @@ def certified_figure(evaluation: Evaluation, heading: str = "") -> Figure:
 def norm_name(evaluation: Evaluation) -> str:
     """The norm as people write it."""
     return {0.0: "ℓ₀", 1.0: "ℓ₁", 2.0: "ℓ₂"}.get(evaluation.template.norm, "ℓ∞")
+
+
+def named(evaluation: Evaluation) -> str:
+    """Model and data of a study, as a heading."""
+    return plain(f"{evaluation.model} on {evaluation.data}")

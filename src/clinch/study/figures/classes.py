@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clinch.errors import ProblemError, ShapeError
-from clinch.figures.style import BOUND, GAP, MUTED, VALUE, named, plain, style
+from clinch.figures.style import BOUND, GAP, MUTED, VALUE, plain, style
+from clinch.study.figures.certified import named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

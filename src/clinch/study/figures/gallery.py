@@ -9,8 +9,8 @@ import numpy as np
 
 from clinch.errors import ProblemError
 from clinch.figures.inputs import frame, is_image, pixels
-from clinch.figures.style import BOUND, INK, MUTED, VALUE, named, number, plain, style
-from clinch.study.figures.certified import norm_name
+from clinch.figures.style import BOUND, INK, MUTED, VALUE, number, plain, style
+from clinch.study.figures.certified import named, norm_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clinch.errors import ProblemError
-from clinch.figures.style import BOUND, GAP, INK, VALUE, named, style
-from clinch.study.figures.certified import norm_name
+from clinch.figures.style import BOUND, GAP, INK, VALUE, style
+from clinch.study.figures.certified import named, norm_name
 from clinch.study.figures.classes import STATUS_COLOURS
 
 if TYPE_CHECKING:

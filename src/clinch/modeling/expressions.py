@@ -2,7 +2,7 @@
 
 Every expression is an array of linear forms of the activations of one network. Arithmetic with constants, indexing as
 in NumPy, ``sum``, ``flatten`` and ``@`` keep it linear; comparisons give constraints; ``norm``, ``argmax`` and
-``between`` are the three ways beyond that (see :mod:`clinch.functions`).
+``between`` are the three ways beyond that (norms: :mod:`clinch.modeling.norms`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch.constraints import EQUALITY_TOLERANCE, MARGIN, Atoms
 from clinch.errors import EmptyRegionError, NonFiniteError, ProblemError, ShapeError
-from clinch.symbols import Constant, Shape, Symbolic, as_tensor, constant, merge_batches
-from clinch.terms import Terms
+from clinch.modeling.constraints import EQUALITY_TOLERANCE, MARGIN, Constraint
+from clinch.modeling.sparse_maps import Terms
+from clinch.modeling.symbols import Constant, Shape, Symbolic, as_tensor, constant, merge_batches
 
 if TYPE_CHECKING:
-    from clinch.functions import Argmax
     from clinch.network.network import Network
 
 
@@ -237,13 +236,99 @@ class LinearExpression(Symbolic):
 
     def argmax(self, margin: float = MARGIN) -> Argmax:
         """The index of the largest element, to be compared with a class: ``z.argmax() == 7``, ``z.argmax() != 7``."""
-        from clinch.functions import Argmax
-
         return Argmax(self, margin)
 
     def __repr__(self) -> str:
         layers = ", ".join(self.network.graph.nodes[node].name for node in sorted(self.terms)) or "constants"
         return f"<{type(self).__name__} of shape {self.shape} over {layers}>"
+
+
+@dataclass(frozen=True, eq=False)
+class Atoms(Constraint):
+    """Linear atoms ``atom_k <= 0`` of which every one must hold, or at least one.
+
+    Attributes:
+        atoms: one-dimensional expression.
+        opposite: the atoms of the negation, of which at least one must hold, or every one.
+        every: whether all atoms must hold.
+        equality: for ``a == b``, the difference ``a − b``, one-dimensional: single inputs in it are fixed exactly.
+    """
+
+    atoms: LinearExpression
+    opposite: LinearExpression
+    every: bool = True
+    equality: LinearExpression | None = None
+
+    @property
+    def network(self) -> Network:
+        """The network whose activations are constrained."""
+        return self.atoms.network
+
+    @property
+    def batch(self) -> int | None:
+        """Number of problems that its constants state; None without a batch axis."""
+        return merge_batches([self.atoms.batch, self.opposite.batch])
+
+    def __invert__(self) -> Constraint:
+        return Atoms(self.opposite, self.atoms, not self.every, self.equality)
+
+
+@dataclass(frozen=True, eq=False)
+class Argmax(Symbolic):
+    """The index of the largest element of a one-dimensional expression; only ``==`` and ``!=`` have a meaning.
+
+    ``== c`` says ``z_c − z_k >= margin`` for all ``k ≠ c``; ``!= c`` says ``z_k − z_c >= margin`` for some ``k ≠ c``.
+    """
+
+    expression: LinearExpression
+    margin: float
+
+    _kind: ClassVar[str] = "argmax (compare it with a class: z.argmax() == 7)"
+
+    def __post_init__(self) -> None:
+        if len(self.expression.shape) != 1 or self.expression.size < 2:
+            raise ShapeError(
+                f"argmax needs one axis with at least two elements, this expression has shape {self.expression.shape}: "
+                "index or flatten it first."
+            )
+        margins(self.margin, ())
+
+    def __eq__(self, other: object) -> Any:
+        return Atoms(self._above(other, 1.0), self._above(other, -1.0), every=True)
+
+    def __ne__(self, other: object) -> Any:
+        return Atoms(self._above(other, -1.0), self._above(other, 1.0), every=False)
+
+    __hash__ = object.__hash__
+
+    def _above(self, other: object, sign: float) -> LinearExpression:
+        """Atoms ``sign·(z_k − z_c) + margin <= 0`` for k ≠ c in increasing order."""
+        labels, batch = self._labels(other)
+        z, classes = self.expression, self.expression.size
+        by, margin_batch = margins(self.margin, ())
+        others = torch.arange(classes - 1).expand(len(labels), -1)
+        others = others + (others >= labels.unsqueeze(1))
+        if batch is None:
+            rows = z.picked(others[0], (classes - 1,)) - z[int(labels)]
+        else:
+            one_hot = torch.nn.functional.one_hot
+            rows = z.applied((one_hot(others, classes) - one_hot(labels, classes).unsqueeze(1)).to(torch.float64))
+        return rows.scaled(torch.full((1, classes - 1), sign, dtype=torch.float64), None).shifted(by, margin_batch)
+
+    def _labels(self, other: object) -> tuple[Tensor, int | None]:
+        if isinstance(other, (bool, Symbolic)):
+            raise ProblemError("argmax is compared with a class index or an array of them: z.argmax() == 7.")
+        values, batch = constant(other, (), "label")
+        labels = values[:, 0].to(torch.long)
+        if bool((labels != values[:, 0]).any()):
+            raise ProblemError("Labels must be whole numbers.")
+        outside = labels[(labels < 0) | (labels >= self.expression.size)]
+        if len(outside):
+            raise ProblemError(
+                f"Label {int(outside[0])} is out of range: there are {self.expression.size} classes, from 0 to "
+                f"{self.expression.size - 1}."
+            )
+        return labels, batch
 
 
 class Activation(LinearExpression):
@@ -264,7 +349,7 @@ def _index(key: Any) -> Any:
 
 
 def margins(margin: Constant, shape: Shape) -> tuple[Tensor, int | None]:
-    """A margin as in :func:`clinch.symbols.constant`; a negative one is refused."""
+    """A margin as in :func:`clinch.modeling.symbols.constant`; a negative one is refused."""
     by, batch = constant(margin, shape, "margin")
     if bool((by < 0).any()):
         raise ProblemError("The margin is negative. Write a number >= 0.")

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from clinch.constraints import Constraint
 from clinch.describe import layer_name
 from clinch.errors import ProblemError, ShapeError
-from clinch.expressions import LinearExpression
-from clinch.functions import NormExpression
 from clinch.gradients import with_gradients
-from clinch.lowering import lower
+from clinch.modeling.canonicalize import lower
+from clinch.modeling.constraints import Constraint
+from clinch.modeling.expressions import LinearExpression
+from clinch.modeling.norms import NormExpression
+from clinch.modeling.symbols import merge_batches
 from clinch.query import Distance, Query
-from clinch.symbols import merge_batches
+from clinch.solve import solve
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
@@ -169,8 +170,6 @@ class Problem:
             UnknownLayer: bounds names a layer that the network does not have.
             UnsupportedByEngine: the named solver cannot take this problem.
         """
-        from clinch.solve import solve
-
         return solve(
             self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress, bounds=bounds,
             device=device, memory_limit=memory_limit, keep=keep, certificate=certificate,

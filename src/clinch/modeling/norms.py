@@ -1,20 +1,24 @@
-"""Norms and argmax of expressions: the two functions of the problem language that are not linear."""
+"""Norms of expressions, and the balls that limits of them give."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clinch.constraints import Atoms, Constraint, NormBall
-from clinch.errors import EmptyRegionError, ProblemError, ShapeError
-from clinch.expressions import LinearExpression, margins
+from clinch.errors import EmptyRegionError, ProblemError
 from clinch.geometry.norms import NORMS
-from clinch.symbols import Constant, Symbolic, constant, merge_batches
+from clinch.modeling.constraints import MARGIN, Constraint
+from clinch.modeling.expressions import Atoms, LinearExpression
+from clinch.modeling.limits import within_ball
+from clinch.modeling.symbols import Constant, Symbolic, constant, merge_batches
+
+if TYPE_CHECKING:
+    from clinch.network.network import Network
 
 #: the exponent of the maximum norm
 inf = math.inf
@@ -67,6 +71,55 @@ class NormExpression(Symbolic):
     __hash__ = object.__hash__
 
 
+@dataclass(frozen=True, eq=False)
+class NormBall(Constraint):
+    """``‖w ⊙ e‖_p <= radius``: a ball of inputs where e is input minus constant.
+
+    Attributes:
+        norm: the left side.
+        radius: shape ``(B,)`` or ``(1,)``, non-negative.
+        radius_batch: number of problems that the radius states.
+    """
+
+    norm: NormExpression
+    radius: Tensor
+    radius_batch: int | None
+
+    @property
+    def network(self) -> Network:
+        """The network whose activations are constrained."""
+        return self.norm.expression.network
+
+    @property
+    def batch(self) -> int | None:
+        """Number of problems that its constants state; None without a batch axis."""
+        return merge_batches([self.norm.batch, self.radius_batch])
+
+    def expanded(self) -> Atoms:
+        """For p = infinity, the same as linear atoms ``±w_i·e_i <= radius``; elements of weight zero count as 0."""
+        assert self.norm.p == torch.inf
+        e, weights, radius = self.norm.expression.flatten(), self.norm.weights, self.radius.reshape(-1, 1)
+        scaled = e if weights is None else e.scaled(weights, self.norm.batch)
+        beyond = scaled.stacked(-scaled).shifted(-radius, self.radius_batch)
+        return Atoms(within_ball(e, weights, radius, self.batch), (-beyond) + MARGIN)
+
+    def refuse_alternatives(self) -> None:
+        """A ball of p = 0, 1, 2 has no linear form."""
+        if self.norm.p != torch.inf:
+            raise ProblemError(
+                f"A ball of norm {self.norm.p:g} cannot stand inside |. List it among the constraints by itself, state "
+                "one problem per alternative, or use p = inf."
+            )
+
+    def __invert__(self) -> Constraint:
+        if self.norm.p != torch.inf:
+            raise ProblemError(
+                f"The outside of a ball of norm {self.norm.p:g} is not a linear condition and cannot be negated. "
+                "Maximise the norm instead, or use p = inf: ~(cl.norm(x - x0, cl.inf) <= r)."
+            )
+        return ~self.expanded()
+
+
 def norm(
     expr: LinearExpression, p: float = 2, weights: Constant | None = None, mask: Constant | None = None
 ) -> NormExpression:
@@ -101,61 +154,3 @@ def norm(
         combined = counted if combined is None else combined * counted
     merge_batches([expr.batch, batch])
     return NormExpression(expr, float(p), combined, batch)
-
-
-@dataclass(frozen=True, eq=False)
-class Argmax(Symbolic):
-    """The index of the largest element of a one-dimensional expression; only ``==`` and ``!=`` have a meaning.
-
-    ``== c`` says ``z_c − z_k >= margin`` for all ``k ≠ c``; ``!= c`` says ``z_k − z_c >= margin`` for some ``k ≠ c``.
-    """
-
-    expression: LinearExpression
-    margin: float
-
-    _kind: ClassVar[str] = "argmax (compare it with a class: z.argmax() == 7)"
-
-    def __post_init__(self) -> None:
-        if len(self.expression.shape) != 1 or self.expression.size < 2:
-            raise ShapeError(
-                f"argmax needs one axis with at least two elements, this expression has shape {self.expression.shape}: "
-                "index or flatten it first."
-            )
-        margins(self.margin, ())
-
-    def __eq__(self, other: object) -> Any:
-        return Atoms(self._above(other, 1.0), self._above(other, -1.0), every=True)
-
-    def __ne__(self, other: object) -> Any:
-        return Atoms(self._above(other, -1.0), self._above(other, 1.0), every=False)
-
-    __hash__ = object.__hash__
-
-    def _above(self, other: object, sign: float) -> LinearExpression:
-        """Atoms ``sign·(z_k − z_c) + margin <= 0`` for k ≠ c in increasing order."""
-        labels, batch = self._labels(other)
-        z, classes = self.expression, self.expression.size
-        by, margin_batch = margins(self.margin, ())
-        others = torch.arange(classes - 1).expand(len(labels), -1)
-        others = others + (others >= labels.unsqueeze(1))
-        if batch is None:
-            rows = z.picked(others[0], (classes - 1,)) - z[int(labels)]
-        else:
-            one_hot = torch.nn.functional.one_hot
-            rows = z.applied((one_hot(others, classes) - one_hot(labels, classes).unsqueeze(1)).to(torch.float64))
-        return rows.scaled(torch.full((1, classes - 1), sign, dtype=torch.float64), None).shifted(by, margin_batch)
-
-    def _labels(self, other: object) -> tuple[Tensor, int | None]:
-        if isinstance(other, (bool, Symbolic)):
-            raise ProblemError("argmax is compared with a class index or an array of them: z.argmax() == 7.")
-        values, batch = constant(other, (), "label")
-        labels = values[:, 0].to(torch.long)
-        if bool((labels != values[:, 0]).any()):
-            raise ProblemError("Labels must be whole numbers.")
-        outside = labels[(labels < 0) | (labels >= self.expression.size)]
-        if len(outside):
-            raise ProblemError(
-                f"Label {int(outside[0])} is out of range: there are {self.expression.size} classes, from 0 to "
-                f"{self.expression.size - 1}."
-            )
-        return labels, batch

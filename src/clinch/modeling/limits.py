@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from clinch.geometry.rounding import round_down, round_up
-from clinch.terms import Terms
+from clinch.modeling.sparse_maps import Terms
 
 if TYPE_CHECKING:
-    from clinch.expressions import LinearExpression
+    from clinch.modeling.expressions import LinearExpression
     from clinch.network.network import Network
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from clinch.certificates.produce import SavedProof, certify
 from clinch.errors import CertificateError
 from clinch.files import replacing
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 from clinch.study.sources import open_source
 from clinch.study.store import Row, Store
 from clinch.study.template import Template
@@ -39,7 +39,7 @@ class Certified(NamedTuple):
 
 
 def certify_run(
-    folder: str | Path, network: Network, data: Any, template: Template, *, time_limit: float = 60.0
+    folder: str | Path, network: SymbolicNetwork, data: Any, template: Template, *, time_limit: float = 60.0
 ) -> Iterator[Certified]:
     """Prove every answer of a run once more and write ``certificates/IMAGE.safetensors``; what is there is kept.
 
@@ -80,7 +80,7 @@ def certify_run(
             yield _one(row, network, template, batch.x, batch.y, target, time_limit)
 
 
-def _agree(store: Store, network: Network, data: str, template: Template) -> None:
+def _agree(store: Store, network: SymbolicNetwork, data: str, template: Template) -> None:
     """The run is about this network, this data and this question."""
     from clinch.study.fingerprint import model_fingerprint
     from clinch.study.store import StoreError
@@ -101,7 +101,7 @@ def _proven(row: Row, template: Template) -> bool:
 
 
 def _one(
-    row: Row, network: Network, template: Template, x: Tensor, y: Tensor, target: Path, time_limit: float
+    row: Row, network: SymbolicNetwork, template: Template, x: Tensor, y: Tensor, target: Path, time_limit: float
 ) -> Certified:
     query = template.problem(network, x, y).query
     bound = math.inf if template.eps is not None else float(row.bound or 0.0)

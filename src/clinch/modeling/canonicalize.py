@@ -3,8 +3,8 @@
 1. Balls of ``input − constant`` and fixed inputs are taken out of the top-level conjunction.
 2. The rest is brought to conjunctive normal form; only indices are copied, never coefficients.
 3. Atoms that are always or never true are decided, also those that no activation of their layer can change.
-4. Atoms about one input become limits in the model's own dtype (:mod:`clinch.limits`), clauses of one of them limits of
-   the box.
+4. Atoms about one input become limits in the model's own dtype (:mod:`clinch.modeling.limits`), clauses of one of them
+   limits of the box.
 5. What is left becomes dense: the atoms of the query.
 """
 
@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clinch.clauses import Clauses, all_of
-from clinch.constraints import Atoms, Constraint, Junction, NormBall
 from clinch.describe import atom_texts, element_name
 from clinch.errors import EmptyRegionError, ProblemError
-from clinch.expressions import LinearExpression, concatenate
-from clinch.functions import NormExpression
 from clinch.geometry.region import Ball, Region
 from clinch.geometry.rounding import round_down, round_up
-from clinch.limits import InputRows, in_dtype, in_units_of_inputs, single_inputs
+from clinch.modeling.clauses import Clauses, all_of
+from clinch.modeling.constraints import Constraint, Junction
+from clinch.modeling.expressions import Atoms, LinearExpression, concatenate
+from clinch.modeling.global_ranges import decided_by_ranges
+from clinch.modeling.limits import InputRows, in_dtype, in_units_of_inputs, single_inputs
+from clinch.modeling.norms import NormBall, NormExpression
 from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
-from clinch.ranges import decided_by_ranges
 
 if TYPE_CHECKING:
     from clinch.network.network import Network

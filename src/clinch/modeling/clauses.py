@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from clinch.constraints import Atoms, Constraint, Junction, NormBall
 from clinch.errors import ProblemError
-from clinch.expressions import LinearExpression
-from clinch.limits import equal
-from clinch.terms import entries_of_rows
+from clinch.modeling.constraints import Constraint, Junction
+from clinch.modeling.expressions import Atoms, LinearExpression
+from clinch.modeling.limits import equal
+from clinch.modeling.norms import NormBall
+from clinch.modeling.sparse_maps import entries_of_rows
 
 #: atom of each literal, clause of each literal, number of clauses
 Literals = tuple[Tensor, Tensor, int]

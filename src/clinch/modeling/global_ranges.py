@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import UnsupportedOperator
-from clinch.expressions import LinearExpression
+from clinch.modeling.expressions import LinearExpression
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval
 from clinch.network.ops.max_pool import MaxPool
