@@ -11,9 +11,9 @@ import typer
 from clinch.cli.outputs import output_json
 
 if TYPE_CHECKING:
-    from clinch.certificates.question import Answer, Question
     from clinch.certify.certificate import Certificate
     from clinch.certify.words import Checked
+    from clinch.cli.question import Answer, Question
 
 #: a file's own texts that are shown
 LABELS = 10
@@ -105,7 +105,7 @@ def _check_options(
 
 
 def _asked(question: Path, model: Path, run_code: bool) -> Question:
-    from clinch.certificates.question import read_question
+    from clinch.cli.question import read_question
 
     return read_question(question, model, run_code=run_code)
 
@@ -129,7 +129,7 @@ def _checked(files: list[Path], model: Path) -> list[Checked]:
 
 
 def _answered(question: Question, checked: list[Checked], bound: float | None) -> Answer:
-    from clinch.certificates.question import answer
+    from clinch.cli.question import answer
 
     return answer(question, checked, bound)
 
