@@ -59,18 +59,15 @@ def element(layers: list[Layer], position: int, index: int) -> str:
     return f"{place_names(layers)[position]}[{at}]"
 
 
-def terms_of(form: Mapping[int, Array]) -> list[tuple[float, int, int]]:
-    """Coefficient, position and index of every entry that is not zero, in order."""
-    return [(float(form[i][j]), i, int(j)) for i in sorted(form) for j in form[i].nonzero()[0]]
-
-
-def written(terms: list[tuple[float, int, int]], layers: list[Layer]) -> str:
+def written(form: Mapping[int, Array], layers: list[Layer]) -> str:
     """A linear form without its constant."""
-    if not terms:
+    counts = {i: int(np.count_nonzero(form[i])) for i in sorted(form) if form[i].any()}
+    if not counts:
         return "0"
-    if len(terms) > TERMS:
-        places = ", ".join(place_names(layers)[i] for i in sorted({i for _, i, _ in terms}))
-        return f"a sum of {len(terms)} terms of {places}"
+    if sum(counts.values()) > TERMS:
+        looked_at = ", ".join(place_names(layers)[i] for i in counts)
+        return f"a sum of {sum(counts.values())} terms of {looked_at}"
+    terms = [(float(form[i][j]), i, int(j)) for i in counts for j in form[i].nonzero()[0]]
     text = ""
     for value, i, j in sorted(terms, key=lambda term: term[0] < 0):
         sign = ("-" if value < 0 else "") if not text else (" - " if value < 0 else " + ")
@@ -80,12 +77,12 @@ def written(terms: list[tuple[float, int, int]], layers: list[Layer]) -> str:
 
 def inequality(form: Mapping[int, Array], constant: float, layers: list[Layer]) -> str:
     """``form + constant <= 0`` with the constant on the right, of the sign that reads best."""
-    terms = terms_of(form)
-    if not terms:
+    raised, lowered = (any(bool((sign * row > 0).any()) for row in form.values()) for sign in (1, -1))
+    if not raised and not lowered:
         return "always" if constant <= 0 else "never"
-    if all(value < 0 for value, _, _ in terms) or (constant > 0 and any(value < 0 for value, _, _ in terms)):
-        return f"{written([(-value, i, j) for value, i, j in terms], layers)} >= {constant + 0.0!r}"
-    return f"{written(terms, layers)} <= {-constant + 0.0!r}"
+    if lowered and (not raised or constant > 0):
+        return f"{written({i: -row for i, row in form.items()}, layers)} >= {constant + 0.0!r}"
+    return f"{written(form, layers)} <= {-constant + 0.0!r}"
 
 
 def norm_text(ball: Ball) -> str:
@@ -139,8 +136,8 @@ def proven_text(query: CertifiedQuery, report: Report, sense: int, layers: list[
         return f"No input of the region {'satisfies the conditions' if query.clauses else 'exists'}."
     if query.ball is not None:
         return f"No input of the region{conditions} has {norm_text(query.ball)}, below {report.bound!r}."
-    terms = terms_of({i: sense * rows[0] for i, rows in query.forms.items()})
     constant = sense * float(query.constants[0])
-    form = written(terms, layers) + (f" {'+' if constant > 0 else '-'} {abs(constant)!r}" if constant else "")
+    form = written({i: sense * rows[0] for i, rows in query.forms.items()}, layers)
+    form += f" {'+' if constant > 0 else '-'} {abs(constant)!r}" if constant else ""
     word = "below" if sense > 0 else "above"
     return f"No input of the region{conditions} has {form} {word} {sense * report.bound + 0.0!r}."
