@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 Activations = dict[int, Tensor]
 
 
+def met(value: Tensor) -> Tensor:
+    """Whether conditions ``value <= 0`` hold: with equality too, NaN never.
+
+    So a tie of class scores counts against a label: with ``z_k = z_y`` the label y is not the single largest one. This
+    is what attacks, the check of points and studies mean by another class; a proof shows ``z_y > z_k`` for all k.
+    """
+    return value <= 0
+
+
 @dataclass(frozen=True)
 class Forms:
     """K linear forms of activations for each of B problems.

@@ -328,3 +328,20 @@ def test_a_run_killed_twenty_times_ends_with_the_rows_of_an_uninterrupted_one(tm
     answer = json.loads(outcome.stdout)
     assert answer["same"] and answer["rows"] == 45
     assert answer["partial"] >= 5, "the kills missed the work"
+
+
+@pytest.mark.parametrize(
+    ("more", "untried"), [({"methods": "bounds"}, "only bounds"), ({"time_limit": 0}, "the time was")]
+)
+def test_not_attacked_is_said_of_no_image_that_nobody_tried_to_attack(more, untried):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 3))
+    net = cl.load(model.eval(), input_shape=(1, 2, 3))
+    x = torch.rand(5, 1, 2, 3)
+    y = net.graph.forward(x)[net.graph.output].argmax(1)
+    study = cl.study.evaluate(net, (x, y), eps=0.6, **more)
+    count = study.tally.images - study.tally.answered
+    assert count and any(note.startswith(f"{count} of the images") and untried in note for note in study.notes)
+    assert str(study).endswith(study.notes[-1])
+    tried = cl.study.evaluate(net, (x, y), eps=0.6, methods="attacks")
+    assert not any("to the end" in note for note in tried.notes)

@@ -19,12 +19,13 @@ from clinch.geometry.region import Region
 from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.network.original import training_module
+from clinch.query import met
 
 OUTPUTS = ("logits", "probabilities")
 
 
 class Labels(Goal):
-    """Untargeted: ``f_c > f_y`` for some class c ≠ y. Targeted: ``f_t > f_c`` for every class c ≠ t.
+    """Untargeted: ``f_c >= f_y`` for some class c ≠ y. Targeted: ``f_t >= f_c`` for every class c ≠ t.
 
     Args:
         net: a classifier, ``nn.Module`` in evaluation mode or what ``cl.load`` returned; outputs ``(N, C)``.
@@ -109,11 +110,11 @@ class Labels(Goal):
         return Answer((others.amax(1, keepdim=True) - own), logits)
 
     def verdict(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Goal.verdict`; a tie, and anything that is not finite, does not count."""
+        """See :meth:`Goal.verdict`; a tie counts (:func:`clinch.query.met`), what is not finite does not."""
         z = z.to(self.x)
         margin = torch.cat([self._worse(z[part], rows[part]) for part in parts_of(z)])
         margin = torch.where(margin.isnan() | ~z.flatten(1).isfinite().all(1), torch.inf, margin)
-        return (margin < 0) & self.region.take(rows).contains(z), margin
+        return met(margin) & self.region.take(rows).contains(z), margin
 
     def _worse(self, z: Tensor, rows: Tensor) -> Tensor:
         """The larger margin of the two dtypes, in float64."""

@@ -51,8 +51,7 @@ class AttackResult:
         value: ``(B,)`` objective in float64, in the query's minimising sense, for labels the distance; infinity
             without success.
         distance: ``(B,)`` distance from the clean input in the attack's norm, in float64; infinity without success.
-        loss: ``(B,)`` the margin in float64: negative (a problem's violation: at most 0) exactly where the goal is
-            reached.
+        loss: ``(B,)`` the margin in float64, of a problem the violation: at most 0 exactly where the goal is reached.
         forward: ``(B,)`` rows sent forward through the network.
         backward: ``(B,)`` rows sent backward; neither counts the clean prediction nor the check of the result.
         reason: for each input why there is no success, or why no attack was needed; empty elsewhere.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.rounding import round_down, round_up
-from clinch.query import Activations, Query
+from clinch.query import Activations, Query, met
 
 #: rounding allowance of a distance computed in float64, relative to the radius it is compared with
 RADIUS_ROUNDING = 1e-9
@@ -113,7 +113,7 @@ def _check(query: Query, given: Tensor) -> PointCheck:
         violation = torch.maximum(violation, ball.distance(exact) - allowed)
     inside = ((exact >= query.region.lower) & (exact <= query.region.upper)).flatten(1).all(1)
     violation = torch.where(finite & inside & ~violation.isnan(), violation, torch.inf)
-    return PointCheck(x, violation <= 0, torch.where(finite, value, torch.inf), violation)
+    return PointCheck(x, met(violation), torch.where(finite, value, torch.inf), violation)
 
 
 def _evaluate(query: Query, x: Tensor, activations: Activations) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from clinch.devices import usable_device
 from clinch.errors import NetworkError, ProblemError, WorkerError
 from clinch.gradients import with_gradients
 from clinch.solution import installed_versions
-from clinch.study.answers import passes_of
+from clinch.study.answers import ATTACK, passes_of
 from clinch.study.crew import Alone, Crew
 from clinch.study.evaluation import Evaluation, Tally
 from clinch.study.fingerprint import fingerprint, model_fingerprint
@@ -119,6 +119,7 @@ def evaluate(
         versions = installed_versions()
         store.say({"template": template.to_json(), "images": str(images), "versions": json.dumps(versions)})
         run.work(executor, workers)
+        run.note_untried()
         store.say({"notes": json.dumps(list(run.notes))})
         rows = tuple(store.rows(images))
         return Evaluation(template, network.name, source.name, run.tally("done"), rows, tuple(run.notes))
@@ -214,6 +215,16 @@ class _Run:
     def _heard(self, outcome: Outcome) -> Outcome:
         self.notes.update(dict.fromkeys(outcome.notes))
         return outcome
+
+    def note_untried(self) -> None:
+        """Say of how many images nobody knows because nobody tried: "not attacked" is no answer to an attack then."""
+        first = next((n for n, (names, _) in enumerate(self.passes) if ATTACK in names), None)
+        tried = 0 if first is None else sum(row.passes > first for row in self.store.rows(self.images, OPEN))
+        untried = self.images - self.tally("done").answered - tried
+        if self.template.eps is None or not untried:
+            return
+        why = "only bounds were asked for" if first is None else "the time was over, or they cannot be used"
+        self.notes[f"{untried} of the images that count as not attacked were not attacked to the end: {why}."] = None
 
     # --- every image ------------------------------------------------------------------------------------------------
 
