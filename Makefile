@@ -1,26 +1,39 @@
 # `make demo` and `make test` need nothing but Python 3.11 or newer: they create .venv and install into it.
 PYTHON ?= python3
 WORKERS ?= 2
+# what to test: folders, files or options of pytest
+TESTS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# every version that is installed stands in constraints.txt, those of build backends too
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --build-constraint constraints.txt
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-slow lint format bench docs clean
+.PHONY: demo test test-data test-slow test-newest lint types format bench docs pins ci clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clinch demo
 
 test: $(VENV)/.installed-dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST) $(TESTS)
+
+test-data: $(VENV)/.installed-dev
+	$(PYTEST) -m "data and not slow" $(TESTS)
 
 test-slow: $(VENV)/.installed-dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m slow
+	$(PYTEST) -m slow $(TESTS)
+
+# tells what would break with the newest versions of everything; never fails
+test-newest:
+	PYTHON="$(PYTHON)" WORKERS=$(WORKERS) bash .ci/newest $(TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
 	$(BIN)/pyright
 
 format: $(VENV)/.installed-dev
@@ -30,13 +43,20 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python benchmarks/monitor.py
 
-docs: $(VENV)/.installed
-	$(PIP) --group docs
+docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "The site is in site/: open site/index.html"
 
+# UPGRADE=1: the newest versions of everything, not only of what is missing
+pins: $(VENV)/.installed
+	$(BIN)/python .ci/pins.py $(if $(UPGRADE),--upgrade)
+
+# what continuous integration runs: lint, types, test without any data, test-data, docs
+ci:
+	bash .ci/run
+
 clean:
-	rm -rf site $(VENV) .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf site $(VENV) .venv-newest .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Clinch needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -45,10 +65,14 @@ $(VENV)/bin/python:
 # Stamps: the environment is made once, and again when a requirement changes.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Clinch into $(VENV) (torch is large: this can take minutes the first time) ..."
-	$(PIP) --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
 	$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --group dev
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) --group docs
 	@touch $@

@@ -172,6 +172,7 @@ def test_settings_without_meaning_are_named(attack, arguments, message):
         attack(model, x, y, eps=0.1, **arguments)
 
 
+@pytest.mark.data
 def test_worst_on_mnist_finds_what_targeted_apgd_does_for_fewer_passes():
     try:
         net, data = cl.load(str(model_file("mnist_dnn4.onnx"))), mnist("test")

@@ -9,6 +9,8 @@ import clinch as cl
 from clinch.applications.monitors import BoxMonitor, predicted
 from clinch.data import DataError, mnist, model_file
 
+pytestmark = pytest.mark.data
+
 
 @pytest.fixture(scope="module")
 def job():

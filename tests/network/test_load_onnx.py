@@ -362,6 +362,7 @@ def sequential(name: str) -> nn.Sequential:
     return module.eval()
 
 
+@pytest.mark.data
 @needs_models
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_reference_networks(path: Path):
@@ -378,6 +379,7 @@ def test_reference_networks(path: Path):
     assert [str(n) for n in numbers] == module.layers[1:]
 
 
+@pytest.mark.data
 @needs_competition
 @pytest.mark.parametrize("path", COMPETITION[:3] + COMPETITION[-3:], ids=lambda p: p.name)
 def test_competition_networks(path: Path):

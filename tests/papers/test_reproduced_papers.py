@@ -32,6 +32,7 @@ def small(name: str, *models: str, curves: bool = False) -> Reproduction:
     return found
 
 
+@pytest.mark.data
 def test_table_1_of_document_3(tmp_path):
     found = small("balda-table1", "mnist_lenet5_published.safetensors", "mnist_fcnn.onnx")
     rows = {(row[0], row[1]): row[2:] for row in found.tables[0].rows}
@@ -44,6 +45,7 @@ def test_table_1_of_document_3(tmp_path):
     assert save(found.figure, tmp_path / "figure.png").stat().st_size > 10_000
 
 
+@pytest.mark.data
 def test_figure_2_of_document_3():
     found = small("balda-figure2", "mnist_lenet5_published.safetensors", "mnist_fcnn.onnx", curves=True)
     ours, published = found.tables[:2]
@@ -63,6 +65,7 @@ def test_points_apart_count_in_standard_errors():
     assert torch.tensor(none.apart("m")).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.data
 def test_attacks_of_document_1():
     found = small("tutorial-attacks", *(f"{name}.onnx" for name in tutorial_attacks.NETWORKS))
     errors = {(row[0], row[1]): row[2:4] for row in found.tables[0].rows}
@@ -73,6 +76,7 @@ def test_attacks_of_document_1():
     assert any("α 10⁴" in claim.text for claim in found.claims)
 
 
+@pytest.mark.data
 def test_exact_margins_of_document_1():
     found = small("tutorial-milp", "mnist_small.onnx")
     for _, published, value, bound, forward, _, search, proven in found.tables[0].rows:
@@ -82,6 +86,7 @@ def test_exact_margins_of_document_1():
     assert {c.text: c.verdict for c in found.claims}["ε = 0.05: certified, no other class is possible"] == HOLDS
 
 
+@pytest.mark.data
 def test_bounds_of_document_1():
     found = small("tutorial-bounds", "mnist_small.onnx", "mnist_dnn2.onnx")
     table = found.tables[0]
@@ -94,6 +99,7 @@ def test_bounds_of_document_1():
     assert verdicts["ε = 0.02: interval bounds do not prove all of them"] == HOLDS
 
 
+@pytest.mark.data
 def test_the_monitor_of_document_0():
     found = small("monitor", "mnist_small.onnx")
     rows = {row[0]: row[1] for row in found.tables[0].rows}
@@ -112,6 +118,7 @@ def test_solvers_differ_where_one_kind_alone_finds_something():
 
 
 @pytest.mark.slow
+@pytest.mark.data
 def test_examples_of_document_2():
     found = small("lbfgs", *(f"{name}.onnx" for name in lbfgs.NETWORKS))
     distortions, transfer, optima = found.tables

@@ -82,6 +82,7 @@ def test_a_small_run_writes_table_figure_and_verdicts(tmp_path, capsys):
     assert {claim["verdict"] for claim in content["claims"]} <= {HOLDS, FAILS, CANNOT}
 
 
+@pytest.mark.data
 def test_a_small_run_on_mnist():
     try:
         model_file("mnist_adrgd_pgd.onnx"), mnist("test")

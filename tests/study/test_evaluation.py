@@ -223,6 +223,7 @@ def test_a_late_batch_is_told_from_a_whole_one():
     assert torch.all(whole.margin <= (label - others).amin(1) + 1e-5)
 
 
+@pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"eps": 0.02}, {"eps": 0.06}, {}])
 def test_a_time_limit_holds_where_one_batch_takes_long(options):

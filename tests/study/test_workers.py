@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -306,3 +307,27 @@ def test_one_ray_worker_has_one_task_at_a_time_though_the_cluster_has_two(cluste
     spans = sorted(future.result() for future in [executor.submit(helper.span) for _ in range(4)])
     executor.shutdown()
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+
+
+@pytest.mark.slow
+def test_a_local_ray_prints_nothing_and_reports_to_nobody(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    attempts = tmp_path / "attempts"
+    attempts.touch()
+    code = (
+        "import os, time\n"
+        "from clinch.errors import WorkerLost\n"
+        "from clinch.study import RayExecutor\n"
+        "executor = RayExecutor('local', 1)\n"
+        "try:\n"
+        "    executor.submit(os._exit, 3).result()\n"
+        "except WorkerLost:\n"
+        "    print('answer')\n"
+        "time.sleep(3)\n"  # for what its threads may still print
+        "executor.shutdown()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
+    environment["CLINCH_TESTS_NETWORK_LOG"] = str(attempts)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, env=environment)
+    assert done.stdout == "answer\n", done.stderr
+    assert attempts.read_text() == ""

@@ -93,6 +93,7 @@ def test_too_many_alternatives_are_refused():
         cases(f"(assert (or {part}))" * 3)
 
 
+@pytest.mark.data
 @pytest.mark.parametrize(
     ("file", "expected"),
     [

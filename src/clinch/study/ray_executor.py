@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from clinch.errors import WorkerError, WorkerLost
@@ -15,6 +17,8 @@ from clinch.errors import WorkerError, WorkerLost
 PATIENCE = 5.0
 #: bytes from which an argument is put into the cluster's store once, and not sent with every task
 LARGE = 2**16
+#: Ray's variable for its usage statistics
+_REPORTS = "RAY_USAGE_STATS_ENABLED"
 
 
 class RayExecutor(Executor):
@@ -51,9 +55,11 @@ class RayExecutor(Executor):
         local = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
         _reachable(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
         try:
-            self._ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local)
+            with _nothing_reported():
+                self._ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local)
         except Exception as error:
             raise _unreachable(address, error) from None
+        _print_events(False)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """See ``concurrent.futures.Executor.submit``."""
@@ -108,6 +114,7 @@ class RayExecutor(Executor):
         if self._ours:
             self._ours = False
             self._ray.shutdown()
+            _print_events(True)
 
 
 def _called(fn: Callable[..., Any], kwargs: dict[str, Any], *args: Any) -> tuple[Any, Exception | None]:
@@ -116,6 +123,28 @@ def _called(fn: Callable[..., Any], kwargs: dict[str, Any], *args: Any) -> tuple
         return fn(*args, **kwargs), None
     except Exception as error:
         return None, error
+
+
+@contextmanager
+def _nothing_reported() -> Iterator[None]:
+    """Ray that starts inside asks no cloud where it runs and sends no usage statistics, unless the user wants it to."""
+    given = os.environ.get(_REPORTS)
+    os.environ.setdefault(_REPORTS, "0")
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[_REPORTS]
+
+
+def _print_events(wanted: bool) -> None:
+    """Whether Ray prints what becomes of its workers: to standard output, whatever ``log_to_driver`` says.
+
+    Standard output belongs to the answer, and a lost worker is told as an error.
+    """
+    worker = sys.modules.get("ray._private.worker")
+    if hasattr(worker, "_worker_logs_enabled"):
+        setattr(worker, "_worker_logs_enabled", wanted)  # noqa: B010 - Ray has no public name for it
 
 
 def _imported() -> Any:
