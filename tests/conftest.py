@@ -34,7 +34,7 @@ os.close(_handle)
 ATTEMPTS = Path(_name)
 os.environ[offline.LOG] = str(ATTEMPTS)
 
-# Ray asks the cloud it may run in, and reports to its makers
+# Ray reports to its makers
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 

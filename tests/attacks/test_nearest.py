@@ -187,7 +187,9 @@ def test_time_limit_leaves_points_behind():
     assert bool(torch.isfinite(ledger.value).all())
     over = Ledger(problem, time_limit=0.0)
     attack(problem, over)
-    assert over.seconds < 5
+    whole = Ledger(problem)
+    attack(problem, whole)
+    assert over.queries < whole.queries / 10
 
 
 def test_attack_reports_to_the_ledger():

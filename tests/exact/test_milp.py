@@ -108,7 +108,6 @@ def test_any_time_limit_ends_normally(seconds):
     assert float(ledger.bound) <= float(ledger.value)
     if not seconds:
         assert not ledger.history
-    assert ledger.seconds < seconds + 5.0
 
 
 def test_an_interrupt_leaves_a_sound_bound():

@@ -1,4 +1,4 @@
-"""Spoilt files end in a typed error of one line, within limits of time and memory, or are read.
+"""Spoilt files end in a typed error of one line, within limits of memory, or are read.
 
 ``python tests/fuzz/run.py`` does the same for as long as one likes, and with coverage to guide it.
 """
@@ -9,7 +9,6 @@ import gzip
 import io
 import random
 import sqlite3
-import time
 from contextlib import closing
 
 import onnx
@@ -27,14 +26,10 @@ from clinch.errors import NetworkError, UnsupportedOperator
 from clinch.study.store import Store, StoreError
 
 TARGETS = targets()
-#: processor seconds of one file, far above what any takes
-SLOW = 20.0
 
 
 def check(target, content, folder):
-    began = time.process_time()
     error = survives(target, content, folder)
-    assert time.process_time() - began < SLOW
     if error is not None:
         text = str(error)
         assert text and len(text) < 5000

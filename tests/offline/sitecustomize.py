@@ -9,6 +9,7 @@ the error for a missing network does not hide it.
 import ipaddress
 import os
 import socket
+import sys
 
 #: names the file that attempts are written to
 LOG = "CLINCH_TESTS_NETWORK_LOG"
@@ -53,7 +54,9 @@ def is_here(host):
 
 
 def _refuse(what):
-    if path := os.environ.get(LOG):
+    # Ray's dashboard asks which cloud it runs in, whatever it is told: refused, but no fault of the test
+    theirs = os.path.join("ray", "dashboard") in sys.argv[0]
+    if (path := os.environ.get(LOG)) and not theirs:
         with open(path, "a", encoding="utf-8") as log:
             log.write(f"{what}\n")
     raise NetworkForbidden(f"no test reaches the network, and this one tried {what}")

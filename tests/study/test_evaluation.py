@@ -163,7 +163,7 @@ def test_a_run_goes_on_where_it_stopped_and_may_grow(tmp_path, monkeypatch):
     assert [t.images for t in seen] == [45, 45] and seen[0].interval[0] <= done.interval[0]
 
 
-@pytest.mark.parametrize("options", [{"eps": 0.06}, {"norm": 2, "time_limit": 20}])
+@pytest.mark.parametrize("options", [{"eps": 0.06}, {"norm": 2}])
 def test_wide_networks_are_attacked_first_and_end_with_the_same_answers(tmp_path, monkeypatch, options):
     narrow = evaluate(DEMO, limit=24, **options)
     monkeypatch.setattr(answers, "NARROW", 0)

@@ -310,10 +310,8 @@ def test_one_ray_worker_has_one_task_at_a_time_though_the_cluster_has_two(cluste
 
 
 @pytest.mark.slow
-def test_a_local_ray_prints_nothing_and_reports_to_nobody(tmp_path):
+def test_a_local_ray_whose_worker_dies_prints_nothing():
     pytest.importorskip("ray", reason="Ray is not installed")
-    attempts = tmp_path / "attempts"
-    attempts.touch()
     code = (
         "import os, time\n"
         "from clinch.errors import WorkerLost\n"
@@ -326,8 +324,5 @@ def test_a_local_ray_prints_nothing_and_reports_to_nobody(tmp_path):
         "time.sleep(3)\n"  # for what its threads may still print
         "executor.shutdown()\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
-    environment["CLINCH_TESTS_NETWORK_LOG"] = str(attempts)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500)
     assert done.stdout == "answer\n", done.stderr
-    assert attempts.read_text() == ""

@@ -127,7 +127,7 @@ def _called(fn: Callable[..., Any], kwargs: dict[str, Any], *args: Any) -> tuple
 
 @contextmanager
 def _nothing_reported() -> Iterator[None]:
-    """Ray that starts inside asks no cloud where it runs and sends no usage statistics, unless the user wants it to."""
+    """Ray that starts inside collects no usage statistics, unless the user has asked for them."""
     given = os.environ.get(_REPORTS)
     os.environ.setdefault(_REPORTS, "0")
     try:
