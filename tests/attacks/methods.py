@@ -88,8 +88,8 @@ METHODS = [
     Method(cl.attacks.orthogonal_pgd, "budget", norms=(1.0, 2.0, math.inf), settings={"steps": 60}),
     Method(cl.attacks.penalty, "nearest", norms=(2.0,), settings={"steps": 60, "rounds": 3}),
     Method(cl.attacks.selective_pgd, "budget", norms=(1.0, 2.0, math.inf), settings={"steps": 60}),
-    # RMSProp's steps end at a hundredth of the first one: some of the distance is left, how much (for p = 1 a few percent)
-    # turns with the last bit of the images
+    # RMSProp's steps end at a hundredth of the first one: some of the distance is left, for p = 1 a few
+    # percent, and how much turns with the last bit of the images
     Method(cl.attacks.alma, "nearest", norms=(1.0, 2.0), linear=1.15, settings={"steps": 60}, thorough={"steps": 600}),
     # the gradient of cross-entropy mixes the classes: 4.5% too far at any number of steps; that of the margin does not
     Method(cl.attacks.ddn, "nearest", norms=(2.0,), linear=1.05, settings={"steps": 60}),
