@@ -462,7 +462,7 @@ def other_storage(model: onnx.ModelProto, rng: random.Random) -> None:
     chosen = some(rng, model)
     array = numpy_helper.to_array(chosen)
     field = {"float32": "float_data", "float64": "double_data", "int64": "int64_data", "bool": "int32_data"}
-    getattr(chosen, field[str(array.dtype)]).extend(array.reshape(-1).tolist())
+    getattr(chosen, field[str(array.dtype)]).extend((array + 0).reshape(-1).tolist())
     if rng.random() < 0.8:
         chosen.ClearField("raw_data")
 

@@ -416,7 +416,7 @@ def test_the_checker_imports_nothing_else_and_is_short():
             for module in modules:
                 assert module in names or module.split(".")[0] in allowed, f"{path.name} imports {module}"
         code[path.stem in READERS] += code_lines(path.read_text())
-    assert code[False] <= 500 and code[True] <= 600
+    assert code[False] <= 500 and code[True] <= 640
 
 
 def code_lines(text):

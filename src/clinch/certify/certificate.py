@@ -10,12 +10,25 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clinch.certify.layers import MALFORMED, VERSION, Array, Layer, Refused, digest, number, places, read_layers
+from clinch.certify.layers import (
+    LARGEST,
+    MALFORMED,
+    VERSION,
+    Array,
+    Layer,
+    Refused,
+    digest,
+    number,
+    places,
+    read_layers,
+)
 
 #: names of the metadata's entries
 CERTIFICATE, NETWORK = "clinch-certificate", "clinch-network"
 #: bytes of JSON beyond which a file is refused
 LONGEST = 2**24
+#: numbers that what a certificate states may take for each byte of its tensors
+SHARE = 4
 
 
 class Certificate(NamedTuple):
@@ -23,6 +36,13 @@ class Certificate(NamedTuple):
 
     header: dict[str, Any]
     tensors: dict[str, Array]
+
+    def must_name(self, sha256: str) -> None:
+        """Refuse a certificate of another version, or about another network than the one of this hash."""
+        if self.header["version"] != VERSION:
+            raise Refused("The certificate has another version than the one this checker reads.")
+        if sha256 not in self.header["networks"]:
+            raise Refused("The certificate is about another network: the hash of this one is not among those it names.")
 
     def numbers(self, name: str, shape: tuple[int, ...]) -> Array:
         """A floating-point tensor as float64; refused where it is missing, not finite or of another shape."""
@@ -39,6 +59,11 @@ class Certificate(NamedTuple):
         if found.size and not (least <= int(found.min()) and int(found.max()) <= most):
             raise Refused(f"The tensor '{name}' has entries outside {least} to {most}.")
         return found.astype(np.int64)
+
+    def room(self, numbers: int) -> None:
+        """Refuse what would take so many numbers, where that is more than a share of the tensors' bytes."""
+        if numbers > LARGEST + SHARE * sum(t.nbytes for t in self.tensors.values()):
+            raise Refused("The certificate is too large for this checker, which grants it a multiple of its size.")
 
     def rows(self, prefix: str, layers: list[Layer], count: int) -> dict[int, Array]:
         """Linear forms ``(count, size)`` by position of the layer they look at."""

@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.certify.certificate import VERSION, Certificate
+from clinch.certify.certificate import Certificate
 from clinch.certify.layers import MALFORMED, Array, Layer, Refused
 from clinch.certify.rigorous import Ball, Box, Relaxation, down, gamma, interval, up
 from clinch.certify.tree import Leaves, leaves_of
 
-#: numbers that one slice of leaves may hold, and leaves in it at most
-SLICE, LEAVES = 2**22, 256
+#: numbers that the layers of one slice of leaves may hold, and leaves in it at most
+SLICE, LEAVES = 2**20, 256
 #: by how much, relatively, a point may pass a ball's radius
 RADIUS = 1e-9
 
@@ -73,10 +73,7 @@ def check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report:
 
 
 def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report:
-    if certificate.header["version"] != VERSION:
-        raise Refused("The certificate has another version than the one this checker reads.")
-    if sha256 not in certificate.header["networks"]:
-        raise Refused("The certificate is about another network: the hash of this one is not among those it names.")
+    certificate.must_name(sha256)
     query, claim = certified_query(certificate, layers), certificate.header["claim"]
     infeasible = claim["kind"] == "infeasible"
     bound = float("inf") if infeasible else float(claim["value"])
@@ -104,7 +101,7 @@ def certified_query(c: Certificate, layers: list[Layer]) -> CertifiedQuery:
     stated, n = c.header["query"], layers[0].size
     atoms = len(c.tensors["atoms.constant"])
     clause = c.whole("atoms.clause", (atoms,), 0, max(atoms - 1, 0))
-    clauses = [(clause == k).nonzero()[0] for k in range(int(clause.max(initial=-1)) + 1)]
+    clauses = np.split(np.argsort(clause, kind="stable"), np.cumsum(np.bincount(clause)))[:-1]
     if any(len(members) == 0 for members in clauses):
         raise Refused("A clause has no atoms.")
     lower, upper = (c.tensors[f"region.{side}"].astype(np.float64).reshape(n) for side in ("lower", "upper"))
@@ -118,6 +115,7 @@ def certified_query(c: Certificate, layers: list[Layer]) -> CertifiedQuery:
         raise Refused("What the query says to people has another sense than its objective, or no list of labels.")
     linear = objective == "linear"
     own, rows = c.rows("objective.rows.", layers, 1) if linear else {}, c.rows("atoms.rows.", layers, atoms)
+    c.room((1 + atoms) * sum(layers[i].size for i in {*own, *rows}))
     empty = {i: np.zeros((1 + atoms, layers[i].size)) for i in {*own, *rows}}
     forms = {i: np.concatenate([own.get(i, zero[:1]), rows.get(i, zero[1:])]) for i, zero in empty.items()}
     constant = c.numbers("objective.constant", (1,)) if linear else np.zeros(1)
@@ -128,10 +126,8 @@ def certified_query(c: Certificate, layers: list[Layer]) -> CertifiedQuery:
 
 def _ball(c: Certificate, prefix: str, p: float, n: int) -> Ball:
     given = prefix.startswith("ball")
-    radius, weights = (
-        float(c.numbers(prefix + "radius", (1,))[0]) if given else 0.0,
-        c.numbers(prefix + "weights", (n,)),
-    )
+    radius = float(c.numbers(prefix + "radius", (1,))[0]) if given else 0.0
+    weights = c.numbers(prefix + "weights", (n,))
     if p not in (1, 2, *([] if given else [np.inf])) or radius < 0 or (weights < 0).any():
         raise Refused("A ball has p = 1 or 2, a distance infinity too, a radius of at least 0, no negative weights.")
     return Ball(c.numbers(prefix + "center", (n,)), radius, p, weights)
@@ -157,7 +153,7 @@ def _leaves(
     tensors = {name: c.tensors[f"leaf.{name}"] for name in shapes}
     if len(np.unique(columns)) < len(columns) or any(t.shape != (count, shapes[n]) for n, t in tensors.items()):
         raise Refused("The leaves' multipliers do not belong to the leaves of the tree.")
-    slice_ = max(1, min(LEAVES, SLICE // max(layer.size for layer in layers)))
+    slice_ = max(1, min(LEAVES, SLICE // sum(layer.work for layer in layers)))
     shared = None if own else Relaxation(layers, box, balls)
     margin, rounding = np.inf, 0.0
     for start in range(0, count, slice_):
@@ -209,13 +205,12 @@ def _margins(
     size = (weights @ np.abs(query.constants) + abs(goal or 0.0))[:, None]
     for i, forms in query.forms.items():
         size = size + ((weights @ np.abs(forms))[:, None] @ network.limits[i].size[..., None])[..., 0]
-    error = gamma(mu.shape[1] + 4) * size
     rows = {i: (weights @ forms)[:, None] for i, forms in query.forms.items()}
     rows = rows or {0: np.zeros((count, 1, network.layers[0].size))}
     # split ReLUs that no form depends on still lend their sign conditions
     for i in [i for i in relus if i > max(rows) and by_layer[2][i].any()]:
         rows[i] = np.zeros((count, 1, network.layers[i].size))
-    return np.where(empty, np.inf, network.lower(rows, offset, error, *by_layer)[:, 0])
+    return np.where(empty, np.inf, network.lower(rows, offset, gamma(mu.shape[1] + 4) * size, *by_layer)[:, 0])
 
 
 def _point(c: Certificate, layers: list[Layer]) -> tuple[float | None, float]:

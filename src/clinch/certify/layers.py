@@ -65,6 +65,12 @@ class Layer(NamedTuple):
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def work(self) -> int:
+        """Numbers that its evaluation takes: its elements, or the channels that a convolution's places read."""
+        weight = self.weight
+        return max(self.size, weight.kernel.shape[2] * weight.source.shape[1] if isinstance(weight, Convolution) else 0)
+
 
 def digest(header: Any, tensors: dict[str, Array]) -> str:
     """SHA-256 of canonical JSON and, by name, of every tensor's name, dtype, shape and little-endian bytes.
@@ -232,7 +238,7 @@ def convolution(
     (groups,) = wholes((groups,), 1)
     if per_group * groups != shape[0] or outs % groups or min(extents) < 1:
         raise Refused("A convolution's groups or extents do not fit.")
-    # kernel, table, and what a product with one offset's matrix takes
+    # kernel, table with what it is made from, and what a product takes
     room.take(outs * shape[0] * offsets, places * offsets * (2 + len(window)), max(outs, shape[0]) * places)
     full = np.zeros((offsets, outs, groups, per_group))
     own = np.arange(outs) // (outs // groups)

@@ -20,8 +20,9 @@ from clinch.certify.matrices import Convolution, backward, block, forward, magni
 
 #: covers every underflow of a bound: fewer than 2⁶⁰ products, each off by at most 2⁻¹⁰⁷⁴, per unit they multiply
 TINY = 1e-290
-#: halvings when the multiplier of a ball is looked for: any multiplier is valid
-HALVINGS = 36
+#: numbers that the coefficients of one pass may hold; entries of the dense parts of convolutions; halvings when the
+#: multiplier of a ball is looked for: any multiplier is valid
+SLICE, PARTS, HALVINGS = 2**20, 2**23, 36
 
 
 class Ball(NamedTuple):
@@ -122,9 +123,9 @@ class Relaxation:
             groups = np.split(open_[order], np.flatnonzero(np.diff(place[order])) + 1)
         for group in groups:
             part = self._part(i, group)
-            step = max(1, 2**22 // (max(layer.size for layer in part.layers) * len(lower) + 1))
+            step = max(1, SLICE // (max(layer.work for layer in part.layers) * len(lower) + 1))
             for start in range(0, len(group), step):
-                some, signs = group[start : start + step], np.eye(len(group))[start : start + step]
+                some, signs = group[start : start + step], np.eye(min(step, len(group) - start), len(group), start)
                 found = part.lower({i: np.concatenate([signs, -signs])[None]}, np.zeros((1, 1)), np.zeros((1, 1)))
                 low, high = np.split(np.where(np.tile(own[:, some], 2), found, np.nan), 2, 1)
                 lower[:, some], upper[:, some] = np.fmax(lower[:, some], low), np.fmin(upper[:, some], -high)
@@ -132,11 +133,15 @@ class Relaxation:
 
     def _part(self, i: int, elements: Array) -> Relaxation:
         """What these elements of layer i depend on: their receptive field, and the balls' own part of it."""
-        kept = [np.zeros(0, dtype=np.int64)] * i + [elements]
+        kept, left = [np.zeros(0, dtype=np.int64)] * i + [elements], PARTS
         for j in range(i, 0, -1):
             if len(kept[j]):
                 weight = self.layers[j].weight
                 read = kept[j] if weight is None else reads(weight, kept[j])
+                left -= len(read) * len(kept[j]) * isinstance(weight, Convolution)
+                if left < 0 and j < i and isinstance(weight, Convolution):
+                    # as it is, it takes less than its part would
+                    kept[j], read = np.arange(self.layers[j].size), np.arange(weight.shape[1])
                 for k in self.layers[j].inputs:
                     kept[k] = np.union1d(kept[k], read)
         layers = [

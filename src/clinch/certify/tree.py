@@ -45,7 +45,10 @@ def leaves_of(certificate: Certificate, lower: Array, upper: Array, relus: int, 
     inner = kind != LEAF
     if not count or (inner & ((index < 0) | (index >= extents[kind]))).any():
         raise Refused("A node of the tree splits something that is not there.")
-    table = np.full((len(clauses), max((len(atoms) for atoms in clauses), default=0)), -1)
+    # before there is room for what holds on every leaf: signs take a byte, limits and choices eight
+    most, each = max((len(atoms) for atoms in clauses), default=0), relus // 8 + len(clauses)
+    certificate.room(int((~inner).sum()) * (each + 2 * len(lower) * (kind == AT_INPUT).any()) + most * len(clauses))
+    table = np.full((len(clauses), most), -1)
     for c, atoms in enumerate(clauses):
         table[c, : len(atoms)] = atoms
     sizes = np.append((table >= 0).sum(1), 0)
