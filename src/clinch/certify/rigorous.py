@@ -122,28 +122,31 @@ class Relaxation:
             order = np.argsort(place, kind="stable")
             groups = np.split(open_[order], np.flatnonzero(np.diff(place[order])) + 1)
         for group in groups:
-            part = self._part(i, group)
+            part, at = self._part(i, group)
             step = max(1, SLICE // (max(layer.work for layer in part.layers) * len(lower) + 1))
             for start in range(0, len(group), step):
-                some, signs = group[start : start + step], np.eye(min(step, len(group) - start), len(group), start)
+                some = group[start : start + step]
+                signs = (at[start : start + step, None] == np.arange(part.layers[i].size)).astype(float)
                 found = part.lower({i: np.concatenate([signs, -signs])[None]}, np.zeros((1, 1)), np.zeros((1, 1)))
                 low, high = np.split(np.where(np.tile(own[:, some], 2), found, np.nan), 2, 1)
                 lower[:, some], upper[:, some] = np.fmax(lower[:, some], low), np.fmin(upper[:, some], -high)
         return Box(lower, upper)
 
-    def _part(self, i: int, elements: Array) -> Relaxation:
-        """What these elements of layer i depend on: their receptive field, and the balls' own part of it."""
-        kept, left = [np.zeros(0, dtype=np.int64)] * i + [elements], PARTS
+    def _part(self, i: int, elements: Array) -> tuple[Relaxation, Array]:
+        """What these elements of layer i depend on: their receptive field, and the balls' own part of it.
+
+        The second is where they are in that part. It is the whole where the convolutions' parts would be too large.
+        """
+        kept = [np.zeros(0, dtype=np.int64)] * i + [elements]
         for j in range(i, 0, -1):
             if len(kept[j]):
                 weight = self.layers[j].weight
                 read = kept[j] if weight is None else reads(weight, kept[j])
-                left -= len(read) * len(kept[j]) * isinstance(weight, Convolution)
-                if left < 0 and j < i and isinstance(weight, Convolution):
-                    # as it is, it takes less than its part would
-                    kept[j], read = np.arange(self.layers[j].size), np.arange(weight.shape[1])
                 for k in self.layers[j].inputs:
                     kept[k] = np.union1d(kept[k], read)
+        inner = [(layer, len(at), len(kept[layer.inputs[0]])) for layer, at in zip(self.layers[1:], kept[1:])]
+        if sum(m * n for a, m, n in inner if isinstance(a.weight, Convolution) and (m, n) != a.weight.shape) > PARTS:
+            return self, elements
         layers = [
             layer._replace(
                 shape=(len(at),), bias=None if layer.bias is None else layer.bias[at],
@@ -158,7 +161,7 @@ class Relaxation:
             for k in layer.inputs:
                 if layer.weight is None and len(kept[j]) not in (0, len(kept[k])):
                     part._within[j, k] = np.searchsorted(kept[k], kept[j])
-        return part
+        return part, np.arange(len(elements))
 
     def _read(self, i: int) -> Box:
         """Limits of what a layer reads of its first input."""
@@ -198,8 +201,7 @@ class Relaxation:
             parts, first = [row] * len(layer.inputs), self._read(i)
             if layer.kind == "affine":
                 assert layer.bias is not None
-                terms = layer.size + first.size.shape[1]
-                error = error + gamma(terms) * _dot(np.abs(row), self._effect(i))
+                error = error + gamma(layer.size + first.size.shape[1]) * _dot(np.abs(row), self._effect(i))
                 offset = offset + row @ layer.bias
                 parts = [row if layer.weight is None else backward(layer.weight, row)]
             elif layer.kind == "relu":
