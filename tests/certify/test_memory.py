@@ -12,7 +12,7 @@ from clinch.certify.check import check
 from clinch.certify.layers import Refused
 
 #: what a pair of files of at most 256 KiB may take
-MOST = 350e6
+MOST = 120e6
 
 
 def peak(action):
@@ -62,7 +62,7 @@ def pair(layers, weights, tensors, *, objective="linear", output=1, clauses=0):
     inputs = int(np.prod(layers[0]["shape"]))
     leaves = int((tensors["tree.kind"] == 0).sum())
     tensors = {
-        "region.lower": half(inputs, value=0), "region.upper": half(inputs, value=1), "atoms.constant": half(clauses),
+        "region.lower": half(inputs, value=0.25), "region.upper": half(inputs, value=1), "atoms.constant": half(clauses),
         "atoms.clause": np.arange(clauses).astype(np.int16), "leaf.columns": np.zeros(0, np.int8),
         "leaf.alpha": half(leaves, 0), "leaf.beta": half(leaves, 0), "leaf.mu": half(leaves, clauses), **tensors,
     }  # fmt: skip
@@ -83,7 +83,7 @@ def deep():
     layers = [{"kind": "input", "shape": [20000]}]
     for i in range(0, 100, 2):
         layers += [relu(i), {"kind": "add", "inputs": [i, i + 1]}]
-    return pair(layers, {}, many_leaves(4, 20000, 2), output=20000)
+    return pair(layers, {}, many_leaves(3, 20000, 2), output=20000)
 
 
 def channels_at_places():
@@ -119,7 +119,7 @@ def shared():
 
 def signs_of_leaves():
     """Many leaves of a network of many ReLUs."""
-    layers = [{"kind": "input", "shape": [1, 1, 1]}, conv(0, "k", 400), relu(1)]
+    layers = [{"kind": "input", "shape": [1, 1, 1]}, conv(0, "k", 200), relu(1)]
     return pair(layers, {"k": half(1, 1, 1, 1)}, many_leaves(11, 1, 1), objective="none")
 
 
