@@ -62,8 +62,9 @@ def pair(layers, weights, tensors, *, objective="linear", output=1, clauses=0):
     inputs = int(np.prod(layers[0]["shape"]))
     leaves = int((tensors["tree.kind"] == 0).sum())
     tensors = {
-        "region.lower": half(inputs, value=0.25), "region.upper": half(inputs, value=1), "atoms.constant": half(clauses),
-        "atoms.clause": np.arange(clauses).astype(np.int16), "leaf.columns": np.zeros(0, np.int8),
+        "region.lower": half(inputs, value=0.25), "region.upper": half(inputs, value=1),
+        "atoms.constant": half(clauses), "atoms.clause": np.arange(clauses).astype(np.int16),
+        "leaf.columns": np.zeros(0, np.int8),
         "leaf.alpha": half(leaves, 0), "leaf.beta": half(leaves, 0), "leaf.mu": half(leaves, clauses), **tensors,
     }  # fmt: skip
     if objective == "linear":

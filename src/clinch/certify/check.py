@@ -83,8 +83,7 @@ def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report
     box, balls = query.box, list(query.balls)
     if query.ball is not None and not infeasible:
         ball = query.ball._replace(radius=bound)
-        box = _hull(box, ball)
-        balls += [ball] if ball.p != np.inf else []
+        box, balls = _hull(box, ball), balls + ([ball] if ball.p != np.inf else [])
         if bound <= 0 or (box.lower > box.upper).any():
             return Report(bound, np.inf, 0.0, 0, value, violation)
     goal = bound if query.objective == "linear" and not infeasible else None
@@ -170,14 +169,9 @@ def _leaves(
 
 
 def _margins(
-    c: Certificate,
-    network: Relaxation,
-    query: CertifiedQuery,
-    leaves: Leaves,
-    columns: Array,
-    ends: Array,
+    c: Certificate, network: Relaxation, query: CertifiedQuery, leaves: Leaves, columns: Array, ends: Array,
     goal: float | None,
-) -> Array:
+) -> Array:  # fmt: skip
     """``(D,)`` lower bounds of the combination that the module's text states; infinity on leaves without inputs."""
     count, relus = len(leaves.signs), [i for i, layer in enumerate(network.layers) if layer.kind == "relu"]
     mu = c.numbers("leaf.mu", (count, len(query.constants) - 1))
