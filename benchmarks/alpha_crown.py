@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import clinch as cl
-from clinch.data import mnist, model_file
+from clinch.io.data import mnist, model_file
 
 RESULTS = Path(__file__).parent / "results" / "alpha_crown.md"
 

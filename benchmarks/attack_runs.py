@@ -11,7 +11,7 @@ from second_look import ROUNDING, SecondLook
 from torch import Tensor
 
 from clinch.attacks import AttackResult
-from clinch.data import Images
+from clinch.io.data import Images
 
 #: what a radius may be exceeded by, relatively, when it is measured again in float64
 AGREEMENT = 1e-6

@@ -37,8 +37,8 @@ from second_look import SecondLook
 from torch import Tensor
 
 import clinch as cl
-from clinch.data import model_file
 from clinch.geometry.norms import norm
+from clinch.io.data import model_file
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, TABLES = ROOT / "runs" / "attacks.jsonl", ROOT / "benchmarks" / "results" / "attacks.md"

@@ -28,7 +28,7 @@ from torch import Tensor
 
 import clinch as cl
 from clinch.bounds.crown import activation_bounds
-from clinch.data import mnist, model_file
+from clinch.io.data import mnist, model_file
 from clinch.network.ops.dense import Dense
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "bounds"))

@@ -31,8 +31,8 @@ from clinch.certificates import SavedProof, certify
 from clinch.certify.certificate import read_certificate, read_network
 from clinch.certify.check import check
 from clinch.certify.layers import Refused
-from clinch.data import data_folder, mnist, model_file
 from clinch.errors import CertificateError
+from clinch.io.data import data_folder, mnist, model_file
 from clinch.vnnlib.verification import Answer
 
 HERE = Path(__file__).parent

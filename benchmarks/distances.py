@@ -30,9 +30,9 @@ from second_look import SecondLook
 import clinch as cl
 from clinch.backends import find_backend
 from clinch.bounds.crown import activation_bounds
-from clinch.data import model_file
 from clinch.errors import BackendError
 from clinch.exact.formulation import encode
+from clinch.io.data import model_file
 
 RESULTS = Path(__file__).parent / "results"
 SYMBOL = {1.0: "ℓ1", 2.0: "ℓ2", cl.inf: "ℓ∞"}

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import clinch as cl
 from clinch.applications.monitors import BoxMonitor, predicted
-from clinch.data import mnist
+from clinch.io.data import mnist
 
 #: rounding allowance of the certified bound
 ROUNDING = 1e-6

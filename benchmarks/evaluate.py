@@ -18,7 +18,7 @@ def measure(model: str, eps: float, images: int, time_limit: float) -> dict:
     import torch
 
     import clinch as cl
-    from clinch.data import model_file
+    from clinch.io.data import model_file
 
     torch.set_num_threads(1)
     net = cl.load(str(model_file(model)))

@@ -28,9 +28,9 @@ from margins import load_network
 import clinch as cl
 from clinch.backends import find_backend
 from clinch.bounds.crown import activation_bounds
-from clinch.data import mnist
 from clinch.errors import BackendError
 from clinch.exact.formulation import encode
+from clinch.io.data import mnist
 
 RESULTS = Path(__file__).parent / "results" / "fewest_changes.md"
 

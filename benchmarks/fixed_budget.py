@@ -29,7 +29,7 @@ from second_look import SecondLook
 
 import clinch as cl
 from clinch.attacks import AttackResult
-from clinch.data import Images, mnist, model_file
+from clinch.io.data import Images, mnist, model_file
 
 RESULTS = Path(__file__).parent / "results"
 

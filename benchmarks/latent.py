@@ -23,8 +23,8 @@ import scipy.optimize
 import torch
 
 from clinch.applications.latent import reconstruct
-from clinch.data import mnist
 from clinch.demo.autoencoder import Autoencoder, train_autoencoder
+from clinch.io.data import mnist
 
 RESULTS = Path(__file__).parent / "results" / "latent.md"
 DECODERS = {

@@ -32,7 +32,7 @@ from cpu_clock import count_cpu_seconds
 from safetensors.torch import load_file
 
 import clinch as cl
-from clinch.data import mnist, model_file
+from clinch.io.data import mnist, model_file
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 #: how near value and proven bound must come, absolute and relative, and what two closed answers may differ by

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import clinch as cl
 from clinch.applications.monitors import BoxMonitor, predicted
-from clinch.data import mnist, model_file
+from clinch.io.data import mnist, model_file
 
 #: the second hidden layer's ReLU in the module below
 LAYER = "4"

@@ -17,7 +17,7 @@ import torch
 
 import clinch as cl
 from clinch.applications.monitors import coverage, fit_monitor
-from clinch.data import mnist, model_file
+from clinch.io.data import mnist, model_file
 
 SETTINGS = {"minimum and maximum": {}, "quantiles .005 and .995": {"quantile": 0.005}}
 

@@ -20,7 +20,7 @@ from torch import nn
 import clinch as cl
 from clinch.applications.regression import largest_change, linear_change
 from clinch.applications.regression.semidefinite import conic, low_rank, rounded
-from clinch.data import DataError, mnist, model_file
+from clinch.io.data import DataError, mnist, model_file
 
 
 def trained(sizes, x, y, steps=800):

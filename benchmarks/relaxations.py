@@ -29,7 +29,7 @@ from clinch.bounds import Interval
 from clinch.bounds.crown import form_bounds, relaxations_from
 from clinch.bounds.limits import given_limits
 from clinch.bounds.rows import layer_forms
-from clinch.data import mnist, model_file
+from clinch.io.data import mnist, model_file
 
 RESULTS = Path(__file__).parent / "results" / "relaxations.md"
 #: what rounding and the exact search's gap may do to an ordering

@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 import torch
 
 import clinch as cl
-from clinch.data import model_file
+from clinch.io.data import model_file
 from clinch.network.network import Network
 from clinch.study.pool import ProcessPool
 

@@ -6,7 +6,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from clinch.data import Images, mnist, model_file
+from clinch.io.data import Images, mnist, model_file
 
 #: rounding of logits between two float32 libraries
 ROUNDING = 1e-4

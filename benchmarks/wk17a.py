@@ -28,7 +28,7 @@ from second_look import SecondLook
 from torch import Tensor
 
 import clinch as cl
-from clinch.data import mnist, model_file
+from clinch.io.data import mnist, model_file
 
 NETWORK = "mnist_wk17a_linf0.1"
 RESULTS = Path(__file__).parent / "results" / "wk17a.md"

@@ -13,10 +13,10 @@ import torch
 
 import clinch as cl
 from clinch.applications.latent import closest, denoise, inpaint, reconstruct, restored_figure
-from clinch.data import mnist
 from clinch.demo import digits
 from clinch.demo.autoencoder import train_autoencoder
 from clinch.figures import save
+from clinch.io.data import mnist
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import argparse
 
 import clinch as cl
 from clinch.applications.monitors import BoxMonitor, predicted
-from clinch.data import mnist, model_file
 from clinch.figures import Watched, save, solution_figure
+from clinch.io.data import mnist, model_file
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clinch.files import printable
+from clinch.io.files import printable
 
 if TYPE_CHECKING:
     from clinch.network.graph import Graph

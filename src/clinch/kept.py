@@ -10,7 +10,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from clinch.errors import ProblemError
-from clinch.files import write_whole
+from clinch.io.files import write_whole
 
 if TYPE_CHECKING:
     from clinch.ledger import Ledger

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clinch.describe import atom_texts
-from clinch.files import printable
+from clinch.io.files import printable
 from clinch.network.ops.base import Interval
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from clinch.attacks.losses import cross_entropy, lane_loss, least_branches
 from clinch.attacks.starts import End, Start, starts
 from clinch.attacks.state import goal_of, radius_of
 from clinch.attacks.track import Track
-from clinch.data import DataError, mnist, model_file
 from clinch.geometry.directions import sparse_direction, with_room
 from clinch.geometry.region import Region
+from clinch.io.data import DataError, mnist, model_file
 
 
 def mlp(seed: int = 0, size: int = 20, classes: int = 6) -> nn.Module:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from clinch import data
-from clinch.data import DataError, mnist, model_file, read_idx, reference_file
+from clinch.io import data
+from clinch.io.data import DataError, mnist, model_file, read_idx, reference_file
 
 
 def idx(array):

@@ -7,7 +7,7 @@ import torch
 
 import clinch as cl
 from clinch.applications.monitors import BoxMonitor, predicted
-from clinch.data import DataError, mnist, model_file
+from clinch.io.data import DataError, mnist, model_file
 
 pytestmark = pytest.mark.data
 

@@ -16,7 +16,7 @@ from mutations import spoilt_bytes
 from PIL import Image
 
 import clinch as cl
-from clinch.data import DataError
+from clinch.io.data import DataError
 from clinch.study import evaluate, open_run
 from clinch.study.sources import open_source
 

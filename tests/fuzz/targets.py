@@ -24,9 +24,9 @@ from mutations import spoilt_bytes, spoilt_model, spoilt_text
 import clinch
 from clinch import memory
 from clinch.cli.problem_file import read_problem
-from clinch.data import read_idx
 from clinch.errors import ClinchError
-from clinch.numpy_files import names_in_npz, read_npy, read_npz
+from clinch.io.data import read_idx
+from clinch.io.numpy_files import names_in_npz, read_npy, read_npz
 from clinch.vnnlib import read_specification
 from clinch.vnnlib.cases import cases_of
 

@@ -15,8 +15,8 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from clinch.data import data_folder
 from clinch.errors import NetworkError, UnsupportedOperator
+from clinch.io.data import data_folder
 from clinch.modeling.model import load
 from clinch.network.fold import fold
 from clinch.network.network import Network

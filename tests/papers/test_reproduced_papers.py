@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from clinch.data import DataError, mnist, model_file, reference_file
 from clinch.figures import save
+from clinch.io.data import DataError, mnist, model_file, reference_file
 from clinch.papers import Reproduction, balda_figure2, lbfgs, monitor, reproduce, tutorial_attacks, tutorial_bounds
 from clinch.papers.balda_figure2 import Outcome
 from clinch.papers.parts.balda import FCNN, LENET

@@ -9,8 +9,8 @@ import torch
 
 import clinch as cl
 from clinch.cli import run
-from clinch.data import DataError, mnist, model_file
 from clinch.errors import ProblemError
+from clinch.io.data import DataError, mnist, model_file
 from clinch.papers import Claim, Table, reproduce
 from clinch.papers.adr_random import ADR, ASCENT, Outcome, shortfalls
 from clinch.papers.parts.box_rivals import (

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clinch.data import DataError, mnist, model_file
+from clinch.io.data import DataError, mnist, model_file
 
 TRIES = {
     "an address": "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)",

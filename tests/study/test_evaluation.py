@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import clinch as cl
-from clinch.data import DataError, model_file
 from clinch.demo import digits, network
+from clinch.io.data import DataError, model_file
 from clinch.study import answers, evaluate, open_source
 from clinch.study.fingerprint import model_fingerprint
 from clinch.study.store import Store, StoreError

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import clinch as cl
-from clinch.data import DataError
+from clinch.io.data import DataError
 from clinch.study import evaluate
 from clinch.study.sources import array_source, dataset_source, first_shape, open_source
 
@@ -65,7 +65,7 @@ def test_npz_with_channels_last(tmp_path):
     (tmp_path / "broken.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:100])
     for name, message in (
         ("other.npz", "name them x and y"), ("labels.npz", "give whole numbers"), ("broken.npz", "cannot be read"),
-        ("nowhere.npz", "There is no file"),
+        ("nowhere.npz", "No such file"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=message):
             open_source(tmp_path / name)

@@ -20,11 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 import clinch as cl
 from clinch.cli import run
 from clinch.cli.problem_file import read_problem
-from clinch.data import DataError, read_idx
 from clinch.errors import NetworkError, ProblemError, SpecificationError, UnsupportedOperator
-from clinch.files import printable, read_limited, write_whole
+from clinch.io.data import DataError, read_idx
+from clinch.io.files import printable, read_limited, write_whole
+from clinch.io.numpy_files import read_npy, read_npz
 from clinch.network.onnx_file import open_model
-from clinch.numpy_files import read_npy, read_npz
 from clinch.vnnlib import read_specification
 
 PACKAGE = Path(cl.__file__).parent

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 import clinch as cl
 from clinch.cli import run
-from clinch.files import cell, printable, replacing, write_whole
+from clinch.io.files import cell, printable, replacing, write_whole
 from clinch.study.store import Row, StoreError, write_table
 
 #: clears the screen, turns text around, begins a line that looks like ours, rings, isolates, hides

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vnnlib_cases import INPUTS, OUTPUTS, box, declared, formulas
 
-from clinch.data import data_folder
 from clinch.errors import SpecificationError
+from clinch.io.data import data_folder
 from clinch.vnnlib import Junction, Specification, parse_specification, read_specification
 from clinch.vnnlib.cases import cases_of
 

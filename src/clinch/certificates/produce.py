@@ -22,7 +22,7 @@ from clinch.certify.check import Report, check, point_limits
 from clinch.certify.layers import Layer, Refused, read_layers
 from clinch.errors import CertificateError, NetworkError
 from clinch.exact.closed_leaves import ClosedLeaves, Leaves
-from clinch.files import MODEL_LIMIT, read_limited, replacing
+from clinch.io.files import MODEL_LIMIT, read_limited, replacing
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
 #: by how much the certified bound may lie below the reported one, relative and absolute

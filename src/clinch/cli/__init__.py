@@ -86,7 +86,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    from clinch.files import printable
+    from clinch.io.files import printable
 
     # a line feed or an escape sequence in a name is the file's author's, not ours
     print("clinch: " + printable(" ".join(message.split())), file=sys.stderr)

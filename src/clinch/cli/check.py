@@ -187,7 +187,7 @@ def executed(certificate: Certificate, model: Path) -> Execution:
 
 def _verdict(question: Question | None, answer: Answer | None) -> list[str]:
     """Whether the question is proven; nothing where there is none."""
-    from clinch.files import printable
+    from clinch.io.files import printable
 
     if question is None or answer is None:
         return []
@@ -258,7 +258,7 @@ def statement(one: Checked, model: str, alone: bool = True) -> str:
         model: name of the file.
         alone: whether it is what was asked for; where a question was, PROVEN is not said of anything else.
     """
-    from clinch.files import printable
+    from clinch.io.files import printable
 
     report, said, query = one.report, _rows(one), one.certificate.header["query"]
     rows = [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from clinch.cli.live import Live
 from clinch.cli.outputs import unwritable
 from clinch.errors import ClinchError
-from clinch.files import write_whole
+from clinch.io.files import write_whole
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -129,7 +129,7 @@ def evaluate(
 
 def _refuse_unread(found: Evaluation | Comparison) -> None:
     """When all is written: images that nothing could be asked about are bad input."""
-    from clinch.data import DataError
+    from clinch.io.data import DataError
     from clinch.study.evaluation import Evaluation
     from clinch.study.template import UNREAD
 
@@ -145,7 +145,7 @@ def _refuse_unread(found: Evaluation | Comparison) -> None:
 
 def _certify(out: Path, network: SymbolicNetwork, source: Source, found: Evaluation) -> None:
     """A certificate for every proven image; what has none is said on standard error."""
-    from clinch.files import printable
+    from clinch.io.files import printable
     from clinch.study.certificates import FOLDER, certify_run
 
     made = list(certify_run(out, network, source, found.template))
@@ -213,7 +213,7 @@ def _write(
     """Print and write what was found; the exit code."""
     from clinch.cli.console import write_json
     from clinch.cli.study_tables import print_table
-    from clinch.files import printable
+    from clinch.io.files import printable
     from clinch.study.columns import class_rows
     from clinch.study.evaluation import Evaluation
     from clinch.study.store import write_table

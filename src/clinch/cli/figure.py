@@ -32,7 +32,7 @@ def figure(
     from clinch.cli.console import OutputError
     from clinch.errors import ProblemError
     from clinch.figures import save
-    from clinch.files import printable
+    from clinch.io.files import printable
     from clinch.study import figures
     from clinch.study.runs import open_run
 

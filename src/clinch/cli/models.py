@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clinch.errors import NetworkError
-from clinch.files import PICKLE_ADVICE, PICKLED
+from clinch.io.files import PICKLE_ADVICE, PICKLED
 
 if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork

@@ -301,7 +301,7 @@ def _dataset(name: Any, split: str, where: str) -> Any:
         from clinch.demo import digits
 
         return digits(split)
-    from clinch.data import mnist
+    from clinch.io.data import mnist
 
     return mnist(split)
 

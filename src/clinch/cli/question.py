@@ -23,7 +23,7 @@ from clinch.certify.layers import places as positions_of
 from clinch.certify.rigorous import Ball, Box
 from clinch.certify.words import Checked
 from clinch.errors import CertificateError, NetworkError, ProblemError
-from clinch.files import MODEL_LIMIT, read_limited
+from clinch.io.files import MODEL_LIMIT, read_limited
 from clinch.network.network import Network
 from clinch.query import Distance, Linear, Query
 from clinch.solution import relative_gap

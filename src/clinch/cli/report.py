@@ -31,7 +31,7 @@ def report(
     Example: clinch report run --out report.html --classes names.txt
     """
     from clinch.cli.console import check_writable
-    from clinch.files import printable
+    from clinch.io.files import printable
     from clinch.study.report import read_class_names, write_report
     from clinch.study.runs import open_run
 

@@ -101,7 +101,7 @@ def _print(found: Reproduction) -> None:
 def _write(found: Reproduction, folder: Path, quiet: bool) -> None:
     from clinch.cli.console import OutputError
     from clinch.figures import save
-    from clinch.files import write_whole
+    from clinch.io.files import write_whole
 
     stem = found.name.replace("-", "_")
     try:

@@ -54,7 +54,7 @@ def solve(
     """
     from clinch.cli.console import Progress, exit_code, write_json
     from clinch.cli.problem_file import read_problem
-    from clinch.files import printable
+    from clinch.io.files import printable
 
     stated = read_problem(file, run_code=run_code)
     given = {"time_limit": time_limit, "gap": gap, "seed": seed, "solver": solver, "device": device, "keep": keep}

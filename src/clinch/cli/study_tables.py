@@ -12,7 +12,7 @@ def print_table(rows: Sequence[dict[str, str]], title: str | None = None) -> Non
     from rich.table import Table
     from rich.text import Text
 
-    from clinch.files import printable
+    from clinch.io.files import printable
     from clinch.study.columns import heads_of, text_table
 
     title = None if title is None else printable(title, lines=False)

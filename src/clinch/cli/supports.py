@@ -62,7 +62,7 @@ def _print(network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, 
     from rich.table import Table
     from rich.text import Text
 
-    from clinch.files import printable
+    from clinch.io.files import printable
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("layer", "operator", "output"):

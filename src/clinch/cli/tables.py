@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from clinch.errors import ProblemError
-from clinch.files import PROBLEM_LIMIT, read_limited
-from clinch.numpy_files import names_in_npz, read_npy, read_npz
+from clinch.io.files import PROBLEM_LIMIT, read_limited
+from clinch.io.numpy_files import names_in_npz, read_npy, read_npz
 
 Table = dict[str, Any]
 

@@ -57,7 +57,7 @@ def verify(
     """
     import clinch
     from clinch.cli.console import write_json, write_text
-    from clinch.files import printable
+    from clinch.io.files import printable
 
     if counterexample is not None:
         # no older one is taken for this one's, and a file that cannot be written is told before work is spent
@@ -89,7 +89,7 @@ def _certified(verdict: Verdict, timeout: float, path: Path) -> bool:
     from clinch.certificates.unsat import save_all
     from clinch.cli.console import OutputError
     from clinch.errors import CertificateError
-    from clinch.files import printable
+    from clinch.io.files import printable
 
     proofs = verdict.certify(timeout)
     try:
@@ -105,7 +105,7 @@ def _certified(verdict: Verdict, timeout: float, path: Path) -> bool:
 
 def _write(path: Path, text: str) -> None:
     from clinch.cli.console import OutputError
-    from clinch.files import write_whole
+    from clinch.io.files import write_whole
 
     try:
         write_whole(path, text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from clinch.files import printable, replacing
+from clinch.io.files import printable, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

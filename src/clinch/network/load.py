@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from clinch import memory
 from clinch.errors import NetworkError
-from clinch.files import PICKLE_ADVICE, is_pickled
 from clinch.gradients import with_gradients
+from clinch.io.files import PICKLE_ADVICE, is_pickled
 from clinch.network.compare import compare
 from clinch.network.network import Network
 

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from clinch.errors import NetworkError
-from clinch.files import MODEL_LIMIT, PICKLE_ADVICE, is_pickled, read_limited
+from clinch.io.files import MODEL_LIMIT, PICKLE_ADVICE, is_pickled, read_limited
 
 #: graphs inside nodes inside graphs
 _DEPTH = 20

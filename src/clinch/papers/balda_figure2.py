@@ -18,7 +18,7 @@ from torch import Tensor
 
 import clinch as cl
 from clinch.attacks import AttackResult, algorithm1, algorithm2, fast_grad, random_signs
-from clinch.data import reference_file
+from clinch.io.data import reference_file
 from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.balda import FCNN, LENET, MISSING, SOURCE, Classifier, Sample, nearest, network, sample
 from clinch.papers.parts.figure_curves import Curve, Panel, curves_figure

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import clinch as cl
 from clinch.attacks import lbfgs
-from clinch.data import Images, mnist, model_file
+from clinch.io.data import Images, mnist, model_file
 from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table

@@ -22,7 +22,7 @@ import clinch as cl
 from clinch import attacks
 from clinch.applications.monitors import BoxMonitor, predicted
 from clinch.attacks import AttackResult
-from clinch.data import mnist
+from clinch.io.data import mnist
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
 from clinch.papers.parts.reproduction import Claim, Entry, Reproduction, Table
 from clinch.papers.parts.tutorial import small_network

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clinch.certificates.produce import SavedProof, certify
 from clinch.errors import CertificateError
-from clinch.files import replacing
+from clinch.io.files import replacing
 from clinch.modeling.model import SymbolicNetwork
 from clinch.study.sources import open_source
 from clinch.study.store import Row, Store

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinch.errors import ProblemError
-from clinch.files import printable
+from clinch.io.files import printable
 from clinch.study.columns import columns, text_table
 from clinch.study.evaluation import Evaluation, Tally
 from clinch.study.run import classifier, evaluate

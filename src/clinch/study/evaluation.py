@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ProblemError
-from clinch.files import printable
+from clinch.io.files import printable
 from clinch.solution import installed_versions
 from clinch.study.measures import DistanceIntervals, rho2
 from clinch.study.store import COLUMNS, Row

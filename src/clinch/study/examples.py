@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clinch.data import DataError
+from clinch.io.data import DataError
 from clinch.study.extremes import easiest, hardest
 from clinch.study.runs import Run
 from clinch.study.store import Row

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch.data import DataError
 from clinch.errors import ProblemError
+from clinch.io.data import DataError
 from clinch.study.evaluation import Evaluation, Tally
 from clinch.study.sources import Source, is_named, open_source
 from clinch.study.store import COLUMNS, FILE, MOST_TEXT, PATIENCE, VERSION, Row, StoreError, guard

@@ -6,6 +6,7 @@ is clipped or normalised: a normalisation belongs into the network, so that radi
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,14 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch.data import VARIABLE, DataError, data_folder, mnist, read_idx
-from clinch.errors import one_line
+from clinch.errors import ProblemError, one_line
+from clinch.io.data import VARIABLE, DataError, data_folder, mnist, read_idx
+from clinch.io.files import ARRAY_LIMIT, printable, read_limited
+from clinch.io.numpy_files import header_in_npz, names_in_npz, stored_in_npz
 from clinch.study.fingerprint import fingerprint
 
 #: endings of the files that a folder of images is searched for
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp")
 #: what such a file may hold, whatever its name; more pixels are not decoded
-FORMATS, MOST_PIXELS = ("PNG", "JPEG", "BMP", "PPM", "WEBP"), 2**26
+FORMATS, MOST_PIXELS = ("PNG", "JPEG", "BMP", "PPM", "WEBP"), 2**24
+#: bytes of such a file, files in a folder, and files and folders looked at on the way, at most
+IMAGE_LIMIT, MOST_FILES, MOST_ENTRIES = 2**26, 10**7, 2 * 10**7
 #: names of the two arrays of an .npz file, in the order they are looked for
 ARRAYS = (("x", "y"), ("images", "labels"), ("x_test", "y_test"), ("arr_0", "arr_1"))
 #: CIFAR-10's files of each split, and the bytes of one record: a label and three planes of 32 by 32
@@ -138,16 +143,22 @@ def array_source(name: str, x: Any, y: Any) -> Source:
     Raises:
         DataError: their numbers differ, or there are none.
     """
-    images, labels = torch.as_tensor(x).detach().cpu(), torch.as_tensor(y).detach().cpu()
-    if not images.dim() or labels.dim() != 1 or len(images) != len(labels) or not len(images):
-        raise DataError(
-            f"{name}: images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}; give (N, ...) "
-            "and (N,) with the same N."
-        )
+    images, labels = _tensor(x), _tensor(y)
+    _belong_together(name, tuple(images.shape), tuple(labels.shape))
+    if images.is_complex():
+        raise DataError(f"{name}: the images have complex numbers; give their real parts, x.real.")
+    if labels.dtype.is_floating_point or labels.is_complex() or bool((labels < 0).any()):
+        odd = f"of dtype {labels.dtype}" if labels.dtype.is_floating_point else f"as small as {int(labels.min())}"
+        raise DataError(f"{name}: the labels are {odd}; give the number of each image's class, from 0 on.")
     return Source(
         name, len(images), fingerprint(images, labels),
         lambda places: list(zip(images[torch.as_tensor(list(places))], labels[torch.as_tensor(list(places))].tolist())),
     )  # fmt: skip
+
+
+def _belong_together(name: str, x: tuple[int, ...], y: tuple[int, ...]) -> None:
+    if not x or len(y) != 1 or x[0] != y[0] or not x[0]:
+        raise DataError(f"{name}: images of shape {x} and labels of shape {y}; give (N, ...) and (N,) with the same N.")
 
 
 def dataset_source(dataset: Any, name: str | None = None) -> Source:
@@ -171,26 +182,56 @@ def dataset_source(dataset: Any, name: str | None = None) -> Source:
 def folder_source(folder: Path) -> Source:
     """A folder with one folder of images per class; the classes are numbered in the order of their names.
 
+    Links to files and folders within the folder are followed once; those that lead out of it are not read.
+
     Raises:
-        DataError: there are no such images.
+        DataError: there are no such images, one of them is no ordinary file or too large, or a link leads elsewhere.
     """
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    files = [
-        (path, label)
-        for label, inside in enumerate(classes)
-        for path in sorted(inside.rglob("*"))
-        if path.suffix.lower() in ENDINGS
-    ]
+    inside = folder.resolve()
+    classes = sorted(path for path in folder.iterdir() if _within(path, inside).is_dir())
+    files = [(path, label) for label, kind in enumerate(classes) for path in _images_below(kind, inside)]
     if not files:
         raise DataError(
             f"There are no images in {folder}: it needs one folder per class with files that end with "
             f"{', '.join(ENDINGS)}."
         )
-    parts = [(path.relative_to(folder).as_posix(), path.read_bytes()) for path, _ in files]
+    parts = [(path.relative_to(folder).as_posix(), fingerprint(_content(path))) for path, _ in files]
     return Source(
-        folder.name, len(files), fingerprint([(name, fingerprint(content)) for name, content in parts]),
+        folder.name, len(files), fingerprint(parts),
         lambda places: [_caught(lambda file=files[place]: (_decoded(file[0]), file[1])) for place in places],
     )  # fmt: skip
+
+
+def _within(path: Path, inside: Path) -> Path:
+    """The path, unless it is a link that leads out of the folder."""
+    try:
+        left = path.is_symlink() and not path.resolve().is_relative_to(inside)
+    except (OSError, RuntimeError):  # a circle of links
+        left = True
+    if left:
+        raise DataError(f"'{path}' is a link that leads out of the folder of images. Copy what it leads to.")
+    return path
+
+
+def _images_below(kind: Path, inside: Path) -> list[Path]:
+    """The images of one class, in the order of their names."""
+    found, waiting, seen = [], [kind], 0
+    while waiting:
+        for path in waiting.pop().iterdir():
+            seen += 1
+            if seen > MOST_ENTRIES or len(found) > MOST_FILES:
+                raise DataError(f"'{kind}' has too many files. Give a folder with at most {MOST_FILES:,} images.")
+            if _within(path, inside).is_dir():
+                # a linked folder may lead back here
+                waiting += [] if path.is_symlink() else [path]
+            elif path.suffix.lower() in ENDINGS:
+                found.append(path)
+    return sorted(found)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of an image's file."""
+    return read_limited(path, IMAGE_LIMIT, DataError)
 
 
 # --- names and files --------------------------------------------------------------------------------------------------
@@ -236,12 +277,11 @@ def _cifar(split: str) -> tuple[Any, Any]:
     records = []
     for name in CIFAR[split]:
         path = folder / name
-        try:
-            raw = np.fromfile(path, np.uint8)
-        except OSError:
+        if not path.exists():
             raise DataError(
                 f"There is no file {path}. Put the binary version of CIFAR-10 there, or set {VARIABLE} to its folder."
-            ) from None
+            )
+        raw = np.frombuffer(read_limited(path, ARRAY_LIMIT, DataError), np.uint8)
         if not len(raw) or len(raw) % RECORD:
             raise DataError(f"{path} has {len(raw)} bytes, no multiple of {RECORD}. Fetch it again.")
         records.append(raw.reshape(-1, RECORD))
@@ -264,21 +304,20 @@ def is_named(text: str) -> bool:
 
 
 def _npz(path: Path) -> tuple[Any, Any]:
-    import zipfile
-
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            pair = next((pair for pair in ARRAYS if set(pair) <= set(content.files)), None)
-            if pair is None:
-                raise DataError(f"{path} has arrays {', '.join(content.files)}; name them x and y.")
-            x, y = content[pair[0]], content[pair[1]]
-    except FileNotFoundError:
-        raise DataError(f"There is no file {path}.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}. Save it again with numpy.savez.") from None
-    if y.dtype.kind not in "iu":
-        raise DataError(f"{path}: {pair[1]} has dtype {y.dtype}; give whole numbers.")
-    return x, y.astype(np.int64)
+        names = names_in_npz(path)
+        pair = next((pair for pair in ARRAYS if set(pair) <= set(names)), None)
+        if pair is None:
+            listed = ", ".join(printable(name[:40], lines=False) for name in names[:8]) or "none"
+            raise DataError(f"{path} has arrays {listed}; name them x and y.")
+        # what they are said to be comes first: no bytes of arrays that do not belong together are unpacked
+        x, y = (header_in_npz(path, name) for name in pair)
+        if y.dtype.kind not in "iu":
+            raise DataError(f"{path}: {pair[1]} has dtype {y.dtype}; give whole numbers.")
+        _belong_together(str(path), x.shape, y.shape)
+        return stored_in_npz(path, pair[0]), stored_in_npz(path, pair[1])
+    except ProblemError as error:
+        raise DataError(str(error)) from None
 
 
 def _decoded(path: Path) -> np.ndarray:
@@ -287,7 +326,7 @@ def _decoded(path: Path) -> np.ndarray:
 
     try:
         # the content decides, not the name: other formats of the library start programs
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(_content(path)), formats=FORMATS) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise DataError(f"{path.name} has {picture.width} x {picture.height} pixels. Make it smaller.")
             grey = picture.mode in ("1", "L", "I", "F", "I;16")
@@ -313,7 +352,16 @@ def _tensor(image: Any) -> Tensor:
     if isinstance(image, Tensor):
         return image.detach().cpu()
     array = np.asarray(image)
-    return torch.from_numpy(np.array(array))
+    if array.dtype.kind not in "biufc" or array.dtype.itemsize > 8 * (1 + (array.dtype.kind == "c")):
+        raise DataError(f"an array of dtype {array.dtype!s:.80} holds no numbers that torch takes; use float32")
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if native.dtype.kind == "u" and native.dtype.itemsize > 1:
+        # torch computes little with these; beyond int64 they would turn negative
+        if native.size and int(native.max()) > np.iinfo(np.int64).max:
+            raise DataError(f"a whole number of {int(native.max())} is beyond 64 bits")
+        native = native.astype(np.int64)
+    native = native if native.flags.writeable and all(n >= 0 for n in native.strides) else native.copy()
+    return torch.from_numpy(native)
 
 
 def _hashable(item: tuple[Any, Any]) -> tuple[Any, str]:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from clinch.errors import ClinchError
-from clinch.files import cell, replacing
+from clinch.io.files import cell, replacing
 
 #: the file inside the folder of a run
 FILE = "results.sqlite"
@@ -329,7 +329,8 @@ def _pyarrow() -> Any:
 def write_table(target: str | Path, rows: Iterable[Row]) -> None:
     """Write rows, without the inputs, as ``.csv``, or as ``.parquet`` with the extra of that name.
 
-    The file is replaced as a whole or not at all. Texts of a ``.csv`` are no formulas, see :func:`clinch.files.cell`.
+    The file is replaced as a whole or not at all. Texts of a ``.csv`` are no formulas, see
+    :func:`clinch.io.files.cell`.
 
     Raises:
         StoreError: another ending, a file that cannot be written, or ``pyarrow`` is missing.

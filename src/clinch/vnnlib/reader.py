@@ -17,7 +17,7 @@ from os import PathLike
 from pathlib import Path
 
 from clinch.errors import SpecificationError
-from clinch.files import SPECIFICATION_LIMIT, printable, read_limited
+from clinch.io.files import SPECIFICATION_LIMIT, printable, read_limited
 from clinch.vnnlib.specification import Atom, Declaration, Formula, Junction, Specification, Variable
 from clinch.vnnlib.syntax import Expression, Group, Word, parse
 

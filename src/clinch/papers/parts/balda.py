@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import clinch as cl
 from clinch.attacks import AttackResult, deepfool
-from clinch.data import Images, mnist, model_file
+from clinch.io.data import Images, mnist, model_file
 from clinch.modeling.model import SymbolicNetwork
 
 SOURCE = "Balda, Behboodi and Mathar 2018 (arXiv 1803.03607)"

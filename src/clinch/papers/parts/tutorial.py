@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import clinch as cl
-from clinch.data import mnist, model_file
+from clinch.io.data import mnist, model_file
 from clinch.modeling.model import SymbolicNetwork
 
 SOURCE = "Kolter and Madry, Adversarial Robustness: Theory and Practice, chapter 4"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from clinch.figures.inputs import is_image
-from clinch.files import printable
+from clinch.io.files import printable
 from clinch.study.columns import class_rows, columns
 from clinch.study.examples import Example, examples_of
 from clinch.study.figures.certified import norm_name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinch.errors import ProblemError
-from clinch.files import read_limited, write_whole
+from clinch.io.files import read_limited, write_whole
 from clinch.study.runs import Run
 from clinch.study.store import StoreError
 

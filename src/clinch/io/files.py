@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import unicodedata
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
+from typing import IO
 
 from clinch.errors import ClinchError
 
@@ -29,7 +31,9 @@ _CHUNK = 2**20
 _GZIP = b"\x1f\x8b"
 
 
-def read_limited(path: str | PathLike[str], limit: int, error: type[ClinchError]) -> bytes:
+def read_limited(
+    path: str | PathLike[str], limit: int, error: type[ClinchError], *, shrinks: int | None = None
+) -> bytes:
     """The content of a file, unpacked where it is compressed by gzip.
 
     Unpacking stops at the limit, so that a file of a few bytes cannot fill the memory.
@@ -38,28 +42,56 @@ def read_limited(path: str | PathLike[str], limit: int, error: type[ClinchError]
         path: an ordinary file; pipes and devices, which may never end, are refused.
         limit: largest size of the (uncompressed) content, in bytes.
         error: what is raised.
+        shrinks: how many times larger than the compressed file the content may be, beyond 64 MiB; None: any times.
 
     Raises:
         ClinchError: of the given type: the file is missing, not ordinary, damaged or larger than the limit.
     """
-    reason, content, path = "", b"", Path(path)
-    try:
-        if path.is_file():
-            with path.open("rb") as stream:
-                # one byte more than allowed: larger files are noticed without being read. Not more than the file has:
-                # room for what is asked for is made before.
-                content = stream.read(1 + min(limit, path.stat().st_size))
-        else:
-            reason = "It is no ordinary file" if path.exists() else "No such file"
-    except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-    if reason:
-        raise error(f"Cannot read {path}: {reason}.")
+    path = Path(path)
+    with open_ordinary(path, error) as (stream, size):
+        try:
+            # one byte more than allowed: larger files are noticed without being read. Not more than the file has:
+            # room for what is asked for is made before.
+            content = stream.read(1 + min(limit, size))
+        except OSError as problem:
+            raise error(f"Cannot read {path}: {problem.strerror or problem}.") from None
     if content[:2] == _GZIP:
+        limit = limit if shrinks is None else min(limit, max(2**26, shrinks * len(content)))
         content = _unpacked(content, limit, path, error)
     if len(content) > limit:
         raise error(f"{path} holds more than {limit:,} bytes; at most that many are read. Make it smaller.")
     return content
+
+
+@contextmanager
+def open_ordinary(path: str | PathLike[str], error: type[ClinchError]) -> Iterator[tuple[IO[bytes], int]]:
+    """An ordinary file, open for reading, and its size; whatever else lies there is not waited for.
+
+    Args:
+        path: of the file, or of a link to one.
+        error: what is raised.
+
+    Raises:
+        ClinchError: of the given type: the file is missing, may not be read, or is a folder, a pipe or a device.
+    """
+    try:
+        # without this flag to open a pipe waits for whoever writes to it
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise error(f"Cannot read {path}: No such file.") from None
+    except (OSError, ValueError) as problem:
+        raise error(f"Cannot read {path}: {getattr(problem, 'strerror', None) or problem}.") from None
+    with os.fdopen(number, "rb") if stat.S_ISREG((status := os.fstat(number)).st_mode) else _closed(number) as stream:
+        if stream is None:
+            raise error(f"Cannot read {path}: It is no ordinary file.")
+        yield stream, status.st_size
+
+
+@contextmanager
+def _closed(number: int) -> Iterator[None]:
+    """What was opened, closed again."""
+    os.close(number)
+    yield None
 
 
 def _unpacked(content: bytes, limit: int, path: Path, error: type[ClinchError]) -> bytes:
@@ -78,6 +110,8 @@ def _unpacked(content: bytes, limit: int, path: Path, error: type[ClinchError]) 
                 size += len(part)
             # gzip files may be padded with zeros
             content = member.unused_data.lstrip(b"\0") if member.eof else content
+    except MemoryError:
+        raise error(f"Cannot read {path}: there is not enough memory for it. Make it smaller.") from None
     except zlib.error as reason:
         raise error(f"Cannot read {path}: it is a damaged gzip file ({reason}). Fetch it again.") from None
     return b"".join(parts)
@@ -89,9 +123,9 @@ def is_pickled(path: str | PathLike[str]) -> bool:
     if path.name.lower().endswith(PICKLED):
         return True
     try:
-        with path.open("rb") as stream:
+        with open_ordinary(path, ClinchError) as (stream, _):
             start = stream.read(4)
-    except (OSError, ValueError):
+    except (OSError, ClinchError):
         return False
     return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ClinchError
-from clinch.files import ARRAY_LIMIT, read_limited
+from clinch.io.files import ARRAY_LIMIT, read_limited
 
 #: name of the environment variable that names the data folder
 VARIABLE = "CLINCH_DATA"
@@ -39,7 +39,7 @@ class Images(NamedTuple):
 def data_folder() -> Path:
     """``$CLINCH_DATA`` or its folder ``data``; else ``shared/data`` beside the project's folder (it need not exist)."""
     if not (named := os.environ.get(VARIABLE)):
-        return Path(__file__).resolve().parents[3] / "shared" / "data"
+        return Path(__file__).resolve().parents[4] / "shared" / "data"
     inside = Path(named) / "data"
     return inside if inside.is_dir() else Path(named)
 
@@ -119,7 +119,7 @@ def read_idx(path: str | Path, *, limit: int = ARRAY_LIMIT) -> np.ndarray:
     found = _idx_path(Path(path).parent, Path(path).name)
     if found is None:
         raise DataError(f"There is no file {path} (or {path}.gz).")
-    raw = read_limited(found, limit, DataError)
+    raw = read_limited(found, limit, DataError, shrinks=100)
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise DataError(f"{found} is not an idx file of unsigned bytes. Fetch it again.")
     header = 4 + 4 * raw[3]
@@ -141,10 +141,8 @@ def _idx_path(folder: Path, name: str) -> Path | None:
 
 
 def _images(x: np.ndarray, y: np.ndarray) -> Images:
-    if len(x) != len(y) or x.ndim != 3:
-        raise DataError(
-            f"{len(x)} images of shape {x.shape[1:]} but {len(y)} labels: the files do not belong together."
-        )
+    if x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
+        raise DataError(f"Images of shape {x.shape} but labels of shape {y.shape}: the files do not belong together.")
     pixels = torch.from_numpy(x.astype(np.float32)).div_(255.0).unsqueeze(1)
     return Images(pixels, torch.from_numpy(y.astype(np.int64)))
 

@@ -1,0 +1,1 @@
+"""Files from strangers, read with limits and written whole: numbers, images, data sets."""
