@@ -123,10 +123,10 @@ def activation_descent(
     reading = _reading(goal)
     surrogate = Switched(reading.graph, reading.nodes, relu_layers(reading.graph, layers))
     track = Track(goal, record=history, progress=progress, steps=steps)
-    generator = torch.Generator().manual_seed(seed)
+    draws = goal.draws(seed)
     noisy = restarts > 1 if random_start is None else random_start
-    rows, _, z = starts(track, radius, restarts=restarts, noisy=noisy, generator=generator)
-    lanes = Lanes(surrogate, z, settings, generator, goal.p if steepest else None)
+    rows, _, z = starts(track, radius, restarts=restarts, noisy=noisy, draws=draws.at(-1))
+    lanes = Lanes(surrogate, z, settings, draws.lanes(rows), goal.p if steepest else None)
     sizes = [cosine(1.0, last, k, steps) for k in range(steps)]
     _descend(track, rows, lanes, goal.within(radius[rows], rows), size[rows], sizes, named, reading)
     return track.result(radius)

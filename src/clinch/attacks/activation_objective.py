@@ -77,13 +77,13 @@ def minimise_by_activation_descent(
         raise UnsupportedByEngine("Activation descent follows outputs, and the objective is a distance. Use nearest.")
     gates = relu_layers(query.graph, layers)
     goal = Objective(query)
-    track, generator = Track(goal), torch.Generator().manual_seed(seed)
+    track = Track(goal)
     rows = torch.arange(goal.size, device=goal.x.device).repeat_interleave(starts)
-    own = goal.tight.take(rows)
+    own, draws = goal.tight.take(rows), goal.draws(seed).lanes(rows)
     start = goal.start[rows]
     if spread:
-        start = random_starts(own.region, start, starts, generator)
-    lanes = Lanes(Switched(own.graph, own.nodes, gates), start, settings, generator)
+        start = random_starts(own.region, start, starts, draws.at(-1))
+    lanes = Lanes(Switched(own.graph, own.nodes, gates), start, settings, draws)
     size = STEP * _radius(own.region) if step_size is None else lanes.z.new_full((own.size,), step_size)
     _descend(track, own, rows, lanes, [size * cosine(1.0, last, k, steps) for k in range(steps)])
     return track.result()

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clinch.attacks.draws import Draws
 from clinch.attacks.goal import along
 from clinch.attacks.switched import Switched, probes_for
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
+from clinch.geometry.elementwise import sigmoid
 
 #: offset inside the sigmoid, so that a neuron at the threshold is on
 OFFSET = 1e-6
@@ -98,7 +100,7 @@ class Lanes:
         surrogate: the network with switches.
         z: ``(L, *input_shape)`` where lanes begin.
         settings: of the pattern variables.
-        generator: of perturbations and probes.
+        draws: ``(L,)`` of perturbations and probes.
         norm: in which steps of the input are as long as they may be; None: Euclidean, shorter where the gradient is.
 
     Attributes:
@@ -108,13 +110,13 @@ class Lanes:
     """
 
     def __init__(
-        self, surrogate: Switched, z: Tensor, settings: PatternSettings, generator: torch.Generator,
+        self, surrogate: Switched, z: Tensor, settings: PatternSettings, draws: Draws,
         norm: float | None = None,
     ) -> None:  # fmt: skip
         self.surrogate, self.settings, self.z, self.norm = surrogate, settings, z.detach(), norm
         self.patterns: dict[int, Tensor] = {}
         self.multiplier = z.new_full((len(z),), settings.multiplier)
-        self._generator = generator
+        self._draws = draws
         self._normals: dict[int, Tensor] = {}
         self._since = torch.zeros(len(surrogate.gates), len(z), dtype=torch.long, device=z.device)
         self._count = 0
@@ -124,6 +126,7 @@ class Lanes:
         if bool(which.all()):
             return
         self.z, self.multiplier, self._since = self.z[which], self.multiplier[which], self._since[:, which]
+        self._draws = self._draws.take(which)
         self.patterns = {i: s[which] for i, s in self.patterns.items()}
         self._normals = {i: n[which] for i, n in self._normals.items()}
 
@@ -187,7 +190,7 @@ class Lanes:
         settings = self.settings
         with torch.enable_grad():
             point = self.z.detach().requires_grad_()
-            on = {i: 1 - torch.sigmoid(settings.sharpness * (s - 0.5 + OFFSET)) for i, s in patterns.items()}
+            on = {i: 1 - sigmoid(settings.sharpness * (s - 0.5 + OFFSET)) for i, s in patterns.items()}
             values = self.surrogate.forward(point, on)
             value = objective(values)
         gradients = _gradients(value, [point, *patterns.values()])
@@ -198,7 +201,7 @@ class Lanes:
     def _measure(self, values: Mapping[int, Tensor], switches: Mapping[int, Tensor]) -> None:
         """Average the squared lengths of the neurons' normals over the steps."""
         shape = tuple(self.z.shape[1:])
-        probes = probes_for(shape, self.settings.probes, len(self.z), self._generator, self.z)
+        probes = probes_for(shape, self.settings.probes, self._draws.at(self._count), self.z)
         found = self.surrogate.squared_normals(values, switches, probes)
         exact = self.z.shape[1:].numel() <= self.settings.probes
         old = 0.0 if exact else self.settings.memory
@@ -232,7 +235,7 @@ class Lanes:
         if not settings.perturb or not bool(due.any()):
             return gradient
         self._since[gate] = torch.where(due, self._count, since)
-        noise = torch.randn(gradient.shape, generator=self._generator, dtype=gradient.dtype).to(gradient.device)
+        noise = self._draws.at(self._count).at(gate).normal(gradient)
         return gradient + along(settings.noise * due.to(gradient), gradient) * noise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clinch.attacks.draws import Draws
 from clinch.attacks.goal import Answer, Goal, Loss, along
 from clinch.attacks.labels import Labels
 from clinch.attacks.losses import spread
@@ -13,6 +14,7 @@ from clinch.attacks.state import check_norm, goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
+from clinch.geometry.elementwise import power
 from clinch.geometry.linear_minimum import saturating_root
 from clinch.geometry.projection import project_into
 from clinch.gradients import with_gradients
@@ -95,11 +97,11 @@ def alma(
     track = Track(goal, record=history, progress=progress, steps=steps)
     penalty = _Penalty(goal, steps, average, check_every, growth, improvement)
     if len(goal.todo):
-        _descend(track, penalty, steps, first, reduction, torch.Generator().manual_seed(seed), goal.p)
+        _descend(track, penalty, steps, first, reduction, goal.draws(seed), goal.p)
     return track.result()
 
 
-def lagrangian_steps(track: Track, steps: int, generator: torch.Generator) -> None:
+def lagrangian_steps(track: Track, steps: int, draws: Draws) -> None:
     """ALMA's steps with its usual settings as a part of another attack, on all inputs that are not done yet.
 
     Where p is neither 1 nor 2 the points are those near in ℓ1 (p = 0) or ℓ2 (p = ∞), a start for others.
@@ -107,17 +109,17 @@ def lagrangian_steps(track: Track, steps: int, generator: torch.Generator) -> No
     Args:
         track: receives the points.
         steps: one pass forward and one backward each.
-        generator: of the direction that stands for a gradient of zero in the first step.
+        draws: ``(B,)`` of the direction that stands for a gradient of zero in the first step.
     """
     goal = track.goal
     if steps > 0 and len(goal.todo):
         p = 1.0 if goal.p <= 1 else 2.0
         penalty = _Penalty(goal, steps, AVERAGE, CHECK_EVERY, GROWTH, IMPROVEMENT)
-        _descend(track, penalty, steps, FIRST_DISTANCE[p], REDUCTION, generator, p)
+        _descend(track, penalty, steps, FIRST_DISTANCE[p], REDUCTION, draws, p)
 
 
 def _descend(
-    track: Track, penalty: _Penalty, steps: int, first: float, reduction: float, generator: torch.Generator, p: float
+    track: Track, penalty: _Penalty, steps: int, first: float, reduction: float, draws: Draws, p: float
 ) -> None:
     """RMSProp with momentum on ``‖δ‖_p + P``."""
     goal, rows, average = track.goal, track.goal.todo, penalty.average
@@ -133,9 +135,8 @@ def _descend(
         pull = penalty.update(slope.loss / scale + ROOM, slope.margin < 0, k)
         gradient = along(pull / scale, z) * slope.gradient
         if k == 0:
-            noise = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
             blind = along(gradient.flatten(1).norm(dim=1) <= 1e-6, z)
-            gradient = torch.where(blind, steepest_direction(noise, 2), gradient)
+            gradient = torch.where(blind, steepest_direction(draws.take(rows).normal(z), 2), gradient)
         else:
             gradient = gradient + _outwards(z - goal.x[rows], p)
         squares = average * squares + (1 - average) * gradient.square()
@@ -144,7 +145,7 @@ def _descend(
             size = _first_size(goal, z, rows, change, first, p)
         momentum = average * momentum + change
         since = penalty.found_at
-        fall = reduction ** ((k - since).clamp(min=0) / (steps - since).clamp(min=1))
+        fall = power(torch.full_like(since, reduction), (k - since).clamp(min=0) / (steps - since).clamp(min=1))
         z = project_into(region, z - along(size * fall, z) * momentum)
         track.step()
 
@@ -204,9 +205,9 @@ def _first_size(goal: Goal, z: Tensor, rows: Tensor, change: Tensor, distance: f
     """The step size at which ``clip(z − size·change) − z`` has the given length, as near to it as the range allows."""
     region, change = goal.region.take(rows), change.flatten(1)
     room = torch.where(change > 0, z.flatten(1) - region.lower.flatten(1), region.upper.flatten(1) - z.flatten(1))
-    power = int(p)
-    rate = change.abs().pow(power)
-    high = torch.where(change == 0, 0.0, room.clamp(min=0).pow(power))
-    target = torch.minimum(torch.full_like(rate[:, 0], distance**power), high.sum(1))
-    size = saturating_root(rate, None, high, target)[0].pow(1 / power)
+    degree = int(p)
+    rate = change.abs().pow(degree)
+    high = torch.where(change == 0, 0.0, room.clamp(min=0).pow(degree))
+    target = torch.minimum(torch.full_like(rate[:, 0], distance**degree), high.sum(1))
+    size = saturating_root(rate, None, high, target)[0].pow(1 / degree)
     return torch.where(size.isfinite(), size, 0.0)

@@ -93,7 +93,7 @@ def apgd(
         )
     track = Track(goal, record=history, progress=progress, steps=steps)
     start = starts(
-        track, radius, targets=targets, restarts=restarts, generator=torch.Generator().manual_seed(seed),
+        track, radius, targets=targets, restarts=restarts, draws=goal.draws(seed),
         noisy=restarts > 1 if random_start is None else random_start,
     )  # fmt: skip
     adaptive_steps(track, start, radius, steps, loss)

@@ -6,8 +6,6 @@ ended are polished; other objectives get projected gradient over the region (:mo
 
 from __future__ import annotations
 
-import torch
-
 from clinch.attacks.conditions import Conditions
 from clinch.attacks.linearised import Lanes
 from clinch.attacks.minimise import LANES_PER_START, minimise_steps
@@ -41,13 +39,12 @@ def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True
         thorough: False is enough where an exact search with walks of its own comes next.
         passes: for each problem whose objective is a distance; None: as many as ``thorough`` says.
     """
-    generator = torch.Generator().manual_seed(seed)
     if not isinstance(query.objective, Distance):
         goal = Objective(query)
         track = Track(goal, ledger=ledger)
         lanes, steps = WALKS if thorough else QUICK_WALKS
         try:
-            minimise_steps(goal, track, count=lanes, steps=steps, generator=generator)
+            minimise_steps(goal, track, count=lanes, steps=steps, draws=goal.draws(seed))
         finally:
             track.report()
         return
@@ -56,7 +53,7 @@ def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True
     track.report()
     wanted = SHARED_SPARSE if goal.shared and goal.p == 0 else (SHARED if goal.shared else OTHERS)[not thorough]
     try:
-        finalists = search(track, passes or wanted, generator, quick=not thorough)
+        finalists = search(track, passes or wanted, goal.draws(seed), quick=not thorough)
     finally:
         track.report()
     if thorough and finalists is not None and not ledger.exhausted:

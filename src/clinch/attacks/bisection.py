@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clinch.attacks.branches import nearest_branches
+from clinch.attacks.draws import Draws
 from clinch.attacks.goal import Goal, along
 from clinch.attacks.losses import branch_conditions
 from clinch.attacks.result import AttackResult, HasQuery
@@ -91,7 +92,7 @@ def bisection(
         raise ProblemError(f"rule={rule!r} is not known. Write one of: {', '.join(RULES)}.")
     goal = nearest_goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
     track = Track(goal, record=history, progress=progress, steps=rounds * steps)
-    lanes = _lanes(goal, branches, starts, torch.Generator().manual_seed(seed))
+    lanes = _lanes(goal, branches, starts, goal.draws(seed))
     for _ in range(rounds):
         if not len(lanes.rows):
             break
@@ -115,12 +116,12 @@ class _Lanes:
         return _Lanes(*(t[which] for t in vars(self).values()))
 
 
-def _lanes(goal: Goal, branches: int, starts: int, generator: torch.Generator) -> _Lanes:
+def _lanes(goal: Goal, branches: int, starts: int, draws: Draws) -> _Lanes:
     near = nearest_branches(goal, goal.todo, branches)
     near = near.take(torch.arange(len(near.rows), device=goal.x.device).repeat_interleave(starts))
     point = near.point(goal)
     radius = 1.2 * torch.where(near.met & (near.length > 0), near.length, 1.0)
-    noise = (torch.rand(point.shape, generator=generator, dtype=goal.x.dtype).to(goal.x) * 2 - 1) * along(radius, point)
+    noise = draws.lanes(near.rows).symmetric(point) * along(radius, point)
     random = torch.arange(len(near.rows), device=goal.x.device) % starts != 0
     z = torch.where(along(random, noise), point + noise, point)
     return _Lanes(near.rows, near.branch, z, radius, torch.zeros_like(radius), torch.full_like(radius, torch.inf))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from clinch.attacks.goal import Goal, along
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.several import Rule, orthogonal, selective
+from clinch.attacks.starts import random_offset
 from clinch.attacks.state import goal_of, radius_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
@@ -125,13 +126,12 @@ def _in_turn(
     size = 2.5 / steps * _euclidean(goal, radius) if step_size is None else torch.as_tensor(step_size).to(radius)
     size = size.expand(goal.size)
     track = Track(goal, record=history, progress=progress, steps=restarts * steps)
-    generator = torch.Generator().manual_seed(seed)
+    draws = goal.draws(seed)
     for run in range(restarts):
         rows = goal.todo[~track.success[goal.todo]]
         ball, z = goal.within(radius[rows], rows), goal.x[rows]
         if run:
-            noise = torch.rand(z.shape, generator=generator, dtype=goal.x.dtype).to(z) * 2 - 1
-            z = z + (noise if goal.p == 0 else along(radius[rows].to(z), z) * noise)
+            z = z + random_offset(goal, radius[rows], draws.at(run).take(rows))
         _descend(track, rows, project_into(ball, z), ball, size[rows], steps, rule, separate)
     return track.result(radius)
 

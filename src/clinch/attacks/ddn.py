@@ -75,7 +75,7 @@ def ddn(
     goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=2.0), "DDN", (2.0,))
     function = loss_of(goal, loss)
     track = Track(goal, record=history, progress=progress, steps=steps)
-    generator = torch.Generator().manual_seed(seed)
+    draws = goal.draws(seed)
     rows, region, center = goal.todo, goal.region.take(goal.todo), goal.x[goal.todo]
     z, radius = track.x[rows], center.new_full((len(rows),), first_radius)
     for k in range(steps if len(rows) else 0):
@@ -86,8 +86,7 @@ def ddn(
         direction = steepest_direction(slope.gradient, 2)
         blind = (~direction.flatten(1).any(1)).nonzero().flatten()
         if len(blind):
-            noise = torch.randn(z[blind].shape, generator=generator, dtype=z.dtype).to(z.device)
-            direction[blind] = steepest_direction(noise, 2)
+            direction[blind] = steepest_direction(draws.at(k).take(rows[blind]).normal(z[blind]), 2)
         delta = z - center - cosine(step_size, 0.01 * step_size, k, steps) * direction
         z = project_into(region, center + along(radius, z) * steepest_direction(delta, 2))
         track.step()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clinch.attacks.branches import nearest_branches
+from clinch.attacks.draws import mix
 from clinch.attacks.goal import Answer, Goal
 from clinch.attacks.result import NO_GRADIENT, AttackResult, HasQuery, History
 from clinch.attacks.state import goal_of
@@ -98,6 +99,11 @@ class Branches(Goal):
         self.weights = None if goal.weights is None else goal.weights[near.rows]
         self.todo = torch.arange(len(near.rows), device=goal.x.device)
         self.forward, self.backward = torch.zeros_like(self.todo), torch.zeros_like(self.todo)
+
+    @property
+    def fingerprint(self) -> Tensor:
+        """See :meth:`Goal.fingerprint`."""
+        return mix(self._goal.fingerprint[self.origin] + self.branch)
 
     @property
     def width(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clinch.attacks.draws import Draws
 from clinch.attacks.goal import Goal, along
 from clinch.attacks.losses import branch_loss
 from clinch.attacks.result import AttackResult, HasQuery
@@ -84,11 +85,11 @@ def fab(
         raise ProblemError(f"steps={steps}, restarts={restarts} and classes={classes} must be at least 1.")
     goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=norm), "FAB", (1.0, 2.0, torch.inf))
     track = Track(goal, record=history, progress=progress, steps=steps * restarts)
-    generator = torch.Generator().manual_seed(seed)
+    draws = goal.draws(seed)
     if len(goal.todo):
         rows, branch = _lanes(goal, track, classes)
         for run in range(restarts):
-            _run(track, rows, branch, _start(track, rows, generator, random=run > 0), steps, alpha_max, eta, beta)
+            _run(track, rows, branch, _start(track, rows, draws.at(run) if run else None), steps, alpha_max, eta, beta)
         _search(track)
     return track.result()
 
@@ -133,12 +134,12 @@ def _lanes(goal: Goal, track: Track, classes: int | None) -> tuple[Tensor, Tenso
     return rows.repeat_interleave(value.shape[1])[known.flatten()], branch[known]
 
 
-def _start(track: Track, rows: Tensor, generator: torch.Generator, random: bool) -> Tensor:
+def _start(track: Track, rows: Tensor, draws: Draws | None) -> Tensor:
     """The clean inputs, or points at half the best known distance from them in random directions."""
     goal, x = track.goal, track.goal.x[rows]
-    if not random:
+    if draws is None:
         return project_into(goal.region.take(rows), x)
-    noise = 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device) - 1
+    noise = draws.lanes(rows).symmetric(x)
     length = track.distance[rows].clamp(max=START[goal.p]) / 2 / length_of(noise, goal.p).clamp(min=1e-12)
     return project_into(goal.region.take(rows), x + along(length, x) * noise)
 

@@ -84,8 +84,7 @@ def frank_wolfe(
     goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
     radius, _ = radius_of(goal, eps), loss_of(goal, loss)
     track = Track(goal, record=history, progress=progress, steps=steps)
-    generator = torch.Generator().manual_seed(seed)
-    start = starts(track, radius, targets=targets, restarts=restarts, generator=generator)
+    start = starts(track, radius, targets=targets, restarts=restarts, draws=goal.draws(seed))
     extreme_steps(track, start, radius, steps, loss, average=average, last=last)
     return track.result(radius)
 

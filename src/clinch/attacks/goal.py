@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from clinch.attacks.draws import Draws, fingerprint
 from clinch.geometry.norms import norm
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
@@ -156,6 +157,15 @@ class Goal(ABC):
     def shared(self) -> bool:
         """Whether all branches share conditions."""
         return False
+
+    @property
+    def fingerprint(self) -> Tensor:
+        """``(B,)`` a hash of each input and of what is wanted of it, which its random numbers are drawn from."""
+        return fingerprint(self.x)
+
+    def draws(self, seed: int) -> Draws:
+        """The random numbers of each input ``(B,)``, which no other input has a part in."""
+        return Draws.of(self.fingerprint, seed)
 
     @property
     def start(self) -> Tensor:

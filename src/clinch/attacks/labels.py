@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from clinch.attacks.draws import mix
 from clinch.attacks.goal import Answer, Goal, parts_of
 from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.norms import NORMS
@@ -89,6 +90,12 @@ class Labels(Goal):
             )
         if not bool(logits.isfinite().all()):
             raise NetworkError("The network returns NaN or infinity for a clean input. Check its weights and the data.")
+
+    @property
+    def fingerprint(self) -> Tensor:
+        """See :meth:`Goal.fingerprint`."""
+        wanted = self.y if self.target is None else self.y + self.classes * (1 + self.target)
+        return mix(super().fingerprint + wanted)
 
     @property
     def width(self) -> int:

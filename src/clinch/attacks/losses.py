@@ -13,6 +13,7 @@ from torch import Tensor
 from clinch.attacks.goal import ANY, Answer, Goal, Loss, Losses
 from clinch.attacks.labels import Labels
 from clinch.errors import ProblemError
+from clinch.geometry.elementwise import softplus
 
 
 def cross_entropy(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
@@ -23,7 +24,7 @@ def cross_entropy(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """
     own, sign = (y, -1.0) if target is None else (target, 1.0)
     others = torch.scatter(z, 1, own.unsqueeze(1), -torch.inf).logsumexp(1)
-    return sign * torch.nn.functional.softplus(others - _at(z, own))
+    return sign * softplus(others - _at(z, own))
 
 
 def log_odds(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:

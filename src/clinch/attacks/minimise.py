@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clinch.attacks.draws import Draws
 from clinch.attacks.goal import Answer, along
 from clinch.attacks.objective import Objective
 from clinch.attacks.result import AttackResult, HasQuery
@@ -67,13 +68,12 @@ def minimise(
         raise ProblemError(f"steps={steps} and starts={starts} must be at least 1.")
     goal = Objective(problem)
     track = Track(goal, record=history, progress=progress, steps=steps + 1)
-    generator = torch.Generator().manual_seed(seed)
-    minimise_steps(goal, track, count=LANES_PER_START * starts, steps=steps, generator=generator)
+    minimise_steps(goal, track, count=LANES_PER_START * starts, steps=steps, draws=goal.draws(seed))
     return track.result()
 
 
 def minimise_steps(
-    goal: Objective, track: Track, *, count: int, steps: int, generator: torch.Generator, first: Tensor | None = None
+    goal: Objective, track: Track, *, count: int, steps: int, draws: Draws, first: Tensor | None = None
 ) -> None:
     """Run the method for all problems of a goal, ``count`` lanes each; what is found goes to its track.
 
@@ -85,7 +85,7 @@ def minimise_steps(
     rows = torch.arange(goal.size, device=goal.x.device).repeat_interleave(count)
     region = goal.region.take(rows)
     start = goal.start if first is None else first.to(goal.x)
-    z = random_starts(region, start[rows], count, generator)
+    z = random_starts(region, start[rows], count, draws.lanes(rows))
     scale = _reach(region)
     for k in range(steps + 1):
         slopes = goal.slopes(z, rows, _losses if goal.tight.clauses else _value)
@@ -140,10 +140,10 @@ def _reach(region: Region) -> Tensor:
     return torch.where(torch.isfinite(half), half, torch.full_like(half, UNBOUNDED))
 
 
-def random_starts(region: Region, anchor: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def random_starts(region: Region, anchor: Tensor, count: int, draws: Draws) -> Tensor:
     """For each problem the reference point first, then ``count − 1`` points drawn uniformly from the box and brought
     into the region; regions and anchors ``(L, *input_shape)``, those of a problem beside each other."""
-    draw = torch.rand(anchor.shape, generator=generator, dtype=torch.float64).to(anchor)
+    draw = draws.uniform(anchor)
     width = region.upper - region.lower
     spread = torch.where(torch.isfinite(width), region.lower + draw * width, anchor + (2 * draw - 1) * UNBOUNDED)
     z = project_into(region, spread)

@@ -14,8 +14,8 @@ from torch import Tensor
 SECANTS = 5
 #: what they may miss, relative to the goal, and the largest argument
 CLOSE, FAR = 1e-5, 1e30
-#: elements sorted at first where few of them have to move
-FEW = 64
+#: elements sorted at first where few of them have to move, and the factor where they do not do
+FEW, MORE = 64, 4
 
 
 def shortest(gradient: Tensor, need: Tensor, lower: Tensor, upper: Tensor, p: float) -> Tensor:
@@ -78,43 +78,61 @@ def _root(rate: Tensor, high: Tensor, need: Tensor) -> Tensor:
     return step
 
 
-def _fill(gradient: Tensor, gain: Tensor, need: Tensor, lower: Tensor, upper: Tensor, by_gain: bool) -> Tensor:
+def _fill(
+    gradient: Tensor, gain: Tensor, need: Tensor, lower: Tensor, upper: Tensor, by_gain: bool, count: int = FEW
+) -> Tensor:
     """Elements move to their ends, those of largest slope (p = 1) or gain (p = 0) first, until the need is met."""
     key = gain if by_gain else gain.sign() * gradient.abs()
-    top, gains, total = _top(key, gain, need)
+    top, gains, total = _top(key, gain, count)
     before = total - gains
     share = ((need.unsqueeze(1) - before) / gains.clamp(min=torch.finfo(gain.dtype).tiny)).clamp(0, 1)
     share = share.ceil() if by_gain else share
     ends = _ends(gradient, lower, upper, top)
-    return torch.zeros_like(gradient).scatter(1, top, share * ends)
+    moved = torch.zeros_like(gradient).scatter(1, top, share * ends)
+    rest = _short(total, need, key.shape[1])
+    if not len(rest):
+        return moved
+    columns = (t[rest] for t in (gradient, gain, need, lower, upper))
+    return moved.index_copy(0, rest, _fill(*columns, by_gain, MORE * count))
 
 
 def _largest(gradient: Tensor, gain: Tensor, count: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """The ``count`` elements of largest gain at their ends."""
-    most = max(1, min(int(count.amax()), gain.shape[1]))
-    top = gain.topk(most, dim=1).indices
-    chosen = torch.arange(most, device=gain.device) < count.unsqueeze(1)
-    return torch.zeros_like(gradient).scatter(1, top, chosen * _ends(gradient, lower, upper, top))
+    rank = count.long().clamp(1, gain.shape[1]).unsqueeze(1)
+    least = gain.topk(int(rank.max()) if len(rank) else 1, dim=1).values.gather(1, rank - 1)
+    chosen, equal = gain > least, gain == least
+    left = rank - chosen.sum(1, keepdim=True)
+    if bool((equal.sum(1, keepdim=True) > left).any()):  # of equal ones the first, however many the others take
+        equal &= equal.cumsum(1) <= left
+    chosen = (chosen | equal) & (gain > 0) & (count >= 1).unsqueeze(1)
+    return torch.where(gradient > 0, lower, upper) * chosen
 
 
-def _spend(gradient: Tensor, gain: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def _spend(gradient: Tensor, gain: Tensor, radius: Tensor, lower: Tensor, upper: Tensor, count: int = FEW) -> Tensor:
     """p = 1: elements of largest slope move to their ends until the radius is spent."""
     room = torch.maximum(gradient.sign() * -lower, gradient.sign() * -upper)
-    top, rooms, total = _top(gain.sign() * gradient.abs(), room, radius)
+    top, rooms, total = _top(gain.sign() * gradient.abs(), room, count)
     amount = torch.minimum((radius.unsqueeze(1) - (total - rooms)).clamp(min=0), rooms)
-    return torch.zeros_like(gradient).scatter(1, top, -amount * gradient.gather(1, top).sign())
+    moved = torch.zeros_like(gradient).scatter(1, top, -amount * gradient.gather(1, top).sign())
+    rest = _short(total, radius, gain.shape[1])
+    if not len(rest):
+        return moved
+    columns = (t[rest] for t in (gradient, gain, radius, lower, upper))
+    return moved.index_copy(0, rest, _spend(*columns, MORE * count))
 
 
-def _top(key: Tensor, amount: Tensor, need: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The elements of largest key, as many as meet the need by their amounts; the amounts, and their running sums."""
-    count = min(FEW, key.shape[1])
-    while True:
-        top = key.topk(count, dim=1).indices
-        amounts = amount.gather(1, top)
-        total = amounts.cumsum(1)
-        if count == key.shape[1] or bool((total[:, -1] >= need).all()):
-            return top, amounts, total
-        count = min(4 * count, key.shape[1])
+def _top(key: Tensor, amount: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``count`` elements of largest key, their amounts, and the running sums of those."""
+    top = key.topk(min(count, key.shape[1]), dim=1).indices
+    amounts = amount.gather(1, top)
+    return top, amounts, amounts.cumsum(1)
+
+
+def _short(total: Tensor, need: Tensor, size: int) -> Tensor:
+    """Rows whose need the elements sorted so far do not meet, while there are others: they alone get more."""
+    if total.shape[1] == size:
+        return total.new_empty(0, dtype=torch.long)
+    return (total[:, -1] < need).nonzero().flatten()
 
 
 def _ends(gradient: Tensor, lower: Tensor, upper: Tensor, top: Tensor) -> Tensor:

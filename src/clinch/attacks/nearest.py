@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from clinch.attacks.branches import nearest_branches
 from clinch.attacks.budget import Budget
+from clinch.attacks.draws import Draws
 from clinch.attacks.goal import ANY, Goal, along, parts_of
 from clinch.attacks.linearised import Lanes, linearised_steps
 from clinch.attacks.put_back import put_back
@@ -101,17 +102,17 @@ def nearest(
         raise ProblemError(f"passes={passes} is too few for this attack. Give at least {FEWEST}, or use deepfool.")
     goal = nearest_goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
     track = Track(goal, record=history, progress=progress)
-    search(track, passes, torch.Generator().manual_seed(seed))
+    search(track, passes, goal.draws(seed))
     return track.result()
 
 
-def search(track: Track, passes: int, generator: torch.Generator, quick: bool = False) -> Lanes | None:
+def search(track: Track, passes: int, draws: Draws, quick: bool = False) -> Lanes | None:
     """The attack itself: what it finds goes to the track.
 
     Args:
         track: of a goal whose distance is lowered.
         passes: for each input, at most.
-        generator: of random starts.
+        draws: ``(B,)`` of random starts.
         quick: see :func:`~clinch.attacks.shared.search_shared`.
 
     Returns:
@@ -124,11 +125,11 @@ def search(track: Track, passes: int, generator: torch.Generator, quick: bool = 
     if goal.several:  # a ball may have pushed the first point away from the input, and it may reach the goal
         track.update(goal.start[rows], rows, goal.look(goal.start[rows], rows))
     if goal.shared or (goal.several and goal.width > FEW):
-        return search_shared(track, passes, generator, quick)
-    return (_sparse if goal.p == 0 else _dense)(track, passes, generator)
+        return search_shared(track, passes, draws, quick)
+    return (_sparse if goal.p == 0 else _dense)(track, passes, draws)
 
 
-def _dense(track: Track, passes: int, generator: torch.Generator) -> Lanes | None:
+def _dense(track: Track, passes: int, draws: Draws) -> Lanes | None:
     """p = 1, 2 and infinity."""
     goal = track.goal
     budget = Budget.of(goal, goal.todo, passes)
@@ -141,10 +142,10 @@ def _dense(track: Track, passes: int, generator: torch.Generator) -> Lanes | Non
     finalists = None
     if left >= BOTH:
         finalists = _follow(track, lanes, int(0.3 * left))
-        _balls(track, rows, int(0.6 * left), generator)
+        _balls(track, rows, int(0.6 * left), draws)
         _refine(track, rows, (track.x - goal.x)[rows].flatten(1), int(0.1 * left))
     elif misleading:
-        _balls(track, rows, left, generator)
+        _balls(track, rows, left, draws)
     else:
         finalists = _follow(track, lanes, left)
     retract(track, BACK, NEAR)
@@ -152,7 +153,7 @@ def _dense(track: Track, passes: int, generator: torch.Generator) -> Lanes | Non
     return finalists
 
 
-def _sparse(track: Track, passes: int, generator: torch.Generator) -> None:
+def _sparse(track: Track, passes: int, draws: Draws) -> None:
     """p = 0: shrinking balls, and single elements put back."""
     goal, rows = track.goal, track.goal.todo
     budget = Budget.of(goal, rows, passes)
@@ -165,7 +166,7 @@ def _sparse(track: Track, passes: int, generator: torch.Generator) -> None:
         start = goal.start[rows]
         if run >= len(SPARSE_FAR):
             # half of the elements from the best point, so that other elements get their turn
-            start = torch.where(torch.rand(start.shape, generator=generator).to(start) < 0.5, start, track.x[rows])
+            start = torch.where(draws.at(run).take(rows).uniform(start) < 0.5, start, track.x[rows])
         radius = SPARSE_FAR[run % len(SPARSE_FAR)] * reach
         shrinking_steps(
             track, rows, anyone, start, radius, (passes - back) // (2 * runs),
@@ -236,7 +237,7 @@ def _best(track: Track, lanes: Lanes, count: int) -> Lanes:
     return lanes.take(order[place < count])
 
 
-def _balls(track: Track, rows: Tensor, passes: int, generator: torch.Generator) -> None:
+def _balls(track: Track, rows: Tensor, passes: int, draws: Draws) -> None:
     """Shrinking balls: runs of different step sizes from far away, then one from the best end."""
     goal = track.goal
     sizes = BALL_STEPS[goal.p]
@@ -248,7 +249,7 @@ def _balls(track: Track, rows: Tensor, passes: int, generator: torch.Generator) 
         if track.exhausted:
             return
         one = Track(goal, ledger=track.ledger)
-        start = goal.start[rows] if run < len(sizes) else _extreme(goal, rows, radius, generator)
+        start = goal.start[rows] if run < len(sizes) else _extreme(goal, rows, radius, draws.at(run))
         shrinking_steps(one, rows, anyone, start, radius, length, step_size=(sizes[run % len(sizes)], 0.1))
         better = one.distance[rows] < reached
         z, reached = torch.where(along(better, z), one.x[rows], z), torch.minimum(reached, one.distance[rows])
@@ -260,10 +261,10 @@ def _balls(track: Track, rows: Tensor, passes: int, generator: torch.Generator) 
     track.step()
 
 
-def _extreme(goal: Goal, rows: Tensor, radius: Tensor, generator: torch.Generator) -> Tensor:
+def _extreme(goal: Goal, rows: Tensor, radius: Tensor, draws: Draws) -> Tensor:
     """The points of balls that are farthest in random directions."""
     x = goal.x[rows]
-    direction = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device).flatten(1)
+    direction = draws.take(rows).normal(x).flatten(1)
     room = Room.of(goal, rows)
     return x + room.inside(room.farthest(direction, radius)).reshape(x.shape)
 

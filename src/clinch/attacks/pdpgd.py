@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from clinch.attacks.goal import Answer, along
 from clinch.attacks.moments import Moments
@@ -14,6 +13,7 @@ from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.state import check_norm, goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
+from clinch.geometry.elementwise import power, sigmoid, softplus
 from clinch.geometry.norms import NORMS
 from clinch.geometry.projection import project_into
 from clinch.gradients import with_gradients
@@ -86,7 +86,7 @@ def pdpgd(
     rows, region, center = goal.todo, goal.region.take(goal.todo), goal.x[goal.todo]
     z, moments = track.x[rows], Moments(center)
     nu = torch.full_like(track.distance[rows], -math.log(first_ratio))
-    share = nu.sigmoid()
+    share = sigmoid(nu)
     for k in range(steps if len(rows) else 0):
         slope = goal.slope(z, rows, _softplus)
         track.note_gradient(slope.gradient, rows)
@@ -100,7 +100,7 @@ def pdpgd(
         fall = 0.1 + 0.9 * (steps - 1 - k) / max(steps - 1, 1)
         limit = -math.log(SMALLEST_RATIO)
         nu = (nu + dual_step_size * fall * slope.margin.sign()).clamp(-limit, limit)
-        share = AVERAGE * share + (1 - AVERAGE) * nu.sigmoid()
+        share = AVERAGE * share + (1 - AVERAGE) * sigmoid(nu)
         track.step()
     return track.result()
 
@@ -122,7 +122,7 @@ def _proximal_step(track: Track, z: Tensor, metric: Tensor, weight: Tensor) -> T
 
 
 def _softplus(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
-    return functional.softplus(answer.margin)
+    return softplus(answer.margin)
 
 
 def _proximal(delta: Tensor, weight: Tensor, p: float) -> Tensor:
@@ -150,8 +150,9 @@ def _level(size: Tensor, total: Tensor) -> Tensor:
 def _two_thirds(delta: Tensor, threshold: Tensor) -> Tensor:
     """The closed form of Cao, Sun and Xu 2013 (Journal of Visual Communication and Image Representation 24(1))."""
     lam, size = 2 * threshold.clamp(min=1e-12), delta.abs()
-    over = size > 2 / 3 * (3 * lam**3) ** 0.25
-    ratio = torch.where(over, 27 / 16 * size.square() * lam**-1.5, 2.0)
-    a = 2 / math.sqrt(3) * lam**0.25 * (torch.acosh(ratio) / 3).cosh().sqrt()
+    over = size > 2 / 3 * power(3 * lam**3, 0.25)
+    ratio = torch.where(over, 27 / 16 * size.square() * power(lam, -1.5), 2.0)
+    third = power(ratio + (ratio.square() - 1).sqrt(), 1 / 3)  # cosh(acosh(ratio)/3) is its mean with its inverse
+    a = 2 / math.sqrt(3) * power(lam, 0.25) * ((third + 1 / third) / 2).sqrt()
     root = (2 * torch.where(over, size, 1.0) / a - a.square()).clamp(min=0).sqrt()
     return torch.where(over, delta.sign() * ((a + root) / 2) ** 3, 0.0)

@@ -16,6 +16,7 @@ from clinch.attacks.schedule import cosine
 from clinch.attacks.state import nearest_goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
+from clinch.geometry.elementwise import atanh
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
 from clinch.gradients import with_gradients
@@ -271,6 +272,6 @@ def _variables(region: Region) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]
 
     def to_variable(z: Tensor) -> Tensor:
         inside = ((z - middle) / half).clamp(-1 + 1e-6, 1 - 1e-6)
-        return torch.where(limited, inside.atanh(), z)
+        return torch.where(limited, atanh(inside), z)
 
     return to_input, to_variable

@@ -89,14 +89,14 @@ def pgd(
     size = 2.5 * radius / steps if step_size is None else torch.as_tensor(step_size).to(radius).expand(goal.size)
     size = size.clamp(min=1.0) if step_size is None and goal.p == 0 else size
     track = Track(goal, record=history, progress=progress, steps=restarts * steps)
-    generator = torch.Generator().manual_seed(seed)
+    draws = goal.draws(seed)
     noisy = restarts > 1 if random_start is None else random_start
     for run in range(restarts):
         rows = goal.todo[~track.success[goal.todo]]
         ball = goal.within(radius[rows], rows)
         start = goal.x[rows]
         if noisy or run:
-            start = start + random_offset(goal, radius[rows], generator)
+            start = start + random_offset(goal, radius[rows], draws.at(run).take(rows))
         _descend(track, rows, project_into(ball, start), ball, size[rows], steps, function, normalise, momentum, share)
     return track.result(radius)
 

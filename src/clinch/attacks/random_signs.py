@@ -63,14 +63,14 @@ def random_signs(
         raise ProblemError("Random signs are corners of the ℓ∞ ball. State the problem with cl.norm(…, cl.inf).")
     radius = radius_of(goal, eps)
     track = Track(goal, record=history, progress=progress, steps=steps)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
+    draws = goal.draws(seed)
+    for step in range(steps):
         rows = goal.todo[~track.success[goal.todo]]
         if not len(rows):
             break
-        coins = torch.randint(2, (goal.size, *goal.x.shape[1:]), generator=generator, dtype=torch.int8)
-        signs = (2 * coins[rows.cpu()] - 1).to(goal.x)
-        z = project_into(goal.within(radius[rows], rows), goal.x[rows] + along(radius[rows].to(signs), signs) * signs)
+        x = goal.x[rows]
+        signs = draws.at(step).take(rows).signs(x)
+        z = project_into(goal.within(radius[rows], rows), x + along(radius[rows].to(x), x) * signs)
         track.update(z, rows, goal.look(z, rows))
         track.step()
     return track.result(radius)

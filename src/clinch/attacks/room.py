@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ from clinch.geometry.region import Ball, Region
 UNBOUNDED = 1e4
 #: halvings of the weight between two half-spaces
 MIX = 6
+#: from a room and what it needs of each lane to moves ``(L, n)``
+Rule = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Room:
         region: of the lanes.
         lower: ``(L, n)`` limits of the box, as offsets.
         upper: the same.
-        plain: whether the input lies in its box, there are no balls and no weights: then the quick
+        plain: ``(L,)`` whether the input lies in its box, there are no balls and no weights: then the quick
             :mod:`clinch.attacks.moves` serve, elsewhere :mod:`clinch.geometry`.
     """
 
@@ -80,17 +84,43 @@ class Room:
     region: Region
     lower: Tensor
     upper: Tensor
-    plain: bool
+    plain: Tensor
 
     @staticmethod
     def of(goal: Goal, rows: Tensor) -> Room:
         """The room of the given rows ``(L,)``, which may repeat."""
         region, x = goal.region.take(rows), goal.x[rows].flatten(1)
         lower, upper = region.lower.flatten(1) - x, region.upper.flatten(1) - x
-        plain = goal.weights is None and not region.balls and bool((lower <= 0).all() and (upper >= 0).all())
-        if plain:  # finite limits, so that no move is infinity times zero
-            lower, upper = lower.clamp(min=-UNBOUNDED), upper.clamp(max=UNBOUNDED)
+        plain = ((lower <= 0) & (upper >= 0)).all(1)
+        if goal.weights is not None or region.balls:
+            plain = torch.zeros_like(plain)
+        # finite limits, so that no move is infinity times zero
+        lower = torch.where(plain.unsqueeze(1), lower.clamp(min=-UNBOUNDED), lower)
+        upper = torch.where(plain.unsqueeze(1), upper.clamp(max=UNBOUNDED), upper)
         return Room(goal, rows, region, lower, upper, plain)
+
+    @cached_property
+    def _kinds(self) -> tuple[bool, bool]:
+        """Whether there are plain lanes, and others."""
+        return bool(self.plain.any()), not bool(self.plain.all())
+
+    def _each(self, quick: Rule, exact: Rule, *columns: Tensor) -> Tensor:
+        """A rule for plain lanes and one for others, each on its own lanes: the kind of one lane is no other's affair.
+
+        Args:
+            quick: takes a room and columns, gives moves ``(L, n)``.
+            exact: likewise.
+            columns: ``(L, …)`` what rules need of each lane; the first is of the shape of the result.
+        """
+        some, others = self._kinds
+        if not others:
+            return quick(self, *columns)
+        if not some:
+            return exact(self, *columns)
+        moves = torch.empty_like(columns[0])
+        for rule, which in ((quick, self.plain), (exact, ~self.plain)):
+            moves[which] = rule(self.take(which), *(column[which] for column in columns))
+        return moves
 
     @property
     def weights(self) -> Tensor | None:
@@ -103,13 +133,7 @@ class Room:
 
     def shortest(self, spaces: HalfSpaces) -> Tensor:
         """The shortest move ``(L, n)`` of the box into half-spaces; the corner nearest to them where there is none."""
-        if self.plain:
-            return shortest(spaces.row, -spaces.limit, self.lower, self.upper, self.goal.p)
-        origin = torch.zeros_like(self.lower)
-        point = halfspace_distance(
-            spaces.row, -spaces.limit, self.lower, self.upper, origin, self.goal.p, self.weights
-        ).point
-        return point.nan_to_num(0.0, UNBOUNDED, -UNBOUNDED)
+        return self._each(_shortest, _exact_shortest, spaces.row, spaces.limit)
 
     def meeting(self, one: HalfSpaces, two: HalfSpaces | None) -> Tensor:
         """The shortest move ``(L, n)`` into both half-spaces.
@@ -136,26 +160,19 @@ class Room:
 
     def farthest(self, gradient: Tensor, radius: Tensor) -> Tensor:
         """The move ``(L, n)`` of the box, at most ``radius (L,)`` long, that goes farthest against gradients."""
-        if self.plain:
-            return farthest(gradient, radius, self.lower, self.upper, self.goal.p)
-        x, shape = self.goal.x[self.rows], self.region.lower.shape
-        point = linear_maximiser(-gradient.reshape(shape), self.region.lower, self.region.upper, self._ball(radius))
-        return (point - x).flatten(1).nan_to_num(0.0, UNBOUNDED, -UNBOUNDED)
+        return self._each(_farthest, _exact_farthest, gradient, radius)
 
     def within(self, move: Tensor, radius: Tensor) -> Tensor:
         """Moves shortened to ``radius (L,)``."""
-        if self.plain:
-            return move * (radius / self.norm(move).clamp(min=1e-12)).clamp(max=1).unsqueeze(1)
-        x = self.goal.x[self.rows]
-        point = project(x + move.reshape(x.shape), self.region.lower, self.region.upper, self._ball(radius))
-        return self.inside((point - x).flatten(1))
+        return self._each(_within, _exact_within, move, radius)
 
     def inside(self, move: Tensor) -> Tensor:
         """The nearest moves that stay in box and balls; where the room is plain, moves of the box as they are."""
-        if self.plain:
-            return move
-        x = self.goal.x[self.rows]
-        return (project_into(self.region, x + move.reshape(x.shape)) - x).flatten(1)
+        return self._each(lambda _, move: move, _exact_inside, move)
+
+    def boxed(self, move: Tensor) -> Tensor:
+        """The same for moves that may leave the box."""
+        return self.inside(torch.maximum(torch.minimum(move, self.upper), self.lower))
 
     def take(self, which: Tensor) -> Room:
         """The room of the chosen lanes."""
@@ -163,7 +180,43 @@ class Room:
             self.goal, self.rows[which], self.region.take(which), self.lower[which], self.upper[which], self.plain
         )
 
-    def _ball(self, radius: Tensor) -> Ball:
+    def ball(self, radius: Tensor) -> Ball:
+        """Balls of the given radii ``(L,)`` around the inputs."""
         goal = self.goal
         weights = None if goal.weights is None else goal.weights[self.rows]
         return Ball(goal.x[self.rows], radius, goal.p, weights)
+
+
+def _shortest(room: Room, row: Tensor, limit: Tensor) -> Tensor:
+    return shortest(row, -limit, room.lower, room.upper, room.goal.p)
+
+
+def _exact_shortest(room: Room, row: Tensor, limit: Tensor) -> Tensor:
+    origin = torch.zeros_like(room.lower)
+    point = halfspace_distance(row, -limit, room.lower, room.upper, origin, room.goal.p, room.weights).point
+    return point.nan_to_num(0.0, UNBOUNDED, -UNBOUNDED)
+
+
+def _farthest(room: Room, gradient: Tensor, radius: Tensor) -> Tensor:
+    return farthest(gradient, radius, room.lower, room.upper, room.goal.p)
+
+
+def _exact_farthest(room: Room, gradient: Tensor, radius: Tensor) -> Tensor:
+    x, region = room.goal.x[room.rows], room.region
+    point = linear_maximiser(-gradient.reshape(x.shape), region.lower, region.upper, room.ball(radius))
+    return (point - x).flatten(1).nan_to_num(0.0, UNBOUNDED, -UNBOUNDED)
+
+
+def _within(room: Room, move: Tensor, radius: Tensor) -> Tensor:
+    return move * (radius / room.norm(move).clamp(min=1e-12)).clamp(max=1).unsqueeze(1)
+
+
+def _exact_within(room: Room, move: Tensor, radius: Tensor) -> Tensor:
+    x = room.goal.x[room.rows]
+    point = project(x + move.reshape(x.shape), room.region.lower, room.region.upper, room.ball(radius))
+    return _exact_inside(room, (point - x).flatten(1))
+
+
+def _exact_inside(room: Room, move: Tensor) -> Tensor:
+    x = room.goal.x[room.rows]
+    return (project_into(room.region, x + move.reshape(x.shape)) - x).flatten(1)

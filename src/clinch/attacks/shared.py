@@ -16,6 +16,7 @@ from torch import Tensor
 from clinch.attacks.alma import lagrangian_steps
 from clinch.attacks.branches import Linearised, nearest_branches
 from clinch.attacks.budget import Budget
+from clinch.attacks.draws import Draws
 from clinch.attacks.goal import ANY, along
 from clinch.attacks.linearised import Lanes, linearised_steps
 from clinch.attacks.put_back import pushed, put_back
@@ -65,13 +66,13 @@ LOST = 1e6
 ROUNDS, PUSH, BACK = 3, 20, 10
 
 
-def search_shared(track: Track, passes: int, generator: torch.Generator, quick: bool = False) -> Lanes | None:
+def search_shared(track: Track, passes: int, draws: Draws, quick: bool = False) -> Lanes | None:
     """The attack itself: what it finds goes to the track.
 
     Args:
         track: of a goal whose distance is lowered.
         passes: for each input, at most.
-        generator: of random starts.
+        draws: ``(B,)`` of random starts.
         quick: whether to end after the two stages that rank the branches; has no meaning for p = 0.
 
     Returns:
@@ -81,7 +82,7 @@ def search_shared(track: Track, passes: int, generator: torch.Generator, quick: 
     goal = track.goal
     budget = Budget.of(goal, goal.todo, passes - BACK)
     if goal.width == 1:
-        lagrangian_steps(track, budget.steps(goal.todo, 2, ALL_MUST_HOLD[0], ALL_MUST_HOLD[1]), generator)
+        lagrangian_steps(track, budget.steps(goal.todo, 2, ALL_MUST_HOLD[0], ALL_MUST_HOLD[1]), draws.at(0))
         if track.exhausted:
             return None
     branches = min(BRANCHES, max(FEWEST, int(TRIED * passes)))
@@ -91,16 +92,16 @@ def search_shared(track: Track, passes: int, generator: torch.Generator, quick: 
     if not len(near.rows):
         return None
     if goal.p == 0:
-        _sparse(track, near, budget, generator)
+        _sparse(track, near, budget, draws)
         return None
     first, second = QUICK if quick else (FIRST, SECOND)
-    lanes = _stage(track, _with_random_starts(track, near, generator), first, budget)
+    lanes = _stage(track, _with_random_starts(track, near, draws.at(1)), first, budget)
     lanes = _stage(track, _continued(_best(track, lanes, KEPT)), second, budget)
     lanes = _best(track, lanes, FINALISTS)
     if quick or track.exhausted:
         return lanes
-    _shrink(track, lanes.rows, lanes.branch, SHRINK, budget, generator)
-    again = _stage(track, _around(track, lanes, generator), RESTARTED, budget)
+    _shrink(track, lanes.rows, lanes.branch, SHRINK, budget, draws.at(2))
+    again = _stage(track, _around(track, lanes, draws.at(3)), RESTARTED, budget)
     own = _stage(track, _joined(_continued(lanes), _continued(_best(track, again, FINALISTS))), REFINED, budget)
     rows = goal.todo
     anywhere = Lanes.at(rows, torch.full_like(rows, ANY), (track.x - goal.x)[rows].flatten(1))
@@ -119,11 +120,11 @@ def _stage(track: Track, lanes: Lanes, stage: Stage, budget: Budget) -> Lanes:
     return lanes
 
 
-def _with_random_starts(track: Track, near: Linearised, generator: torch.Generator) -> Lanes:
+def _with_random_starts(track: Track, near: Linearised, draws: Draws) -> Lanes:
     """Each branch at its linearised boundary, and once more about as far away in a random direction."""
     reach = near.move.abs().amax(1, keepdim=True).clamp(min=1e-3)
-    noise = torch.rand(near.move.shape, generator=generator).to(near.move) * 2 - 1
-    moves = Room.of(track.goal, near.rows).inside(near.move + reach * noise)
+    noise = draws.lanes(near.rows).symmetric(near.move)
+    moves = Room.of(track.goal, near.rows).boxed(near.move + reach * noise)
     rows, branch = near.rows.repeat(STARTS), near.branch.repeat(STARTS)
     return Lanes.at(rows, branch, torch.cat([near.move, moves]))
 
@@ -149,13 +150,13 @@ def _first_of_each(key: Tensor) -> Tensor:
     return first.sort()[0]
 
 
-def _around(track: Track, lanes: Lanes, generator: torch.Generator) -> Lanes:
+def _around(track: Track, lanes: Lanes, draws: Draws) -> Lanes:
     """The finalists from random points around them: one branch can have several local optima."""
     every = torch.arange(len(lanes.rows), device=lanes.rows.device).repeat(RESTARTS)
     reach = lanes.move.abs().amax(1, keepdim=True)[every]
-    noise = torch.rand(reach.shape[0], lanes.move.shape[1], generator=generator).to(reach) * 2 - 1
     rows = lanes.rows[every]
-    return Lanes.at(rows, lanes.branch[every], Room.of(track.goal, rows).inside(reach * noise))
+    noise = draws.lanes(rows).symmetric(lanes.move[every])
+    return Lanes.at(rows, lanes.branch[every], Room.of(track.goal, rows).boxed(reach * noise))
 
 
 def _continued(lanes: Lanes) -> Lanes:
@@ -170,9 +171,7 @@ def _joined(one: Lanes, two: Lanes) -> Lanes:
     )
 
 
-def _shrink(
-    track: Track, rows: Tensor, branch: Tensor, stage: tuple[float, int], budget: Budget, generator: torch.Generator
-) -> None:
+def _shrink(track: Track, rows: Tensor, branch: Tensor, stage: tuple[float, int], budget: Budget, draws: Draws) -> None:
     """Shrinking balls: for each input one through any branch from the input, one from a random point, and one for each
     lane that is left."""
     goal, todo = track.goal, track.goal.todo
@@ -184,7 +183,7 @@ def _shrink(
     if goal.p == 0:
         radius = radius.clamp(min=max(4.0, 0.08 * z[0].numel()))
     second = slice(len(todo), 2 * len(todo))
-    noise = torch.rand(z[second].shape, generator=generator).to(z) * 2 - 1
+    noise = draws.take(todo).symmetric(z[second])
     reach = (track.x[todo] - z[second]).flatten(1).abs().amax(1)
     z[second] = project_into(goal.region.take(todo), z[second] + noise * along(reach, z))
     shrinking_steps(track, rows, branch, z, radius, steps, averaging=(0.0, 0.5 if goal.p else 0.8))
@@ -198,10 +197,10 @@ def _half_way(track: Track, rows: Tensor) -> Tensor:
     return room.norm(torch.where(reach < UNBOUNDED, reach / 2, 1.0))
 
 
-def _sparse(track: Track, near: Linearised, budget: Budget, generator: torch.Generator) -> None:
+def _sparse(track: Track, near: Linearised, budget: Budget, draws: Draws) -> None:
     """p = 0: shrinking balls through the nearest branches, then single elements put back."""
     near = near.take((near.place < KEPT).nonzero().flatten())
-    _shrink(track, near.rows, near.branch, SPARSE, budget, generator)
+    _shrink(track, near.rows, near.branch, SPARSE, budget, draws)
     rows = track.goal.todo
     for round_ in range(ROUNDS):
         rows = rows[track.success[rows]]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clinch.attacks.draws import Draws
 from clinch.attacks.goal import Goal, along
 from clinch.attacks.losses import least_branches
 from clinch.attacks.track import Track
@@ -55,7 +56,7 @@ class End(NamedTuple):
 
 def starts(
     track: Track, radius: Tensor, *, targets: int = 0, restarts: int = 1, noisy: bool = False,
-    generator: torch.Generator | None = None,
+    draws: Draws | None = None,
 ) -> Start:  # fmt: skip
     """Lanes of all inputs whose goal is not reached yet.
 
@@ -65,7 +66,7 @@ def starts(
         targets: aim at so many of the nearest branches, one lane each; 0: not at one alone.
         restarts: lanes for each of those; all but the first start at a random point of the ball.
         noisy: whether the first does so too.
-        generator: of the random starts.
+        draws: ``(B,)`` of the random starts; None: those of seed 0.
     """
     goal, aims = track.goal, None
     rows = goal.todo[~track.success[goal.todo]]
@@ -76,21 +77,21 @@ def starts(
     rows = rows.repeat(restarts)
     z = goal.x[rows]
     if random < len(rows):
-        z[random:] += random_offset(goal, radius[rows[random:]], generator or torch.Generator().manual_seed(0))
+        offset = random_offset(goal, radius[rows], (draws or goal.draws(0)).lanes(rows))
+        z[random:] += offset[random:]
     return Start(rows, aims, project_into(goal.within(radius[rows], rows), z))
 
 
-def restarted(goal: Goal, start: Start, radius: Tensor, count: int, generator: torch.Generator) -> Start:
+def restarted(goal: Goal, start: Start, radius: Tensor, count: int, draws: Draws) -> Start:
     """The same lanes, each ``count`` times from random points of the ball."""
     rows, aims = start.rows.repeat(count), None if start.aims is None else start.aims.repeat(count)
-    z = goal.x[rows] + random_offset(goal, radius[rows], generator)
+    z = goal.x[rows] + random_offset(goal, radius[rows], draws.lanes(rows))
     return Start(rows, aims, project_into(goal.within(radius[rows], rows), z))
 
 
-def random_offset(goal: Goal, radius: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform in the cube around balls of radii ``(L,)``; for p = 0 in that of side 2."""
-    shape = (len(radius), *goal.x.shape[1:])
-    noise = 2 * torch.rand(shape, generator=generator, dtype=goal.x.dtype).to(goal.x.device) - 1
+def random_offset(goal: Goal, radius: Tensor, draws: Draws) -> Tensor:
+    """Uniform in the cube around balls of radii ``(L,)``; for p = 0 in that of side 2. ``draws (L,)``."""
+    noise = draws.symmetric(goal.x.new_empty(len(radius), *goal.x.shape[1:]))
     return noise if goal.p == 0 else along(radius.to(noise), noise) * noise
 
 

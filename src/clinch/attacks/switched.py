@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from clinch.attacks.draws import Draws
 from clinch.errors import ProblemError
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Operator
@@ -135,7 +136,7 @@ def relu_layers(graph: Graph, names: Sequence[str] | None) -> list[int] | None:
     return [known[name] for name in names]
 
 
-def probes_for(shape: tuple[int, ...], count: int, lanes: int, generator: torch.Generator, like: Tensor) -> Tensor:
+def probes_for(shape: tuple[int, ...], count: int, draws: Draws, like: Tensor) -> Tensor:
     """Random signs ``(count, lanes, *shape)``, or where the input has no more elements than that an exact basis."""
     size = 1
     for extent in shape:
@@ -143,5 +144,4 @@ def probes_for(shape: tuple[int, ...], count: int, lanes: int, generator: torch.
     if size <= count:
         basis = torch.eye(size, dtype=like.dtype, device=like.device) * size**0.5
         return basis.reshape(size, 1, *shape)
-    signs = torch.randint(0, 2, (count, lanes, *shape), generator=generator, dtype=torch.int8)
-    return signs.to(like.device, like.dtype).mul_(2).sub_(1)
+    return draws.signs(like.new_empty(len(like), count, *shape)).transpose(0, 1)

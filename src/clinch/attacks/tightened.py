@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from clinch.attacks.draws import Draws, fingerprint
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Distance, Forms, Query
 
@@ -27,14 +28,14 @@ def tightened(query: Query, anchor: Tensor) -> Query:
     """
     query = replace(query, atoms=before_relus(query))
     model = query.to(query.network.dtype, query.device)
-    generator = torch.Generator().manual_seed(0)
+    draws = Draws.of(fingerprint(anchor), 0)
     spread, slack = torch.zeros_like(anchor), torch.zeros_like(model.atoms.constant)
     with torch.no_grad():
-        for _ in range(3):
+        for step in range(3):
             point = torch.maximum(torch.minimum(anchor + spread, model.region.upper), model.region.lower)
             rough, exact = model.evaluate(point)[1], query.evaluate(point.to(query.dtype))[1]
             slack = torch.maximum(slack, (rough - exact.to(rough)).abs().nan_to_num())
-            spread = 0.1 * torch.randn(spread.shape, generator=generator).to(spread)
+            spread = 0.1 * draws.at(step).normal(spread)
     eps = torch.finfo(model.dtype).eps
     slack = 2 * slack + 4 * eps * (1 + model.atoms.constant.abs())
     atoms = Forms(model.atoms.coefficients, model.atoms.constant + slack)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from clinch.attacks.draws import Draws
 from clinch.attacks.goal import Goal, Loss
 from clinch.attacks.losses import loss_of
 from clinch.attacks.result import AttackResult, HasQuery
@@ -67,17 +68,17 @@ def vfga(
     function = loss_of(goal, loss)
     most = goal.x[:1].numel() if steps is None else steps
     track = Track(goal, record=history, progress=progress, steps=most)
-    generator = torch.Generator().manual_seed(seed)
+    draws = goal.draws(seed)
     start, rows = track.x.clone(), goal.todo
     z = start[rows]
-    for _ in range(most):
+    for step in range(most):
         if not len(rows):
             break
         slope = goal.slope(z, rows, function)
         track.note_gradient(slope.gradient, rows)
         track.update(z, rows, slope.margin)
         free = (z == start[rows]).flatten(1)
-        trials = _trials(goal, z, rows, slope.gradient.flatten(1), free, samples, generator)
+        trials = _trials(goal, z, rows, slope.gradient.flatten(1), free, samples, draws.at(step).take(rows))
         margin, value = _weigh(goal, trials.flatten(0, 1), rows.repeat_interleave(trials.shape[1]), function)
         order = torch.where(margin < 0, -torch.inf, value).reshape(len(rows), -1)
         best = order.argmin(1)
@@ -90,9 +91,7 @@ def vfga(
     return track.result()
 
 
-def _trials(
-    goal: Goal, z: Tensor, rows: Tensor, gradient: Tensor, free: Tensor, samples: int, generator: torch.Generator
-) -> Tensor:
+def _trials(goal: Goal, z: Tensor, rows: Tensor, gradient: Tensor, free: Tensor, samples: int, draws: Draws) -> Tensor:
     """Points ``(L, 2·samples, *input_shape)``: z with the element changed that gains most upwards, or downwards."""
     region, flat = goal.region.take(rows), z.flatten(1)
     lower, upper = region.lower.flatten(1), region.upper.flatten(1)
@@ -100,7 +99,7 @@ def _trials(
     gains = torch.stack([-gradient * up, gradient * down], 1)
     picked = torch.where(free.unsqueeze(1), gains, -torch.inf).argmax(2)
     room = torch.stack([up, -down], 1).gather(2, picked.unsqueeze(2))
-    noise = torch.randn((len(rows), 2, samples), generator=generator, dtype=z.dtype).to(z.device).abs()
+    noise = draws.normal(z.new_empty(len(rows), 2, samples)).abs()
     where = picked.repeat_interleave(samples, 1).unsqueeze(2)
     trials = flat.unsqueeze(1).expand(-1, 2 * samples, -1).scatter_add(2, where, (noise * room).flatten(1).unsqueeze(2))
     trials = torch.maximum(torch.minimum(trials, upper.unsqueeze(1)), lower.unsqueeze(1))

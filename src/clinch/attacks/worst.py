@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clinch.attacks.apgd import STAGES as BALLS
 from clinch.attacks.apgd import adaptive_steps
+from clinch.attacks.draws import Draws
 from clinch.attacks.frank_wolfe import extreme_steps
 from clinch.attacks.goal import Goal
 from clinch.attacks.labels import Labels
@@ -118,15 +119,15 @@ def worst(
     track = Track(goal, record=history, progress=progress, steps=steps)
     gradient_steps = extreme_steps if goal.p == 0 else adaptive_steps
     gradient_steps(track, starts(track, radius), radius, QUICK, aimed if goal.p == 0 else ratio)
-    generator = torch.Generator().manual_seed(seed)
+    draws = goal.draws(seed)
     if plan.nearest:
-        close = _nearest(track, radius, plan.nearest, generator)
+        close = _nearest(track, radius, plan.nearest, draws.at(2))
         extreme_steps(track, close, radius, CLOSER, aimed, average=0.5, first=SHORT[0], last=SHORT[1])
-    lanes = starts(track, radius, targets=plan.width, restarts=STAGES[0].lanes // plan.width, generator=generator)
+    lanes = starts(track, radius, targets=plan.width, restarts=STAGES[0].lanes // plan.width, draws=draws.at(0))
     for stage, count in zip(STAGES, plan.steps):
         end = extreme_steps(track, lanes, radius, count, aimed, average=stage.average, last=stage.last)
         lanes = end.closest(stage.next)
-    lanes = restarted(goal, lanes, radius, RESTARTS, generator)
+    lanes = restarted(goal, lanes, radius, RESTARTS, draws.at(1))
     gradient_steps(track, lanes, radius, plan.last, ratio)
     return track.result(radius)
 
@@ -159,7 +160,7 @@ class _Plan(NamedTuple):
         return _Plan(width, nearest, steps, max(1, int(((left - spent) / (RESTARTS * STAGES[-1].next) - looks) / 2)))
 
 
-def _nearest(track: Track, radius: Tensor, passes: int, generator: torch.Generator) -> Start:
+def _nearest(track: Track, radius: Tensor, passes: int, draws: Draws) -> Start:
     """The nearest point that reaches the goal, brought into the ball where it lies outside, for what is left.
 
     Returns:
@@ -170,7 +171,7 @@ def _nearest(track: Track, radius: Tensor, passes: int, generator: torch.Generat
     rest = copy.copy(goal)  # counts its passes in the same place
     rest.todo = rows
     own = Track(rest)
-    search(own, passes, generator)
+    search(own, passes, draws)
     z = project_into(goal.within(radius[rows], rows), own.x[rows])
     if len(rows):
         track.update(z, rows, goal.look(z, rows))

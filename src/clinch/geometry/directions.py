@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clinch.geometry.elementwise import power
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
 from clinch.geometry.region import Ball, Region
 
@@ -39,7 +40,7 @@ def steepest_direction(gradient: Tensor, p: float, weights: Tensor | None = None
     elif p > 1:
         size = scaled.abs().amax(1, keepdim=True)
         scaled = scaled / torch.where(size > 0, size, 1.0)  # powers of tiny gradients would underflow
-        scaled = scaled if p == 2 else scaled.sign() * scaled.abs().pow(1 / (p - 1))
+        scaled = scaled if p == 2 else scaled.sign() * power(scaled.abs(), 1 / (p - 1))
         length = torch.linalg.vector_norm(scaled, ord=p, dim=1, keepdim=True)
         unit = scaled / torch.where(length > 0, length, 1.0)
     else:

@@ -136,8 +136,12 @@ def _block(
     need = (rows * anchor).sum(-1) + constant
     # where gain and need are equal both are at most this sum, and neither is off by more than this times its size
     rounding = 32 * torch.finfo(rows.dtype).eps * ((rows * anchor).abs().sum(-1) + constant.abs())
-    if p >= 2 and scale is None and not bool(base.any()):
-        return _plain(rows, a, b, full, need, rounding, center, p)
+    if p >= 2 and scale is None:
+        shifted = base.flatten(1).any(1)
+        if not bool(shifted.any()):
+            return _plain(rows, a, b, full, need, rounding, center, p)
+        if not bool(shifted.all()):  # each problem by the method that it needs
+            return _apart(shifted, rows, constant, lower, upper, center, p)
     move = _Move(rows, base.expand_as(full), full, gain, need, rounding, scale)
     free = move.free(p)
     delta = move.base
@@ -161,6 +165,18 @@ def _block(
     moved = torch.where(here.unsqueeze(-1), delta, moved)
     moved = torch.where(reachable.unsqueeze(-1), moved, torch.where(free, delta, full) if free is not None else full)
     return distance, center.unsqueeze(1) + moved, multiplier
+
+
+def _apart(
+    shifted: Tensor, rows: Tensor, constant: Tensor, lower: Tensor, upper: Tensor, center: Tensor, p: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`_block` for problems whose centre lies outside the box, and for the others."""
+    found = constant.new_empty(constant.shape), rows.new_empty(rows.shape), constant.new_empty(constant.shape)
+    for which in (shifted, ~shifted):
+        part = _block(rows[which], constant[which], lower[which], upper[which], center[which], p, None)
+        for whole, piece in zip(found, part):
+            whole[which] = piece
+    return found
 
 
 def _norm(delta: Tensor, p: float, weights: Tensor | None) -> Tensor:
@@ -211,14 +227,13 @@ def _euclid(move: _Move, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     size = torch.where(move.movable, move.rows / weights, 0.0).abs().amax(-1, keepdim=True)
     size = torch.where(size > 0, size, torch.ones_like(size))
     scaled = torch.where(move.movable, move.rows / weights / size, 0.0)
-    shifted = bool((move.base != 0).any())
     low = (scaled * move.base * weights).abs()
     high = torch.where(move.movable, (scaled * weights).abs() * move.full.abs(), 0.0)
     goal = target / size.squeeze(-1) + low.sum(-1)
-    if shifted and bool(torch.isinf(high).any()):
-        # the bracket needs finite ends: no element alone has to go beyond the whole target
-        high = torch.minimum(high, low + goal.unsqueeze(-1).clamp(min=0))
-    step, _ = saturating_root(scaled.square(), low if shifted else None, high, goal)
+    # the bracket needs finite ends: no element alone has to go beyond the whole target
+    endless = (torch.isinf(high).any(-1) & (low != 0).any(-1)).unsqueeze(-1)
+    high = torch.where(endless, torch.minimum(high, low + goal.unsqueeze(-1).clamp(min=0)), high)
+    step, _ = saturating_root(scaled.square(), low, high, goal)
     ends = torch.minimum(move.base, move.full), torch.maximum(move.base, move.full)
     delta = torch.maximum(torch.minimum(-step.unsqueeze(-1) * scaled / weights, ends[1]), ends[0])
     delta = torch.where(move.movable, delta, move.base)
@@ -271,9 +286,7 @@ def _count(move: _Move, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     amount = fill(density, taken, target.clamp(min=0))
     # an element that only makes up for rounding is not proven to be needed
     needed = fill(density, taken, (target - move.threshold).clamp(min=0))
-    if common_weight(cost) is not None:
-        share = (needed > 0).to(cost.dtype)
-    else:
-        share = torch.where((needed > 0) & torch.isfinite(taken), needed / torch.where(needed > 0, taken, 1.0), 0.0)
+    share = torch.where((needed > 0) & torch.isfinite(taken), needed / torch.where(needed > 0, taken, 1.0), 0.0)
+    share = torch.where(common_weight(cost).isnan().unsqueeze(-1), share, (needed > 0).to(cost.dtype))
     base = _norm(move.base, 0, move.weights)
     return base + (cost * share).sum(-1), move.after(amount), torch.zeros_like(target)

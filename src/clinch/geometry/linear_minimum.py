@@ -191,8 +191,7 @@ def _counted(
     nearest = (cost * forced).sum(-1)
     budget = (radius - nearest).clamp(min=0)
     unit = common_weight(cost)
-    if unit is not None:
-        budget = (budget / unit).floor() * unit
+    budget = torch.where(unit > 0, (budget / unit).floor() * unit, budget)
     full = corner(rows, a, b, base)
     gain = torch.where(rows == 0, 0.0, -rows * full)
     free = forced | (cost == 0)
@@ -269,13 +268,12 @@ def _squares(delta: Tensor, weights: Tensor | None, free: Tensor | None) -> Tens
 # --- two small solvers shared with the other files of this folder -------------------------------------------------
 
 
-def common_weight(cost: Tensor) -> float | None:
-    """The one value of all positive weights, or None where they differ: then counting is a knapsack."""
-    positive = cost[cost > 0]
-    if not len(positive):
-        return 1.0
-    first = float(positive[0])
-    return first if bool((positive == first).all()) else None
+def common_weight(cost: Tensor) -> Tensor:
+    """``(…)`` the one value of all positive weights of a row ``(…, n)``, 1 where there are none, NaN where they differ:
+    then counting is a knapsack."""
+    least = torch.where(cost > 0, cost, torch.inf).amin(-1)
+    least = torch.where(least.isinf(), 1.0, least)
+    return torch.where((cost <= least.unsqueeze(-1)).all(-1), least, torch.nan)
 
 
 def fill(density: Tensor, cost: Tensor, budget: Tensor) -> Tensor:
@@ -289,20 +287,26 @@ def fill(density: Tensor, cost: Tensor, budget: Tensor) -> Tensor:
     Returns:
         What is spent on each item, ``(…, n)``.
     """
+    budget = budget.expand(density.shape[:-1]).reshape(-1, 1)
     size = density.shape[-1]
-    budget = budget.expand(density.shape[:-1]).unsqueeze(-1)
-    few = min(size, 64)
-    while True:
-        top, order = density.topk(few)
-        taken = cost.gather(-1, order)
-        enough = (taken.sum(-1, keepdim=True) >= budget) | (top[..., -1:] <= 0)
-        if few == size or bool(enough.all()):
-            break
-        few = min(size, 8 * few)
+    return _filled(density.reshape(-1, size), cost.reshape(-1, size), budget, 64).reshape(density.shape)
+
+
+def _filled(density: Tensor, cost: Tensor, budget: Tensor, few: int) -> Tensor:
+    """:func:`fill` for rows ``(L, n)``, by their ``few`` densest items; rows that need more get more, and no others:
+    which of equal items are sorted to the front may depend on how many are asked for."""
+    few = min(density.shape[-1], few)
+    top, order = density.topk(few)
+    taken = cost.gather(-1, order)
     before = functional.pad(taken[..., :-1].cumsum(-1), (1, 0))
     left = torch.where(torch.isinf(budget), torch.inf, budget - before)
     spent = torch.where(top > 0, torch.minimum(left.clamp(min=0), taken), torch.zeros_like(taken))
-    return torch.zeros_like(density).scatter(-1, order, spent)
+    filled = torch.zeros_like(density).scatter(-1, order, spent)
+    enough = (taken.sum(-1, keepdim=True) >= budget) | (top[..., -1:] <= 0)
+    rest = (~enough).nonzero()[:, 0] if few < density.shape[-1] else order.new_empty(0)
+    if not len(rest):
+        return filled
+    return filled.index_copy(0, rest, _filled(density[rest], cost[rest], budget[rest], 8 * few))
 
 
 def saturating_root(
@@ -310,13 +314,13 @@ def saturating_root(
 ) -> tuple[Tensor, Tensor]:
     """The smallest ``s`` with ``Σ_i clamp(s·rate_i, low_i, high_i) >= target``, and the slope it was reached from.
 
-    Without ``low`` the sum is concave from ``start`` on, and Newton's method climbs to the root from the left in
-    finitely many steps. Otherwise its steps are kept inside a shrinking bracket.
+    Without ``low``, and in rows where it is zero, the sum is concave from ``start`` on, and Newton's method climbs to
+    the root from the left in finitely many steps. In other rows its steps are kept inside a shrinking bracket.
 
     Args:
         rate: ``(…, n)``, non-negative.
         low: ``(…, n)`` with ``0 <= low <= high``; None stands for zeros.
-        high: ``(…, n)``; may be infinite where ``low`` is None.
+        high: ``(…, n)``; may be infinite in rows where ``low`` is zero.
         target: ``(…)``.
         start: ``(…)`` a value at or left of the root; None stands for zero. Only without ``low``.
 
@@ -325,7 +329,7 @@ def saturating_root(
     """
     target = target.expand(rate.shape[:-1])
     if low is not None:
-        return _bracketed_root(rate, low, high, target)
+        return _from_low(rate, low, high, target)
     s = torch.zeros_like(target) if start is None else start.expand_as(target).clone()
     slope = torch.zeros_like(target)
     for _ in range(STEPS):
@@ -338,6 +342,20 @@ def saturating_root(
         if not bool((following > s).any()):
             break
         s = torch.maximum(s, following)
+    return s, slope
+
+
+def _from_low(rate: Tensor, low: Tensor, high: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row by the method that it needs."""
+    shifted = (low != 0).any(-1)
+    if not bool(shifted.any()):
+        return saturating_root(rate, None, high, target)
+    if bool(shifted.all()):
+        return _bracketed_root(rate, low, high, target)
+    s, slope = torch.empty_like(target), torch.empty_like(target)
+    low, high = low.expand_as(rate), high.expand_as(rate)
+    s[shifted], slope[shifted] = _bracketed_root(*(t[shifted] for t in (rate, low, high, target)))
+    s[~shifted], slope[~shifted] = saturating_root(rate[~shifted], None, high[~shifted], target[~shifted])
     return s, slope
 
 
@@ -355,10 +373,11 @@ def _bracketed_root(rate: Tensor, low: Tensor, high: Tensor, target: Tensor) -> 
         slope = torch.where(ahead > 0, ahead, slope)
         below = total < target
         left, right = torch.where(below, s, left), torch.where(below, right, s)
-        if not bool(((right - left > 4 * eps * right) & ((total - target).abs() > 4 * eps * target.abs())).any()):
+        open_ = (right - left > 4 * eps * right) & ((total - target).abs() > 4 * eps * target.abs())
+        if not bool(open_.any()):
             break
         newton = s + (target - total) / torch.where(ahead > 0, ahead, 1.0)
         usable = (ahead > 0) & (newton > left) & (newton < right)
         middle = torch.where(left > 0, (left * right).sqrt(), right * 1e-3)
-        s = torch.where(right - left > 4 * eps * right, torch.where(usable, newton, middle), s)
+        s = torch.where(open_, torch.where(usable, newton, middle), s)
     return s, slope

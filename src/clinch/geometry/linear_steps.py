@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clinch.geometry.elementwise import power
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import corner, linear_minimum, saturating_root
 from clinch.geometry.norms import NORMS, dual_exponent
@@ -55,9 +56,9 @@ def least_step(
     high = unit.abs() * room
     target = need.clamp(min=0) / size
     reachable = high.sum(-1) * (1 + 32 * torch.finfo(rows.dtype).eps) >= target
-    rate = unit.abs().pow(dual_exponent(p))
+    rate = power(unit.abs(), dual_exponent(p))
     t, _ = saturating_root(rate, None, high, target)
-    step = -unit.sign() * torch.minimum(t.unsqueeze(-1) * unit.abs().pow(dual_exponent(p) - 1), room)
+    step = -unit.sign() * torch.minimum(t.unsqueeze(-1) * power(unit.abs(), dual_exponent(p) - 1), room)
     length = torch.linalg.vector_norm(step, ord=p, dim=-1)
     return torch.where(reachable, length, torch.inf), step
 
@@ -86,9 +87,9 @@ def best_step(
             return linear_minimum(rows, lower, upper, Ball(torch.zeros_like(lower), radius, p, weights))
     unit, size, room = _scaled(rows, lower, upper)
     q = dual_exponent(p)
-    budget = radius.pow(p).unsqueeze(-1).expand(rows.shape[:2])
-    power, _ = saturating_root(unit.abs().pow(q), None, room.pow(p), budget)
-    reach = torch.minimum(power.pow(1 / p).unsqueeze(-1) * unit.abs().pow(q - 1), room)
+    budget = power(radius, p).unsqueeze(-1).expand(rows.shape[:2])
+    total, _ = saturating_root(power(unit.abs(), q), None, power(room, p), budget)
+    reach = torch.minimum(power(total, 1 / p).unsqueeze(-1) * power(unit.abs(), q - 1), room)
     step = -unit.sign() * reach
     return (unit * step).sum(-1) * size, step
 

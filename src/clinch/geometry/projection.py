@@ -134,20 +134,32 @@ def _counted(z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, weig
 
 def _euclidean(z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, weights: Tensor | None) -> Tensor:
     """p = 2: ``‖w ⊙ clip(z/(1 + μ·w²), box)‖² = radius²``, for weights 0 and 1 piecewise linear in ``1/(1 + μ)²``."""
-    free = None if weights is None else weights == 0
-    if weights is None or free is None or bool((free | (weights == 1)).all()):
-        end = _clip(z, a, b)
-        counted = torch.ones_like(z) if free is None else 1.0 - free.to(z.dtype)
-        low, high = base.square() * counted, end.square() * counted
-        moving = (end != base) & (counted > 0)
-        rate = torch.where(moving, z.square(), 0.0)
-        shifted = bool((base != 0).any())
-        if not shifted:
-            share = saturating_root(rate, None, high, radius.square())[0]
-        else:
-            share = saturating_root(rate, torch.minimum(low, high), torch.maximum(low, high), radius.square())[0]
-        share = share.clamp(max=1).sqrt().unsqueeze(1)
-        return torch.where(counted > 0, _clip(share * z, a, b), end)
+    if weights is None:
+        return _unweighted(z, a, b, base, radius, torch.ones_like(z))
+    plain = ((weights == 0) | (weights == 1)).all(1)
+    if bool(plain.all()):
+        return _unweighted(z, a, b, base, radius, weights)
+    found = torch.empty_like(z)
+    found[plain] = _unweighted(*(t[plain] for t in (z, a, b, base, radius, weights)))
+    found[~plain] = _weighted(*(t[~plain] for t in (z, a, b, radius, weights)))
+    return found
+
+
+def _unweighted(z: Tensor, a: Tensor, b: Tensor, base: Tensor, radius: Tensor, counted: Tensor) -> Tensor:
+    """Weights 0 and 1."""
+    end = _clip(z, a, b)
+    low, high = base.square() * counted, end.square() * counted
+    rate = torch.where((end != base) & (counted > 0), z.square(), 0.0)
+    if not bool((base != 0).any()):
+        share = saturating_root(rate, None, high, radius.square())[0]
+    else:
+        share = saturating_root(rate, torch.minimum(low, high), torch.maximum(low, high), radius.square())[0]
+    share = share.clamp(max=1).sqrt().unsqueeze(1)
+    return torch.where(counted > 0, _clip(share * z, a, b), end)
+
+
+def _weighted(z: Tensor, a: Tensor, b: Tensor, radius: Tensor, weights: Tensor) -> Tensor:
+    """Any weights."""
     square = weights.square()
 
     def length(multiplier: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from clinch.applications.latent.misfit import Misfit
 from clinch.attacks.activation_steps import Lanes, PatternSettings
+from clinch.attacks.draws import Draws, fingerprint
 from clinch.attacks.schedule import cosine
 from clinch.attacks.switched import Switched, relu_layers
 from clinch.modeling.model import SymbolicNetwork, load
@@ -34,7 +35,7 @@ def activation_descent(misfit: Misfit, rows: Tensor, z: Tensor, steps: int) -> T
         return misfit.of_output(values[graph.output].flatten(1), latent.flatten(1), rows)
 
     surrogate = Switched(graph, [0, graph.output], relu_layers(graph, None))
-    lanes = Lanes(surrogate, z.reshape(shape), SETTINGS, torch.Generator().manual_seed(0))
+    lanes = Lanes(surrogate, z.reshape(shape), SETTINGS, Draws.of(fingerprint(misfit.target), 0).lanes(rows))
     best, least = z.clone(), z.new_full((len(z),), torch.inf)
     forward, backward = lanes.passes
     unit = misfit.size**0.5

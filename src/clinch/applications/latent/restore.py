@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from clinch.applications.latent.descents import DESCENTS
 from clinch.applications.latent.misfit import Misfit
+from clinch.attacks.draws import Draws, fingerprint
 from clinch.attacks.labels import Model
 from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
 from clinch.modeling.model import SymbolicNetwork
@@ -268,13 +269,14 @@ def _checked_limits(limits: tuple[float, float]) -> tuple[float, float]:
 def _starts(misfit: Misfit, starts: int, start: Tensor | None, candidates: int, seed: int) -> tuple[Tensor, Tensor]:
     """Latents ``(S·B, n)``, all first starts before all second ones, and the target of each."""
     count, size = len(misfit.target), misfit.size
-    generator = torch.Generator().manual_seed(seed)
-    if candidates:
+    if candidates:  # the same ones for every target
+        generator = torch.Generator().manual_seed(seed)
         crowd = torch.randn(max(candidates, starts), size, generator=generator, dtype=torch.float64)
         crowd = misfit.clip(crowd.to(misfit.target))
         z = crowd[misfit.nearest(crowd, starts)].transpose(0, 1).contiguous()
     else:
-        z = torch.randn(starts, count, size, generator=generator, dtype=torch.float64).to(misfit.target)
+        draws = Draws.of(fingerprint(misfit.target), seed)
+        z = draws.normal(misfit.target.new_zeros(count, starts, size)).transpose(0, 1).contiguous()
         z[0] = 0.0
     if start is not None:
         start = torch.as_tensor(start)

@@ -152,12 +152,15 @@ class ObservationAttack:
     def _noisy(self, x: Tensor) -> Tensor:
         goal = Labels(self.network, x, self.scores(x).argmax(1), bounds=self.bounds, p=self.norm)
         rows, radius = torch.arange(len(x), device=x.device), x.new_full((len(x),), self.eps, dtype=torch.float64)
-        return project_into(goal.within(radius, rows), x + random_offset(goal, radius, self._generator))
+        return project_into(goal.within(radius, rows), x + random_offset(goal, radius, goal.draws(self._seed())))
+
+    def _seed(self) -> int:
+        """The next one: the same observation at another time meets other random numbers."""
+        return int(torch.randint(2**31, (1,), generator=self._generator))
 
     def _attacked(self, x: Tensor, scores: Tensor) -> Tensor:
         attack, clean = ATTACKS[self.attack], scores.argmax(1)
-        seed = int(torch.randint(2**31, (1,), generator=self._generator))
-        where: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "bounds": self.bounds, "seed": seed}
+        where: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "bounds": self.bounds, "seed": self._seed()}
         z, todo = x.clone(), torch.ones(len(x), dtype=torch.bool, device=x.device)
         if self.aim == "least":
             found = attack(self.network, x, clean, target=scores.argmin(1), **where)

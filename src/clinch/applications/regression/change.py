@@ -135,8 +135,7 @@ def _attack(statement: Statement, query: Query, ledger: Ledger, linear: LinearCh
     with torch.no_grad():
         values = torch.stack([goal.tight.evaluate(side)[0] for side in sides])
     first = torch.where(along(values[0] <= values[1], goal.x), *sides)
-    generator = torch.Generator().manual_seed(seed)
-    minimise_steps(goal, track, count=lanes, steps=STEPS, generator=generator, first=first)
+    minimise_steps(goal, track, count=lanes, steps=STEPS, draws=goal.draws(seed), first=first)
     track.report()
 
 

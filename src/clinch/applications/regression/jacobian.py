@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from clinch.attacks.draws import Draws, fingerprint
 from clinch.modeling.model import SymbolicNetwork
 
 #: elements of one block of derivatives: inputs times vectors times the larger side of J
@@ -110,21 +111,22 @@ def top_singular_vector(jacobian: Jacobian, *, steps: int = 100, tolerance: floa
         tolerance: of the residual, relative.
         seed: of the first vector.
     """
-    generator = torch.Generator().manual_seed(seed)
-    v = torch.randn(jacobian.size, jacobian.inputs, generator=generator, dtype=torch.float64).to(jacobian.x.device)
+    v = Draws.of(fingerprint(jacobian.x), seed).normal(jacobian.x.flatten(1).double())
     # the row space of J holds the answer, so that few outputs need as few steps
     v = _unit(jacobian.transposed(jacobian.times(v.unsqueeze(1)))[:, 0])[0]
     right, left = v.unsqueeze(1), v.new_zeros(jacobian.size, 0, jacobian.outputs)
     matrix = v.new_zeros(jacobian.size, 0, 0)
-    best = v
+    best, going = v, torch.ones(jacobian.size, dtype=torch.bool, device=v.device)
     for _ in range(max(1, min(steps, jacobian.shorter))):
         u, alpha = _added(jacobian.times(right[:, -1:])[:, 0], left)
         left = torch.cat([left, u.unsqueeze(1)], 1)
         w, beta = _added(jacobian.transposed(left[:, -1:])[:, 0], right)
         matrix = _grown(matrix, alpha, right.shape[1])
         left_vectors, sigma, right_vectors = torch.linalg.svd(matrix)
-        best = torch.einsum("bk,bkn->bn", right_vectors[:, 0], right)
-        if bool((beta * left_vectors[:, -1, 0].abs() <= tolerance * sigma[:, 0]).all()):
+        found = torch.einsum("bk,bkn->bn", right_vectors[:, 0], right)
+        best = torch.where(going.unsqueeze(1), found, best)  # an input that is done waits for the others
+        going = going & (beta * left_vectors[:, -1, 0].abs() > tolerance * sigma[:, 0])
+        if not bool(going.any()):
             break
         matrix = torch.cat([matrix, v.new_zeros(jacobian.size, matrix.shape[1], 1)], 2)
         matrix[:, -1, -1] = beta

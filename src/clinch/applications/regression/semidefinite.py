@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from clinch.attacks.draws import Draws, fingerprint
 from clinch.errors import BackendError
 
 #: sign vectors that are rounded from one relaxation, and how many of them are searched by single flips
@@ -71,10 +72,10 @@ def low_rank(matrix: Tensor, *, steps: int = 1000, seed: int = 0) -> Relaxed:
     """
     size, rows, n = matrix.shape
     rank = max(2, min(math.ceil(math.sqrt(2 * n)) + 1, rows + 1))
-    generator = torch.Generator().manual_seed(seed)
-    factor = normalize(torch.randn(size, n, rank, generator=generator, dtype=torch.float64), dim=2).to(matrix.device)
+    factor = normalize(Draws.of(fingerprint(matrix), seed).normal(matrix.new_empty(size, n, rank)), dim=2)
     before, age = factor, matrix.new_zeros(size, 1, 1)
     value, bound = _value(matrix, factor), matrix.new_full((size,), torch.inf)
+    going = torch.ones_like(bound, dtype=torch.bool)
     for k in range(1, steps + 1):
         age = age + 1
         ahead = factor + (age - 1) / (age + 2) * (factor - before)
@@ -83,11 +84,13 @@ def low_rank(matrix: Tensor, *, steps: int = 1000, seed: int = 0) -> Relaxed:
         if bool(worse.any()):
             again = worse.view(-1, 1, 1)
             moved, age = torch.where(again, _step(matrix, factor), moved), torch.where(again, 0.0, age)
+        moved = torch.where(going.view(-1, 1, 1), moved, factor)  # a matrix that is done waits for the others
         before, factor, value = factor, moved, _value(matrix, moved)
         if k % BETWEEN == 0 or k == steps:
             multipliers = torch.linalg.vector_norm(matrix.mT @ (matrix @ factor), dim=2)
-            bound = torch.minimum(bound, certificate(matrix, multipliers))
-            if bool((bound - value <= MET * bound).all()):
+            bound = torch.where(going, torch.minimum(bound, certificate(matrix, multipliers)), bound)
+            going = going & ~(bound - value <= MET * bound)
+            if not bool(going.any()):
                 break
     return Relaxed(bound, factor)
 
@@ -142,10 +145,9 @@ def rounded(matrix: Tensor, factor: Tensor, *, seed: int = 0) -> Tensor:
         factor: ``(B, n, r)``.
         seed: of the Gaussian vectors.
     """
-    generator = torch.Generator().manual_seed(seed)
     size, _, n = matrix.shape
-    gauss = torch.randn(size, factor.shape[2], ROUNDINGS, generator=generator, dtype=torch.float64)
-    signs = _signs(factor @ gauss.to(factor))
+    gauss = Draws.of(fingerprint(matrix), seed).normal(factor.new_empty(size, factor.shape[2], ROUNDINGS))
+    signs = _signs(factor @ gauss)
     for _ in range(n):
         moved = _signs(matrix.mT @ (matrix @ signs))
         if bool((moved == signs).all()):

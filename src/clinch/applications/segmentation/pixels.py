@@ -12,6 +12,7 @@ from torch.nn import functional
 from clinch.attacks.goal import Answer, Goal, Loss, parts_of
 from clinch.attacks.labels import Model, check_p, checked_inputs
 from clinch.errors import NetworkError, ProblemError, ShapeError
+from clinch.geometry.elementwise import sigmoid
 from clinch.geometry.region import Region
 from clinch.gradients import with_gradients
 from clinch.modeling.model import SymbolicNetwork
@@ -78,7 +79,7 @@ class Pixels(Goal):
         self.target = None if target is None else checked_map(target, "target", *here[1:])
         self.counted = checked_mask(counted, self.size, self.places, self.x.device)
         number = self.counted.sum(1)
-        self.partial = share is None
+        self.partial, self._some = share is None, share is not None and share < 1
         self.needed = number if share is None else (share * number).ceil().long().clamp(min=1)
         rows = torch.arange(self.size, device=self.x.device)
         self.todo = (~self.verdict(self.x, rows)[0]).nonzero().flatten()
@@ -92,7 +93,7 @@ class Pixels(Goal):
     def losses(self) -> Mapping[str, Loss]:  # type: ignore[override]
         """See :class:`Pixels`."""
         return {
-            "soft count": lambda answer, rows, which: self._sum(answer, rows, torch.sigmoid),
+            "soft count": lambda answer, rows, which: self._sum(answer, rows, sigmoid),
             "sum of margins": lambda answer, rows, which: self._sum(answer, rows, torch.clone),
             "cross-entropy": lambda answer, rows, which: self._cross_entropy(answer, rows, masked=False),
             "masked cross-entropy": lambda answer, rows, which: self._cross_entropy(answer, rows, masked=True),
@@ -115,7 +116,7 @@ class Pixels(Goal):
         of them are negative the largest. As many as possible: the number of those left, with the same gradient."""
         counted, needed = self.counted[rows], self.needed[rows]
         inside = margins.masked_fill(~counted, torch.inf)
-        if bool((needed < counted.sum(1)).any()):
+        if self._some:
             inside = inside.sort(1).values
             chosen = torch.arange(inside.shape[1], device=inside.device) < needed.unsqueeze(1)
         else:
