@@ -12,6 +12,7 @@ from torch import nn
 import clinch as cl
 from clinch.attacks import PatternSettings, activation_descent, minimise_by_activation_descent
 from clinch.attacks.activation_steps import SMALL, Lanes
+from clinch.attacks.draws import Draws
 from clinch.attacks.switched import Switched, probes_for, relu_layers
 from clinch.network.network import Network
 from clinch.papers.parts.box_rivals import maximum_over_box
@@ -71,7 +72,7 @@ def test_squared_normals_are_gradients_of_pre_activations(residual, chosen):
         surrogate = Switched(graph, [graph.output], [surrogate.gates[chosen]])
     x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
     switches = {i: torch.rand_like(a) for i, a in own_switches(surrogate, x).items()}
-    basis = probes_for((1, 4, 4), 16, 2, torch.Generator(), x)
+    basis = probes_for((1, 4, 4), 16, Draws(torch.arange(2)), x)
     assert basis.shape == (16, 1, 1, 4, 4)
     found = surrogate.squared_normals(surrogate.forward(x, switches), switches, basis)
     estimate = surrogate.squared_normals(
@@ -103,7 +104,7 @@ def test_one_step_is_the_formulas(dense):
     graph, settings = dense.graph, PatternSettings(perturb=False, probes=3)
     surrogate = Switched(graph, [graph.output])
     start = torch.tensor([[0.3, -0.2, 0.9], [-0.5, 0.1, 0.4]], dtype=torch.float64)
-    lanes = Lanes(surrogate, start, settings, torch.Generator())
+    lanes = Lanes(surrogate, start, settings, Draws(torch.arange(2)))
     size = torch.tensor([0.5, 0.25], dtype=torch.float64)
 
     def step() -> None:
@@ -144,7 +145,7 @@ def test_one_step_is_the_formulas(dense):
 def steps_of(net, settings: PatternSettings, seed: int = 0, steps: int = 40) -> Lanes:
     graph = net.graph
     start = torch.full((2, *net.input_shape), 0.3, dtype=torch.float64)
-    lanes = Lanes(Switched(graph, [graph.output]), start, settings, torch.Generator().manual_seed(seed))
+    lanes = Lanes(Switched(graph, [graph.output]), start, settings, Draws(torch.arange(len(start)) + 100 * seed))
     size = torch.full((2,), 0.1, dtype=torch.float64)
     for _ in range(steps):
         lanes.step(lanes.look(), lambda v: -v[graph.output].sum(1), size, lambda z: z.clamp(-1, 1))

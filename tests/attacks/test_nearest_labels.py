@@ -84,7 +84,7 @@ def test_elements_are_put_back_while_the_goal_is_reached():
     rows = goal.todo
     z = torch.ones(2, 1, 3)
     track.update(z, rows, goal.look(z, rows))
-    put_back(track, rows, passes=20)
+    put_back(track, rows, torch.full_like(rows, 20))
     assert track.distance.tolist() == [1.0, 1.0] and track.x[:, 0, 0].tolist() == [1.0, 1.0]
     assert isinstance(goal, Goal)
 

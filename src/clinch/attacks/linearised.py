@@ -53,6 +53,17 @@ class Lanes:
         far = move.new_full((len(rows),), torch.inf)
         return Lanes(rows, branch, move, HalfSpaces.none(move), None, far, move, torch.zeros_like(rows).bool())
 
+    @staticmethod
+    def of(parts: list[Lanes]) -> Lanes:
+        """Lanes after each other; all or none of them have shared half-spaces."""
+        shared = [part.shared for part in parts if part.shared is not None]
+        columns = ([getattr(part, name) for part in parts] for name in ("rows", "branch", "move"))
+        ends = ([getattr(part, name) for part in parts] for name in ("distance", "nearest", "lost"))
+        return Lanes(
+            *(torch.cat(column) for column in columns), HalfSpaces.of([part.own for part in parts]),
+            HalfSpaces.of(shared) if len(shared) == len(parts) else None, *(torch.cat(column) for column in ends),
+        )  # fmt: skip
+
     def take(self, which: Tensor) -> Lanes:
         """The chosen lanes, in that order."""
         return Lanes(

@@ -81,11 +81,18 @@ def minimise_steps(
     the region's reference point.
     """
     size = max(1, goal.x[0].numel())
-    count = max(1, min(count, MEMORY // (size * max(1, goal.size))))
-    rows = torch.arange(goal.size, device=goal.x.device).repeat_interleave(count)
-    region = goal.region.take(rows)
+    sharing = goal.size if track.ledger is not None else 1  # under one limit of time all get their turn, with less
+    count = max(1, min(count, MEMORY // (size * max(1, sharing))))
     start = goal.start if first is None else first.to(goal.x)
-    z = random_starts(region, start[rows], count, draws.lanes(rows))
+    for problems in torch.arange(goal.size, device=goal.x.device).split(max(1, MEMORY // (size * count))):
+        rows = problems.repeat_interleave(count)
+        z = random_starts(goal.region.take(rows), start[rows], count, draws.lanes(rows))
+        _descend(goal, track, rows, z, steps)
+
+
+def _descend(goal: Objective, track: Track, rows: Tensor, z: Tensor, steps: int) -> None:
+    """All steps of lanes ``(L,)`` from z."""
+    region = goal.region.take(rows)
     scale = _reach(region)
     for k in range(steps + 1):
         slopes = goal.slopes(z, rows, _losses if goal.tight.clauses else _value)
@@ -124,8 +131,16 @@ def _direction(losses: Tensor, gradients: Tensor) -> Tensor:
 def _step(region: Region, z: Tensor, direction: Tensor, size: float, scale: Tensor) -> Tensor:
     """One step of relative length ``size`` in (0, 1]."""
     ball = region.balls[0] if region.balls else None
-    if ball is None or not bool(torch.isfinite(ball.radius).all()):
-        return project_into(region, z + size * scale * steepest_direction(direction, torch.inf))
+    finite = None if ball is None else torch.isfinite(ball.radius)
+    if ball is None or finite is None or not bool(finite.all()):
+        wide = project_into(region, z + size * scale * steepest_direction(direction, torch.inf))
+        if ball is None or finite is None or not bool(finite.any()):
+            return wide
+        return torch.where(along(finite, z), _ball_step(region, ball, z, direction, size), wide)
+    return _ball_step(region, ball, z, direction, size)
+
+
+def _ball_step(region: Region, ball: Ball, z: Tensor, direction: Tensor, size: float) -> Tensor:
     if ball.p == 2:
         length = along(ball.radius, z)
         return project_into(region, z + size * length * steepest_direction(direction, 2, ball.weights))

@@ -93,7 +93,7 @@ def _fill(
     if not len(rest):
         return moved
     columns = (t[rest] for t in (gradient, gain, need, lower, upper))
-    return moved.index_copy(0, rest, _fill(*columns, by_gain, MORE * count))
+    return moved.index_copy(0, rest, _fill(*columns, by_gain=by_gain, count=MORE * count))
 
 
 def _largest(gradient: Tensor, gain: Tensor, count: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def _spend(gradient: Tensor, gain: Tensor, radius: Tensor, lower: Tensor, upper:
     if not len(rest):
         return moved
     columns = (t[rest] for t in (gradient, gain, radius, lower, upper))
-    return moved.index_copy(0, rest, _spend(*columns, MORE * count))
+    return moved.index_copy(0, rest, _spend(*columns, count=MORE * count))
 
 
 def _top(key: Tensor, amount: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

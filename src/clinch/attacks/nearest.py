@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from clinch.attacks.branches import nearest_branches
-from clinch.attacks.budget import Budget
+from clinch.attacks.budget import Budget, groups
 from clinch.attacks.draws import Draws
 from clinch.attacks.goal import ANY, Goal, along, parts_of
 from clinch.attacks.linearised import Lanes, linearised_steps
@@ -23,11 +23,13 @@ from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
 
-#: passes from which on both recipes run for every input
-BOTH = 480
-#: median error of the linearisation half way to its boundary, relative to the margin, from which on it misleads: on
-#: MNIST networks .01 to .11 after ordinary training, .24 to .25 after adversarial training
-MISLEADING = 0.17
+#: passes from which on both recipes run in shortened form, and in full
+SHORT, LONG = 120, 480
+#: shares of the passes for averaged linearisation, the ball, and averaged linearisation from the best point
+SHORT_SHARES, SHARES = (0.6, 0.4, 0.0), (0.3, 0.6, 0.1)
+#: the same with fewer passes, where the linearisation does not mislead and where it does: its error half way to its
+#: boundary, relative to the margin
+FEW_SHARES, MISLEADING = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), 0.17
 #: passes of the last bisection towards the input, and the shortest way back that it tries
 BACK, NEAR = 8, 0.9
 #: branches tried at first, and kept after the first stage
@@ -132,31 +134,35 @@ def search(track: Track, passes: int, draws: Draws, quick: bool = False) -> Lane
 def _dense(track: Track, passes: int, draws: Draws) -> Lanes | None:
     """p = 1, 2 and infinity."""
     goal = track.goal
-    budget = Budget.of(goal, goal.todo, passes)
+    budget = Budget.of(goal, passes)
     lanes, place = _ranked(track, goal.todo, passes)
     if not len(lanes.rows):
         return None
     rows = lanes.rows[place == 0]  # an input without any gradient is lost
     misleading = _error(track, lanes.take((place == 0).nonzero().flatten())) > MISLEADING
-    left = budget.left - BACK
-    finalists = None
-    if left >= BOTH:
-        finalists = _follow(track, lanes, int(0.3 * left))
-        _balls(track, rows, int(0.6 * left), draws)
-        _refine(track, rows, (track.x - goal.x)[rows].flatten(1), int(0.1 * left))
-    elif misleading:
-        _balls(track, rows, left, draws)
-    else:
-        finalists = _follow(track, lanes, left)
+    count = torch.bincount(lanes.rows, minlength=goal.size)
+    left = budget.left(rows) - BACK
+    finalists = []
+    for (passes_left, _, ball), which in groups(torch.stack([left, count[rows], misleading.long()], 1)):
+        some = rows[which]
+        shares = FEW_SHARES[bool(ball)] if passes_left < SHORT else SHORT_SHARES if passes_left < LONG else SHARES
+        follow, balls, refine = (int(share * passes_left) for share in shares)
+        if follow:
+            own = lanes.take(torch.isin(lanes.rows, some).nonzero().flatten())
+            finalists.append(_follow(track, own, follow))
+        if balls:
+            _balls(track, some, balls, draws)
+        if refine:
+            _refine(track, some, (track.x - goal.x)[some].flatten(1), refine)
     retract(track, BACK, NEAR)
     track.step()
-    return finalists
+    return Lanes.of(finalists) if finalists else None
 
 
 def _sparse(track: Track, passes: int, draws: Draws) -> None:
     """p = 0: shrinking balls, and single elements put back."""
     goal, rows = track.goal, track.goal.todo
-    budget = Budget.of(goal, rows, passes)
+    budget = Budget.of(goal, passes)
     back = int(SPARSE_BACK * passes)
     runs = max(len(SPARSE_FAR), passes // RUN)
     anyone, reach = torch.full_like(rows, ANY), _far(goal, rows)
@@ -173,7 +179,7 @@ def _sparse(track: Track, passes: int, draws: Draws) -> None:
             rate=(0.3, 0.01), averaging=(0.3, 0.8),
         )  # fmt: skip
         track.step()
-    put_back(track, rows, budget.left)
+    put_back(track, rows, budget.left(rows))
     track.step()
 
 
@@ -186,11 +192,10 @@ def _ranked(track: Track, rows: Tensor, passes: int) -> tuple[Lanes, Tensor]:
     return Lanes.at(near.rows, near.branch, near.move), near.place
 
 
-def _error(track: Track, lanes: Lanes) -> float:
-    """The median over inputs of ``2·|h(x + δ/2)/h(x) − ½|``, δ leading to the linearised boundary of h: one pass."""
+def _error(track: Track, lanes: Lanes) -> Tensor:
+    """``(L,)`` for one lane of each input ``2·|h(x + δ/2)/h(x) − ½|``, δ leading to the linearised boundary of h: two
+    passes."""
     goal, rows = track.goal, lanes.rows
-    if not len(rows):
-        return 0.0
     x = goal.x[rows]
     values = []
     with torch.no_grad():
@@ -198,7 +203,7 @@ def _error(track: Track, lanes: Lanes) -> float:
             branches = torch.cat([goal.answer(z[part], rows[part]).alone for part in parts_of(z)])
             values.append(branches.gather(1, lanes.branch.unsqueeze(1)).squeeze(1))
     goal.count(rows, forward=2)
-    return float((2 * (values[1] / values[0] - 0.5).abs()).median())
+    return 2 * (values[1] / values[0] - 0.5).abs()
 
 
 def _follow(track: Track, lanes: Lanes, passes: int) -> Lanes:

@@ -14,20 +14,20 @@ from clinch.attacks.track import Track
 STEP, WIDEST = (0.5, 0.02), 2.0
 
 
-def put_back(track: Track, rows: Tensor, passes: int, points: Tensor | None = None) -> None:
+def put_back(track: Track, rows: Tensor, passes: Tensor, points: Tensor | None = None) -> None:
     """Greedy, for p = 0: of all changed elements of an input's point, put back the one that leaves the smallest
     margin; again and again, as long as some trial reaches the goal and passes are left.
 
     Args:
         track: whose best points are improved.
         rows: ``(A,)`` inputs.
-        passes: rows sent forward for each input, at most; a round takes one for each changed element.
+        passes: ``(A,)`` rows sent forward for each input, at most; a round takes one for each changed element.
         points: ``(A, *input_shape)`` where to begin; None: the best points.
     """
     goal = track.goal
     clean = _clean(track, rows)
     z = (track.x[rows] if points is None else points).flatten(1).clone()
-    left = torch.full_like(rows, passes)
+    left = passes.clone()
     active = torch.arange(len(rows), device=rows.device)[track.success[rows]]
     while not track.exhausted:
         changed = z[active] != clean[active]

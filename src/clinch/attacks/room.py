@@ -45,6 +45,11 @@ class HalfSpaces:
         nothing = move.new_zeros(len(move))
         return HalfSpaces(torch.zeros_like(move), nothing, nothing == 0)
 
+    @staticmethod
+    def of(parts: list[HalfSpaces]) -> HalfSpaces:
+        """Those of several lanes after each other."""
+        return HalfSpaces(*(torch.cat([getattr(part, name) for part in parts]) for name in ("row", "limit", "fresh")))
+
     def take(self, which: Tensor) -> HalfSpaces:
         """The chosen ones, in that order."""
         return HalfSpaces(self.row[which], self.limit[which], self.fresh[which])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clinch.attacks.alma import lagrangian_steps
 from clinch.attacks.branches import Linearised, nearest_branches
-from clinch.attacks.budget import Budget
+from clinch.attacks.budget import Budget, groups
 from clinch.attacks.draws import Draws
 from clinch.attacks.goal import ANY, along
 from clinch.attacks.linearised import Lanes, linearised_steps
@@ -80,17 +80,15 @@ def search_shared(track: Track, passes: int, draws: Draws, quick: bool = False) 
         there were none.
     """
     goal = track.goal
-    budget = Budget.of(goal, goal.todo, passes - BACK)
+    budget = Budget.of(goal, passes - BACK)
     if goal.width == 1:
-        lagrangian_steps(track, budget.steps(goal.todo, 2, ALL_MUST_HOLD[0], ALL_MUST_HOLD[1]), draws.at(0))
+        lagrangian_steps(track, int(min(ALL_MUST_HOLD[0] * budget.passes / 2, ALL_MUST_HOLD[1])), draws.at(0))
         if track.exhausted:
             return None
     branches = min(BRANCHES, max(FEWEST, int(TRIED * passes)))
     near = nearest_branches(goal, goal.todo, branches, max(MOST_LOOKED_AT, branches))
     track.note_gradient(near.steepness.unsqueeze(1), near.rows)
     near = near.take((near.steepness > 0).nonzero().flatten())
-    if not len(near.rows):
-        return None
     if goal.p == 0:
         _sparse(track, near, budget, draws)
         return None
@@ -113,11 +111,17 @@ def search_shared(track: Track, passes: int, draws: Draws, quick: bool = False) 
 def _stage(track: Track, lanes: Lanes, stage: Stage, budget: Budget) -> Lanes:
     """One stage on all lanes."""
     steps = budget.steps(lanes.rows, EACH, stage.share, stage.most * max(1.0, budget.passes / USUAL))
-    lanes = linearised_steps(
-        track, lanes, steps=steps, step_size=stage.step_size, averaging=stage.averaging, overshoot=stage.overshoot
-    )
+    parts: list[tuple[Tensor, Lanes]] = []
+    for (count,), which in groups(steps.unsqueeze(1)):
+        part = linearised_steps(
+            track, lanes.take(which), steps=count, step_size=stage.step_size, averaging=stage.averaging,
+            overshoot=stage.overshoot,
+        )  # fmt: skip
+        parts.append((which, part))
     track.step()
-    return lanes
+    if len(parts) < 2:
+        return parts[0][1] if parts else lanes
+    return Lanes.of([part for _, part in parts]).take(torch.cat([which for which, _ in parts]).argsort())
 
 
 def _with_random_starts(track: Track, near: Linearised, draws: Draws) -> Lanes:
@@ -144,6 +148,8 @@ def _best(track: Track, lanes: Lanes, count: int) -> Lanes:
 
 def _first_of_each(key: Tensor) -> Tensor:
     """Positions of the first appearance of each key, in increasing order."""
+    if not len(key):
+        return key
     _, group = key.unique(return_inverse=True)
     place = torch.arange(len(key), device=key.device)
     first = torch.full((int(group.max()) + 1,), len(key), device=key.device).scatter_reduce(0, group, place, "amin")
@@ -186,7 +192,9 @@ def _shrink(track: Track, rows: Tensor, branch: Tensor, stage: tuple[float, int]
     noise = draws.take(todo).symmetric(z[second])
     reach = (track.x[todo] - z[second]).flatten(1).abs().amax(1)
     z[second] = project_into(goal.region.take(todo), z[second] + noise * along(reach, z))
-    shrinking_steps(track, rows, branch, z, radius, steps, averaging=(0.0, 0.5 if goal.p else 0.8))
+    for (count,), some in groups(steps.unsqueeze(1)):
+        columns = rows[some], branch[some], z[some], radius[some]
+        shrinking_steps(track, *columns, count, averaging=(0.0, 0.5 if goal.p else 0.8))
     track.step()
 
 
@@ -207,7 +215,8 @@ def _sparse(track: Track, near: Linearised, budget: Budget, draws: Draws) -> Non
         if not len(rows) or track.exhausted:
             return
         before = track.distance[rows]
-        each = min(int(SPARSE_BACK * budget.passes), budget.left - (2 * PUSH if round_ else 0))
-        put_back(track, rows, each, pushed(track, rows, PUSH) if round_ and each > 0 else None)
+        each = (budget.left(rows) - (2 * PUSH if round_ else 0)).clamp(max=int(SPARSE_BACK * budget.passes))
+        rows, before, each = rows[each > 0], before[each > 0], each[each > 0]
+        put_back(track, rows, each, pushed(track, rows, PUSH) if round_ else None)
         track.step()
         rows = rows[(track.distance[rows] < before) | (round_ == 0)]
