@@ -57,11 +57,12 @@ class Lanes:
     def of(parts: list[Lanes]) -> Lanes:
         """Lanes after each other; all or none of them have shared half-spaces."""
         shared = [part.shared for part in parts if part.shared is not None]
-        columns = ([getattr(part, name) for part in parts] for name in ("rows", "branch", "move"))
-        ends = ([getattr(part, name) for part in parts] for name in ("distance", "nearest", "lost"))
         return Lanes(
-            *(torch.cat(column) for column in columns), HalfSpaces.of([part.own for part in parts]),
-            HalfSpaces.of(shared) if len(shared) == len(parts) else None, *(torch.cat(column) for column in ends),
+            torch.cat([part.rows for part in parts]), torch.cat([part.branch for part in parts]),
+            torch.cat([part.move for part in parts]), HalfSpaces.of([part.own for part in parts]),
+            HalfSpaces.of(shared) if len(shared) == len(parts) else None,
+            torch.cat([part.distance for part in parts]), torch.cat([part.nearest for part in parts]),
+            torch.cat([part.lost for part in parts]),
         )  # fmt: skip
 
     def take(self, which: Tensor) -> Lanes:
