@@ -113,7 +113,7 @@ def activation_descent(
     """
     if steps < 1 or restarts < 1 or not 0 < last <= 1:
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1, last={last} in (0, 1].")
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, scaled=False)
     radius, named = radius_of(goal, eps), loss_of(goal, loss, published=not settings.normalise)
     if goal.p == 0:
         raise ProblemError(
@@ -147,7 +147,8 @@ def _reading(goal: Goal) -> _Reading:
         return _Reading(query.graph, query.atoms.nodes, lambda seen, rows: goal.answer_from(dict(seen), rows))
     assert isinstance(goal, Labels)
     net = goal.model.net
-    graph = load(net, None if isinstance(net, Network) else tuple(goal.x.shape[1:])).graph
+    network = load(net, None if isinstance(net, Network) else tuple(goal.x.shape[1:]))
+    graph = network.graph_as(goal.x.dtype, network.device)
     return _Reading(graph, [graph.output], lambda seen, rows: goal.answer_from(seen[graph.output], rows))
 
 

@@ -14,6 +14,7 @@ from clinch.attacks.result import AttackResult, HasQuery, query_of
 from clinch.attacks.schedule import cosine
 from clinch.attacks.switched import Switched, relu_layers
 from clinch.attacks.track import Track
+from clinch.attacks.units import TYPICAL
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
@@ -22,8 +23,6 @@ from clinch.query import Distance, Query
 
 #: step of the input, in Euclidean radii of the region: the published one on the small random networks
 STEP = 0.16
-#: radius of an input without limits
-UNBOUNDED = 1.0
 
 
 @with_gradients
@@ -130,7 +129,7 @@ def _objective(own: Query, violated: Tensor) -> Callable[[Mapping[int, Tensor]],
 def _radius(region: Region) -> Tensor:
     """``(L,)`` half the diagonal of the box, or the radius of a smaller ball in it."""
     half = ((region.upper - region.lower) / 2).flatten(1)
-    length = torch.linalg.vector_norm(torch.where(half.isfinite(), half, UNBOUNDED), dim=1)
+    length = torch.linalg.vector_norm(torch.where(half.isfinite(), half, TYPICAL), dim=1)
     for ball in region.balls:
         length = torch.minimum(length, ball.radius) if ball.p and ball.weights is None else length
     return length

@@ -48,7 +48,7 @@ def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True
         finally:
             track.report()
         return
-    goal = Conditions(query, needed=False)
+    goal = Conditions(query, needed=False, scaled=True)
     track = Track(goal, ledger=ledger)
     track.report()
     wanted = SHARED_SPARSE if goal.shared and goal.p == 0 else (SHARED if goal.shared else OTHERS)[not thorough]
@@ -62,8 +62,9 @@ def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True
 
 def _polish_runners_up(ledger: Ledger, track: Track, lanes: Lanes) -> None:
     """A runner-up may lie on a better piece than the incumbent: polish those that are not far behind."""
-    value = ledger.value.to(lanes.rows.device)[lanes.rows]
+    value = track.goal.shortened(ledger.value.to(lanes.rows.device))[lanes.rows]
     close = (lanes.distance <= (1 + RUNNER_UP) * value).nonzero().flatten()
     close = close[lanes.distance[close].argsort(stable=True)]
-    x = track.goal.x[lanes.rows[close]]
-    polish_from(ledger.query, ledger, x + lanes.nearest[close].view_as(x), lanes.rows[close].cpu())
+    rows = lanes.rows[close]
+    x = track.goal.x[rows]
+    polish_from(ledger.query, ledger, track.goal.point(x + lanes.nearest[close].view_as(x), rows), rows.cpu())

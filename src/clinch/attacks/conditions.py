@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.goal import Answer, Goal
+from clinch.attacks.goal import Answer, Goal, linearised_distance
 from clinch.attacks.leaky import leaky_forward
 from clinch.attacks.result import HasQuery, query_of
-from clinch.attacks.tightened import disjunctive_clause, reference_point, tightened
+from clinch.attacks.tightened import disjunctive_clause, reference_point, tightened, within_reach
+from clinch.attacks.units import Units, range_of, working_dtype
 from clinch.certify.point import check_points
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.projection import project_into
@@ -26,6 +27,7 @@ class Conditions(Goal):
         problem: a ``cl.Problem``, or its normal form.
         p: the norm of distances where the objective is no distance.
         needed: False takes a problem without clauses too: its goal is reached everywhere.
+        scaled: whether to work in the units of :mod:`clinch.attacks.units`; otherwise in the user's.
 
     Attributes:
         query: the float64 normal form on the CPU.
@@ -38,25 +40,41 @@ class Conditions(Goal):
     several = True
 
     @with_gradients
-    def __init__(self, problem: HasQuery | Query, p: float = torch.inf, *, needed: bool = True) -> None:
+    def __init__(
+        self, problem: HasQuery | Query, p: float = torch.inf, *, needed: bool = True, scaled: bool = False
+    ) -> None:
         query = query_of(problem)
         if needed and not query.clauses:
             raise UnsupportedByEngine(
                 "This attack drives an input to where constraints on the network hold, and the problem has none. Use "
                 "clinch.attacks.minimise for an objective alone."
             )
-        model = query.to(query.network.dtype, query.device)
+        dtype = query.network.dtype
+        model = query.to(working_dtype(dtype), query.device)
         anchor = project_into(model.region, reference_point(model))
         self.query, self.tight = query.moved("cpu"), tightened(query, anchor)
         objective = self.tight.objective
-        self.x = objective.center if isinstance(objective, Distance) else anchor
         self.p, self.weights = (objective.p, objective.weights) if isinstance(objective, Distance) else (p, None)
-        self.region = self.tight.region
+        x, region = objective.center if isinstance(objective, Distance) else anchor, self.tight.region
+        units = self.units = Units.of(x, region.lower, region.upper, dtype)
+        self.x, self.region = units.start, region
         self.forward = torch.full((query.size,), 6, dtype=torch.int64, device=self.x.device)
         self.backward = torch.zeros_like(self.forward)
         self._main = disjunctive_clause(self.tight) or 0
         self._atoms = (self.tight.clause == self._main).nonzero().flatten()
+        if scaled:
+            units = self.units = units.scaled(self._sizes())
+        self.tight = within_reach(self.tight, units)
+        self.x, self.region = units.start, units.region(self.tight.region)
         self.todo = self._open()
+
+    def _sizes(self) -> Tensor:
+        """``(B,)`` the widest range of an element, or the distance of the linearised boundary."""
+        size = range_of(self.region.lower, self.region.upper)
+        rows = (~size.isfinite()).nonzero().flatten()
+        if len(rows) and self.tight.clauses:
+            size[rows] = linearised_distance(self, rows)
+        return size
 
     def _open(self) -> Tensor:
         """Rows whose start is not the answer already: it may break clauses, or a ball may have pushed it away from the
@@ -78,11 +96,12 @@ class Conditions(Goal):
 
     def answer(self, z: Tensor, rows: Tensor) -> Answer:
         """See :meth:`Goal.answer`."""
+        z = self.point(z, rows).to(self.x)
         return self.answer_from(self.tight.graph.forward(z, self._nodes), rows)
 
     def leaky_answer(self, z: Tensor, rows: Tensor) -> Answer | None:
         """See :meth:`Goal.leaky_answer`."""
-        return self.answer_from(leaky_forward(self.tight.graph, z, self._nodes), rows)
+        return self.answer_from(leaky_forward(self.tight.graph, self.point(z, rows).to(self.x), self._nodes), rows)
 
     @property
     def _nodes(self) -> list[int]:
@@ -102,5 +121,5 @@ class Conditions(Goal):
 
     def verdict(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Goal.verdict`."""
-        check = check_points(self.query, z, rows)
+        check = check_points(self.query, self.point(z, rows), rows)
         return check.feasible.to(z.device), check.violation.to(z.device)

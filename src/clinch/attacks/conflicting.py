@@ -11,7 +11,7 @@ from clinch.attacks.goal import Goal, along
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.several import Rule, orthogonal, selective
 from clinch.attacks.starts import random_offset
-from clinch.attacks.state import goal_of, radius_of
+from clinch.attacks.state import goal_of, radius_of, steps_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
@@ -123,8 +123,7 @@ def _in_turn(
     goal: Goal, radius: Tensor, rule: Rule, steps: int, step_size: float | Tensor | None, restarts: int,
     separate: bool, seed: int, history: bool, progress: Progress | None,
 ) -> AttackResult:  # fmt: skip
-    size = 2.5 / steps * _euclidean(goal, radius) if step_size is None else torch.as_tensor(step_size).to(radius)
-    size = size.expand(goal.size)
+    size = 2.5 / steps * _euclidean(goal, radius) if step_size is None else steps_of(goal, step_size, radius)
     track = Track(goal, record=history, progress=progress, steps=restarts * steps)
     draws = goal.draws(seed)
     for run in range(restarts):

@@ -72,7 +72,8 @@ def decomposition(
     goal.backward.scatter_add_(0, lanes.origin, found.backward.to(goal.backward))
     # a problem's violation may be 0 where everything holds: here less than 0 means that it does
     margin = torch.where(found.success, found.loss.clamp(max=-1e-30), found.loss.clamp(min=0))
-    track.update(found.x, lanes.origin, margin, found.distance)
+    points = lanes.working(found.x, torch.arange(lanes.size, device=found.x.device))
+    track.update(points, lanes.origin, margin, lanes.shortened(found.distance))
     moved = torch.tensor([reason != NO_GRADIENT for reason in found.reason], device=goal.x.device)
     track.note_gradient(moved.unsqueeze(1), lanes.origin)
     return replace(track.result(), history=_merged(found.history, lanes.origin, goal))
@@ -96,6 +97,7 @@ class Branches(Goal):
         near = nearest_branches(goal, goal.todo, count)
         self._goal, self.origin, self.branch = goal, near.rows, near.branch
         self.x, self.region, self.p = goal.x[near.rows], goal.region.take(near.rows), goal.p
+        self.units = None if goal.units is None else goal.units.take(near.rows)
         self.weights = None if goal.weights is None else goal.weights[near.rows]
         self.todo = torch.arange(len(near.rows), device=goal.x.device)
         self.forward, self.backward = torch.zeros_like(self.todo), torch.zeros_like(self.todo)
@@ -104,6 +106,11 @@ class Branches(Goal):
     def fingerprint(self) -> Tensor:
         """See :meth:`Goal.fingerprint`."""
         return mix(self._goal.fingerprint[self.origin] + self.branch)
+
+    @property
+    def exact(self) -> bool:
+        """See :meth:`Goal.exact`."""
+        return self._goal.exact
 
     @property
     def width(self) -> int:

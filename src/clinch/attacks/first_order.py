@@ -56,7 +56,7 @@ def first_order_radius(
     Example:
         >>> rho2 = first_order_radius(net, x, y).mean()
     """
-    goal = goal_of(net, x, y, target=target, bounds=None, norm=norm, outputs=outputs, any_p=True)
+    goal = goal_of(net, x, y, target=target, bounds=None, norm=norm, outputs=outputs, any_p=True, scaled=False)
     radius = torch.zeros(goal.size, dtype=torch.float64, device=goal.x.device)
     if len(rows := goal.todo):
         branches, gradients = goal.jacobian(first_points(goal, rows), rows)

@@ -79,7 +79,9 @@ def gnii_convex(
     Example:
         >>> gnii_convex(net, x, y, eps=0.1, constraints=lambda eta, x: [cp.sum(eta) == 0, eta >= 0]).success
     """
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    goal = goal_of(
+        net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True, scaled=constraints is None
+    )
     radius, function = radius_of(goal, eps), loss_of(goal, loss)
     program = _Program(goal, constraints)
     track = Track(goal)

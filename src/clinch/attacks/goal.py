@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.draws import Draws, fingerprint
+from clinch.attacks.units import Units
 from clinch.geometry.norms import norm
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
@@ -123,8 +124,9 @@ class Goal(ABC):
     """B inputs with what is wanted of each.
 
     Attributes:
-        x: ``(B, *input_shape)`` where distances are measured from, in the model's dtype, on its device.
-        region: where points must stay, besides any ball of the attack's own.
+        units: from the units of attacks to those of the user; None where there is no difference.
+        x: ``(B, *input_shape)`` where distances are measured from, in the units of attacks, on the model's device.
+        region: where points must stay, besides any ball of the attack's own; in those units, as all points are.
         p: the norm of distances, 0, 1, 2 or infinity, for some attacks any number from 1 on; ``weights`` its weights
             ``(B, *input_shape)`` or None.
         forward: ``(B,)`` rows sent forward so far; ``backward`` the same for gradients.
@@ -136,6 +138,7 @@ class Goal(ABC):
         partial: whether a point short of the goal is worth something too, so that no attack gives up on an input.
     """
 
+    units: Units | None = None
     x: Tensor
     region: Region
     p: float
@@ -147,6 +150,11 @@ class Goal(ABC):
     losses: Mapping[str, Loss] = MappingProxyType({})
     default_loss: str = "margin"
     partial: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether verdicts are those of float64 too."""
+        return True
 
     @property
     def size(self) -> int:
@@ -261,6 +269,24 @@ class Goal(ABC):
         self.forward += forward * passes
         self.backward += backward * passes
 
+    # --- units -------------------------------------------------------------------------------------------------------
+
+    def point(self, z: Tensor, rows: Tensor) -> Tensor:
+        """The model's inputs at points ``(L, *input_shape)``: in the user's units, the model's dtype and the limits."""
+        return z if self.units is None else self.units.point(z, rows)
+
+    def working(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Inputs of the model as points."""
+        return x.to(self.x) if self.units is None else self.units.back(x.to(self.x.device), rows)
+
+    def lengths(self, values: Tensor, rows: Tensor | slice) -> Tensor:
+        """Distances ``(L,)`` between points in the user's units."""
+        return values if self.units is None or self.p == 0 else self.units.lengths(values, rows)
+
+    def shortened(self, values: Tensor, *, steps: bool = False) -> Tensor:
+        """Radii ``(B,)`` of the user, or ``steps`` of elements, between points."""
+        return values if self.units is None or (self.p == 0 and not steps) else self.units.shortened(values)
+
     # --- distances and balls ------------------------------------------------------------------------------------------
 
     def distance(self, z: Tensor, rows: Tensor) -> Tensor:
@@ -291,6 +317,13 @@ class Goal(ABC):
         box = Region(region.lower.double(), region.upper.double()).within(Ball(center.double(), radius, self.p, exact))
         lower, upper = round_up(box.lower, center.dtype).to(center), round_down(box.upper, center.dtype).to(center)
         return Region(torch.minimum(lower, upper), upper, region.balls)
+
+
+def linearised_distance(goal: Goal, rows: Tensor) -> Tensor:
+    """Euclidean distances ``(L,)`` from the given inputs to where their margin would vanish if it was linear."""
+    slope = goal.slope(goal.start[rows], rows)
+    steepness = torch.linalg.vector_norm(slope.gradient.double().flatten(1), dim=1)
+    return slope.margin.double().abs() / steepness
 
 
 def parts_of(z: Tensor, times: int = 1) -> list[slice]:

@@ -6,15 +6,19 @@ Everything about the arguments is checked here, before any gradient is spent.
 from __future__ import annotations
 
 import copy
-import math
+from contextlib import nullcontext
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from clinch.arguments import as_tensor, checked_batch, checked_outputs, checked_range, within_range
 from clinch.attacks.draws import mix
-from clinch.attacks.goal import Answer, Goal, parts_of
-from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
+from clinch.attacks.goal import Answer, Goal, linearised_distance, parts_of
+from clinch.attacks.units import Units, range_of
+from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.norms import NORMS
 from clinch.geometry.region import Region
 from clinch.gradients import with_gradients
@@ -37,6 +41,7 @@ class Labels(Goal):
         p: the norm of distances.
         outputs: what f is: the ``"logits"``, or their ``"probabilities"`` (softmax).
         any_p: whether the attack takes every p >= 1, instead of 0, 1, 2 and infinity.
+        scaled: whether to work in the units of :mod:`clinch.attacks.units`; otherwise in the user's.
 
     Raises:
         NetworkError: training mode, or outputs that are not one row of class scores for each input.
@@ -57,30 +62,49 @@ class Labels(Goal):
         p: float = torch.inf,
         outputs: str = "logits",
         any_p: bool = False,
+        scaled: bool = False,
     ) -> None:
         if outputs not in OUTPUTS:
             raise ProblemError(f"outputs={outputs!r} is not known. Write 'logits' or 'probabilities'.")
         check_p(p, any_p)
         self.model = Model(net)
-        self.x = checked_inputs(self.model, x, bounds)
+        inputs = checked_inputs(self.model, x, bounds)
         self.p, self.outputs = float(p), outputs
-        low, high = bounds or (-torch.inf, torch.inf)
-        self.region = Region(torch.full_like(self.x, low), torch.full_like(self.x, high))
+        ends = (-torch.inf, torch.inf) if bounds is None else checked_range(bounds)
+        low, high = (torch.full_like(inputs[:1], limit) for limit in ends)
+        units = Units.of(inputs, low, high, inputs.dtype)
+        self._use(units)
         self.forward = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
         self.backward = self.forward.clone()
         with torch.no_grad():
-            parts = [self.model(self.x[part]) for part in parts_of(self.x)]
+            parts = [checked_outputs(self.model, inputs[part]) for part in parts_of(inputs)]
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
         self._check_logits(logits)
         self.classes = logits.shape[1]
         self.y = _checked_classes("y", y, len(self.x), self.classes).to(self.x.device)
         self.target = None
         if target is not None:
-            wanted = torch.as_tensor(target)
+            wanted = as_tensor(target, "target", "one class, or a tensor (B,) of whole numbers")
             wanted = wanted.expand(len(self.x)) if wanted.dim() == 0 else wanted
             self.target = _checked_classes("target", wanted, len(self.x), self.classes).to(self.x.device)
         rows = torch.arange(self.size, device=self.x.device)
         self.todo = (~self.verdict(self.x, rows)[0]).nonzero().flatten()
+        if scaled:
+            self._use(units.scaled(self._sizes()))
+
+    def _use(self, units: Units) -> None:
+        """Work in these units."""
+        self.units, self.x = units, units.start
+        whole = units.x.shape
+        region = units.region(Region(units.lower.expand(whole), units.upper.expand(whole)))
+        self.region = Region(region.lower.contiguous(), region.upper.contiguous())
+
+    def _sizes(self) -> Tensor:
+        """``(B,)`` the width of the range, or the distance of the linearised boundary."""
+        size = range_of(self.region.lower, self.region.upper)
+        if not bool(size.isfinite().all()) and len(self.todo):
+            size[self.todo] = linearised_distance(self, self.todo)
+        return size
 
     def _check_logits(self, logits: Tensor) -> None:
         if logits.dim() != 2 or len(logits) != len(self.x) or logits.shape[1] < 2:
@@ -98,13 +122,18 @@ class Labels(Goal):
         return mix(super().fingerprint + wanted)
 
     @property
+    def exact(self) -> bool:
+        """See :meth:`Goal.exact`."""
+        return self.model.has_exact
+
+    @property
     def width(self) -> int:
         """The classes, the label's own branch being infinite; one for a target."""
         return self.classes if self.target is None else 1
 
     def answer(self, z: Tensor, rows: Tensor) -> Answer:
         """See :meth:`Goal.answer`."""
-        return self.answer_from(self.model(z), rows)
+        return self.answer_from(self.model(self.point(z, rows)).to(self.x), rows)
 
     def answer_from(self, logits: Tensor, rows: Tensor) -> Answer:
         """The answer of a network that returns these logits ``(L, C)`` for the given rows."""
@@ -118,16 +147,17 @@ class Labels(Goal):
 
     def verdict(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Goal.verdict`; a tie counts (:func:`clinch.query.met`), what is not finite does not."""
-        z = z.to(self.x)
+        z = self.point(z.to(self.x), rows)
         margin = torch.cat([self._worse(z[part], rows[part]) for part in parts_of(z)])
         margin = torch.where(margin.isnan() | ~z.flatten(1).isfinite().all(1), torch.inf, margin)
-        return met(margin) & self.region.take(rows).contains(z), margin
+        return met(margin), margin
 
     def _worse(self, z: Tensor, rows: Tensor) -> Tensor:
         """The larger margin of the two dtypes, in float64."""
         with torch.no_grad():
             scores = self.model(z), self.model.exact(z)
-        return torch.maximum(*(self.answer_from(f, rows).margin.double() for f in scores))
+        margins = [self.answer_from(f.double(), rows).margin for f in scores if f is not None]
+        return torch.stack(margins).amax(0)
 
 
 class Model:
@@ -139,6 +169,9 @@ class Model:
                 f"A {type(net).__name__} cannot be attacked. Pass an nn.Module, what cl.load returned, or a cl.Problem."
             )
         self.net = net
+        #: whether float64 has its say. A module that casts inside is run with its casts to other real dtypes left out;
+        #: one that fails even so is judged in its own dtype alone.
+        self.has_exact = True
         if isinstance(net, Network):
             self.dtype, self.device = net.dtype, net.device
             return
@@ -156,18 +189,43 @@ class Model:
             return graph.forward(x)[graph.output]
         return self.net(x)
 
-    def exact(self, x: Tensor) -> Tensor:
-        """Outputs in float64."""
+    def exact(self, x: Tensor) -> Tensor | None:
+        """Outputs in float64; None where the module cannot be run so, see :attr:`has_exact`."""
         if isinstance(self.net, Network):
             graph = self.net.graph_as(torch.float64, self.device)
             return graph.forward(x.double())[graph.output]
-        return self._double(x.double())
+        with torch.no_grad():
+            return self._in_double(x.double())
+
+    def _in_double(self, x: Tensor) -> Tensor | None:
+        for mode in (nullcontext(), KeptDouble()) if self.has_exact else ():
+            try:
+                with mode:
+                    found = self._double(x)
+            except (RuntimeError, TypeError, NotImplementedError):
+                continue
+            if not isinstance(found, Tensor) or found.dtype == torch.float64:
+                return found
+        self.has_exact = False
+        return None
 
     @cached_property
     def _double(self) -> nn.Module:
         """A copy in float64, made once: an attack sees one set of weights."""
         assert isinstance(self.net, nn.Module)
         return copy.deepcopy(self.net).double()
+
+
+class KeptDouble(TorchDispatchMode):
+    """Casts of float64 to other real dtypes do nothing."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        dtype = kwargs.get("dtype")
+        narrows = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        if narrows and func is torch.ops.aten._to_copy.default and args[0].dtype == torch.float64:
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
 
 
 def check_p(p: float, any_p: bool) -> None:
@@ -184,28 +242,15 @@ def checked_inputs(model: Model, x: Tensor, bounds: tuple[float, float] | None) 
     Raises:
         ShapeError, NonFiniteError, ProblemError: no batch of the network's inputs, NaN, or outside the range.
     """
-    x = torch.as_tensor(x)
-    if isinstance(model.net, Network) and tuple(x.shape[1:]) != model.net.input_shape:
-        shape = ", ".join(map(str, model.net.input_shape))
-        raise ShapeError(f"x has shape {tuple(x.shape)}; expected (B, {shape}), a batch of inputs.")
-    if x.dim() < 2:
-        raise ShapeError(f"x has shape {tuple(x.shape)}; expected (B, *input_shape), a batch of inputs.")
-    if not bool(x.isfinite().all()):
-        raise NonFiniteError("x holds NaN or infinity. Check how the inputs were read.")
+    x = checked_batch(x, model.net.input_shape if isinstance(model.net, Network) else None)
     if bounds is not None:
-        low, high = bounds
-        if not low < high or math.isnan(low) or math.isnan(high):
-            raise ProblemError(f"bounds={bounds} is no range. Write (lowest, highest), such as (0.0, 1.0).")
-        if bool((x < low).any()) or bool((x > high).any()):
-            raise ProblemError(
-                f"x ranges from {float(x.min()):.4g} to {float(x.max()):.4g}, outside bounds={bounds}. Pass the range "
-                "of your data, and keep the normalisation inside the model."
-            )
-    return x.detach().to(model.device, model.dtype).clone()
+        low, high = checked_range(bounds)
+        x = within_range(x, low, high, model.dtype)
+    return x.to(model.device, model.dtype).clone()
 
 
 def _checked_classes(name: str, y: Tensor, size: int, classes: int) -> Tensor:
-    y = torch.as_tensor(y)
+    y = as_tensor(y, name, "a tensor (B,) of whole numbers")
     if tuple(y.shape) != (size,) or y.is_floating_point() or y.dtype == torch.bool:
         raise ShapeError(f"{name} has shape {tuple(y.shape)} and dtype {y.dtype}; expected ({size},) whole numbers.")
     wrong = (y < 0) | (y >= classes)

@@ -20,6 +20,7 @@ from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.schedule import cosine
 from clinch.attacks.several import together
 from clinch.attacks.track import Progress, Track
+from clinch.attacks.units import TYPICAL
 from clinch.errors import ProblemError
 from clinch.geometry.directions import linear_maximiser, steepest_direction
 from clinch.geometry.projection import project_into
@@ -31,8 +32,6 @@ from clinch.query import Query
 LANES_PER_START = 12
 #: elements of all lanes together
 MEMORY = 1 << 23
-#: reach of a step where the box is unbounded
-UNBOUNDED = 1.0
 
 
 @with_gradients
@@ -152,7 +151,7 @@ def _ball_step(region: Region, ball: Ball, z: Tensor, direction: Tensor, size: f
 def _reach(region: Region) -> Tensor:
     """Half the width of the box, element by element."""
     half = (region.upper - region.lower) / 2
-    return torch.where(torch.isfinite(half), half, torch.full_like(half, UNBOUNDED))
+    return torch.where(torch.isfinite(half), half, torch.full_like(half, TYPICAL))
 
 
 def random_starts(region: Region, anchor: Tensor, count: int, draws: Draws) -> Tensor:
@@ -160,7 +159,7 @@ def random_starts(region: Region, anchor: Tensor, count: int, draws: Draws) -> T
     into the region; regions and anchors ``(L, *input_shape)``, those of a problem beside each other."""
     draw = draws.uniform(anchor)
     width = region.upper - region.lower
-    spread = torch.where(torch.isfinite(width), region.lower + draw * width, anchor + (2 * draw - 1) * UNBOUNDED)
+    spread = torch.where(torch.isfinite(width), region.lower + draw * width, anchor + (2 * draw - 1) * TYPICAL)
     z = project_into(region, spread)
     for ball in region.balls:
         z = _inside(ball, z, anchor, draw.flatten(1)[:, 0])

@@ -13,11 +13,12 @@ from clinch.attacks.linearised import Lanes, linearised_steps
 from clinch.attacks.put_back import put_back
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.retract import retract
-from clinch.attacks.room import UNBOUNDED, Room
+from clinch.attacks.room import Room
 from clinch.attacks.shared import search_shared
 from clinch.attacks.shrinking_ball import shrinking_steps
 from clinch.attacks.state import nearest_goal_of
 from clinch.attacks.track import Progress, Track
+from clinch.attacks.units import FARTHEST, TYPICAL
 from clinch.errors import ProblemError
 from clinch.gradients import with_gradients
 from clinch.network.network import Network
@@ -284,9 +285,7 @@ def _extreme(goal: Goal, rows: Tensor, radius: Tensor, draws: Draws) -> Tensor:
 
 
 def _far(goal: Goal, rows: Tensor) -> Tensor:
-    """First radii ``(L,)``: a share of the distance of the farthest corner of the box; an element without limits may
-    move by as much as the largest element of its input."""
-    x, room = goal.x[rows].flatten(1), Room.of(goal, rows)
-    most = x.abs().amax(1, keepdim=True).clamp(min=1.0)
+    """First radii ``(L,)``: a share of the distance of the farthest corner of the box."""
+    room = Room.of(goal, rows)
     reach = torch.maximum(-room.lower, room.upper)
-    return FAR[goal.p] * room.norm(torch.where(reach < UNBOUNDED, reach, most))
+    return FAR[goal.p] * room.norm(torch.where(reach < FARTHEST, reach, TYPICAL))

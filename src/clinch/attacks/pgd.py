@@ -9,7 +9,7 @@ from clinch.attacks.goal import Goal, Loss, along
 from clinch.attacks.losses import loss_of
 from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.starts import never_blind, random_offset
-from clinch.attacks.state import goal_of, radius_of
+from clinch.attacks.state import goal_of, radius_of, steps_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.directions import sparse_direction, steepest_direction, with_room
@@ -86,7 +86,7 @@ def pgd(
         raise ProblemError(f"share={share} is no share of the elements. Write a number above 0, at most 1.")
     goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
     radius, function = radius_of(goal, eps), loss_of(goal, loss, published=not normalise)
-    size = 2.5 * radius / steps if step_size is None else torch.as_tensor(step_size).to(radius).expand(goal.size)
+    size = 2.5 * radius / steps if step_size is None else steps_of(goal, step_size, radius)
     size = size.clamp(min=1.0) if step_size is None and goal.p == 0 else size
     track = Track(goal, record=history, progress=progress, steps=restarts * steps)
     draws = goal.draws(seed)

@@ -47,7 +47,8 @@ class AttackResult:
 
     Attributes:
         x: ``(B, *input_shape)`` in the model's dtype; without success the best attempt.
-        success: ``(B,)`` whether the point reaches its goal, by the original model in its own dtype and in float64.
+        success: ``(B,)`` whether the point reaches its goal, by the original model in its own dtype and, where
+            ``exact``, in float64.
         value: ``(B,)`` objective in float64, in the query's minimising sense, for labels the distance; infinity
             without success.
         distance: ``(B,)`` distance from the clean input in the attack's norm, in float64; infinity without success.
@@ -56,6 +57,9 @@ class AttackResult:
         backward: ``(B,)`` rows sent backward; neither counts the clean prediction nor the check of the result.
         reason: for each input why there is no success, or why no attack was needed; empty elsewhere.
         history: the course of the attack, where asked for.
+        exact: whether float64 had its say. A module that casts inside is run in float64 without its casts to other real
+            dtypes; where it fails even so ``success`` is its own dtype's word alone. Problems are about networks that
+            were loaded, whose float64 graph always has its say.
     """
 
     x: Tensor
@@ -67,6 +71,7 @@ class AttackResult:
     backward: Tensor
     reason: tuple[str, ...]
     history: History | None = None
+    exact: bool = True
 
     @property
     def passes(self) -> Tensor:

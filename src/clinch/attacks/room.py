@@ -11,14 +11,13 @@ from torch import Tensor
 
 from clinch.attacks.goal import Goal
 from clinch.attacks.moves import farthest, shortest
+from clinch.attacks.units import FARTHEST
 from clinch.geometry.directions import linear_maximiser
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.norms import norm
 from clinch.geometry.projection import project, project_into
 from clinch.geometry.region import Ball, Region
 
-#: how far an element without limits may move
-UNBOUNDED = 1e4
 #: halvings of the weight between two half-spaces
 MIX = 6
 #: from a room and what it needs of each lane to moves ``(L, n)``
@@ -100,8 +99,8 @@ class Room:
         if goal.weights is not None or region.balls:
             plain = torch.zeros_like(plain)
         # finite limits, so that no move is infinity times zero
-        lower = torch.where(plain.unsqueeze(1), lower.clamp(min=-UNBOUNDED), lower)
-        upper = torch.where(plain.unsqueeze(1), upper.clamp(max=UNBOUNDED), upper)
+        lower = torch.where(plain.unsqueeze(1), lower.clamp(min=-FARTHEST), lower)
+        upper = torch.where(plain.unsqueeze(1), upper.clamp(max=FARTHEST), upper)
         return Room(goal, rows, region, lower, upper, plain)
 
     @cached_property
@@ -199,7 +198,7 @@ def _shortest(room: Room, row: Tensor, limit: Tensor) -> Tensor:
 def _exact_shortest(room: Room, row: Tensor, limit: Tensor) -> Tensor:
     origin = torch.zeros_like(room.lower)
     point = halfspace_distance(row, -limit, room.lower, room.upper, origin, room.goal.p, room.weights).point
-    return point.nan_to_num(0.0, UNBOUNDED, -UNBOUNDED)
+    return point.nan_to_num(0.0, FARTHEST, -FARTHEST)
 
 
 def _farthest(room: Room, gradient: Tensor, radius: Tensor) -> Tensor:
@@ -209,7 +208,7 @@ def _farthest(room: Room, gradient: Tensor, radius: Tensor) -> Tensor:
 def _exact_farthest(room: Room, gradient: Tensor, radius: Tensor) -> Tensor:
     x, region = room.goal.x[room.rows], room.region
     point = linear_maximiser(-gradient.reshape(x.shape), region.lower, region.upper, room.ball(radius))
-    return (point - x).flatten(1).nan_to_num(0.0, UNBOUNDED, -UNBOUNDED)
+    return (point - x).flatten(1).nan_to_num(0.0, FARTHEST, -FARTHEST)
 
 
 def _within(room: Room, move: Tensor, radius: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ from clinch.attacks.goal import ANY, along
 from clinch.attacks.linearised import Lanes, linearised_steps
 from clinch.attacks.put_back import pushed, put_back
 from clinch.attacks.retract import retract
-from clinch.attacks.room import UNBOUNDED, Room
+from clinch.attacks.room import Room
 from clinch.attacks.shrinking_ball import shrinking_steps
 from clinch.attacks.track import Track
+from clinch.attacks.units import FARTHEST, TYPICAL
 from clinch.geometry.projection import project_into
 
 #: passes of one step of one lane: one forward, one backward for its branch, one for what branches share
@@ -199,10 +200,10 @@ def _shrink(track: Track, rows: Tensor, branch: Tensor, stage: tuple[float, int]
 
 
 def _half_way(track: Track, rows: Tensor) -> Tensor:
-    """Half the distance to the farthest corner of the box; 1 for each element that is without limits."""
+    """Half the distance to the farthest corner of the box."""
     room = Room.of(track.goal, rows)
     reach = torch.maximum(-room.lower, room.upper)
-    return room.norm(torch.where(reach < UNBOUNDED, reach / 2, 1.0))
+    return room.norm(torch.where(reach < FARTHEST, reach / 2, TYPICAL))
 
 
 def _sparse(track: Track, near: Linearised, budget: Budget, draws: Draws) -> None:

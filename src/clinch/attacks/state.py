@@ -24,6 +24,7 @@ def goal_of(
     norm: float = torch.inf,
     outputs: str = "logits",
     any_p: bool = False,
+    scaled: bool = True,
 ) -> Goal:
     """The goal of an attack: classifier, inputs and labels, or a problem alone.
 
@@ -36,6 +37,7 @@ def goal_of(
         norm: 0, 1, 2 or infinity; a problem whose objective is a distance has its own.
         outputs: ``"logits"`` or ``"probabilities"``.
         any_p: whether the attack takes every p >= 1 (but not 0), instead of 0, 1, 2 and infinity.
+        scaled: whether the attack works in the units of :mod:`clinch.attacks.units`; otherwise in the user's.
 
     Raises:
         ProblemError: labels without inputs, or inputs for a problem; and what :class:`Labels` and
@@ -50,10 +52,12 @@ def goal_of(
     if isinstance(net, nn.Module | Network) or not (isinstance(net, Query) or hasattr(net, "query")):
         if x is None or y is None:
             raise ProblemError("A classifier is attacked at inputs x with labels y. Pass both, or a cl.Problem alone.")
-        return Labels(net, x, y, target=target, bounds=bounds, p=norm, outputs=outputs, any_p=any_p)  # type: ignore[arg-type]
+        return Labels(
+            net, x, y, target=target, bounds=bounds, p=norm, outputs=outputs, any_p=any_p, scaled=scaled,  # type: ignore[arg-type]
+        )  # fmt: skip
     if x is not None or y is not None or target is not None:
         raise ProblemError("A problem states its own inputs and conditions. Leave out x, y and target.")
-    goal = Conditions(net, norm)
+    goal = Conditions(net, norm, scaled=scaled)
     check_p(goal.p, any_p)
     return goal
 
@@ -124,4 +128,18 @@ def radius_of(goal: Goal, eps: float | Tensor | None) -> Tensor:
         raise ShapeError(f"eps has shape {tuple(radius.shape)}; expected one number or ({goal.size},).")
     if not bool((radius > 0).all() and radius.isfinite().all()):
         raise ProblemError(f"eps={eps} must be positive and finite.")
-    return radius.expand(goal.size).clone()
+    return goal.shortened(radius.expand(goal.size)).clone()
+
+
+def steps_of(goal: Goal, step_size: float | Tensor, radius: Tensor) -> Tensor:
+    """Step sizes that a user states, one or ``(B,)``, like radii ``(B,)`` of :func:`radius_of`.
+
+    Raises:
+        ProblemError: not positive and finite, or neither one number nor one for each input.
+    """
+    size = torch.as_tensor(step_size).to(radius)
+    if size.dim() > 1 or (size.dim() and len(size) not in (1, len(radius))):
+        raise ShapeError(f"step_size has shape {tuple(size.shape)}; expected one number or ({goal.size},).")
+    if not bool((size > 0).all() and size.isfinite().all()):
+        raise ProblemError(f"step_size={step_size} must be positive and finite.")
+    return goal.shortened(size.expand(len(radius)), steps=True)

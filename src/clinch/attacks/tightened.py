@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.draws import Draws, fingerprint
+from clinch.attacks.units import FARTHEST, Units, working_dtype
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Distance, Forms, Query
 
-#: how far an element without limits may move from the centre where only the number of moved elements counts
-REACH = 100.0
-
 
 def tightened(query: Query, anchor: Tensor) -> Query:
-    """The query in the model's dtype, every atom and ball tightened by what rounding may cost there.
+    """The query in the dtype that attacks work in, every atom and ball tightened by what rounding may cost there.
 
     The rounding of an atom is measured: the largest difference between the model's dtype and float64 at the anchor and
     at two points around it. Six rows forward for each problem.
@@ -27,20 +25,22 @@ def tightened(query: Query, anchor: Tensor) -> Query:
         anchor: ``(B, *input_shape)`` points of the region, in the model's dtype.
     """
     query = replace(query, atoms=before_relus(query))
-    model = query.to(query.network.dtype, query.device)
+    dtype = query.network.dtype
+    model, narrow = (query.to(d, query.device) for d in (working_dtype(dtype), dtype))
     draws = Draws.of(fingerprint(anchor), 0)
     spread, slack = torch.zeros_like(anchor), torch.zeros_like(model.atoms.constant)
     with torch.no_grad():
         for step in range(3):
             point = torch.maximum(torch.minimum(anchor + spread, model.region.upper), model.region.lower)
-            rough, exact = model.evaluate(point)[1], query.evaluate(point.to(query.dtype))[1]
+            point = point.to(dtype)
+            rough, exact = narrow.evaluate(point)[1].to(slack), query.evaluate(point.to(query.dtype))[1]
             slack = torch.maximum(slack, (rough - exact.to(rough)).abs().nan_to_num())
             spread = 0.1 * draws.at(step).normal(spread)
-    eps = torch.finfo(model.dtype).eps
+    eps = torch.finfo(dtype).eps
     slack = 2 * slack + 4 * eps * (1 + model.atoms.constant.abs())
     atoms = Forms(model.atoms.coefficients, model.atoms.constant + slack)
     balls = tuple(replace(b, radius=b.radius * (1 - 16 * eps)) if b.p else b for b in model.region.balls)
-    return within_reach(replace(model, atoms=atoms, region=replace(model.region, balls=balls)))
+    return replace(model, atoms=atoms, region=replace(model.region, balls=balls))
 
 
 def before_relus(query: Query) -> Forms:
@@ -65,13 +65,14 @@ def before_relus(query: Query) -> Forms:
     return Forms({node: rows for node, rows in coefficients.items() if bool((rows != 0).any())}, constant)
 
 
-def within_reach(query: Query) -> Query:
+def within_reach(query: Query, units: Units) -> Query:
     """For p = 0 an element may move as far as it likes: without limits of its own it gets some, to move to."""
     objective, region = query.objective, query.region
     if not isinstance(objective, Distance) or objective.p != 0:
         return query
-    lower = torch.maximum(region.lower, objective.center - REACH)
-    upper = torch.minimum(region.upper, objective.center + REACH)
+    reach = FARTHEST * units.unit.reshape(-1, *[1] * (objective.center.dim() - 1))
+    lower = torch.maximum(region.lower, objective.center - reach)
+    upper = torch.minimum(region.upper, objective.center + reach)
     return replace(query, region=replace(region, lower=lower, upper=upper))
 
 

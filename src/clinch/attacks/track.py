@@ -83,6 +83,8 @@ class Track:
             margin: ``(L,)``.
             distance: ``(L,)`` what is lowered; None: the distance.
         """
+        if self.goal.units is not None and self.goal.units.rounds:
+            z = self.goal.working(self.goal.point(z.detach(), rows), rows)
         distance = self.goal.distance(z, rows) if distance is None else distance
         outside = self.goal.outside(z, rows)
         if outside is not None:
@@ -114,16 +116,17 @@ class Track:
             return
         self._fresh[rows] = False
         for nudge in NUDGES:
-            accepted = self.ledger.offer(self._nudged(self.x[rows], rows, nudge), self.who, rows)
+            accepted = self.ledger.offer(self.goal.point(self._nudged(self.x[rows], rows, nudge), rows), self.who, rows)
             rows = rows[~accepted.to(rows.device)]
             if not len(rows) or self.goal.p == 0:
                 break
-        value = self.ledger.value[rows.cpu()]
+        value = self.goal.shortened(self.ledger.value.to(self.distance.device))[rows].cpu()
         known = value.isfinite()
         self.distance[rows] = value.to(self.distance)
         self.margin[rows] = torch.where(known, -1.0, torch.inf).to(self.margin)
         self._rank[rows] = _rank(self.margin[rows].double(), value.to(rows.device))
-        self.x[rows[known.to(rows.device)]] = self.ledger.x[rows.cpu()[known]].to(self.x)
+        found = rows[known.to(rows.device)]
+        self.x[found] = self.goal.working(self.ledger.x[found.cpu()].to(rows.device), found)
 
     def _nudged(self, z: Tensor, rows: Tensor, nudge: float, radius: Tensor | None = None) -> Tensor:
         """Points a little farther along the ray from their inputs."""
@@ -145,7 +148,8 @@ class Track:
         self._done += 1
         if self._lines is not None:
             passes = self.goal.forward + self.goal.backward
-            self._lines.append((passes.clone(), self.distance.clone(), self.margin.clone()))
+            distance = self.goal.lengths(self.distance, slice(None))
+            self._lines.append((passes.clone(), distance.clone(), self.margin.clone()))
         if self.progress is not None:
             self.progress(self._done, max(self._done, self._planned))
 
@@ -166,15 +170,18 @@ class Track:
             z = self._nudged(self.x[rows], rows, nudge, radius)
             reached, margin = goal.verdict(z, rows)
             if radius is not None:
-                reached &= goal.distance(z.double(), rows) <= radius[rows] * (1 + RADIUS_ROUNDING)
+                length = goal.distance(goal.working(goal.point(z, rows), rows).double(), rows)
+                reached &= length <= radius[rows] * (1 + RADIUS_ROUNDING)
             better = reached | (loss[rows] == torch.inf)
             x[rows[better]], loss[rows[better]] = z[better], margin[better]
             success[rows] = reached
-        distance = goal.distance(x.double(), everyone).where(success, torch.inf)
-        value = goal.lowered(x, everyone).where(success, torch.inf)
+        x = goal.point(x, everyone)
+        exact = goal.working(x, everyone)
+        distance = goal.lengths(goal.distance(exact.double(), everyone), everyone).where(success, torch.inf)
+        value = goal.lengths(goal.lowered(exact, everyone), everyone).where(success, torch.inf)
         return AttackResult(
             x, success, value, distance, loss, goal.forward.clone(), goal.backward.clone(), self._reasons(success),
-            None if self._lines is None else History(*(torch.stack(c) for c in zip(*self._lines))),
+            None if self._lines is None else History(*(torch.stack(c) for c in zip(*self._lines))), goal.exact,
         )  # fmt: skip
 
     def _reasons(self, success: Tensor) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from clinch.bounds.crown import activation_bounds, form_bounds, never, relaxations_from
 from clinch.bounds.interval import interval_bounds
+from clinch.bounds.rows import loaded
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
@@ -45,6 +46,7 @@ def layer_limits(
     """
     if method not in METHODS:
         raise ProblemError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
+    network = loaded(network, region)
     graph = network.differentiable_graph(region.lower.dtype, region.lower.device)
     if region.lower.shape[1:] != graph.input_shape:
         raise ShapeError(

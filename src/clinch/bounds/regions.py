@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clinch.arguments import as_tensor
 from clinch.devices import usable_device
 from clinch.errors import EmptyRegionError, NonFiniteError, ShapeError
 from clinch.geometry.norms import NORMS
@@ -30,8 +31,8 @@ def box(lower: Any, upper: Any, *, device: torch.device | str | None = None) -> 
         >>> box(torch.zeros(2, 3), torch.ones(2, 3)).size
         2
     """
-    low = _placed(lower, device)
-    high = _placed(upper, low.device)
+    low = _placed(lower, device, "lower")
+    high = _placed(upper, low.device, "upper")
     if low.shape != high.shape:
         raise ShapeError(f"lower has shape {tuple(low.shape)}, upper {tuple(high.shape)}; give both (B, *input_shape).")
     if bool(torch.isnan(low).any() or torch.isnan(high).any()):
@@ -55,7 +56,9 @@ def ball(
 
     Args:
         center: ``(B, *input_shape)``.
-        radius: a number, or one per input ``(B,)``.
+        radius: a number, one per input ``(B,)``, or one per element, ``(1, *input_shape)`` or
+            ``(B, *input_shape)``: then ``{‖(x − center)/radius‖_p <= 1}``, for p = infinity a box; where it is 0 the
+            element stays at the centre.
         norm: p: 0, 1, 2 or infinity.
         lower: a number or ``(B, *input_shape)``.
         upper: a number or ``(B, *input_shape)``.
@@ -69,26 +72,56 @@ def ball(
         >>> ball(torch.zeros(1, 3), 0.1, math.inf, lower=0, upper=1).upper
         tensor([[0.1000, 0.1000, 0.1000]], dtype=torch.float64)
     """
-    if float(norm) not in NORMS:
+    if not isinstance(norm, int | float) or float(norm) not in NORMS:
         raise ShapeError(f"norm is {norm}; choose 0, 1, 2 or infinity.")
-    middle = _placed(center, device)
+    middle = _placed(center, device, "center")
+    if middle.dim() < 2:
+        raise ShapeError(f"center has shape {tuple(middle.shape)}; give (B, *input_shape), for one input center[None].")
     if not bool(torch.isfinite(middle).all()):
         raise NonFiniteError("center contains NaN or infinity; remove it.")
-    reach = torch.as_tensor(radius, dtype=torch.float64).detach().to(middle).expand(middle.shape[0])
+    reach = _placed(radius, middle.device, "radius")
     if not bool((reach >= 0).all()):
         raise EmptyRegionError("radius is negative or NaN; give a radius of zero or more.")
-    whole = box(_filled(lower, middle), _filled(upper, middle))
-    region = whole.within(Ball(middle, reach, float(norm)))
+    whole = box(_filled(lower, middle, "lower"), _filled(upper, middle, "upper"))
+    if tuple(reach.shape) in ((), (len(middle),)):
+        region = whole.within(Ball(middle, reach.expand(len(middle)), float(norm)))
+    else:
+        region = _stretched(whole, middle, reach, float(norm))
     if bool((region.lower > region.upper).any()):
         raise EmptyRegionError("The ball does not meet the box; enlarge the radius or the limits.")
     return region
 
 
-def _filled(limit: Any, like: Tensor) -> Tensor:
-    return torch.as_tensor(limit, dtype=torch.float64).detach().to(like).expand_as(like).clone()
+def _stretched(whole: Region, middle: Tensor, reach: Tensor, p: float) -> Region:
+    """The part of a box inside a ball with a radius for each element."""
+    shape = tuple(middle.shape)
+    if tuple(reach.shape) not in ((1, *shape[1:]), shape):
+        one = " Here write radius[None]." if tuple(reach.shape) == shape[1:] else ""
+        raise ShapeError(
+            f"radius has shape {tuple(reach.shape)}; give one number, ({len(middle)},) for one per input, or "
+            f"{(1, *shape[1:])} or {shape} for one per element.{one}"
+        )
+    if p == 0:
+        raise ShapeError("A ball of p = 0 counts elements: its radius is one number per input, not one per element.")
+    reach = reach.expand_as(middle)
+    region = Region(torch.maximum(whole.lower, middle - reach), torch.minimum(whole.upper, middle + reach))
+    if p == torch.inf:
+        return region
+    weights = torch.where((reach > 0) & reach.isfinite(), 1 / torch.where(reach > 0, reach, 1.0), 0.0)
+    return region.within(Ball(middle, middle.new_ones(len(middle)), p, weights))
 
 
-def _placed(value: Any, device: torch.device | str | None) -> Tensor:
+def _filled(limit: Any, like: Tensor, name: str) -> Tensor:
+    tensor = _placed(limit, like.device, name)
+    try:
+        return tensor.expand_as(like).clone()
+    except RuntimeError:
+        raise ShapeError(
+            f"{name} has shape {tuple(tensor.shape)}; give a number or an array of shape {tuple(like.shape)}."
+        ) from None
+
+
+def _placed(value: Any, device: torch.device | str | None, name: str) -> Tensor:
     """As float64 on the device; None: where it is."""
-    tensor = torch.as_tensor(value, dtype=torch.float64).detach()
+    tensor = as_tensor(value, name, "a number or an array").to(torch.float64)
     return tensor.to(tensor.device if device is None else usable_device(device))

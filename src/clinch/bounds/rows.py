@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clinch.errors import NonFiniteError, ShapeError
 from clinch.geometry.region import Region
@@ -12,7 +12,18 @@ from clinch.network.network import Network
 from clinch.query import Forms
 
 
-def layer_forms(network: Network, region: Region, c: Tensor | None, layer: str | None) -> tuple[Graph, Forms]:
+def loaded(network: Network | nn.Module, region: Region) -> Network:
+    """The network itself; a module is loaded for inputs of the region's shape."""
+    if isinstance(network, nn.Module):
+        from clinch.network.load import load  # start-up time
+
+        return load(network, tuple(region.lower.shape[1:]))
+    return network
+
+
+def layer_forms(
+    network: Network | nn.Module, region: Region, c: Tensor | None, layer: str | None
+) -> tuple[Graph, Forms]:
     """The float64 graph on the region's device, and the rows ``c`` on a layer as forms.
 
     Args:
@@ -24,6 +35,7 @@ def layer_forms(network: Network, region: Region, c: Tensor | None, layer: str |
     Raises:
         UnknownLayer: there is no such layer. ShapeError: region or rows do not fit. NonFiniteError: NaN in the rows.
     """
+    network = loaded(network, region)
     graph = network.differentiable_graph(region.lower.dtype, region.lower.device)
     node = graph.output if layer is None else network.position(layer)
     if region.lower.shape[1:] != graph.input_shape:

@@ -91,7 +91,8 @@ class Batch:
         time_limit: float = math.inf,
         device: torch.device | None = None,
     ) -> None:
-        self.template, self.network, self.x, self.y = template, network, x, y
+        self.template, self.network, self.y = template, network, y
+        self.x = x = x.clamp(template.lower, template.upper)  # what is outside is so by rounding
         self.device = device or network.device
         self.query = template.problem(network, x.double(), y).query
         self.ledger = Ledger(self.query, time_limit=time_limit, gap=template.gap)

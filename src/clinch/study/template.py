@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from clinch.arguments import RANGE_ROUNDING, size_of_range
 from clinch.errors import ProblemError
 from clinch.geometry.norms import NORMS
 from clinch.study.fingerprint import fingerprint
@@ -107,11 +108,12 @@ class Template:
             raise ProblemError(f"'{text:.80}' is no question of a study.") from None
 
     def problem(self, network: SymbolicNetwork, x: Tensor, y: Tensor) -> Problem:
-        """The problems of images ``(B, *input_shape)`` with labels ``(B,)``."""
+        """The problems of images ``(B, *input_shape)`` with labels ``(B,)``; elements outside the range by rounding
+        count as its ends."""
         from clinch.modeling.norms import norm
         from clinch.modeling.problem import Minimize, Problem
 
-        distance = norm(network.input - x, self.norm)
+        distance = norm(network.input - x.clamp(self.lower, self.upper), self.norm)
         fooled = network.output.argmax(margin=0.0) != y
         box = [network.input >= self.lower, network.input <= self.upper]
         if self.eps is None:
@@ -122,7 +124,8 @@ class Template:
         """Why an image with pixels from low to high and label y cannot be asked about; None where it can."""
         if not 0 <= y < classes:
             return f"the label {y} is none of the network's {classes} classes, 0 to {classes - 1}"
-        if low < self.lower or high > self.upper:
+        rounding = RANGE_ROUNDING * torch.finfo(torch.float32).eps * size_of_range(self.lower, self.upper)
+        if max(self.lower - low, high - self.upper) > rounding:
             return f"the image has pixels from {low:g} to {high:g}, outside of [{self.lower:g}, {self.upper:g}]"
         return None
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clinch.arguments import checked_outputs
 from clinch.attacks.goal import Answer, Goal, Loss, parts_of
 from clinch.attacks.labels import Model, check_p, checked_inputs
 from clinch.errors import NetworkError, ProblemError, ShapeError
@@ -176,7 +177,7 @@ def pixel_scores(model: Model, x: Tensor) -> Tensor:
         NetworkError: the outputs have no places, fewer than two classes, or hold NaN.
     """
     with torch.no_grad():
-        scores = torch.cat([model(x[part]) for part in parts_of(x)])
+        scores = torch.cat([checked_outputs(model, x[part]) for part in parts_of(x)])
     if scores.dim() < 3 or len(scores) != len(x) or scores.shape[1] < 2:
         raise NetworkError(
             f"For {len(x)} inputs the network returns shape {tuple(scores.shape)}; segmentation returns "

@@ -1,0 +1,137 @@
+"""How arguments that hold inputs are read: one place for attacks, applications and bounds."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
+
+#: how far outside its range an element counts as rounding, in roundings of its dtype relative to the range's size
+RANGE_ROUNDING = 8
+
+
+def as_tensor(value: Any, name: str, example: str) -> Tensor:
+    """A tensor of real numbers.
+
+    Raises:
+        ShapeError: anything else, such as a text, rows of different lengths, or complex numbers.
+    """
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ShapeError(f"{name} is a {type(value).__name__} that is no array of numbers. Pass {example}.") from None
+    if tensor.is_complex():
+        raise ShapeError(f"{name} holds complex numbers. Pass its real part.")
+    return tensor.detach()
+
+
+def checked_batch(value: Any, shape: tuple[int, ...] | None, name: str = "x") -> Tensor:
+    """A batch of finite inputs ``(B, *shape)``; shape None: not known.
+
+    Raises:
+        ShapeError, NonFiniteError: it is none; the message says what it is and what to write instead.
+    """
+    x = as_tensor(value, name, "a tensor (B, *input_shape)")
+    if shape is None:
+        if x.dim() < 2:
+            raise ShapeError(f"{name} has shape {tuple(x.shape)}; expected (B, *input_shape), a batch of inputs.")
+    elif tuple(x.shape[1:]) != shape:
+        wanted = ", ".join(map(str, shape))
+        raise ShapeError(
+            f"{name} has shape {tuple(x.shape)}; expected (B, {wanted}), a batch of inputs.{_advice(x, shape, name)}"
+        )
+    if not bool(x.isfinite().all()):
+        raise NonFiniteError(f"{name} holds NaN or infinity. Check how the inputs were read.")
+    return x
+
+
+def _advice(x: Tensor, shape: tuple[int, ...], name: str) -> str:
+    """What to write instead, where that is plain."""
+    if tuple(x.shape) == shape:
+        return f" For one input write {name}[None]."
+    if len(shape) == 3 and x.dim() == 4 and (x.shape[3], *x.shape[1:3]) == shape:
+        return f" Its channels stand last: write {name}.permute(0, 3, 1, 2)."
+    return ""
+
+
+def checked_range(bounds: Any) -> tuple[float, float]:
+    """Two numbers, rising.
+
+    Raises:
+        ProblemError: anything else.
+    """
+    try:
+        low, high = (float(limit) for limit in bounds)
+    except (TypeError, ValueError, RuntimeError):
+        low, high = math.nan, math.nan
+    if not low < high:
+        text = " ".join(f"{bounds}".split())
+        raise ProblemError(
+            f"bounds={text:.80} is no range. Write (lowest, highest), such as (0.0, 1.0); for limits of each element "
+            "state a cl.Problem."
+        )
+    return low, high
+
+
+def within_range(x: Tensor, low: float, high: float, dtype: torch.dtype, name: str = "x") -> Tensor:
+    """Inputs; elements outside of ``[low, high]`` by rounding, of their own dtype or the model's, are clipped, with a
+    warning.
+
+    Raises:
+        ProblemError: an element lies farther outside.
+    """
+    below, above = float((low - x.double()).max()), float((x.double() - high).max())
+    excess = max(below, above)
+    if not excess > 0:
+        return x
+    eps = max(torch.finfo(d).eps for d in (dtype, x.dtype if x.is_floating_point() else dtype))
+    if excess > RANGE_ROUNDING * eps * size_of_range(low, high):
+        raise ProblemError(
+            f"{name} ranges from {float(x.min()):.4g} to {float(x.max()):.4g}, outside bounds=({low}, {high}) by "
+            f"{excess:.3g}, which is more than rounding. Pass the range of your data, and keep the normalisation "
+            "inside the model."
+        )
+    warnings.warn(
+        f"{name} lies outside bounds=({low:g}, {high:g}) by {excess:.3g}, which is rounding: it is clipped.",
+        UserWarning,
+        stacklevel=2,
+    )
+    return x.clamp(low, high)
+
+
+def size_of_range(low: float, high: float) -> float:
+    """The largest of the finite limits; their distance where both are finite."""
+    sizes = [abs(limit) for limit in (low, high) if math.isfinite(limit)]
+    return max([*sizes, high - low]) if math.isfinite(high - low) else max([*sizes, 1.0])
+
+
+def checked_outputs(run: Any, x: Tensor) -> Tensor:
+    """What a model returns for a batch.
+
+    Raises:
+        NetworkError: it fails on inputs of that shape, or returns no tensor.
+    """
+    try:
+        found = run(x)
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ShapeError(
+            f"The model fails on inputs x of shape {tuple(x.shape)}: {reason}. Pass a batch (B, *input_shape) as the "
+            f"model takes it{_guess(x)}."
+        ) from error
+    if not isinstance(found, Tensor):
+        raise NetworkError(
+            f"The model returns a {type(found).__name__}, not a tensor. Wrap it in a module that returns one tensor."
+        )
+    return found
+
+
+def _guess(x: Tensor) -> str:
+    if x.dim() == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        return "; where its channels stand last, write x.permute(0, 3, 1, 2)"
+    return "; for one input write x[None]" if x.dim() == 3 else ""

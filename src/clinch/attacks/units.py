@@ -1,0 +1,133 @@
+"""The units and the dtype in which attacks compute, and the one way from there to an input of the model.
+
+Step sizes, tolerances and floors of the methods are meant for inputs of about the range [0, 1]. So an attack works on
+``u = x / unit``, the unit a power of two next to the widest range of an element; where elements have no limits, next
+to the distance of the linearised boundary. Powers of two round nothing: attacks of data in other units take the same
+steps, bit for bit where the units differ by a power of two. Models of 16 bits are attacked in float32, for eight bits
+of mantissa are too few for steps.
+
+A point becomes an input in one place, :meth:`Units.point`: rounded to the model's dtype, towards the clean input, so
+that no norm of the difference grows; and clamped to the limits, which ``x + (lower − x)`` may miss by a rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clinch.geometry.region import Ball, Region
+from clinch.geometry.rounding import round_down, round_towards, round_up
+
+#: how far an element without limits may move, in units
+FARTHEST = 1e4
+#: how far it is taken to move where a size of the whole region is needed, in units
+TYPICAL = 1.0
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In what attacks compute points of a model of that dtype."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of B inputs.
+
+    Attributes:
+        unit: ``(B,)`` in the working dtype, powers of two.
+        x: ``(B, *input_shape)`` the inputs in the user's units and the model's dtype.
+        lower: ``(B, *input_shape)`` or ``(1, …)``, limits of points in the model's dtype.
+        upper: the same.
+    """
+
+    unit: Tensor
+    x: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    @staticmethod
+    def of(x: Tensor, lower: Tensor, upper: Tensor, dtype: torch.dtype) -> Units:
+        """Units of one for inputs and limits of any dtype; limits are rounded inwards."""
+        low, high = round_up(lower.double(), dtype).to(dtype), round_down(upper.double(), dtype).to(dtype)
+        return Units(torch.ones(len(x), dtype=working_dtype(dtype), device=x.device), x.to(dtype), low, high)
+
+    def scaled(self, size: Tensor) -> Units:
+        """With units next to sizes ``(B,)``; those that are no positive numbers count as one."""
+        size = torch.where(size.isfinite() & (size > 0), size, 1.0).double()
+        # farther off the dtype's own range would be left
+        limit = 40 if self.unit.dtype == torch.float32 else 400
+        exponent = size.log2().round().clamp(-limit, limit)
+        return Units(torch.exp2(exponent).to(self.unit), self.x, self.lower, self.upper)
+
+    def take(self, rows: Tensor) -> Units:
+        """Those of the chosen inputs, in that order."""
+        return Units(self.unit[rows], self.x[rows], _of(self.lower, rows), _of(self.upper, rows))
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the model's dtype is narrower than the working one."""
+        return self.x.dtype != self.unit.dtype
+
+    @property
+    def start(self) -> Tensor:
+        """``(B, *input_shape)`` the inputs in these units."""
+        return self.x.to(self.unit) / self._along(slice(None))
+
+    def region(self, region: Region) -> Region:
+        """A region of the user's units in these, in the working dtype."""
+        unit, balls = self._along(slice(None)), []
+        region = region.to(self.unit.dtype, self.unit.device)
+        for ball in region.balls:
+            radius = ball.radius if ball.p == 0 else ball.radius / self.unit
+            balls.append(Ball(ball.center / unit, radius, ball.p, ball.weights))
+        return Region(region.lower / unit, region.upper / unit, tuple(balls))
+
+    def point(self, u: Tensor, rows: Tensor) -> Tensor:
+        """The model's inputs ``(L, *input_shape)`` at points in these units; gradients flow as if none was rounded."""
+        return _Placed.apply(u, self, rows)
+
+    def back(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Inputs in these units, in the working dtype."""
+        return x.to(self.unit) / self._along(rows)
+
+    def lengths(self, values: Tensor, rows: Tensor | slice) -> Tensor:
+        """Lengths ``(L,)`` in the user's units."""
+        return values * self.unit[rows].to(values)
+
+    def shortened(self, values: Tensor) -> Tensor:
+        """Lengths ``(B,)`` of the user in these units."""
+        return values / self.unit.to(values)
+
+    def placed(self, u: Tensor, rows: Tensor) -> Tensor:
+        """:meth:`point` without gradients."""
+        x = u * self._along(rows)
+        if self.rounds:
+            x = round_towards(x, self.x[rows].to(x), self.x.dtype)
+        return torch.maximum(torch.minimum(x, _of(self.upper, rows)), _of(self.lower, rows))
+
+    def _along(self, rows: Tensor | slice) -> Tensor:
+        return self.unit[rows].reshape(-1, *[1] * (self.x.dim() - 1))
+
+
+def _of(limit: Tensor, rows: Tensor) -> Tensor:
+    return limit if len(limit) == 1 else limit[rows]
+
+
+class _Placed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, units: Units, rows: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.unit = units._along(rows)
+        return units.placed(u, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return gradients[0].to(ctx.unit) * ctx.unit, None, None
+
+
+def range_of(lower: Tensor, upper: Tensor) -> Tensor:
+    """``(B,)`` the widest range of elements that have room; infinity where one of them has none or one limit."""
+    width = (upper.double() - lower.double()).flatten(1)
+    return width.amax(1) if width.shape[1] else width.new_ones(len(width))
