@@ -23,7 +23,7 @@ from clinch.query import Query
 from clinch.solution import ABSOLUTE_GAP, Event, Proof
 
 if TYPE_CHECKING:
-    from clinch.exact.closed_leaves import ClosedLeaves
+    from clinch.search.tree import TreeRecorder
 
 #: rounding allowance of float64 bounds, relative to the value: a bound this little above a value is a tie
 ROUNDING = 1e-7
@@ -42,7 +42,7 @@ class Ledger:
         gap: relative gap at which a problem counts as closed.
         listener: called after every improvement, for progress displays.
         enough: ``(B,)`` a bound this large is all that is asked of a problem; None: nothing less than its value's.
-        trees: receives the leaves of every search by ReLU splits, the latest last; None: they are not kept.
+        trees: receives the tree of every search by ReLU splits, the latest last; None: they are not recorded.
         value: ``(B,)`` objective of the best point so far, infinity where there is none.
         x: ``(B, *input_shape)`` best points in the model's dtype, NaN where there is none.
         bound: ``(B,)`` proven: no input does better; infinity where infeasibility is proven.
@@ -53,7 +53,7 @@ class Ledger:
     gap: float = 1e-3
     listener: Callable[[Event], None] | None = None
     enough: Tensor | None = None
-    trees: list[ClosedLeaves] | None = None
+    trees: list[TreeRecorder] | None = None
     value: Tensor = field(init=False)
     x: Tensor = field(init=False)
     bound: Tensor = field(init=False)

@@ -73,13 +73,13 @@ def test_the_envelope_is_never_above_the_count(seed, make):
 
 def test_elements_are_branched_on_where_the_envelope_is_not_enough(monkeypatch):
     searched = []
-    whole = counting._Search._bounded
+    whole = counting._Search.bound
 
-    def watched(self, parts, **settings):
-        searched.append(len(parts.problem))
-        return whole(self, parts, **settings)
+    def watched(self, parts, fresh):
+        searched.append(len(parts))
+        return whole(self, parts, fresh)
 
-    monkeypatch.setattr(counting._Search, "_bounded", watched)
+    monkeypatch.setattr(counting._Search, "bound", watched)
     for seed in range(8, 60):
         q = counted(2 * seed, wider, "mixed")
         ledger = Ledger(q, time_limit=20, gap=1e-5)

@@ -1,5 +1,7 @@
 """Boxes are left out only where nothing better is in them, and the planes that stay hold below the cutoff."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -34,8 +36,8 @@ def grid(count):
     """Boxes that cover [−2, 2]²."""
     at = torch.linspace(-2, 2, count + 1, dtype=torch.float64)
     lower, upper = torch.cartesian_prod(at[:-1], at[:-1]), torch.cartesian_prod(at[1:], at[1:])
-    bound = torch.full((len(lower),), -torch.inf, dtype=torch.float64)
-    return Boxes(torch.zeros(len(lower), dtype=torch.long), lower, upper, bound)
+    boxes = Boxes.whole(lower, upper)
+    return replace(boxes, problem=torch.zeros_like(boxes.problem))
 
 
 @pytest.mark.parametrize("slope", SLOPES)
@@ -66,7 +68,7 @@ def test_the_optimum_is_that_of_enumeration(seed, slope):
     query = smallest(two_layers(seed, slope)).query
     ledger = Ledger(query, time_limit=30.0, gap=1e-4)
     search = Search(query, ledger)
-    assert search.cutoff is not None and search.by_weights
+    assert search.work.cutoff is not None and search.work.by_weights
     search.run()
     best = brute_force(query)
     assert bool(ledger.closed.all())

@@ -203,16 +203,16 @@ def test_what_was_at_work_when_something_broke_stays_open(monkeypatch):
     q = query(residual(rng), rng, "linear", "mixed")
     ledger = Ledger(q, time_limit=30.0, gap=1e-3)
     search = Search(q, ledger, batch=4)
-    work, calls = search._work, []
+    settle = search.tree.settle
 
-    def broken(boxes):
-        calls.append(len(boxes))
-        if len(calls) % 2:
-            work(boxes) if len(calls) % 4 == 1 else None
+    def broken(found):
+        luck = float(torch.rand((), generator=rng))
+        if luck < 0.6:
+            settle(found)
+        if luck > 0.3:
             raise KeyboardInterrupt
-        work(boxes)
 
-    monkeypatch.setattr(search, "_work", broken)
+    monkeypatch.setattr(search.tree, "settle", broken)
     interrupts = 0
     while not ledger.exhausted:
         try:

@@ -21,9 +21,9 @@ from clinch.certify.certificate import CERTIFICATE, NETWORK, VERSION, Certificat
 from clinch.certify.check import Report, check, point_limits
 from clinch.certify.layers import Layer, Refused, read_layers
 from clinch.errors import CertificateError, NetworkError
-from clinch.exact.closed_leaves import ClosedLeaves, Leaves
 from clinch.io.files import MODEL_LIMIT, read_limited, replacing
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
+from clinch.search.tree import Recorded, TreeRecorder
 
 #: by how much the certified bound may lie below the reported one, relative and absolute
 SLACK, LEAST_SLACK = 1e-5, 1e-7
@@ -72,7 +72,7 @@ def certify(
     *,
     time_limit: float = 60.0,
     onnx: str | Path | None = None,
-    trees: Sequence[ClosedLeaves] = (),
+    trees: Sequence[TreeRecorder] = (),
     problems: Sequence[int] | None = None,
 ) -> list[SavedProof | CertificateError]:
     """Prove bounds once more, in a way that can be checked; every proof is checked before it is returned.
@@ -86,8 +86,8 @@ def certify(
         x: ``(B, *input_shape)`` best inputs, NaN where there is none.
         time_limit: seconds for each problem.
         onnx: the file the network was read from, so that the certificate can be checked against it as well.
-        trees: leaves that searches of this query have closed (:attr:`clinch.ledger.Ledger.trees`), to start from: the
-            latest ones of each problem. Where they lead to no proof that is accepted, all is proven from nothing.
+        trees: what searches of this query have recorded (:attr:`clinch.ledger.Ledger.trees`), to start from: the latest
+            tree of each problem. Where it leads to no proof that is accepted, all is proven from nothing.
         problems: which ones; None: all.
 
     Returns:
@@ -116,7 +116,7 @@ def certify(
         one = query.take(torch.tensor([b]))
         point = None if x is None or bool(x[b].isnan().any()) else x[b].to("cpu", torch.float64)
         try:
-            known = next((leaves for tree in reversed(trees) if (leaves := tree.of(b)) is not None), None)
+            known = next((record for tree in reversed(trees) if (record := tree.of(b)) is not None), None)
             found.append(_certify_by(one, float(bound[b]), point, time_limit, network, hashes, known))
         except (CertificateError, Refused) as reason:
             found.append(reason if isinstance(reason, CertificateError) else CertificateError(str(reason)))
@@ -143,7 +143,7 @@ def _check_supported(query: Query) -> None:
 
 def _certify_by(
     query: Query, bound: float, point: Tensor | None, seconds: float,
-    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str], known: Leaves | None,
+    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str], known: Recorded | None,
 ) -> SavedProof:  # fmt: skip
     """The first plan whose proof the checker accepts, the cheapest one first.
 
@@ -181,13 +181,13 @@ class Plan(NamedTuple):
         slack: factor to :data:`SLACK`.
     """
 
-    known: Leaves | None = None
+    known: Recorded | None = None
     most: float = math.inf
     weaker: bool = True
     slack: float = 1.0
 
 
-def _plans(known: Leaves | None) -> list[Plan]:
+def _plans(known: Recorded | None) -> list[Plan]:
     """From the known leaves, and from nothing; first with few nodes where the leaves go far beyond the bound."""
     if known is None:
         return [Plan()]
@@ -246,7 +246,7 @@ def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict
         search.run()
         if search.least < math.inf:
             raise CertificateError("Infeasibility was not proven again within the time; raise it.")
-        return {"kind": "infeasible"}, search.tree.tensors(search.columns)
+        return {"kind": "infeasible"}, search.tensors()
     slack = plan.slack * max(LEAST_SLACK, SLACK * abs(bound))
     claimed = bound - slack
     if distance and claimed <= 0:
@@ -260,7 +260,7 @@ def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict
         claimed = min(claimed, search.least - slack / 2)
         if not math.isfinite(claimed):
             raise CertificateError("The bound was not proven again within the time; raise it.")
-    return {"kind": "bound", "value": max(claimed, 0.0) if distance else claimed}, search.tree.tensors(search.columns)
+    return {"kind": "bound", "value": max(claimed, 0.0) if distance else claimed}, search.tensors()
 
 
 def _statement(query: Query) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -6,7 +6,8 @@ over the boxes it is split into. Better limits that a solve may have used are no
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,18 +17,20 @@ from clinch import deadline
 from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
-from clinch.certificates.known_tree import aligned, plant
-from clinch.certify.tree import AT_CLAUSE, AT_INPUT, AT_RELU, LEAF
+from clinch.certificates.regrow import layout_of, regrow, with_hints
 from clinch.errors import CertificateError
-from clinch.exact.branching import next_elements, open_elements
-from clinch.exact.closed_leaves import Leaves
+from clinch.exact.branching import next_elements, open_elements, violated_clause
 from clinch.exact.leaf import is_convex, solve_leaf
 from clinch.geometry.region import Region
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Query
+from clinch.search.branch_and_bound import BranchAndBound, Branched
+from clinch.search.dual_bounding import Subdomains
+from clinch.search.node_store import Nodes
+from clinch.search.tree import AT_CLAUSE, AT_INPUT, AT_RELU, Recorded, SearchTree
 
-#: dual evaluations of a domain, and domains bounded at once
-STEPS, BATCH = 20, 256
+#: dual evaluations of a subdomain, and subdomains taken up at once
+STEPS, BATCH = 20, 128
 #: input elements that have room up to which boxes are halved, and open ReLUs up to which a box is split at them instead
 FEW_INPUTS, FEW_KINKS = 16, 40
 #: seconds for one convex program
@@ -36,68 +39,36 @@ LEAF_SECONDS = 10.0
 ENOUGH = 0.4
 
 
-@dataclass
-class Tree:
-    """A growing tree, see :func:`clinch.certify.tree.leaves_of`, and the multipliers of closed leaves."""
+@dataclass(frozen=True)
+class Parts(Subdomains):
+    """Subdomains within boxes.
 
-    kind: list[int] = field(default_factory=lambda: [LEAF])
-    index: list[int] = field(default_factory=lambda: [-1])
-    threshold: list[float] = field(default_factory=lambda: [0.0])
-    first: list[int] = field(default_factory=lambda: [-1])
-    closed: list[tuple[Tensor, Domains]] = field(default_factory=list)
+    Attributes:
+        lower, upper: ``(D, n)`` the boxes, no columns where none are halved. Multipliers keep their precision.
+        axis: ``(D,)`` the input element to halve next, −1 for none.
+    """
 
-    def split(self, nodes: Tensor, kind: int, index: Tensor, threshold: Tensor, children: int) -> Tensor:
-        """Split leaves, each into so many; returns the new nodes ``(D, children)``."""
-        new = len(self.kind) + torch.arange(len(nodes) * children).reshape(-1, children)
-        for node, at, t, first in zip(nodes.tolist(), index.tolist(), threshold.tolist(), new[:, 0].tolist()):
-            self.kind[node], self.index[node], self.threshold[node], self.first[node] = kind, at, t, first
-        count = new.numel()
-        for column, empty in ((self.kind, LEAF), (self.index, -1), (self.threshold, 0.0), (self.first, -1)):
-            column.extend([empty] * count)  # type: ignore[list-item]
-        return new
-
-    def tensors(self, columns: Tensor) -> dict[str, np.ndarray]:
-        """The tensors of the tree and of its leaves, which lie in the order of their nodes."""
-        nodes = torch.cat([nodes for nodes, _ in self.closed])
-        leaves = Domains.cat([d for _, d in self.closed]).take(nodes.argsort())
-        found = {
-            "tree.kind": np.array(self.kind, np.uint8),
-            "tree.index": np.array(self.index, np.int64),
-            "tree.threshold": np.array(self.threshold),
-            "tree.first": np.array(self.first, np.int64),
-            "leaf.columns": columns.numpy(),
-        }
-        for name in ("alpha", "beta", "mu"):
-            exact = getattr(leaves, name).numpy()
-            single = exact.astype(np.float32)
-            found[f"leaf.{name}"] = single if (single == exact).all() else exact
-        return found
-
-
-@dataclass
-class Open:
-    """Domains that wait: their nodes in the tree, and the boxes they lie in, ``(D, n)``; no columns without boxes."""
-
-    node: Tensor
-    domains: Domains
     lower: Tensor
     upper: Tensor
+    axis: Tensor
 
-    def take(self, index: Tensor | slice) -> Open:
-        """The chosen ones."""
-        at = torch.arange(len(self.node))[index]
-        return Open(self.node[at], self.domains.take(at), self.lower[at], self.upper[at])
+    LIGHT: ClassVar[frozenset[str]] = frozenset()
 
-    @staticmethod
-    def cat(parts: list[Open]) -> Open:
-        """All of them."""
-        columns = ([getattr(p, name) for p in parts] for name in ("node", "lower", "upper"))
-        node, lower, upper = (torch.cat(list(c)) for c in columns)
-        return Open(node, Domains.cat([p.domains for p in parts]), lower, upper)
+
+class PartEvaluation(NamedTuple):
+    """Parts after an ascent in a relaxation, of which the ascent's domains name the rows."""
+
+    nodes: Parts
+    ascent: Ascent
+    relaxed: Relaxed
+
+    def take(self, index: Tensor) -> PartEvaluation:
+        """The same for some of them."""
+        return PartEvaluation(self.nodes.take(index), self.ascent.take(index), self.relaxed)
 
 
 class Search:
-    """The search for one proof.
+    """The search for one proof: its own goal, bounder, brancher and leaf solver.
 
     Args:
         query: one problem in float64 on the CPU, its region narrowed to the ball of the claimed bound for distances;
@@ -105,12 +76,12 @@ class Search:
         target: what every leaf's bound is to reach.
         seconds: after which leaves stay as they are.
         own: boxes are halved, too.
-        known: leaves that another search has closed, to start from; None: start from the root. Not used with boxes.
+        known: the tree of another search, to start from; None: start from the root. Not used with boxes.
         most: number of nodes beyond which leaves stay as they are.
     """
 
     def __init__(
-        self, query: Query, target: float, seconds: float, own: bool, known: Leaves | None = None,
+        self, query: Query, target: float, seconds: float, own: bool, known: Recorded | None = None,
         most: float = float("inf"),
     ) -> None:  # fmt: skip
         self.query, self.target, self.own = query, target, own
@@ -120,10 +91,12 @@ class Search:
         relus = [i for i, node in enumerate(graph.nodes) if isinstance(node.op, LeakyReLU)]
         sizes = [graph.nodes[i].size for i in relus]
         self.starts = dict(zip(relus, np.cumsum([0, *sizes]).tolist()))
-        self.tree = Tree()
-        #: smallest bound of leaves that were not closed
-        self.least = float("inf")
+        self.tree = SearchTree()
+        self.closed: list[tuple[Tensor, Domains]] = []
         self.root = self._relax(query.region)
+        self.search: BranchAndBound[Parts, PartEvaluation] = BranchAndBound(
+            1, self, self, self, leaf_solver=self, batch=BATCH
+        )
 
     def _relax(self, region: Region) -> Relaxed:
         query = self.query
@@ -143,164 +116,206 @@ class Search:
         parts = [self.starts[k.node] + k.which for k in self.root.kinks]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
-    def _over(self) -> bool:
-        return deadline.clock() > self.end or len(self.tree.kind) > self.most
-
     def run(self) -> None:
-        """Search until every leaf is closed, or the time is over."""
-        waiting = self._first() if self.known is None else self._replanted(self.known)
-        while len(waiting.node):
-            part, waiting = waiting.take(slice(-BATCH, None)), waiting.take(slice(None, -BATCH))
-            relaxed = self._relax(self._boxes(part)) if self.own else self.root
-            domains = part.domains
-            if self.own:
-                domains = fresh_domains(relaxed, torch.arange(len(part.node)), domains.choice, domains.split)
-            ascent = ascend(
-                relaxed,
-                domains,
-                STEPS,
-                target=torch.full((len(domains),), self.target, dtype=torch.float64),
-                stop=self._over,
-            )
-            done = ascent.domains.bound >= self.target
-            if self._over():
-                self.least = min(self.least, float(ascent.domains.bound.min()))
-                done = torch.ones_like(done)
-            self._close(part.node[done], ascent.domains.take(done.nonzero().flatten()))
-            rest = (~done).nonzero().flatten()
-            if len(rest):
-                waiting = Open.cat([waiting, *self._split(relaxed, ascent.take(rest), part.take(rest))])
+        """Search until every leaf is closed, or the time is over: then what is left is closed as it is."""
+        first = self._first()
+        if self.known is None:
+            self.search.plant(first)
+        else:
+            self._regrow(self.known, first)
+        self.search.run()
+        rest = self.search.store.nodes()
+        if rest is not None and len(rest):
+            self.finish(rest)
 
-    def _first(self) -> Open:
+    @property
+    def least(self) -> float:
+        """Smallest bound of the leaves that were not closed, infinity without any."""
+        least = float(self.search.least)
+        return float("inf") if least >= self.target else least
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The tensors of the tree and of its leaves, which lie in the order of their nodes."""
+        nodes = torch.cat([nodes for nodes, _ in self.closed])
+        leaves = Domains.cat([d for _, d in self.closed]).take(nodes.argsort())
+        found = {
+            "tree.kind": self.tree.kind.numpy(),
+            "tree.index": self.tree.index.numpy(),
+            "tree.threshold": self.tree.threshold.numpy(),
+            "tree.first": self.tree.first.numpy(),
+            "leaf.columns": self.columns.numpy(),
+        }
+        for name in ("alpha", "beta", "mu"):
+            exact = getattr(leaves, name).numpy()
+            single = exact.astype(np.float32)
+            found[f"leaf.{name}"] = single if (single == exact).all() else exact
+        return found
+
+    def _first(self) -> Parts:
+        """The root."""
         query = self.query
-        count = query.atoms.count
-        numbers = torch.arange(count)
-        first = numbers.new_full((query.clauses,), count).scatter_reduce(0, query.clause, numbers, "amin")
+        numbers = torch.arange(query.atoms.count)
+        first = numbers.new_full((query.clauses,), query.atoms.count)
+        first = first.scatter_reduce(0, query.clause, numbers, "amin")
         choice = torch.where(query.clause_sizes == 1, first, -1)[None]
-        domains = fresh_domains(self.root, torch.zeros(1, dtype=torch.long), choice)
-        box = query.region.lower.flatten(1), query.region.upper.flatten(1)
-        lower, upper = box if self.own else (t[:, :0] for t in box)
-        return Open(torch.zeros(1, dtype=torch.long), domains, lower, upper)
+        zero = torch.zeros(1, dtype=torch.long)
+        return self._parts(fresh_domains(self.root, zero, choice), zero)
 
-    def _replanted(self, known: Leaves) -> Open:
-        """What is still open once the known leaves, with their multipliers, are closed."""
-        start = self._first().domains.choice[0]
-        hints = aligned(known, self.root)
-        d = hints.domains
+    def _parts(self, d: Domains, place: Tensor) -> Parts:
+        """Domains of the whole region as nodes."""
+        nodes = Subdomains.of(d, torch.zeros(1, dtype=torch.long), place, 1)
+        box = self.query.region.lower.flatten(1), self.query.region.upper.flatten(1)
+        lower, upper = ((t if self.own else t[:, :0]).expand(len(d), -1) for t in box)
+        return Parts(**dict(nodes.columns()), lower=lower, upper=upper, axis=torch.full_like(place, -1))
 
-        def divide(nodes: Tensor, index: Tensor, at_clause: bool, children: int) -> Tensor:
-            index = index if at_clause else self.columns[index]
-            return self.tree.split(nodes, AT_CLAUSE if at_clause else AT_RELU, index, torch.zeros(len(nodes)), children)
-
-        planted = plant(d.split, d.choice, start, self.query.clause, divide)
-        rest = []
-        for rows in torch.arange(len(planted.node)).split(BATCH):
-            domains = fresh_domains(self.root, torch.zeros_like(rows), planted.choice[rows], planted.split[rows])
-            domains = hints.given(domains, planted.leaf[rows])
-            ascent = ascend(self.root, domains, 0)
-            done = ascent.domains.bound >= self.target
-            self._close(planted.node[rows[done]], ascent.domains.take(done.nonzero().flatten()))
-            part = Open(planted.node[rows], ascent.domains, *(torch.zeros(len(rows), 0),) * 2)
-            rest.append(part.take((~done).nonzero().flatten()))
-        waiting = Open.cat(rest)
-        if len(waiting.node) > (1 - ENOUGH) * len(planted.node):
+    def _regrow(self, known: Recorded, first: Parts) -> None:
+        """Start from what is still open once the known leaves, with their multipliers, are closed."""
+        start, layout = first.choice[0], layout_of(known, self.root)
+        grown = regrow(known, layout, start, self.query.clause, self.tree, self.columns)
+        for rows in torch.arange(len(grown.place)).split(2 * BATCH):
+            domains = fresh_domains(self.root, torch.zeros_like(rows), grown.choice[rows], grown.split[rows])
+            ascent = ascend(self.root, with_hints(domains, grown.leaf[rows], known, layout), 0)
+            nodes = self._parts(ascent.domains, grown.place[rows])
+            self.search.settle(PartEvaluation(nodes, ascent, self.root))
+        if len(self.search.store) > (1 - ENOUGH) * len(grown.place):
             raise CertificateError("The known leaves close too little to go on from them.")
-        return waiting
 
-    def _boxes(self, part: Open) -> Region:
-        region = self.query.region
-        shape = (len(part.node), *region.lower.shape[1:])
-        balls = tuple(ball.take(torch.zeros(len(part.node), dtype=torch.long)) for ball in region.balls)
-        return Region(part.lower.reshape(shape), part.upper.reshape(shape), balls)
+    # --- the goal -----------------------------------------------------------------------------------------------------
 
-    def _close(self, nodes: Tensor, domains: Domains) -> None:
-        self.tree.closed.append((nodes, domains))
+    def _over(self) -> bool:
+        return deadline.clock() > self.end or len(self.tree) > self.most
 
-    def _split(self, relaxed: Relaxed, ascent: Ascent, part: Open) -> list[Open]:
-        """Children of domains that are not closed, at a clause, at a ReLU or at an input element."""
-        clause = self._clause(relaxed, ascent)
-        element = next_elements(relaxed, ascent, 1)[:, 0]
-        at_clause, at_input = clause >= 0, torch.zeros_like(clause, dtype=torch.bool)
+    @property
+    def exhausted(self) -> bool:
+        """Whether to stop."""
+        return self._over()
+
+    @property
+    def seconds(self) -> float:
+        """Present time."""
+        return deadline.clock()
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left."""
+        return self.end - deadline.clock()
+
+    def targets(self) -> Tensor:
+        """What every leaf's bound is to reach."""
+        return torch.tensor([self.target], dtype=torch.float64)
+
+    def offer(self, found: PartEvaluation) -> None:
+        """No points are looked for."""
+
+    def finish(self, nodes: Nodes) -> None:
+        """Leaves go into the certificate."""
+        assert isinstance(nodes, Parts)
+        self.closed.append((nodes.place, nodes.domains))
+
+    def prove(self, bound: Tensor) -> None:
+        """At the end only."""
+
+    # --- bounds and splits --------------------------------------------------------------------------------------------
+
+    def bound(self, nodes: Parts, fresh: bool) -> PartEvaluation:
+        """Bounds of the dual function; in boxes by their own limits of activations."""
+        relaxed, domains = self.root, nodes.domains
         if self.own:
-            many = open_elements(relaxed, ascent.domains).sum(1) > FEW_KINKS
-            at_input = ~at_clause & many & (part.upper > part.lower).any(1)
-        at_kink = ~at_clause & ~at_input & (element >= 0)
-        part = Open(part.node, ascent.domains, part.lower, part.upper)
-        children = self._at_inputs(part, at_input.nonzero().flatten(), relaxed)
-        children += self._at_kinks(part, at_kink.nonzero().flatten(), element)
-        for c in clause[at_clause].unique().tolist():
-            children += self._at_clause(part, (clause == c).nonzero().flatten(), c)
-        for row in (~at_clause & ~at_input & ~at_kink).nonzero().flatten().tolist():
-            self._program(relaxed, part.take(slice(row, row + 1)))
-        return children
+            relaxed = self._relax(self._boxes(nodes))
+            domains = fresh_domains(relaxed, torch.arange(len(nodes)), nodes.choice, nodes.split)
+        target = self.targets().expand(len(nodes))
+        ascent = ascend(relaxed, domains, STEPS, target=target, stop=self._over)
+        return PartEvaluation(nodes.holding(ascent.domains), ascent, relaxed)
 
-    def _clause(self, relaxed: Relaxed, ascent: Ascent) -> Tensor:
-        """``(D,)`` the undecided clause that the minimiser violates most, the first one where the rest is exhausted."""
-        d, query = ascent.domains, relaxed.query
-        none = torch.full_like(d.problem, -1)
-        undecided = d.choice < 0
-        if not query.clauses or not bool(undecided.any()):
-            return none
-        with torch.no_grad():
-            _, atoms = query.take(d.problem).evaluate(ascent.point)
-        worst, clause = torch.where(undecided, query.clause_values(atoms), -torch.inf).max(1)
-        nothing_else = ~open_elements(relaxed, d).any(1)
-        return torch.where(undecided.any(1) & ((worst > 0) | nothing_else), clause, none)
+    def refine(self, found: PartEvaluation) -> PartEvaluation:
+        """As they are."""
+        return found
 
-    def _at_clause(self, part: Open, rows: Tensor, clause: int) -> list[Open]:
+    def priority(self, nodes: Parts) -> Tensor:
+        """The newest first: few wait."""
+        return torch.zeros_like(nodes.bound)
+
+    def choose(self, found: PartEvaluation) -> Parts:
+        """A clause, an input element where many ReLUs are open, a ReLU."""
+        nodes, ascent, relaxed = found
+        clause = violated_clause(relaxed, ascent.domains, ascent.point)
+        elements, axis = next_elements(relaxed, ascent, 1), torch.full_like(clause, -1)
+        open_ = open_elements(relaxed, ascent.domains).sum(1)
+        if self.query.clauses:
+            undecided = nodes.choice < 0
+            exhausted = (clause < 0) & (open_ == 0) & undecided.any(1)
+            clause = torch.where(exhausted, undecided.long().argmax(1), clause)
+        if self.own:
+            rows = ((clause < 0) & (open_ > FEW_KINKS) & (nodes.upper > nodes.lower).any(1)).nonzero().flatten()
+            axis[rows] = self._axis(nodes.take(rows))
+        return replace(nodes, clause=clause, elements=elements, axis=axis)
+
+    def _axis(self, nodes: Parts) -> Tensor:
+        """``(D,)`` the input element of largest width times slope of what is bounded, looked at in the centre."""
+        if not len(nodes):
+            return nodes.place
+        centre = ((nodes.lower + nodes.upper) / 2).reshape(len(nodes), *self.query.graph.input_shape).requires_grad_()
+        with torch.enable_grad():
+            value, atoms = self.query.take(torch.zeros_like(nodes.place)).evaluate(centre)
+            total = (value + (nodes.mu * atoms).sum(1)).sum()
+            (slope,) = torch.autograd.grad(total, centre, allow_unused=True) if total.requires_grad else (None,)
+        slope = torch.zeros_like(nodes.lower) if slope is None else slope.flatten(1).abs().nan_to_num(1.0, 1.0, 1.0)
+        return ((nodes.upper - nodes.lower) * (slope + 0.05 * slope.amax(1, keepdim=True) + 1e-12)).argmax(1)
+
+    def split(self, nodes: Parts) -> Branched[Parts]:
+        """Children at clauses, input elements and ReLUs, and leaves."""
+        at_clause, at_input = nodes.clause >= 0, nodes.axis >= 0
+        at_relu = ~at_clause & ~at_input & (nodes.elements[:, 0] >= 0)
+        children = [*self._at_relus(nodes.take(at_relu)), *self._at_inputs(nodes.take(at_input))]
+        for c in nodes.clause[at_clause].unique().tolist():
+            children += self._at_clause(nodes.take(nodes.clause == c), c)
+        leaves = nodes.take(~at_clause & ~at_input & ~at_relu)
+        return Branched(Parts.cat(children), leaves=leaves)
+
+    def _at_relus(self, nodes: Parts) -> list[Parts]:
+        at = nodes.elements[:, :1]
+        places = self.tree.split(nodes.place, AT_RELU, self.columns[at[:, 0]])
+        return [
+            replace(nodes, place=places[:, k], split=nodes.split.scatter(1, at, sign)) for k, sign in enumerate((1, -1))
+        ]
+
+    def _at_inputs(self, nodes: Parts) -> list[Parts]:
+        if not len(nodes):
+            return []
+        at = nodes.axis.unsqueeze(1)
+        middle = (nodes.lower.gather(1, at) + nodes.upper.gather(1, at)) / 2
+        places = self.tree.split(nodes.place, AT_INPUT, nodes.axis, threshold=middle.flatten())
+        below = replace(nodes, place=places[:, 0], upper=nodes.upper.scatter(1, at, middle))
+        return [below, replace(nodes, place=places[:, 1], lower=nodes.lower.scatter(1, at, middle))]
+
+    def _at_clause(self, nodes: Parts, clause: int) -> list[Parts]:
         members = (self.query.clause == clause).nonzero().flatten()
-        nodes = self.tree.split(
-            part.node[rows], AT_CLAUSE, torch.full_like(rows, clause), torch.zeros(len(rows)), len(members)
-        )
+        places = self.tree.split(nodes.place, AT_CLAUSE, nodes.clause, len(members))
         found = []
         for k, atom in enumerate(members.tolist()):
-            child = part.take(rows)
-            d = child.domains
-            d.choice[:, clause] = atom
-            mu = d.mu.clone()
-            mu[:, atom] = 1.0
-            found.append(replace(child, node=nodes[:, k], domains=replace(d, mu=mu, pace=torch.ones_like(d.pace))))
+            choice, mu = nodes.choice.clone(), nodes.mu.clone()
+            choice[:, clause], mu[:, atom] = atom, 1.0
+            child = replace(nodes, place=places[:, k], choice=choice, mu=mu, pace=torch.ones_like(nodes.pace))
+            found.append(child)
         return found
 
-    def _at_kinks(self, part: Open, rows: Tensor, element: Tensor) -> list[Open]:
-        if not len(rows):
-            return []
-        at = element[rows]
-        nodes = self.tree.split(part.node[rows], AT_RELU, self.columns[at], torch.zeros(len(rows)), 2)
-        found = []
-        for k, side in enumerate((1, -1)):
-            child = part.take(rows)
-            child.domains.split[torch.arange(len(rows)), at] = side
-            found.append(replace(child, node=nodes[:, k]))
-        return found
+    def _boxes(self, nodes: Parts) -> Region:
+        region = self.query.region
+        shape = (len(nodes), *region.lower.shape[1:])
+        balls = tuple(ball.take(torch.zeros(len(nodes), dtype=torch.long)) for ball in region.balls)
+        return Region(nodes.lower.reshape(shape), nodes.upper.reshape(shape), balls)
 
-    def _at_inputs(self, part: Open, rows: Tensor, relaxed: Relaxed) -> list[Open]:
-        """Halves along the element of largest width times slope of what is bounded, looked at in the centre."""
-        if not len(rows):
-            return []
-        part = part.take(rows)
-        centre = ((part.lower + part.upper) / 2).reshape(len(rows), *self.query.graph.input_shape).requires_grad_()
-        with torch.enable_grad():
-            value, atoms = relaxed.query.take(rows).evaluate(centre)
-            total = (value + (part.domains.mu * atoms).sum(1)).sum()
-            (slope,) = torch.autograd.grad(total, centre, allow_unused=True) if total.requires_grad else (None,)
-        slope = torch.zeros_like(part.lower) if slope is None else slope.flatten(1).abs().nan_to_num(1.0, 1.0, 1.0)
-        score = (part.upper - part.lower) * (slope + 0.05 * slope.amax(1, keepdim=True) + 1e-12)
-        at = score.argmax(1, keepdim=True)
-        middle = (part.lower.gather(1, at) + part.upper.gather(1, at)) / 2
-        nodes = self.tree.split(part.node, AT_INPUT, at.flatten(), middle.flatten(), 2)
-        below = replace(part, node=nodes[:, 0], upper=part.upper.scatter(1, at, middle))
-        return [below, replace(part, node=nodes[:, 1], lower=part.lower.scatter(1, at, middle))]
-
-    def _program(self, relaxed: Relaxed, part: Open) -> None:
-        """A domain without anything to split: one convex program, whose multipliers are hints."""
-        leaf = part.domains
-        if is_convex(relaxed.query) and not self._over():
-            left = max(0.0, min(LEAF_SECONDS, self.end - deadline.clock()))
-            leaf, _ = solve_leaf(relaxed, leaf, self.target, left)
-        if not bool(leaf.bound >= self.target):
-            self.least = min(self.least, float(leaf.bound))
-        self._close(part.node, leaf)
+    def solve(self, leaves: Parts) -> tuple[Parts, Parts]:
+        """One convex program each, whose multipliers are hints."""
+        solved = [leaves.take(slice(0))]
+        for row in range(len(leaves)):
+            leaf = leaves.take(slice(row, row + 1))
+            relaxed = self._relax(self._boxes(leaf)) if self.own else self.root
+            if is_convex(relaxed.query) and not self._over():
+                left = max(0.0, min(LEAF_SECONDS, self.remaining))
+                leaf = leaf.holding(solve_leaf(relaxed, leaf.domains, self.target, left)[0])
+            solved.append(leaf)
+        return Parts.cat(solved), leaves.take(slice(0))
 
 
 def halves_boxes(query: Query) -> bool:

@@ -86,7 +86,9 @@ class Bounder:
         self.bent = [i for i in self.below if i and not self.graph.nodes[i].op.affine]
         self.limited = sorted({j for i in self.bent for j in self.graph.nodes[i].inputs if j})
         #: with so few layers a child's own limits are hardly ever worse than its parent's
-        self.shallow = len(self.bent) <= SHALLOW
+        shallow = len(self.bent) <= SHALLOW
+        #: numbers that a box hands on
+        self.width = 0 if shallow else 2 * sum(self.graph.nodes[j].size for j in self.limited)
 
     def __call__(self, boxes: Boxes, stop: Callable[[], bool]) -> BoxBounds:
         """Bound the boxes; once ``stop()`` is true, with interval arithmetic where CROWN would still be open."""
@@ -101,7 +103,7 @@ class Bounder:
         bound = torch.maximum(
             boxes.bound, self._bound(query, boxes, rows, offset, lower).nan_to_num(-torch.inf, torch.inf, -torch.inf)
         )
-        found = replace(boxes, bound=bound, limits=self._packed(limits))
+        found = replace(boxes, bound=bound, limits=self._packed(limits, boxes))
         inputs = {i: limits[self.graph.nodes[i].inputs[0]] for i in self.bent}
         return BoxBounds(found, rows.flatten(2), offset, lower, coefficients, relaxations, inputs)
 
@@ -123,13 +125,13 @@ class Bounder:
                 value = objective.scale * least
         return torch.where(infeasible, torch.inf, value)
 
-    def _packed(self, limits: Mapping[int, Interval]) -> Tensor | None:
-        if self.shallow:
-            return None
+    def _packed(self, limits: Mapping[int, Interval], boxes: Boxes) -> Tensor:
+        if not self.width:
+            return boxes.limits
         return torch.cat([side.flatten(1) for j in self.limited for side in limits[j]], 1)
 
     def _unpacked(self, boxes: Boxes) -> dict[int, Interval]:
-        if boxes.limits is None:
+        if not boxes.limits.shape[1] or bool(boxes.limits[:, 0].isnan().all()):
             return {}
         nodes = [self.graph.nodes[j] for j in self.limited]
         parts = boxes.limits.split([size for node in nodes for size in (node.size, node.size)], 1)

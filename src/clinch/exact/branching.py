@@ -12,6 +12,9 @@ from clinch.bounds.domains import Domains, Relaxed, fresh_domains
 from clinch.bounds.dual import evaluate
 from clinch.network.ops.base import Interval
 from clinch.query import Activations, Distance
+from clinch.search.branch_and_bound import Branched
+from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains
+from clinch.search.tree import AT_CLAUSE, AT_RELU, SearchTree
 
 
 def open_elements(relaxed: Relaxed, d: Domains) -> Tensor:
@@ -79,48 +82,116 @@ def _rows_with_broken_atoms(relaxed: Relaxed, ascent: Ascent, activations: Activ
         return evaluate(relaxed, replace(d, mu=d.mu + broken)).rows
 
 
-def split_kinks(d: Domains, at: Tensor) -> Domains:
-    """Both halves of every domain at the given open element ``(D,)``: all ``>= 0`` halves, then all ``<= 0`` halves."""
-    at = at.unsqueeze(1)
-    halves = []
-    for side in (1, -1):
-        half = d.take(torch.arange(len(d), device=at.device))
-        half.split.scatter_(1, at, torch.full_like(at, side, dtype=torch.int8))
-        halves.append(half)
-    return Domains.cat(halves)
-
-
-def split_deep(d: Domains, elements: Tensor, room: int) -> Domains:
-    """Split every domain at its first element, and at the next ones as long as the children fit into ``room``.
-
-    One pass over many children costs little more than one over few, so that a search with few domains wins by going
-    down several levels at once.
+class ReluBrancher:
+    """Splits subdomains at ReLUs, and at clauses that are still a disjunction.
 
     Args:
-        elements: ``(D, L)`` open elements of each domain, the best first, −1 where there is no further one; the first
-            is never −1.
+        bounder: whose relaxation to look at.
+        batch: number of children that one round should have: few subdomains are split at several elements in one go.
+        levels: elements that a subdomain is split at in one go, at most.
+        impossible: ``(R, K)`` atoms that hold for no input of a branch; None: no clause is split.
+        tree: writes the splits down; None: nobody does.
+    """
+
+    def __init__(
+        self, bounder: DualBounder, batch: int, levels: int, impossible: Tensor | None = None,
+        tree: SearchTree | None = None,
+    ) -> None:  # fmt: skip
+        self.bounder, self.batch, self.levels, self.impossible, self.tree = bounder, batch, levels, impossible, tree
+
+    def choose(self, found: DualEvaluation) -> Subdomains:
+        """The clause that the minimiser violates most, else the open elements that lose most."""
+        relaxed, ascent = self.bounder.relaxed, found.ascent
+        elements = next_elements(relaxed, ascent, self.levels)
+        return replace(found.nodes, elements=elements, clause=violated_clause(relaxed, ascent.domains, ascent.point))
+
+    def priority(self, nodes: Subdomains) -> None:
+        """By bounds."""
+
+    def split(self, nodes: Subdomains) -> Branched[Subdomains]:
+        """Children at elements; children at clauses, whose multipliers have no parent to start from; leaves."""
+        at_clause, at_element = nodes.clause >= 0, nodes.elements[:, 0] >= 0
+        children = split_deep(nodes.take(~at_clause & at_element), self.batch, self.tree)
+        fresh = leaves = None
+        if bool(at_clause.any()):
+            assert self.impossible is not None
+            fresh = split_clauses(self.bounder.relaxed, nodes.take(at_clause), self.impossible, self.tree)
+        leaf = ~at_clause & ~at_element
+        if bool(leaf.any()):
+            leaves = nodes.take(leaf)
+        return Branched(children, fresh, leaves)
+
+
+def violated_clause(relaxed: Relaxed, d: Domains, point: Tensor) -> Tensor:
+    """``(D,)`` the undecided clause that a point of each domain violates most, −1 where it violates none."""
+    query = relaxed.query
+    none = torch.full_like(d.problem, -1)
+    undecided = d.choice < 0
+    if not query.clauses or not bool(undecided.any()):
+        return none
+    with torch.no_grad():
+        _, atoms = query.take(d.problem).evaluate(point)
+    worst, clause = torch.where(undecided, query.clause_values(atoms), -torch.inf).max(1)
+    return torch.where(worst > 0, clause, none)
+
+
+def split_elements(nodes: Subdomains, tree: SearchTree | None) -> Subdomains:
+    """Both halves of every node at its first element, which is used up: all ``>= 0`` halves, then all ``<= 0`` ones."""
+    at = nodes.elements[:, :1]
+    places = _places(nodes, tree, AT_RELU, at[:, 0], 2)
+    used = replace(nodes, elements=torch.cat([nodes.elements[:, 1:], torch.full_like(at, -1)], 1))
+    sides = [nodes.split.scatter(1, at, torch.full_like(at, side, dtype=torch.int8)) for side in (1, -1)]
+    return type(nodes).cat([replace(used, split=split, place=places[:, k]) for k, split in enumerate(sides)])
+
+
+def split_deep(nodes: Subdomains, room: int, tree: SearchTree | None = None) -> Subdomains:
+    """Split every node at its first element, and at the next ones as long as the children fit into ``room``.
+
+    One pass over many children costs little more than one over few, so that a search with few nodes wins by going down
+    several levels at once.
+
+    Args:
+        nodes: the first element of each is one.
         room: number of children that is not exceeded, except by the first split.
     """
-    done = []
-    while len(d):
-        going = elements[:, 0] >= 0
+    done: list[Subdomains] = []
+    for _ in range(nodes.elements.shape[1]):
+        going = nodes.elements[:, 0] >= 0
         if not bool(going.all()):
-            done.append(d.take((~going).nonzero().flatten()))
-            d, elements = d.take(going.nonzero().flatten()), elements[going]
-        d, elements = split_kinks(d, elements[:, 0]), elements[:, 1:].repeat(2, 1)
-        if not elements.shape[1] or 2 * len(d) > room:
+            done.append(nodes.take(~going))
+            nodes = nodes.take(going)
+        if not len(nodes):
             break
-    return Domains.cat([*done, d]) if done else d
+        nodes = split_elements(nodes, tree)
+        if 2 * len(nodes) > room:
+            break
+    return type(nodes).cat([*done, nodes]) if done else nodes
 
 
-def split_clauses(relaxed: Relaxed, d: Domains, clause: Tensor, impossible: Tensor) -> Domains:
-    """One domain per atom of the given undecided clause ``(D,)`` of each domain, with multipliers of their own.
+def split_clauses(relaxed: Relaxed, nodes: Subdomains, impossible: Tensor, tree: SearchTree | None) -> Subdomains:
+    """One node per atom of each node's clause, with multipliers of their own; impossible atoms give none."""
+    clause = relaxed.query.clause
+    member = clause.unsqueeze(0) == nodes.clause.unsqueeze(1)
+    node, atom = (member & ~impossible[nodes.branch]).nonzero(as_tuple=True)
+    children = nodes.take(node)
+    choice = children.choice.scatter(1, children.clause.unsqueeze(1), atom.unsqueeze(1))
+    d = fresh_domains(relaxed, children.branch, choice, children.split)
+    made = children.holding(replace(d, bound=children.bound)).undecided()
+    if tree is None:
+        return made
+    side = (clause.unsqueeze(0) == clause.unsqueeze(1)).tril(-1).sum(1)[atom]
+    place = torch.full_like(made.place, -1)
+    for c in nodes.clause.unique().tolist():
+        rows = (nodes.clause == c).nonzero().flatten()
+        places = tree.split(nodes.place[rows], AT_CLAUSE, nodes.clause[rows], int((clause == c).sum()))
+        row = torch.zeros_like(nodes.place).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
+        mine = children.clause == c
+        place[mine] = places[row[node[mine]], side[mine]]
+    return replace(made, place=place)
 
-    Atoms that are ``impossible`` in a problem, ``(B, K)``, give none.
-    """
-    member = (relaxed.query.clause.unsqueeze(0) == clause.unsqueeze(1)) & ~impossible[d.problem]
-    domain, atom = member.nonzero(as_tuple=True)
-    choice = d.choice[domain]
-    choice[torch.arange(len(domain), device=domain.device), clause[domain]] = atom
-    children = fresh_domains(relaxed, d.problem[domain], choice, d.split[domain])
-    return replace(children, bound=d.bound[domain])
+
+def _places(nodes: Subdomains, tree: SearchTree | None, kind: int, index: Tensor, children: int) -> Tensor:
+    """``(D, children)`` places of children, −1 where nobody writes them down."""
+    if tree is None:
+        return nodes.place.unsqueeze(1).expand(-1, children)
+    return tree.split(nodes.place, kind, index, children)

@@ -23,6 +23,9 @@ from clinch.exact.branch_and_bound import branch_and_bound
 from clinch.geometry.region import Ball, Region
 from clinch.ledger import Ledger
 from clinch.query import Distance, Query
+from clinch.search.branch_and_bound import BranchAndBound, Branched
+from clinch.search.ledger_goal import LedgerGoal
+from clinch.search.node_store import Nodes
 from clinch.solution import Proof
 
 WHO = "count"
@@ -94,103 +97,98 @@ def _envelope(center: Tensor, weights: Tensor | None, region: Region) -> tuple[T
 # --- the search ---------------------------------------------------------------------------------------------------
 
 
-class _Parts(NamedTuple):
-    """N parts of the search.
+@dataclass(frozen=True)
+class Parts(Nodes):
+    """Parts of the search.
 
     Attributes:
-        problem: ``(N,)``.
-        state: ``(N, n)`` int8: −1 where an element stays at its centre, +1 where it is paid for, 0 where it is open.
-        bound: ``(N,)`` proven counts.
-        split: ``(N,)`` the element to branch on, −1 where the envelope suggests none.
+        state: ``(D, n)`` int8: −1 where an element stays at its centre, +1 where it is paid for, 0 where it is open.
+        element: ``(D,)`` the element to branch on, −1 where the envelope suggests none.
     """
 
-    problem: Tensor
     state: Tensor
-    bound: Tensor
-    split: Tensor
-
-    def take(self, index: Tensor) -> _Parts:
-        """The chosen parts."""
-        return _Parts(*(t[index] for t in self))
-
-    def halves(self) -> _Parts:
-        """Every part twice: its element to branch on stays, or is paid for."""
-        sides = []
-        for side in (-1, 1):
-            at = self.split.unsqueeze(1)
-            sides.append(self.state.scatter(1, at, torch.full_like(at, side, dtype=torch.int8)))
-        return _Parts(self.problem.repeat(2), torch.cat(sides), self.bound.repeat(2), self.split.repeat(2))
+    element: Tensor
 
 
-class _Search:
+class PartEvaluation(NamedTuple):
+    """Parts with the bounds of their envelopes."""
+
+    nodes: Parts
+
+    def take(self, index: Tensor) -> PartEvaluation:
+        """The same for some of them."""
+        return PartEvaluation(self.nodes.take(index))
+
+
+class _Search(LedgerGoal):
     """Best-first over parts; each is bounded by a branch and bound over its own envelope."""
 
     def __init__(self, query: Query, ledger: Ledger, problems: Tensor) -> None:
-        self.query, self.ledger, self.problems = query, ledger, problems
+        super().__init__(ledger, problems, WHO)
+        self.query = query
         self.envelope, self.constant = count_envelope(query)
         assert isinstance(query.objective, Distance)
         weights = query.objective.weights
         self.cost = (torch.ones_like(query.objective.center) if weights is None else weights).flatten(1)
         #: 1 where all counts are whole numbers, 0 where nothing is known
         self.steps = (self.cost == self.cost.round()).all(1).to(torch.float64)
-        self.finished = torch.full((query.size,), torch.inf, dtype=torch.float64)
+        self.search: BranchAndBound[Parts, PartEvaluation] = BranchAndBound(query.size, self, self, self, batch=BATCH)
 
     def run(self) -> None:
         """Bound the whole problems, then split the parts of smallest bound until none is left."""
         size, elements = self.cost.shape
-        none = torch.full((size,), -1)
-        whole = _Parts(
-            torch.arange(size), torch.zeros(size, elements, dtype=torch.int8), self.ledger.bound[self.problems], none
-        )
-        waiting = self._settle(self._bounded(whole, whole=True))
-        while len(waiting.problem) and not self.ledger.exhausted:
-            # among equal bounds the parts with most decisions come first: they reach points
-            depth = (waiting.state != 0).sum(1)
-            order = (waiting.bound - depth / (2.0 * elements)).argsort(stable=True)
-            now, later = waiting.take(order[:BATCH]), waiting.take(order[BATCH:])
-            try:
-                children = self._bounded(now.halves(), whole=False)
-            except KeyboardInterrupt:
-                self._report(waiting)
-                raise
-            kept = self._settle(children)
-            waiting = _Parts(*(torch.cat(pair) for pair in zip(kept, later)))
-            self._report(waiting)
+        none, state = torch.full((size,), -1), torch.zeros(size, elements, dtype=torch.int8)
+        self.search.plant(Parts(torch.arange(size), self.ledger.bound[self.problems], none, state, none))
+        self.search.run()
 
-    def _bounded(self, parts: _Parts, *, whole: bool) -> _Parts:
-        """Bound the parts together, and choose where to split each."""
-        query = self.envelope.take(parts.problem)
+    def prove(self, bound: Tensor) -> None:
+        """Only points better than the incumbent were looked for."""
+        super().prove(torch.minimum(bound, self.value))
+
+    # --- parts --------------------------------------------------------------------------------------------------------
+
+    def bound(self, nodes: Parts, fresh: bool) -> PartEvaluation:
+        """Bound parts together, and choose where to split each; fresh ones are whole problems."""
+        query = self.envelope.take(nodes.problem)
         assert isinstance(query.objective, Distance) and query.objective.weights is not None
         shape = query.region.lower.shape
-        state, center = parts.state.reshape(shape), query.objective.center
+        state, center = nodes.state.reshape(shape), query.objective.center
         objective = Distance(center, 1.0, torch.where(state > 0, 0.0, query.objective.weights))
         lower = torch.where(state < 0, center, query.region.lower)
         upper = torch.where(state < 0, center, query.region.upper)
-        constant = self.constant[parts.problem] + (self.cost[parts.problem] * (parts.state > 0)).sum(1)
+        constant = self.constant[nodes.problem] + (self.cost[nodes.problem] * (nodes.state > 0)).sum(1)
         # a point of fewer changes than the incumbent lies in this ball
-        steps, ledger_rows = self.steps[parts.problem], self.problems[parts.problem]
+        steps, ledger_rows = self.steps[nodes.problem], self.problems[nodes.problem]
         radius = (self.ledger.value[ledger_rows] - constant - steps + ALLOWANCE).clamp(min=0)
         region = Region(lower, upper, query.region.balls).within(objective.ball(radius))
         lifted = _Lifted(
             replace(query, objective=objective, region=region), self.ledger.remaining, self.ledger.gap,
-            outer=self.ledger, problems=ledger_rows, constant=constant, steps=steps, whole=whole,
+            outer=self.ledger, problems=ledger_rows, constant=constant, steps=steps, whole=fresh,
         )  # fmt: skip
         branch_and_bound(lifted.query, lifted)
-        bound = torch.maximum(parts.bound, lifted.lifted(lifted.bound))
-        return parts._replace(bound=bound, split=_half_moved(lifted, objective, self.cost[parts.problem], parts.state))
+        bound = torch.maximum(nodes.bound, lifted.lifted(lifted.bound))
+        element = _half_moved(lifted, objective, self.cost[nodes.problem], nodes.state)
+        return PartEvaluation(replace(nodes, bound=bound, element=element))
 
-    def _settle(self, parts: _Parts) -> _Parts:
-        """Finish parts that hold nothing better or cannot be split; the others are returned."""
-        going = (parts.bound < self.ledger.target[self.problems][parts.problem]) & (parts.split >= 0)
-        done = parts.take((~going).nonzero().flatten())
-        self.finished.scatter_reduce_(0, done.problem, done.bound, "amin")
-        return parts.take(going.nonzero().flatten())
+    def refine(self, found: PartEvaluation) -> PartEvaluation:
+        """As they are."""
+        return found
 
-    def _report(self, waiting: _Parts) -> None:
-        bound = self.finished.scatter_reduce(0, waiting.problem, waiting.bound, "amin")
-        # only points better than the incumbent were looked for
-        bound = torch.minimum(bound, self.ledger.value[self.problems])
-        self.ledger.prove(bound, Proof.TREE, WHO, self.problems)
+    def choose(self, found: PartEvaluation) -> Parts:
+        """As they are."""
+        return found.nodes
+
+    def priority(self, nodes: Parts) -> Tensor:
+        """Bounds; among equal ones the parts with most decisions come first: they reach points."""
+        return nodes.bound - (nodes.state != 0).sum(1) / (2.0 * self.cost.shape[1])
+
+    def split(self, nodes: Parts) -> Branched[Parts]:
+        """Every part twice: its element to branch on stays, or is paid for. Without one it is a leaf."""
+        leaf = nodes.element < 0
+        inner = nodes.take(~leaf)
+        at = inner.element.unsqueeze(1)
+        sides = [inner.state.scatter(1, at, torch.full_like(at, side, dtype=torch.int8)) for side in (-1, 1)]
+        return Branched(Parts.cat([replace(inner, state=state) for state in sides]), leaves=nodes.take(leaf))
 
 
 def _half_moved(lifted: _Lifted, objective: Distance, cost: Tensor, state: Tensor) -> Tensor:

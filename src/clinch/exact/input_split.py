@@ -10,15 +10,17 @@ arXiv 1804.10829); boxes are bounded in batches, and problems with an objective 
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from clinch.errors import UnboundedInputError
 from clinch.exact.box_bounds import Bounder, BoxBounds, folded
-from clinch.exact.boxes import Boxes, Frontier
+from clinch.exact.boxes import UNBOUNDED, Boxes
 from clinch.exact.cutoff import Cutoff, layers_of
 from clinch.exact.input_branching import Faces, look_at_faces, split_scores, weighed_scores, weighs
 from clinch.exact.walk import walk
@@ -26,7 +28,8 @@ from clinch.geometry.clip import clip_to_ball, clip_to_clauses
 from clinch.geometry.linear_minimum import flatten_ball
 from clinch.ledger import Ledger
 from clinch.query import Distance, Linear, Query
-from clinch.solution import Proof
+from clinch.search.branch_and_bound import BranchAndBound, Branched
+from clinch.search.ledger_goal import LedgerGoal
 
 #: the name under which points and bounds are reported
 WHO = "input split"
@@ -34,8 +37,8 @@ WHO = "input split"
 ROUND_SECONDS = 0.5
 #: boxes of the first batch whose time tells how many the next may have
 FIRST_BATCH = 64
-#: while fewer boxes than this are open each is halved more than once
-FEW = 16
+#: up to so many boxes are halved more than once in one go, so many times at most
+FEW, LEVELS = 16, 5
 #: points from which to walk on, and share of the search's time for it
 WALKERS, WALK_SHARE = 16, 0.15
 #: points offered to the ledger at once
@@ -68,217 +71,272 @@ class Search:
     """
 
     def __init__(self, query: Query, ledger: Ledger, batch: int = 2048) -> None:
-        self.ledger, self.batch = ledger.on(query.device), batch
+        self.ledger = ledger.on(query.device)
         #: this query's problems in the ledger
         self.problems = (~self.ledger.closed).nonzero().flatten()
         query = query.take(self.problems)
-        self.query = folded(query)
-        self.bound = Bounder(self.query)
-        layers = layers_of(self.query)
-        self.cutoff = None if layers is None else Cutoff(self.query, layers)
-        aims = isinstance(self.query.objective, Linear) and not self.query.feasibility
-        # where points are all that is asked for, those on the faces are worth their time
-        self.by_weights = aims and weighs(self.query.graph, self.bound.bent, self.bound.below)
-        self.frontier = Frontier(query.size, query.device)
-        self.finished = query.region.lower.new_full((query.size,), torch.inf)
-        self.size, self.working, self.walking = min(FIRST_BATCH, batch), 0.0, 0.0
+        self.goal = BoxGoal(self.ledger, self.problems, folded(query))
         if len(self.problems):
-            self._start(query)
+            self._check(query)
+        self.work = BoxWork(self.goal)
+        self.tree: BranchAndBound[Boxes, BoxEvaluation] = BranchAndBound(
+            query.size, self.goal, self.work, self.work, batch=max(1, batch // 2),
+            first_batch=max(1, min(FIRST_BATCH, batch) // 2), seconds=ROUND_SECONDS, device=query.device,
+        )  # fmt: skip
+        self.planted = False
 
     @property
     def done(self) -> bool:
         """Whether no box is left."""
-        return not self.frontier
+        return not len(self.problems) or (self.planted and not len(self.tree.store))
 
-    def _start(self, query: Query) -> None:
-        """One box per problem: of a distance problem that has an incumbent, the box around the incumbent's ball."""
-        incumbent = self.ledger.value[self.problems]
-        region = query.narrowed(incumbent).region
+    def _check(self, query: Query) -> None:
+        region = query.narrowed(self.goal.value).region
         if not bool(torch.isfinite(region.lower).all() and torch.isfinite(region.upper).all()):
             raise UnboundedInputError(
                 "Splitting the input needs finite limits of every input element. Add constraints such as x >= 0."
             )
-        if isinstance(query.objective, Distance):
-            self.finished = incumbent.clone()  # nothing outside of the incumbent's ball is better
-        self.width = (region.upper - region.lower).flatten(1)
-        which = torch.arange(query.size, device=query.device)
-        bound = torch.full_like(self.finished, -torch.inf)
-        self._keep(Boxes(which, region.lower, region.upper, bound))
-
-    def _over(self) -> bool:
-        return self.ledger.remaining <= 0
-
-    def _target(self, problem: Tensor) -> Tensor:
-        """What closes a problem, raised so that a bound cut off at it still does after rounding."""
-        target, value = self.ledger.target[self.problems], self.ledger.value[self.problems]
-        rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
-        return torch.where(torch.isfinite(value), target + rounding, target)[problem]
 
     def run(self) -> None:
         """Work on the boxes of smallest bound until none is left."""
         if not len(self.problems) or self.ledger.exhausted:
             return
-        while self.frontier and not self.ledger.exhausted:
-            boxes = self._wanted(self.frontier.pop(self.size))
-            if len(boxes):
-                began = time.monotonic()
-                try:
-                    self._work(boxes)
-                except BaseException:
-                    # whatever happened, nothing more is known about them: they stay open for the next run
-                    self.frontier.push(boxes, max(1, self.batch // 2))
-                    raise
-                seconds = time.monotonic() - began
-                self.working += seconds
-                each = seconds / len(boxes)
-                allowed = min(ROUND_SECONDS, max(0.1 * self.ledger.remaining, 0.02))
-                self.size = int(max(1, min(self.batch, 4 * self.size, allowed / max(each, 1e-9))))
-            self._report()
-        self._report()
+        with self.goal.at_work():
+            if not self.planted:
+                self._plant()
+            self.tree.run()
 
-    def _wanted(self, boxes: Boxes) -> Boxes:
-        """Those that may still hold something better; the others are finished."""
-        closed = self.ledger.closed[self.problems][boxes.problem]
-        wanted = ~(boxes.bound >= self._target(boxes.problem)) & ~closed
-        self._finish(boxes.problem[~wanted], boxes.bound[~wanted])
-        return boxes if bool(wanted.all()) else boxes.take(wanted.nonzero().flatten())
+    def _plant(self) -> None:
+        """One box per problem: of a distance problem that has an incumbent, the box around the incumbent's ball."""
+        region = self.goal.query.narrowed(self.goal.value).region
+        if isinstance(self.goal.query.objective, Distance):
+            self.goal.cap(self.goal.value)  # nothing outside of the incumbent's ball is better
+        self.work.width = (region.upper - region.lower).flatten(1)
+        boxes = self.work.inside(Boxes.whole(region.lower, region.upper, self.work.bounder.width, LEVELS))
+        # what is not bounded before the time is over waits as it is
+        self.tree.store.push(boxes)
+        self.planted = True
 
-    def _finish(self, problem: Tensor, bound: Tensor) -> None:
-        self.finished.scatter_reduce_(0, problem, bound, "amin")
 
-    def _work(self, boxes: Boxes) -> None:
-        """Bound boxes; close, cut, look for points, halve."""
-        found = self.bound(boxes, self._over)
-        wanted = ~(found.boxes.bound >= self._target(boxes.problem))
-        self._finish(boxes.problem[~wanted], found.boxes.bound[~wanted])
-        if not bool(wanted.any()):
-            return
-        if not bool(wanted.all()):
-            found = found.take(wanted.nonzero().flatten())
-        found = self._cut(self._under_cutoff(found))
-        if not len(found.boxes):
-            return
-        faces = None if self.by_weights else look_at_faces(self.query, found, self.width)
-        self._offer(found, faces)
-        if faces is None:
-            self._halve(found, weighed_scores(self.query, found, self.width))
-        else:
-            self._halve(found, split_scores(self.query, found, faces, self.width))
+class BoxGoal(LedgerGoal):
+    """The ledger, as a search over boxes reports to it.
 
-    def _under_cutoff(self, found: BoxBounds) -> BoxBounds:
-        """Boxes that may hold something better than the incumbent, with the objective's limits that hold there."""
-        target, form = self._target(found.boxes.problem), self.query.atoms.count
-        if self.cutoff is None or not bool(torch.isfinite(target).all()):
-            return found
-        nothing, rows, offset = self.cutoff(found, target, form)
-        self._finish(found.boxes.problem[nothing], target[nothing])
-        found.rows[:, form], found.offset[:, form] = rows, offset
-        return found.take((~nothing).nonzero().flatten()) if bool(nothing.any()) else found
+    Args:
+        query: the folded query of the search's problems.
+    """
 
-    def _cut(self, found: BoxBounds) -> BoxBounds:
-        """Boxes without what the clauses exclude, and without what is proven to be no better than the incumbent."""
-        boxes, count = found.boxes, self.query.atoms.count
-        low, high = boxes.lower.flatten(1), boxes.upper.flatten(1)
-        low, high = clip_to_clauses(low, high, found.rows[:, :count], found.offset[:, :count], self.query.clause)
-        if isinstance(self.query.objective, Linear) and self.query.objective.nodes:
-            target = self._target(boxes.problem)
-            some = torch.isfinite(target)
-            self._finish(boxes.problem[some], target[some])
-            rows, offset = found.rows[:, count:], (found.offset[:, count:] - target.unsqueeze(1))
-            one = torch.zeros(1, dtype=torch.long, device=low.device)
-            low, high = clip_to_clauses(low, high, rows, offset, one)
-        shape = boxes.lower.shape
-        return self._inside(replace(found, boxes=replace(boxes, lower=low.reshape(shape), upper=high.reshape(shape))))
+    def __init__(self, ledger: Ledger, problems: Tensor, query: Query) -> None:
+        super().__init__(ledger, problems, WHO)
+        self.query, self.walking = query, 0.0
+        #: ``(B,)`` what was cut away from boxes may be as good as this
+        self.ceiling = query.region.lower.new_full((query.size,), torch.inf)
+        self._worked, self._began = 0.0, self.seconds
 
-    def _inside(self, found: BoxBounds) -> BoxBounds:
-        """Boxes cut down to the region's balls and to the incumbent's; those that are left."""
-        boxes = found.boxes
-        low, high = self._in_balls(boxes)
-        boxes = replace(boxes, lower=low.reshape(boxes.lower.shape), upper=high.reshape(boxes.upper.shape))
-        left = ~(low > high).any(1)
-        found = replace(found, boxes=boxes)
-        return found if bool(left.all()) else found.take(left.nonzero().flatten())
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """The search's own time runs."""
+        self._began = self.seconds
+        try:
+            yield
+        finally:
+            self._worked += self.seconds - self._began
 
-    def _in_balls(self, boxes: Boxes) -> tuple[Tensor, Tensor]:
-        """The boxes' limits, ``(D, n)``, cut down to the balls; where ``lower > upper`` nothing is left."""
-        low, high = boxes.lower.flatten(1), boxes.upper.flatten(1)
-        balls = [ball.take(boxes.problem) for ball in self.query.region.balls]
-        if isinstance(self.query.objective, Distance):
-            target = self._target(boxes.problem)
-            some = torch.isfinite(target)
-            self._finish(boxes.problem[some], target[some])
-            balls.append(self.query.objective.take(boxes.problem).ball(target))
-        for ball in balls:
-            low, high = clip_to_ball(low, high, flatten_ball(ball))
-        return low, high
+    def cap(self, bound: Tensor) -> None:
+        """Parts of boxes are left out that hold nothing below a bound ``(B,)``."""
+        self.ceiling = torch.minimum(self.ceiling, bound)
 
-    def _keep(self, boxes: Boxes) -> None:
-        """Add boxes to the frontier, without what lies outside of the balls."""
-        low, high = self._in_balls(boxes)
-        left = ~(low > high).any(1)
-        shape = boxes.lower.shape
-        boxes = replace(boxes, lower=low.reshape(shape), upper=high.reshape(shape))
-        boxes = boxes if bool(left.all()) else boxes.take(left.nonzero().flatten())
-        if len(boxes):
-            self.frontier.push(boxes, max(1, self.batch // 2))
+    def cutoffs(self) -> Tensor:
+        """``(B,)`` what is enough, raised so that a bound cut off at it still is after rounding."""
+        target, value = self.ledger.target[self.problems], self.value
+        rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
+        return torch.where(torch.isfinite(value), target + rounding, target)
 
-    def _halve(self, found: BoxBounds, scores: Tensor) -> None:
-        """Halve every box along its best element, several times while few are open; points cannot be halved."""
-        best, element = scores.max(1)
-        point = best == -torch.inf
-        boxes = found.boxes
-        self._finish(boxes.problem[point], boxes.bound[point])
-        index = (~point).nonzero().flatten()
-        boxes, scores, element = boxes.take(index), scores[index], element[index]
-        while len(boxes):
-            boxes = boxes.halves(element)
-            if len(boxes) > FEW:
-                break
-            at = element.unsqueeze(1)
-            scores = scores.scatter(1, at, scores.gather(1, at) / 2).repeat(2, 1)
-            element = scores.argmax(1)
-        self._keep(boxes)
+    def targets(self) -> Tensor:
+        """What is enough; −infinity where a problem is closed."""
+        return torch.where(self.ledger.closed[self.problems], -torch.inf, self.cutoffs())
 
-    def _offer(self, found: BoxBounds, faces: Faces | None) -> None:
+    def offer(self, found: BoxEvaluation) -> None:
         """Offer the best feasible points among centres, faces and minimisers of the linear limits; walk from others."""
-        query, shape = self.query, found.boxes.lower.shape[1:]
-        low, high = (t.flatten(1).unsqueeze(1) for t in (found.boxes.lower, found.boxes.upper))
-        corners = torch.where(found.rows > 0, low, torch.where(found.rows < 0, high, (low + high) / 2))
+        query, boxes, faces = self.query, found.nodes, found.faces
+        shape = boxes.lower.shape[1:]
+        low, high = (t.flatten(1).unsqueeze(1) for t in (boxes.lower, boxes.upper))
+        rows = found.found.rows
+        corners = torch.where(rows > 0, low, torch.where(rows < 0, high, (low + high) / 2))
         count = corners.shape[1]
-        local = query.take(found.boxes.problem.repeat_interleave(count))
+        local = query.take(boxes.problem.repeat_interleave(count))
         with torch.no_grad():
             value, atoms = local.evaluate(corners.reshape(-1, *shape))
-        size, width = len(found.boxes), query.atoms.count
+        size, width = len(boxes), query.atoms.count
         points, values = corners, value.reshape(size, count)
         atoms = atoms.expand(size * count, width).reshape(size, count, width)
         if faces is not None:
             points = torch.cat([faces.points.flatten(2), points], 1)
             values = torch.cat([faces.value, values], 1)
             atoms = torch.cat([faces.atoms, atoms], 1)
-        problem = found.boxes.problem.repeat_interleave(points.shape[1])
+        problem = boxes.problem.repeat_interleave(points.shape[1])
         violation = query.violation(atoms.reshape(len(problem), width))
-        self._settle(points.reshape(-1, *shape), values.reshape(-1), violation, problem)
+        self._offer_points(points.reshape(-1, *shape), values.reshape(-1), violation, problem)
 
-    def _settle(self, points: Tensor, values: Tensor, violation: Tensor, problem: Tensor) -> None:
+    def _offer_points(self, points: Tensor, values: Tensor, violation: Tensor, problem: Tensor) -> None:
         """Offer what is feasible and better than the incumbent; walk on from what is nearest to that."""
-        incumbent = self.ledger.value[self.problems][problem]
-        better = values < incumbent
+        better = values < self.value[problem]
         good = (better & (violation <= 0)).nonzero().flatten()
         if len(good):
             best = good[values[good].argsort()[:OFFERED]]
             self.ledger.offer(points[best], WHO, self.problems[problem[best]])
-        if self.walking > WALK_SHARE * (self.working + 0.1) or self.ledger.exhausted:
+        if self.walking > WALK_SHARE * (self._worked + self.seconds - self._began + 0.1) or self.ledger.exhausted:
             return
-        began = self.ledger.seconds
+        began = self.seconds
         order = torch.where(better, violation, torch.inf).nan_to_num(torch.inf, torch.inf, -torch.inf)
         first = order.argsort()[:WALKERS]
         found = walk(self.query.take(problem[first]), points[first])
-        feasible = found.value < self.ledger.value[self.problems][problem[first]]
+        feasible = found.value < self.value[problem[first]]
         if bool(feasible.any()):
             self.ledger.offer(found.x[feasible], WHO, self.problems[problem[first]][feasible])
-        self.walking += self.ledger.seconds - began
+        self.walking += self.seconds - began
 
-    def _report(self) -> None:
-        """The proven bound of each problem: the smallest over finished and open boxes."""
-        bound = torch.minimum(self.finished, self.frontier.least())
-        self.ledger.prove(bound, Proof.TREE, WHO, self.problems)
+    def prove(self, bound: Tensor) -> None:
+        """The smallest over boxes, and over what was cut away from them."""
+        super().prove(torch.minimum(bound, self.ceiling))
+
+
+class BoxEvaluation:
+    """Boxes with CROWN's bounds, and what the network says at their faces."""
+
+    def __init__(self, found: BoxBounds, work: BoxWork) -> None:
+        self.found, self._work = found, work
+
+    @property
+    def nodes(self) -> Boxes:
+        """The boxes."""
+        return self.found.boxes
+
+    def take(self, index: Tensor) -> BoxEvaluation:
+        """The same for some boxes."""
+        return BoxEvaluation(self.found.take(index), self._work)
+
+    @cached_property
+    def faces(self) -> Faces | None:
+        """Centres of boxes and faces, None where weights say where to halve."""
+        work = self._work
+        return None if work.by_weights else look_at_faces(work.goal.query, self.found, work.width)
+
+
+class BoxWork:
+    """Bounds boxes, cuts them down and halves them.
+
+    Attributes:
+        width: ``(B, n)`` of the problems' whole boxes.
+    """
+
+    width: Tensor
+
+    def __init__(self, goal: BoxGoal) -> None:
+        self.goal, query = goal, goal.query
+        self.bounder = Bounder(query)
+        layers = layers_of(query)
+        self.cutoff = None if layers is None else Cutoff(query, layers)
+        aims = isinstance(query.objective, Linear) and not query.feasibility
+        # where points are all that is asked for, those on the faces are worth their time
+        self.by_weights = aims and weighs(query.graph, self.bounder.bent, self.bounder.below)
+
+    def bound(self, nodes: Boxes, fresh: bool) -> BoxEvaluation:
+        """CROWN's bounds."""
+        return BoxEvaluation(self.bounder(nodes, self.goal.over), self)
+
+    def refine(self, found: BoxEvaluation) -> BoxEvaluation:
+        """Boxes under the cutoff, cut down to what may be feasible and better than the incumbent; infinite bounds where
+        nothing is left."""
+        return BoxEvaluation(self._cut(self._under_cutoff(found.found)), self)
+
+    def _under_cutoff(self, found: BoxBounds) -> BoxBounds:
+        """Boxes that may hold something better than the incumbent, with the objective's limits that hold there."""
+        cutoffs, form = self.goal.cutoffs(), self.goal.query.atoms.count
+        target = cutoffs[found.boxes.problem]
+        if self.cutoff is None or not bool(torch.isfinite(target).all()):
+            return found
+        nothing, rows, offset = self.cutoff(found, target, form)
+        self.goal.cap(cutoffs)
+        found.rows[:, form], found.offset[:, form] = rows, offset
+        return _without(found, nothing)
+
+    def _cut(self, found: BoxBounds) -> BoxBounds:
+        """Boxes without what the clauses exclude, and without what is proven to be no better than the incumbent."""
+        boxes, query = found.boxes, self.goal.query
+        count = query.atoms.count
+        low, high = boxes.lower.flatten(1), boxes.upper.flatten(1)
+        low, high = clip_to_clauses(low, high, found.rows[:, :count], found.offset[:, :count], query.clause)
+        if isinstance(query.objective, Linear) and query.objective.nodes:
+            cutoffs = self.goal.cutoffs()
+            self.goal.cap(cutoffs)
+            offset = found.offset[:, count:] - cutoffs[boxes.problem].unsqueeze(1)
+            one = torch.zeros(1, dtype=torch.long, device=low.device)
+            low, high = clip_to_clauses(low, high, found.rows[:, count:], offset, one)
+        low, high = self._in_balls(_shaped(boxes, low, high))
+        return _without(replace(found, boxes=_shaped(boxes, low, high)), (low > high).any(1))
+
+    def inside(self, boxes: Boxes) -> Boxes:
+        """Boxes cut down to the region's balls and to the incumbent's; those that are left."""
+        low, high = self._in_balls(boxes)
+        left = ~(low > high).any(1)
+        boxes = _shaped(boxes, low, high)
+        return boxes if bool(left.all()) else boxes.take(left)
+
+    def _in_balls(self, boxes: Boxes) -> tuple[Tensor, Tensor]:
+        """The boxes' limits, ``(D, n)``, cut down to the balls; where ``lower > upper`` nothing is left."""
+        low, high = boxes.lower.flatten(1), boxes.upper.flatten(1)
+        query = self.goal.query
+        balls = [ball.take(boxes.problem) for ball in query.region.balls]
+        if isinstance(query.objective, Distance):
+            cutoffs = self.goal.cutoffs()
+            self.goal.cap(cutoffs)
+            balls.append(query.objective.take(boxes.problem).ball(cutoffs[boxes.problem]))
+        for ball in balls:
+            low, high = clip_to_ball(low, high, flatten_ball(ball))
+        return low, high
+
+    def choose(self, found: BoxEvaluation) -> Boxes:
+        """Each box's best element; where few are at work also the next ones: a halved element has half of its score."""
+        query = self.goal.query
+        if found.faces is None:
+            scores = weighed_scores(query, found.found, self.width)
+        else:
+            scores = split_scores(query, found.found, found.faces, self.width)
+        elements = found.nodes.problem.new_full((len(scores), LEVELS), -1)
+        for level in range(LEVELS if len(scores) <= 2 * FEW else 1):
+            best, at = scores.max(1)
+            elements[:, level] = torch.where(best > -torch.inf, at, -1)
+            scores = scores.scatter(1, at.unsqueeze(1), best.unsqueeze(1) / 2)
+        return replace(found.nodes, elements=elements)
+
+    def priority(self, nodes: Boxes) -> None:
+        """By bounds."""
+
+    def split(self, nodes: Boxes) -> Branched[Boxes]:
+        """Halves of boxes, and of those while they are few; points cannot be halved."""
+        first = nodes.elements[:, 0]
+        fresh, leaves, boxes = (nodes.take(rows) for rows in (first == UNBOUNDED, first == -1, first >= 0))
+        done: list[Boxes] = []
+        for _ in range(LEVELS):
+            going = boxes.elements[:, 0] >= 0
+            if not bool(going.all()):
+                done.append(boxes.take(~going))
+                boxes = boxes.take(going)
+            if not len(boxes):
+                break
+            boxes = boxes.halves()
+            if len(boxes) > FEW:
+                break
+        return Branched(self.inside(Boxes.cat([*done, boxes])), fresh, leaves)
+
+
+def _shaped(boxes: Boxes, low: Tensor, high: Tensor) -> Boxes:
+    return replace(boxes, lower=low.reshape(boxes.lower.shape), upper=high.reshape(boxes.upper.shape))
+
+
+def _without(found: BoxBounds, nothing: Tensor) -> BoxBounds:
+    """Infinite bounds where nothing is left."""
+    if not bool(nothing.any()):
+        return found
+    bound = torch.where(nothing, torch.inf, found.boxes.bound)
+    return replace(found, boxes=replace(found.boxes, bound=bound))

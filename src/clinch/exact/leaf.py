@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from clinch.backends.convex import (
 from clinch.bounds.crown import linear_lower
 from clinch.bounds.domains import Domains, Relaxed
 from clinch.bounds.dual import evaluate
+from clinch.exact.branching import violated_clause
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
 from clinch.query import Distance, Forms, Linear, Query
+from clinch.search.dual_bounding import ROOT_STEPS, DualBounder, Subdomains
 
 #: multiples of a Farkas ray to try as multipliers
 RAY_LENGTHS = (1.0, 1e2, 1e4, 1e6)
@@ -30,6 +33,11 @@ RAY_LENGTHS = (1.0, 1e2, 1e4, 1e6)
 SOLVER_TOLERANCE = 1e-9
 #: rounding errors by which a leaf's atoms are tightened, so that the model's own dtype accepts the point
 INSIDE = (4.0, 64.0)
+
+#: dual evaluations for leaves that no convex program can close
+LEAF_STEPS = 300
+#: convex programs solved in one round, and number of leaves from which on they climb first
+LEAVES_PER_ROUND, FEW_LEAVES = 16, 4
 
 
 def is_convex(query: Query) -> bool:
@@ -89,6 +97,75 @@ def _best_of(relaxed: Relaxed, leaf: Domains, hints: Tensor) -> Domains:
         bound = evaluate(relaxed, trial, exact=True).bound
     first = torch.where(bound.isnan(), -torch.inf, bound).argmax().unsqueeze(0)
     return replace(trial.take(first), bound=bound[first]) if bool(bound[first] > leaf.bound) else leaf
+
+
+class Offers(Protocol):
+    """A goal that takes points, see :class:`clinch.search.branch_and_bound.Goal`."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether to stop."""
+        ...
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left."""
+        ...
+
+    def targets(self) -> Tensor:
+        """``(B,)`` bounds that are large enough."""
+        ...
+
+    def offer_points(self, point: Tensor, problem: Tensor) -> None:
+        """Points ``(N, *input_shape)`` of problems ``(N,)``."""
+
+
+class AffineLeaves:
+    """Solves the leaves of smallest bound, one convex program each; the others wait.
+
+    Before that all climb together: what this closes needs no program. Where a program's point breaks an undecided
+    clause its node is no leaf yet and goes on with that split.
+    """
+
+    def __init__(self, bounder: DualBounder, goal: Offers) -> None:
+        self.bounder, self.goal = bounder, goal
+
+    def solve(self, leaves: Subdomains) -> tuple[Subdomains, Subdomains]:
+        """Leaves that are finished, and those that go on waiting."""
+        if len(leaves) > FEW_LEAVES:
+            leaves = self.bounder.ascend(leaves, ROOT_STEPS).nodes
+        open_ = leaves.bound < self._target(leaves)
+        finished, waiting = [leaves.take(~open_)], [leaves.take(leaves.problem[:0])]
+        leaves = leaves.take(open_)
+        for row in range(len(leaves)):
+            if row >= LEAVES_PER_ROUND or self.goal.exhausted:
+                waiting.append(leaves.take(slice(row, None)))
+                break
+            leaf = leaves.take(slice(row, row + 1))
+            if bool(leaf.bound < self._target(leaf)):
+                leaf = self._solved(leaf)
+            (finished if int(leaf.clause) < 0 else waiting).append(leaf)
+        return Subdomains.cat(finished), Subdomains.cat(waiting)
+
+    def _solved(self, leaf: Subdomains) -> Subdomains:
+        """A leaf with its own bound; with a clause to split where it is none."""
+        points: list[Tensor] = []
+        relaxed, target = self.bounder.relaxed, self._target(leaf)
+        if is_convex(relaxed.query):
+            limit = max(0.05, min(self.goal.remaining, 60.0))
+            d, points = solve_leaf(relaxed, leaf.domains, float(target), limit)
+            leaf = leaf.holding(d)
+        if not points and bool(leaf.bound < target):
+            found = self.bounder.ascend(leaf, LEAF_STEPS)
+            leaf, points = found.nodes, [found.ascent.point] if bool(found.ascent.point.isfinite().all()) else []
+        if not points:
+            return leaf
+        self.goal.offer_points(torch.cat(points), leaf.problem.expand(len(points)))
+        clause = violated_clause(relaxed, leaf.domains, points[0])
+        return replace(leaf, clause=clause) if bool(leaf.bound < self._target(leaf)) else leaf
+
+    def _target(self, leaves: Subdomains) -> Tensor:
+        return self.goal.targets()[leaves.problem]
 
 
 class _Program:

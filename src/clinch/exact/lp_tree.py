@@ -7,16 +7,19 @@ never make a bound wrong.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clinch.backends.program import Outcome, Program, Vector
+from clinch.search.branch_and_bound import BranchAndBound, Branched
+from clinch.search.node_store import Nodes
 
 #: a binary is whole to within this
 WHOLE = 1e-6
@@ -75,17 +78,72 @@ class ColdModel:
         """There is none."""
 
 
-@dataclass(order=True)
-class _Node:
-    bound: float
-    number: int
-    fixed: NDArray[np.int8] = field(compare=False)  # per binary: −1 open, otherwise its value
-    basis: Any = field(compare=False)
-    depth: int = field(compare=False, default=0)
+@dataclass(frozen=True)
+class Fixings(Nodes):
+    """Nodes of the tree, whose linear programs are solved when their turn comes.
+
+    Attributes:
+        fixed: ``(D, n)`` int8, per binary: −1 where it is open, otherwise its value.
+        basis: ``(D,)`` where the linear program starts, −1: anywhere.
+        dive: ``(D,)`` whether it comes next, whatever its bound.
+        leaf: ``(D,)`` whether nothing is left to do.
+    """
+
+    fixed: Tensor
+    basis: Tensor
+    dive: Tensor
+    leaf: Tensor
+
+    @staticmethod
+    def one(bound: float, fixed: NDArray[np.int8], basis: int = -1, dive: bool = False, leaf: bool = False) -> Fixings:
+        """A single node."""
+        number = torch.tensor([0, -1, basis])
+        return Fixings(
+            number[:1], torch.tensor([bound], dtype=torch.float64), number[1:2], torch.from_numpy(fixed)[None],
+            number[2:], torch.tensor([dive]), torch.tensor([leaf]),
+        )  # fmt: skip
+
+
+class Solved(NamedTuple):
+    """One node with the point of its linear program, None without one; late: the time ran out over it."""
+
+    nodes: Fixings
+    point: Vector | None
+    late: bool
+
+    def take(self, index: Tensor) -> Solved:
+        """Itself, or nothing."""
+        return self._replace(nodes=self.nodes.take(index))
+
+
+class Bases:
+    """Where linear programs may start, each for so many nodes."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Any] = {}
+        self._left: dict[int, int] = {}
+        self._keys = itertools.count()
+
+    def put(self, basis: Any, uses: int) -> int:
+        """The key of a basis."""
+        key = next(self._keys)
+        self._held[key], self._left[key] = basis, uses
+        return key
+
+    def get(self, key: int) -> Any:
+        """The basis, None for any."""
+        return self._held.get(key)
+
+    def release(self, key: int) -> None:
+        """One node needs it no longer."""
+        if key >= 0:
+            self._left[key] -= 1
+            if not self._left[key]:
+                del self._held[key], self._left[key]
 
 
 class Tree:
-    """Best-first search with dives.
+    """Best-first search with dives: goal, bounder and brancher of a search over the binaries.
 
     Args:
         program: the encoding's program; its integer variables must be binaries.
@@ -95,6 +153,8 @@ class Tree:
         visit: called with every node's point and whether its binaries are whole, to look for better inputs.
         step: objective values are whole multiples of it; 0 where nothing is known.
     """
+
+    seconds = 0.0
 
     def __init__(
         self,
@@ -107,110 +167,141 @@ class Tree:
         step: float = 0.0,
     ) -> None:
         self.program, self.model = program, model
-        self.cutoff, self.remaining, self.visit, self.step = cutoff, remaining, visit, step
+        self.cutoff, self._remaining, self.visit, self.step = cutoff, remaining, visit, step
         self.columns = program.integer.nonzero()[0]
         count = len(self.columns)
         self._loaded = np.full(count, -1, dtype=np.int8)
-        self._numbers = itertools.count()
-        #: smallest bound over the nodes that are finished
-        self.finished = np.inf
+        self._bases = Bases()
         self.nodes = 0
-        self._current: _Node | None = None
-        self._heap = [_Node(-np.inf, next(self._numbers), self._loaded.copy(), None)]
         self._gain, self._seen = np.zeros((2, count)), np.zeros((2, count))
+        self._pause: Callable[[], bool] = lambda: False
+        self._paused = False
+        self.search: BranchAndBound[Fixings, Solved] = BranchAndBound(1, self, self, self, batch=1)
+        self.search.store.push(Fixings.one(-np.inf, self._loaded.copy()))
 
     @property
-    def bound(self) -> float:
+    def least(self) -> float:
         """Proven: the program's optimum is no smaller. Infinity where all parts are proven infeasible."""
-        waiting = self._heap[:1] if self._current is None else [self._current, *self._heap[:1]]
-        return min([self.finished, *(node.bound for node in waiting)])
+        return float(self.search.least)
 
     def run(self, pause: Callable[[], bool]) -> None:
         """Search until no node is left, the time is over, or ``pause()``, which is asked after every node, says so."""
-        while (self._current is not None or self._heap) and self.remaining() > 0:
-            # the node at work stays in sight until its children are: whatever interrupts, the bound counts it
-            if self._current is None:
-                self._current = self._heap[0]
-                heapq.heappop(self._heap)
-            node = self._current
-            children = self._finish(node.bound) if node.bound >= self.cutoff() else self._expand(node)
-            dive = children.pop(0) if children and children[0].depth > node.depth else None
-            for child in children:
-                heapq.heappush(self._heap, child)
-            self._current = dive
-            if pause():
-                break
+        self._pause, self._paused = pause, False
+        self.search.run()
+
+    # --- the goal -----------------------------------------------------------------------------------------------------
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether to stop."""
+        return self._paused or self.remaining <= 0
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left."""
+        return self._remaining()
+
+    def targets(self) -> Tensor:
+        """The cutoff."""
+        return torch.tensor([self.cutoff()], dtype=torch.float64)
+
+    def offer(self, found: Solved) -> None:
+        """The point of a node's linear program."""
+        if found.point is not None and not found.late:
+            distance = self._distance(_fixed(found.nodes), found.point)
+            self.visit(found.point, bool((distance <= WHOLE).all()))
+
+    def finish(self, nodes: Nodes) -> None:
+        """Their bases are needed no longer."""
+        assert isinstance(nodes, Fixings)
+        for key in nodes.basis.tolist():
+            self._bases.release(key)
+
+    def prove(self, bound: Tensor) -> None:
+        """After every node."""
+        self._paused = self._pause()
 
     # --- one node -----------------------------------------------------------------------------------------------------
 
-    def _expand(self, node: _Node) -> list[_Node]:
-        """Bound a node and split it: no node where it is finished, itself where the time ran out, else its children."""
+    def split(self, nodes: Fixings) -> Branched[Fixings]:
+        """Nodes wait unsolved: every one that is no leaf is to be solved."""
+        nothing = nodes.take(slice(0))
+        return Branched(nothing, leaves=nodes) if bool(nodes.leaf) else Branched(nothing, fresh=nodes)
+
+    def bound(self, nodes: Fixings, fresh: bool) -> Solved:
+        """Solve a node's linear program."""
         self.nodes += 1
-        self.model.set_basis(node.basis)
-        outcome = self._solve(node.fixed)
-        node.bound = max(node.bound, self._proven(outcome, node.fixed))
-        if node.bound >= self.cutoff():
-            return self._finish(node.bound)
-        if outcome.status == "time" and self.remaining() <= 0:
-            return [node]
-        if outcome.point is None or not np.isfinite(outcome.point).all():
-            return self._blind(node)
-        value = outcome.point[self.columns]
-        distance = np.where(node.fixed < 0, np.minimum(value, 1 - value), 0.0).clip(min=0.0)
-        self.visit(outcome.point, bool((distance <= WHOLE).all()))
-        if node.bound >= self.cutoff() or not (node.fixed < 0).any() or distance.max() <= 1e-12:
-            return self._finish(node.bound)
-        node.basis = self.model.basis()
-        return self._split(node, value, distance)
+        fixed = _fixed(nodes)
+        self.model.set_basis(self._bases.get(int(nodes.basis)))
+        outcome = self._solve(fixed)
+        bound = max(float(nodes.bound), self._proven(outcome, fixed))
+        usable = outcome.point is not None and bool(np.isfinite(outcome.point).all())
+        nodes.bound.fill_(bound)  # in place: where its children are never made, the node waits with this bound
+        return Solved(nodes, outcome.point if usable else None, outcome.status == "time" and self.remaining <= 0)
 
-    def _blind(self, node: _Node) -> list[_Node]:
-        """Nothing was proven and no point came back: split anywhere."""
-        open_ = (node.fixed < 0).nonzero()[0]
-        if not len(open_):
-            return self._finish(node.bound)
-        return [self._child(node, int(open_[0]), side, node.bound, None) for side in (0, 1)]
+    def refine(self, found: Solved) -> Solved:
+        """As it is."""
+        return found
 
-    def _split(self, node: _Node, value: Vector, distance: Vector) -> list[_Node]:
+    def choose(self, found: Solved) -> Fixings:
+        """A solved node's children; the node itself where the time ran out over it, or where it has none."""
+        nodes, point = found.nodes, found.point
+        if found.late:
+            return replace(nodes, dive=torch.zeros_like(nodes.dive))
+        bound, fixed = float(nodes.bound), _fixed(nodes)
+        self._bases.release(int(nodes.basis))
+        leaf = Fixings.one(bound, fixed, leaf=True)
+        if not (fixed < 0).any() or bound >= self.cutoff():
+            return leaf
+        if point is None:  # nothing was proven and no point came back: split anywhere
+            at = int((fixed < 0).nonzero()[0][0])
+            return Fixings.cat([Fixings.one(bound, _with(fixed, at, side), dive=not side) for side in (0, 1)])
+        distance = self._distance(fixed, point)
+        return leaf if distance.max() <= 1e-12 else self._children(bound, fixed, point[self.columns], distance)
+
+    def priority(self, nodes: Fixings) -> Tensor:
+        """Bounds, but dives first."""
+        return torch.where(nodes.dive, -torch.inf, nodes.bound)
+
+    def _distance(self, fixed: NDArray[np.int8], point: Vector) -> Vector:
+        """How far each binary is from being whole; 0 for those that are fixed."""
+        value = point[self.columns]
+        return np.where(fixed < 0, np.minimum(value, 1 - value), 0.0).clip(min=0.0)
+
+    def _children(self, bound: float, fixed: NDArray[np.int8], value: Vector, distance: Vector) -> Fixings:
         """Choose a binary by pseudo-costs, backed by trial solves while they are unreliable."""
+        basis = self.model.basis()
         score = self._score(value, distance)
         order = [int(k) for k in np.argsort(-score, kind="stable")[:TRIALS] if distance[k] > 1e-12]
-        best, best_score, bounds = order[0], -1.0, (node.bound, node.bound)
+        best, best_score, bounds = order[0], -1.0, (bound, bound)
         for k in order:
             if self._seen[:, k].min() >= RELIABLE:
-                trial, gain = (node.bound, node.bound), float(score[k])
+                trial, gain = (bound, bound), float(score[k])
             else:
-                trial = (self._trial(node, k, 0, value), self._trial(node, k, 1, value))
-                gain = _product(trial[0] - node.bound, trial[1] - node.bound)
+                trial = tuple(self._trial(bound, _with(fixed, k, side), basis, k, side, value[k]) for side in (0, 1))
+                gain = _product(trial[0] - bound, trial[1] - bound)
             if gain > best_score:
                 best, best_score, bounds = k, gain, trial
-            if max(trial) >= self.cutoff() or self.remaining() <= 0:
+            if max(trial) >= self.cutoff() or self.remaining <= 0:
                 best, bounds = k, trial
                 break
-        children = [self._child(node, best, side, bounds[side], node.basis) for side in (0, 1)]
         # the side that the relaxation prefers is dived into
-        children.sort(key=lambda child: (child.bound, abs(child.fixed[best] - value[best])))
-        alive = [child for child in children if child.bound < self.cutoff()]
-        for child in children:
-            if child not in alive:
-                self._finish(child.bound)
-        return alive
+        sides = sorted((0, 1), key=lambda side: (bounds[side], abs(side - value[best])))
+        key = self._bases.put(basis, 2)
+        return Fixings.cat([
+            Fixings.one(max(bound, bounds[side]), _with(fixed, best, side), key, dive=side == sides[0])
+            for side in sides
+        ])  # fmt: skip
 
-    def _child(self, node: _Node, k: int, side: int, bound: float, basis: Any) -> _Node:
-        fixed = node.fixed.copy()
-        fixed[k] = side
-        return _Node(max(bound, node.bound), next(self._numbers), fixed, basis, node.depth + 1)
-
-    def _trial(self, node: _Node, k: int, side: int, value: Vector) -> float:
+    def _trial(self, bound: float, fixed: NDArray[np.int8], basis: Any, k: int, side: int, value: float) -> float:
         """The bound of a child after a few simplex iterations; teaches the pseudo-costs."""
-        fixed = node.fixed.copy()
-        fixed[k] = side
-        self.model.set_basis(node.basis)
-        bound = max(node.bound, self._proven(self._solve(fixed, TRIAL_ITERATIONS), fixed))
-        gain = min(bound, max(self.cutoff(), node.bound)) - node.bound
+        self.model.set_basis(basis)
+        found = max(bound, self._proven(self._solve(fixed, TRIAL_ITERATIONS), fixed))
+        gain = min(found, max(self.cutoff(), bound)) - bound
         if np.isfinite(gain):
-            self._gain[side, k] += gain / max(abs(side - value[k]), WHOLE)
+            self._gain[side, k] += gain / max(abs(side - value), WHOLE)
             self._seen[side, k] += 1
-        return bound
+        return found
 
     def _score(self, value: Vector, distance: Vector) -> Vector:
         """Product of the expected gains of the two children; the average stands for what was never observed."""
@@ -227,7 +318,7 @@ class Tree:
         lower, upper = _limits(fixed[changed])
         self.model.change_limits(self.columns[changed], lower, upper)
         self._loaded = fixed.copy()
-        return self.model.solve(time_limit=self.remaining(), iterations=iterations)
+        return self.model.solve(time_limit=self.remaining, iterations=iterations)
 
     def _proven(self, outcome: Outcome, fixed: NDArray[np.int8]) -> float:
         """What follows from an outcome's multipliers alone."""
@@ -239,9 +330,15 @@ class Tree:
         # values between two multiples do not occur; the allowance keeps rounding from lifting a bound by a whole step
         return bound if not self.step or not np.isfinite(bound) else self.step * np.ceil(bound / self.step - 1e-6)
 
-    def _finish(self, bound: float) -> list[_Node]:
-        self.finished = min(self.finished, bound)
-        return []
+
+def _fixed(nodes: Fixings) -> NDArray[np.int8]:
+    return nodes.fixed[0].numpy()
+
+
+def _with(fixed: NDArray[np.int8], k: int, side: int) -> NDArray[np.int8]:
+    changed = fixed.copy()
+    changed[k] = side
+    return changed
 
 
 def _limits(fixed: NDArray[np.int8]) -> tuple[Vector, Vector]:

@@ -158,7 +158,7 @@ class _Search:
     # --- proofs -------------------------------------------------------------------------------------------------------
 
     def _report(self, tree: Tree) -> None:
-        self._prove(self.encoding.value(tree.bound), Proof.TREE if tree.nodes > 1 else Proof.LINEAR_RELAXATION)
+        self._prove(self.encoding.value(tree.least), Proof.TREE if tree.nodes > 1 else Proof.LINEAR_RELAXATION)
 
     def _prove(self, bound: float, proof: Proof) -> None:
         # Only the incumbent's ball was searched: nothing outside is better than its radius.
@@ -171,7 +171,7 @@ class _Search:
         """After every node: report what rose, ask the library at times, stop when closed or a new encoding pays."""
         target = float(self.ledger.target[self.problem])
         enough = 0.02 * (target - self.reported) if np.isfinite([target, self.reported]).all() else 0.0
-        if self.encoding.value(tree.bound) > self.reported + enough:
+        if self.encoding.value(tree.least) > self.reported + enough:
             self._report(tree)
         if self.closed:
             return True

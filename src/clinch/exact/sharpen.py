@@ -8,26 +8,28 @@ after the other; here all elements of a layer are searched at once by the dual f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.crown import activation_bounds, never
-from clinch.bounds.domains import Relaxed, fresh_domains, relax_query
+from clinch.bounds.domains import relax_query
 from clinch.bounds.limits import read_nodes
-from clinch.exact.branching import next_elements, split_deep
-from clinch.exact.pool import Pool, Waiting, smallest_in_turns
+from clinch.exact.branching import ReluBrancher
 from clinch.network.ops.base import Interval
 from clinch.query import Forms, Linear, Query
+from clinch.search.branch_and_bound import BranchAndBound
+from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains, fresh_nodes
+from clinch.search.node_store import Nodes
 
-#: dual evaluations for a tree's root and for its other domains, and elements that a domain is split at in one go
-ROOT_STEPS, NODE_STEPS, LEVELS = 20, 8, 2
-#: number of domains that each limit may take, in each pass
+#: elements that a subdomain is split at in one go
+LEVELS = 2
+#: number of subdomains that each limit may take, in each pass
 DOMAINS = (20, 100, 500)
-#: limits searched for at once, and domains bounded at once: at most, and as many as keep to so many numbers per layer
+#: limits searched for, and subdomains taken up, at once: at most, and as many as keep to so many numbers per layer
 TREES, NUMBERS = 512, 2**23
 #: share of a limit's size by which it may stay too large
 SLACK = 0.05
@@ -85,8 +87,8 @@ def _sharpen_node(
         if stop() or not len(part):
             break
         at = problem[part], element[part]
-        forest = _Forest(_one_per_limit(query, j, *at), limits, problem[part].repeat(2), trees)
-        least, negated = forest.grow(domains, stop).reshape(2, -1)
+        forest = _Forest(_one_per_limit(query, j, *at), limits, problem[part].repeat(2), trees, stop)
+        least, negated = forest.grow(domains).reshape(2, -1)
         lower[at], upper[at] = torch.maximum(lower[at], least), torch.minimum(upper[at], -negated)
     shape = limits[j].lower.shape
     return limits[j].intersect(Interval(lower.reshape(shape), upper.reshape(shape)))
@@ -106,63 +108,66 @@ def _one_per_limit(query: Query, j: int, problem: Tensor, element: Tensor) -> Qu
 
 
 class _Forest:
-    """One tree per limit, all grown together.
+    """One tree per limit, all grown together; what a search is for, too (:class:`clinch.search.branch_and_bound.Goal`).
 
     Args:
         query: N problems with linear objectives and without clauses.
         limits: of what lies below, per region.
         region: ``(N,)`` the row of the limits that each problem reads.
-        batch: number of domains bounded at once.
+        batch: number of subdomains taken up at once.
+        stop: asked now and then; once true, the best so far has to do.
     """
 
-    def __init__(self, query: Query, limits: Mapping[int, Interval], region: Tensor, batch: int) -> None:
-        self.batch = batch
+    seconds, remaining = 0.0, math.inf
+
+    def __init__(
+        self, query: Query, limits: Mapping[int, Interval], region: Tensor, batch: int, stop: Callable[[], bool]
+    ) -> None:
+        self.query, self.stop = query, stop
         below = read_nodes(query.graph, query.nodes)
-        self.query = query
-        self.relaxed: Relaxed = relax_query(query, {i: limits[i].take(region) for i in below})
-        self.pool = Pool(query.device)
-        like = query.region.lower
-        #: smallest bound of finished domains, smallest value seen, and number of domains of each tree
-        self.finished, self.value = like.new_full((query.size,), torch.inf), like.new_full((query.size,), torch.inf)
-        self.domains = torch.zeros_like(region)
+        relaxed = relax_query(query, {i: limits[i].take(region) for i in below})
+        #: smallest value seen of each limit, and how many subdomains it may take
+        self.value, self.most = query.region.lower.new_full((query.size,), torch.inf), 0
+        bounder = DualBounder(relaxed, self.enough, stop)
+        self.search: BranchAndBound[Subdomains, DualEvaluation] = BranchAndBound(
+            query.size, self, bounder, ReluBrancher(bounder, batch, LEVELS), batch=batch, in_turns=True,
+            device=query.device,
+        )  # fmt: skip
+        each = torch.arange(query.size, device=query.device)
+        none = each.new_zeros(len(each), 0)
+        self.roots = fresh_nodes(relaxed, each, none, each, torch.full_like(each, -1), LEVELS)
 
-    def grow(self, domains: int, stop: Callable[[], bool]) -> Tensor:
-        """``(N,)`` proven smallest values, after so many domains each."""
-        each = torch.arange(self.query.size, device=self.query.device)
-        roots = fresh_domains(self.relaxed, each, each.new_zeros(len(each), 0))
-        self._settle(ascend(self.relaxed, roots, ROOT_STEPS, target=self.target, stop=stop))
-        while len(self.pool) and not stop():
-            problem, bound = self.pool.bounds()
-            over = (bound >= self.target[problem]) | (self.domains[problem] >= domains)
-            if bool(over.any()):
-                self._finish(problem[over], bound[over])
-                self.pool.drop(over)
-                continue
-            waiting = self.pool.pop(smallest_in_turns(problem, bound)[: self.batch])
-            children = split_deep(waiting.domains, waiting.elements, self.batch)
-            self.domains.index_add_(0, children.problem, torch.ones_like(children.problem))
-            goal = self.target[children.problem]
-            self._settle(ascend(self.relaxed, children, NODE_STEPS, target=goal, stop=stop))
-        self._finish(*self.pool.bounds())
-        return self.finished
+    def grow(self, domains: int) -> Tensor:
+        """``(N,)`` proven smallest values, after so many subdomains each."""
+        self.most = domains
+        self.search.plant(self.roots)
+        self.search.run()
+        return self.search.least
 
-    @property
-    def target(self) -> Tensor:
+    def enough(self) -> Tensor:
         """``(N,)`` bounds that are good enough: zero decides the sign, and no bound can pass a value."""
         return torch.where(self.value < 0, (1 + SLACK) * self.value, 0.0)
 
-    def _settle(self, ascent: Ascent) -> None:
-        d = ascent.domains
-        with torch.no_grad():
-            value, _ = self.query.take(d.problem).evaluate(ascent.point)
-        self.value.scatter_reduce_(0, d.problem, torch.where(value.isnan(), torch.inf, value), "amin")
-        elements = next_elements(self.relaxed, ascent, LEVELS)
-        going = (d.bound < self.target[d.problem]) & (elements >= 0).any(1)
-        self._finish(d.problem[~going], d.bound[~going])
-        index = going.nonzero().flatten()
-        if len(index):
-            none = torch.full_like(index, -1)
-            self.pool.push(Waiting(d.take(index), elements[index], none))
+    # --- the goal -----------------------------------------------------------------------------------------------------
 
-    def _finish(self, problem: Tensor, bound: Tensor) -> None:
-        self.finished.scatter_reduce_(0, problem, bound, "amin")
+    @property
+    def exhausted(self) -> bool:
+        """Whether to stop."""
+        return self.stop()
+
+    def targets(self) -> Tensor:
+        """Bounds that are good enough, and any where a tree has had its share."""
+        return torch.where(self.search.bounded > self.most, -torch.inf, self.enough())
+
+    def offer(self, found: DualEvaluation) -> None:
+        """Values at the minimisers."""
+        problem = found.nodes.problem
+        with torch.no_grad():
+            value, _ = self.query.take(problem).evaluate(found.ascent.point)
+        self.value.scatter_reduce_(0, problem, torch.where(value.isnan(), torch.inf, value), "amin")
+
+    def finish(self, nodes: Nodes) -> None:
+        """Nobody asks."""
+
+    def prove(self, bound: Tensor) -> None:
+        """At the end only."""

@@ -1,0 +1,119 @@
+"""Subdomains by signs of ReLUs and atoms of clauses, bounded by ascent of the dual function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from clinch.bounds.ascent import Ascent, ascend
+from clinch.bounds.domains import Domains, Relaxed, fresh_domains
+from clinch.search.node_store import Nodes
+
+#: dual evaluations for subdomains without a parent, and for children
+ROOT_STEPS, NODE_STEPS = 20, 8
+
+
+@dataclass(frozen=True)
+class Subdomains(Nodes):
+    """Subdomains with the split that comes next.
+
+    Attributes:
+        branch: ``(D,)`` row of the relaxation that each belongs to.
+        split, choice, alpha, beta, mu, pace: as in :class:`clinch.bounds.domains.Domains`; multipliers wait in single
+            precision: any give a valid bound, and they are most of the memory.
+        elements: ``(D, L)`` open elements to split next, the best first, −1 where there is none.
+        clause: ``(D,)`` a clause to split instead, −1 for none.
+    """
+
+    branch: Tensor
+    split: Tensor
+    choice: Tensor
+    alpha: Tensor
+    beta: Tensor
+    mu: Tensor
+    pace: Tensor
+    elements: Tensor
+    clause: Tensor
+
+    LIGHT: ClassVar[frozenset[str]] = frozenset({"alpha", "beta", "mu"})
+
+    @property
+    def domains(self) -> Domains:
+        """What the dual function reads."""
+        return Domains(
+            self.branch, self.split, self.choice, self.alpha, self.beta, self.mu, self.bound, self.pace
+        )  # fmt: skip
+
+    def holding(self, d: Domains) -> Self:
+        """The same nodes with other splits, choices, multipliers and bounds."""
+        return replace(
+            self, split=d.split, choice=d.choice, alpha=d.alpha, beta=d.beta, mu=d.mu, bound=d.bound, pace=d.pace
+        )
+
+    def undecided(self) -> Self:
+        """The same without a next split."""
+        return replace(self, elements=torch.full_like(self.elements, -1), clause=torch.full_like(self.clause, -1))
+
+    @classmethod
+    def of(cls, d: Domains, owner: Tensor, place: Tensor, levels: int) -> Subdomains:
+        """Domains as nodes.
+
+        Args:
+            owner: ``(R,)`` problem of each row of the relaxation; place: ``(D,)`` in the tree.
+            levels: number of elements L that a node can name.
+        """
+        none = d.problem.new_full((len(d), levels + 1), -1)
+        return Subdomains(
+            problem=owner[d.problem], bound=d.bound, place=place, branch=d.problem, split=d.split, choice=d.choice,
+            alpha=d.alpha, beta=d.beta, mu=d.mu, pace=d.pace, elements=none[:, 1:], clause=none[:, 0],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DualEvaluation:
+    """Subdomains after an ascent."""
+
+    nodes: Subdomains
+    ascent: Ascent
+
+    def take(self, index: Tensor) -> DualEvaluation:
+        """The same for some of them."""
+        return DualEvaluation(self.nodes.take(index), self.ascent.take(index))
+
+
+class DualBounder:
+    """Bounds subdomains by the dual function of a relaxation; a tighter one of the same layout may take its place.
+
+    Args:
+        relaxed: the relaxation.
+        targets: ``(B,)`` bounds that are large enough.
+        stop: asked now and then; once true, the best so far has to do.
+    """
+
+    def __init__(self, relaxed: Relaxed, targets: Callable[[], Tensor], stop: Callable[[], bool]) -> None:
+        self.relaxed, self.targets, self.stop = relaxed, targets, stop
+
+    def bound(self, nodes: Subdomains, fresh: bool) -> DualEvaluation:
+        """Bounds after a few steps; more where there is no parent to start from."""
+        return self.ascend(nodes, ROOT_STEPS if fresh else NODE_STEPS)
+
+    def refine(self, found: DualEvaluation) -> DualEvaluation:
+        """As they are."""
+        return found
+
+    def ascend(self, nodes: Subdomains, steps: int) -> DualEvaluation:
+        """Bounds after so many steps."""
+        target = self.targets()[nodes.problem]
+        ascent = ascend(self.relaxed, nodes.domains, steps, target=target, stop=self.stop)
+        return DualEvaluation(nodes.holding(ascent.domains), ascent)
+
+
+def fresh_nodes(
+    relaxed: Relaxed, branch: Tensor, choice: Tensor, owner: Tensor, place: Tensor, levels: int
+) -> Subdomains:
+    """Whole branches ``(D,)`` with chosen atoms ``(D, C)`` as nodes."""
+    return Subdomains.of(fresh_domains(relaxed, branch, choice), owner, place, levels)
