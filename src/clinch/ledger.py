@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -22,14 +22,18 @@ from clinch.errors import UnsoundResult
 from clinch.query import Query
 from clinch.solution import ABSOLUTE_GAP, Event, Proof
 
-if TYPE_CHECKING:
-    from clinch.search.tree import TreeRecorder
-
 #: rounding allowance of float64 bounds, relative to the value: a bound this little above a value is a tie
 ROUNDING = 1e-7
 #: share of the time that engines leave for ending the step they are at (past the end of all the time they are ended),
 #: and share beyond the end in which what they have found by then may be checked
 WIND_DOWN, LATE = 0.01, 0.02
+
+
+class Recorder(Protocol):
+    """What a search writes down about its tree while it grows."""
+
+    def of(self, problem: int) -> Any:
+        """The tree of one of the ledger's problems, for whoever proves its bound once more; None: there is none."""
 
 
 @dataclass
@@ -53,7 +57,7 @@ class Ledger:
     gap: float = 1e-3
     listener: Callable[[Event], None] | None = None
     enough: Tensor | None = None
-    trees: list[TreeRecorder] | None = None
+    trees: list[Recorder] | None = None
     value: Tensor = field(init=False)
     x: Tensor = field(init=False)
     bound: Tensor = field(init=False)

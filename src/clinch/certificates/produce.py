@@ -22,8 +22,9 @@ from clinch.certify.check import Report, check, point_limits
 from clinch.certify.layers import Layer, Refused, read_layers
 from clinch.errors import CertificateError, NetworkError
 from clinch.io.files import MODEL_LIMIT, read_limited, replacing
+from clinch.ledger import Recorder
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
-from clinch.search.tree import Recorded, TreeRecorder
+from clinch.search.tree import Recorded
 
 #: by how much the certified bound may lie below the reported one, relative and absolute
 SLACK, LEAST_SLACK = 1e-5, 1e-7
@@ -72,7 +73,7 @@ def certify(
     *,
     time_limit: float = 60.0,
     onnx: str | Path | None = None,
-    trees: Sequence[TreeRecorder] = (),
+    trees: Sequence[Recorder] = (),
     problems: Sequence[int] | None = None,
 ) -> list[SavedProof | CertificateError]:
     """Prove bounds once more, in a way that can be checked; every proof is checked before it is returned.

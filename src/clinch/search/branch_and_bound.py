@@ -24,13 +24,15 @@ from torch import Tensor
 from clinch.search.node_store import Nodes, NodeStore
 
 N = TypeVar("N", bound=Nodes)
+N_co = TypeVar("N_co", bound=Nodes, covariant=True)
+N_contra = TypeVar("N_contra", bound=Nodes, contravariant=True)
 
 
-class Evaluation(Protocol[N]):
+class Evaluation(Protocol[N_co]):
     """Nodes with their bounds, and whatever else points and splits are found from."""
 
     @property
-    def nodes(self) -> N:
+    def nodes(self) -> N_co:
         """The nodes, bounds raised."""
         ...
 
@@ -40,9 +42,10 @@ class Evaluation(Protocol[N]):
 
 
 E = TypeVar("E", bound=Evaluation)
+E_contra = TypeVar("E_contra", bound=Evaluation, contravariant=True)
 
 
-class Goal(Protocol[E]):
+class Goal(Protocol[E_contra]):
     """What a search is for, of B problems."""
 
     @property
@@ -65,7 +68,7 @@ class Goal(Protocol[E]):
         more."""
         ...
 
-    def offer(self, found: E) -> None:
+    def offer(self, found: E_contra) -> None:
         """Look for points in nodes that were bounded and are still open."""
 
     def finish(self, nodes: Nodes) -> None:
@@ -75,10 +78,10 @@ class Goal(Protocol[E]):
         """Hear of the proven bounds ``(B,)``, after every round."""
 
 
-class Bounder(Protocol[N, E]):
+class Bounder(Protocol[N_contra, E]):
     """Proves bounds."""
 
-    def bound(self, nodes: N, fresh: bool) -> E:
+    def bound(self, nodes: N_contra, fresh: bool) -> E:
         """Bound nodes; fresh: they have nothing from a parent to start from."""
         ...
 
@@ -96,10 +99,10 @@ class Branched(Generic[N]):
     leaves: N | None = None
 
 
-class Brancher(Protocol[N, E]):
+class Brancher(Protocol[N, E_contra]):
     """Splits nodes. What the parts of a node leave out of it must hold nothing of interest."""
 
-    def choose(self, found: E) -> N:
+    def choose(self, found: E_contra) -> N:
         """Bounded nodes as they wait: with their next split."""
         ...
 
