@@ -29,9 +29,9 @@ from second_look import SecondLook
 
 import clinch as cl
 from clinch.backends import find_backend
-from clinch.bounds.crown import activation_bounds
+from clinch.bounds.crown import activation_bounds, limits_of_forms
+from clinch.encoding.query_program import encode
 from clinch.errors import BackendError
-from clinch.exact.formulation import encode
 from clinch.io.data import model_file
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,7 +77,7 @@ def rival(problem: cl.Problem, name: str, time_limit: float, gap: float) -> Answ
     start = problem.solve(solver="attack", time_limit=10)
     began = time.process_time()
     query = problem.query.narrowed(torch.tensor([start.value], dtype=torch.float64))
-    encoding = encode(query, 0, activation_bounds(query.graph, query.region, query.nodes))
+    encoding = encode(query, 0, activation_bounds(query.graph, query.region, query.nodes), form_limits=limits_of_forms)
     point = encoding.complete(start.x.double().flatten().numpy())
     try:
         outcome = find_backend(name).solve(encoding.program, time_limit=time_limit, gap=gap, start=point)

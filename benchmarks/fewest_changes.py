@@ -27,9 +27,9 @@ from margins import load_network
 
 import clinch as cl
 from clinch.backends import find_backend
-from clinch.bounds.crown import activation_bounds
+from clinch.bounds.crown import activation_bounds, limits_of_forms
+from clinch.encoding.query_program import encode
 from clinch.errors import BackendError
-from clinch.exact.formulation import encode
 from clinch.io.data import mnist
 
 RESULTS = Path(__file__).parent / "results" / "fewest_changes.md"
@@ -61,7 +61,7 @@ def rival(problem: cl.Problem, name: str, time_limit: float) -> Answer | None:
     began = time.process_time()
     query = problem.query.narrowed(torch.tensor([start.value], dtype=torch.float64))
     bounds = activation_bounds(query.graph, query.region, query.nodes)
-    encoding = encode(query, 0, bounds)
+    encoding = encode(query, 0, bounds, form_limits=limits_of_forms)
     point = encoding.complete(start.x.double().flatten().numpy())
     try:
         outcome = find_backend(name).solve(encoding.program, time_limit=time_limit, gap=1e-6, start=point)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinch.backends import highs
-from clinch.bounds.crown import activation_bounds
+from clinch.bounds.crown import activation_bounds, limits_of_forms
+from clinch.encoding.mixed_integer import Encoder, Expression
+from clinch.encoding.query_program import encode
 from clinch.errors import UnboundedInputError, UnsupportedByEngine, UnsupportedOperator
-from clinch.exact.encoding import Encoder, Expression
-from clinch.exact.formulation import encode
 from clinch.geometry.region import Ball, Region
 from clinch.network.ops.base import Interval
 from clinch.network.ops.relu import LeakyReLU
@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 10_000)
 
 
 def encoded(q):
-    return encode(q, 0, activation_bounds(q.graph, q.region, q.nodes))
+    return encode(q, 0, activation_bounds(q.graph, q.region, q.nodes), form_limits=limits_of_forms)
 
 
 def inside(q, rng, count):
@@ -116,7 +116,7 @@ def test_an_unbounded_input_is_refused_with_advice():
     q = query(multilayer(rng), rng, "linear", "none")
     free = replace(q, region=Region(q.region.lower - math.inf, q.region.upper))
     with pytest.raises(UnboundedInputError, match="x >= 0"):
-        encode(free, 0, {})
+        encode(free, 0, {}, form_limits=limits_of_forms)
 
 
 @pytest.mark.parametrize("where", ["objective", "ball", "another ball"])

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinch.backends import highs
-from clinch.bounds.crown import activation_bounds
-from clinch.exact.formulation import encode
+from clinch.bounds.crown import activation_bounds, limits_of_forms
+from clinch.encoding.query_program import encode
 from clinch.exact.milp import milp
 from clinch.exact.tightening import tightened
 from clinch.testing.networks import ENCODABLE, leaky, multilayer
@@ -28,7 +28,7 @@ def made(seed, make, clauses, kind="distance inf"):
     rng = generator(seed)
     q = query(make(rng), rng, kind, clauses)
     bounds = activation_bounds(q.graph, q.region, q.nodes)
-    return q, bounds, encode(q, 0, bounds)
+    return q, bounds, encode(q, 0, bounds, form_limits=limits_of_forms)
 
 
 @settings(deadline=None, max_examples=25)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from clinch.encoding.mixed_integer import Encoder
 from clinch.errors import UnsupportedOperator
-from clinch.exact.encoding import Encoder
 from clinch.network.graph import Input
 from clinch.network.ops.base import Affine, Interval, Operator
 from clinch.network.ops.max_pool import MaxPool

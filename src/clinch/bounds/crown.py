@@ -20,6 +20,7 @@ from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.network.ops.base import Interval, Relaxation
+from clinch.query import Forms, Query
 
 #: graph, position and limits of its inputs -> the relaxation of that node
 Relax = Callable[[Graph, int, Sequence[Interval]], Relaxation]
@@ -126,3 +127,11 @@ def crown(network: Network, region: Region, c: Tensor | None = None, *, layer: s
     graph, forms = layer_forms(network, region, c, layer)
     limits = activation_bounds(graph, region, forms.nodes)
     return form_bounds(graph, forms, region, relaxations_from(graph, limits, forms.nodes))
+
+
+def limits_of_forms(query: Query, forms: Forms, bounds: Mapping[int, Interval]) -> Interval:
+    """CROWN's limits ``(B, K)`` of linear forms over a query's region, from limits of the nodes that others read."""
+    relaxations = relaxations_from(query.graph, bounds, forms.nodes)
+    negated = Forms({node: -c for node, c in forms.coefficients.items()}, -forms.constant)
+    lower = form_bounds(query.graph, forms, query.region, relaxations)
+    return Interval(lower, -form_bounds(query.graph, negated, query.region, relaxations))

@@ -18,13 +18,14 @@ from clinch.backends.program import Program, Vector
 from clinch.bounds.crown import activation_bounds, form_bounds, relaxations_from
 from clinch.bounds.limits import given_limits
 from clinch.bounds.rows import layer_forms
+from clinch.encoding.mixed_integer import Encoder
+from clinch.encoding.query_program import encode_balls, encode_network
 from clinch.errors import ProblemError, UnboundedInputError, UnsupportedByEngine
-from clinch.exact.encoding import Encoder, Expression
-from clinch.exact.formulation import encode_balls, encode_network
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.network.ops.base import Interval
+from clinch.network.ops.encoder import Expression
 from clinch.query import Forms, Linear, Query
 
 

@@ -1,6 +1,6 @@
 """Mixed-integer linear programming: exact optima of piecewise-linear networks.
 
-The encoding of :mod:`clinch.exact.formulation` is handed to a solver library for points, and to the tree of
+The encoding of :mod:`clinch.encoding.query_program` is handed to a solver library for points, and to the tree of
 :mod:`clinch.exact.lp_tree` for the proof. What the library claims is never reported as a bound.
 """
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from clinch.backends import find_backend
 from clinch.backends.program import Outcome, Program, Vector
-from clinch.bounds.crown import activation_bounds
-from clinch.exact.formulation import Encoding, encode
+from clinch.bounds.crown import activation_bounds, limits_of_forms
+from clinch.encoding.query_program import Encoding, encode
 from clinch.exact.lp_tree import ColdModel, Tree
 from clinch.exact.tightening import tightened
 from clinch.ledger import Ledger
@@ -138,14 +138,14 @@ class _Search:
         Measured on MNIST networks, tightening there removes up to half of the binaries and saves more than it costs;
         on margins it removes none, on ℓ1 distances it saves what it costs.
         """
-        encoding = encode(narrowed, 0, bounds)
+        encoding = encode(narrowed, 0, bounds, form_limits=limits_of_forms)
         objective = narrowed.objective
         loads = hasattr(self.library, "load")
         if not (loads and isinstance(objective, Distance) and objective.p == np.inf and encoding.kinks):
             return encoding
         end = self.ledger.seconds + TIGHTENING_SHARE * self.remaining()
         sharper = tightened(narrowed.graph, encoding, bounds, self._load, lambda: end - self.ledger.seconds)
-        return encode(narrowed, 0, bounds, sharper)
+        return encode(narrowed, 0, bounds, sharper, form_limits=limits_of_forms)
 
     def _cutoff(self) -> float:
         """Nodes whose bound in the program's own objective reaches this hold nothing of interest."""

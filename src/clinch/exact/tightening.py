@@ -11,8 +11,8 @@ from torch import Tensor
 
 from clinch import deadline
 from clinch.backends.program import Program, Vector
-from clinch.exact.encoding import Kink
-from clinch.exact.formulation import Encoding
+from clinch.encoding.mixed_integer import Kink
+from clinch.encoding.query_program import Encoding
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval
 

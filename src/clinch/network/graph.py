@@ -15,7 +15,7 @@ from clinch.errors import UnsupportedOperator
 from clinch.network.ops.base import Interval, Operator, Relaxation, Shape
 
 if TYPE_CHECKING:
-    from clinch.exact.encoding import Encoder, Expression
+    from clinch.network.ops.encoder import Expression, OperatorEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,9 @@ class Graph:
         except UnsupportedOperator as error:
             raise self._located(error, i) from None
 
-    def encode(self, i: int, encoder: Encoder, inputs: Sequence[Expression], bounds: Sequence[Interval]) -> Expression:
+    def encode(
+        self, i: int, encoder: OperatorEncoder, inputs: Sequence[Expression], bounds: Sequence[Interval]
+    ) -> Expression:
         """The exact encoding of node i; a missing fact is reported with the layer's name and source."""
         deadline.look()
         try:

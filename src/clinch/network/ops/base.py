@@ -27,8 +27,8 @@ from clinch.errors import UnsupportedOperator
 from clinch.geometry.inner_products import products
 
 if TYPE_CHECKING:
-    from clinch.exact.encoding import Encoder, Expression
     from clinch.network.build import Call, Value
+    from clinch.network.ops.encoder import Expression, OperatorEncoder
 
 Shape = tuple[int, ...]
 
@@ -124,7 +124,11 @@ class Operator:
         raise self.unsupported("linear relaxation")
 
     def encode(
-        self, encoder: Encoder, inputs: Sequence[Expression], bounds: Sequence[Interval], shapes: Sequence[Shape]
+        self,
+        encoder: OperatorEncoder,
+        inputs: Sequence[Expression],
+        bounds: Sequence[Interval],
+        shapes: Sequence[Shape],
     ) -> Expression:
         """The exact mixed-integer encoding of the output (``bounds`` have a batch of one)."""
         raise self.unsupported("exact encoding")
@@ -264,7 +268,11 @@ class Affine(Operator):
         return AffineRelaxation(self, tuple(shapes))
 
     def encode(
-        self, encoder: Encoder, inputs: Sequence[Expression], bounds: Sequence[Interval], shapes: Sequence[Shape]
+        self,
+        encoder: OperatorEncoder,
+        inputs: Sequence[Expression],
+        bounds: Sequence[Interval],
+        shapes: Sequence[Shape],
     ) -> Expression:
         """No variable and no row: an affine function of expressions is an expression."""
         return encoder.affine(self, inputs)

@@ -15,8 +15,8 @@ from clinch.network.ops.base import Affine, Interval, Operator, Relaxation, Shap
 from clinch.network.ops.windows import Padding, flat_padding, onnx_padding, spread, taps
 
 if TYPE_CHECKING:
-    from clinch.exact.encoding import Encoder, Expression
     from clinch.network.build import Call, Value
+    from clinch.network.ops.encoder import Expression, OperatorEncoder
 
 _FORWARD: dict[int, Callable[..., Tensor]] = {
     1: functional.max_pool1d,
@@ -89,7 +89,11 @@ class MaxPool(Operator):
         return MaxPoolLines(tuple(shapes[0]), index[below, windows], index[above, windows], slope, offset)
 
     def encode(
-        self, encoder: Encoder, inputs: Sequence[Expression], bounds: Sequence[Interval], shapes: Sequence[Shape]
+        self,
+        encoder: OperatorEncoder,
+        inputs: Sequence[Expression],
+        bounds: Sequence[Interval],
+        shapes: Sequence[Shape],
     ) -> Expression:
         """The largest of the window's positions, each an expression; padding has limits −∞ and is left out."""
         index, _ = self.taps(shapes[0])

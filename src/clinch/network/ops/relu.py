@@ -12,8 +12,8 @@ from torch import Tensor
 from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape, from_aten, from_onnx
 
 if TYPE_CHECKING:
-    from clinch.exact.encoding import Encoder, Expression
     from clinch.network.build import Call
+    from clinch.network.ops.encoder import Expression, OperatorEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,11 @@ class LeakyReLU(Elementwise):
         return Lines(torch.where(unstable, slope, stable_slope), zero, chord, rise, below_at_zero=True)
 
     def encode(
-        self, encoder: Encoder, inputs: Sequence[Expression], bounds: Sequence[Interval], shapes: Sequence[Shape]
+        self,
+        encoder: OperatorEncoder,
+        inputs: Sequence[Expression],
+        bounds: Sequence[Interval],
+        shapes: Sequence[Shape],
     ) -> Expression:
         """One binary per unstable element (METHODS section 4); stable elements stay expressions."""
         return encoder.two_pieces(inputs[0], bounds[0], self.negative_slope)

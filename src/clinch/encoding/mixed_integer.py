@@ -19,7 +19,8 @@ from torch import Tensor
 from clinch import deadline
 from clinch.backends.program import Program, Vector, sparse
 from clinch.errors import UnsupportedByEngine
-from clinch.network.ops.base import Interval, Operator, Shape
+from clinch.network.ops.base import Interval, Operator
+from clinch.network.ops.encoder import Expression
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -29,50 +30,6 @@ COEFFICIENT_BUDGET = 2**27
 
 #: coefficients that go through an operator at once
 AT_ONCE = 2**20
-
-Linear = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Expression:
-    """Affine functions of the variables: ``e(variables) = Σ_block coefficients[block]ᵀ variables[block] + constant``.
-
-    Attributes:
-        coefficients: block -> ``(block_size, *shape)``, float64.
-        constant: ``(*shape)``, float64.
-    """
-
-    coefficients: dict[int, Tensor]
-    constant: Tensor
-
-    @property
-    def shape(self) -> Shape:
-        """Shape of the activations that the expression stands for."""
-        return tuple(self.constant.shape)
-
-    def map(self, linear: Linear) -> Expression:
-        """Apply a linear function of tensors ``(N, *shape)``, each row by itself: a reshape, a slice, a gather."""
-        moved = {block: linear(c) for block, c in self.coefficients.items()}
-        return Expression(moved, linear(self.constant.unsqueeze(0)).squeeze(0))
-
-    def flat(self) -> Expression:
-        """The same functions in one axis."""
-        return self.map(lambda t: t.flatten(1))
-
-    def take(self, which: Tensor) -> Expression:
-        """The functions at flat positions ``(k,)``, shape ``(k,)``."""
-        return self.map(lambda t: t.flatten(1)[:, which])
-
-    def scaled(self, factor: Tensor) -> Expression:
-        """Each function times its factor ``(*shape)``; blocks that drop out are left out."""
-        moved = {block: c * factor for block, c in self.coefficients.items()}
-        return Expression({block: c for block, c in moved.items() if bool(c.any())}, self.constant * factor)
-
-    def __add__(self, other: Expression) -> Expression:
-        total = dict(self.coefficients)
-        for block, c in other.coefficients.items():
-            total[block] = total[block] + c if block in total else c
-        return Expression(total, self.constant + other.constant)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clinch.backends.program import Program, Vector, sparse
-from clinch.bounds.crown import form_bounds, relaxations_from
+from clinch.encoding.mixed_integer import Encoder, Kink
 from clinch.errors import UnboundedInputError, UnsupportedByEngine
-from clinch.exact.encoding import Encoder, Expression, Kink
 from clinch.geometry.region import Ball
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Shape
+from clinch.network.ops.encoder import Expression
 from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
 
 if TYPE_CHECKING:
@@ -67,10 +67,19 @@ class Encoding:
         return torch.from_numpy(x).reshape(1, *self.input_shape)
 
 
+#: limits ``(1, K)`` of linear forms over a problem's region, from limits of the nodes that non-affine nodes read
+FormLimits = Callable[[Query, Forms, Mapping[int, Interval]], Interval]
+
+
 def encode(
-    query: Query, problem: int, bounds: Mapping[int, Interval], sharper: Mapping[int, Interval] | None = None
+    query: Query,
+    problem: int,
+    bounds: Mapping[int, Interval],
+    sharper: Mapping[int, Interval] | None = None,
+    *,
+    form_limits: FormLimits | None = None,
 ) -> Encoding:
-    """The exact encoding of one problem of a query (METHODS: big-M from proven bounds).
+    """The exact encoding of one problem of a query; every big-M is a proven bound.
 
     Args:
         query: the float64 normal form.
@@ -78,6 +87,8 @@ def encode(
         bounds: limits of every node that a non-affine node reads, valid over the problem's region, with a batch of one.
         sharper: limits of the same nodes that only points of the region which satisfy the clauses need to meet. A sign
             that follows from these alone becomes a row: nothing else in the program would enforce it.
+        form_limits: proves limits of conditions and of norms' elements, such as
+            :func:`clinch.bounds.crown.limits_of_forms`; None: what the variables' own limits say.
 
     Raises:
         UnboundedInputError: an input element has no finite limits.
@@ -90,7 +101,7 @@ def encode(
     encoder = Encoder(query.region.lower[0], query.region.upper[0])
     sharper = bounds if sharper is None else sharper
     expressions = encode_network(query.graph, query.nodes, encoder, sharper, bounds)
-    builder = _Builder(query, encoder, expressions, sharper, bounds)
+    builder = _Builder(query, encoder, expressions, sharper, bounds, form_limits)
     objective = builder.objective()
     strict = [builder.ball(ball) for ball in query.region.balls if ball.p != 2] + builder.clauses()
     rows = [np.arange(row.start, row.stop) for row in strict]
@@ -212,9 +223,10 @@ class _Builder:
         expressions: dict[int, Expression],
         bounds: Mapping[int, Interval],
         unconditional: Mapping[int, Interval],
+        form_limits: FormLimits | None = None,
     ) -> None:
         self.query, self.encoder, self.expressions = query, encoder, expressions
-        self.bounds, self.unconditional = bounds, unconditional
+        self.bounds, self.unconditional, self._form_limits = bounds, unconditional, form_limits
         #: coefficients of the squared inputs in an ℓ2 objective, ``(n,)``
         self.quadratic: Vector | None = None
         self._distances: list[tuple[Tensor, float, Tensor | None, Expression]] = []
@@ -227,13 +239,16 @@ class _Builder:
             total = total + self.expressions[node].flat().map(lambda t, matrix=matrix: t @ matrix)
         return total
 
-    def form_limits(self, forms: Forms, bounds: Mapping[int, Interval]) -> Interval:
-        """CROWN's limits of forms."""
-        graph, region = self.query.graph, self.query.region
-        relaxations = relaxations_from(graph, bounds, forms.nodes)
-        negated = Forms({node: -c for node, c in forms.coefficients.items()}, -forms.constant)
-        lower = form_bounds(graph, forms, region, relaxations)
-        return Interval(lower, -form_bounds(graph, negated, region, relaxations))
+    def limits(self, forms: Forms, values: Expression, bounds: Mapping[int, Interval]) -> Interval:
+        """Limits of forms: what their variables' limits say, and what is proven of them."""
+        own = self.encoder.limits(values)
+        return own if self._form_limits is None else own.intersect(self._form_limits(self.query, forms, bounds))
+
+    def _always(self, atoms: Forms) -> Tensor:
+        """Which atoms hold whatever the clauses say; limits that follow from a clause must not make it redundant."""
+        if self._form_limits is None:
+            return torch.zeros(atoms.count, dtype=torch.bool)
+        return self._form_limits(self.query, atoms, self.unconditional).upper[0] <= 0
 
     # --- objective and balls ------------------------------------------------------------------------------------------
 
@@ -347,7 +362,7 @@ class _Builder:
         """``scale · ‖w ⊙ forms‖_p`` for p = 1 or infinity: an absolute value has two pieces, of slopes −1 and 1."""
         values = self.form(norm.forms)
         weights = torch.ones_like(values.constant) if norm.weights is None else norm.weights[0].flatten()
-        limits = self.form_limits(norm.forms, self.bounds).intersect(self.encoder.limits(values))
+        limits = self.limits(norm.forms, values, self.bounds)
         absolute = self.encoder.two_pieces(values, limits, -1.0).scaled(weights)
         if norm.p == 1:
             return absolute.map(lambda t: norm.scale * t.sum(1, keepdim=True))
@@ -362,10 +377,9 @@ class _Builder:
         if not query.clauses:
             return []
         values = self.form(query.atoms)
-        limits = self.form_limits(query.atoms, self.bounds).intersect(self.encoder.limits(values))
+        limits = self.limits(query.atoms, values, self.bounds)
         lower, upper = (t[0] for t in limits)
-        # limits that themselves follow from a clause must not make it redundant
-        always = self.form_limits(query.atoms, self.unconditional).upper[0] <= 0
+        always = self._always(query.atoms)
         rows = []
         for clause in range(query.clauses):
             which = (query.clause == clause).nonzero().flatten()

@@ -1,0 +1,1 @@
+"""Mixed-integer programs: encodings of operators, of a network, of a query."""
