@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import torch
 
-from clinch import ledger
+from clinch import deadline
 
 
 def count_cpu_seconds() -> None:
-    """One thread for torch, and the process's CPU clock for every ledger from now on."""
+    """One thread for torch, and the process's CPU clock for every time limit from now on."""
     torch.set_num_threads(1)
-    vars(ledger)["time"] = SimpleNamespace(monotonic=time.process_time)
+    vars(deadline)["time"] = SimpleNamespace(monotonic=time.process_time)

@@ -34,9 +34,9 @@ from clinch.query import Distance, FormsNorm, Linear, Query, Statement
 from clinch.solution import Event, Proof, Solution
 
 if TYPE_CHECKING:
-    from clinch.exact.branch_and_bound import Search as Branching
-    from clinch.exact.input_split import Search as Splitting
     from clinch.network.ops.base import Interval
+    from clinch.search.input_split import InputSplit
+    from clinch.search.relu_split import ReluSplit
 
 #: share of the time that the attack may take when other engines wait behind it
 ATTACK_SHARE = 0.35
@@ -244,25 +244,25 @@ def _bounds(query: Query, ledger: Ledger, seed: int) -> None:
 
 
 def _milp(query: Query, ledger: Ledger, seed: int) -> None:
-    from clinch.exact.milp import milp
+    from clinch.search.milp.milp import milp
 
     milp(ledger.query, ledger)
 
 
 def _branch_and_bound(query: Query, ledger: Ledger, seed: int) -> None:
-    from clinch.exact.branch_and_bound import branch_and_bound
+    from clinch.search.relu_split import branch_and_bound
 
     branch_and_bound(query, ledger)
 
 
 def _input_split(query: Query, ledger: Ledger, seed: int) -> None:
-    from clinch.exact.input_split import input_split
+    from clinch.search.input_split import input_split
 
     input_split(query, ledger)
 
 
 def _count(query: Query, ledger: Ledger, seed: int) -> None:
-    from clinch.exact.counting import fewest_changes
+    from clinch.search.l0_search import fewest_changes
 
     fewest_changes(ledger.query, ledger)
 
@@ -371,14 +371,14 @@ class _Continued:
 
     def __init__(self, name: str) -> None:
         self.__name__ = name
-        self._search: Branching | Splitting | None = None
+        self._search: ReluSplit | InputSplit | None = None
 
     def __call__(self, query: Query, ledger: Ledger, seed: int) -> None:
-        from clinch.exact.branch_and_bound import Search as Branching
-        from clinch.exact.input_split import Search as Splitting
+        from clinch.search.input_split import InputSplit
+        from clinch.search.relu_split import ReluSplit
 
         if self._search is None:
-            self._search = (Splitting if self.__name__ == "input_split" else Branching)(query, ledger)
+            self._search = (InputSplit if self.__name__ == "input_split" else ReluSplit)(query, ledger)
         try:
             self._search.run()
         except BaseException:

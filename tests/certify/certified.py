@@ -98,7 +98,7 @@ def known(name: str) -> Known:
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     query = state(net, x).query.to(torch.float64, "cpu")
     optimum = brute_force(query)
-    with mock.patch("clinch.certificates.search.FEW_KINKS", 1 if halved else 40):
+    with mock.patch("clinch.certificates.proof_search.FEW_KINKS", 1 if halved else 40):
         solution = state(net, x).solve(10.0, gap=1e-3)
         limit = torch.tensor([min(query.sense * float(solution.bound), optimum)], dtype=torch.float64)
         (proof,) = certify(query, limit, None if solution.x is None else solution.x[None].double())

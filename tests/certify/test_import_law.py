@@ -6,7 +6,16 @@ from pathlib import Path
 import clinch
 
 ROOT = Path(clinch.__file__).parent
-ENGINES = ("clinch.attacks", "clinch.bounds", "clinch.exact", "clinch.backends", "clinch.solve", "clinch.ledger")
+ENGINES = (
+    "clinch.attacks",
+    "clinch.bounds",
+    "clinch.exact",
+    "clinch.search",
+    "clinch.encoding",
+    "clinch.backends",
+    "clinch.solve",
+    "clinch.ledger",
+)
 
 
 def file_of(module):

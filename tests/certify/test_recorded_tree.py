@@ -11,8 +11,8 @@ import clinch as cl
 from clinch.bounds.domains import Domains
 from clinch.certificates import SavedProof, certify
 from clinch.certificates.produce import _certify_one
+from clinch.certificates.proof_search import ProofSearch
 from clinch.certificates.regrow import Layout, layout_of, regrow
-from clinch.certificates.search import Search
 from clinch.certify.check import check
 from clinch.certify.layers import Refused, read_layers
 from clinch.certify.tree import leaves_of
@@ -194,9 +194,9 @@ def test_the_recorded_tree_covers_and_its_leaves_close_almost_all(case, monkeypa
     _asked, ledger = case
     known = ledger.trees[-1].of(0)
     open_ = []
-    start = Search._regrow
+    start = ProofSearch._regrow
     monkeypatch.setattr(
-        Search, "_regrow", lambda self, *a: (start(self, *a), open_.append(len(self.search.store)))
+        ProofSearch, "_regrow", lambda self, *a: (start(self, *a), open_.append(len(self.search.store)))
     )  # fmt: skip
     proof = made(case, known)
     assert isinstance(proof, SavedProof)
@@ -280,8 +280,8 @@ def test_a_tree_without_some_of_its_leaves_is_refused_or_proven_by_search(case, 
         self.search.store.clear()
         return None
 
-    run = Search.run
-    monkeypatch.setattr(Search, "run", broken)
+    run = ProofSearch.run
+    monkeypatch.setattr(ProofSearch, "run", broken)
     proof = made(case, few(ledger.trees[-1].of(0)))
     assert calls == [True, True, False]  # the second time with more slack, which does not help either
     assert again(proof) == proof.report
@@ -293,7 +293,7 @@ def test_leaves_of_another_layout_are_used_as_far_as_they_fit(case):
     node, which = next(iter(known.elements.items()))
     part = known._replace(elements={node: which})
     part = changed(part, **{name: getattr(known.domains, name)[:, : len(which)] for name in ("alpha", "beta")})
-    found = Search(asked.query.narrowed(ledger.bound), 0.0, 10.0, own=False)
+    found = ProofSearch(asked.query.narrowed(ledger.bound), 0.0, 10.0, own=False)
     assert int((layout_of(part, found.root).own >= 0).sum()) <= len(which)
     assert isinstance(made(case, part), SavedProof)
 
@@ -324,14 +324,14 @@ def test_too_many_leaves_are_not_kept(case, monkeypatch):
 
 def test_an_interrupted_search_leaves_its_open_domains(case, monkeypatch):
     asked, whole = case
-    from clinch.exact.branch_and_bound import Search as Branching
     from clinch.search.branch_and_bound import BranchAndBound
+    from clinch.search.relu_split import ReluSplit
 
     ledger = Ledger(asked.query, time_limit=10, gap=1e-3, trees=[])
     ledger.offer(whole.x, "known", torch.tensor([0]))
     round_ = BranchAndBound.round
     monkeypatch.setattr(BranchAndBound, "round", lambda self: (round_(self), setattr(ledger, "_deadline", -1.0)))
-    Branching(asked.query, ledger, 2).run()
+    ReluSplit(asked.query, ledger, 2).run()
     assert not bool(ledger.closed.all())
     leaves = ledger.trees[-1].of(0)
     assert leaves is not None

@@ -15,9 +15,9 @@ from problems import KINDS, uniform
 
 import clinch as cl
 from clinch.errors import ProblemError
-from clinch.exact.input_split import input_split
 from clinch.ledger import Ledger
 from clinch.network.network import Network
+from clinch.search.input_split import input_split
 from clinch.testing.networks import ENCODABLE, convolutional, max_pooled, multilayer, residual
 
 PLACES = [

@@ -10,12 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clinch.errors import UnsupportedByEngine
-from clinch.exact import counting
-from clinch.exact.counting import count_envelope, fewest_changes
 from clinch.geometry.region import Ball, Region
 from clinch.ledger import Ledger
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Distance
+from clinch.search import l0_search as counting
+from clinch.search.l0_search import count_envelope, fewest_changes
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, leaky, multilayer, network_of, residual
 
@@ -73,13 +73,13 @@ def test_the_envelope_is_never_above_the_count(seed, make):
 
 def test_elements_are_branched_on_where_the_envelope_is_not_enough(monkeypatch):
     searched = []
-    whole = counting._Search.bound
+    whole = counting.CountSearch.bound
 
     def watched(self, parts, fresh):
         searched.append(len(parts))
         return whole(self, parts, fresh)
 
-    monkeypatch.setattr(counting._Search, "bound", watched)
+    monkeypatch.setattr(counting.CountSearch, "bound", watched)
     for seed in range(8, 60):
         q = counted(2 * seed, wider, "mixed")
         ledger = Ledger(q, time_limit=20, gap=1e-5)

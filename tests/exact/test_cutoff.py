@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import clinch as cl
-from clinch.exact.box_bounds import Bounder, folded
-from clinch.exact.boxes import Boxes
-from clinch.exact.cutoff import Cutoff, layers_of
-from clinch.exact.input_split import Search
 from clinch.ledger import Ledger
 from clinch.network.ops.relu import LeakyReLU
+from clinch.search.boxes import Boxes
+from clinch.search.input_bounding import Bounder, folded
+from clinch.search.input_split import InputSplit
+from clinch.search.objective_cutoff import Cutoff, layers_of
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, network_of
 
@@ -67,7 +67,7 @@ def test_nothing_better_is_left_out_and_planes_hold_below_the_cutoff(seed, slope
 def test_the_optimum_is_that_of_enumeration(seed, slope):
     query = smallest(two_layers(seed, slope)).query
     ledger = Ledger(query, time_limit=30.0, gap=1e-4)
-    search = Search(query, ledger)
+    search = InputSplit(query, ledger)
     assert search.work.cutoff is not None and search.work.by_weights
     search.run()
     best = brute_force(query)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 import clinch as cl
 from clinch.errors import UnboundedInputError, UnsupportedOperator
-from clinch.exact.input_split import Search, input_split
 from clinch.geometry.region import Ball, Region
 from clinch.ledger import Ledger
 from clinch.network.ops.forward_only import GELU
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.s_shaped import Sigmoid
 from clinch.query import Distance, Forms, FormsNorm, Linear
+from clinch.search.input_split import InputSplit, input_split
 from clinch.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, leaky, max_pooled, multilayer, network_of, residual
@@ -184,7 +184,7 @@ def test_a_search_goes_on_where_its_time_was_up():
     rng = generator(11)
     q = query(residual(rng), rng, "linear", "mixed")
     ledger = Ledger(q, time_limit=30.0, gap=1e-3)
-    search = Search(q, ledger, batch=4)
+    search = InputSplit(q, ledger, batch=4)
     with ledger.share(0.0):
         search.run()
     assert not ledger.history
@@ -202,7 +202,7 @@ def test_what_was_at_work_when_something_broke_stays_open(monkeypatch):
     rng = generator(11)
     q = query(residual(rng), rng, "linear", "mixed")
     ledger = Ledger(q, time_limit=30.0, gap=1e-3)
-    search = Search(q, ledger, batch=4)
+    search = InputSplit(q, ledger, batch=4)
     settle = search.tree.settle
 
     def broken(found):
@@ -229,7 +229,7 @@ def test_a_layer_without_a_relaxation_proves_nothing_however_often_it_is_tried()
     x, y = net.input, net.output
     problem = cl.Problem(cl.Minimize(0), [x >= -1, x <= 1, y[0] >= 2])
     ledger = Ledger(problem.query, time_limit=5.0)
-    search = Search(problem.query, ledger)
+    search = InputSplit(problem.query, ledger)
     for _ in range(2):
         with pytest.raises(UnsupportedOperator, match="gelu"):
             search.run()

@@ -13,11 +13,11 @@ from problems import uniform
 
 from clinch.backends.convex import ConvexResult
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains
-from clinch.exact import leaf as module
-from clinch.exact.leaf import is_convex, solve_leaf
-from clinch.exact.milp import milp
 from clinch.geometry.region import Ball, Region
 from clinch.query import Distance, Forms, Query
+from clinch.search import affine_leaf as module
+from clinch.search.affine_leaf import is_convex, solve_leaf
+from clinch.search.milp.milp import milp
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import KINKED, multilayer
 

@@ -15,10 +15,10 @@ from problems import uniform
 
 import clinch as cl
 from clinch.bounds.crown import activation_bounds
-from clinch.exact import sharpen
-from clinch.exact.search_limits import SearchLimits
-from clinch.exact.sharpen import Sharpener
 from clinch.ledger import Ledger
+from clinch.search import refine_by_search as sharpen
+from clinch.search.bound_refinement import SearchLimits
+from clinch.search.refine_by_search import Sharpener
 from clinch.testing.networks import KINKED, multilayer, residual
 
 LAW = settings(max_examples=3, deadline=None)
@@ -131,7 +131,7 @@ def test_copies_of_a_region_are_searched_once_and_other_problems_keep_their_limi
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_search_that_sharpens_at_once_finds_the_same_optimum(p, seed, monkeypatch):
-    engine = sys.modules["clinch.exact.branch_and_bound"]  # the package's attribute of that name is the function
+    engine = sys.modules["clinch.search.relu_split"]  # the package's attribute of that name is the function
     rng = random(seed)
     query = query_of(residual(rng), rng, "distance", p)
     values = []

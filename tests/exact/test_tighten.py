@@ -13,8 +13,8 @@ from problems import uniform
 
 from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import relax_query
-from clinch.exact.tighten import tightened
 from clinch.network.ops.base import Interval
+from clinch.search.refine_by_dual import tightened
 from clinch.testing.networks import KINKED, multilayer, residual
 
 LAW = settings(max_examples=3, deadline=None)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from clinch.backends import highs
 from clinch.bounds.crown import activation_bounds, limits_of_forms
 from clinch.encoding.query_program import encode
-from clinch.exact.milp import milp
-from clinch.exact.tightening import tightened
+from clinch.search.milp.milp import milp
+from clinch.search.milp.obbt import tightened
 from clinch.testing.networks import ENCODABLE, leaky, multilayer
 
 

@@ -20,7 +20,7 @@ import clinch.kept
 import clinch.solve
 from clinch.backends.isolated import Isolated
 from clinch.errors import BackendCrash, BackendError, ProblemError
-from clinch.exact.milp import milp
+from clinch.search.milp.milp import milp
 from clinch.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import multilayer

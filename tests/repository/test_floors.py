@@ -13,7 +13,7 @@ ROOT = Path(clinch.__file__).parent
 #: from the ground up; rooms of one line do not import each other
 FLOORS = [
     "deadline errors gradients renamed", "io geometry devices memory arguments", "backends", "network", "query",
-    "describe", "encoding", "certify bounds", "solution", "ledger", "kept attacks search", "exact", "certificates",
+    "describe", "encoding", "certify bounds", "solution", "ledger", "kept attacks", "search", "exact", "certificates",
     "solve", "modeling", "testing figures", "applications vnnlib", "demo", "study", "papers", "cli",
     "domains __init__", "__main__",
 ]  # fmt: skip

@@ -31,7 +31,7 @@ _VECTORS = ("cost", "row_lower", "row_upper", "lower", "upper", "integer", "quad
 
 
 class Isolated:
-    """A backend in a child process; pass it as ``backend=`` of :func:`clinch.exact.milp.milp`.
+    """A backend in a child process; pass it as ``backend=`` of :func:`clinch.search.milp.milp.milp`.
 
     Args:
         name: one of :data:`clinch.backends.BACKENDS`.

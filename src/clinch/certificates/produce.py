@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clinch import deadline
 from clinch.certificates.layer_list import layer_list, places
-from clinch.certificates.search import Search, halves_boxes
+from clinch.certificates.proof_search import ProofSearch, halves_boxes
 from clinch.certify.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
 from clinch.certify.check import Report, check, point_limits
 from clinch.certify.layers import Layer, Refused, read_layers
@@ -241,7 +241,7 @@ def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict
         if bound < math.inf:
             raise CertificateError("The problem has no objective and a feasible input: there is no bound to certify.")
         nothing = Linear(Forms({}, torch.zeros(1, 1, dtype=torch.float64)))
-        search = Search(
+        search = ProofSearch(
             replace(query, objective=nothing), LEAST_SLACK, seconds, halves_boxes(query), plan.known, plan.most
         )
         search.run()
@@ -253,7 +253,7 @@ def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict
     if distance and claimed <= 0:
         claimed, slack = 0.0, 0.0
     narrowed = query.narrowed(torch.tensor([claimed], dtype=torch.float64)) if distance else query
-    search = Search(narrowed, claimed + slack / 2, seconds, halves_boxes(narrowed), plan.known, plan.most)
+    search = ProofSearch(narrowed, claimed + slack / 2, seconds, halves_boxes(narrowed), plan.known, plan.most)
     search.run()
     if search.least < math.inf:
         if not plan.weaker:

@@ -5,10 +5,10 @@ their children bounded, and what cannot hold anything better is finished; the ot
 problem is the smallest over its finished and its waiting nodes: it is proven at any time, and rises all the time.
 
 What a node is, how it is bounded, where it is split and who solves what cannot be split is up to four objects: the
-goal, a bounder, a brancher and a leaf solver. The instances are splits of ReLUs (:mod:`clinch.exact.branch_and_bound`),
-of the input (:mod:`clinch.exact.input_split`), of counted elements (:mod:`clinch.exact.counting`), of binaries
-(:mod:`clinch.exact.lp_tree`), for the limits of activations (:mod:`clinch.exact.sharpen`) and for certificates
-(:mod:`clinch.certificates.search`).
+goal, a bounder, a brancher and a leaf solver. The instances split ReLUs (:mod:`clinch.search.relu_split`), the input
+(:mod:`clinch.search.input_split`), counted elements (:mod:`clinch.search.l0_search`) and binaries
+(:mod:`clinch.search.milp.lp_tree`); they refine bounds of activations (:mod:`clinch.search.refine_by_search`) and prove
+once more (:mod:`clinch.certificates.proof_search`).
 """
 
 from __future__ import annotations

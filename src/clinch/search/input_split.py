@@ -1,11 +1,11 @@
 """Branch and bound over boxes of the input: the exact engine where few input elements are free (ACAS Xu).
 
-Every box gets linear lower limits of objective and atoms by CROWN (:mod:`clinch.exact.box_bounds`), in deep networks
-with the limits of its parent's activations to start from. They close it, or show that it has nothing better than the
-incumbent (:mod:`clinch.exact.cutoff`), or cut it down (:mod:`clinch.geometry.clip`), or say along which element to
-halve it (:mod:`clinch.exact.input_branching`). Relaxations become exact as boxes shrink, so that this ends
-for any operator that has one, whether or not it bends at kinks. For the general method see Wang et al. 2018 (ReluVal,
-arXiv 1804.10829); boxes are bounded in batches, and problems with an objective are searched best bound first.
+Every box gets linear lower limits of objective and atoms by CROWN (:mod:`clinch.search.input_bounding`), in deep
+networks with the limits of its parent's activations to start from. They close it, or show that it has nothing better
+than the incumbent (:mod:`clinch.search.objective_cutoff`), or cut it down (:mod:`clinch.geometry.clip`), or say along
+which element to halve it (:mod:`clinch.search.input_branching`). Relaxations become exact as boxes shrink, so that
+this ends for any operator that has one, whether or not it bends at kinks. For the general method see Wang et al. 2018
+(ReluVal, arXiv 1804.10829); boxes are bounded in batches, and problems with an objective are searched best bound first.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 
 from clinch.errors import UnboundedInputError
-from clinch.exact.box_bounds import Bounder, BoxBounds, folded
-from clinch.exact.boxes import UNBOUNDED, Boxes
-from clinch.exact.cutoff import Cutoff, layers_of
-from clinch.exact.input_branching import Faces, look_at_faces, split_scores, weighed_scores, weighs
-from clinch.exact.walk import walk
 from clinch.geometry.clip import clip_to_ball, clip_to_clauses
 from clinch.geometry.linear_minimum import flatten_ball
 from clinch.ledger import Ledger
 from clinch.query import Distance, Linear, Query
+from clinch.search.boxes import UNBOUNDED, Boxes
 from clinch.search.branch_and_bound import BranchAndBound, Branched
+from clinch.search.input_bounding import Bounder, BoxBounds, folded
+from clinch.search.input_branching import Faces, look_at_faces, split_scores, weighed_scores, weighs
 from clinch.search.ledger_goal import LedgerGoal
+from clinch.search.objective_cutoff import Cutoff, layers_of
+from clinch.search.sign_descent import walk
 
 #: the name under which points and bounds are reported
 WHO = "input split"
@@ -60,10 +60,10 @@ def input_split(query: Query, ledger: Ledger, *, batch: int = 2048) -> None:
         UnboundedInputError: an input element has no finite limits.
         UnsupportedOperator: a layer has no interval rule or no linear relaxation; names it.
     """
-    Search(query, ledger, batch).run()
+    InputSplit(query, ledger, batch).run()
 
 
-class Search:
+class InputSplit:
     """One search over the problems that a ledger has not closed. :meth:`run` may be called again after the ledger's
     time was up: the open boxes are kept.
 

@@ -11,15 +11,17 @@ import torch
 
 from clinch.deadline import OutOfTime
 from clinch.devices import usable_device
-from clinch.exact.branch_and_bound import branch_and_bound as search
-from clinch.exact.counting import fewest_changes as search_count
-from clinch.exact.input_split import input_split as search_boxes
-from clinch.exact.milp import milp as solve_encoding
 from clinch.ledger import Ledger
+from clinch.search.input_split import input_split as search_boxes
+from clinch.search.l0_search import fewest_changes as search_count
+from clinch.search.milp.milp import milp as solve_encoding
+from clinch.search.relu_split import branch_and_bound as search
 from clinch.solution import Event, Solution
 
 if TYPE_CHECKING:
     from clinch.query import Query, Statement
+
+__all__ = ["branch_and_bound", "fewest_changes", "input_split", "milp"]
 
 
 def milp(

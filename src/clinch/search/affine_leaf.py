@@ -21,11 +21,11 @@ from clinch.backends.convex import (
 from clinch.bounds.crown import linear_lower
 from clinch.bounds.domains import Domains, Relaxed
 from clinch.bounds.dual import evaluate
-from clinch.exact.branching import violated_clause
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
 from clinch.query import Distance, Forms, Linear, Query
 from clinch.search.dual_bounding import ROOT_STEPS, DualBounder, Subdomains
+from clinch.search.relu_branching import violated_clause
 
 #: multiples of a Farkas ray to try as multipliers
 RAY_LENGTHS = (1.0, 1e2, 1e4, 1e6)

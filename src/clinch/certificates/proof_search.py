@@ -19,14 +19,14 @@ from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
 from clinch.certificates.regrow import layout_of, regrow, with_hints
 from clinch.errors import CertificateError
-from clinch.exact.branching import next_elements, open_elements, violated_clause
-from clinch.exact.leaf import is_convex, solve_leaf
 from clinch.geometry.region import Region
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Query
+from clinch.search.affine_leaf import is_convex, solve_leaf
 from clinch.search.branch_and_bound import BranchAndBound, Branched
 from clinch.search.dual_bounding import Subdomains
 from clinch.search.node_store import Nodes
+from clinch.search.relu_branching import next_elements, open_elements, violated_clause
 from clinch.search.tree import AT_CLAUSE, AT_INPUT, AT_RELU, Recorded, SearchTree
 
 #: dual evaluations of a subdomain, and subdomains taken up at once
@@ -40,7 +40,7 @@ ENOUGH = 0.4
 
 
 @dataclass(frozen=True)
-class Parts(Subdomains):
+class ProofNodes(Subdomains):
     """Subdomains within boxes.
 
     Attributes:
@@ -55,19 +55,19 @@ class Parts(Subdomains):
     LIGHT: ClassVar[frozenset[str]] = frozenset()
 
 
-class PartEvaluation(NamedTuple):
+class ProofEvaluation(NamedTuple):
     """Parts after an ascent in a relaxation, of which the ascent's domains name the rows."""
 
-    nodes: Parts
+    nodes: ProofNodes
     ascent: Ascent
     relaxed: Relaxed
 
-    def take(self, index: Tensor) -> PartEvaluation:
+    def take(self, index: Tensor) -> ProofEvaluation:
         """The same for some of them."""
-        return PartEvaluation(self.nodes.take(index), self.ascent.take(index), self.relaxed)
+        return ProofEvaluation(self.nodes.take(index), self.ascent.take(index), self.relaxed)
 
 
-class Search:
+class ProofSearch:
     """The search for one proof: its own goal, bounder, brancher and leaf solver.
 
     Args:
@@ -94,7 +94,7 @@ class Search:
         self.tree = SearchTree()
         self.closed: list[tuple[Tensor, Domains]] = []
         self.root = self._relax(query.region)
-        self.search: BranchAndBound[Parts, PartEvaluation] = BranchAndBound(
+        self.search: BranchAndBound[ProofNodes, ProofEvaluation] = BranchAndBound(
             1, self, self, self, leaf_solver=self, batch=BATCH
         )
 
@@ -151,7 +151,7 @@ class Search:
             found[f"leaf.{name}"] = single if (single == exact).all() else exact
         return found
 
-    def _first(self) -> Parts:
+    def _first(self) -> ProofNodes:
         """The root."""
         query = self.query
         numbers = torch.arange(query.atoms.count)
@@ -161,14 +161,14 @@ class Search:
         zero = torch.zeros(1, dtype=torch.long)
         return self._parts(fresh_domains(self.root, zero, choice), zero)
 
-    def _parts(self, d: Domains, place: Tensor) -> Parts:
+    def _parts(self, d: Domains, place: Tensor) -> ProofNodes:
         """Domains of the whole region as nodes."""
         nodes = Subdomains.of(d, torch.zeros(1, dtype=torch.long), place, 1)
         box = self.query.region.lower.flatten(1), self.query.region.upper.flatten(1)
         lower, upper = ((t if self.own else t[:, :0]).expand(len(d), -1) for t in box)
-        return Parts(**dict(nodes.columns()), lower=lower, upper=upper, axis=torch.full_like(place, -1))
+        return ProofNodes(**dict(nodes.columns()), lower=lower, upper=upper, axis=torch.full_like(place, -1))
 
-    def _regrow(self, known: Recorded, first: Parts) -> None:
+    def _regrow(self, known: Recorded, first: ProofNodes) -> None:
         """Start from what is still open once the known leaves, with their multipliers, are closed."""
         start, layout = first.choice[0], layout_of(known, self.root)
         grown = regrow(known, layout, start, self.query.clause, self.tree, self.columns)
@@ -176,7 +176,7 @@ class Search:
             domains = fresh_domains(self.root, torch.zeros_like(rows), grown.choice[rows], grown.split[rows])
             ascent = ascend(self.root, with_hints(domains, grown.leaf[rows], known, layout), 0)
             nodes = self._parts(ascent.domains, grown.place[rows])
-            self.search.settle(PartEvaluation(nodes, ascent, self.root))
+            self.search.settle(ProofEvaluation(nodes, ascent, self.root))
         if len(self.search.store) > (1 - ENOUGH) * len(grown.place):
             raise CertificateError("The known leaves close too little to go on from them.")
 
@@ -204,12 +204,12 @@ class Search:
         """What every leaf's bound is to reach."""
         return torch.tensor([self.target], dtype=torch.float64)
 
-    def offer(self, found: PartEvaluation) -> None:
+    def offer(self, found: ProofEvaluation) -> None:
         """No points are looked for."""
 
     def finish(self, nodes: Nodes) -> None:
         """Leaves go into the certificate."""
-        assert isinstance(nodes, Parts)
+        assert isinstance(nodes, ProofNodes)
         self.closed.append((nodes.place, nodes.domains))
 
     def prove(self, bound: Tensor) -> None:
@@ -217,7 +217,7 @@ class Search:
 
     # --- bounds and splits --------------------------------------------------------------------------------------------
 
-    def bound(self, nodes: Parts, fresh: bool) -> PartEvaluation:
+    def bound(self, nodes: ProofNodes, fresh: bool) -> ProofEvaluation:
         """Bounds of the dual function; in boxes by their own limits of activations."""
         relaxed, domains = self.root, nodes.domains
         if self.own:
@@ -225,17 +225,17 @@ class Search:
             domains = fresh_domains(relaxed, torch.arange(len(nodes)), nodes.choice, nodes.split)
         target = self.targets().expand(len(nodes))
         ascent = ascend(relaxed, domains, STEPS, target=target, stop=self._over)
-        return PartEvaluation(nodes.holding(ascent.domains), ascent, relaxed)
+        return ProofEvaluation(nodes.holding(ascent.domains), ascent, relaxed)
 
-    def refine(self, found: PartEvaluation) -> PartEvaluation:
+    def refine(self, found: ProofEvaluation) -> ProofEvaluation:
         """As they are."""
         return found
 
-    def priority(self, nodes: Parts) -> Tensor:
+    def priority(self, nodes: ProofNodes) -> Tensor:
         """The newest first: few wait."""
         return torch.zeros_like(nodes.bound)
 
-    def choose(self, found: PartEvaluation) -> Parts:
+    def choose(self, found: ProofEvaluation) -> ProofNodes:
         """A clause, an input element where many ReLUs are open, a ReLU."""
         nodes, ascent, relaxed = found
         clause = violated_clause(relaxed, ascent.domains, ascent.point)
@@ -250,7 +250,7 @@ class Search:
             axis[rows] = self._axis(nodes.take(rows))
         return replace(nodes, clause=clause, elements=elements, axis=axis)
 
-    def _axis(self, nodes: Parts) -> Tensor:
+    def _axis(self, nodes: ProofNodes) -> Tensor:
         """``(D,)`` the input element of largest width times slope of what is bounded, looked at in the centre."""
         if not len(nodes):
             return nodes.place
@@ -262,7 +262,7 @@ class Search:
         slope = torch.zeros_like(nodes.lower) if slope is None else slope.flatten(1).abs().nan_to_num(1.0, 1.0, 1.0)
         return ((nodes.upper - nodes.lower) * (slope + 0.05 * slope.amax(1, keepdim=True) + 1e-12)).argmax(1)
 
-    def split(self, nodes: Parts) -> Branched[Parts]:
+    def split(self, nodes: ProofNodes) -> Branched[ProofNodes]:
         """Children at clauses, input elements and ReLUs, and leaves."""
         at_clause, at_input = nodes.clause >= 0, nodes.axis >= 0
         at_relu = ~at_clause & ~at_input & (nodes.elements[:, 0] >= 0)
@@ -270,16 +270,16 @@ class Search:
         for c in nodes.clause[at_clause].unique().tolist():
             children += self._at_clause(nodes.take(nodes.clause == c), c)
         leaves = nodes.take(~at_clause & ~at_input & ~at_relu)
-        return Branched(Parts.cat(children), leaves=leaves)
+        return Branched(ProofNodes.cat(children), leaves=leaves)
 
-    def _at_relus(self, nodes: Parts) -> list[Parts]:
+    def _at_relus(self, nodes: ProofNodes) -> list[ProofNodes]:
         at = nodes.elements[:, :1]
         places = self.tree.split(nodes.place, AT_RELU, self.columns[at[:, 0]])
         return [
             replace(nodes, place=places[:, k], split=nodes.split.scatter(1, at, sign)) for k, sign in enumerate((1, -1))
         ]
 
-    def _at_inputs(self, nodes: Parts) -> list[Parts]:
+    def _at_inputs(self, nodes: ProofNodes) -> list[ProofNodes]:
         if not len(nodes):
             return []
         at = nodes.axis.unsqueeze(1)
@@ -288,7 +288,7 @@ class Search:
         below = replace(nodes, place=places[:, 0], upper=nodes.upper.scatter(1, at, middle))
         return [below, replace(nodes, place=places[:, 1], lower=nodes.lower.scatter(1, at, middle))]
 
-    def _at_clause(self, nodes: Parts, clause: int) -> list[Parts]:
+    def _at_clause(self, nodes: ProofNodes, clause: int) -> list[ProofNodes]:
         members = (self.query.clause == clause).nonzero().flatten()
         places = self.tree.split(nodes.place, AT_CLAUSE, nodes.clause, len(members))
         found = []
@@ -299,13 +299,13 @@ class Search:
             found.append(child)
         return found
 
-    def _boxes(self, nodes: Parts) -> Region:
+    def _boxes(self, nodes: ProofNodes) -> Region:
         region = self.query.region
         shape = (len(nodes), *region.lower.shape[1:])
         balls = tuple(ball.take(torch.zeros(len(nodes), dtype=torch.long)) for ball in region.balls)
         return Region(nodes.lower.reshape(shape), nodes.upper.reshape(shape), balls)
 
-    def solve(self, leaves: Parts) -> tuple[Parts, Parts]:
+    def solve(self, leaves: ProofNodes) -> tuple[ProofNodes, ProofNodes]:
         """One convex program each, whose multipliers are hints."""
         solved = [leaves.take(slice(0))]
         for row in range(len(leaves)):
@@ -315,7 +315,7 @@ class Search:
                 left = max(0.0, min(LEAF_SECONDS, self.remaining))
                 leaf = leaf.holding(solve_leaf(relaxed, leaf.domains, self.target, left)[0])
             solved.append(leaf)
-        return Parts.cat(solved), leaves.take(slice(0))
+        return ProofNodes.cat(solved), leaves.take(slice(0))
 
 
 def halves_boxes(query: Query) -> bool:

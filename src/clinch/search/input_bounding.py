@@ -10,7 +10,6 @@ from torch import Tensor
 
 from clinch import deadline
 from clinch.bounds.crown import activation_bounds
-from clinch.exact.boxes import Boxes
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.norms import norm
@@ -19,6 +18,7 @@ from clinch.network.fold import fold
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Relaxation
 from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
+from clinch.search.boxes import Boxes
 
 
 def folded(query: Query) -> Query:

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from clinch.attacks.polish import polish_from
 from clinch.errors import UnsupportedByEngine
-from clinch.exact.branching import ReluBrancher
-from clinch.exact.leaf import AffineLeaves
-from clinch.exact.search_limits import SearchLimits
 from clinch.ledger import Ledger
 from clinch.query import FormsNorm, Query
+from clinch.search.affine_leaf import AffineLeaves
+from clinch.search.bound_refinement import SearchLimits
 from clinch.search.branch_and_bound import BranchAndBound
 from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains, fresh_nodes
 from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.node_store import Nodes
+from clinch.search.relu_branching import ReluBrancher
 from clinch.search.tree import AT_CLAUSE, TreeRecorder
 from clinch.solution import Proof
 
@@ -56,10 +56,10 @@ def branch_and_bound(query: Query, ledger: Ledger, *, batch: int = 256) -> None:
         UnsupportedByEngine: the objective is a norm of activations.
         UnsupportedOperator: a layer has no linear relaxation; names it.
     """
-    Search(query, ledger, batch).run()
+    ReluSplit(query, ledger, batch).run()
 
 
-class Search:
+class ReluSplit:
     """One search over the problems that a ledger has not closed. :meth:`run` may be called again after the ledger's
     time was up: the tree is kept.
 
@@ -248,7 +248,7 @@ class Search:
 class ReluGoal(LedgerGoal):
     """The ledger, as a search by ReLU splits reports to it: points near the minimisers, and leaves for certificates."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: ReluSplit) -> None:
         super().__init__(search.ledger, search.problems, "branch and bound")
         self.search, self.walking = search, 0.0
 

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from clinch.bounds.narrow import PIECE, second_layer, signed
-from clinch.exact.box_bounds import BoxBounds
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Lines
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.shape import Reshape
 from clinch.query import Forms, Linear, Query
+from clinch.search.input_bounding import BoxBounds
 
 #: rounds at most, and the multipliers, relative to ``<|r|, h> / <|λ|, h>``
 ROUNDS, PACE = 6, 0.6

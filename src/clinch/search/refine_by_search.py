@@ -18,12 +18,12 @@ from torch import Tensor
 from clinch.bounds.crown import activation_bounds, never
 from clinch.bounds.domains import relax_query
 from clinch.bounds.limits import read_nodes
-from clinch.exact.branching import ReluBrancher
 from clinch.network.ops.base import Interval
 from clinch.query import Forms, Linear, Query
 from clinch.search.branch_and_bound import BranchAndBound
 from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains, fresh_nodes
 from clinch.search.node_store import Nodes
+from clinch.search.relu_branching import ReluBrancher
 
 #: elements that a subdomain is split at in one go
 LEVELS = 2

@@ -23,12 +23,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clinch.exact.box_bounds import SHALLOW, BoxBounds
 from clinch.network.graph import Graph, Input
 from clinch.network.ops.base import Elementwise, Interval, Lines, Relaxation
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.shape import Reshape
 from clinch.query import Activations, Query
+from clinch.search.input_bounding import SHALLOW, BoxBounds
 
 #: elements of the input that are looked at in each box
 CANDIDATES = 16

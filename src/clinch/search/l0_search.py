@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from clinch.errors import UnsupportedByEngine
-from clinch.exact.branch_and_bound import branch_and_bound
 from clinch.geometry.region import Ball, Region
 from clinch.ledger import Ledger
 from clinch.query import Distance, Query
 from clinch.search.branch_and_bound import BranchAndBound, Branched
 from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.node_store import Nodes
+from clinch.search.relu_split import branch_and_bound
 from clinch.solution import Proof
 
 WHO = "count"
@@ -54,7 +54,7 @@ def fewest_changes(query: Query, ledger: Ledger) -> None:
         )
     problems = (~ledger.closed).nonzero().flatten()
     if len(problems) and not ledger.exhausted:
-        _Search(query.take(problems), ledger, problems).run()
+        CountSearch(query.take(problems), ledger, problems).run()
 
 
 # --- the envelope -------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def _envelope(center: Tensor, weights: Tensor | None, region: Region) -> tuple[T
 
 
 @dataclass(frozen=True)
-class Parts(Nodes):
+class CountNodes(Nodes):
     """Parts of the search.
 
     Attributes:
@@ -110,17 +110,17 @@ class Parts(Nodes):
     element: Tensor
 
 
-class PartEvaluation(NamedTuple):
+class CountEvaluation(NamedTuple):
     """Parts with the bounds of their envelopes."""
 
-    nodes: Parts
+    nodes: CountNodes
 
-    def take(self, index: Tensor) -> PartEvaluation:
+    def take(self, index: Tensor) -> CountEvaluation:
         """The same for some of them."""
-        return PartEvaluation(self.nodes.take(index))
+        return CountEvaluation(self.nodes.take(index))
 
 
-class _Search(LedgerGoal):
+class CountSearch(LedgerGoal):
     """Best-first over parts; each is bounded by a branch and bound over its own envelope."""
 
     def __init__(self, query: Query, ledger: Ledger, problems: Tensor) -> None:
@@ -132,13 +132,15 @@ class _Search(LedgerGoal):
         self.cost = (torch.ones_like(query.objective.center) if weights is None else weights).flatten(1)
         #: 1 where all counts are whole numbers, 0 where nothing is known
         self.steps = (self.cost == self.cost.round()).all(1).to(torch.float64)
-        self.search: BranchAndBound[Parts, PartEvaluation] = BranchAndBound(query.size, self, self, self, batch=BATCH)
+        self.search: BranchAndBound[CountNodes, CountEvaluation] = BranchAndBound(
+            query.size, self, self, self, batch=BATCH
+        )
 
     def run(self) -> None:
         """Bound the whole problems, then split the parts of smallest bound until none is left."""
         size, elements = self.cost.shape
         none, state = torch.full((size,), -1), torch.zeros(size, elements, dtype=torch.int8)
-        self.search.plant(Parts(torch.arange(size), self.ledger.bound[self.problems], none, state, none))
+        self.search.plant(CountNodes(torch.arange(size), self.ledger.bound[self.problems], none, state, none))
         self.search.run()
 
     def prove(self, bound: Tensor) -> None:
@@ -147,7 +149,7 @@ class _Search(LedgerGoal):
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def bound(self, nodes: Parts, fresh: bool) -> PartEvaluation:
+    def bound(self, nodes: CountNodes, fresh: bool) -> CountEvaluation:
         """Bound parts together, and choose where to split each; fresh ones are whole problems."""
         query = self.envelope.take(nodes.problem)
         assert isinstance(query.objective, Distance) and query.objective.weights is not None
@@ -168,27 +170,27 @@ class _Search(LedgerGoal):
         branch_and_bound(lifted.query, lifted)
         bound = torch.maximum(nodes.bound, lifted.lifted(lifted.bound))
         element = _half_moved(lifted, objective, self.cost[nodes.problem], nodes.state)
-        return PartEvaluation(replace(nodes, bound=bound, element=element))
+        return CountEvaluation(replace(nodes, bound=bound, element=element))
 
-    def refine(self, found: PartEvaluation) -> PartEvaluation:
+    def refine(self, found: CountEvaluation) -> CountEvaluation:
         """As they are."""
         return found
 
-    def choose(self, found: PartEvaluation) -> Parts:
+    def choose(self, found: CountEvaluation) -> CountNodes:
         """As they are."""
         return found.nodes
 
-    def priority(self, nodes: Parts) -> Tensor:
+    def priority(self, nodes: CountNodes) -> Tensor:
         """Bounds; among equal ones the parts with most decisions come first: they reach points."""
         return nodes.bound - (nodes.state != 0).sum(1) / (2.0 * self.cost.shape[1])
 
-    def split(self, nodes: Parts) -> Branched[Parts]:
+    def split(self, nodes: CountNodes) -> Branched[CountNodes]:
         """Every part twice: its element to branch on stays, or is paid for. Without one it is a leaf."""
         leaf = nodes.element < 0
         inner = nodes.take(~leaf)
         at = inner.element.unsqueeze(1)
         sides = [inner.state.scatter(1, at, torch.full_like(at, side, dtype=torch.int8)) for side in (-1, 1)]
-        return Branched(Parts.cat([replace(inner, state=state) for state in sides]), leaves=nodes.take(leaf))
+        return Branched(CountNodes.cat([replace(inner, state=state) for state in sides]), leaves=nodes.take(leaf))
 
 
 def _half_moved(lifted: _Lifted, objective: Distance, cost: Tensor, state: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from clinch.bounds.alpha import alpha_activation_bounds
 from clinch.bounds.crown import activation_bounds, never
 from clinch.bounds.domains import Relaxed, relax_query
 from clinch.bounds.objective import impossible_atoms
-from clinch.exact.sharpen import Sharpener
-from clinch.exact.tighten import tightened
 from clinch.geometry.region import Region
 from clinch.network.ops.base import Interval
 from clinch.query import Distance, Linear, Query
+from clinch.search.refine_by_dual import tightened
+from clinch.search.refine_by_search import Sharpener
 
 #: number of layers of kinks that CROWN's limits are good enough for
 SHALLOW = 2

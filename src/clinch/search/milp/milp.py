@@ -1,7 +1,7 @@
 """Mixed-integer linear programming: exact optima of piecewise-linear networks.
 
 The encoding of :mod:`clinch.encoding.query_program` is handed to a solver library for points, and to the tree of
-:mod:`clinch.exact.lp_tree` for the proof. What the library claims is never reported as a bound.
+:mod:`clinch.search.milp.lp_tree` for the proof. What the library claims is never reported as a bound.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from clinch.backends import find_backend
 from clinch.backends.program import Outcome, Program, Vector
 from clinch.bounds.crown import activation_bounds, limits_of_forms
 from clinch.encoding.query_program import Encoding, encode
-from clinch.exact.lp_tree import ColdModel, Tree
-from clinch.exact.tightening import tightened
 from clinch.ledger import Ledger
 from clinch.network.ops.base import Interval
 from clinch.query import Distance, Query
+from clinch.search.milp.lp_tree import ColdModel, Tree
+from clinch.search.milp.obbt import tightened
 from clinch.solution import Proof
 
 #: time for the library's own branch and bound, which looks for points, relative to what the tree has used so far
@@ -72,11 +72,11 @@ def milp(
     queue = [b for b in wanted if not ledger.closed[b]]
     while queue and not ledger.exhausted:
         share = ledger.remaining / len(queue)
-        _Search(query, queue.pop(0), ledger, library, share).run()
+        MilpSearch(query, queue.pop(0), ledger, library, share).run()
     return ledger
 
 
-class _Search:
+class MilpSearch:
     """One problem: encode, bound, search; again with a tighter encoding whenever the incumbent came much nearer."""
 
     def __init__(self, query: Query, problem: int, ledger: Ledger, library: Any, share: float) -> None:
@@ -87,6 +87,7 @@ class _Search:
         self.ask_at = HEAD_START
 
     def run(self) -> None:
+        """Search until the problem is closed or its time is over."""
         while self._attempt() and self.remaining() > 0 and not self.closed:
             pass
 
@@ -101,6 +102,7 @@ class _Search:
 
     @property
     def closed(self) -> bool:
+        """Whether nothing is left to do."""
         return bool(self.ledger.closed[self.problem])
 
     def _attempt(self) -> bool:

@@ -1,0 +1,1 @@
+"""Mixed-integer programs: points from solver libraries, bounds from a tree of linear programs."""
