@@ -69,11 +69,12 @@ class Conditions(Goal):
         self.todo = self._open()
 
     def _sizes(self) -> Tensor:
-        """``(B,)`` the widest range of an element, or the distance of the linearised boundary."""
+        """``(B,)`` the widest range of an element, or the width of the ball that reaches the linearised
+        boundary."""
         size = range_of(self.region.lower, self.region.upper)
         rows = (~size.isfinite()).nonzero().flatten()
         if len(rows) and self.tight.clauses:
-            size[rows] = linearised_distance(self, rows)
+            size[rows] = 2 * linearised_distance(self, rows)
         return size
 
     def _open(self) -> Tensor:

@@ -100,10 +100,10 @@ class Labels(Goal):
         self.region = Region(region.lower.contiguous(), region.upper.contiguous())
 
     def _sizes(self) -> Tensor:
-        """``(B,)`` the width of the range, or the distance of the linearised boundary."""
+        """``(B,)`` the width of the range, or of the ball that reaches the linearised boundary."""
         size = range_of(self.region.lower, self.region.upper)
         if not bool(size.isfinite().all()) and len(self.todo):
-            size[self.todo] = linearised_distance(self, self.todo)
+            size[self.todo] = 2 * linearised_distance(self, self.todo)
         return size
 
     def _check_logits(self, logits: Tensor) -> None:

@@ -2,9 +2,9 @@
 
 Step sizes, tolerances and floors of the methods are meant for inputs of about the range [0, 1]. So an attack works on
 ``u = x / unit``, the unit a power of two next to the widest range of an element; where elements have no limits, next
-to the distance of the linearised boundary. Powers of two round nothing: attacks of data in other units take the same
-steps, bit for bit where the units differ by a power of two. Models of 16 bits are attacked in float32, for eight bits
-of mantissa are too few for steps.
+to the width of the ball that reaches the linearised boundary. Powers of two round nothing: attacks of data in other
+units take the same steps, bit for bit where the units differ by a power of two. Models of 16 bits are attacked in
+float32, for eight bits of mantissa are too few for steps.
 
 A point becomes an input in one place, :meth:`Units.point`: rounded to the model's dtype, towards the clean input, so
 that no norm of the difference grows; and clamped to the limits, which ``x + (lower − x)`` may miss by a rounding.
