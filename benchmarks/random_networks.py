@@ -1,4 +1,4 @@
-"""The certified maximum of the random networks of document 4: bound against CPU time of one thread.
+"""The certified maximum of the random networks of Yu and Gao 2024: bound against CPU time of one thread.
 
     max z(x) over -1 <= x <= 1
 
@@ -116,8 +116,9 @@ def main() -> None:
 
     {command}
 
-`max z(x)` over `-1 <= x <= 1`, weights and biases uniform in [0, 1] with random signs (document 4). `solve` chooses by
-itself; CPU seconds of one thread. HiGHS on seed 337550, big-M limits tightened by linear programs: {HIGHS} after 200 s.
+`max z(x)` over `-1 <= x <= 1`, weights and biases uniform in [0, 1] with random signs (Yu and Gao 2024). `solve`
+chooses by itself; CPU seconds of one thread. HiGHS on seed 337550, big-M limits tightened by linear programs: {HIGHS}
+after 200 s.
 Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}.
 
 {table(records)}

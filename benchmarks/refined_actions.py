@@ -1,8 +1,8 @@
 """Learning curves of TD3 on MuJoCo, with and without refined actions.
 
 The exploited action maximises the first target critic within eps = 1 of the actor's (actions scaled to [-1, 1]) with
-probability 0.25 after the warm-up, as in the authors' program for document 4 (Activation-Descent Regularization, ICML
-2024, section 6.2), with 10 gradient steps from 4 starts instead of 100 from one. Both kinds of run have the same seeds,
+probability 0.25 after the warm-up, as in the program of Yu and Gao 2024 (Activation-Descent Regularization, ICML 2024,
+section 6.2), with 10 gradient steps from 4 starts instead of 100 from one. Both kinds of run have the same seeds,
 noise, networks ([64, 64]) and batches (100); every 500 steps the actor alone plays three episodes. Steps per second
 are of CPU time of one thread without the evaluations. At the end of a run eight states from its experience are refined
 with a certified bound.

@@ -1,4 +1,4 @@
-"""Document 1's table on our weights: every bound of the worst margins beside the exact ones and the best attack.
+"""Kolter and Madry's table on our weights: every bound of the worst margins beside the exact ones and the best attack.
 
 Network: mnist_small (784-50-20-10). For all nine other classes t: lower limits of ``z_y − z_t`` over
 ``‖x − x0‖_∞ <= eps`` and ``0 <= x <= 1``. One table for the first correctly classified test image of class 7, the means
@@ -38,7 +38,7 @@ TOLERANCE = 1e-4
 GAP = 1e-6
 CLASSES = 10
 OWN = "α-CROWN, own limits"
-#: document 1, its own weights, targets 0 … 9 for an image of class 7
+#: Kolter and Madry's tutorial, its own weights, targets 0 … 9 for an image of class 7
 PUBLISHED = {
     0.05: "5.81 10.84 2.04 0.02 13.53 5.15 20.45 – 3.54 4.27",
     0.1: "−2.55 3.04 −4.97 −7.31 4.74 −4.87 7.98 – −6.95 −3.31",
@@ -137,7 +137,7 @@ def lines_of(rows: Mapping[str, Tensor], eps: float, label: int) -> list[str]:
         lines.append(f"| {name} | {numbers} | {float(rows[name].mean()):.3f} | {proven} | {spent} |")
     if eps in PUBLISHED:
         numbers = [v for v in PUBLISHED[eps].split() if v != "–"]
-        lines.append(f"| *published: exact, document 1's weights* | {' | '.join(numbers)} | | | |")
+        lines.append(f"| *published: exact, Kolter and Madry's weights* | {' | '.join(numbers)} | | | |")
     closed = closed_pairs(rows)
     return [*lines, "", f"Exact search closed on {int(closed.sum())} of {closed.numel()} pairs.", ""]
 
@@ -154,7 +154,7 @@ def main() -> None:
     x, y = correct_images(net, options.images, 7)
     chosen = " ".join(f"{eps:g}" for eps in options.eps)
     page = [
-        "# Relaxations of mnist_small: document 1's table on our weights", "",
+        "# Relaxations of mnist_small: Kolter and Madry's table on our weights", "",
         f"    python benchmarks/relaxations.py --images {options.images} --eps {chosen} "
         f"--time-limit {options.time_limit:g}", "",
         "Lower limits of `z_y − z_t` over `‖x − x0‖_∞ <= eps`, `0 <= x <= 1`. The columns by target are the first",
@@ -164,8 +164,8 @@ def main() -> None:
         "per target; where they differ the search was not over and the value is no exact one. The attack is",
         '`solve(solver="attack")` by itself. CPU time, one thread, float64.',
         f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}.", "",
-        "Document 1 publishes exact values for its own weights (last rows); for 7→2 at eps = 0.1 its LP gives −26.12",
-        "against −4.97 exact, and at eps = 0.02 its LP proves all nine targets where interval bounds do not.", "",
+        "Kolter and Madry's tutorial publishes exact values for its own weights (last rows); for 7→2 at eps = 0.1 its",
+        "LP gives −26.12 against −4.97 exact; at eps = 0.02 its LP proves all nine targets; interval bounds: none.", "",
     ]  # fmt: skip
     broken = []
     for eps in options.eps:

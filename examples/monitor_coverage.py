@@ -4,7 +4,7 @@
 
 Boxes around the activations of a hidden layer, several per class by k-means if asked. For each image two distances,
 proven and found: to the nearest image of the same class to which the monitor objects, and to the nearest image of
-another class that it accepts (both directions of document 0).
+another class that it accepts (both directions of the monitor problem).
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def test_the_other_relus_switch_by_themselves(residual):
 
 
 def test_one_step_is_the_formulas(dense):
-    """METHODS' formulas written out for one lane at a time, with the Jacobian in place of tangents."""
+    """The formulas written out for one lane at a time, with the Jacobian in place of tangents."""
     graph, settings = dense.graph, PatternSettings(perturb=False, probes=3)
     surrogate = Switched(graph, [graph.output])
     start = torch.tensor([[0.3, -0.2, 0.9], [-0.5, 0.1, 0.4]], dtype=torch.float64)
@@ -238,7 +238,7 @@ def test_settings_without_meaning_are_named(change):
 
 @pytest.mark.slow
 def test_the_published_value_is_reached():
-    """Seed 337550 of document 4: 24.84 is the best of five runs that differ in their noise."""
+    """Seed 337550 of Yu and Gao 2024: 24.84 is the best of five runs that differ in their noise."""
     net = cl.load(random_network(337550, (10, 64, 64, 1)), input_shape=(10,))
     found = minimise_by_activation_descent(maximum_over_box(net), step_size=0.5)
     assert -float(found.value) >= 24.8

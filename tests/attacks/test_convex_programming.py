@@ -1,4 +1,4 @@
-"""Document 3's framework: proposition 1, the closed forms, and each algorithm beside a plain loop of its formulas."""
+"""Balda et al.'s framework: proposition 1, the closed forms, and each algorithm beside a plain loop of its formulas."""
 
 import itertools
 import math

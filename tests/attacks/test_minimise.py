@@ -57,7 +57,7 @@ def test_finds_the_best_point_of_a_plane():
 
 
 def test_published_random_network():
-    """Document 4 prints 24.84 for this network; decaying steps from many starts pass it."""
+    """Yu and Gao 2024 print 24.84 for this network; decaying steps from many starts pass it."""
     net = cl.load(random_network(337550, [10, 64, 64, 1]), input_shape=(10,))
     found = minimise(cl.Problem(cl.Maximize(net.output[0]), [net.input >= -1, net.input <= 1]), steps=300, starts=8)
     assert -float(found.value) > 24.84

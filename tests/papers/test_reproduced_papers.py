@@ -1,4 +1,4 @@
-"""Documents 0 to 3 in their small setting: what is published stands beside what is computed, and bounds hold."""
+"""Published experiments in their small setting: what is published stands beside what is computed, and bounds hold."""
 
 from __future__ import annotations
 

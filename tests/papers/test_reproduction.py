@@ -25,7 +25,7 @@ from clinch.papers.parts.reproduction import CANNOT, FAILS, HOLDS, names
 
 @pytest.fixture(scope="module")
 def published():
-    """Document 4's small network, seed 337550."""
+    """Yu and Gao's small network, seed 337550."""
     return cl.load(random_network(337550, (10, 64, 64, 1)), input_shape=(10,))
 
 
@@ -87,7 +87,7 @@ def test_a_small_run_on_mnist():
     try:
         model_file("mnist_adrgd_pgd.onnx"), mnist("test")
     except DataError as reason:
-        pytest.skip(f"needs MNIST and the networks of document 4: {reason}")
+        pytest.skip(f"needs MNIST and the networks of Yu and Gao 2024: {reason}")
     found = reproduce("adr-mnist", quick=True)
     assert found.name == "adr-mnist" and len(found.tables) == 2
     assert any(claim.verdict == CANNOT for claim in found.claims)

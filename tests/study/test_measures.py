@@ -1,4 +1,4 @@
-"""Document 3's measures on results whose numbers are known."""
+"""Balda et al.'s measures on results whose numbers are known."""
 
 import math
 

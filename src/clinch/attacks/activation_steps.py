@@ -83,7 +83,7 @@ class PatternSettings:
             raise ProblemError(f"reread={self.reread} is no number of steps. Write 1 or more, or None for never.")
 
 
-#: small and large random networks, classifiers, and adversarially trained ones (document 4, appendix C)
+#: small and large random networks, classifiers, and adversarially trained ones (Yu and Gao 2024, appendix C)
 SMALL = PatternSettings()
 LARGE = PatternSettings(pattern_step=1.25, multiplier_step=1e-4, noise=0.35, quiet=1e-2)
 CLASSIFIER = PatternSettings(0.25, 0.5, 1e-4, relief=1e-3, noise=1e-4, quiet=1e-5, rest=5, reread=16)

@@ -55,7 +55,7 @@ def bisection(
     that reaches the goal lowers b to half way between the largest radius that failed and the distance reached, another
     one raises it. One lane for each branch and start ("leave through the top of neuron 3", "become class 5"), all of
     them in one tensor; a lane ends where it cannot pass another one of its input, and all of them where the ray back to
-    the clean input is bisected. The user of document 0 was advised so (METHODS section 0); Madry et al. 2018 (arXiv
+    the clean input is bisected. The user who stated the monitor problem was advised so; Madry et al. 2018 (arXiv
     1706.06083) for the steps. Ours: lanes, the decaying step (by cosine from 0.5 to 0.005 radii), starts at linearised
     solutions, and gradients that pass switched-off elements where the true one is zero. p = 1 takes Euclidean steps.
 

@@ -36,7 +36,7 @@ def decomposition(
 
     ``min_k min {‖z − x‖ : branch k holds at z}``: a monitor is left through the top or the bottom of one of its
     neurons, a class through one other class. Each of these problems lacks the choice that makes the whole one hard;
-    document 0's answer, and METHODS section 0.
+    the answer that the monitor problem got where it was asked.
 
     Args:
         method: an attack that takes a goal, with settings of its own: ``cl.attacks.penalty``, or

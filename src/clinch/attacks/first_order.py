@@ -1,4 +1,4 @@
-"""Document 3's robustness radius and its feasibility problem GN, which proposition 1 decides."""
+"""Balda et al.'s robustness radius and their feasibility problem GN, which proposition 1 decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Document 3's framework on goals: every branch replaced by its first-order model at a point.
+"""Balda et al.'s framework on goals: every branch replaced by its first-order model at a point.
 
 ``L_k(z + η) ≈ L_k(z) + <∇L_k(z), η>`` for each branch k of a :class:`~clinch.attacks.goal.Goal` (Balda, Behboodi and
 Mathar 2018, arXiv 1803.03607, section II); the range of inputs is one more convex constraint on η, met exactly.

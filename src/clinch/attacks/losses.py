@@ -17,7 +17,7 @@ from clinch.geometry.elementwise import softplus
 
 
 def cross_entropy(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-    """``−CE = z_y − logsumexp(z)``; with a target ``CE = logsumexp(z) − z_t`` (METHODS section 2).
+    """``−CE = z_y − logsumexp(z)``; with a target ``CE = logsumexp(z) − z_t``.
 
     As ``CE = log(1 + exp(v))`` with ``v = logsumexp_{c≠y} z_c − z_y``: where the network is certain, ``1 − softmax_y``
     is lost to rounding, and half of the gradient with it.
@@ -68,12 +68,12 @@ def spread(z: Tensor, targeted: bool) -> Tensor | None:
 
 
 def difference(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-    """Document 1's first targeted loss, negated: ``z_y − z_t``; without a target the margin of the logits."""
+    """Kolter and Madry's first targeted loss, negated: ``z_y − z_t``; without a target the margin of the logits."""
     return _at(z, y) - (_largest_other(z, y) if target is None else _at(z, target))
 
 
 def against_all(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-    """Document 1's stricter targeted loss, negated: ``Σ_{c≠t} z_c − z_t``; without a target ``z_y − Σ_{c≠y} z_c``."""
+    """Kolter and Madry's stricter loss, negated: ``Σ_{c≠t} z_c − z_t``; without a target ``z_y − Σ_{c≠y} z_c``."""
     wanted, sign = (y, -1.0) if target is None else (target, 1.0)
     return sign * (z.sum(1) - 2 * _at(z, wanted))
 

@@ -57,8 +57,8 @@ def penalty(
     """Minimise ``‖z − x‖₂² + c·Σ_i max(L_i(z), −κ)`` by Adam, and search over c, several at once.
 
     L₁ is the margin to one other class, or of a problem one atom of its largest clause ("leave through the top of
-    neuron 3"); L₂ the worst of all other clauses. It is ``L_m + λ_f·L_f + λ_d·‖x − x0‖²`` of document 0 with
-    ``λ_f = 1`` and ``λ_d = 1/c`` (METHODS section 0), for labels objective f₆ of Carlini and Wagner 2017 (arXiv
+    neuron 3"); L₂ the worst of all other clauses. It is ``L_m + λ_f·L_f + λ_d·‖x − x0‖²`` of the monitor problem with
+    ``λ_f = 1`` and ``λ_d = 1/c``, for labels objective f₆ of Carlini and Wagner 2017 (arXiv
     1608.04644, section V). Each round tries ``weights`` values of c, spread in equal ratios over the interval between
     the largest that failed and the smallest that succeeded. Ours: without a first weight c starts at ``2d/‖∇L₁‖``,
     right where L₁ is linear and d its distance; the step decays by cosine, from a fifth of what the linearised solution

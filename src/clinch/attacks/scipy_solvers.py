@@ -1,4 +1,4 @@
-"""SciPy's general solvers as reference: COBYLA, SLSQP, SHGO and differential evolution (document 0's own choice).
+"""SciPy's general solvers as reference: COBYLA, SLSQP, SHGO and differential evolution.
 
 They read the same problems as every engine, in float64, and hand over points only: nothing they say about convergence
 is believed. *Whole* is the problem as it is stated, ``max over clauses of min over atoms <= 0``, one condition; *by
@@ -61,7 +61,7 @@ def scipy_minimise(
         problem: a ``cl.Problem``, or its normal form.
         solver: ``"cobyla"``, ``"slsqp"``, ``"shgo"`` or ``"differential_evolution"``.
         sides: one run for each atom of the largest clause; False: one run with one condition for everything, as
-            document 0 states it. The global solvers always take the whole.
+            the question states it. The global solvers always take the whole.
         time_limit: seconds for each problem; the point in hand counts when they are over.
         seed: of differential evolution.
 

@@ -64,7 +64,7 @@ def form_interval(graph: Graph, forms: Forms, region: Region) -> Tensor:
 
 def interval(network: Network, region: Region, c: Tensor | None = None, *, layer: str | None = None) -> Tensor:
     """Certified lower limits of ``c_r · layer(x)`` over a region by interval arithmetic, the rows folded into the last
-    affine layer (document 1's ``interval_based_bound``).
+    affine layer (Kolter and Madry's ``interval_based_bound``).
 
     Args:
         network: from :func:`clinch.load`.

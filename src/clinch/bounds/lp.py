@@ -1,4 +1,4 @@
-"""The LP bound: the exact optimum of the triangle relaxation (Ehlers 2017, arXiv 1705.01320; document 1).
+"""The LP bound: the exact optimum of the triangle relaxation (Ehlers 2017, arXiv 1705.01320).
 
 The relaxation is the mixed-integer encoding with its binaries left free between 0 and 1: for a ReLU that is the
 triangle. What HiGHS returns is a hint; the bound is recomputed from its multipliers by weak duality.
@@ -147,8 +147,8 @@ def lp(
     """Certified lower limits of ``c_r · layer(x)`` over a region by the LP triangle relaxation.
 
     ``min c_r · z`` over all x in the region and all activations with ``y >= 0, y >= x, y <= u(x − l)/(u − l)`` at every
-    ReLU of open sign. Where document 1 trusts the solver, this recomputes the bound from its multipliers; the programs
-    of one input are solved one after the other from the last basis.
+    ReLU of open sign. Where Kolter and Madry's tutorial trusts the solver, this recomputes the bound from its
+    multipliers; the programs of one input are solved one after the other from the last basis.
 
     Args:
         network: from :func:`clinch.load`.

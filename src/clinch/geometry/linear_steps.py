@@ -33,7 +33,7 @@ def dual_norm(rows: Tensor, p: float, weights: Tensor | None = None) -> Tensor:
 def least_step(
     rows: Tensor, need: Tensor, lower: Tensor, upper: Tensor, p: float, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``min ‖w ⊙ η‖_p  subject to  need + <g, η> <= 0,  lower <= η <= upper`` (document 3's equation 8 with a box).
+    """``min ‖w ⊙ η‖_p  subject to  need + <g, η> <= 0,  lower <= η <= upper`` (Balda et al.'s equation 8 with a box).
 
     Without limits ``η = −(need/‖g‖_q)·v`` with the steepest direction v of unit length.
 
@@ -66,7 +66,7 @@ def least_step(
 def best_step(
     rows: Tensor, radius: Tensor, lower: Tensor, upper: Tensor, p: float, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``min <g, η>  subject to  ‖w ⊙ η‖_p <= radius,  lower <= η <= upper`` (document 3's GNII with a box).
+    """``min <g, η>  subject to  ‖w ⊙ η‖_p <= radius,  lower <= η <= upper`` (Balda et al.'s GNII with a box).
 
     Without limits ``η = −radius·v``, with the value ``−radius·‖g‖_q`` (Balda et al. 2018, arXiv 1803.03607,
     proposition 2).

@@ -1,4 +1,4 @@
-"""Attacks on the MNIST classifiers of document 4: its section 6.1, with the authors' own weights.
+"""Attacks on the MNIST classifiers of Yu and Gao 2024: its section 6.1, with the authors' own weights.
 
 Yu and Gao 2024 (arXiv 2406.00494). The rates are published as a picture, so that claims alone can be compared. Here
 the points stay in the pixel range, which the authors' program leaves; PGD-1000 is torchattacks' default that they used:

@@ -1,4 +1,4 @@
-"""Random networks maximised over a box: document 4, section 6.4, and the example of its authors' program.
+"""Random networks maximised over a box: Yu and Gao 2024, section 6.4, and the example of its authors' program.
 
 Yu and Gao 2024 (arXiv 2406.00494). Each method has as many gradients as five runs of activation descent from the middle
 of the box that differ in their noise; gradient ascent is published as one run's last point. The symbols of ablations M1

@@ -1,4 +1,4 @@
-"""Figure 2 of document 3, its MNIST half: the fooling ratio of every method against ε.
+"""Figure 2 of Balda et al. 2018, its MNIST half: the fooling ratio of every method against ε.
 
 Beside the published methods stand Algorithm 1-5, which the paper names without its curve being at hand, and two of
 ours: the distances of :func:`clinch.attacks.nearest` with a small budget, and for FCNN what CROWN's bounds leave to any

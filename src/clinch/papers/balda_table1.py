@@ -1,4 +1,4 @@
-"""Table I of document 3: test error, ρ̂₁, ρ̂₂ and ε₉₉ of its networks.
+"""Table I of Balda et al. 2018: test error, ρ̂₁, ρ̂₂ and ε₉₉ of its networks.
 
 The measures are those of :mod:`clinch.study`. Networks of the project stand below those of the paper, because two
 networks alone would say little about the claim that the three measures agree.

@@ -1,4 +1,4 @@
-"""Tables 1 and 2 of document 2 on MNIST: how near L-BFGS finds other classes, on whom its examples work, and noise.
+"""Tables 1 and 2 of Szegedy et al. 2014 on MNIST: how near L-BFGS finds other classes, transfer, and noise.
 
 Szegedy et al. 2014 (arXiv 1312.6199), section 4: distortion ``sqrt(Σ (x' − x)² / n)``, examples of one network fed to
 the others, Gaussian noise for comparison. Its networks (softmax and sigmoid layers with weight decay, and a softmax on

@@ -1,7 +1,7 @@
-"""The problem of document 0 on MNIST: the nearest input that keeps its class while a box monitor calls it invalid.
+"""The monitor problem on MNIST: the nearest input that keeps its class while a box monitor calls it invalid.
 
 ``min ‖x − x0‖₂`` where the class stays (by a margin of 1e-3), one of the 20 activations of the second hidden layer of
-784-50-20-10 leaves its class's box by 1% of its range, and pixels are in [0, 1]. Document 0 publishes no numbers: its
+784-50-20-10 leaves its class's box by 1% of its range, and pixels are in [0, 1]. The question publishes no numbers: its
 claims are about SciPy's solvers on the problem as one condition, with the ways that its answer proposes, and the
 certified optimum that it asks for. Its network is not available either.
 """
@@ -74,9 +74,9 @@ def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
         rejected = [x >= 0, x <= 1, z.argmax(margin=CLASS_MARGIN) == label, monitor.outside(net, label)]
         found.append(_solved(cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), rejected), limit, seed, quick))
     return Reproduction(
-        "monitor", "L2 norm optimization problem (Computer Science Stack Exchange), document 0",
+        "monitor", "L2 norm optimization problem (Computer Science Stack Exchange)",
         f"784-50-20-10, the first {count} MNIST test images, boxes around the activations of the training images; "
-        f"SciPy's solvers have {limit:g} s per image. Document 0 publishes no numbers.",
+        f"SciPy's solvers have {limit:g} s per image. The question publishes no numbers.",
         (_table(found),), tuple(_claims(found)), _figure(found),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""First-order attacks of document 1: three MNIST networks under FGSM, PGD, restarts, other norms, targets.
+"""First-order attacks of Kolter and Madry's tutorial: three MNIST networks under FGSM, PGD, restarts, targets.
 
 Kolter and Madry, "Adversarial Robustness: Theory and Practice", chapter 4 (https://adversarial-ml-tutorial.org). Its
 ℓ∞ attacks leave the range of the pixels and its ℓ2 attacks do not, and so it is here. Its figures belong to its own

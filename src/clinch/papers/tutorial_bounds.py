@@ -1,4 +1,4 @@
-"""Lower limits of the worst margins of document 1: the triangle LP and interval bounds, for the first test image.
+"""Lower limits of the worst margins of Kolter and Madry's tutorial: the triangle LP and interval bounds, one image.
 
 The tutorial's LP takes interval limits of all layers; so does the row "LP, interval limits" here. Beside it stand LP
 with CROWN's limits, the fast dual, CROWN and α-CROWN, the exact optimum, and the interval limits of the outputs of its

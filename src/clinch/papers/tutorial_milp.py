@@ -1,4 +1,4 @@
-"""Exact worst margins of document 1 by mixed-integer programming, for the first test image and every target.
+"""Exact worst margins of Kolter and Madry's tutorial by mixed-integer programming, one image, every target.
 
 ``min z_y − z_t`` over ``‖x − x0‖_∞ <= ε`` and the range of pixels, by Clinch's ``milp`` engine (HiGHS, kinks that CROWN
 leaves open as binaries), where the tutorial has Gurobi, interval limits and a binary for each of the 70 units. Beside

@@ -1,4 +1,4 @@
-"""Document 3's measures of robustness, as numbers or as intervals: fooling ratio, ρ̂₁, ρ̂₂ and ε₉₉ (Balda et al. 2018,
+"""Balda et al.'s measures of robustness, as numbers or as intervals: fooling ratio, ρ̂₁, ρ̂₂ and ε₉₉ (Balda et al. 2018,
 arXiv 1803.03607), and robust accuracy at any radius.
 
 An attack knows one end of every distance, a study both: :class:`DistanceIntervals` has the formulas for the two.

@@ -1,4 +1,4 @@
-"""Activation descent (ADR-GD) over the latent inputs of a ReLU decoder, as document 4 uses it on generative models."""
+"""Activation descent (ADR-GD) over the latent inputs of a ReLU decoder, as in Yu and Gao 2024 on generative models."""
 
 from __future__ import annotations
 

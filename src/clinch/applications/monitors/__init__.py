@@ -1,7 +1,8 @@
 """Monitors of hidden layers: fitted from data, and how far inputs are from tripping or evading them.
 
 * :class:`BoxMonitor`, :class:`JoinedMonitor`, :func:`fit_monitor`: boxes per class, on one layer or several.
-* :func:`nearest_objection`, :func:`nearest_missed`: both directions of document 0, with a certified distance per input.
+* :func:`nearest_objection`, :func:`nearest_missed`: both directions of the problem, with a certified distance per
+  input.
 * :func:`coverage`: how far each class is from either, as a table.
 """
 

@@ -1,4 +1,4 @@
-"""Both directions of document 0: the nearest input that trips a monitor, and the nearest one that slips past it."""
+"""Both directions of the monitor problem: the nearest input that trips a monitor, the nearest that slips past it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def nearest_objection(
 ) -> Nearest:
     """The nearest input of the same class to which the monitor objects: a false alarm.
 
-    ``min ‖x − x0‖_p  s.t.  argmax z(x) = argmax z(x0) (by 1e-3),  the monitor objects,  l <= x <= u``: document 0's
+    ``min ‖x − x0‖_p  s.t.  argmax z(x) = argmax z(x0) (by 1e-3),  the monitor objects,  l <= x <= u``: the monitor
     problem for B inputs at once. An input to which the monitor objects as it is has distance 0.
 
     Args:
@@ -103,8 +103,8 @@ def nearest_missed(
     """The nearest input that the network calls another class than the true one while the monitor accepts it: a miss.
 
     ``min over c ≠ y of  min ‖x − x0‖_p  s.t.  argmax z(x) = c (by 1e-3),  the monitor accepts x as c,  l <= x <= u``:
-    the other direction of document 0, evading a detector. An input that is called another class and accepted as it is
-    has distance 0.
+    the other direction of the monitor problem, evading a detector. An input that is called another class and accepted
+    as it is has distance 0.
 
     Args:
         network, monitor, x, norm, bounds, time_limit, gap, seed: as :func:`nearest_objection`.

@@ -72,7 +72,7 @@ class Perturbed(NamedTuple):
 class ObservationAttack:
     """Perturbs observations within eps so that the action of largest score changes.
 
-    For a policy with scores f (Q-values or logits) and its action y = argmax f(s), document 4's section 6.3:
+    For a policy with scores f (Q-values or logits) and its action y = argmax f(s), Yu and Gao's section 6.3:
 
         s′ = argmax { L(f(s′), y) : ‖s′ − s‖_p ≤ eps, lowest ≤ s′ ≤ highest }
 

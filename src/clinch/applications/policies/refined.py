@@ -1,4 +1,4 @@
-"""Actions that maximise the critic near the actor's: document 4's refinement of DDPG and TD3."""
+"""Actions that maximise the critic near the actor's: Yu and Gao's refinement of DDPG and TD3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The largest change of a network's linear model inside a ball: document 3's regression attack, with its bound."""
+"""The largest change of a network's linear model inside a ball: Balda et al.'s regression attack, with its bound."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class LeakyReLU(Elementwise):
         bounds: Sequence[Interval],
         shapes: Sequence[Shape],
     ) -> Expression:
-        """One binary per unstable element (METHODS section 4); stable elements stay expressions."""
+        """One binary per unstable element ; stable elements stay expressions."""
         return encoder.two_pieces(inputs[0], bounds[0], self.negative_slope)
 
 

@@ -1,4 +1,4 @@
-"""What Table I and Figure 2 of document 3 share: the networks, the images, DeepFool in the paper's own form.
+"""What Table I and Figure 2 of Balda et al. 2018 share: the networks, the images, DeepFool in the paper's own form.
 
 Balda, Behboodi and Mathar 2018 (arXiv 1803.03607), section IV: p = ∞, random test images that are classified
 correctly, no limits of the pixels. LeNet-5 has the authors' own weights and, as in their program, an image of 32 × 32

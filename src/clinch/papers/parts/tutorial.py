@@ -1,4 +1,4 @@
-"""What the exact solves and the bounds of document 1 share: its small network, its image, margins to every other class.
+"""What the exact solves and the bounds of Kolter and Madry's tutorial share: its network, its image, all margins.
 
 Kolter and Madry, "Adversarial Robustness: Theory and Practice", chapter 4 (https://adversarial-ml-tutorial.org). Its
 weights are not available; the network here has the same layers (784-50-20-10) and the same training. The image is the

@@ -1,4 +1,4 @@
-"""The ways to solve document 0's problem: against closed forms, against the exact search, and against liars."""
+"""The ways to solve the monitor problem: against closed forms, against the exact search, and against liars."""
 
 import math
 import sys
@@ -43,7 +43,7 @@ def watched_network(seed: int = 0) -> tuple[nn.Module, cl.Network]:
 
 
 def monitor_problems(seed: int) -> list[cl.Problem]:
-    """Document 0's problem on a small random network, and its mirror image."""
+    """The monitor problem on a small random network, and its mirror image."""
     model, net = watched_network(seed)
     generator = torch.Generator().manual_seed(seed)
     sample = torch.rand(400, 4, generator=generator)

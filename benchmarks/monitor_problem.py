@@ -1,7 +1,7 @@
-"""The problem of document 0 on ten MNIST images, solved in every way that METHODS section 0 lists, in one run.
+"""The monitor problem on ten MNIST images, solved in every way, in one run.
 
-    python benchmarks/document0.py [--images 10] [--scipy-seconds 5] [--time-limit 60]
-        [--out benchmarks/results/document0.md]
+    python benchmarks/monitor_problem.py [--images 10] [--scipy-seconds 5] [--time-limit 60]
+        [--out benchmarks/results/monitor_problem.md]
 
 All times and limits are CPU seconds of one thread. The certified optimum is Clinch's exact search at a gap of 1e-3.
 
@@ -63,7 +63,7 @@ def engine(solver: str, seconds: float, gap: float = 1e-3) -> Callable[[cl.Probl
 
 
 def methods(scipy_seconds: float) -> dict[str, Callable[[cl.Problem], tuple[Tensor, float]]]:
-    """The rows of METHODS section 0, but for the exact one."""
+    """Every way, but for the exact one."""
     a = cl.attacks
     return {
         "penalty, any way out": attack(lambda p: a.penalty(p, branches=None)),
@@ -132,7 +132,7 @@ def report(images: list[Image], options: argparse.Namespace) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in images[0].optimum.versions.items())
     head = ["method", *map(str, range(len(images))), "found", "mean excess", "median CPU s"]
     lines = [
-        "# The problem of document 0, every way",
+        "# The monitor problem, every way",
         "",
         f"Command: `OMP_NUM_THREADS=1 python benchmarks/{' '.join([Path(__file__).name, *sys.argv[1:]])}`.",
         f"CPU seconds of one thread; SciPy's solvers stop after {options.scipy_seconds:g} s per image.",
@@ -141,7 +141,7 @@ def report(images: list[Image], options: argparse.Namespace) -> str:
         "784-50-20-10, first test images; smallest ℓ2 distance at which the class stays (by 1e-3) while one of the 20",
         "activations of the second hidden layer leaves its class's box by 1% of its range (at least 1e-3); pixels in",
         "[0, 1]. Cells: distance found, a dash where nothing was. Excess: over the certified bound, of the images",
-        "where something was found. *Whole*: one condition for everything, as document 0 states it; *by sides*: one",
+        "where something was found. *Whole*: one condition for everything, as the question states it; *by sides*: one",
         "run for each way out, nearest first by linearisation, exact gradients for SLSQP. Selective and orthogonal PGD",
         "follow one loss at a time inside the bisected ball (`rule=`). Every distance passed a second look at its",
         f"point by plain forward passes in float32 and float64: {'yes' if all(i.checked for i in images) else 'NO'}.",
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--scipy-seconds", type=float, default=5.0)
     parser.add_argument("--time-limit", type=float, default=60.0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results") / "document0.md")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results") / "monitor_problem.md")
     options = parser.parse_args()
     count_cpu_seconds()
     images = measure(options)
