@@ -20,6 +20,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "clinch.functions": dict.fromkeys(("inf", "norm"), "clinch"),
     "clinch.problem": dict.fromkeys(("Maximize", "Minimize", "Problem"), "clinch"),
     "clinch.certificates.runs": {"certify_run": "clinch.study"},
+    "clinch.data": dict.fromkeys(("DataError", "Images", "mnist", "model_file"), "clinch.io.data"),
     "clinch.domains.latent": {"*": "clinch.applications.latent"},
     "clinch.domains.monitors": {"*": "clinch.applications.monitors"},
     "clinch.domains.policies": {"*": "clinch.applications.policies"},
