@@ -22,7 +22,7 @@ from cpu_clock import count_cpu_seconds
 import clinch as cl
 from clinch.certificates import SavedProof, certify
 from clinch.io.data import mnist, model_file
-from clinch.ledger import Ledger
+from clinch.solver.ledger import Ledger
 
 HERE = Path(__file__).parent
 

@@ -28,9 +28,9 @@ from cpu_clock import count_cpu_seconds
 
 import clinch as cl
 from clinch.certificates import SavedProof, certify
-from clinch.certify.certificate import read_certificate, read_network
-from clinch.certify.check import check
-from clinch.certify.layers import Refused
+from clinch.checker.certificate import read_certificate, read_network
+from clinch.checker.check import check
+from clinch.checker.layers import Refused
 from clinch.errors import CertificateError
 from clinch.io.data import data_folder, mnist, model_file
 from clinch.vnnlib.verification import Answer

@@ -20,7 +20,7 @@ from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import inf, norm
 from clinch.modeling.problem import Maximize, Minimize, Problem
 from clinch.network.network import Network
-from clinch.solution import Proof, Solution, Status
+from clinch.solver.solution import Proof, Solution, Status
 
 if TYPE_CHECKING:
     from clinch import applications, attacks, bounds, exact, figures, papers, study, testing, vnnlib

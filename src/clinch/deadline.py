@@ -1,9 +1,10 @@
 """The end of a call's time, for work that lies deep below it.
 
-Engines stop by themselves at the end of each step, see :attr:`clinch.ledger.Ledger.remaining`. What a step does on a
-large network may take long, however: :func:`look` is called between the layers of a network, between blocks of rows and
-wherever else one goes on for a while, and ends the work with :class:`OutOfTime` once the time is over. Whoever set the
-deadline catches it; what engines have reported by then stays. Each context (thread) has a deadline of its own.
+Engines stop by themselves at the end of each step, see :attr:`clinch.solver.ledger.Ledger.remaining`. What a step
+does on a large network may take long, however: :func:`look` is called between the layers of a network, between blocks
+of rows and wherever else one goes on for a while, and ends the work with :class:`OutOfTime` once the time is over.
+Whoever set the deadline catches it; what engines have reported by then stays. Each context (thread) has a deadline of
+its own.
 """
 
 from __future__ import annotations

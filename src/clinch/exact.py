@@ -11,12 +11,13 @@ import torch
 
 from clinch.deadline import OutOfTime
 from clinch.devices import usable_device
-from clinch.ledger import Ledger
 from clinch.search.input_split import input_split as search_boxes
 from clinch.search.l0_search import fewest_changes as search_count
 from clinch.search.milp.milp import milp as solve_encoding
 from clinch.search.relu_split import branch_and_bound as search
-from clinch.solution import Event, Solution
+from clinch.solver.conclusion import conclude
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Event, Solution
 
 if TYPE_CHECKING:
     from clinch.query import Query, Statement
@@ -149,4 +150,4 @@ def _solved(
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
     with suppress(OutOfTime), ledger.ending():
         engine(problem.query.moved(place), ledger)
-    return Solution.from_ledger(problem, ledger)
+    return conclude(problem, ledger)

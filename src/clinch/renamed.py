@@ -26,6 +26,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "clinch.domains.policies": {"*": "clinch.applications.policies"},
     "clinch.domains.regression": {"*": "clinch.applications.regression"},
     "clinch.domains.segmentation": {"*": "clinch.applications.segmentation"},
+    "clinch.solution": dict.fromkeys(("Event", "Proof", "Solution", "Status"), "clinch.solver.solution"),
     "clinch.study": dict.fromkeys(("Claim", "Reproduction", "Table", "reproduce"), "clinch.papers"),
     "clinch.study.figures": {
         "change_figure": "clinch.applications.regression",

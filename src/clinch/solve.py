@@ -28,10 +28,11 @@ from clinch.errors import (
     UnsupportedOperator,
 )
 from clinch.gradients import with_gradients
-from clinch.kept import Keeper
-from clinch.ledger import Ledger
 from clinch.query import Distance, FormsNorm, Linear, Query, Statement
-from clinch.solution import Event, Proof, Solution
+from clinch.solver.checkpoint import Keeper
+from clinch.solver.conclusion import conclude
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Event, Proof, Solution
 
 if TYPE_CHECKING:
     from clinch.network.ops.base import Interval
@@ -81,13 +82,14 @@ def solve(
         gap: relative gap between value and bound at which to stop.
         seed: of the attacks' random starts.
         solver: one of :data:`ENGINES`, to run that engine alone; None: Clinch chooses and combines.
-        progress: called with an :class:`clinch.solution.Event` at every improvement.
+        progress: called with an :class:`clinch.solver.solution.Event` at every improvement.
         bounds: layers whose limits the solution is to report, see :attr:`clinch.Solution.bounds`.
         device: where attacks, bounds and branch and bound compute; None: on the model's. Linear programs and all checks
             stay on the CPU, and the solution's tensors are there.
         memory_limit: bytes that the solve may take, by a limit of the whole process while it runs (Linux); None: no
             limit. Running out is a normal ending too.
-        keep: a JSON file that holds the best inputs and bounds while the solve runs, see :class:`clinch.kept.Keeper`.
+        keep: a JSON file that holds the best inputs and bounds while the solve runs, see
+            :class:`clinch.solver.checkpoint.Keeper`.
         certificate: whether to prove the bounds once more in a form that ``clinch check`` reads; the time limit counts
             again for each problem.
 
@@ -118,7 +120,7 @@ def solve(
     finally:
         if keeper is not None:
             keeper.close()
-    solution = Solution.from_ledger(problem, ledger, _layer_limits(query, ledger, reported, memory_limit))
+    solution = conclude(problem, ledger, _layer_limits(query, ledger, reported, memory_limit))
     return _with_certificate(solution, problem, ledger) if certificate else solution
 
 

@@ -11,9 +11,9 @@ from clinch.attacks import attack, bisection, minimise
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.linear_minimum import linear_minimum
 from clinch.geometry.region import Ball, Region
-from clinch.ledger import Ledger
 from clinch.papers.parts.random_network import random_network
 from clinch.query import Forms, FormsNorm, Linear, Query
+from clinch.solver.ledger import Ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attack_cases import mlp, network

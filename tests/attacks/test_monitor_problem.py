@@ -11,9 +11,9 @@ from torch import nn
 import clinch as cl
 from clinch.attacks.conditions import Conditions
 from clinch.attacks.several import orthogonal, selective, together
-from clinch.certify.point import check_points
 from clinch.errors import ClinchError, ProblemError, UnsupportedByEngine
 from clinch.solve import ENGINES
+from clinch.solver.check_points import check_points
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attack_cases import mlp, other_class, query

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from clinch.attacks import attack, bisection, nearest
-from clinch.certify.point import check_points
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.region import Ball
-from clinch.ledger import Ledger
 from clinch.query import Forms
+from clinch.solver.check_points import check_points
+from clinch.solver.ledger import Ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attack_cases import mlp, network, other_class, query

@@ -11,8 +11,8 @@ from clinch.attacks import attack, polish
 from clinch.attacks.pieces import forward_on, pattern_at
 from clinch.attacks.polish import polish_from
 from clinch.backends.convex import DistanceCost, minimise_over_polyhedron
-from clinch.certify.point import check_points
-from clinch.ledger import Ledger
+from clinch.solver.check_points import check_points
+from clinch.solver.ledger import Ledger
 
 sys.path.insert(0, str(Path(__file__).parent))
 from attack_cases import mlp, other_class

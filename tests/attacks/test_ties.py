@@ -10,8 +10,8 @@ from test_conformance import ONE, run
 from torch import nn
 
 import clinch as cl
-from clinch.certify.point import check_points
 from clinch.query import met
+from clinch.solver.check_points import check_points
 
 
 def tied(scores: list[float]) -> nn.Module:

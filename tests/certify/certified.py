@@ -14,7 +14,7 @@ import torch
 import clinch as cl
 from clinch.certificates import SavedProof, certify
 from clinch.certificates.layer_list import places
-from clinch.certify.certificate import Certificate
+from clinch.checker.certificate import Certificate
 from clinch.geometry.region import Ball, Region
 from clinch.network.graph import Graph
 from clinch.query import Distance, Forms, Linear, Query

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from clinch.certify.certificate import digest
+from clinch.checker.certificate import digest
 
 Header = dict[str, Any]
 Tensors = dict[str, np.ndarray]

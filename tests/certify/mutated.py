@@ -14,9 +14,9 @@ import torch
 from certified import CASES, FAR, Known, known, query_of
 from changes import changed, packed
 
-from clinch.certify.certificate import CERTIFICATE, Certificate, read_certificate
-from clinch.certify.check import Report, check
-from clinch.certify.layers import Refused, read_layers
+from clinch.checker.certificate import CERTIFICATE, Certificate, read_certificate
+from clinch.checker.check import Report, check
+from clinch.checker.layers import Refused, read_layers
 from clinch.errors import ClinchError
 from clinch.query import Query
 from clinch.testing.brute_force import brute_force

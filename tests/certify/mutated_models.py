@@ -20,10 +20,10 @@ from onnx_models import session
 
 import clinch as cl
 from clinch.certificates import SavedProof
-from clinch.certify.certificate import Certificate
-from clinch.certify.check import check
-from clinch.certify.layers import Refused
-from clinch.certify.onnx_layers import read_onnx
+from clinch.checker.certificate import Certificate
+from clinch.checker.check import check
+from clinch.checker.layers import Refused
+from clinch.checker.onnx_layers import read_onnx
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "fuzz"))
 

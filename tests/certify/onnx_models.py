@@ -9,8 +9,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from clinch.certify.layers import Layer
-from clinch.certify.matrices import forward
+from clinch.checker.layers import Layer
+from clinch.checker.matrices import forward
 
 onnxruntime.set_default_logger_severity(4)
 

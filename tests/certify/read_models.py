@@ -16,8 +16,8 @@ import onnxruntime
 from onnx_models import evaluated, session, tolerance
 from random_models import drawn
 
-from clinch.certify.layers import Layer, Refused
-from clinch.certify.onnx_layers import read_onnx
+from clinch.checker.layers import Layer, Refused
+from clinch.checker.onnx_layers import read_onnx
 
 #: outcomes
 AGREES, REFUSED, DIFFERS = "read, agrees", "refused", "read, differs"

@@ -13,7 +13,7 @@ from certified import known
 
 import clinch as cl
 from clinch.certificates import SavedProof, certify
-from clinch.certify.certificate import (
+from clinch.checker.certificate import (
     CERTIFICATE,
     NETWORK,
     Certificate,
@@ -21,12 +21,12 @@ from clinch.certify.certificate import (
     read_network,
     write_file,
 )
-from clinch.certify.check import check
-from clinch.certify.layers import Refused, read_layers
-from clinch.certify.tree import leaves_of
+from clinch.checker.check import check
+from clinch.checker.layers import Refused, read_layers
+from clinch.checker.tree import leaves_of
 from clinch.errors import CertificateError
 
-CHECKER = sorted(p for p in (Path(cl.__file__).parent / "certify").glob("*.py") if p.stem not in ("point", "__init__"))
+CHECKER = sorted(p for p in (Path(cl.__file__).parent / "checker").glob("*.py") if p.stem != "__init__")
 
 
 def mlp(seed, sizes=(5, 10, 8, 3)):
@@ -405,7 +405,7 @@ READERS, SPEAKERS = {"certificate", "layers", "onnx_kinds", "onnx_layers"}, {"wo
 
 def test_the_checker_imports_nothing_else_and_is_short():
     """A stranger can read it alone: NumPy, onnx, safetensors, the standard library and its own files."""
-    names = {f"clinch.certify.{path.stem}" for path in CHECKER}
+    names = {f"clinch.checker.{path.stem}" for path in CHECKER}
     allowed = {"numpy", "onnx", "safetensors", "google", *sys.stdlib_module_names}
     deciding = reading = 0
     for path in CHECKER:

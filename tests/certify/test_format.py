@@ -8,9 +8,9 @@ from certified import known
 from safetensors.numpy import save_file
 
 from clinch.certificates import layer_list
-from clinch.certify.certificate import CERTIFICATE, NETWORK, read_certificate, read_network, write_file
-from clinch.certify.check import check
-from clinch.certify.layers import Refused, digest, places, read_layers
+from clinch.checker.certificate import CERTIFICATE, NETWORK, read_certificate, read_network, write_file
+from clinch.checker.check import check
+from clinch.checker.layers import Refused, digest, places, read_layers
 
 CASE = "linear objective, box and ball"
 

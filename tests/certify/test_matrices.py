@@ -6,9 +6,9 @@ import torch
 
 import clinch as cl
 from clinch.certificates.layer_list import layer_list
-from clinch.certify.layers import Refused, Room, convolution, read_layers
-from clinch.certify.matrices import backward, block, forward, magnitude, reads
-from clinch.certify.rigorous import Ball, Box, Relaxation
+from clinch.checker.layers import Refused, Room, convolution, read_layers
+from clinch.checker.matrices import backward, block, forward, magnitude, reads
+from clinch.checker.rigorous import Ball, Box, Relaxation
 
 SETTINGS = {
     "plain": ((2, 6, 5), (3, 2, 3, 3), (1, 1), (1, 1), (1, 1), 1),

@@ -7,9 +7,9 @@ import pytest
 from onnx import helper
 from onnx_models import model
 
-from clinch.certify.certificate import CERTIFICATE, NETWORK, VERSION, read_certificate, read_network, write_file
-from clinch.certify.check import check
-from clinch.certify.layers import Refused
+from clinch.checker.certificate import CERTIFICATE, NETWORK, VERSION, read_certificate, read_network, write_file
+from clinch.checker.check import check
+from clinch.checker.layers import Refused
 
 #: what a pair of files of at most 256 KiB may take
 MOST = 120e6
@@ -162,7 +162,7 @@ def test_a_pair_of_small_files_takes_little(crafted, tmp_path):
 
 
 def read_header(path):
-    from clinch.certify.certificate import read_file
+    from clinch.checker.certificate import read_file
 
     return read_file(path, NETWORK)[0]["sha256"]
 

@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import evaluated, model, session, tolerance
 
-from clinch.certify import onnx_kinds
-from clinch.certify.layers import Refused
-from clinch.certify.onnx_layers import read_onnx
+from clinch.checker import onnx_kinds
+from clinch.checker.layers import Refused
+from clinch.checker.onnx_layers import read_onnx
 
 node = helper.make_node
 RNG = np.random.default_rng(0)

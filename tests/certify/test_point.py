@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from small_networks import small_network, symbols
 
 import clinch as cl
-from clinch.certify.point import check_points
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.region import Region
+from clinch.solver.check_points import check_points
 
 ZERO = torch.tensor([0])
 
@@ -228,7 +228,7 @@ def test_long_lists_are_checked_slice_by_slice(monkeypatch):
     points = torch.randn(50, 2, 3, generator=torch.Generator().manual_seed(3))
     problems = torch.arange(50) % 4
     whole = check_points(problem.query, points, problems)
-    monkeypatch.setattr("clinch.certify.point.SLICE", 60)
+    monkeypatch.setattr("clinch.solver.check_points.SLICE", 60)
     parts = check_points(problem.query, points, problems)
     assert 0 < int(whole.feasible.sum()) < 50
     assert torch.equal(whole.x, parts.x) and torch.equal(whole.feasible, parts.feasible)

@@ -22,10 +22,10 @@ import clinch as cl
 from clinch.certificates import SavedProof, certify
 from clinch.certificates.implication import NotProven, Statement, proven
 from clinch.certificates.unsat import save_all
-from clinch.certify.certificate import CERTIFICATE, read_certificate, write_file
-from clinch.certify.check import CertifiedQuery
-from clinch.certify.layers import entry, relu
-from clinch.certify.rigorous import Ball, Box
+from clinch.checker.certificate import CERTIFICATE, read_certificate, write_file
+from clinch.checker.check import CertifiedQuery
+from clinch.checker.layers import entry, relu
+from clinch.checker.rigorous import Ball, Box
 from clinch.cli import run
 
 CLASSES = 4

@@ -13,13 +13,13 @@ from clinch.certificates import SavedProof, certify
 from clinch.certificates.produce import _certify_one
 from clinch.certificates.proof_search import ProofSearch
 from clinch.certificates.regrow import Layout, layout_of, regrow
-from clinch.certify.check import check
-from clinch.certify.layers import Refused, read_layers
-from clinch.certify.tree import leaves_of
-from clinch.ledger import Ledger
+from clinch.checker.check import check
+from clinch.checker.layers import Refused, read_layers
+from clinch.checker.tree import leaves_of
 from clinch.search import tree as recording
 from clinch.search.tree import AT_CLAUSE, AT_INPUT, AT_RELU, Recorded, SearchTree, TreeRecorder
 from clinch.solve import search
+from clinch.solver.ledger import Ledger
 
 NONE = torch.zeros(0, dtype=torch.long)
 

@@ -8,8 +8,8 @@ import torch
 
 import clinch as cl
 from clinch.certificates.layer_list import layer_list
-from clinch.certify.layers import Layer, read_layers
-from clinch.certify.rigorous import Ball, Box, Relaxation, interval
+from clinch.checker.layers import Layer, read_layers
+from clinch.checker.rigorous import Ball, Box, Relaxation, interval
 from clinch.geometry.linear_minimum import linear_minimum
 from clinch.geometry.region import Ball as RegionBall
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import clinch as cl
-from clinch.certify.certificate import read_certificate, read_network
-from clinch.certify.check import check
+from clinch.checker.certificate import read_certificate, read_network
+from clinch.checker.check import check
 from clinch.study import evaluate
 from clinch.study.certificates import certify_run
 from clinch.study.store import StoreError

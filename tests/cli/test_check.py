@@ -86,7 +86,7 @@ def test_the_point_is_run_in_float32(clinch, saved, tmp_path):
 
 def test_the_point_may_fail_in_float32(tmp_path):
     """A point made infeasible by hand: said so, by how much."""
-    from clinch.certify.certificate import Certificate
+    from clinch.checker.certificate import Certificate
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2)).eval()

@@ -15,9 +15,9 @@ from problems import KINDS, uniform
 
 import clinch as cl
 from clinch.errors import ProblemError
-from clinch.ledger import Ledger
 from clinch.network.network import Network
 from clinch.search.input_split import input_split
+from clinch.solver.ledger import Ledger
 from clinch.testing.networks import ENCODABLE, convolutional, max_pooled, multilayer, residual
 
 PLACES = [

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.region import Ball, Region
-from clinch.ledger import Ledger
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Distance
 from clinch.search import l0_search as counting
 from clinch.search.l0_search import count_envelope, fewest_changes
+from clinch.solver.ledger import Ledger
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, leaky, multilayer, network_of, residual
 

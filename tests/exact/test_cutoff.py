@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import clinch as cl
-from clinch.ledger import Ledger
 from clinch.network.ops.relu import LeakyReLU
 from clinch.search.boxes import Boxes
 from clinch.search.input_bounding import Bounder, folded
 from clinch.search.input_split import InputSplit
 from clinch.search.objective_cutoff import Cutoff, layers_of
+from clinch.solver.ledger import Ledger
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, network_of
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 import clinch as cl
 from clinch.errors import UnboundedInputError, UnsupportedOperator
 from clinch.geometry.region import Ball, Region
-from clinch.ledger import Ledger
 from clinch.network.ops.forward_only import GELU
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.s_shaped import Sigmoid
 from clinch.query import Distance, Forms, FormsNorm, Linear
 from clinch.search.input_split import InputSplit, input_split
-from clinch.solution import Status
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, leaky, max_pooled, multilayer, network_of, residual
 

@@ -12,12 +12,12 @@ from clinch.backends import highs
 from clinch.backends.program import Outcome
 from clinch.errors import BackendError, UnsoundResult
 from clinch.geometry.region import Region
-from clinch.ledger import Ledger
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 from clinch.search.milp.milp import milp
-from clinch.solution import Proof
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Proof
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import ENCODABLE, dense, multilayer, network_of
 

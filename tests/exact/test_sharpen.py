@@ -15,10 +15,10 @@ from problems import uniform
 
 import clinch as cl
 from clinch.bounds.crown import activation_bounds
-from clinch.ledger import Ledger
 from clinch.search import refine_by_search as sharpen
 from clinch.search.bound_refinement import SearchLimits
 from clinch.search.refine_by_search import Sharpener
+from clinch.solver.ledger import Ledger
 from clinch.testing.networks import KINKED, multilayer, residual
 
 LAW = settings(max_examples=3, deadline=None)

@@ -16,12 +16,12 @@ import torch
 from problems import other_class, worst_margin
 
 import clinch as cl
-import clinch.kept
 import clinch.solve
+import clinch.solver.checkpoint
 from clinch.backends.isolated import Isolated
 from clinch.errors import BackendCrash, BackendError, ProblemError
 from clinch.search.milp.milp import milp
-from clinch.solution import Status
+from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import multilayer
 
@@ -68,7 +68,7 @@ def test_what_is_kept_is_in_the_users_sense(rng, tmp_path):
 
 
 def test_a_full_disk_does_not_end_a_solve(problem, tmp_path, monkeypatch):
-    write, calls = clinch.kept.write_whole, []
+    write, calls = clinch.solver.checkpoint.write_whole, []
 
     def full(path, text):
         calls.append(path)
@@ -76,9 +76,9 @@ def test_a_full_disk_does_not_end_a_solve(problem, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, text)
 
-    monkeypatch.setattr(clinch.kept, "write_whole", full)
-    monkeypatch.setattr(clinch.kept, "PAUSE", 0.0)
-    monkeypatch.setattr(clinch.kept, "PATIENCE", 0.0)
+    monkeypatch.setattr(clinch.solver.checkpoint, "write_whole", full)
+    monkeypatch.setattr(clinch.solver.checkpoint, "PAUSE", 0.0)
+    monkeypatch.setattr(clinch.solver.checkpoint, "PATIENCE", 0.0)
     solution = problem.solve(time_limit=20, keep=tmp_path / "best.json")
     assert solution.status is Status.OPTIMAL and len(calls) > 2
     assert any("No space left" in note for note in solution.notes)

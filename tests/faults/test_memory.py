@@ -15,7 +15,7 @@ import clinch.solve
 from clinch import memory
 from clinch.errors import ClinchError, NetworkError, ProblemError
 from clinch.network.ops.relu import LeakyReLU
-from clinch.solution import Proof, Status
+from clinch.solver.solution import Proof, Status
 from clinch.testing.networks import dense, multilayer, network_of
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of a process's memory are Linux's")

@@ -6,7 +6,7 @@ import torch
 from clinch.errors import ShapeError
 from clinch.figures import Watched, save, solution_figure, summary
 from clinch.papers import Group, comparison_figure
-from clinch.solution import Event, Solution, Status
+from clinch.solver.solution import Event, Solution, Status
 
 INF = float("inf")
 HISTORY = [

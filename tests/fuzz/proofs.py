@@ -10,10 +10,10 @@ from certified import known
 from changes import changed, packed, unpacked
 from mutations import spoilt_bytes
 
-from clinch.certify.certificate import CERTIFICATE, NETWORK, read_certificate, read_network
-from clinch.certify.check import check
-from clinch.certify.layers import Layer, Refused, read_layers
-from clinch.certify.words import Checked
+from clinch.checker.certificate import CERTIFICATE, NETWORK, read_certificate, read_network
+from clinch.checker.check import check
+from clinch.checker.layers import Layer, Refused, read_layers
+from clinch.checker.words import Checked
 from clinch.cli.check import statement
 
 CASES = ("maximum, boxes halved", "clauses, boxes halved", "distance, p = 2", "convolution, linear objective")

@@ -21,7 +21,7 @@ from models import MODELS
 from PIL import Image
 from targets import mutated, survives, targets
 
-from clinch.certify.certificate import CERTIFICATE, NETWORK
+from clinch.checker.certificate import CERTIFICATE, NETWORK
 from clinch.errors import NetworkError, UnsupportedOperator
 from clinch.study.store import Store, StoreError
 

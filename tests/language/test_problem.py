@@ -11,7 +11,7 @@ import torch
 from small_networks import small_network, symbols
 
 import clinch as cl
-from clinch.certify.point import check_points
+from clinch.solver.check_points import check_points
 
 NET = small_network(torch.float32)
 x, h, z = symbols(NET)

@@ -9,8 +9,9 @@ import torch
 from small_networks import small_network, symbols
 
 import clinch as cl
-from clinch.ledger import Ledger
-from clinch.solution import ABSOLUTE_GAP, Proof, Solution, Status, relative_gap, status_of
+from clinch.solver.conclusion import conclude
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import ABSOLUTE_GAP, Proof, Solution, Status, relative_gap, status_of
 
 NET = small_network(torch.float32)
 x, h, z = symbols(NET)
@@ -37,7 +38,7 @@ def solved(problem, point, bound):
     ledger = Ledger(problem.query)
     assert bool(ledger.offer(point, "a test").all())
     ledger.prove(torch.tensor(bound, dtype=torch.float64), Proof.TREE, "a test")
-    return Solution.from_ledger(problem, ledger)
+    return conclude(problem, ledger)
 
 
 def test_relative_gap():
@@ -88,7 +89,7 @@ def test_a_batch_has_a_leading_axis_everywhere():
     ledger = Ledger(problem.query)
     ledger.offer(torch.zeros(1, 2, 3), "a test", torch.tensor([0]))
     ledger.prove(torch.tensor([0.25, 0.1, INF], dtype=torch.float64), Proof.GEOMETRY, "a test")
-    s = Solution.from_ledger(problem, ledger)
+    s = conclude(problem, ledger)
     assert s.status == [Status.OPTIMAL, Status.BOUND_ONLY, Status.INFEASIBLE]
     assert s.x.shape == (3, 2, 3) and bool(s.x[1:].isnan().all())
     assert s.value.tolist() == [0.25, INF, INF] and s.bound.tolist() == [0.25, 0.1, INF]
@@ -105,7 +106,7 @@ def test_maximisation_is_in_the_users_sense():
     assert s.value == pytest.approx(value, abs=1e-5)
     assert s.bound == pytest.approx(abs(value) + 3)
     assert s.history[-1].bound == pytest.approx(abs(value) + 3)
-    empty = Solution.from_ledger(problem, Ledger(problem.query))
+    empty = conclude(problem, Ledger(problem.query))
     assert (empty.value, empty.bound, empty.gap) == (-INF, INF, INF)
     assert empty.status is Status.UNKNOWN and bool(empty.x.isnan().all())
     assert "none" in str(empty) and "open" in str(empty)
@@ -117,18 +118,18 @@ def test_json_has_the_fields_of_the_solution(batched):
     problem = cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), [x >= -1, x <= 1])
     for ledger in (Ledger(problem.query), Ledger(problem.query)):
         ledger.note("A sentence.")
-        found = Solution.from_ledger(problem, ledger).to_dict()
+        found = conclude(problem, ledger).to_dict()
         back = json.loads(json.dumps(found, allow_nan=False))
         assert set(back) == set(Solution.__dataclass_fields__)
         assert back["notes"] == ["A sentence."]
         assert back["value"] == ([None, None] if batched else None)
         assert back["status"] == (["UNKNOWN"] * 2 if batched else "UNKNOWN")
         ledger.offer(torch.full((problem.size, 2, 3), 0.5), "a test")
-    assert np.array(Solution.from_ledger(problem, ledger).to_dict()["x"]).shape == ((2, 2, 3) if batched else (2, 3))
-    assert "A sentence." in str(Solution.from_ledger(problem, ledger))
+    assert np.array(conclude(problem, ledger).to_dict()["x"]).shape == ((2, 2, 3) if batched else (2, 3))
+    assert "A sentence." in str(conclude(problem, ledger))
 
 
 def test_a_long_batch_is_cut():
     problem = cl.Problem(cl.Minimize(cl.norm(x - np.zeros((30, 2, 3)), 2)))
-    text = str(Solution.from_ledger(problem, Ledger(problem.query)))
+    text = str(conclude(problem, Ledger(problem.query)))
     assert "and 10 more" in text and len(text.splitlines()) == 23

@@ -13,7 +13,7 @@ import clinch as cl
 import clinch.solve
 from clinch.errors import ProblemError
 from clinch.network.ops.relu import LeakyReLU
-from clinch.solution import Status
+from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, multilayer, network_of
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog, minimize
 
 import clinch as cl
-from clinch.solution import Status
+from clinch.solver.solution import Status
 from clinch.testing.networks import dense, network_of
 
 MARGIN = 1e-3

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import clinch as cl
 from clinch.errors import BackendError, ClinchError, NetworkError
-from clinch.solution import Status
+from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 
 

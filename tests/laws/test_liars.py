@@ -10,8 +10,8 @@ from problems import other_class
 
 import clinch.solve
 from clinch.errors import UnsoundResult
-from clinch.ledger import Ledger
-from clinch.solution import Proof, Status
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Proof, Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import multilayer
 

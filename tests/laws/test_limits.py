@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import clinch as cl
-from clinch.certify.point import check_points
+from clinch.solver.check_points import check_points
 
 
 def network(dtype: torch.dtype = torch.float32):

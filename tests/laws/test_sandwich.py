@@ -14,7 +14,7 @@ import clinch as cl
 from clinch.bounds.crown import activation_bounds
 from clinch.bounds.interval import interval_bounds
 from clinch.bounds.objective import objective_bound
-from clinch.solution import Status
+from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import ENCODABLE, KINKED
 

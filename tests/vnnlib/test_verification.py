@@ -18,10 +18,10 @@ from vnnlib_cases import INPUTS, OUTPUTS, box, declared, formulas, network, rand
 
 import clinch as cl
 from clinch.errors import NetworkError, ProblemError, SpecificationError, UnsoundResult
-from clinch.ledger import Ledger
 from clinch.query import Forms
-from clinch.solution import Proof, Status
 from clinch.solve import ENGINES
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Proof, Status
 from clinch.testing.brute_force import brute_force
 from clinch.vnnlib import Junction, Specification, parse_specification, verification
 from clinch.vnnlib.problems import state

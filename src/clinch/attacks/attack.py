@@ -14,8 +14,8 @@ from clinch.attacks.objective import Objective
 from clinch.attacks.polish import polish_from
 from clinch.attacks.track import Track
 from clinch.gradients import with_gradients
-from clinch.ledger import Ledger
 from clinch.query import Distance, Query
+from clinch.solver.ledger import Ledger
 
 #: passes for each problem of a thorough attack on a distance, and of a quick one: where branches share conditions, so
 #: that many lanes go side by side, and elsewhere

@@ -10,11 +10,11 @@ from clinch.attacks.leaky import leaky_forward
 from clinch.attacks.result import HasQuery, query_of
 from clinch.attacks.tightened import disjunctive_clause, reference_point, tightened, within_reach
 from clinch.attacks.units import Units, range_of, working_dtype
-from clinch.certify.point import check_points
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.projection import project_into
 from clinch.gradients import with_gradients
 from clinch.query import Activations, Distance, Query
+from clinch.solver.check_points import check_points
 
 
 class Conditions(Goal):

@@ -8,8 +8,8 @@ from torch import Tensor
 from clinch.attacks.conditions import Conditions
 from clinch.attacks.goal import Answer
 from clinch.attacks.result import HasQuery
-from clinch.certify.point import check_points
 from clinch.query import Activations, Query
+from clinch.solver.check_points import check_points
 
 
 class Objective(Conditions):

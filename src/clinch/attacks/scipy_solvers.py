@@ -26,8 +26,8 @@ from clinch.attacks.tightened import disjunctive_clause
 from clinch.attacks.track import Track
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.gradients import with_gradients
-from clinch.ledger import Ledger
 from clinch.query import Distance, Query
+from clinch.solver.ledger import Ledger
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from clinch.attacks.goal import Goal
 from clinch.attacks.result import ALREADY, NO_GRADIENT, NOT_FOUND, NUDGES, AttackResult, History
-from clinch.certify.point import RADIUS_ROUNDING
 from clinch.geometry.projection import project_into
+from clinch.solver.check_points import RADIUS_ROUNDING
 
 if TYPE_CHECKING:
-    from clinch.ledger import Ledger
+    from clinch.solver.ledger import Ledger
 
 #: seconds between two reports to a ledger
 REPORT_EVERY = 0.1

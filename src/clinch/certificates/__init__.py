@@ -1,4 +1,4 @@
-"""Certificates: proofs of bounds that the small program in :mod:`clinch.certify` checks without trusting the solver."""
+"""Certificates: proofs of bounds that the small program in :mod:`clinch.checker` checks without trusting the solver."""
 
 from clinch import renamed
 from clinch.certificates.produce import SavedProof, certify

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.certify.check import CertifiedQuery, values_at
-from clinch.certify.layers import Array, Layer
-from clinch.certify.rigorous import Ball, Box
-from clinch.certify.words import atom_text, element, norm_text
+from clinch.checker.check import CertifiedQuery, values_at
+from clinch.checker.layers import Array, Layer
+from clinch.checker.rigorous import Ball, Box
+from clinch.checker.words import atom_text, element, norm_text
 
 #: places of the terms of a form and its coefficients, scaled so that the first one is 1 or −1
 Direction = tuple[tuple[int, int, Fraction], ...]

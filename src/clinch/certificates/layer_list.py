@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clinch.certify.layers import VERSION, digest
+from clinch.checker.layers import VERSION, digest
 from clinch.errors import CertificateError
 from clinch.network.graph import Graph, Node
 from clinch.network.ops.add import Add
@@ -71,7 +71,7 @@ def _stored(value: torch.Tensor) -> np.ndarray:
 def places(graph: Graph) -> dict[int, str]:
     """By node, the one name by which a certificate addresses it: the first of input, output, ReLUs, what they read.
 
-    The same rule as :func:`clinch.certify.layers.places`, since layer i is node i.
+    The same rule as :func:`clinch.checker.layers.places`, since layer i is node i.
     """
     relus = [i for i, node in enumerate(graph.nodes) if isinstance(node.op, LeakyReLU)]
     before = {graph.nodes[i].inputs[0]: f"before:{k}" for k, i in reversed([*enumerate(relus)])}

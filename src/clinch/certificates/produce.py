@@ -17,14 +17,14 @@ from torch import Tensor
 from clinch import deadline
 from clinch.certificates.layer_list import layer_list, places
 from clinch.certificates.proof_search import ProofSearch, halves_boxes
-from clinch.certify.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
-from clinch.certify.check import Report, check, point_limits
-from clinch.certify.layers import Layer, Refused, read_layers
+from clinch.checker.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
+from clinch.checker.check import Report, check, point_limits
+from clinch.checker.layers import Layer, Refused, read_layers
 from clinch.errors import CertificateError, NetworkError
 from clinch.io.files import MODEL_LIMIT, read_limited, replacing
-from clinch.ledger import Recorder
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 from clinch.search.tree import Recorded
+from clinch.solver.ledger import Recorder
 
 #: by how much the certified bound may lie below the reported one, relative and absolute
 SLACK, LEAST_SLACK = 1e-5, 1e-7
@@ -87,8 +87,8 @@ def certify(
         x: ``(B, *input_shape)`` best inputs, NaN where there is none.
         time_limit: seconds for each problem.
         onnx: the file the network was read from, so that the certificate can be checked against it as well.
-        trees: what searches of this query have recorded (:attr:`clinch.ledger.Ledger.trees`), to start from: the latest
-            tree of each problem. Where it leads to no proof that is accepted, all is proven from nothing.
+        trees: what searches of this query have recorded (:attr:`clinch.solver.ledger.Ledger.trees`), to start from:
+            the latest tree of each problem. Where it leads to no proof that is accepted, all is proven from nothing.
         problems: which ones; None: all.
 
     Returns:

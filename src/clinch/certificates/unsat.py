@@ -10,7 +10,7 @@ import torch
 
 from clinch.certificates.produce import SavedProof, certify
 from clinch.errors import CertificateError
-from clinch.ledger import Ledger
+from clinch.solver.ledger import Ledger
 
 
 def certify_cases(

@@ -11,8 +11,8 @@ import typer
 from clinch.cli.outputs import output_json
 
 if TYPE_CHECKING:
-    from clinch.certify.certificate import Certificate
-    from clinch.certify.words import Checked
+    from clinch.checker.certificate import Certificate
+    from clinch.checker.words import Checked
     from clinch.cli.question import Answer, Question
 
 #: a file's own texts that are shown
@@ -63,7 +63,7 @@ def check(
 
     Example: clinch check p.safetensors net.onnx --question property.vnnlib
     """
-    from clinch.certify.layers import Refused
+    from clinch.checker.layers import Refused
     from clinch.cli.console import write_json
 
     files = [certificate, *(also or [])]
@@ -112,10 +112,10 @@ def _asked(question: Path, model: Path, run_code: bool) -> Question:
 
 def _checked(files: list[Path], model: Path) -> list[Checked]:
     """Certificates that the checker has accepted; the first other one is refused."""
-    from clinch.certify.certificate import read_certificate, read_network
-    from clinch.certify.check import check as accepted
-    from clinch.certify.layers import Refused
-    from clinch.certify.words import Checked
+    from clinch.checker.certificate import read_certificate, read_network
+    from clinch.checker.check import check as accepted
+    from clinch.checker.layers import Refused
+    from clinch.checker.words import Checked
 
     found: list[Checked] = []
     layers, sha256 = read_network(model)
@@ -231,8 +231,8 @@ def _content(checked: list[Checked], question: Question | None, answer: Answer |
 
 def _rows(one: Checked) -> dict[str, Any]:
     """What a certificate proves, in words made from its numbers."""
-    from clinch.certify.check import certified_query
-    from clinch.certify.words import condition_texts, proven_text, region_text
+    from clinch.checker.check import certified_query
+    from clinch.checker.words import condition_texts, proven_text, region_text
 
     query, sense = certified_query(one.certificate, one.layers), int(one.certificate.header["query"]["sense"])
     return {
@@ -243,7 +243,7 @@ def _rows(one: Checked) -> dict[str, Any]:
 
 
 def _labels(certificate: Certificate) -> list[str]:
-    from clinch.certify.words import quoted
+    from clinch.checker.words import quoted
 
     return [quoted(text) for text in certificate.header["query"]["labels"][:LABELS]]
 

@@ -17,7 +17,7 @@ from clinch.io.files import write_whole
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from clinch.solution import Event, Solution
+    from clinch.solver.solution import Event, Solution
 
 
 class OutputError(ClinchError):
@@ -48,7 +48,7 @@ class Progress(Live):
         import torch
         from rich.text import Text
 
-        from clinch.solution import relative_gap
+        from clinch.solver.solution import relative_gap
 
         text = Text().append(f"{time.monotonic() - self._start:7.1f} s", style="dim")
         if self.event is None:
@@ -137,7 +137,7 @@ def _plain(value: Any) -> Any:
 
 def exit_code(solution: Solution) -> int:
     """0 where every problem has an input; 1 otherwise, the honest negative answer."""
-    from clinch.solution import Status
+    from clinch.solver.solution import Status
 
     statuses = solution.status if isinstance(solution.status, list) else [solution.status]
     return 0 if all(status in (Status.OPTIMAL, Status.FEASIBLE) for status in statuses) else 1

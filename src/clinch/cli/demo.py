@@ -11,7 +11,7 @@ from clinch.cli.outputs import output_file, output_json
 
 if TYPE_CHECKING:
     from clinch.demo.problem import Demo
-    from clinch.solution import Solution
+    from clinch.solver.solution import Solution
 
 _NORMS = {"1": 1.0, "2": 2.0, "inf": float("inf")}
 

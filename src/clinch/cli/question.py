@@ -17,16 +17,16 @@ import torch
 
 from clinch.certificates.implication import NotProven, Statement, proven, value_of
 from clinch.certificates.layer_list import layer_list, places
-from clinch.certify.check import CertifiedQuery, certified_query, check
-from clinch.certify.layers import Refused, read_layers
-from clinch.certify.layers import places as positions_of
-from clinch.certify.rigorous import Ball, Box
-from clinch.certify.words import Checked
+from clinch.checker.check import CertifiedQuery, certified_query, check
+from clinch.checker.layers import Refused, read_layers
+from clinch.checker.layers import places as positions_of
+from clinch.checker.rigorous import Ball, Box
+from clinch.checker.words import Checked
 from clinch.errors import CertificateError, NetworkError, ProblemError
 from clinch.io.files import MODEL_LIMIT, read_limited
 from clinch.network.network import Network
 from clinch.query import Distance, Linear, Query
-from clinch.solution import relative_gap
+from clinch.solver.solution import relative_gap
 
 #: relative gap between a certificate's point and bound that is allowed where the question names none
 GAP = 1e-3

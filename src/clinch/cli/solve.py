@@ -10,7 +10,7 @@ import typer
 from clinch.cli.outputs import output_file, output_json
 
 if TYPE_CHECKING:
-    from clinch.solution import Solution
+    from clinch.solver.solution import Solution
 
 
 def solve(

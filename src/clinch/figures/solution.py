@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from clinch.solution import Solution
+    from clinch.solver.solution import Solution
 
 #: the time axis is logarithmic where the first input was found this many times faster than the end was reached
 LOGARITHMIC = 50

@@ -23,7 +23,7 @@ from clinch.solve import solve
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
-    from clinch.solution import Event, Solution
+    from clinch.solver.solution import Event, Solution
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ class Problem:
             gap: relative gap between value and bound at which a problem counts as solved.
             seed: of every random choice; on a CPU the same seed gives the same answer.
             solver: name of one engine; None lets Clinch choose and combine.
-            progress: called with an :class:`clinch.solution.Event` after every improvement.
+            progress: called with an :class:`clinch.solver.solution.Event` after every improvement.
             bounds: names of layers; ``solution.bounds["relu2"]`` then holds proven limits of that layer's activations.
             device: where to compute, such as ``"cuda"``; None: where the model is. Linear programs and all checks stay
                 on the CPU, and the solution's tensors are there.

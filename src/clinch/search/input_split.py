@@ -21,7 +21,6 @@ from torch import Tensor
 from clinch.errors import UnboundedInputError
 from clinch.geometry.clip import clip_to_ball, clip_to_clauses
 from clinch.geometry.linear_minimum import flatten_ball
-from clinch.ledger import Ledger
 from clinch.query import Distance, Linear, Query
 from clinch.search.boxes import UNBOUNDED, Boxes
 from clinch.search.branch_and_bound import BranchAndBound, Branched
@@ -30,6 +29,7 @@ from clinch.search.input_branching import Faces, look_at_faces, split_scores, we
 from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.objective_cutoff import Cutoff, layers_of
 from clinch.search.sign_descent import walk
+from clinch.solver.ledger import Ledger
 
 #: the name under which points and bounds are reported
 WHO = "input split"

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.region import Ball, Region
-from clinch.ledger import Ledger
 from clinch.query import Distance, Query
 from clinch.search.branch_and_bound import BranchAndBound, Branched
 from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.node_store import Nodes
 from clinch.search.relu_split import branch_and_bound
-from clinch.solution import Proof
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Proof
 
 WHO = "count"
 #: by how much a bound may pass a whole number through rounding alone

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clinch.ledger import Ledger
 from clinch.search.node_store import Nodes
-from clinch.solution import Proof
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Proof
 
 
 class LedgerGoal:

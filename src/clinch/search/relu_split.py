@@ -16,7 +16,6 @@ from torch import Tensor
 
 from clinch.attacks.polish import polish_from
 from clinch.errors import UnsupportedByEngine
-from clinch.ledger import Ledger
 from clinch.query import FormsNorm, Query
 from clinch.search.affine_leaf import AffineLeaves
 from clinch.search.bound_refinement import SearchLimits
@@ -26,7 +25,8 @@ from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.node_store import Nodes
 from clinch.search.relu_branching import ReluBrancher
 from clinch.search.tree import AT_CLAUSE, TreeRecorder
-from clinch.solution import Proof
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Proof
 
 #: elements that a subdomain is split at in one go, at most
 LEVELS = 4

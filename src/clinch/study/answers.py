@@ -17,8 +17,8 @@ from torch import Tensor
 
 from clinch.errors import ClinchError, UnboundedInputError, UnsupportedOperator
 from clinch.geometry.norms import norm
-from clinch.ledger import Ledger
-from clinch.solution import Proof
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Proof
 from clinch.study.store import Row
 from clinch.study.template import ATTACKED, CLOSED, MISCLASSIFIED, OPEN, ROBUST, Template
 

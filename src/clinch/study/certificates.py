@@ -109,7 +109,7 @@ def _one(
     proof = certify(query, limits, time_limit=time_limit, onnx=network.file)[0]
     if isinstance(proof, CertificateError):
         return Certified(row.image, None, None, str(proof))
-    from clinch.certify.certificate import CERTIFICATE, NETWORK, write_file
+    from clinch.checker.certificate import CERTIFICATE, NETWORK, write_file
 
     # one layer list for the whole run: it is large, and the same
     shared = target.with_name("network.safetensors")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clinch.errors import ProblemError
 from clinch.io.files import printable
-from clinch.solution import installed_versions
+from clinch.solver.solution import installed_versions
 from clinch.study.measures import DistanceIntervals, rho2
 from clinch.study.store import COLUMNS, Row
 from clinch.study.template import ATTACKED, CLOSED, FAILED, MISCLASSIFIED, OPEN, ROBUST, STATUSES, Template

@@ -24,7 +24,7 @@ import torch
 from clinch.devices import usable_device
 from clinch.errors import NetworkError, ProblemError, WorkerError
 from clinch.gradients import with_gradients
-from clinch.solution import installed_versions
+from clinch.solver.solution import installed_versions
 from clinch.study.answers import ATTACK, passes_of
 from clinch.study.crew import Alone, Crew
 from clinch.study.evaluation import Evaluation, Tally

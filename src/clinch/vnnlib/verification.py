@@ -13,8 +13,8 @@ import torch
 from clinch import memory
 from clinch.devices import usable_device
 from clinch.errors import CertificateError, ProblemError, UnsoundResult, UnsupportedOperator
-from clinch.ledger import Ledger
 from clinch.solve import ENGINES, search, surviving
+from clinch.solver.ledger import Ledger
 from clinch.vnnlib.counterexample import Counterexample, counterexample_at
 from clinch.vnnlib.problems import Stated, state
 from clinch.vnnlib.reader import read_specification

@@ -18,13 +18,13 @@ from torch import Tensor
 from clinch.attacks.attack import attack
 from clinch.bounds.objective import objective_bound
 from clinch.errors import UnsupportedByEngine, UnsupportedOperator
-from clinch.ledger import Ledger
 from clinch.modeling.constraints import Constraint
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import norm as norm_of
 from clinch.modeling.problem import Minimize, Problem
 from clinch.query import Query
 from clinch.solve import search
+from clinch.solver.ledger import Ledger
 
 #: share of the time for points, and for the plain search where each input has one problem with one choice
 LOOK, PLAIN = 0.35, 0.9

@@ -17,12 +17,13 @@ from clinch.attacks.objective import Objective
 from clinch.attacks.track import Track
 from clinch.errors import ProblemError, UnsupportedByEngine, UnsupportedOperator
 from clinch.geometry.projection import project_into
-from clinch.ledger import Ledger
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.problem import Problem
 from clinch.query import Query
-from clinch.solution import Solution
 from clinch.solve import ENGINES, FEW_INPUTS
+from clinch.solver.conclusion import conclude
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Solution
 
 #: shares of the time for projected gradient, and for directions where splitting the inputs comes next
 ATTACK_SHARE, DIRECTIONS_SHARE = 0.2, 0.6
@@ -140,6 +141,6 @@ def _attack(statement: Statement, query: Query, ledger: Ledger, linear: LinearCh
 
 
 def _result(problem: Problem, ledger: Ledger, linear: LinearChange) -> Change:
-    solution = Solution.from_ledger(problem, ledger)
+    solution = conclude(problem, ledger)
     value, bound = (torch.as_tensor(t, dtype=torch.float64) for t in (solution.value, solution.bound))
     return Change(solution.x, value, bound, linear, solution)

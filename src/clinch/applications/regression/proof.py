@@ -21,10 +21,10 @@ from torch import Tensor
 from clinch.applications.regression.jacobian import Jacobian
 from clinch.applications.regression.statement import Statement
 from clinch.bounds.crown import activation_bounds, form_bounds, relaxations_from
-from clinch.ledger import Ledger
 from clinch.query import Forms, Query
-from clinch.solution import Proof
 from clinch.solve import search
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Proof
 
 #: outputs up to which cones are split, up to which axes are searched, and up to which they are turned
 CONES, AXES, TURNED = 6, 16, 512

@@ -17,12 +17,12 @@ from clinch.backends import find_backend
 from clinch.backends.program import Outcome, Program, Vector
 from clinch.bounds.crown import activation_bounds, limits_of_forms
 from clinch.encoding.query_program import Encoding, encode
-from clinch.ledger import Ledger
 from clinch.network.ops.base import Interval
 from clinch.query import Distance, Query
 from clinch.search.milp.lp_tree import ColdModel, Tree
 from clinch.search.milp.obbt import tightened
-from clinch.solution import Proof
+from clinch.solver.ledger import Ledger
+from clinch.solver.solution import Proof
 
 #: time for the library's own branch and bound, which looks for points, relative to what the tree has used so far
 LIBRARY_SHARE = 0.5

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.certify.certificate import Certificate
-from clinch.certify.check import CertifiedQuery, Report
-from clinch.certify.layers import Array, Layer, places
-from clinch.certify.rigorous import Ball, Box
+from clinch.checker.certificate import Certificate
+from clinch.checker.check import CertifiedQuery, Report
+from clinch.checker.layers import Array, Layer, places
+from clinch.checker.rigorous import Ball, Box
 
 #: terms of a form, inputs of a box and conditions that are written out; more are summed up
 TERMS, INPUTS, CONDITIONS = 4, 4, 10

@@ -1,6 +1,6 @@
 """ONNX files for the checker: dense layers, convolutions, ReLUs, sums and reshapes of floating-point constants.
 
-A file is read against the tables of :mod:`clinch.certify.onnx_kinds`: what is not in them is refused by name. It stands
+A file is read against the tables of :mod:`clinch.checker.onnx_kinds`: what is not in them is refused by name. It stands
 for the function of one input, that is of a batch of one; layers have no batch axis.
 """
 
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import clinch.certify.onnx_kinds as known
-from clinch.certify.layers import (
+import clinch.checker.onnx_kinds as known
+from clinch.checker.layers import (
     MALFORMED,
     Array,
     Layer,
@@ -31,7 +31,7 @@ from clinch.certify.layers import (
     reshape,
     shift,
 )  # fmt: skip
-from clinch.certify.onnx_kinds import Attribute, Operand  # fmt: skip
+from clinch.checker.onnx_kinds import Attribute, Operand  # fmt: skip
 
 #: bytes beyond which a file is not read, and bytes read at once
 LARGEST_FILE, PIECE = 2**31, 2**20

@@ -13,9 +13,9 @@ from clinch.errors import ProblemError
 from clinch.io.files import write_whole
 
 if TYPE_CHECKING:
-    from clinch.ledger import Ledger
     from clinch.query import Statement
-    from clinch.solution import Event
+    from clinch.solver.ledger import Ledger
+    from clinch.solver.solution import Event
 
 #: seconds between two writings, at least, and relative to how long the last one took
 PAUSE, PATIENCE = 0.1, 20.0

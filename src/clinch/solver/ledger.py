@@ -2,8 +2,8 @@
 
 Engines report to the ledger and read from it, nothing else: :meth:`Ledger.offer` for points, :meth:`Ledger.prove` for
 bounds, :attr:`Ledger.value` for the incumbent, :attr:`Ledger.exhausted` for "stop now". A point counts only after
-:func:`clinch.certify.point.check_points`, a bound only with a kind of proof, the gap is computed here and nowhere else,
-and a bound that passes a value raises :class:`UnsoundResult`.
+:func:`clinch.solver.check_points.check_points`, a bound only with a kind of proof, the gap is computed here and nowhere
+else, and a bound that passes a value raises :class:`UnsoundResult`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from clinch import deadline
-from clinch.certify.point import check_points
 from clinch.errors import UnsoundResult
 from clinch.query import Query
-from clinch.solution import ABSOLUTE_GAP, Event, Proof
+from clinch.solver.check_points import check_points
+from clinch.solver.solution import ABSOLUTE_GAP, Event, Proof
 
 #: rounding allowance of float64 bounds, relative to the value: a bound this little above a value is a tie
 ROUNDING = 1e-7
@@ -198,7 +198,7 @@ class Ledger:
             problems: ``(N,)`` problem of each bound; None where N = B.
         """
         if not isinstance(proof, Proof):
-            raise UnsoundResult(f"'{who}' reported a bound without a proof. Pass one of clinch.solution.Proof.")
+            raise UnsoundResult(f"'{who}' reported a bound without a proof. Pass one of clinch.solver.solution.Proof.")
         if bound.dtype != torch.float64:
             # what was rounded to a narrower type may have been rounded upwards
             raise UnsoundResult(f"'{who}' reported bounds as {bound.dtype}. Pass float64, in which they were proven.")

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clinch.certify.layers import (
+from clinch.checker.layers import (
     LARGEST,
     MALFORMED,
     VERSION,
@@ -163,7 +163,7 @@ def read_network(path: Path) -> tuple[list[Layer], str]:
         Refused: it cannot be read, or holds a layer that the checker does not know.
     """
     if path.name.lower().endswith((".onnx", ".onnx.gz")):
-        from clinch.certify.onnx_layers import read_onnx
+        from clinch.checker.onnx_layers import read_onnx
 
         return read_onnx(path)
     header, tensors = read_file(path, NETWORK)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clinch.certify.matrices import Array, Convolution, Matrix
+from clinch.checker.matrices import Array, Convolution, Matrix
 
 #: of certificates and layer lists
 VERSION = 2

@@ -9,24 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from clinch.describe import atom_texts
 from clinch.io.files import printable
 from clinch.network.ops.base import Interval
 
-if TYPE_CHECKING:
-    from clinch.certificates import SavedProof
-    from clinch.ledger import Ledger
-    from clinch.query import Query, Statement
-
 #: a value and a bound this close in the objective's own units have met, whatever the relative gap
 ABSOLUTE_GAP = 1e-6
-#: an atom this close to zero counts as tight, relative to the size of its constant
-TIGHT = 1e-3
 #: a batch prints this many problems and sums up the others
 PRINTED = 20
 
@@ -48,6 +41,14 @@ class Proof(enum.Enum):
     LINEAR_RELAXATION = "a linear relaxation of the network, evaluated from its multipliers"
     TREE = "a search tree whose leaves are closed by linear relaxations or by multipliers of convex programs"
     GEOMETRY = "the input region and the objective alone"
+
+
+class Certificate(Protocol):
+    """A proof that ``clinch check`` reads and has accepted: :class:`clinch.certificates.SavedProof`."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` and, beside it, the network's layer list, whose path is returned."""
+        ...
 
 
 class Event(NamedTuple):
@@ -148,40 +149,7 @@ class Solution:
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=installed_versions)
     batched: bool = False
-    certificate: SavedProof | list[SavedProof | None] | None = None
-
-    @staticmethod
-    def from_ledger(problem: Statement, ledger: Ledger, bounds: Mapping[str, Interval] | None = None) -> Solution:
-        """The solution that a ledger holds, in the user's sense.
-
-        Args:
-            problem: what was asked.
-            ledger: values and bounds of its query.
-            bounds: limits of layers' activations ``(B, *layer_shape)``, by layer name.
-        """
-        query = problem.query
-        status = [status_of(v, b, ledger.gap) for v, b in zip(ledger.value.tolist(), ledger.bound.tolist())]
-        tight = _tight(query, ledger.x)
-        many = problem.batched
-        history = [
-            Event(e.seconds, e.queries, _shown(e.value, query.sense, many), _shown(e.bound, query.sense, many), e.who)
-            for e in ledger.history
-        ]
-        return Solution(
-            status=status if many else status[0],
-            x=ledger.x.clone() if many else ledger.x[0].clone(),
-            value=_shown(ledger.value, query.sense, many),
-            bound=_shown(ledger.bound, query.sense, many),
-            gap=_shown(relative_gap(ledger.value, ledger.bound), 1, many),
-            proof=list(ledger.proofs) if many else ledger.proofs[0],
-            tight=tight if many else tight[0],
-            history=history,
-            seconds=ledger.seconds,
-            queries=ledger.queries,
-            bounds={name: i if many else Interval(i.lower[0], i.upper[0]) for name, i in (bounds or {}).items()},
-            notes=tuple(ledger.notes),
-            batched=many,
-        )
+    certificate: Certificate | list[Certificate | None] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON; infinities and NaN become null, of a certificate it says whether there is
@@ -253,33 +221,6 @@ class Solution:
     def _notes(self) -> list[str]:
         """Each in one line: they may quote names of a file's author."""
         return [printable(note, lines=False) for note in self.notes]
-
-
-def _shown(values: Tensor | float, sense: int, many: bool) -> Tensor | float:
-    """In the user's sense; one float for a problem without batch axis."""
-    numbers = torch.as_tensor(values, dtype=torch.float64) * sense + 0.0
-    return numbers if many else float(numbers[0])
-
-
-@torch.no_grad()
-def _tight(query: Query, x: Tensor) -> list[tuple[str, ...]]:
-    """For each problem: the alternative that satisfies each disjunction, then single conditions without slack."""
-    texts: list[tuple[str, ...]] = [()] * query.size
-    found = (~x.isnan()).flatten(1).all(1).nonzero().flatten()
-    if not query.clauses or not len(found):
-        return texts
-    _, atoms = query.take(found).evaluate(x[found].to(torch.float64))
-    single = torch.bincount(query.clause, minlength=query.clauses)[query.clause] == 1
-    for row, b in enumerate(found.tolist()):
-        held = torch.full((query.clauses,), torch.inf, dtype=torch.float64)
-        held = held.scatter_reduce(0, query.clause, atoms[row], "amin")[query.clause]
-        scale = query.atoms.constant[b].abs().clamp(min=1.0)
-        chosen = (~single & (atoms[row] == held)) | (single & (atoms[row].abs() <= TIGHT * scale))
-        which = chosen.nonzero().flatten()
-        which = which[single[which].long().argsort(stable=True)][:5].tolist()
-        names = atom_texts(query.atoms, query.graph, b, which)
-        texts[b] = tuple(name if single[k] else f"through {name}" for k, name in zip(which, names))
-    return texts
 
 
 def _number(value: Tensor | float) -> str:

@@ -1,6 +1,6 @@
 """The checker: what a certificate proves about a network, found out again from the weights.
 
-It trusts nothing that a search said: limits, lines and bounds are computed again in :mod:`clinch.certify.rigorous`,
+It trusts nothing that a search said: limits, lines and bounds are computed again in :mod:`clinch.checker.rigorous`,
 and the leaves come from the tree, whose nodes cover what they split by construction. On a leaf every input that is
 better than the claimed bound L and satisfies all conditions has::
 
@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.certify.certificate import Certificate
-from clinch.certify.layers import MALFORMED, Array, Layer, Refused
-from clinch.certify.rigorous import Ball, Box, Relaxation, down, gamma, interval, up
-from clinch.certify.tree import Leaves, leaves_of
+from clinch.checker.certificate import Certificate
+from clinch.checker.layers import MALFORMED, Array, Layer, Refused
+from clinch.checker.rigorous import Ball, Box, Relaxation, down, gamma, interval, up
+from clinch.checker.tree import Leaves, leaves_of
 
 #: numbers that the layers of one slice of leaves may hold, and leaves in it at most
 SLICE, LEAVES = 2**20, 256

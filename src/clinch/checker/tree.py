@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.certify.certificate import Certificate
-from clinch.certify.layers import Array, Refused
+from clinch.checker.certificate import Certificate
+from clinch.checker.layers import Array, Refused
 
 #: kinds of nodes
 LEAF, AT_RELU, AT_INPUT, AT_CLAUSE = 0, 1, 2, 3

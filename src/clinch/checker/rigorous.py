@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.certify.layers import Array, Layer
-from clinch.certify.matrices import Convolution, backward, block, forward, magnitude, reads
+from clinch.checker.layers import Array, Layer
+from clinch.checker.matrices import Convolution, backward, block, forward, magnitude, reads
 
 #: covers every underflow of a bound: fewer than 2⁶⁰ products, each off by at most 2⁻¹⁰⁷⁴, per unit they multiply
 TINY = 1e-290

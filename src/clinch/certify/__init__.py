@@ -1,1 +1,0 @@
-"""Checkers: the second opinion on points and proofs. Nothing here imports an attack, a bound or an exact search."""

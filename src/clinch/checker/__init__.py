@@ -1,0 +1,1 @@
+"""The independent checker of certificates: NumPy, and ONNX files as they are; nothing of the package but itself."""
