@@ -27,7 +27,7 @@ def test_engines_agree_on_a_few_problems(first):
 
 def test_engines_agree_where_limits_are_searched_for_at_once(monkeypatch):
     engine = sys.modules["clinch.search.relu_split"]  # the package's attribute of that name is the function
-    for name, value in (("SHARPEN_AT", 0), ("SHARPEN_LATE", 0), ("PAUSE", 0.0), ("TIGHTEN_AT", 1)):
+    for name, value in (("BY_SEARCH_AT", 0), ("BY_SEARCH_LATE", 0), ("PAUSE", 0.0), ("BY_DUAL_AT", 1)):
         monkeypatch.setattr(engine, name, value)
     check(range(30, 45))
 

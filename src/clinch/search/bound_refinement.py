@@ -16,8 +16,8 @@ from clinch.bounds.objective import impossible_atoms
 from clinch.geometry.region import Region
 from clinch.network.ops.base import Interval
 from clinch.query import Distance, Linear, Query
-from clinch.search.refine_by_dual import tightened
-from clinch.search.refine_by_search import Sharpener
+from clinch.search.refine_by_dual import refine_by_dual
+from clinch.search.refine_by_search import SearchRefinement
 
 #: number of layers of kinks that CROWN's limits are good enough for
 SHALLOW = 2
@@ -25,7 +25,7 @@ SHALLOW = 2
 RENARROW = 1e-3
 
 
-class SearchLimits:
+class BoundRefinement:
     """Limits of the activations of B problems, in the ball of each incumbent.
 
     Args:
@@ -46,7 +46,7 @@ class SearchLimits:
         self.query, self.stop = query, stop
         self.value = value if isinstance(query.objective, Distance) else torch.full_like(value, torch.inf)
         self._narrowed = query.narrowed(value)
-        self._sharpener = Sharpener()
+        self._by_search = SearchRefinement()
         self.regions = len(_distinct(self._narrowed.region)[0])
         self._of_problems = self._first_limits()
 
@@ -82,25 +82,25 @@ class SearchLimits:
         region = self._narrowed.region.take(self.owner)
         self._relax(activation_bounds(self.query.graph, region, self.query.nodes, self._of_branches, stop=self.stop))
 
-    def tighten(self, branches: Tensor, value: Tensor, stop: Callable[[], bool]) -> None:
+    def by_dual(self, branches: Tensor, value: Tensor, stop: Callable[[], bool]) -> None:
         """Limits within the given branches ``(S,)`` under the branch's own conditions, for inputs better than ``(B,)``
         values where the objective is linear."""
         if isinstance(self.query.objective, Linear) and not self.query.feasibility:
             self.value = torch.minimum(self.value, value)
         target = value[self.owner]
-        self._relax(tightened(self.relaxed, self._of_branches, self.choice, branches, target, stop=stop))
+        self._relax(refine_by_dual(self.relaxed, self._of_branches, self.choice, branches, target, stop=stop))
 
     @property
-    def sharp(self) -> bool:
-        """Whether :meth:`sharpen` has done all it can."""
-        return self._sharpener.done
+    def searched(self) -> bool:
+        """Whether :meth:`by_search` has done all it can."""
+        return self._by_search.done
 
-    def sharpen(self, problems: Tensor) -> None:
+    def by_search(self, problems: Tensor) -> None:
         """Limits of the next layer by search, for the given problems ``(S,)``."""
         first, group = _distinct(self._narrowed.region.take(problems))
         some = problems[first]
         known = {i: limits.take(some) for i, limits in self._of_problems.items()}
-        found = self._sharpener.step(self._narrowed.take(some), known, stop=self.stop)
+        found = self._by_search.step(self._narrowed.take(some), known, stop=self.stop)
         for i, limits in found.items():
             lower, upper = (t.clone() for t in self._of_problems[i])
             lower[problems], upper[problems] = limits.lower[group], limits.upper[group]

@@ -146,7 +146,7 @@ class BranchAndBound(Generic[N, E]):
     ) -> None:  # fmt: skip
         self.goal, self.bounder, self.brancher, self.leaf_solver = goal, bounder, brancher, leaf_solver
         self.batch, self.seconds = batch, seconds
-        self.size = batch if first_batch is None else min(batch, first_batch)
+        self.size = self.first = batch if first_batch is None else min(batch, first_batch)
         self.store: NodeStore[N] = NodeStore(in_turns=in_turns, device=device)
         self.finished = torch.full((problems,), torch.inf, dtype=torch.float64, device=device)
         self.bounded = torch.zeros(problems, dtype=torch.long, device=device)
@@ -219,8 +219,10 @@ class BranchAndBound(Generic[N, E]):
     def _adapt(self, seconds: float, count: int) -> None:
         assert self.seconds is not None
         allowed = min(self.seconds, max(0.1 * self.goal.remaining, 0.02))
+        # on a busy machine rounds take longer, and smaller ones even more so for each node
+        least = self.first if allowed == self.seconds else 1
         if count:
-            self.size = int(max(1, min(self.batch, 4 * self.size, self.size * allowed / max(seconds, 1e-9))))
+            self.size = int(max(least, min(self.batch, 4 * self.size, self.size * allowed / max(seconds, 1e-9))))
 
     def _prune(self) -> None:
         """Finish waiting nodes that new targets have closed."""

@@ -26,7 +26,7 @@ STEPS = 20
 ROWS = 1024
 
 
-def tightened(
+def refine_by_dual(
     relaxed: Relaxed,
     bounds: Mapping[int, Interval],
     choice: Tensor,
@@ -53,7 +53,7 @@ def tightened(
         if stop():
             break
         current = relax_query(query, limits, layout)
-        _tighten_kink(current, limits, current.kinks[number], choice, branches, steps, stop)
+        _refine_kink(current, limits, current.kinks[number], choice, branches, steps, stop)
     return limits
 
 
@@ -85,7 +85,7 @@ def _joined(first: Forms, second: Forms) -> Forms:
     return Forms(rows, torch.cat(constants, 1))
 
 
-def _tighten_kink(
+def _refine_kink(
     relaxed: Relaxed,
     limits: dict[int, Interval],
     kink: Kink,

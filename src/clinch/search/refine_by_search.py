@@ -35,7 +35,7 @@ TREES, NUMBERS = 512, 2**23
 SLACK = 0.05
 
 
-class Sharpener:
+class SearchRefinement:
     """Sharper and sharper limits: passes over the layers, with larger trees from pass to pass."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Sharpener:
         layers = [j for j in read_nodes(graph, query.nodes) if _worth_searching(query, j)]
         if layers:
             j = layers[self.layer]
-            limits[j] = _sharpen_node(query, j, limits, DOMAINS[self.passes], stop)
+            limits[j] = _refine_node(query, j, limits, DOMAINS[self.passes], stop)
         self.layer += not stop()
         if self.layer >= len(layers):
             self.passes, self.layer = self.passes + 1, 0
@@ -76,7 +76,7 @@ def _worth_searching(query: Query, j: int) -> bool:
     return any(op.splits_at_zero for op in readers) and not all(graph.nodes[i].op.affine for i in below)
 
 
-def _sharpen_node(
+def _refine_node(
     query: Query, j: int, limits: Mapping[int, Interval], domains: int, stop: Callable[[], bool]
 ) -> Interval:
     lower, upper = (t.flatten(1).clone() for t in limits[j])

@@ -18,7 +18,7 @@ from clinch.attacks.polish import polish_from
 from clinch.errors import UnsupportedByEngine
 from clinch.query import FormsNorm, Query
 from clinch.search.affine_leaf import AffineLeaves
-from clinch.search.bound_refinement import SearchLimits
+from clinch.search.bound_refinement import BoundRefinement
 from clinch.search.branch_and_bound import BranchAndBound
 from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains, fresh_nodes
 from clinch.search.ledger_goal import LedgerGoal
@@ -32,14 +32,15 @@ from clinch.solver.solution import Proof
 LEVELS = 4
 #: share of the search's time spent on walks from its minimisers to feasible points
 WALK_SHARE = 0.07
-#: nodes per problem after which the activations' limits in each branch are tightened, and the factor to the next time
-TIGHTEN_AT, TIGHTEN_AGAIN = 1000, 8
-#: share of the search's time so far that one tightening may take
-TIGHTEN_SHARE = 0.3
+#: nodes per problem after which the bounds of activations in each branch are refined by the dual function, and the
+#: factor to the next time
+BY_DUAL_AT, BY_DUAL_AGAIN = 1000, 8
+#: share of the search's time so far that one such refinement may take
+BY_DUAL_SHARE = 0.3
 #: nodes per region after which the limits are searched for as well, in deep networks and in others: on MNIST
 #: networks of four and six layers it decides in a minute what the tree alone does not in five, on two layers it pays
 #: for long searches only
-SHARPEN_AT, SHARPEN_LATE = 1000, 12000
+BY_SEARCH_AT, BY_SEARCH_LATE = 1000, 12000
 #: the tree's time between two layers of that search, relative to the last layer's, in deep networks and in others
 PAUSE_DEEP, PAUSE = 0.25, 1.0
 
@@ -76,8 +77,8 @@ class ReluSplit:
         self.problems = (~self.ledger.closed).nonzero().flatten()
         self.query = query.take(self.problems)
         self.working, self.began = 0.0, self.ledger.seconds
-        self.tighten_at, self.sharpen_after = TIGHTEN_AT * len(self.problems), 0.0
-        self.limits: SearchLimits | None = None
+        self.by_dual_at, self.by_search_after = BY_DUAL_AT * len(self.problems), 0.0
+        self.limits: BoundRefinement | None = None
         self.tree: BranchAndBound[Subdomains, DualEvaluation] | None = None
         #: what certificates start from; None: nobody has asked for it
         self.recorder: TreeRecorder | None = None
@@ -101,7 +102,7 @@ class ReluSplit:
             if self.tree is None:
                 self.tree = self._planted()
             while len(self.tree.store) and not self.ledger.exhausted:
-                self._improve_limits(self.tree)
+                self._refine_bounds(self.tree)
                 self.tree.round()
         finally:
             self.working, self.began = self.seconds, self.ledger.seconds
@@ -123,7 +124,7 @@ class ReluSplit:
         """One branch per problem and possible alternative of its largest disjunction, bounded."""
         query = self.query
         goal = ReluGoal(self)
-        limits = SearchLimits(query, goal.value, goal.over)
+        limits = BoundRefinement(query, goal.value, goal.over)
         impossible = limits.impossible_atoms()
         choice = self._decided()
         main = self._largest_clause()
@@ -189,37 +190,37 @@ class ReluSplit:
 
     # --- better limits -----------------------------------------------------------------------------------------------
 
-    def _improve_limits(self, tree: BranchAndBound[Subdomains, DualEvaluation]) -> None:
+    def _refine_bounds(self, tree: BranchAndBound[Subdomains, DualEvaluation]) -> None:
         assert self.limits is not None
         nodes = int(tree.bounded.sum())
         self.limits.renarrow(self.ledger.value[self.problems])
         self.bounder.relaxed = self.limits.relaxed
-        if nodes >= self.tighten_at:
-            self.tighten_at = TIGHTEN_AGAIN * nodes
-            self._tighten(tree)
-        late = SHARPEN_AT if self.limits.deep else SHARPEN_LATE
-        due = nodes >= late * self.limits.regions and self.seconds > self.sharpen_after
-        if due and not self.limits.sharp:
-            self._sharpen(tree)
+        if nodes >= self.by_dual_at:
+            self.by_dual_at = BY_DUAL_AGAIN * nodes
+            self._refine_by_dual(tree)
+        late = BY_SEARCH_AT if self.limits.deep else BY_SEARCH_LATE
+        due = nodes >= late * self.limits.regions and self.seconds > self.by_search_after
+        if due and not self.limits.searched:
+            self._refine_by_search(tree)
 
-    def _tighten(self, tree: BranchAndBound[Subdomains, DualEvaluation]) -> None:
+    def _refine_by_dual(self, tree: BranchAndBound[Subdomains, DualEvaluation]) -> None:
         """Limits of the activations within each branch that is still open, with the branch's own conditions."""
         assert self.limits is not None
         value = self.ledger.value[self.problems]
         branches = tree.store.column("branch").unique()
-        self.limits.tighten(branches, value, self._after(TIGHTEN_SHARE * self.seconds))
+        self.limits.by_dual(branches, value, self._after(BY_DUAL_SHARE * self.seconds))
         self.bounder.relaxed = self.limits.relaxed
         if len(tree.store) <= self.batch:
             tree.rebound()
 
-    def _sharpen(self, tree: BranchAndBound[Subdomains, DualEvaluation]) -> None:
+    def _refine_by_search(self, tree: BranchAndBound[Subdomains, DualEvaluation]) -> None:
         """Search for the limits of one layer; where the roots are then better than the tree has become, it is planted
         again."""
         assert self.limits is not None
         began, store = self.seconds, tree.store
         if not len(store):
             return
-        self.limits.sharpen(store.column("problem").unique())
+        self.limits.by_search(store.column("problem").unique())
         self.bounder.relaxed = self.limits.relaxed
         branches, before = store.column("branch").unique(), store.least(self.query.size)
         roots = self.bounder.bound(self._roots(branches), fresh=True)
@@ -230,7 +231,7 @@ class ReluSplit:
             self.recorder.tree.restart(roots.nodes.place[again[roots.nodes.problem]])
         tree.replace(again[store.column("problem")], roots.take(again[roots.nodes.problem].nonzero().flatten()))
         pause = PAUSE_DEEP if self.limits.deep else PAUSE
-        self.sharpen_after = self.seconds + pause * (self.seconds - began)
+        self.by_search_after = self.seconds + pause * (self.seconds - began)
 
     def _after(self, seconds: float) -> Callable[[], bool]:
         """Whether so many seconds, and a little, have passed."""

@@ -20,7 +20,7 @@ from clinch.encoding.query_program import Encoding, encode
 from clinch.network.ops.base import Interval
 from clinch.query import Distance, Query
 from clinch.search.milp.lp_tree import ColdModel, Tree
-from clinch.search.milp.obbt import tightened
+from clinch.search.milp.obbt import obbt
 from clinch.solver.ledger import Ledger
 from clinch.solver.solution import Proof
 
@@ -31,7 +31,7 @@ HEAD_START, PATIENCE = 200, 4
 #: share of the time left that the limits of the activations may take
 LIMITS_SHARE = 0.6
 #: share of the time left that may go into tightening limits by linear programs
-TIGHTENING_SHARE = 0.1
+OBBT_SHARE = 0.1
 #: an incumbent this much nearer is worth a new, tighter encoding
 RENARROW = 0.9
 #: how far inside its rows a point is moved, relative to their right-hand sides, when rounding pushes it out
@@ -135,7 +135,7 @@ class MilpSearch:
         return not self.closed and self._nearer()
 
     def _encode(self, narrowed: Query, bounds: dict[int, Interval]) -> Encoding:
-        """The encoding; for ℓ∞ distances from limits tightened by its own linear relaxation.
+        """The encoding; for ℓ∞ distances from limits refined by its own linear relaxation.
 
         Measured on MNIST networks, tightening there removes up to half of the binaries and saves more than it costs;
         on margins it removes none, on ℓ1 distances it saves what it costs.
@@ -145,8 +145,8 @@ class MilpSearch:
         loads = hasattr(self.library, "load")
         if not (loads and isinstance(objective, Distance) and objective.p == np.inf and encoding.kinks):
             return encoding
-        end = self.ledger.seconds + TIGHTENING_SHARE * self.remaining()
-        sharper = tightened(narrowed.graph, encoding, bounds, self._load, lambda: end - self.ledger.seconds)
+        end = self.ledger.seconds + OBBT_SHARE * self.remaining()
+        sharper = obbt(narrowed.graph, encoding, bounds, self._load, lambda: end - self.ledger.seconds)
         return encode(narrowed, 0, bounds, sharper, form_limits=limits_of_forms)
 
     def _cutoff(self) -> float:

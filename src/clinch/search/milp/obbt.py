@@ -17,7 +17,7 @@ from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval
 
 
-def tightened(
+def obbt(
     graph: Graph,
     encoding: Encoding,
     bounds: Mapping[int, Interval],
@@ -49,12 +49,12 @@ def tightened(
     for kink in sorted((kink for kink in encoding.kinks if kink.parts is not None), key=lambda kink: -kink.node):
         known = sharper[graph.nodes[kink.node].inputs[0]]
         lower, upper = known.lower.clone(), known.upper.clone()
-        _tighten(kink, program, model, lower.view(-1), upper.view(-1), remaining)
+        _refine_kink(kink, program, model, lower.view(-1), upper.view(-1), remaining)
         sharper[graph.nodes[kink.node].inputs[0]] = Interval(lower, upper)
     return sharper
 
 
-def _tighten(
+def _refine_kink(
     kink: Kink, program: Program, model: Any, lower: Tensor, upper: Tensor, remaining: Callable[[], float]
 ) -> None:
     """Replace the limits ``(size,)`` of one node's input where the programs give better ones."""

@@ -16,7 +16,7 @@ from clinch.backends import highs
 from clinch.bounds.crown import activation_bounds, limits_of_forms
 from clinch.encoding.query_program import encode
 from clinch.search.milp.milp import milp
-from clinch.search.milp.obbt import tightened
+from clinch.search.milp.obbt import obbt
 from clinch.testing.networks import ENCODABLE, leaky, multilayer
 
 
@@ -35,7 +35,7 @@ def made(seed, make, clauses, kind="distance inf"):
 @given(st.integers(0, 10_000), st.sampled_from(ENCODABLE), st.sampled_from(CLAUSES))
 def test_limits_are_never_looser_and_hold_for_every_point(seed, make, clauses):
     q, bounds, encoding = made(seed, make, clauses)
-    sharper = tightened(q.graph, encoding, bounds, highs.load, always)
+    sharper = obbt(q.graph, encoding, bounds, highs.load, always)
     share = torch.rand(400, *q.graph.input_shape, generator=generator(seed), dtype=torch.float64)
     x = q.region.lower + share * (q.region.upper - q.region.lower)
     if q.clauses:
@@ -51,7 +51,7 @@ def test_something_is_gained():
     for seed in range(8):
         for make in (multilayer, leaky):
             q, bounds, encoding = made(seed, make, "any")
-            sharper = tightened(q.graph, encoding, bounds, highs.load, always)
+            sharper = obbt(q.graph, encoding, bounds, highs.load, always)
             gained += sum(float((bounds[j].upper - sharper[j].upper).sum()) for j in bounds)
     assert gained > 0.5
 
@@ -73,7 +73,7 @@ class Liar:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_lying_solver_costs_sharpness_only(seed):
     q, bounds, encoding = made(seed, multilayer, "none")
-    sharper = tightened(q.graph, encoding, bounds, Liar, always)
+    sharper = obbt(q.graph, encoding, bounds, Liar, always)
     x = q.region.lower + torch.rand(500, *q.graph.input_shape, dtype=torch.float64, generator=generator(seed)) * (
         q.region.upper - q.region.lower
     )
@@ -83,7 +83,7 @@ def test_a_lying_solver_costs_sharpness_only(seed):
 
 def test_without_time_the_limits_stay():
     q, bounds, encoding = made(0, multilayer, "any")
-    sharper = tightened(q.graph, encoding, bounds, highs.load, lambda: 0.0)
+    sharper = obbt(q.graph, encoding, bounds, highs.load, lambda: 0.0)
     assert all(torch.equal(sharper[j].lower, bounds[j].lower) for j in bounds)
 
 

@@ -14,7 +14,7 @@ from problems import uniform
 from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import relax_query
 from clinch.network.ops.base import Interval
-from clinch.search.refine_by_dual import tightened
+from clinch.search.refine_by_dual import refine_by_dual
 from clinch.testing.networks import KINKED, multilayer, residual
 
 LAW = settings(max_examples=3, deadline=None)
@@ -51,7 +51,7 @@ def test_limits_hold_for_all_that_meets_the_conditions(make, kind, p, seed):
     first = query.take(torch.zeros(len(x), dtype=torch.long))
     value = first.evaluate(x)[0][first.region.contains(x)]
     target = torch.full((3,), float(value.median()), dtype=torch.float64)
-    limits = tightened(relaxed, bounds, CHOICE, torch.arange(3), target, steps=8)
+    limits = refine_by_dual(relaxed, bounds, CHOICE, torch.arange(3), target, steps=8)
     nodes = [query.graph.nodes[k.node].inputs[0] for k in relaxed.kinks]
     h = query.graph.forward(x, nodes)
     for branch in range(3):
@@ -75,7 +75,7 @@ def test_conditions_cut_limits(kind, p):
         value, _ = query.take(torch.zeros(len(x), dtype=torch.long)).evaluate(x)
         for name, target in (("open", math.inf), ("after", float(value.quantile(0.2)))):
             aim = torch.full((3,), target, dtype=torch.float64)
-            limits = tightened(relaxed, bounds, CHOICE, torch.arange(3), aim)
+            limits = refine_by_dual(relaxed, bounds, CHOICE, torch.arange(3), aim)
             width[name] += sum(float((limits[j].upper - limits[j].lower).sum()) for j in bounds)
         width["before"] += sum(float((b.upper - b.lower).sum()) for b in bounds.values())
     assert width["open"] < 0.95 * width["before"]
@@ -89,15 +89,15 @@ def test_a_layer_without_open_elements_is_passed_over():
     decided = {j: Interval(b.lower.clamp(min=0), b.upper.clamp(min=1)) if j == first else b for j, b in bounds.items()}
     layout = {k.node: k.which for k in relaxed.kinks}
     target = torch.full((3,), math.inf, dtype=torch.float64)
-    limits = tightened(relax_query(query, decided, layout), decided, CHOICE, torch.arange(3), target)
+    limits = refine_by_dual(relax_query(query, decided, layout), decided, CHOICE, torch.arange(3), target)
     assert torch.equal(limits[first].lower, decided[first].lower)
 
 
 def test_other_branches_and_a_stop_leave_limits_alone():
     _, relaxed, bounds, _ = case(multilayer, "distance", 2.0, 1)
     target = torch.full((3,), math.inf, dtype=torch.float64)
-    some = tightened(relaxed, bounds, CHOICE, torch.tensor([1]), target)
-    none = tightened(relaxed, bounds, CHOICE, torch.arange(3), target, stop=lambda: True)
+    some = refine_by_dual(relaxed, bounds, CHOICE, torch.tensor([1]), target)
+    none = refine_by_dual(relaxed, bounds, CHOICE, torch.arange(3), target, stop=lambda: True)
     changed = False
     for j in bounds:
         for new, old, stopped in zip(some[j], bounds[j], none[j]):

@@ -15,9 +15,9 @@ from problems import uniform
 
 import clinch as cl
 from clinch.bounds.crown import activation_bounds
-from clinch.search import refine_by_search as sharpen
-from clinch.search.bound_refinement import SearchLimits
-from clinch.search.refine_by_search import Sharpener
+from clinch.search import refine_by_search
+from clinch.search.bound_refinement import BoundRefinement
+from clinch.search.refine_by_search import SearchRefinement
 from clinch.solver.ledger import Ledger
 from clinch.testing.networks import KINKED, multilayer, residual
 
@@ -33,7 +33,7 @@ def case(make, p, seed, size=1):
 
 
 def sharpened(query, limits, passes=1):
-    sharpener = Sharpener()
+    sharpener = SearchRefinement()
     while sharpener.passes < passes:
         limits = sharpener.step(query, limits)
     return limits
@@ -63,7 +63,7 @@ def test_limits_hold_for_all_inputs_and_never_grow(make, p, seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_with_domains_enough_only_signs_that_are_open_stay_open(seed, monkeypatch):
     """What is open then takes both signs at some inputs, found by maximising and minimising the activation itself."""
-    monkeypatch.setattr(sharpen, "DOMAINS", (5000,))
+    monkeypatch.setattr(refine_by_search, "DOMAINS", (5000,))
     query, before, _ = case(multilayer, None, seed)
     after = sharpened(query, before)
     net = query.network
@@ -91,7 +91,7 @@ def test_searches_decide_signs_that_relaxations_do_not():
 def test_a_layer_that_is_broken_off_keeps_what_it_found_and_is_searched_again():
     query, before, _ = case(residual, 2.0, 1)
     expected = sharpened(query, before)
-    parts, limits, calls = Sharpener(), before, 0
+    parts, limits, calls = SearchRefinement(), before, 0
     while parts.passes == 0:
         calls += 1
         asked = itertools.count()
@@ -104,10 +104,10 @@ def test_a_layer_that_is_broken_off_keeps_what_it_found_and_is_searched_again():
 
 def test_a_stop_at_once_leaves_limits_alone_and_passes_end():
     query, before, _ = case(multilayer, None, 5)
-    sharpener = Sharpener()
+    sharpener = SearchRefinement()
     after = sharpener.step(query, before, stop=lambda: True)
     assert all(torch.equal(after[j].lower, before[j].lower) for j in before) and not sharpener.done
-    for _ in sharpen.DOMAINS:
+    for _ in refine_by_search.DOMAINS:
         layers = itertools.count()
         while sharpener.layer or not next(layers):
             after = sharpener.step(query, after)
@@ -116,10 +116,10 @@ def test_a_stop_at_once_leaves_limits_alone_and_passes_end():
 
 def test_copies_of_a_region_are_searched_once_and_other_problems_keep_their_limits():
     query, _, _ = case(residual, None, 2, size=4)
-    limits = SearchLimits(query, torch.full((4,), math.inf).double())
+    limits = BoundRefinement(query, torch.full((4,), math.inf).double())
     limits.branch(torch.tensor([0, 0, 1, 2, 3]), torch.full((5, 2), -1))
     before = {i: b.lower.clone() for i, b in limits._of_branches.items()}
-    limits.sharpen(torch.tensor([0, 1, 2]))
+    limits.by_search(torch.tensor([0, 1, 2]))
     moved = False
     for i, b in limits._of_branches.items():
         assert torch.equal(b.lower[0], b.lower[1]) and torch.equal(b.lower[0], b.lower[2])
@@ -136,8 +136,8 @@ def test_a_search_that_sharpens_at_once_finds_the_same_optimum(p, seed, monkeypa
     query = query_of(residual(rng), rng, "distance", p)
     values = []
     for at in (10**9, 0):
-        monkeypatch.setattr(engine, "SHARPEN_AT", at)
-        monkeypatch.setattr(engine, "SHARPEN_LATE", at)
+        monkeypatch.setattr(engine, "BY_SEARCH_AT", at)
+        monkeypatch.setattr(engine, "BY_SEARCH_LATE", at)
         ledger = Ledger(query, time_limit=60, gap=1e-5)
         engine.branch_and_bound(query, ledger, batch=2)
         assert bool(ledger.closed.all())
