@@ -33,6 +33,7 @@ class Linearised(NamedTuple):
         steepness: ``(L,)`` Euclidean length of the gradient.
         leaky: ``(L,)`` where that gradient is not the true one, see :class:`clinch.attacks.goal.Slopes`.
         missing: ``(L,)`` share of the value that is left after the move, by linearisation.
+        gradient: ``(L, n)`` of the branch at the clean input.
     """
 
     rows: Tensor
@@ -44,6 +45,7 @@ class Linearised(NamedTuple):
     steepness: Tensor
     leaky: Tensor
     missing: Tensor
+    gradient: Tensor
 
     def take(self, which: Tensor) -> Linearised:
         """The chosen entries, in that order."""
@@ -122,4 +124,4 @@ def linearised(goal: Goal, rows: Tensor, which: Tensor | None = None) -> Lineari
     short = (torch.linalg.vecdot(g, move - offset) + value) / value.abs().clamp(min=1e-12)
     missing = short.nan_to_num(posinf=1.0).clamp(min=0)
     met = (missing <= MET) & (steepness > 0) & value.isfinite()
-    return Linearised(each, branch, move, room.norm(move), met, value, steepness, leaky, missing)
+    return Linearised(each, branch, move, room.norm(move), met, value, steepness, leaky, missing, g)

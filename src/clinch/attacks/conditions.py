@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clinch.attacks.filled import filled
 from clinch.attacks.goal import Answer, Goal, linearised_distance
 from clinch.attacks.leaky import leaky_forward
 from clinch.attacks.result import HasQuery, query_of
@@ -98,11 +99,12 @@ class Conditions(Goal):
     def answer(self, z: Tensor, rows: Tensor) -> Answer:
         """See :meth:`Goal.answer`."""
         z = self.point(z, rows).to(self.x)
-        return self.answer_from(self.tight.graph.forward(z, self._nodes), rows)
+        return self.answer_from(filled(lambda z: self.tight.graph.forward(z, self._nodes), z), rows)
 
     def leaky_answer(self, z: Tensor, rows: Tensor) -> Answer | None:
         """See :meth:`Goal.leaky_answer`."""
-        return self.answer_from(leaky_forward(self.tight.graph, self.point(z, rows).to(self.x), self._nodes), rows)
+        z = self.point(z, rows).to(self.x)
+        return self.answer_from(filled(lambda z: leaky_forward(self.tight.graph, z, self._nodes), z), rows)
 
     @property
     def _nodes(self) -> list[int]:

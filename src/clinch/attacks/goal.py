@@ -333,6 +333,11 @@ def parts_of(z: Tensor, times: int = 1) -> list[slice]:
     return [slice(begin, begin + size) for begin in range(0, max(1, len(z)), size)]
 
 
+def taken(slope: Rows, which: Tensor) -> Rows:
+    """Those of the chosen points, in that order."""
+    return type(slope)(*(column[which] for column in slope))
+
+
 def _positions(part: slice, z: Tensor) -> Tensor:
     return torch.arange(part.start, min(part.stop, len(z)), device=z.device)
 

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clinch.arguments import as_tensor, checked_batch, checked_outputs, checked_range, within_range
 from clinch.attacks.draws import mix
+from clinch.attacks.filled import filled
 from clinch.attacks.goal import Answer, Goal, linearised_distance, parts_of
 from clinch.attacks.units import Units, range_of
 from clinch.errors import NetworkError, ProblemError, ShapeError
@@ -186,14 +187,14 @@ class Model:
         """Outputs, for a classifier scores ``(N, C)``, in the model's dtype; gradients flow to x."""
         if isinstance(self.net, Network):
             graph = self.net.graph
-            return graph.forward(x)[graph.output]
-        return self.net(x)
+            return filled(lambda z: graph.forward(z)[graph.output], x)
+        return filled(self.net, x)
 
     def exact(self, x: Tensor) -> Tensor | None:
         """Outputs in float64; None where the module cannot be run so, see :attr:`has_exact`."""
         if isinstance(self.net, Network):
             graph = self.net.graph_as(torch.float64, self.device)
-            return graph.forward(x.double())[graph.output]
+            return filled(lambda z: graph.forward(z)[graph.output], x.double())
         with torch.no_grad():
             return self._in_double(x.double())
 
@@ -201,7 +202,7 @@ class Model:
         for mode in (nullcontext(), KeptDouble()) if self.has_exact else ():
             try:
                 with mode:
-                    found = self._double(x)
+                    found = filled(self._double, x)
             except (RuntimeError, TypeError, NotImplementedError):
                 continue
             if not isinstance(found, Tensor) or found.dtype == torch.float64:

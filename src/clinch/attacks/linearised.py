@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from clinch.attacks.goal import Goal, Slope, Slopes
 from clinch.attacks.losses import branch_conditions, branch_loss
 from clinch.attacks.room import HalfSpaces, Room
 from clinch.attacks.schedule import cosine
@@ -82,6 +83,7 @@ def linearised_steps(
     step_size: tuple[float, float],
     averaging: tuple[float, float],
     overshoot: float,
+    first: Slope | Slopes | None = None,
 ) -> Lanes:
     """Run the iteration, two passes for each step of each lane (three where branches share conditions); what is found
     goes to the track.
@@ -93,23 +95,21 @@ def linearised_steps(
         step_size: s at the first and at the last step.
         averaging: a at the first and at the last step.
         overshoot: how much farther than the linearised boundary to aim.
+        first: what :func:`slopes_of` says about the lanes where that is known already.
     """
     goal = track.goal
     room, x = Room.of(goal, lanes.rows), goal.x[lanes.rows]
-    wish, wishes = branch_loss(lanes.branch), branch_conditions(lanes.branch)
     for k in range(steps):
         if track.exhausted:
             break
         z = x + lanes.move.view_as(x)
         keep = cosine(*averaging, k, steps)
-        if goal.several:
-            slopes = goal.slopes(z, lanes.rows, wishes)
-            track.note_gradient(slopes.gradients, lanes.rows)
-            lanes = _kept(track, lanes, room, z, slopes.margin)
-            lanes = _averaged_both(lanes, slopes.losses, slopes.gradients.flatten(2), keep)
+        slope = slopes_of(goal, lanes) if k or first is None else first
+        lanes = _kept(track, lanes, room, z, slope.margin)
+        if isinstance(slope, Slopes):
+            track.note_gradient(slope.gradients, lanes.rows)
+            lanes = _averaged_both(lanes, slope.losses, slope.gradients.flatten(2), keep)
         else:
-            slope = goal.slope(z, lanes.rows, wish)
-            lanes = _kept(track, lanes, room, z, slope.margin)
             lanes = replace(lanes, own=lanes.own.averaged(slope.loss, slope.gradient.flatten(1), lanes.move, keep))
         shared = None if lanes.shared is None else lanes.shared.beyond(overshoot)
         aim = room.meeting(lanes.own.beyond(overshoot), shared)
@@ -118,6 +118,14 @@ def linearised_steps(
             move = torch.where(lanes.own.fresh.unsqueeze(1), lanes.move, move)
         lanes = replace(lanes, move=room.inside(move))
     return lanes
+
+
+def slopes_of(goal: Goal, lanes: Lanes) -> Slope | Slopes:
+    """The conditions of lanes where they are, and their gradients: :class:`Slopes` where branches share conditions."""
+    z = goal.x[lanes.rows] + lanes.move.view(len(lanes.rows), *goal.x.shape[1:])
+    if goal.several:
+        return goal.slopes(z, lanes.rows, branch_conditions(lanes.branch))
+    return goal.slope(z, lanes.rows, branch_loss(lanes.branch))
 
 
 def _kept(track: Track, lanes: Lanes, room: Room, z: Tensor, margin: Tensor) -> Lanes:

@@ -180,9 +180,8 @@ class Room:
 
     def take(self, which: Tensor) -> Room:
         """The room of the chosen lanes."""
-        return Room(
-            self.goal, self.rows[which], self.region.take(which), self.lower[which], self.upper[which], self.plain
-        )
+        limits = self.lower[which], self.upper[which]
+        return Room(self.goal, self.rows[which], self.region.take(which), *limits, self.plain[which])
 
     def ball(self, radius: Tensor) -> Ball:
         """Balls of the given radii ``(L,)`` around the inputs."""

@@ -21,9 +21,9 @@ from clinch.attacks.track import Track
 
 def shrinking_steps(
     track: Track, rows: Tensor, branch: Tensor, z: Tensor, radius: Tensor, steps: int, *,
-    rate: tuple[float, float] = (0.2, 0.01), step_size: tuple[float, float] = (0.5, 0.1),
+    rate: tuple[float, float] = (0.2, 0.01), step_size: tuple[float | Tensor, float] = (0.5, 0.1),
     averaging: tuple[float, float] = (0.0, 0.5),
-) -> Tensor:  # fmt: skip
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run the iteration, two passes for each step of each lane (three where branches share conditions); what is found
     goes to the track.
 
@@ -35,16 +35,17 @@ def shrinking_steps(
         radius: ``(L,)`` first radius.
         steps: number of steps.
         rate: γ at the first and at the last step.
-        step_size: s likewise; without meaning for p = 0.
+        step_size: s likewise, at the first step for each lane ``(L, 1)`` or for all; without meaning for p = 0.
         averaging: a likewise.
 
     Returns:
-        ``(L,)`` the smallest distance at which each lane reached the goal, infinity where it did not.
+        ``(L,)`` the smallest distance at which each lane reached the goal, infinity where it did not; and the moves
+        ``(L, n)`` to these points, where there is none the first one.
     """
     goal, sparse = track.goal, track.goal.p == 0
     room, x = Room.of(goal, rows), goal.x[rows]
     move, average = (z - x).flatten(1), z.new_zeros(len(rows), z.shape[1:].numel())
-    nearest = torch.full_like(radius, torch.inf)
+    nearest, best = torch.full_like(radius, torch.inf), move.clone()
     for k in range(steps):
         if track.exhausted:
             break
@@ -54,7 +55,8 @@ def shrinking_steps(
         distance = goal.distance(z, rows)
         track.update(z, rows, slope.margin, distance)
         reached = slope.margin < 0
-        nearest = torch.where(reached, torch.minimum(nearest, distance), nearest)
+        better = (reached & (distance < nearest)).nonzero().flatten()
+        nearest, best[better] = nearest.index_copy(0, better, distance[better]), move[better]
         gamma = cosine(*rate, k, steps)
         radius = (_fewer if sparse else _smaller)(radius, distance, reached, nearest, gamma)
         g = slope.gradient.flatten(1)
@@ -66,7 +68,7 @@ def shrinking_steps(
             move = room.inside(extreme)
         else:
             move = room.within(torch.lerp(move, extreme, cosine(*step_size, k, steps)), radius)
-    return nearest
+    return nearest, best
 
 
 def _smaller(radius: Tensor, distance: Tensor, reached: Tensor, nearest: Tensor, gamma: float) -> Tensor:

@@ -13,6 +13,7 @@ that no norm of the difference grows; and clamped to the limits, which ``x + (lo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -71,6 +72,11 @@ class Units:
         """Whether the model's dtype is narrower than the working one."""
         return self.x.dtype != self.unit.dtype
 
+    @cached_property
+    def ones(self) -> bool:
+        """Whether points are inputs already, up to the limits."""
+        return not self.rounds and bool((self.unit == 1).all())
+
     @property
     def start(self) -> Tensor:
         """``(B, *input_shape)`` the inputs in these units."""
@@ -103,6 +109,8 @@ class Units:
 
     def placed(self, u: Tensor, rows: Tensor) -> Tensor:
         """:meth:`point` without gradients."""
+        if self.ones:
+            return torch.clamp(u, _of(self.lower, rows), _of(self.upper, rows))
         x = u * self._along(rows)
         if self.rounds:
             x = round_towards(x, self.x[rows].to(x), self.x.dtype)
@@ -119,12 +127,12 @@ def _of(limit: Tensor, rows: Tensor) -> Tensor:
 class _Placed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, units: Units, rows: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.unit = units._along(rows)
+        ctx.unit = None if units.ones else units._along(rows)
         return units.placed(u, rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return gradients[0].to(ctx.unit) * ctx.unit, None, None
+        return gradients[0] if ctx.unit is None else gradients[0].to(ctx.unit) * ctx.unit, None, None
 
 
 def range_of(lower: Tensor, upper: Tensor) -> Tensor:
