@@ -333,7 +333,7 @@ def parts_of(z: Tensor, times: int = 1) -> list[slice]:
     return [slice(begin, begin + size) for begin in range(0, max(1, len(z)), size)]
 
 
-def taken(slope: Rows, which: Tensor) -> Rows:
+def taken(slope: Slope | Slopes, which: Tensor) -> Slope | Slopes:
     """Those of the chosen points, in that order."""
     return type(slope)(*(column[which] for column in slope))
 

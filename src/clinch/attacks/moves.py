@@ -100,11 +100,11 @@ def _largest(gradient: Tensor, gain: Tensor, count: Tensor, lower: Tensor, upper
     """The ``count`` elements of largest gain at their ends."""
     rank = count.long().clamp(1, gain.shape[1]).unsqueeze(1)
     least = gain.topk(int(rank.max()) if len(rank) else 1, dim=1).values.gather(1, rank - 1)
-    chosen, equal = gain > least, gain == least
-    left = rank - chosen.sum(1, keepdim=True)
-    if bool((equal.sum(1, keepdim=True) > left).any()):  # of equal ones the first, however many the others take
-        equal &= equal.cumsum(1) <= left
-    chosen = (chosen | equal) & (gain > 0) & (count >= 1).unsqueeze(1)
+    least = torch.where(count.unsqueeze(1) >= 1, least.clamp(min=torch.finfo(gain.dtype).tiny), torch.inf)
+    chosen = gain >= least
+    if bool((chosen.sum(1, keepdim=True) > rank).any()):  # of equal ones the first, however many the others take
+        more, equal = gain > least, gain == least
+        chosen = more | (equal & (equal.cumsum(1) <= rank - more.sum(1, keepdim=True)))
     return torch.where(gradient > 0, lower, upper) * chosen
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from clinch.attacks.branches import Linearised, nearest_branches
 from clinch.attacks.budget import Budget, groups
 from clinch.attacks.draws import Draws
-from clinch.attacks.goal import ANY, Goal, Slope, Slopes, taken
+from clinch.attacks.goal import ANY, Goal, Slope, Slopes, along, taken
 from clinch.attacks.linearised import Lanes, linearised_steps, slopes_of
 from clinch.attacks.put_back import put_back
 from clinch.attacks.result import AttackResult, HasQuery
@@ -75,9 +75,9 @@ def nearest(
     their linearised distance, follows the best of them in ever smaller company, and is best where the linearisation
     says where the nearest boundary is: on ordinarily trained networks. The *shrinking ball*
     (:mod:`clinch.attacks.shrinking_ball`) starts far away and is best elsewhere, on adversarially trained ones. From
-    480 passes on both run for every input; below that an input takes the ball where the gradients of its branches turn on the
-    way to their linearised boundaries, the first points of averaged linearisation. p = 0 has the shrinking ball alone,
-    and puts single elements back. Other inputs of the batch play no part.
+    480 passes on both run for every input; below that an input takes the ball where the gradients of its branches
+    turn on the way to their linearised boundaries, the first points of averaged linearisation. p = 0 has the shrinking
+    ball alone, and puts single elements back. Other inputs of the batch play no part.
 
     Args:
         net: a classifier; or a problem whose objective is a distance, then without x and y. Conditions that all its
@@ -256,23 +256,29 @@ def _best(track: Track, lanes: Lanes, count: int) -> Lanes:
 
 
 def _balls(track: Track, rows: Tensor, passes: int, draws: Draws) -> None:
-    """Shrinking balls: runs of different step sizes from far away side by side, then one from the best end."""
+    """Shrinking balls: runs of different step sizes from far away, a few side by side, then one from the best end."""
     goal = track.goal
     sizes = BALL_STEPS[goal.p]
     runs = max(len(sizes), passes // RUN)
     length = int(BALL_STAGE * passes / (2 * runs))
     radius, anyone = _far(goal, rows), torch.full_like(rows, ANY)
-    starts = [goal.start[rows]] * len(sizes)
-    starts += [_extreme(goal, rows, radius, draws.at(run)) for run in range(len(sizes), runs)]
-    first = radius.new_tensor([sizes[run % len(sizes)] for run in range(runs)]).repeat_interleave(len(rows))
-    reached, move = shrinking_steps(
-        track, rows.repeat(runs), anyone.repeat(runs), torch.cat(starts[:runs]), radius.repeat(runs), length,
-        step_size=(first.unsqueeze(1), 0.1),
-    )  # fmt: skip
-    track.step()
-    reached, run = reached.view(runs, -1).min(0)
-    move = move.view(runs, len(rows), -1)[run, torch.arange(len(rows), device=rows.device)]
-    start, z = torch.where(reached.isfinite(), 0.97 * reached, radius), goal.x[rows] + move.view_as(goal.x[rows])
+    z, reached = goal.start[rows], radius.new_full((len(rows),), torch.inf)
+    for begin in range(0, runs, len(sizes)):
+        if track.exhausted:
+            return
+        few = range(begin, min(runs, begin + len(sizes)))
+        starts = [goal.start[rows] if begin == 0 else _extreme(goal, rows, radius, draws.at(run)) for run in few]
+        first = radius.new_tensor([sizes[run - begin] for run in few]).repeat_interleave(len(rows)).unsqueeze(1)
+        near, move = shrinking_steps(
+            track, rows.repeat(len(few)), anyone.repeat(len(few)), torch.cat(starts), radius.repeat(len(few)), length,
+            step_size=(first, 0.1),
+        )  # fmt: skip
+        track.step()
+        for distance, best in zip(near.split(len(rows)), move.split(len(rows))):
+            better = distance < reached
+            z = torch.where(along(better, z), goal.x[rows] + best.view_as(z), z)
+            reached = torch.minimum(reached, distance)
+    start = torch.where(reached.isfinite(), 0.97 * reached, radius)
     steps = passes // 2 - runs * length
     shrinking_steps(track, rows, anyone, z, start, steps, rate=(0.05, 0.005), step_size=(0.3, 0.1))
     track.step()

@@ -42,7 +42,7 @@ def shrinking_steps(
         ``(L,)`` the smallest distance at which each lane reached the goal, infinity where it did not; and the moves
         ``(L, n)`` to these points, where there is none the first one.
     """
-    goal, sparse = track.goal, track.goal.p == 0
+    goal, sparse, (first, last) = track.goal, track.goal.p == 0, step_size
     room, x = Room.of(goal, rows), goal.x[rows]
     move, average = (z - x).flatten(1), z.new_zeros(len(rows), z.shape[1:].numel())
     nearest, best = torch.full_like(radius, torch.inf), move.clone()
@@ -67,7 +67,7 @@ def shrinking_steps(
         if sparse:
             move = room.inside(extreme)
         else:
-            move = room.within(torch.lerp(move, extreme, cosine(*step_size, k, steps)), radius)
+            move = room.within(torch.lerp(move, extreme, cosine(first, last, k, steps)), radius)
     return nearest, best
 
 
