@@ -62,7 +62,7 @@ def test_the_ball_takes_over_where_the_linearisation_misleads(monkeypatch):
     class Bent(nn.Module):
         def forward(self, x):
             h = x.flatten(1).sum(1)
-            rise = h - 1.5 * (h - 3.1).clamp(min=0)  # the slope turns round half way to the linear boundary
+            rise = h - 1.5 * (h - 3.3).clamp(min=0)  # the slope turns round on the way to the linear boundary
             return torch.stack([3.5 - rise, 0 * h], 1)
 
     x = torch.full((3, 2, 3), 0.5)
