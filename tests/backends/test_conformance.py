@@ -94,7 +94,7 @@ def test_highs_solves_every_quadratic_program_and_calls_no_bounded_one_unbounded
 @given(st.integers(0, 10_000))
 def test_tangents_find_the_optimum_of_a_quadratic_program(seed):
     p = quadratic(seed)
-    outcome = solve_by_tangents(p)
+    outcome = solve_by_tangents(find_backend("highs").solve, p)
     assert outcome.status == "optimal" and p.violation(outcome.point) <= 1e-6
     assert outcome.value - 1e-5 * (1 + abs(outcome.value)) <= p.bound(outcome.duals) <= outcome.value + 1e-9
 
@@ -103,9 +103,9 @@ def test_tangents_give_a_ray_where_rows_contradict_the_box_and_stop_in_time():
     p = quadratic(3)
     far = np.full(p.constraints, 1e6)
     clash = replace(p, row_lower=far, row_upper=far + 1)
-    outcome = solve_by_tangents(clash)
+    outcome = solve_by_tangents(find_backend("highs").solve, clash)
     assert outcome.status == "infeasible" and clash.refutation(outcome.ray)
-    assert solve_by_tangents(p, time_limit=0).status == "time"
+    assert solve_by_tangents(find_backend("highs").solve, p, time_limit=0).status == "time"
 
 
 @settings(deadline=None, max_examples=30)

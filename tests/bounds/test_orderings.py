@@ -10,9 +10,8 @@ import torch
 from bound_cases import BOUNDS, DIFFERENTIABLE, NETWORKS, NORMS, WITH_LIMITS, around, inside, squashed, values
 
 import clinch as cl
-from clinch.bounds.crown import form_bounds, relaxations_from
+from clinch.bounds.crown import form_bounds, given_limits, relaxations_from
 from clinch.bounds.fast_dual import dual_relaxations
-from clinch.bounds.limits import given_limits
 from clinch.errors import (
     ClinchError,
     NonFiniteError,

@@ -167,7 +167,7 @@ class HighsModel:
         seconds = outcome.seconds
         outcome = mirror._attempt(time_limit - seconds, iterations)
         if outcome.status in ("unbounded", "unknown", "iterations"):
-            return solve_by_tangents(p, time_limit - seconds - outcome.seconds)
+            return solve_by_tangents(solve, p, time_limit - seconds - outcome.seconds)
         return replace(outcome, point=None if outcome.point is None else -outcome.point)
 
     def _attempt(self, time_limit: float, iterations: int | None) -> Outcome:

@@ -7,6 +7,7 @@ than an active set, and it cannot lose its way: what is left for programs on whi
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -21,18 +22,17 @@ CLOSE = 1e-7
 SAME = 1e-7
 
 
-def solve_by_tangents(program: Program, time_limit: float = np.inf) -> Outcome:
+def solve_by_tangents(solve: Callable[..., Outcome], program: Program, time_limit: float = np.inf) -> Outcome:
     """Hints about a program without integer variables whose ``quadratic`` is given, as HiGHS would give them.
 
     ``min c·x + Σ t_i  s.t.  t_i >= q_i·a·x_i − ½ q_i·a²`` for points a that are added round by round. The rows'
     multipliers of the last round come with the outcome: :meth:`Program.bound` makes a proof of them.
 
     Args:
+        solve: of linear programs, ``solve(program, time_limit=)``, with multipliers.
         program: what to solve.
         time_limit: seconds.
     """
-    from clinch.backends.highs import solve
-
     began = time.monotonic()
     assert program.quadratic is not None
     curved = program.quadratic.nonzero()[0]

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from clinch.bounds.crown import activation_bounds, form_bounds, never, relaxations_from
+from clinch.bounds.crown import activation_bounds, form_bounds, given_limits, never, relaxations_from
 from clinch.bounds.layerwise import BLOCK, layerwise_bounds, width
-from clinch.bounds.limits import given_limits
 from clinch.bounds.rows import layer_forms
 from clinch.bounds.slopes import SEARCH, ascend
 from clinch.errors import ProblemError

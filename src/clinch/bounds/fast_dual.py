@@ -17,8 +17,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from clinch.bounds.crown import activation_bounds, form_bounds, never, relaxations_from
-from clinch.bounds.limits import given_limits
+from clinch.bounds.crown import activation_bounds, form_bounds, given_limits, never, relaxations_from
 from clinch.bounds.rows import layer_forms
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from clinch.bounds.crown import activation_bounds, form_bounds, never, relaxations_from
+from clinch.bounds.crown import activation_bounds, form_bounds, never, read_nodes, relaxations_from
 from clinch.bounds.interval import interval_bounds
 from clinch.bounds.rows import loaded
-from clinch.errors import NonFiniteError, ProblemError, ShapeError
+from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.network import Network
@@ -135,45 +135,3 @@ def _form_bounds(
 
         return form_bounds(graph, forms, region, dual_relaxations(graph, held, forms.nodes))
     return form_bounds(graph, forms, region, relaxations_from(graph, held, forms.nodes))
-
-
-def read_nodes(graph: Graph, wanted: Iterable[int]) -> list[int]:
-    """What the non-affine nodes among the wanted ones and those below them read."""
-    below = graph.ancestors(wanted)
-    return sorted({j for i in below if i and not graph.nodes[i].op.affine for j in graph.nodes[i].inputs})
-
-
-def given_limits(
-    graph: Graph, region: Region, wanted: Iterable[int], limits: Mapping[str, Interval]
-) -> dict[int, Interval]:
-    """Limits by name as limits by position, checked.
-
-    Args:
-        graph: the network.
-        region: B regions.
-        wanted: everything that a non-affine node among these or below them reads must have limits.
-        limits: name or alias of a layer -> limits ``(B, *layer_shape)``.
-
-    Raises:
-        ProblemError: limits are missing. ShapeError: they do not fit. NonFiniteError: NaN.
-    """
-    by_position = {graph.names[name]: limit for name, limit in limits.items() if name in graph.names}
-    held = {}
-    for j in read_nodes(graph, wanted):
-        node = graph.nodes[j]
-        if j not in by_position:
-            raise ProblemError(
-                f"limits has none for layer '{node.name}', which a non-affine layer reads. Take them from "
-                "clinch.bounds.layer_limits(net, region)."
-            )
-        lower, upper = (torch.as_tensor(t, dtype=torch.float64).to(region.lower) for t in by_position[j])
-        shape = (region.size, *node.shape)
-        if lower.shape != shape or upper.shape != shape:
-            raise ShapeError(
-                f"The limits of layer '{node.name}' have shapes {tuple(lower.shape)} and {tuple(upper.shape)}; "
-                f"give {shape}."
-            )
-        if bool((lower.isnan() | upper.isnan()).any()):
-            raise NonFiniteError(f"The limits of layer '{node.name}' contain NaN; remove it.")
-        held[j] = Interval(lower, upper)
-    return held

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from clinch.backends.highs import HighsModel, load
 from clinch.backends.program import Program, Vector
-from clinch.bounds.crown import activation_bounds, form_bounds, relaxations_from
-from clinch.bounds.limits import given_limits
+from clinch.bounds.crown import activation_bounds, form_bounds, given_limits, relaxations_from
 from clinch.bounds.rows import layer_forms
 from clinch.encoding.mixed_integer import Encoder
 from clinch.encoding.query_program import encode_balls, encode_network
