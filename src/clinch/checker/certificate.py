@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import SEEK_END
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,8 @@ from clinch.checker.layers import (
 
 #: names of the metadata's entries
 CERTIFICATE, NETWORK = "clinch-certificate", "clinch-network"
-#: bytes of JSON beyond which a file is refused
-LONGEST = 2**24
+#: bytes of JSON, and of a file, beyond which it is refused
+LONGEST, LARGEST_FILE = 2**24, 2**31
 #: numbers that what a certificate states may take for each byte of its tensors
 SHARE = 4
 
@@ -85,6 +86,13 @@ def read_file(path: Path, entry: str) -> tuple[dict[str, Any], dict[str, Array]]
         Refused: no safetensors file, no such entry, or contents that were changed.
     """
     try:
+        with path.open("rb") as start:
+            # the library makes room for a header's entries and for the tensors, and panics where there is none
+            if int.from_bytes(start.read(8), "little") > 2 * LONGEST:
+                raise Refused(f"'{path.name}' has a header of more than {2 * LONGEST} bytes.")
+            if (size := start.seek(0, SEEK_END)) > LARGEST_FILE:
+                raise Refused(f"'{path.name}' has more than {LARGEST_FILE} bytes.")
+            np.empty(size, np.uint8)
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(entry, "")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

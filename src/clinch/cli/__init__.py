@@ -80,9 +80,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         from clinch.errors import ClinchError
 
-        if not isinstance(error, ClinchError):
+        if isinstance(error, ClinchError):
+            return _complain(str(error))
+        if not memory.ran_out(error):
             raise
-        return _complain(str(error))
+        return _complain("There is not enough memory for this. Ask for less at once, or free some.")
 
 
 def _complain(message: str) -> int:
@@ -106,6 +108,7 @@ def main() -> NoReturn:
         except BrokenPipeError:
             raise
         except OSError as error:
-            code = _complain(f"Cannot write to standard output: {error.strerror}.")
+            # what the command has said is not said again
+            code = code if code == 2 else _complain(f"Cannot write to standard output: {error.strerror}.")
         sys.stderr.flush()
     os._exit(code)

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clinch.errors import NetworkError
-from clinch.io.files import PICKLE_ADVICE, PICKLED
+from clinch.io.files import PICKLE_ADVICE, PICKLED, is_there
 
 if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
@@ -36,7 +36,7 @@ def load_model(
         model = _call(_module(name, folder), name, function)
         if input_shape is None:
             raise NetworkError(
-                f"The shape of one input of '{source}' is not known: give it as input_shape (--input-shape 1,28,28)."
+                f"The shape of one input of '{source:.200}' is not known: give input_shape (--input-shape 1,28,28)."
             )
         network = clinch.load(model, input_shape=input_shape)
         if name.endswith(".py"):
@@ -46,14 +46,14 @@ def load_model(
     path = (folder or Path()) / source
     lower = source.lower()
     if lower.endswith(PICKLED):
-        raise NetworkError(f"'{source}' {PICKLE_ADVICE}")
+        raise NetworkError(f"'{source:.200}' {PICKLE_ADVICE}")
     if not lower.endswith((".onnx", ".onnx.gz")):
         raise NetworkError(
-            f"'{source}' is not a model: "
+            f"'{source:.200}' is not a model: "
             "name an .onnx or .onnx.gz file, or file.py:function, or package.module:function."
         )
-    if not path.is_file():
-        raise NetworkError(f"There is no file {path}.")
+    if not is_there(path):
+        raise NetworkError(f"There is no file {path!s:.400}.")
     return clinch.load(str(path), input_shape=input_shape)
 
 
@@ -90,12 +90,12 @@ def _module(name: str, folder: Path | None) -> ModuleType:
             return importlib.import_module(name)
         except ImportError as error:
             raise NetworkError(
-                f"Cannot import '{name}': {error}. Name a file instead: path/to/file.py:function."
+                f"Cannot import '{name:.200}': {error!s:.200}. Name a file instead: path/to/file.py:function."
             ) from None
     path = (folder or Path()) / name
     specification = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or specification is None or specification.loader is None:
-        raise NetworkError(f"There is no Python file {path}.")
+    if not is_there(path) or specification is None or specification.loader is None:
+        raise NetworkError(f"There is no Python file {path!s:.400}.")
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
@@ -109,7 +109,7 @@ def _call(module: ModuleType, name: str, function: str) -> Any:
 
     factory: Callable[[], Any] | None = getattr(module, function, None)
     if not callable(factory):
-        raise NetworkError(f"'{name}' has no function '{function}'.")
+        raise NetworkError(f"'{name:.200}' has no function '{function:.200}'.")
     try:
         model = factory()
     except Exception as error:

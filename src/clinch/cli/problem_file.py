@@ -16,6 +16,7 @@ from clinch.cli.linear_forms import parse_constraint, parse_form
 from clinch.cli.models import load_model, names_function
 from clinch.cli.tables import Table, check_keys, get, read_array, read_toml
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
+from clinch.io.files import ARRAY_LIMIT
 
 if TYPE_CHECKING:
     from clinch.modeling.constraints import Constraint
@@ -308,9 +309,13 @@ def _dataset(name: Any, split: str, where: str) -> Any:
 
 def _pick(x: np.ndarray, index: int | list[Any], where: str) -> np.ndarray:
     wanted = index if isinstance(index, list) else [index]
+    if not wanted:
+        raise ProblemError(f"{where}: index is an empty list. Name one row at least.")
     for i in wanted:
         if type(i) is not int or x.ndim == 0 or not 0 <= i < len(x):
             raise ProblemError(
                 f"{where}: index {i!r:.60} is out of range; there are {len(x) if x.ndim else 0} rows, from 0."
             )
+    if len(wanted) * x.nbytes > ARRAY_LIMIT * len(x):
+        raise ProblemError(f"{where}: index chooses {len(wanted):,} rows, which are too many at once. Choose fewer.")
     return x[index]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ClinchError
-from clinch.io.files import ARRAY_LIMIT, read_limited
+from clinch.io.files import ARRAY_LIMIT, SHRINKS, read_limited
 
 #: name of the environment variable that names the data folder
 VARIABLE = "CLINCH_DATA"
@@ -119,7 +119,7 @@ def read_idx(path: str | Path, *, limit: int = ARRAY_LIMIT) -> np.ndarray:
     found = _idx_path(Path(path).parent, Path(path).name)
     if found is None:
         raise DataError(f"There is no file {path} (or {path}.gz).")
-    raw = read_limited(found, limit, DataError, shrinks=100)
+    raw = read_limited(found, limit, DataError, shrinks=SHRINKS)
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise DataError(f"{found} is not an idx file of unsigned bytes. Fetch it again.")
     header = 4 + 4 * raw[3]

@@ -2,11 +2,13 @@
 
 Every reader of files gets its bytes from :func:`read_limited`, so that a compressed file cannot grow without end.
 Limits are in bytes of the uncompressed content and far above what honest files need: 2 GiB for models (the limit of
-protocol buffers), 64 MiB for specifications, 16 MiB for problem files, 1 GiB for arrays and images.
+protocol buffers), 64 MiB for specifications, 4 MiB for problem files, 1 GiB for arrays and images.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import secrets
 import stat
@@ -22,13 +24,17 @@ from clinch.errors import ClinchError
 
 MODEL_LIMIT = 2**31 - 1
 SPECIFICATION_LIMIT = 2**26
-PROBLEM_LIMIT = 2**24
+PROBLEM_LIMIT = 2**22
 ARRAY_LIMIT = 2**30
 
 #: endings of files that can run code when they are opened
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
+#: how many times larger than in its file an array, an image or a model may be, beyond so many bytes: honest ones
+#: shrink less
+SHRINKS, SMALL = 100, 2**26
+#: how a file that is packed by gzip begins
+GZIP = b"\x1f\x8b"
 _CHUNK = 2**20
-_GZIP = b"\x1f\x8b"
 
 
 def read_limited(
@@ -42,7 +48,8 @@ def read_limited(
         path: an ordinary file; pipes and devices, which may never end, are refused.
         limit: largest size of the (uncompressed) content, in bytes.
         error: what is raised.
-        shrinks: how many times larger than the compressed file the content may be, beyond 64 MiB; None: any times.
+        shrinks: how many times larger than the compressed file the content may be, beyond :data:`SMALL`;
+            None: any times.
 
     Raises:
         ClinchError: of the given type: the file is missing, not ordinary, damaged or larger than the limit.
@@ -55,8 +62,10 @@ def read_limited(
             content = stream.read(1 + min(limit, size))
         except OSError as problem:
             raise error(f"Cannot read {path}: {problem.strerror or problem}.") from None
-    if content[:2] == _GZIP:
-        limit = limit if shrinks is None else min(limit, max(2**26, shrinks * len(content)))
+        except MemoryError:
+            raise _too_large(path, error) from None
+    if content[:2] == GZIP:
+        limit = limit if shrinks is None else min(limit, max(SMALL, shrinks * len(content)))
         content = _unpacked(content, limit, path, error)
     if len(content) > limit:
         raise error(f"{path} holds more than {limit:,} bytes; at most that many are read. Make it smaller.")
@@ -87,6 +96,14 @@ def open_ordinary(path: str | PathLike[str], error: type[ClinchError]) -> Iterat
         yield stream, status.st_size
 
 
+def is_there(path: str | PathLike[str]) -> bool:
+    """Whether an ordinary file has that name, which may be too long for one."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def _closed(number: int) -> Iterator[None]:
     """What was opened, closed again."""
@@ -97,24 +114,24 @@ def _closed(number: int) -> Iterator[None]:
 def _unpacked(content: bytes, limit: int, path: Path, error: type[ClinchError]) -> bytes:
     """All members of a gzip file, up to one byte more than the limit."""
     parts: list[bytes] = []
-    size = 0
+    left = limit + 1
     try:
-        while content and size <= limit:
-            member = zlib.decompressobj(wbits=31)
-            while not member.eof and size <= limit:
-                if not content:
-                    raise error(f"Cannot read {path}: Compressed file ended too early. Fetch it again.")
-                part = member.decompress(content, max(1, min(_CHUNK, limit + 1 - size)))
-                content = member.unconsumed_tail
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            # piece by piece: room for what is asked for is made before
+            while left and (part := stream.read(min(_CHUNK, left))):
                 parts.append(part)
-                size += len(part)
-            # gzip files may be padded with zeros
-            content = member.unused_data.lstrip(b"\0") if member.eof else content
+                left -= len(part)
+        return b"".join(parts)
     except MemoryError:
-        raise error(f"Cannot read {path}: there is not enough memory for it. Make it smaller.") from None
-    except zlib.error as reason:
+        raise _too_large(path, error) from None
+    except EOFError:
+        raise error(f"Cannot read {path}: Compressed file ended too early. Fetch it again.") from None
+    except (zlib.error, OSError) as reason:
         raise error(f"Cannot read {path}: it is a damaged gzip file ({reason}). Fetch it again.") from None
-    return b"".join(parts)
+
+
+def _too_large(path: Path, error: type[ClinchError]) -> ClinchError:
+    return error(f"Cannot read {path}: there is not enough memory for it. Make it smaller.")
 
 
 def is_pickled(path: str | PathLike[str]) -> bool:

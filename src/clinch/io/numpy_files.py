@@ -19,7 +19,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from clinch.errors import ClinchError, ProblemError
-from clinch.io.files import ARRAY_LIMIT, open_ordinary, read_limited
+from clinch.io.files import ARRAY_LIMIT, GZIP, SHRINKS, SMALL, open_ordinary, read_limited
 
 _MAGIC = b"\x93NUMPY"
 #: kinds of dtypes that are numbers: boolean, whole, natural, real
@@ -29,8 +29,6 @@ _MOST_DIMENSIONS = 32
 _HEADER = 2**16
 #: bytes of a zip archive's directory at most, and of the part at its end that says where the directory is
 _DIRECTORY, _TAIL = 2**20, 2**16 + 22
-#: how many times larger than in the file an array may be, beyond so many bytes: honest ones shrink less
-_SHRINKS, _SMALL = 100, 2**26
 #: bytes unpacked at once
 _CHUNK = 2**22
 
@@ -58,7 +56,7 @@ def read_npy(path: str | Path, *, limit: int = ARRAY_LIMIT) -> np.ndarray:
     Raises:
         ProblemError: missing, damaged, too large, or of other things than real numbers (pickled objects, text).
     """
-    raw, where = read_limited(path, limit, ProblemError), str(path)
+    raw, where = read_limited(path, limit, ProblemError, shrinks=SHRINKS), str(path)
     stream = io.BytesIO(raw)
     return _doubles(_values(stream, _header(stream, where, len(raw), limit), where), where, limit)
 
@@ -66,7 +64,7 @@ def read_npy(path: str | Path, *, limit: int = ARRAY_LIMIT) -> np.ndarray:
 def names_in_npz(path: str | Path, *, limit: int = ARRAY_LIMIT) -> list[str]:
     """The names of the arrays in an ``.npz`` file (arguments and errors: :func:`read_npy`)."""
     with _archive(path, limit) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+        return [name.removesuffix(".npy") for name in archive.content.namelist()]
 
 
 def read_npz(path: str | Path, name: str, *, limit: int = ARRAY_LIMIT) -> np.ndarray:
@@ -98,42 +96,59 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
+class _Archive(NamedTuple):
+    """An open archive, and the bytes that its file has on disk."""
+
+    content: zipfile.ZipFile
+    size: int
+
+
 @contextmanager
-def _archive(path: str | Path, limit: int) -> Iterator[zipfile.ZipFile]:
+def _archive(path: str | Path, limit: int) -> Iterator[_Archive]:
     with open_ordinary(path, ProblemError) as (stream, size):
         if size > limit:
             raise ProblemError(f"{path} holds more than {limit:,} bytes; at most that many are read. Make it smaller.")
-        stream.seek(max(0, size - _TAIL))
-        tail = stream.read(_TAIL)
-        at = tail.rfind(b"PK\x05\x06")
-        directory = struct.unpack("<I", tail[at + 12 : at + 16])[0] if 0 <= at <= len(tail) - 16 else 0
-        if directory > _DIRECTORY:
-            raise ProblemError(f"{path} cannot be read as numbers: it lists too many arrays. Save fewer of them.")
-        stream.seek(0)
+        if stream.read(len(GZIP)) == GZIP:
+            # packed once more, as every other file may be
+            stream = io.BytesIO(read_limited(path, limit, ProblemError, shrinks=SHRINKS))
+        _check_directory(stream, path)
         try:
-            with zipfile.ZipFile(stream) as archive:
-                yield archive
+            with zipfile.ZipFile(stream) as content:
+                yield _Archive(content, size)
         except ClinchError:
             raise
         except _UNREADABLE as error:
             raise _unreadable(str(path), error) from None
 
 
+def _check_directory(stream: IO[bytes], path: str | Path) -> None:
+    """Refuse an archive whose list of members takes much by itself."""
+    stream.seek(max(0, stream.seek(0, io.SEEK_END) - _TAIL))
+    tail = stream.read(_TAIL)
+    at = tail.rfind(b"PK\x05\x06")
+    directory = struct.unpack("<I", tail[at + 12 : at + 16])[0] if 0 <= at <= len(tail) - 16 else 0
+    if directory > _DIRECTORY:
+        raise ProblemError(f"{path} cannot be read as numbers: it lists too many arrays. Save fewer of them.")
+    stream.seek(0)
+
+
 @contextmanager
-def _member(archive: zipfile.ZipFile, name: str, where: str, limit: int) -> Iterator[tuple[IO[bytes], int]]:
+def _member(archive: _Archive, name: str, where: str, limit: int) -> Iterator[tuple[IO[bytes], int]]:
     """The bytes of an array, and how many they are said to be."""
+    content = archive.content
     try:
-        found = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
+        found = content.getinfo(f"{name}.npy" if f"{name}.npy" in content.namelist() else name)
         if found.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ProblemError(f"{where} is compressed in an unusual way. Save it with numpy.savez_compressed.")
         if found.file_size > limit:
             raise ProblemError(f"{where} holds more than {limit:,} bytes; at most that many are read.")
-        if found.file_size > max(_SMALL, _SHRINKS * found.compress_size):
+        packed = min(found.compress_size, archive.size)
+        if found.file_size > max(SMALL, SHRINKS * packed):
             raise ProblemError(
-                f"{where} holds {found.file_size:,} bytes in {found.compress_size:,}, more than numbers of use shrink. "
+                f"{where} holds {found.file_size:,} bytes in {packed:,}, more than numbers of use shrink. "
                 "Save it with numpy.savez, uncompressed."
             )
-        with archive.open(found) as stream:
+        with content.open(found) as stream:
             yield stream, found.file_size
     except ClinchError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -20,6 +21,9 @@ from clinch.network.network import Network
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+#: of one input, at most: extents as torch has them, and elements
+_DIMENSIONS, _ELEMENTS = 32, 2**31
 
 
 @with_gradients
@@ -126,7 +130,14 @@ def _load_module(model: nn.Module, input_shape: Sequence[int] | None, name: str,
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     whole = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in whole):
-        raise NetworkError(f"input_shape={shape} is not a shape. Write positive whole numbers, such as (1, 28, 28).")
+        raise NetworkError(
+            f"input_shape={shape!s:.80} is not a shape. Write positive whole numbers, such as (1, 28, 28)."
+        )
+    if len(whole) > _DIMENSIONS or math.prod(whole) > _ELEMENTS:
+        raise NetworkError(
+            f"input_shape={shape!s:.80} has more than {_ELEMENTS:,} elements or {_DIMENSIONS} extents. Write the shape "
+            "of one input."
+        )
     return whole
 
 
@@ -153,6 +164,14 @@ def _finite(model: nn.Module, name: str) -> None:
             raise NetworkError(f"The parameter '{key}' of {name} holds NaN or infinite numbers. Load finite weights.")
 
 
+def _channels(shape: tuple[int, ...]) -> str:
+    """A word where the shape looks as if the channels stood last."""
+    if len(shape) != 3 or shape[2] not in (1, 3, 4) or shape[0] in (1, 3, 4):
+        return ""
+    first = (shape[2], *shape[:2])
+    return f" Its channels stand last: give input_shape {first} (--input-shape {','.join(map(str, first))})."
+
+
 def _try(model: nn.Module, x: Tensor, name: str) -> None:
     """Run the module once on two inputs: two rows must come out."""
     from clinch.network.export import user_line
@@ -164,7 +183,7 @@ def _try(model: nn.Module, x: Tensor, name: str) -> None:
         raise NetworkError(
             f"{name} fails on two inputs of shape {tuple(x.shape[1:])}{user_line(error)}: "
             f"{type(error).__name__}: {error}. "
-            "Correct input_shape, or the model, which must take a batch of any size."
+            f"Correct input_shape, or the model, which must take a batch of any size.{_channels(tuple(x.shape[1:]))}"
         ) from error
     if not isinstance(output, Tensor):
         raise NetworkError(

@@ -100,7 +100,7 @@ class Network:
             UnknownLayer: there is no layer of that name.
         """
         if layer not in self._source.names:
-            raise UnknownLayer(f"There is no layer '{layer}'. This network has: {', '.join(self.layers)}.")
+            raise UnknownLayer(f"There is no layer '{layer:.200}'. This network has: {', '.join(self.layers)}.")
         return self._source.names[layer]
 
     def __repr__(self) -> str:

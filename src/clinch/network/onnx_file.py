@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from clinch.errors import NetworkError
-from clinch.io.files import MODEL_LIMIT, PICKLE_ADVICE, is_pickled, read_limited
+from clinch.io.files import MODEL_LIMIT, PICKLE_ADVICE, SHRINKS, is_pickled, is_there, read_limited
 
 #: graphs inside nodes inside graphs
 _DEPTH = 20
@@ -27,11 +27,11 @@ def open_model(path: Path, *, limit: int = MODEL_LIMIT) -> ModelProto:
         NetworkError: there is no such file, it is no ONNX file or larger than the limit, or its external data lies
             outside of its folder.
     """
-    if not path.is_file():
+    if not is_there(path):
         raise NetworkError(f"There is no file {path}.")
     if is_pickled(path):
         raise NetworkError(f"'{path}' {PICKLE_ADVICE}")
-    content = read_limited(path, limit, NetworkError)
+    content = read_limited(path, limit, NetworkError, shrinks=SHRINKS)
     try:
         model = onnx.load_model_from_string(content)
         outputs = len(model.graph.output)

@@ -7,7 +7,6 @@ method whatever.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from torch import Tensor
 import clinch as cl
 from clinch.attacks import AttackResult, algorithm1, algorithm2, fast_grad, random_signs
 from clinch.io.data import reference_file
+from clinch.io.published import read_columns
 from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.balda import FCNN, LENET, MISSING, SOURCE, Classifier, Sample, nearest, network, sample
 from clinch.papers.parts.figure_curves import Curve, Panel, curves_figure
@@ -123,10 +123,8 @@ def _curves(
 
 
 def _published(chosen: Classifier) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
-    with reference_file(chosen.curves).open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    curves = {name: tuple(float(line[column]) for line in lines) for name, column in COLUMNS.items()}
-    return tuple(float(line["epsilon"]) for line in lines), curves
+    found = read_columns(reference_file(chosen.curves), ["epsilon", *COLUMNS.values()])
+    return found["epsilon"], {name: found[column] for name, column in COLUMNS.items()}
 
 
 def _proven(net: SymbolicNetwork, images: Sample, eps: float) -> Tensor:

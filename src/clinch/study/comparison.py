@@ -16,7 +16,8 @@ from clinch.errors import ProblemError
 from clinch.io.files import printable
 from clinch.study.columns import columns, text_table
 from clinch.study.evaluation import Evaluation, Tally
-from clinch.study.run import classifier, evaluate
+from clinch.study.fitting import check_labels, classifier
+from clinch.study.run import evaluate
 from clinch.study.sources import Source, open_source
 from clinch.study.template import Template, norm_name
 
@@ -122,6 +123,8 @@ def compare(
         for p, radius, method in itertools.product(norms, eps, methods)
     ]
     pairs = [(classifier(net, source), source) for net, source in itertools.product(nets, sources)]
+    for network, source in pairs:
+        check_labels(network, source, min(options.get("limit") or source.size, source.size))
     combinations = _named(_Combination(*pair, template) for pair, template in itertools.product(pairs, asked))
     deadline = time.monotonic() + time_limit
     runs = {}

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clinch.devices import usable_device
-from clinch.errors import NetworkError, ProblemError, WorkerError
+from clinch.errors import ProblemError, WorkerError
 from clinch.gradients import with_gradients
 from clinch.solver.solution import installed_versions
 from clinch.study.answers import ATTACK, passes_of
 from clinch.study.crew import Alone, Crew
 from clinch.study.evaluation import Evaluation, Tally
 from clinch.study.fingerprint import fingerprint, model_fingerprint
+from clinch.study.fitting import check_data, classifier, note_on_radius
 from clinch.study.sources import Source, open_source
 from clinch.study.store import Row, Store
 from clinch.study.task import Outcome, Study, Task
@@ -114,6 +115,7 @@ def evaluate(
     network = classifier(net, source)
     place = usable_device(network.device if device is None else device)
     images = source.size if limit is None else min(limit, source.size)
+    check_data(template, network, source, images)
     with Store(out, _identity(template, network, source, seed)) as store:
         run = _Run(Study(template, network, seed, str(place)), source, store, images, time_limit, progress)
         versions = installed_versions()
@@ -135,24 +137,6 @@ def _identity(template: Template, network: SymbolicNetwork, source: Source, seed
     }  # fmt: skip
 
 
-def classifier(net: nn.Module | SymbolicNetwork, source: Source) -> SymbolicNetwork:
-    """The network, and whether the first image that can be read fits it."""
-    from clinch.modeling.model import SymbolicNetwork, load
-    from clinch.study.sources import first_shape
-
-    shape = first_shape(source)
-    network = net if isinstance(net, SymbolicNetwork) else load(net, input_shape=shape or ())
-    outputs = network.graph.nodes[-1].shape
-    if len(outputs) != 1 or outputs[0] < 2:
-        raise NetworkError(f"{network.name} has outputs of shape {outputs}; a study needs one output per class, (K,).")
-    if shape is not None and math.prod(shape) != math.prod(network.input_shape):
-        raise NetworkError(
-            f"{network.name} takes inputs of shape {network.input_shape}, but the images of {source.name} have shape "
-            f"{shape}. Name data that fits."
-        )
-    return network
-
-
 class _Run:
     """One call of :func:`evaluate`: what is missing, then what is open."""
 
@@ -170,7 +154,7 @@ class _Run:
         self.classes = self.network.graph.nodes[-1].shape[0]
         self.counts = Counter(store.counts(images))
         self.done = 0
-        self.notes: dict[str, None] = {}
+        self.notes: dict[str, None] = dict.fromkeys(note_on_radius(study.template))
         self._began = time.monotonic()
         self._deadline = self._began + time_limit
         self.passes = passes_of(self.template, self.network)

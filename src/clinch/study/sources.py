@@ -27,6 +27,10 @@ from clinch.study.fingerprint import fingerprint
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm", ".webp")
 #: what such a file may hold, whatever its name; more pixels are not decoded
 FORMATS, MOST_PIXELS = ("PNG", "JPEG", "BMP", "PPM", "WEBP"), 2**24
+#: of a JPEG: a progressive one has about ten, and each may refine every pixel
+MOST_SCANS = 100
+#: bytes of an image written as text, which takes long to read
+MOST_LETTERS = 2**20
 #: bytes of such a file, files in a folder, and files and folders looked at on the way, at most
 IMAGE_LIMIT, MOST_FILES, MOST_ENTRIES = 2**26, 10**7, 2 * 10**7
 #: names of the two arrays of an .npz file, in the order they are looked for
@@ -61,12 +65,14 @@ class Source:
         size: number of images.
         hash: of the data; for a torch data set of its length and of :data:`SAMPLES` items.
         items: positions -> image and label of each, or the exception that reading it raised.
+        labels: ``(size,)`` where they are known without reading an image; else None.
     """
 
     name: str
     size: int
     hash: str
     items: Callable[[Sequence[int]], Sequence[tuple[Any, Any] | Exception]]
+    labels: Tensor | None = None
 
     def read(self, places: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype) -> Batch:
         """Images at these places in the network's shape and dtype; what cannot be read gets its error.
@@ -153,6 +159,7 @@ def array_source(name: str, x: Any, y: Any) -> Source:
     return Source(
         name, len(images), fingerprint(images, labels),
         lambda places: list(zip(images[torch.as_tensor(list(places))], labels[torch.as_tensor(list(places))].tolist())),
+        labels,
     )  # fmt: skip
 
 
@@ -199,6 +206,7 @@ def folder_source(folder: Path) -> Source:
     return Source(
         folder.name, len(files), fingerprint(parts),
         lambda places: [_caught(lambda file=files[place]: (_decoded(file[0]), file[1])) for place in places],
+        torch.tensor([label for _, label in files]),
     )  # fmt: skip
 
 
@@ -324,9 +332,14 @@ def _decoded(path: Path) -> np.ndarray:
     """Bytes ``(height, width)`` or ``(height, width, 3)``."""
     from PIL import Image
 
+    content = _content(path)
+    if content.count(b"\xff\xda") > MOST_SCANS and content.startswith(b"\xff\xd8"):
+        raise DataError(f"{path.name} has more than {MOST_SCANS} scans, each as long as a whole image. Save it again.")
+    if content[:2] in (b"P1", b"P2", b"P3") and len(content) > MOST_LETTERS:
+        raise DataError(f"{path.name} has its pixels as text of more than {MOST_LETTERS:,} bytes. Save it as PNG.")
     try:
         # the content decides, not the name: other formats of the library start programs
-        with Image.open(io.BytesIO(_content(path)), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise DataError(f"{path.name} has {picture.width} x {picture.height} pixels. Make it smaller.")
             grey = picture.mode in ("1", "L", "I", "F", "I;16")
@@ -369,12 +382,14 @@ def _hashable(item: tuple[Any, Any]) -> tuple[Any, str]:
 
 
 def _pixels(image: Any, shape: tuple[int, ...]) -> Tensor:
-    """An image in the network's shape; bytes as shares of 255."""
+    """An image in the network's shape, its channels where the network has them; bytes as shares of 255."""
     x = _tensor(image)
     x = x / 255.0 if x.dtype == torch.uint8 else x
-    if len(shape) == 3 and x.dim() == 3 and tuple(x.shape) != shape and (x.shape[2], *x.shape[:2]) == shape:
-        x = x.permute(2, 0, 1)
-    if x.numel() != math.prod(shape):
+    if len(shape) == 3 and x.dim() == 3 and tuple(x.shape) != shape:
+        turned = [order for order in ((2, 0, 1), (1, 2, 0)) if tuple(x.shape[i] for i in order) == shape]
+        x = x.permute(turned[0]) if turned else x
+    whole, wanted = ([n for n in extents if n > 1] for extents in (x.shape, shape))
+    if x.numel() != math.prod(shape) or (len(whole) == len(wanted) and whole != wanted):
         raise DataError(f"the image has shape {tuple(x.shape)}, the network takes {shape}")
     if not bool(torch.isfinite(x).all()):
         raise DataError("the image has pixels that are NaN or infinite")

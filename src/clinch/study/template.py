@@ -124,10 +124,14 @@ class Template:
         """Why an image with pixels from low to high and label y cannot be asked about; None where it can."""
         if not 0 <= y < classes:
             return f"the label {y} is none of the network's {classes} classes, 0 to {classes - 1}"
-        rounding = RANGE_ROUNDING * torch.finfo(torch.float32).eps * size_of_range(self.lower, self.upper)
-        if max(self.lower - low, high - self.upper) > rounding:
+        if self.outside(low, high):
             return f"the image has pixels from {low:g} to {high:g}, outside of [{self.lower:g}, {self.upper:g}]"
         return None
+
+    def outside(self, low: float, high: float) -> bool:
+        """Whether pixels from low to high leave the range of the inputs by more than rounding."""
+        rounding = RANGE_ROUNDING * torch.finfo(torch.float32).eps * size_of_range(self.lower, self.upper)
+        return max(self.lower - low, high - self.upper) > rounding
 
 
 def norm_name(p: float) -> str:

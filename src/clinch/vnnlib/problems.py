@@ -89,7 +89,7 @@ def _fits(specification: Specification, tensor: Declaration, network: Network, s
     if not same:
         declared = tensor.size if specification.version == "1.0" else list(tensor.shape)
         raise SpecificationError(
-            f"{where}: the {tensor.kind} {tensor.name} has {declared} elements; that of {network.name} has shape "
+            f"{where}: the {tensor.kind} {tensor.name} has {declared!s:.80} elements; that of {network.name} has shape "
             f"{list(shape)}. Name the network that the specification was written for."
         )
     dtype = str(network.dtype).removeprefix("torch.")

@@ -10,8 +10,11 @@ Numbers are read as float64. The package ``vnnlib`` reads version 2.0 only, and 
 
 from __future__ import annotations
 
+import gc
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -19,7 +22,7 @@ from pathlib import Path
 from clinch.errors import SpecificationError
 from clinch.io.files import SPECIFICATION_LIMIT, printable, read_limited
 from clinch.vnnlib.specification import Atom, Declaration, Formula, Junction, Specification, Variable
-from clinch.vnnlib.syntax import Expression, Group, Word, parse
+from clinch.vnnlib.syntax import Expression, Group, Word, parse, taken
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 # indices of at most 18 digits: longer ones are no index of anything, and Python refuses to read very long ones
@@ -70,11 +73,26 @@ def parse_specification(text: str, name: str = "specification") -> Specification
         ('1.0', 1)
     """
     try:
-        return _Reading(name).read(parse(text))
+        with _uncollected():
+            return _Reading(name).read(parse(text))
     except RecursionError:
         raise SpecificationError(f"{name}: its expressions are nested too deeply.") from None
+    except MemoryError:
+        raise SpecificationError(f"{name}: there is not enough memory for it. Split it.") from None
     except SpecificationError as error:
         raise SpecificationError(printable(f"{name}, {error}")) from None
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would look at millions of words again and again: none is in a circle."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Reading:
@@ -90,8 +108,10 @@ class _Reading:
 
     def read(self, commands: list[Group]) -> Specification:
         """All commands of a file, in order."""
-        for command in commands:
-            self._command(command)
+        commands.reverse()
+        # what is read of a command takes the place of its words
+        while commands:
+            self._command(commands.pop())
         if self.version == "1.0":
             self._gather_elements()
         for kind in ("input", "output"):
@@ -200,7 +220,8 @@ class _Reading:
         if head in _COMPARISONS:
             return self._comparison(head, rest, expression)
         if head in ("and", "or", "not", "=>"):
-            parts = tuple(self._formula(part) for part in rest)
+            expression.items.clear()
+            parts = tuple(self._formula(part) for part in taken(rest))
             if not parts or (head == "not" and len(parts) != 1) or (head == "=>" and len(parts) != 2):
                 raise _wrong(expression, f"'{head}' with {len(parts)} conditions has no meaning")
             if head == "not":
@@ -255,7 +276,7 @@ class _Reading:
             raise _wrong(word, f"'{word.text:.40}' is not declared, and not a number")
         index = tuple(int(n) for n in found[2].split(",")) if found[2] else ()
         if len(index) != len(tensor.shape) or any(i >= n for i, n in zip(index, tensor.shape)):
-            raise _wrong(word, f"{word.text:.40} does not fit the shape {list(tensor.shape)} of {tensor.name}")
+            raise _wrong(word, f"{word.text:.40} does not fit the shape {list(tensor.shape)!s:.80} of {tensor.name}")
         position = 0
         for i, extent in zip(index, tensor.shape):
             position = position * extent + i

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from sys import intern
 from typing import NamedTuple
 
 from clinch.errors import SpecificationError
@@ -28,7 +30,7 @@ class Group(NamedTuple):
 Expression = Word | Group
 
 #: parentheses inside each other at most, and words and groups of a file at most
-DEPTH, ITEMS = 100, 20_000_000
+DEPTH, ITEMS = 100, 5_000_000
 
 
 def parse(text: str) -> list[Group]:
@@ -47,10 +49,10 @@ def parse(text: str) -> list[Group]:
     for count, match in enumerate(_TOKEN.finditer(text)):
         token = match.group()
         first = token[0]
+        if count > ITEMS:
+            raise SpecificationError(f"line {line}: the file has more than {ITEMS:,} words and lines. Split it.")
         if first == "\n":
             line += 1
-        elif count > ITEMS:
-            raise SpecificationError(f"line {line}: the file has more than {ITEMS:,} words. Split it.")
         elif first == "(":
             group = Group([], line)
             items.append(group)
@@ -66,10 +68,18 @@ def parse(text: str) -> list[Group]:
         elif first in '[]"' and len(token) == 1:
             raise SpecificationError(f"line {line}: '{token}' has no partner or no name in front of it.")
         elif first != ";":
-            items.append(Word("".join(token.split()) if "[" in token else token, line))
+            # names and operators stand there again and again: one text for all of them
+            items.append(Word(intern("".join(token.split()) if "[" in token else token), line))
     if open_:
         raise SpecificationError(f"line {open_[-1].line}: the '(' of this line is not closed. Add ')'.")
     return [_group(item) for item in whole]
+
+
+def taken(items: list[Expression]) -> Iterator[Expression]:
+    """The items of a list, in order, each given back to the memory as soon as the next one is asked for."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def _group(item: Expression) -> Group:

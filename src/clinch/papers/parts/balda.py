@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import clinch as cl
 from clinch.attacks import AttackResult, deepfool
 from clinch.io.data import Images, mnist, model_file
+from clinch.io.published import load_weights
 from clinch.modeling.model import SymbolicNetwork
 
 SOURCE = "Balda, Behboodi and Mathar 2018 (arXiv 1803.03607)"
@@ -70,7 +70,7 @@ def network(chosen: Classifier) -> SymbolicNetwork:
     half = [nn.ReLU(), nn.MaxPool2d(2)]
     dense = [nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)]
     module = nn.Sequential(nn.Conv2d(1, 6, 5), *half, nn.Conv2d(6, 16, 5), *half, nn.Flatten(), *dense)
-    module.load_state_dict(load_file(model_file(f"{chosen.model}.safetensors")))
+    load_weights(module, model_file(f"{chosen.model}.safetensors"))
     side = 28 + 2 * chosen.border
     return cl.load(module.eval().requires_grad_(False), input_shape=(1, side, side))
 
