@@ -75,7 +75,7 @@ def test_equal_names_get_numbers_and_progress_says_which():
     [({"norms": []}, "nothing to compare"), ({"norms": [2, 3]}, "norm is 3"), ({"eps": [0.1, -1]}, "eps is -1"),
      ({"methods": ["prayer"]}, "methods is 'prayer'; choose one of"), ({"time_limit": -1}, "time_limit is -1"),
      ({"methods": ["bounds"]}, "Give eps"), ({"data": ["digits", "minst"]}, "no data 'minst'"),
-     ({"data": ["digits", (torch.zeros(2, 3), torch.zeros(2))]}, r"have shape \(3,\)")],
+     ({"data": ["digits", (torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))]}, r"have shape \(3,\)")],
 )  # fmt: skip
 def test_bad_settings_are_one_line_before_any_work(options, message, monkeypatch):
     monkeypatch.setattr(comparison, "evaluate", lambda *_, **__: pytest.fail("work was begun"))
