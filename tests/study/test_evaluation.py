@@ -196,6 +196,19 @@ def test_a_run_goes_on_where_it_stopped_and_may_grow(tmp_path, monkeypatch):
     assert [t.images for t in seen] == [45, 45] and seen[0].interval[0] <= done.interval[0]
 
 
+@pytest.mark.parametrize("options", [{"eps": 0.06}, {"eps": 0.3, "norm": 2}, {"eps": 4, "norm": 0}])
+def test_rows_do_not_depend_on_the_batch(monkeypatch, options):
+    """What attacks find, bit by bit; linear bounds are products of matrices, equal up to rounding."""
+    found = []
+    for largest in (128, 7, 1):
+        monkeypatch.setattr(answers, "LARGEST", largest)
+        found.append(comparable(evaluate(DEMO, limit=16, **options).rows))
+    for rows in found[1:]:
+        assert [row._replace(margin=0.0) for row in rows] == [row._replace(margin=0.0) for row in found[0]]
+        margins = [[-1.0 if row.margin is None else row.margin for row in each] for each in (rows, found[0])]
+        assert margins[0] == pytest.approx(margins[1], rel=1e-9)
+
+
 @pytest.mark.parametrize("options", [{"eps": 0.06}, {"norm": 2}])
 def test_wide_networks_are_attacked_first_and_end_with_the_same_answers(tmp_path, monkeypatch, options):
     narrow = evaluate(DEMO, limit=24, **options)

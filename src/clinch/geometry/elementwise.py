@@ -18,7 +18,7 @@ def softplus(x: Tensor) -> Tensor:
         >>> softplus(torch.tensor([-20.0, 0.0, 20.0]))
         tensor([2.0612e-09, 6.9315e-01, 2.0000e+01])
     """
-    return 0.5 * (x + x.abs()) + (-x.abs()).exp().log1p()
+    return torch.maximum(x, torch.zeros_like(x)) + (-x.abs()).exp().log1p()
 
 
 def sigmoid(x: Tensor) -> Tensor:
