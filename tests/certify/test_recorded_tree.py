@@ -17,6 +17,8 @@ from clinch.checker.check import check
 from clinch.checker.layers import Refused, read_layers
 from clinch.checker.tree import leaves_of
 from clinch.search import tree as recording
+from clinch.search.branch_and_bound import BranchAndBound
+from clinch.search.relu_split import ReluSplit
 from clinch.search.tree import AT_CLAUSE, AT_INPUT, AT_RELU, Recorded, SearchTree, TreeRecorder
 from clinch.solve import search
 from clinch.solver.ledger import Ledger
@@ -324,8 +326,6 @@ def test_too_many_leaves_are_not_kept(case, monkeypatch):
 
 def test_an_interrupted_search_leaves_its_open_domains(case, monkeypatch):
     asked, whole = case
-    from clinch.search.branch_and_bound import BranchAndBound
-    from clinch.search.relu_split import ReluSplit
 
     ledger = Ledger(asked.query, time_limit=10, gap=1e-3, trees=[])
     ledger.offer(whole.x, "known", torch.tensor([0]))
@@ -350,3 +350,25 @@ def test_solve_hands_its_tree_on(case, monkeypatch):
     solution = asked.solve(10, gap=1e-3, certificate=True)
     assert solution.certificate is not None
     assert isinstance(seen[0].known, Recorded)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_clauses_below_the_root_are_recorded_too(seed):
+    """Two disjunctions: one alternative of the larger one for each branch, the other is split where it is broken."""
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(20, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)).eval()
+    net, x = cl.load(model, input_shape=(20,)), torch.rand(20)
+    out, z = model(x[None])[0].detach(), net.output
+    first = net.input[0] - net.input[1] >= float(x[0] - x[1]) + 0.3
+    other = net.input[2] + z[0] <= float(x[2] + out[0]) - 0.1
+    limits = [net.input.between(0, 1), z.argmax() != int(out.argmax()), first | other]
+    asked = cl.Problem(cl.Minimize(cl.norm(net.input - x, p=2)), limits)
+    ledger = Ledger(asked.query, time_limit=20, gap=1e-3, trees=[])
+    ReluSplit(asked.query, ledger).run()
+    known = ledger.trees[-1].of(0)
+    assert bool(ledger.closed.all())
+    assert int((known.tree.kind == AT_CLAUSE).sum()) > 1
+    proof = made((asked, ledger), known)
+    assert isinstance(proof, SavedProof)
+    assert again(proof) == proof.report
+    assert proof.certificate.header["claim"] == made((asked, ledger), None).certificate.header["claim"]

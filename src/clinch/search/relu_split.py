@@ -148,7 +148,7 @@ class ReluSplit:
         brancher = ReluBrancher(self.bounder, self.batch, LEVELS, impossible[owner], tree)
         search = BranchAndBound(
             query.size, goal, self.bounder, brancher, leaf_solver=AffineLeaves(self.bounder, goal),
-            batch=self.batch, in_turns=True, device=self.device,
+            batch=self.batch, in_turns=query.size > 1, device=self.device,
         )  # fmt: skip
         search.plant(self._roots(torch.arange(len(owner), device=self.device)))
         return search
