@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,8 @@ def as_tensor(value: Any, name: str, example: str) -> Tensor:
         ShapeError: anything else, such as a text, rows of different lengths, or complex numbers.
     """
     try:
-        tensor = torch.as_tensor(value)
+        # NumPy keeps a number that is written in Python in all its digits, torch would round it to float32
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ShapeError(f"{name} is a {type(value).__name__} that is no array of numbers. Pass {example}.") from None
     if tensor.is_complex():

@@ -7,11 +7,13 @@ from typer.main import get_command
 
 from clinch.cli import app
 
+#: options that name a file to be read
+READ = ("question",)
 TARGETS = sorted(
     (name, option.opts[-1])
     for name, command in get_command(app).commands.items()
     for option in command.params
-    if option.param_type_name == "option" and option.metavar in ("FILE", "DIR", "RUN")
+    if option.param_type_name == "option" and option.metavar in ("FILE", "DIR", "RUN") and option.name not in READ
 )
 #: what each command is about, none of which is there: bad input
 ABOUT = {

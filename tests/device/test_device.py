@@ -15,7 +15,7 @@ from problems import KINDS, uniform
 
 import clinch as cl
 from clinch.errors import ProblemError
-from clinch.network.network import Network
+from clinch.modeling.model import SymbolicNetwork
 from clinch.search.input_split import input_split
 from clinch.solver.ledger import Ledger
 from clinch.testing.networks import ENCODABLE, convolutional, max_pooled, multilayer, residual
@@ -164,7 +164,7 @@ def test_reported_limits_of_layers(place, make):
             assert theirs.device.type == "cpu" and torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
-def living_there(net: Network) -> Network:
+def living_there(net: SymbolicNetwork) -> SymbolicNetwork:
     """The same network, whose own model takes inputs on the device."""
 
     def original(x: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
@@ -173,11 +173,11 @@ def living_there(net: Network) -> Network:
         values = graph.forward(x, [graph.names[n] for n in names])
         return {n: values[graph.names[n]].detach() for n in names}
 
-    return Network(net.graph, original, dtype=torch.float64, device="cuda:0", name="there")
+    return SymbolicNetwork(net.graph, original, dtype=torch.float64, device="cuda:0", name="there")
 
 
 def test_engines_follow_the_model_where_no_device_is_named(place):
-    def problem(net: Network) -> cl.Problem:
+    def problem(net: SymbolicNetwork) -> cl.Problem:
         x, z = net.input, net.output
         return cl.Problem(cl.Minimize(cl.norm(x - torch.ones(3), 2)), [x >= -1, x <= 1, z[0] >= z[1] + 0.1])
 
@@ -198,7 +198,7 @@ def test_a_module_on_cuda():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
 
-    def solved(net: Network) -> cl.Solution:
+    def solved(net: SymbolicNetwork) -> cl.Solution:
         inside = [net.input >= -1, net.input <= 1]
         return cl.Problem(cl.Minimize(net.output[0] - net.output[1]), inside).solve(time_limit=60)
 

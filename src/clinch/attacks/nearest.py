@@ -268,7 +268,8 @@ def _balls(track: Track, rows: Tensor, passes: int, draws: Draws) -> None:
             return
         few = range(begin, min(runs, begin + len(sizes)))
         starts = [goal.start[rows] if begin == 0 else _extreme(goal, rows, radius, draws.at(run)) for run in few]
-        first = radius.new_tensor([sizes[run - begin] for run in few]).repeat_interleave(len(rows)).unsqueeze(1)
+        own = torch.tensor([sizes[run - begin] for run in few], dtype=radius.dtype, device=radius.device)
+        first = own.repeat_interleave(len(rows)).unsqueeze(1)
         near, move = shrinking_steps(
             track, rows.repeat(len(few)), anyone.repeat(len(few)), torch.cat(starts), radius.repeat(len(few)), length,
             step_size=(first, 0.1),

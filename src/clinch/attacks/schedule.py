@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import overload
+from typing import TypeVar
 
 from torch import Tensor
 
+#: a step size, or one for each run
+Size = TypeVar("Size", float, Tensor)
 
-@overload
-def cosine(start: float, end: float, step: int, steps: int) -> float: ...
-@overload
-def cosine(start: Tensor, end: float, step: int, steps: int) -> Tensor: ...
-def cosine(start: float | Tensor, end: float, step: int, steps: int) -> float | Tensor:
+
+def cosine(start: Size, end: float, step: int, steps: int) -> Size:
     """From ``start`` at step 0 to ``end`` at the last step, along half a cosine."""
     share = step / max(1, steps - 1)
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
