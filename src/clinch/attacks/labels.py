@@ -198,6 +198,11 @@ class Model:
         with torch.no_grad():
             return self._in_double(x.double())
 
+    def finest(self, x: Tensor) -> Tensor:
+        """Outputs in float64; where the module cannot be run so, its own outputs as float64 numbers."""
+        found = self.exact(x)
+        return self(x).double() if found is None else found
+
     def _in_double(self, x: Tensor) -> Tensor | None:
         for mode in (nullcontext(), KeptDouble()) if self.has_exact else ():
             try:

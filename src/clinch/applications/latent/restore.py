@@ -292,6 +292,6 @@ def _checked(misfit: Misfit, z: Tensor, starts: Tensor, shape: tuple[int, ...]) 
     """The images by the decoder itself, and their errors in float64."""
     with torch.no_grad():
         image = misfit.model(z)
-        off = misfit.model.exact(z).flatten(1) - misfit.target.double()
+        off = misfit.model.finest(z).flatten(1) - misfit.target.double()
     error = (misfit.weights.double() * off**2).sum(1) / misfit.count.double()
     return Restored(image.reshape(shape), z, error, starts, misfit.forward.clone(), misfit.backward.clone())

@@ -87,6 +87,6 @@ def _confirmed(network: nn.Module | SymbolicNetwork, z: Tensor, y: Tensor) -> Te
     """Whether another action is strictly better at z in the network's dtype and in float64."""
     model = Model(network)
     with torch.no_grad():
-        scores = [model(z), model.exact(z)]
+        scores = [model(z), model.finest(z)]
     others = [f.scatter(1, y.unsqueeze(1), -torch.inf).amax(1) > f.gather(1, y.unsqueeze(1)).squeeze(1) for f in scores]
     return others[0] & others[1]

@@ -157,7 +157,7 @@ class Pixels(Goal):
         """The larger of each pixel's margins in the model's dtype and in float64, ``(L, P)`` in float64; NaN: not
         changed."""
         with torch.no_grad():
-            scores = self.model(z).flatten(2), self.model.exact(z).flatten(2)
+            scores = self.model(z).flatten(2), self.model.finest(z).flatten(2)
             both = [self.margins(f, rows).double().nan_to_num(nan=torch.inf) for f in scores]
         return torch.maximum(*both)
 
