@@ -126,8 +126,9 @@ def test_passes_are_counted():
     y = targets(1, (4,))
     found = reconstruct(Counting().eval(), y, method="adam", latent_shape=2, starts=3, steps=5, candidates=0)
     assert int(found.forward) == 3 * 6 and int(found.backward) == 3 * 6
-    # besides those: one latent to compare shapes, the values of all starts, the image and its float64 check
-    assert int(asked[0]) == 18 + 1 + 3 + 2
+    # besides the six: one latent to compare shapes, the values of all starts, the image and its float64 check; a batch
+    # is filled to four rows
+    assert int(asked[0]) == 4 * (6 + 1 + 1 + 2)
 
 
 def test_the_jacobian_is_the_true_one():

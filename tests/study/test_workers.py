@@ -82,7 +82,7 @@ def test_threads_and_any_number_of_tasks_give_the_rows_of_one_process(tmp_path, 
 def test_bad_images_are_failed_rows_with_workers_too():
     x, y = digits()
     x, y = x[:20].clone(), y[:20].clone()
-    x[2, 0, 0], x[5, 1, 1], y[7] = torch.nan, 1.5, 10
+    x[2, 0, 0], x[5, 1, 1], x[7, 3, 3] = torch.nan, 1.5, -0.5
     alone = evaluate(DEMO, (x, y), eps=0.05)
     with ThreadPoolExecutor(2) as executor:
         found = evaluate(DEMO, (x, y), eps=0.05, executor=executor)

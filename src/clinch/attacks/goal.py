@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.draws import Draws, fingerprint
+from clinch.attacks.filled import BLOCK
 from clinch.attacks.units import Units
 from clinch.geometry.norms import norm
 from clinch.geometry.projection import project_into
@@ -330,6 +331,7 @@ def parts_of(z: Tensor, times: int = 1) -> list[slice]:
     """Points ``(L, *input_shape)`` in parts that the network takes at once: what it keeps for gradients is many times
     its input. ``times``: rows that each point stands for."""
     size = max(1, AT_ONCE // (times * max(1, z.shape[1:].numel())))
+    size -= size % BLOCK if size > BLOCK else 0
     return [slice(begin, begin + size) for begin in range(0, max(1, len(z)), size)]
 
 

@@ -24,6 +24,7 @@ from clinch.attacks.objective import Objective
 from clinch.attacks.result import AttackResult, HasQuery, query_of
 from clinch.attacks.tightened import disjunctive_clause
 from clinch.attacks.track import Track
+from clinch.deadline import OutOfTime
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.gradients import with_gradients
 from clinch.query import Distance, Query
@@ -40,6 +41,8 @@ ITERATIONS = 200
 SAMPLE, POPULATION = 128, 64
 #: how far from the middle an input without limits is looked for by solvers that need some
 REACH = 10.0
+#: what is said where the time ended a run
+STOPPED = "SciPy's {solver} was stopped by the time limit."
 
 
 class _OutOfTime(BaseException):
@@ -89,7 +92,6 @@ def scipy_engine(solver: str, sides: bool) -> Callable[[Query, Ledger, int], Non
     """The same as an engine of ``solve()``: the problems of a batch share the time that the ledger has left."""
 
     def engine(query: Query, ledger: Ledger, seed: int) -> None:
-        goal = Objective(ledger.query)
         left = ledger.query.size
 
         def seconds() -> float:
@@ -98,7 +100,12 @@ def scipy_engine(solver: str, sides: bool) -> Callable[[Query, Ledger, int], Non
             left -= 1
             return share
 
-        for text in _each(goal, Track(goal, who=f"SciPy {solver}"), solver, sides, seed, seconds, ledger):
+        try:
+            goal = Objective(ledger.query)
+            notes = _each(goal, Track(goal, who=f"SciPy {solver}"), solver, sides, seed, seconds, ledger)
+        except OutOfTime:
+            notes = [STOPPED.format(solver=solver)]
+        for text in notes:
             ledger.note(text)
 
     engine.__name__ = f"{solver}{'' if sides else '_whole'}"
@@ -123,7 +130,7 @@ def _each(
                 warnings.simplefilter("ignore")
                 _in_time(stated, partial(_run, stated, solver, sides, seed))
         except _OutOfTime:
-            notes.append(f"SciPy's {solver} was stopped by the time limit.")
+            notes.append(STOPPED.format(solver=solver))
         except (ArithmeticError, ValueError, RuntimeError, IndexError, TypeError, MemoryError) as reason:
             if reason is stated.broken:
                 raise

@@ -79,12 +79,13 @@ class Certificate(NamedTuple):
         return found
 
 
-def read_file(path: Path, entry: str) -> tuple[dict[str, Any], dict[str, Array]]:
+def read_file(path: str | Path, entry: str) -> tuple[dict[str, Any], dict[str, Array]]:
     """JSON header and tensors of a file, whose digest must be the one that the header states.
 
     Raises:
         Refused: no safetensors file, no such entry, or contents that were changed.
     """
+    path = Path(path)
     try:
         with path.open("rb") as start:
             # the library makes room for a header's entries and for the tensors, and panics where there is none
