@@ -383,6 +383,10 @@ def test_reference_networks(path: Path):
 @needs_competition
 @pytest.mark.parametrize("path", COMPETITION[:3] + COMPETITION[-3:], ids=lambda p: p.name)
 def test_competition_networks(path: Path):
-    network = load(path)
+    try:
+        network = load(path)
+    except UnsupportedOperator as reason:
+        assert "\n" not in str(reason) and "Layer '" in str(reason)
+        pytest.xfail(f"not read yet: {reason}")
     check(network, 2, 1e-3)
     assert len(network.graph.nodes) > 5
