@@ -16,7 +16,7 @@ from clinch.network.ops.average_pool import AdaptiveAveragePool, AveragePool, Re
 from clinch.network.ops.base import Operator
 from clinch.network.ops.convolution import Convolution, TransposedConvolution
 from clinch.network.ops.dense import Dense
-from clinch.network.ops.forward_only import GELU, LayerNorm, LogSoftmax, Multiply, SiLU, Softmax
+from clinch.network.ops.forward_only import GELU, LayerNorm, LogSoftmax, MatrixProduct, Multiply, SiLU, Softmax
 from clinch.network.ops.max_pool import MaxPool, WindowTap
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.s_shaped import Sigmoid, Tanh
@@ -153,6 +153,7 @@ def specimens() -> list[Specimen]:
         Specimen(SiLU(), ((4,),), nn.SiLU()),
         Specimen(LayerNorm(layer_norm.weight.detach(), layer_norm.bias.detach(), 1e-5), ((2, 3, 4),), layer_norm),
         Specimen(Multiply(), ((2, 3), (2, 3)), lambda x, y: x * y),
+        Specimen(MatrixProduct(), ((2, 3), (3, 4)), lambda x, y: x @ y),
         Specimen(sine, ((4,),), torch.sin),
         *_convolutions(),
         *_pools(),

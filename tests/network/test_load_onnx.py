@@ -15,7 +15,9 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
+from clinch.bounds.interval import interval_bounds
 from clinch.errors import NetworkError, UnsupportedOperator
+from clinch.geometry.region import Region
 from clinch.io.data import data_folder
 from clinch.modeling.model import load
 from clinch.network.fold import fold
@@ -265,7 +267,7 @@ def test_unreadable_files(tmp_path: Path):
 RELU = [node("Relu", "x", "y")]
 REFUSED = {
     "no reader": (single("Sin", [3]), UnsupportedOperator, r"'y'.*Sin cannot be read.*Gemm"),
-    "two activations": (model([node("MatMul", "x x", "y")], ["n", 3, 3]), UnsupportedOperator, "MatMul.*not known"),
+    "two activations": (model([node("MatMul", "x x", "y")], ["n", 3]), UnsupportedOperator, "MatMul.*not known"),
     "batch in front": (single("Add", [3], {"c": normal(2, 3)}), UnsupportedOperator, r"\(2, 3\) meets the batch"),
     "batch moved": (single("Transpose", [3], perm=[1, 0]), UnsupportedOperator, "moves the batch"),
     "batch merged": (single("Reshape", [3, 2], {"s": i64(-1, 3)}), UnsupportedOperator, r"mixes the batch with the 6"),
@@ -379,14 +381,26 @@ def test_reference_networks(path: Path):
     assert [str(n) for n in numbers] == module.layers[1:]
 
 
+@pytest.mark.parametrize("order", ["c x", "x c", "x c x"])
+def test_constants_stand_beside_activations(order):
+    """A class token in front of an image's patches is a Concat of a constant."""
+    nodes = [node("Concat", order, "y", "join", axis=1)]
+    network = load(model(nodes, ["n", 2, 3], {"c": np.full((1, 1, 3), 0.5, np.float32)}))
+    check(network, 4)
+    x = torch.rand(4, 2, 3)
+    c = torch.full((4, 1, 3), 0.5)
+    expected = torch.cat([{"x": x, "c": c}[name] for name in order.split()], 1)
+    assert torch.equal(network.graph.forward(x)[network.graph.output], expected)
+    limits = interval_bounds(network.graph_as(torch.float64, "cpu"), Region(x[:1].double() - 1, x[:1].double() + 1))
+    least, most = (t[0] for t in limits[network.graph.output])
+    near = torch.cat([{"x": x[:1] + 0.9, "c": c[:1]}[name] for name in order.split()], 1)[0]
+    assert bool((least <= near).all() and (near <= most).all()) and bool((least == most).any())
+
+
 @pytest.mark.data
 @needs_competition
 @pytest.mark.parametrize("path", COMPETITION[:3] + COMPETITION[-3:], ids=lambda p: p.name)
 def test_competition_networks(path: Path):
-    try:
-        network = load(path)
-    except UnsupportedOperator as reason:
-        assert "\n" not in str(reason) and "Layer '" in str(reason)
-        pytest.xfail(f"not read yet: {reason}")
+    network = load(path)
     check(network, 2, 1e-3)
     assert len(network.graph.nodes) > 5

@@ -60,7 +60,17 @@ def test_every_operator_has_a_specimen():
 
 def test_facts_are_as_the_project_promises():
     """The table that `clinch supports` prints; forward-only operators are listed here by name."""
-    forward_only = {"Input", "Softmax", "LogSoftmax", "GELU", "SiLU", "LayerNorm", "Multiply", "TorchFunction"}
+    forward_only = {
+        "Input",
+        "Softmax",
+        "LogSoftmax",
+        "GELU",
+        "SiLU",
+        "LayerNorm",
+        "Multiply",
+        "MatrixProduct",
+        "TorchFunction",
+    }
     for kind in leaf_operators():
         facts = [kind.supports(fact) for fact in ("interval", "relax", "encode")]
         expected = [False] * 3 if kind.__name__ in forward_only else [True, True, not issubclass(kind, SShaped)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clinch.network.ops.base import Affine, Interval, Shape, from_aten, from_onnx
+from clinch.network.ops.forward_only import MatrixProduct
 from clinch.network.ops.scale import Scale, along, per_sample
 from clinch.network.ops.shape import Reshape, Transpose
 
@@ -78,7 +79,7 @@ class Dense(Affine):
 
 
 def _product(call: Call, a: Value | Tensor, b: Value | Tensor) -> Value | None:
-    """``a @ b`` where one of the two is a constant."""
+    """``a @ b``: affine where one of the two is a constant."""
     if isinstance(b, Tensor) and not isinstance(a, Tensor):
         if b.dim() == 1:
             column = call.emit(Dense(b[None]), a)
@@ -94,6 +95,8 @@ def _product(call: Call, a: Value | Tensor, b: Value | Tensor) -> Value | None:
         if a.dim() == 2 and rank >= 2:
             swap = Transpose((*range(rank - 2), rank - 1, rank - 2))
             return call.emit(swap, call.emit(Dense(a), call.emit(swap, b)))
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor) and len(a.shape) == len(b.shape) >= 2:
+        return call.emit(MatrixProduct(), a, b)
     return None
 
 

@@ -106,6 +106,16 @@ class Multiply(Operator):
         return x * y
 
 
+@dataclass(frozen=True, eq=False)
+class MatrixProduct(Operator):
+    """``f(X, Y) = X Y``: matrices in the last two dimensions of two activations, as attention multiplies them."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``X Y``."""
+        x, y = inputs
+        return x @ y
+
+
 def multiply(call: Call, x: Value, y: Value) -> Value:
     """A product of two activations of the same number of dimensions."""
     if len(x.shape) != len(y.shape):

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clinch.network.ops.add import Add
 from clinch.network.ops.base import Affine, Shape, from_aten, from_onnx
+from clinch.network.ops.scale import Scale, per_sample
 from clinch.network.ops.shape import Reshape
 
 if TYPE_CHECKING:
@@ -223,10 +225,37 @@ def _stack(call: Call) -> Value:
 
 
 def _join(call: Call, values: Sequence[Value | Tensor], axis: int) -> Value:
-    """Constants may stand before and after a single activation: they are padding of one value each."""
+    """Values one after the other; where some are constants, padded activations are added to what is constant."""
+    rank = len(call.activations[0].shape)
+    dim = call.axis(axis, rank)
     if len(call.activations) == len(values):
-        return call.emit(Concatenate(call.axis(axis, len(call.activations[0].shape))), *call.activations)
-    raise call.refuse("it joins constants with activations; pad the activations instead (torch.nn.functional.pad)")
+        return call.emit(Concatenate(dim), *call.activations)
+    shape = call.activations[0].shape
+    parts = [_constant_part(call, v, dim, shape) if isinstance(v, Tensor) else v for v in values]
+    lengths = [part.shape[dim] for part in parts]
+    total, begin = sum(lengths), 0
+    fixed, moving = [], []
+    for part, length in zip(parts, lengths):
+        if isinstance(part, Tensor):
+            fixed.append(part)
+        else:
+            fixed.append(torch.zeros(part.shape, dtype=torch.float64))
+            around = (0, 0) * (rank - 1 - dim) + (begin, total - begin - length)
+            moving.append(call.emit(Pad(around), part))
+        begin += length
+    joined = moving[0]
+    for part in moving[1:]:
+        joined = call.emit(Add(), joined, part)
+    return call.emit(Scale(None, torch.cat([part.double().cpu() for part in fixed], dim)), joined)
+
+
+def _constant_part(call: Call, constant: Tensor, dim: int, shape: Shape) -> Tensor:
+    """A constant among joined activations of the given shape, for one sample."""
+    part = per_sample(call, constant, len(shape))
+    expected = tuple(n for i, n in enumerate(shape) if i != dim)
+    if part.dim() != len(shape) or tuple(n for i, n in enumerate(part.shape) if i != dim) != expected:
+        raise call.refuse(f"a constant of shape {tuple(constant.shape)} does not fit beside samples of shape {shape}")
+    return part
 
 
 @from_aten("aten.pad", "aten.constant_pad_nd")
