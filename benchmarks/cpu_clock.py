@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import torch
 
-from clinch import deadline
+from clinch.runtime import deadline
 
 
 def count_cpu_seconds() -> None:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from clinch import renamed
 from clinch.errors import ClinchError
 from clinch.modeling.constraints import EQUALITY_TOLERANCE, MARGIN
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import inf, norm
 from clinch.modeling.problem import Maximize, Minimize, Problem
 from clinch.network.network import Network
+from clinch.runtime import renamed
 from clinch.solver.solution import Proof, Solution, Status
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clinch.deadline import OutOfTime
-from clinch.devices import usable_device
+from clinch.runtime.deadline import OutOfTime
+from clinch.runtime.devices import usable_device
 from clinch.search.input_split import input_split as search_boxes
 from clinch.search.l0_search import fewest_changes as search_count
 from clinch.search.milp.milp import milp as solve_encoding

@@ -15,9 +15,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from clinch import memory
-from clinch.deadline import OutOfTime, exactly_until
-from clinch.devices import usable_device
 from clinch.errors import (
     BackendCrash,
     BackendError,
@@ -27,8 +24,11 @@ from clinch.errors import (
     UnsupportedByEngine,
     UnsupportedOperator,
 )
-from clinch.gradients import with_gradients
 from clinch.query import Distance, FormsNorm, Linear, Query, Statement
+from clinch.runtime import memory
+from clinch.runtime.deadline import OutOfTime, exactly_until
+from clinch.runtime.devices import usable_device
+from clinch.runtime.gradients import with_gradients
 from clinch.solver.checkpoint import Keeper
 from clinch.solver.conclusion import conclude
 from clinch.solver.ledger import Ledger

@@ -10,7 +10,7 @@ from test_conformance import ONE, images, mlp, run
 from torch import nn
 
 import clinch as cl
-from clinch.gradients import usable
+from clinch.runtime.gradients import usable
 
 #: modes that evaluation code runs in
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}

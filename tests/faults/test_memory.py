@@ -12,9 +12,9 @@ from problems import other_class
 
 import clinch as cl
 import clinch.solve
-from clinch import memory
 from clinch.errors import ClinchError, NetworkError, ProblemError
 from clinch.network.ops.relu import LeakyReLU
+from clinch.runtime import memory
 from clinch.solver.solution import Proof, Status
 from clinch.testing.networks import dense, multilayer, network_of
 

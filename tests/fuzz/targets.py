@@ -22,11 +22,11 @@ from models import MODELS, checked, dense
 from mutations import spoilt_bytes, spoilt_model, spoilt_text
 
 import clinch
-from clinch import memory
 from clinch.cli.problem_file import read_problem
 from clinch.errors import ClinchError
 from clinch.io.data import read_idx
 from clinch.io.numpy_files import names_in_npz, read_npy, read_npz
+from clinch.runtime import memory
 from clinch.vnnlib import read_specification
 from clinch.vnnlib.cases import cases_of
 

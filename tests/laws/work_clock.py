@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clinch import deadline
 from clinch.backends.highs import HighsModel
+from clinch.runtime import deadline
 
 #: numbers a second
 SPEED = 1.2e9

@@ -12,7 +12,7 @@ import clinch
 ROOT = Path(clinch.__file__).parent
 #: from the ground up; rooms of one line do not import each other
 FLOORS = [
-    "deadline errors gradients renamed", "io geometry devices memory arguments", "backends", "network", "query",
+    "errors", "runtime", "io geometry", "backends", "network", "query",
     "describe", "encoding", "checker bounds solver", "attacks", "search", "exact", "certificates",
     "solve", "modeling", "testing figures", "applications vnnlib", "demo", "study", "papers", "cli",
     "domains __init__", "__main__",

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clinch.renamed import RENAMED
+from clinch.runtime.renamed import RENAMED
 
 OLD = [
     (module, name, place)

@@ -42,11 +42,11 @@ from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
-from clinch.gradients import with_gradients
 from clinch.network.graph import Graph
 from clinch.network.load import load
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 #: first step of the input in radii, and the last one in first ones: chosen on the robust network of ``adr-mnist``
 STEP, LAST = 0.25, 0.02

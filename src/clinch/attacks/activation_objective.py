@@ -18,8 +18,8 @@ from clinch.attacks.units import TYPICAL
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
-from clinch.gradients import with_gradients
 from clinch.query import Distance, Query
+from clinch.runtime.gradients import with_gradients
 
 #: step of the input, in Euclidean radii of the region: the published one on the small random networks
 STEP = 0.16

@@ -17,9 +17,9 @@ from clinch.geometry.directions import steepest_direction
 from clinch.geometry.elementwise import power
 from clinch.geometry.linear_minimum import saturating_root
 from clinch.geometry.projection import project_into
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 #: distance of the first step, by norm
 FIRST_DISTANCE = {1.0: 0.5, 2.0: 0.1}

@@ -17,9 +17,9 @@ from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.directions import sparse_direction, steepest_direction, with_room
 from clinch.geometry.projection import project_into
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 #: share of a step that is its own, the rest is momentum; share of steps that have to gain between checkpoints
 OWN, GAINING = 0.75, 0.75

@@ -13,8 +13,8 @@ from clinch.attacks.nearest import search
 from clinch.attacks.objective import Objective
 from clinch.attacks.polish import polish_from
 from clinch.attacks.track import Track
-from clinch.gradients import with_gradients
 from clinch.query import Distance, Query
+from clinch.runtime.gradients import with_gradients
 from clinch.solver.ledger import Ledger
 
 #: passes for each problem of a thorough attack on a distance, and of a quick one: where branches share conditions, so

@@ -13,8 +13,8 @@ from clinch.attacks.tightened import disjunctive_clause, reference_point, tighte
 from clinch.attacks.units import Units, range_of, working_dtype
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.projection import project_into
-from clinch.gradients import with_gradients
 from clinch.query import Activations, Distance, Query
+from clinch.runtime.gradients import with_gradients
 from clinch.solver.check_points import check_points
 
 

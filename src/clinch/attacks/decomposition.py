@@ -15,9 +15,9 @@ from clinch.attacks.result import NO_GRADIENT, AttackResult, HasQuery, History
 from clinch.attacks.state import goal_of
 from clinch.attacks.track import Track
 from clinch.errors import ProblemError
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients

@@ -14,9 +14,9 @@ from clinch.attacks.state import goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 #: the least that a step takes off a branch, relative to the margin at the start: at a tie the exact step has no length
 LEAST = 1e-5

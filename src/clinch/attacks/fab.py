@@ -16,9 +16,9 @@ from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.norms import dual_exponent
 from clinch.geometry.norms import norm as length_of
 from clinch.geometry.projection import project_into
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 #: length of random starts, by norm, where no nearer point is known
 START = {1.0: 5.0, 2.0: 1.0, torch.inf: 0.3}

@@ -16,9 +16,9 @@ from clinch.geometry.directions import steepest_direction
 from clinch.geometry.norms import NORMS, dual_exponent
 from clinch.geometry.norms import norm as length_of
 from clinch.geometry.projection import project_into
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients

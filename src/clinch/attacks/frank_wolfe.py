@@ -17,9 +17,9 @@ from clinch.errors import ProblemError
 from clinch.geometry.directions import linear_maximiser
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients

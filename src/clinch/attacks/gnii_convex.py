@@ -20,9 +20,9 @@ from clinch.attacks.state import goal_of, radius_of
 from clinch.attacks.track import Track
 from clinch.errors import BackendError, ProblemError
 from clinch.geometry.projection import project_into
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 #: ``constraints(eta, x)``: what must hold of the perturbation ``(n,)``, given the input ``(n,)`` as a parameter
 Constraints = Callable[[Any, Any], Sequence[Any]]

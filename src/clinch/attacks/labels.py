@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clinch.arguments import as_tensor, checked_batch, checked_outputs, checked_range, within_range
 from clinch.attacks.draws import mix
 from clinch.attacks.filled import filled
 from clinch.attacks.goal import Answer, Goal, linearised_distance, parts_of
@@ -22,10 +21,11 @@ from clinch.attacks.units import Units, range_of
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.norms import NORMS
 from clinch.geometry.region import Region
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.network.original import training_module
 from clinch.query import met
+from clinch.runtime.arguments import as_tensor, checked_batch, checked_outputs, checked_range, within_range
+from clinch.runtime.gradients import with_gradients
 
 OUTPUTS = ("logits", "probabilities")
 

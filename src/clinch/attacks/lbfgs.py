@@ -17,8 +17,8 @@ from clinch.attacks.result import AttackResult
 from clinch.attacks.state import goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError, UnsupportedByEngine
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
+from clinch.runtime.gradients import with_gradients
 
 #: ends of the line search, relative to the weight from which on x itself is stationary
 LEAST, MOST = 1e-3, 4.0

@@ -25,8 +25,8 @@ from clinch.errors import ProblemError
 from clinch.geometry.directions import linear_maximiser, steepest_direction
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
-from clinch.gradients import with_gradients
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 #: lanes per problem for each start asked for
 LANES_PER_START = 12

@@ -20,9 +20,9 @@ from clinch.attacks.state import nearest_goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.attacks.units import FARTHEST, TYPICAL
 from clinch.errors import ProblemError
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 #: passes from which on both recipes run for every input
 BOTH = 480

@@ -16,9 +16,9 @@ from clinch.errors import ProblemError
 from clinch.geometry.elementwise import power, sigmoid, softplus
 from clinch.geometry.norms import NORMS
 from clinch.geometry.projection import project_into
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 #: smallest ratio of the two multipliers, and its inverse the largest
 SMALLEST_RATIO = 1e-6

@@ -19,9 +19,9 @@ from clinch.errors import ProblemError
 from clinch.geometry.elementwise import atanh
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 #: Adam's averages (Kingma and Ba 2015, arXiv 1412.6980), and the smallest root it divides by
 DECAY, SQUARES, TINY = 0.9, 0.999, 1e-12

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.network.graph import Graph
 from clinch.query import Activations
+from clinch.runtime import deadline
 
 #: node -> whether each element is on its positive side, ``(1, *node_shape)``
 Pattern = dict[int, Tensor]

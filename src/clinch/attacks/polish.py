@@ -17,8 +17,8 @@ from torch import Tensor
 from clinch.attacks.pieces import Pattern, forward_on, linearise, pattern_at
 from clinch.errors import BackendError
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
-from clinch.gradients import with_gradients
 from clinch.query import Distance, Query
+from clinch.runtime.gradients import with_gradients
 from clinch.solver.ledger import Ledger
 
 #: the name under which points are offered

@@ -24,10 +24,10 @@ from clinch.attacks.objective import Objective
 from clinch.attacks.result import AttackResult, HasQuery, query_of
 from clinch.attacks.tightened import disjunctive_clause
 from clinch.attacks.track import Track
-from clinch.deadline import OutOfTime
 from clinch.errors import ProblemError, UnsupportedByEngine
-from clinch.gradients import with_gradients
 from clinch.query import Distance, Query
+from clinch.runtime.deadline import OutOfTime
+from clinch.runtime.gradients import with_gradients
 from clinch.solver.ledger import Ledger
 
 Array = np.ndarray[Any, np.dtype[np.float64]]

@@ -12,9 +12,9 @@ from clinch.attacks.result import AttackResult, HasQuery
 from clinch.attacks.state import check_norm, goal_of
 from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
-from clinch.gradients import with_gradients
 from clinch.network.network import Network
 from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients

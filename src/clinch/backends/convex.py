@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.backends import highs
 from clinch.backends.program import Outcome, Program, Vector, sparse
 from clinch.errors import BackendError
 from clinch.geometry.halfspace import Projection, halfspace_distance
+from clinch.runtime import deadline
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

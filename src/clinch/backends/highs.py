@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinch import deadline
 from clinch.backends.program import Outcome, Program, Vector
 from clinch.backends.quiet import silenced
 from clinch.backends.tangents import solve_by_tangents
 from clinch.errors import BackendError
+from clinch.runtime import deadline
 
 _ROWWISE, _TRIANGULAR, _MINIMISE, _FEASIBLE = 2, 1, 1, 2
 #: magnitude of an entry beyond which HiGHS takes no program (its option large_matrix_value)

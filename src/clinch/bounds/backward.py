@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.bounds.ends import End, end_of
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Relaxation
 from clinch.query import Forms
+from clinch.runtime import deadline
 
 #: coefficients carried back at once: blocks that fit a core's cache are several times faster than whole batches
 BLOCK = 2**18

@@ -25,11 +25,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.bounds.concretise import Concretised
 from clinch.bounds.domains import Domains, Kink, Relaxed
 from clinch.network.ops.base import Interval
 from clinch.query import Linear
+from clinch.runtime import deadline
 
 
 class Multipliers(NamedTuple):

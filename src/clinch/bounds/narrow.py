@@ -19,12 +19,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Elementwise, Lines, Relaxation
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.shape import Reshape
+from clinch.runtime import deadline
 
 #: inputs per hidden element, and share of open elements, from which on carrying rows costs no more
 NARROW, MOSTLY_CLOSED = 0.5, 0.25

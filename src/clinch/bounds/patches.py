@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch import deadline
 from clinch.bounds import backward
 from clinch.geometry.inner_products import products
 from clinch.geometry.linear_minimum import minimum_over
@@ -29,6 +28,7 @@ from clinch.network.ops.base import Lines, Relaxation, through_lines
 from clinch.network.ops.convolution import Convolution
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.shape import Reshape
+from clinch.runtime import deadline
 
 #: coefficients of one sign carried back at once
 PIECE = 2**18

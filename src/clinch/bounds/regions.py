@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clinch.arguments import as_tensor
-from clinch.devices import usable_device
 from clinch.errors import EmptyRegionError, NonFiniteError, ShapeError
 from clinch.geometry.norms import NORMS
 from clinch.geometry.region import Ball, Region
+from clinch.runtime.arguments import as_tensor
+from clinch.runtime.devices import usable_device
 
 
 def box(lower: Any, upper: Any, *, device: torch.device | str | None = None) -> Region:

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.bounds.dead import MOSTLY_ALIVE, cut, cuttable
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
 from clinch.geometry.region import Region
@@ -30,6 +29,7 @@ from clinch.network.graph import Graph
 from clinch.network.ops.base import Affine, Interval, Relaxation
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Forms
+from clinch.runtime import deadline
 
 #: decay of the two moments of Adam, faster than usual: a few steps must do
 FIRST, SECOND = 0.4, 0.9

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.certificates.layer_list import layer_list, places
 from clinch.certificates.proof_search import ProofSearch, halves_boxes
 from clinch.checker.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
@@ -23,6 +22,7 @@ from clinch.checker.layers import Layer, Refused, read_layers
 from clinch.errors import CertificateError, NetworkError
 from clinch.io.files import MODEL_LIMIT, read_limited, replacing
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
+from clinch.runtime import deadline
 from clinch.search.tree import Recorded
 from clinch.solver.ledger import Recorder
 

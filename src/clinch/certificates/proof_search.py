@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
@@ -22,6 +21,7 @@ from clinch.errors import CertificateError
 from clinch.geometry.region import Region
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Query
+from clinch.runtime import deadline
 from clinch.search.affine_leaf import is_convex, solve_leaf
 from clinch.search.branch_and_bound import BranchAndBound, Branched
 from clinch.search.dual_bounding import Subdomains

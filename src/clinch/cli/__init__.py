@@ -63,7 +63,7 @@ def root(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own) and return its exit code."""
-    from clinch import memory
+    from clinch.runtime import memory
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:

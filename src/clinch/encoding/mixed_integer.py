@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clinch import deadline
 from clinch.backends.program import Program, Vector, sparse
 from clinch.errors import UnsupportedByEngine
 from clinch.network.ops.base import Interval, Operator
 from clinch.network.ops.encoder import Expression
+from clinch.runtime import deadline
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

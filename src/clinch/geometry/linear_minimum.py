@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch import deadline
 from clinch.geometry.inner_products import products
 from clinch.geometry.region import Ball, Region
+from clinch.runtime import deadline
 
 #: elements worked on at once; a block and its temporaries should fit into a core's cache
 BLOCK = 1 << 18

@@ -12,13 +12,13 @@ import torch
 
 from clinch.describe import layer_name
 from clinch.errors import ProblemError, ShapeError
-from clinch.gradients import with_gradients
 from clinch.modeling.canonicalize import lower
 from clinch.modeling.constraints import Constraint
 from clinch.modeling.expressions import LinearExpression
 from clinch.modeling.norms import NormExpression
 from clinch.modeling.symbols import merge_batches
 from clinch.query import Distance, Query
+from clinch.runtime.gradients import with_gradients
 from clinch.solve import solve
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.errors import UnsupportedOperator
 from clinch.network.ops.base import Interval, Operator, Relaxation, Shape
+from clinch.runtime import deadline
 
 if TYPE_CHECKING:
     from clinch.network.ops.encoder import Expression, OperatorEncoder

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from clinch import memory
 from clinch.errors import NetworkError
-from clinch.gradients import with_gradients
 from clinch.io.files import PICKLE_ADVICE, is_pickled
 from clinch.network.compare import compare
 from clinch.network.network import Network
+from clinch.runtime import memory
+from clinch.runtime.gradients import with_gradients
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.backends.convex import (
     BallLimit,
     ConvexResult,
@@ -24,6 +23,7 @@ from clinch.bounds.dual import evaluate
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
 from clinch.query import Distance, Forms, Linear, Query
+from clinch.runtime import deadline
 from clinch.search.dual_bounding import ROOT_STEPS, DualBounder, Subdomains
 from clinch.search.relu_branching import violated_clause
 

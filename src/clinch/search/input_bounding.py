@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.bounds.crown import activation_bounds
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import minimum_over
@@ -18,6 +17,7 @@ from clinch.network.fold import fold
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Relaxation
 from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
+from clinch.runtime import deadline
 from clinch.search.boxes import Boxes
 
 

@@ -16,9 +16,9 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from clinch import deadline
 from clinch.errors import UnsoundResult
 from clinch.query import Query
+from clinch.runtime import deadline
 from clinch.solver.check_points import check_points
 from clinch.solver.solution import ABSOLUTE_GAP, Event, Proof
 
@@ -93,7 +93,7 @@ class Ledger:
 
     @contextmanager
     def ending(self, *, late: bool = False) -> Iterator[None]:
-        """What is done inside ends with :class:`clinch.deadline.OutOfTime` when the time is over.
+        """What is done inside ends with :class:`clinch.runtime.deadline.OutOfTime` when the time is over.
 
         Args:
             late: a little later, and whatever deadline holds outside.

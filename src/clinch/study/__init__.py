@@ -1,7 +1,7 @@
 """Studies: what attacks and bounds say about a whole network, measured over a set of inputs; published experiments."""
 
-from clinch import renamed
 from clinch.network.normalise import normalised
+from clinch.runtime import renamed
 from clinch.study import figures
 from clinch.study.certificates import Certified, certify_run
 from clinch.study.comparison import Comparison, compare

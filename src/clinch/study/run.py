@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clinch.devices import usable_device
 from clinch.errors import ProblemError, WorkerError
-from clinch.gradients import with_gradients
+from clinch.runtime.devices import usable_device
+from clinch.runtime.gradients import with_gradients
 from clinch.solver.solution import installed_versions
 from clinch.study.answers import ATTACK, passes_of
 from clinch.study.crew import Alone, Crew

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clinch.arguments import RANGE_ROUNDING, size_of_range
 from clinch.errors import ProblemError
 from clinch.geometry.norms import NORMS
+from clinch.runtime.arguments import RANGE_ROUNDING, size_of_range
 from clinch.study.fingerprint import fingerprint
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clinch import memory
-from clinch.devices import usable_device
 from clinch.errors import CertificateError, ProblemError, UnsoundResult, UnsupportedOperator
+from clinch.runtime import memory
+from clinch.runtime.devices import usable_device
 from clinch.solve import ENGINES, search, surviving
 from clinch.solver.ledger import Ledger
 from clinch.vnnlib.counterexample import Counterexample, counterexample_at

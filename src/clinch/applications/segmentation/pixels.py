@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clinch.arguments import checked_outputs
 from clinch.attacks.goal import Answer, Goal, Loss, parts_of
 from clinch.attacks.labels import Model, check_p, checked_inputs
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.elementwise import sigmoid
 from clinch.geometry.region import Region
-from clinch.gradients import with_gradients
 from clinch.modeling.model import SymbolicNetwork
+from clinch.runtime.arguments import checked_outputs
+from clinch.runtime.gradients import with_gradients
 
 
 class Pixels(Goal):

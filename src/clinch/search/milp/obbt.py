@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from clinch import deadline
 from clinch.backends.program import Program, Vector
 from clinch.encoding.mixed_integer import Kink
 from clinch.encoding.query_program import Encoding
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval
+from clinch.runtime import deadline
 
 
 def obbt(

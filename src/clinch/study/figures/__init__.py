@@ -1,6 +1,6 @@
 """Figures of a study, one file each: curves of robust accuracy, classes, margins, a gallery of inputs."""
 
-from clinch import renamed
+from clinch.runtime import renamed
 from clinch.study.figures.certified import certified_figure
 from clinch.study.figures.classes import classes_figure
 from clinch.study.figures.gallery import gallery_figure

@@ -71,7 +71,7 @@ def modules(package: str) -> None:
     for name in RENAMED:
         if name.rpartition(".")[0] == package and importlib.util.find_spec(name) is None:
             module = ModuleType(
-                name, "The old place of names that are elsewhere now: see :data:`clinch.renamed.RENAMED`."
+                name, "The old place of names that are elsewhere now: see :data:`clinch.runtime.renamed.RENAMED`."
             )
             module.__getattr__ = attributes(name)  # type: ignore[method-assign]
             sys.modules[name] = module

@@ -1,0 +1,1 @@
+"""The ground that every room stands on: time, memory, devices, gradients, arguments, and names that have moved."""
