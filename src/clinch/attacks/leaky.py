@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -31,10 +33,9 @@ class _Leaky(torch.autograd.Function):
 
 def leaky_forward(graph: Graph, x: Tensor, wanted: list[int]) -> dict[int, Tensor]:
     """:meth:`Graph.forward` whose gradients pass switched-off elements with slope LEAK."""
-    values = {0: x}
-    for i in graph.ancestors(wanted):
-        if i:
-            node = graph.nodes[i]
-            inputs = [values[j] for j in node.inputs]
-            values[i] = _Leaky.apply(inputs[0], node.op) if node.op.splits_at_zero else node.op.forward(*inputs)  # type: ignore[assignment]
-    return {i: values[i] for i in wanted}
+
+    def leaky(op: Operator, h: Tensor) -> Tensor:
+        return _Leaky.apply(h, op)  # type: ignore[return-value]
+
+    pieces = {i: partial(leaky, node.op) for i, node in enumerate(graph.nodes) if node.op.splits_at_zero}
+    return graph.forward(x, wanted, pieces)

@@ -8,13 +8,13 @@ linearised at the point itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from clinch.network.graph import Graph
 from clinch.query import Activations
-from clinch.runtime import deadline
 
 #: node -> whether each element is on its positive side, ``(1, *node_shape)``
 Pattern = dict[int, Tensor]
@@ -34,20 +34,13 @@ def pattern_at(graph: Graph, x: Tensor, wanted: list[int]) -> Pattern:
 
 def forward_on(graph: Graph, x: Tensor, pattern: Pattern, wanted: list[int]) -> Activations:
     """Activations ``(N, …)`` of the wanted nodes on one piece, for points ``(N, *input_shape)``."""
-    values: Activations = {0: x}
-    for i in graph.ancestors(wanted):
-        if not i:
-            continue
-        deadline.look()
-        node = graph.nodes[i]
-        inputs = [values[j] for j in node.inputs]
-        if i in pattern:
-            one = torch.ones(1, dtype=x.dtype, device=x.device)
-            right, left = node.op.forward(one), -node.op.forward(-one)
-            values[i] = torch.where(pattern[i], right, left) * inputs[0]
-        else:
-            values[i] = node.op.forward(*inputs)
-    return {i: values[i] for i in wanted}
+    one = torch.ones(1, dtype=x.dtype, device=x.device)
+
+    def fixed(i: int, h: Tensor) -> Tensor:
+        op = graph.nodes[i].op
+        return torch.where(pattern[i], op.forward(one), -op.forward(-one)) * h
+
+    return graph.forward(x, wanted, {i: partial(fixed, i) for i in pattern})
 
 
 def linearise(function: Callable[[Tensor], Tensor], x: Tensor, count: int) -> tuple[Tensor, Tensor]:

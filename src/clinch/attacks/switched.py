@@ -9,6 +9,7 @@ it is the network itself (Yu and Gao 2024, arXiv 2406.00494, equation 3 and prop
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from clinch.attacks.draws import Draws
 from clinch.errors import ProblemError
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Operator
-from clinch.network.ops.relu import LeakyReLU
 
 #: switches of L lanes: position of a ReLU in the graph -> ``(L, *shape)``
 Switches = Mapping[int, Tensor]
@@ -38,7 +38,7 @@ class Switched:
     def __init__(self, graph: Graph, wanted: Iterable[int], layers: Sequence[int] | None = None) -> None:
         self.graph, self.wanted = graph, sorted(set(wanted))
         self._needed = [i for i in graph.ancestors(self.wanted) if i]
-        every = [i for i in self._needed if isinstance(graph.nodes[i].op, LeakyReLU)]
+        every = [i for i in self._needed if graph.nodes[i].op.splits_at_zero]
         self.gates = every if layers is None else [i for i in every if i in set(layers)]
         #: the constant part of affine operators, which tangents do not pass through
         self._offset: dict[int, Tensor] = {}
@@ -53,15 +53,15 @@ class Switched:
 
     def forward(self, x: Tensor, switches: Switches) -> dict[int, Tensor]:
         """All activations of the surrogate at ``(L, *input_shape)``; gradients flow to x and to the switches."""
-        values: dict[int, Tensor] = {0: x}
-        for i in self._needed:
-            node = self.graph.nodes[i]
-            inputs = [values[j] for j in node.inputs]
-            values[i] = inputs[0] * self._slope(i, switches[i]) if i in switches else node.op.forward(*inputs)
-        return values
+
+        def gated(i: int, h: Tensor) -> Tensor:
+            return h * self._slope(i, switches[i])
+
+        return self.graph.forward(x, [0, *self._needed], {i: partial(gated, i) for i in switches})
 
     def _slope(self, gate: int, switch: Tensor) -> Tensor:
-        leak = getattr(self.graph.nodes[gate].op, "negative_slope", 0.0)
+        pieces = self.graph.nodes[gate].op.two_pieces()
+        leak = 0.0 if pieces is None else pieces.negative_slope
         return switch + leak * (1 - switch) if leak else switch
 
     @torch.no_grad()
@@ -80,31 +80,24 @@ class Switched:
             ``(L, *shape)`` for the pre-activation of each gate.
         """
         count, lanes = len(probes), len(values[0])
-        tangents = {0: probes.expand(count, lanes, *probes.shape[2:]).flatten(0, 1)}
-        last = max(map(self.before, self.gates), default=0)
-        found: dict[int, Tensor] = {}
+        start = probes.expand(count, lanes, *probes.shape[2:]).flatten(0, 1)
         wanted = {self.before(gate) for gate in self.gates}
-        for i in [j for j in (0, *self._needed) if j <= last]:
-            if i:
-                tangents[i] = self._tangent(i, values, switches, tangents, count)
-            if i in wanted:
-                found[i] = tangents[i].unflatten(0, (count, lanes)).square().mean(0)
-        return found
+        steps = {i: partial(self._tangent, i, values, switches, count) for i in self._needed}
+        tangents = self.graph.forward(start, wanted, steps)
+        return {i: t.unflatten(0, (count, lanes)).square().mean(0) for i, t in tangents.items()}
 
-    def _tangent(
-        self, i: int, values: Mapping[int, Tensor], switches: Switches, tangents: Mapping[int, Tensor], count: int
-    ) -> Tensor:
-        """What K·L tangents become in node i."""
+    def _tangent(self, i: int, values: Mapping[int, Tensor], switches: Switches, count: int, *along: Tensor) -> Tensor:
+        """What K·L tangents at the inputs of node i become in it."""
         node = self.graph.nodes[i]
-        along = tuple(tangents[j] for j in node.inputs)
         if i in switches:
             return along[0] * _repeated(self._slope(i, switches[i]), count)
         if node.op.affine:
             moved = node.op.forward(*along)
-            return moved if getattr(node.op, "linear", False) else moved - self._offset_of(i, node.op, along)
-        if isinstance(node.op, LeakyReLU):
+            return moved if node.op.linear else moved - self._offset_of(i, node.op, along)
+        pieces = node.op.two_pieces()
+        if pieces is not None:
             on = values[node.inputs[0]] > 0
-            return along[0] * _repeated(torch.where(on, 1.0, node.op.negative_slope).to(along[0]), count)
+            return along[0] * _repeated(torch.where(on, 1.0, pieces.negative_slope).to(along[0]), count)
         points = tuple(_repeated(values[j], count) for j in node.inputs)
         return torch.func.jvp(node.op.forward, points, along)[1]
 
@@ -126,12 +119,12 @@ def relu_layers(graph: Graph, names: Sequence[str] | None) -> list[int] | None:
     """
     if names is None:
         return None
-    known = {name: i for name, i in graph.names.items() if isinstance(graph.nodes[i].op, LeakyReLU)}
+    known = {name: i for name, i in graph.names.items() if graph.nodes[i].op.splits_at_zero}
     if isinstance(names, str):
         raise ProblemError(f"layers is the text '{names}'. Write a list of layers, such as ['{names}'].")
     for name in names:
         if name not in known:
-            listed = ", ".join(n.name for n in graph.nodes if isinstance(n.op, LeakyReLU)) or "none"
+            listed = ", ".join(n.name for n in graph.nodes if n.op.splits_at_zero) or "none"
             raise ProblemError(f"layers names '{name}', which is no ReLU of this network. It has: {listed}.")
     return [known[name] for name in names]
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from clinch.attacks.draws import Draws, fingerprint
 from clinch.attacks.units import FARTHEST, Units, working_dtype
-from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Distance, Forms, Query
 
 
@@ -54,7 +53,8 @@ def before_relus(query: Query) -> Forms:
     single = (sum(size.values(), torch.zeros_like(constant, dtype=torch.long)) <= 1).all(0)
     for node in list(coefficients):
         layer, rows = query.graph.nodes[node], coefficients[node]
-        if not isinstance(layer.op, LeakyReLU) or layer.op.negative_slope != 0:
+        pieces = layer.op.two_pieces()
+        if pieces is None or pieces.negative_slope != 0:
             continue
         c = rows.flatten(2).sum(2)
         same = (c == 0) | ((c > 0) & (constant <= 0)) | ((c < 0) & (constant > 0))

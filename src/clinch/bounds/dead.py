@@ -1,7 +1,7 @@
 """Leaving out dead elements: ReLUs that are off over a whole block carry nothing, and their rows and columns cost most.
 
-Only dense chains are cut, ``Dense -> ReLU -> Dense``: there an element is one row of the matrix before and one column
-of those behind. The result is the same function on the block's regions.
+Only chains of layers that can be pruned are cut, such as ``Dense -> ReLU -> Dense``: there an element is one row of the
+matrix before and one column of those behind. The result is the same function on the block's regions.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from clinch.network.graph import Graph
-from clinch.network.ops.dense import Dense
+from clinch.network.graph import Graph, Node
 
 #: share of elements alive from which on copying the matrices costs as much as it saves
 MOSTLY_ALIVE = 0.9
@@ -31,16 +31,21 @@ def cuttable(graph: Graph, wanted: Collection[int]) -> list[int]:
         for j in graph.nodes[i].inputs:
             readers[j].append(i)
 
-    def dense(i: int) -> bool:
-        return isinstance(graph.nodes[i].op, Dense) and len(graph.nodes[i].shape) == 1
+    none = torch.zeros(0, dtype=torch.long)
+
+    def prunable(i: int, outputs: Tensor | None, inputs: Tensor | None) -> bool:
+        node = graph.nodes[i]
+        return len(node.inputs) == 1 and node.op.prune(graph.shapes(i), outputs, inputs) is not None
 
     found = []
     for i in needed:
-        inputs = graph.nodes[i].inputs
-        if i and len(inputs) == 1 and not dense(i) and len(graph.nodes[i].shape) == 1:
-            (j,) = inputs
-            if j and dense(j) and j not in wanted and readers[j] == [i] and all(dense(k) for k in readers[i]):
-                found.append(i)
+        node = graph.nodes[i]
+        if not i or not node.op.elementwise or len(node.shape) != 1 or not prunable(i, none, none):
+            continue
+        (j,) = node.inputs
+        before = j and j not in wanted and readers[j] == [i] and prunable(j, none, None)
+        if before and all(prunable(k, None, none) for k in readers[i]):
+            found.append(i)
     return found
 
 
@@ -54,12 +59,18 @@ def cut(graph: Graph, alive: Mapping[int, Tensor]) -> Graph:
     nodes = list(graph.nodes)
     for i, kept in alive.items():
         (j,) = nodes[i].inputs
-        before = nodes[j].op
-        assert isinstance(before, Dense)
-        bias = None if before.bias is None else before.bias[kept]
-        nodes[j] = replace(nodes[j], op=Dense(before.weight[kept], bias), shape=(len(kept),))
-        nodes[i] = replace(nodes[i], shape=(len(kept),))
+        nodes[j] = _pruned(nodes, j, kept, None)
+        nodes[i] = _pruned(nodes, i, kept, kept)
         for k, node in enumerate(nodes):
-            if i in node.inputs and isinstance(node.op, Dense):
-                nodes[k] = replace(node, op=Dense(node.op.weight[:, kept], node.op.bias))
+            if i in node.inputs:
+                nodes[k] = _pruned(nodes, k, None, kept)
     return Graph(tuple(nodes))
+
+
+def _pruned(nodes: list[Node], i: int, outputs: Tensor | None, inputs: Tensor | None) -> Node:
+    """Node i with only the chosen elements; readers that are not asked for stay as they are."""
+    node = nodes[i]
+    op = node.op.prune([nodes[j].shape for j in node.inputs], outputs, inputs)
+    if op is None:
+        return node
+    return replace(node, op=op, shape=node.shape if outputs is None else (len(outputs),))

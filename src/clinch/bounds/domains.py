@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clinch.bounds.concretise import Concretiser
 from clinch.network.ops.base import Interval, Relaxation
-from clinch.network.ops.relu import LeakyReLU
+from clinch.network.ops.views import TwoPieces
 from clinch.query import Query
 
 #: dtype of the search for multipliers; whatever is found, the bound is evaluated in the query's own
@@ -36,7 +36,7 @@ class Kink(NamedTuple):
     """
 
     node: int
-    op: LeakyReLU
+    op: TwoPieces
     which: Tensor
     columns: slice
     slope: Tensor
@@ -110,14 +110,14 @@ def relax_query(query: Query, bounds: Mapping[int, Interval], which: Mapping[int
         node = graph.nodes[i]
         if not i:
             continue
-        if not isinstance(node.op, LeakyReLU):
+        if (pieces := node.op.two_pieces()) is None:
             fixed[i] = graph.relax(i, [] if node.op.affine else [bounds[j] for j in node.inputs])
             continue
         lower, upper = (t.flatten(1) for t in bounds[node.inputs[0]])
         open_ = ((lower < 0) & (upper > 0)).any(0).nonzero().flatten() if which is None else which[i]
         columns = slice(start, start + len(open_))
-        slope = node.op.relax([Interval(lower, upper)], graph.shapes(i)).upper_slope
-        kinks.append(Kink(i, node.op, open_, columns, slope, Interval(lower[:, open_], upper[:, open_])))
+        slope = pieces.relax([Interval(lower, upper)], graph.shapes(i)).upper_slope
+        kinks.append(Kink(i, pieces, open_, columns, slope, Interval(lower[:, open_], upper[:, open_])))
         start = columns.stop
     return Relaxed(query, tuple(kinks), fixed)
 

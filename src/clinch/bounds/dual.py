@@ -20,6 +20,7 @@ line that the backward pass chose gives ``[A_j]₊·ẑ_j`` for alpha, ``∓ẑ_
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -211,15 +212,13 @@ class DualFunction:
         width = m.alpha.shape[1]
         gradient = m.mu.new_zeros(count, 2 * width + m.mu.shape[1])
         alpha, beta, mu = Multipliers.unpack(gradient, width)
-        values: dict[int, Tensor] = {0: found.point.reshape(count, *graph.input_shape)}
-        for i in self.relaxed.order:
-            deadline.look()
-            inputs = [values[j] for j in graph.nodes[i].inputs]
-            if i not in self.frames:
-                values[i] = self.fixed[i].forward(chosen[i], *inputs)
-                continue
+
+        def through_operator(i: int, *inputs: Tensor) -> Tensor:
+            return self.fixed[i].forward(chosen[i], *inputs)
+
+        def through_kink(i: int, h: Tensor) -> Tensor:
             kink, frame = self.kinks[i], self.frames[i]
-            z = inputs[0].reshape(count, -1)
+            z = h.reshape(count, -1)
             at_open = z.index_select(1, kink.which)
             rows = chosen[i]
             torch.mul(rows.clamp(min=0), at_open, out=alpha[:, kink.columns])
@@ -228,8 +227,12 @@ class DualFunction:
             low = at_open * m.alpha[:, kink.columns]
             high = torch.addcmul(frame.up_offset, at_open, frame.up_slope)
             # not torch.where: signs that cannot be predicted make it several times slower
-            h = torch.lerp(high, low, (rows >= 0).to(low))
-            values[i] = (z * frame.slope).index_copy_(1, kink.which, h).reshape(count, *graph.nodes[i].shape)
+            after = torch.lerp(high, low, (rows >= 0).to(low))
+            return (z * frame.slope).index_copy_(1, kink.which, after).reshape(count, *graph.nodes[i].shape)
+
+        override = {i: partial(through_kink if i in self.frames else through_operator, i) for i in self.relaxed.order}
+        start = found.point.reshape(count, *graph.input_shape)
+        values = graph.forward(start, [0, *self.relaxed.order], override)
         if self.atoms.count:
             mu.copy_(self.atoms.values(values))
         return gradient.mul_(found.weight.unsqueeze(1))

@@ -15,8 +15,7 @@ from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
-from clinch.network.ops.dense import Dense
-from clinch.network.ops.shape import Reshape
+from clinch.network.ops.views import Matrix
 
 #: coefficients on the input for which problems are put together: smaller products are mostly overhead
 PIECE = 2**16
@@ -121,14 +120,13 @@ def end_of(graph: Graph, wanted: Collection[int], region: Region, relaxations: M
     lower, upper = region.lower.flatten(1), region.upper.flatten(1)
     if first is None or not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
         return AtInput(region)
-    op = graph.nodes[first].op
-    assert isinstance(op, Dense)
-    centre = functional.linear(lower / 2 + upper / 2, op.weight, op.bias)
-    return AtDense(first, op.weight, centre, upper / 2 - lower / 2, _used(graph, first, wanted, centre, relaxations))
+    i, matrix = first
+    centre = functional.linear(lower / 2 + upper / 2, matrix.weight, matrix.bias)
+    return AtDense(i, matrix.weight, centre, upper / 2 - lower / 2, _used(graph, i, wanted, centre, relaxations))
 
 
-def _first_dense(graph: Graph, wanted: Collection[int]) -> int | None:
-    """The dense layer through which every way from the wanted nodes to the input leads, or None."""
+def _first_dense(graph: Graph, wanted: Collection[int]) -> tuple[int, Matrix] | None:
+    """The dense layer through which every way from the wanted nodes to the input leads, and its matrix, or None."""
     needed = graph.ancestors(wanted)
     i = 0
     while i not in wanted:
@@ -136,10 +134,9 @@ def _first_dense(graph: Graph, wanted: Collection[int]) -> int | None:
         if len(readers) != 1:
             return None
         (i,) = readers
-        op = graph.nodes[i].op
-        if isinstance(op, Dense) and len(graph.nodes[i].shape) == 1:
-            return i
-        if not isinstance(op, Reshape):
+        if (matrix := graph.matrix(i)) is not None:
+            return i, matrix
+        if not graph.nodes[i].op.keeps_order:
             return None
     return None
 

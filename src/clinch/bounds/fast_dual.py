@@ -23,13 +23,12 @@ from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.network.ops.base import Interval, Lines, Relaxation
-from clinch.network.ops.relu import LeakyReLU
 
 
 def dual_relax(graph: Graph, i: int, inputs: Sequence[Interval]) -> Relaxation:
     """The relaxation of node i within limits of its inputs, a ReLU's two lines parallel."""
-    op, relaxation = graph.nodes[i].op, graph.relax(i, inputs)
-    if isinstance(op, LeakyReLU) and isinstance(relaxation, Lines):
+    relaxation = graph.relax(i, inputs)
+    if graph.nodes[i].op.splits_at_zero and isinstance(relaxation, Lines):
         return replace(relaxation, lower_slope=relaxation.upper_slope)
     return relaxation
 

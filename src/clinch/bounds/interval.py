@@ -11,7 +11,7 @@ from clinch.bounds.rows import layer_forms
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.network import Network
-from clinch.network.ops.base import Affine, Interval
+from clinch.network.ops.base import Interval
 from clinch.query import Forms
 
 
@@ -83,8 +83,8 @@ def interval(network: Network, region: Region, c: Tensor | None = None, *, layer
     (node,) = forms.coefficients
     limits = interval_bounds(graph, region, [node])
     rows, offset = forms.coefficients[node], forms.constant
-    while isinstance(op := graph.nodes[node].op, Affine) and len(graph.nodes[node].inputs) == 1:
-        carried, constant = op.relax([], graph.shapes(node)).backward(rows)
+    while graph.nodes[node].op.affine and len(graph.nodes[node].inputs) == 1:
+        carried, constant = graph.relax(node, []).backward(rows)
         rows, offset, node = carried[0], offset + constant, graph.nodes[node].inputs[0]
     rows = rows.flatten(2).expand(region.size, -1, -1)
     lower, upper = limits[node].lower.flatten(1).unsqueeze(1), limits[node].upper.flatten(1).unsqueeze(1)

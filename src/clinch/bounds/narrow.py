@@ -21,9 +21,8 @@ from torch import Tensor
 
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
-from clinch.network.ops.base import Elementwise, Lines, Relaxation
-from clinch.network.ops.dense import Dense
-from clinch.network.ops.shape import Reshape
+from clinch.network.ops.base import Lines, Relaxation
+from clinch.network.ops.views import Matrix
 from clinch.runtime import deadline
 
 #: inputs per hidden element, and share of open elements, from which on carrying rows costs no more
@@ -56,15 +55,14 @@ def narrow_bounds(
         Whether it was done: j is a dense layer on elementwise lines on a dense layer on a bounded box without balls
         that has few elements, and most elements of j are open somewhere.
     """
-    first = _first_layer(graph, j)
-    if first is None or region.balls or float(open_.double().mean()) < MOSTLY_CLOSED:
+    layers = _layers(graph, j)
+    if layers is None or region.balls or float(open_.double().mean()) < MOSTLY_CLOSED:
         return False
-    lines, bottom, top = relaxations[graph.nodes[j].inputs[0]], graph.nodes[first].op, graph.nodes[j].op
+    lines, (bottom, top) = relaxations[graph.nodes[j].inputs[0]], layers
     low, high = region.lower.flatten(1), region.upper.flatten(1)
     bounded = bool(torch.isfinite(low).all() & torch.isfinite(high).all())
     if not bounded or not isinstance(lines, Lines) or lines.upper_slope.dim() != 2:
         return False
-    assert isinstance(bottom, Dense) and isinstance(top, Dense)
     if any(t.requires_grad for t in (low, high, lines.upper_slope, lines.lower_slope, top.weight, bottom.weight)):
         return False  # what is done in place below would stand in the gradients' way
     signs = signed(top.weight)
@@ -85,21 +83,18 @@ def narrow_bounds(
     return True
 
 
-def _first_layer(graph: Graph, j: int) -> int | None:
-    """The dense layer at the bottom of ``input -> Dense -> elementwise -> Dense (j)``, where it is narrow, or None."""
-    top = graph.nodes[j]
-    if not isinstance(top.op, Dense) or len(top.shape) != 1:
+def _layers(graph: Graph, j: int) -> tuple[Matrix, Matrix] | None:
+    """The matrices of ``input -> matrix -> elementwise -> matrix (j)``, where the first is narrow, or None."""
+    top = graph.matrix(j)
+    if top is None:
         return None
-    bend = graph.nodes[top.inputs[0]]
-    if not isinstance(bend.op, Elementwise) or len(bend.shape) != 1 or len(bend.inputs) != 1:
+    bend = graph.nodes[graph.nodes[j].inputs[0]]
+    if not bend.op.elementwise or len(bend.inputs) != 1:
         return None
-    first = graph.nodes[bend.inputs[0]]
-    if not isinstance(first.op, Dense) or len(first.shape) != 1 or first.op.weight.shape[1] > NARROW * first.size:
+    bottom = graph.matrix(bend.inputs[0])
+    if bottom is None or bottom.weight.shape[1] > NARROW * len(bottom.weight):
         return None
-    i = first.inputs[0]
-    while isinstance(graph.nodes[i].op, Reshape):
-        i = graph.nodes[i].inputs[0]
-    return None if i else bend.inputs[0]
+    return None if graph.unshaped(graph.nodes[bend.inputs[0]].inputs[0]) else (bottom, top)
 
 
 class Sided(NamedTuple):
@@ -118,7 +113,7 @@ def signed(weight: Tensor) -> Tensor:
     return torch.cat([weight.clamp(min=0), weight.clamp(max=0)])
 
 
-def second_layer(first: Dense, lines: Lines, signs: Tensor, middle: Tensor) -> Sided:
+def second_layer(first: Matrix, lines: Lines, signs: Tensor, middle: Tensor) -> Sided:
     """Linear limits of ``W₂ σ(W₁x + b₁)`` by lines ``(hidden, D)`` on boxes of centres ``(n, D)``."""
     weight, count, size = first.weight, middle.shape[1], len(signs) // 2
     centre = weight @ middle

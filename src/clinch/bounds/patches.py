@@ -11,7 +11,7 @@ stand in one list, so that none is computed that is not open and none is padded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -23,11 +23,9 @@ from clinch.geometry.inner_products import products
 from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Ball, Region
 from clinch.network.graph import Graph
-from clinch.network.ops.average_pool import AveragePool
-from clinch.network.ops.base import Lines, Relaxation, through_lines
-from clinch.network.ops.convolution import Convolution
-from clinch.network.ops.scale import Scale
-from clinch.network.ops.shape import Reshape
+from clinch.network.ops.base import Lines, Relaxation
+from clinch.network.ops.relaxation import through_lines
+from clinch.network.ops.views import Factors, Kernel
 from clinch.runtime import deadline
 
 #: coefficients of one sign carried back at once
@@ -96,37 +94,24 @@ def _within(center: Tensor, region: Region) -> bool:
 def _path(graph: Graph, j: int, relaxations: Mapping[int, Relaxation]) -> list[int] | None:
     """Node j and what lies behind it, down to the input or to a reshaped input; None where windows do not apply."""
     path, i = [j], j
-    if not isinstance(graph.nodes[j].op, Convolution):
+    if _kernel(graph, j) is None:
         return None
     while True:
-        relaxation, op = relaxations[i], graph.nodes[i].op
-        if isinstance(op, Scale):
-            known = graph.shapes(i)[0] == graph.nodes[i].shape  # not widened by its constants
-        else:
-            known = isinstance(relaxation, Lines) or _as_convolution(op, graph.shapes(i)[0][0]) is not None
+        known = isinstance(relaxations[i], Lines) or _kernel(graph, i) is not None or _factors(graph, i) is not None
         if not known:
             return None
         (i,) = graph.nodes[i].inputs
         path.append(i)
-        if _is_input(graph, i):
+        if graph.unshaped(i) == 0:
             return path
 
 
-def _is_input(graph: Graph, i: int) -> bool:
-    """Whether node i holds the input's elements in their order."""
-    while i and isinstance(graph.nodes[i].op, Reshape):
-        (i,) = graph.nodes[i].inputs
-    return i == 0
+def _kernel(graph: Graph, i: int) -> Kernel | None:
+    return graph.nodes[i].op.as_convolution(graph.shapes(i))
 
 
-def _as_convolution(op: object, channels: int) -> Convolution | None:
-    """The operator as a convolution whose transpose acts on windows, or None."""
-    if isinstance(op, Convolution):
-        return op
-    if isinstance(op, AveragePool) and not op.ceil_mode and (op.count_include_pad or not any(op.padding)):
-        weight = torch.full((channels, 1, *op.kernel), 1.0, dtype=torch.float64)
-        return Convolution(weight / weight[0].numel(), None, op.stride, op.padding, (1,) * len(op.kernel), channels)
-    return None
+def _factors(graph: Graph, i: int) -> Factors | None:
+    return graph.nodes[i].op.as_factors(graph.shapes(i))
 
 
 # --- windows --------------------------------------------------------------------------------------------------------
@@ -156,7 +141,7 @@ class _Window:
             size *= n
         return size
 
-    def behind(self, op: Convolution, channels: int) -> _Window:
+    def behind(self, op: Kernel, channels: int) -> _Window:
         """The window of the convolution's input that this window of its output sees."""
         kernel = op.weight.shape[2:]
         return _Window(
@@ -189,7 +174,7 @@ def _windows_along(graph: Graph, path: list[int]) -> list[_Window]:
     windows = []
     for i, k in pairwise(path):
         channels = graph.nodes[k].shape[0]
-        op = _as_convolution(graph.nodes[i].op, channels)
+        op = _kernel(graph, i)
         window = window if op is None else window.behind(op, channels)
         windows.append(window)
     return windows
@@ -253,8 +238,9 @@ class _Walk:
     balls: list[tuple[Tensor, Tensor | None, Ball]] = field(init=False)
 
     def __post_init__(self) -> None:
-        first = self.graph.nodes[self.path[0]].op
-        assert isinstance(first, Convolution)
+        first = _kernel(self.graph, self.path[0])
+        assert first is not None
+        first = first.to(self.region.lower)
         channels, dims = first.weight.shape[0], first.spatial
         unit = torch.eye(channels, dtype=first.weight.dtype, device=first.weight.device)
         kernel = _transposed(first, unit.reshape(channels, channels, *[1] * dims), self.windows[0])
@@ -308,16 +294,15 @@ class _Walk:
 
     def _step(self, i: int, before: _Window, behind: _Window) -> _Step:
         """What node i does to rows on its output's window ``before``."""
-        op, relaxation, shape = self.graph.nodes[i].op, self.relaxations[i], self.graph.nodes[i].shape
+        relaxation, shape = self.relaxations[i], self.graph.nodes[i].shape
         if isinstance(relaxation, Lines):
             return _through_lines(relaxation.take(self.problems), before)
-        if isinstance(op, Scale):
-            full = [None if t is None else before.view(t.expand(shape).unsqueeze(0)) for t in (op.scale, op.shift)]
+        if (factors := _factors(self.graph, i)) is not None:
+            full = [None if t is None else before.view(t.expand(shape).unsqueeze(0)) for t in factors]
             return _through_scale(full[0], full[1])
-        convolution = _as_convolution(op, shape[0])
-        assert convolution is not None
-        convolution = convolution.to(self.region.lower.dtype, self.region.lower.device)
-        return _through_convolution(convolution, before, behind, shape, 2 * self.count)
+        kernel = _kernel(self.graph, i)
+        assert kernel is not None
+        return _through_convolution(kernel.to(self.region.lower), before, behind, shape, 2 * self.count)
 
 
 def _through_lines(lines: Lines, window: _Window) -> _Step:
@@ -347,9 +332,7 @@ def _through_scale(scale: Tensor | None, shift: Tensor | None) -> _Step:
     return step
 
 
-def _through_convolution(
-    op: Convolution, before: _Window, behind: _Window, shape: tuple[int, ...], count: int
-) -> _Step:
+def _through_convolution(op: Kernel, before: _Window, behind: _Window, shape: tuple[int, ...], count: int) -> _Step:
     """Rows on the output's window go through the transpose without padding: what falls outside meets zeros later."""
     matrix = _as_matrix(op, before, behind) if count >= ENOUGH_ROWS * before.size else None
     mask = before.view(op.weight.new_ones(1, *shape))
@@ -368,13 +351,12 @@ def _through_convolution(
     return step
 
 
-def _transposed(op: Convolution, rows: Tensor, behind: _Window) -> Tensor:
+def _transposed(op: Kernel, rows: Tensor, behind: _Window) -> Tensor:
     """The transposed convolution of windows ``(N, channels, *extent)``, without padding."""
-    unpadded = replace(op, padding=(0,) * op.spatial)
-    return unpadded.transpose(rows, [(behind.channels, *behind.extent)])[0]
+    return op.unpadded.transposed(rows, behind.extent)
 
 
-def _as_matrix(op: Convolution, before: _Window, behind: _Window) -> Tensor | None:
+def _as_matrix(op: Kernel, before: _Window, behind: _Window) -> Tensor | None:
     """:func:`_transposed` as a matrix ``(size before, size behind)``, or None where that would cost more."""
     if behind.size > DENSE_LIMIT * op.weight[0].numel():
         return None

@@ -13,9 +13,8 @@ from clinch.bounds.ends import end_of
 from clinch.bounds.narrow import narrow_bounds
 from clinch.bounds.patches import patch_bounds
 from clinch.geometry.region import Region
-from clinch.network.graph import Graph, Input
-from clinch.network.ops.base import Affine, Interval, Relaxation
-from clinch.network.ops.dense import Dense
+from clinch.network.graph import Graph
+from clinch.network.ops.base import Interval, Relaxation
 from clinch.query import Forms
 
 
@@ -104,11 +103,11 @@ def _by_rows(
 
 
 def _unit_forms(graph: Graph, j: int, which: Tensor, like: Tensor) -> Forms:
-    """The forms "element k of node j" for the chosen elements; of a dense layer they are rows of its weight."""
+    """The forms "element k of node j" for the chosen elements; of a matrix they are its rows."""
     node = graph.nodes[j]
-    if isinstance(node.op, Dense) and len(node.shape) == 1:
-        rows = node.op.weight[which].unsqueeze(0)
-        bias = rows.new_zeros(1, len(which)) if node.op.bias is None else node.op.bias[which].unsqueeze(0)
+    if (matrix := graph.matrix(j)) is not None:
+        rows = matrix.weight[which].unsqueeze(0)
+        bias = rows.new_zeros(1, len(which)) if matrix.bias is None else matrix.bias[which].unsqueeze(0)
         return Forms({node.inputs[0]: rows}, bias)
     unit = like.new_zeros(len(which), node.size)
     unit[torch.arange(len(which), device=like.device), which] = 1.0
@@ -173,9 +172,9 @@ def _interval_is_exact(graph: Graph, j: int) -> bool:
     mixing = 0
     for i in graph.ancestors([j]):
         op = graph.nodes[i].op
-        if isinstance(op, Input):
+        if not i:
             continue
-        if not isinstance(op, Affine):
+        if not op.affine:
             return False
         mixing += not op.nonnegative
     consumers = [k for i in graph.ancestors([j]) for k in graph.nodes[i].inputs]

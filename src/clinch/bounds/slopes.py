@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ from clinch.bounds.dead import MOSTLY_ALIVE, cut, cuttable
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
-from clinch.network.ops.base import Affine, Interval, Relaxation
-from clinch.network.ops.relu import LeakyReLU
+from clinch.network.ops.base import Interval, Relaxation
+from clinch.network.ops.views import TwoPieces
 from clinch.query import Forms
 from clinch.runtime import deadline
 
@@ -59,7 +60,7 @@ class OpenLines:
     start: Tensor
 
     @staticmethod
-    def of(op: LeakyReLU, limits: Interval) -> OpenLines:
+    def of(op: TwoPieces, limits: Interval) -> OpenLines:
         """From limits ``(b, *shape)`` of the node's input."""
         lower, upper = (t.flatten(1).unsqueeze(1) for t in limits)
         lines = op.relax([Interval(lower, upper)], ())
@@ -97,7 +98,8 @@ class Passes:
         self.shape = (region.size, forms.count)
         self.lower, self.upper = (t.flatten(1).unsqueeze(1) for t in (region.lower, region.upper))
         self.nodes = [i for i in graph.ancestors(forms.nodes) if i]
-        self.below_lines = set(graph.ancestors([j for i in lines for j in graph.nodes[i].inputs]))
+        #: what the ReLU nodes read
+        self.read = [j for i in lines for j in graph.nodes[i].inputs]
         #: coefficients on the outputs of non-affine nodes in the last backward pass (for ReLUs: their positive parts)
         self.seen: dict[int, Tensor] = {}
 
@@ -123,13 +125,10 @@ class Passes:
         return offset + value, point
 
     def _through_operator(self, i: int, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        op = self.graph.nodes[i].op
-        if not isinstance(op, Affine):
-            self.seen[i] = rows
-            return self.relaxations[i].backward(rows)
-        flat, shapes = rows.flatten(0, 1), self.graph.shapes(i)
-        carried = [part.reshape(*self.shape, *shape) for part, shape in zip(op.transpose(flat, shapes), shapes)]
-        return carried, op.offset(flat, shapes).reshape(self.shape)
+        if self.graph.nodes[i].op.affine:
+            return self.graph.relax(i, []).backward(rows)
+        self.seen[i] = rows
+        return self.relaxations[i].backward(rows)
 
     def _through_lines(self, i: int, rows: Tensor, slopes: Tensor) -> tuple[list[Tensor], Tensor]:
         line, flat = self.lines[i], rows.flatten(2)
@@ -154,23 +153,19 @@ class Passes:
 
     def gradient(self, slopes: Slopes, point: Tensor) -> Slopes:
         """Each bound's gradient by its slopes, ``(b, r, n)`` per ReLU node, after :meth:`backward` at these slopes."""
-        values = {0: point.reshape(-1, *self.graph.input_shape)}
-        found = {}
-        for i in self.nodes:
-            deadline.look()
-            node = self.graph.nodes[i]
-            if i in self.lines:
-                v, line, positive = values[node.inputs[0]].reshape(*self.shape, -1), self.lines[i], self.seen[i]
-                found[i] = positive * v
-                if i in self.below_lines:
-                    above = torch.addcmul(line.rise, v, line.chord)
-                    values[i] = torch.where(positive > 0, v * slopes[i], above).reshape(-1, *node.shape)
-            elif i in self.below_lines:
-                inputs = [values[j] for j in node.inputs]
-                values[i] = node.op.forward(*inputs) if node.op.affine else self._adjoint(i, inputs)
-        return found
+        nodes = self.graph.nodes
 
-    def _adjoint(self, i: int, inputs: list[Tensor]) -> Tensor:
+        def through_line(i: int, h: Tensor) -> Tensor:
+            v, line = h.reshape(*self.shape, -1), self.lines[i]
+            above = torch.addcmul(line.rise, v, line.chord)
+            return torch.where(self.seen[i] > 0, v * slopes[i], above).reshape(-1, *nodes[i].shape)
+
+        override = {i: partial(through_line, i) for i in self.lines}
+        override |= {i: partial(self._adjoint, i) for i in self.relaxations}
+        before = self.graph.forward(point.reshape(-1, *self.graph.input_shape), self.read, override)
+        return {i: self.seen[i] * before[nodes[i].inputs[0]].reshape(*self.shape, -1) for i in self.lines}
+
+    def _adjoint(self, i: int, *inputs: Tensor) -> Tensor:
         """Values at a node's inputs through the lines its relaxation used: the derivative of the bound by its rows."""
         with torch.enable_grad():
             rows = self.seen[i].detach().requires_grad_()
@@ -208,8 +203,8 @@ def ascend(
         if not i or node.op.affine:
             continue
         inputs = [limits[j] for j in node.inputs]
-        if isinstance(node.op, LeakyReLU):
-            lines[i] = OpenLines.of(node.op, inputs[0])
+        if (pieces := node.op.two_pieces()) is not None:
+            lines[i] = OpenLines.of(pieces, inputs[0])
         else:
             fixed[i] = graph.relax(i, inputs)
             coarse[i] = light.relax(i, [Interval(*(t.to(SEARCH) for t in limit)) for limit in inputs])

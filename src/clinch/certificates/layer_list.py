@@ -10,12 +10,6 @@ import torch
 from clinch.checker.layers import VERSION, digest
 from clinch.errors import CertificateError
 from clinch.network.graph import Graph, Node
-from clinch.network.ops.add import Add
-from clinch.network.ops.convolution import Convolution
-from clinch.network.ops.dense import Dense
-from clinch.network.ops.relu import LeakyReLU
-from clinch.network.ops.scale import Scale
-from clinch.network.ops.shape import Reshape
 
 
 def layer_list(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -33,32 +27,15 @@ def layer_list(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _stated(i: int, node: Node, graph: Graph, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    op = node.op
-    if isinstance(op, LeakyReLU):
-        return {"kind": "relu", "slope": op.negative_slope}
-    if isinstance(op, Reshape):
-        return {"kind": "reshape", "shape": list(node.shape)}
-    if isinstance(op, Add) and len({graph.nodes[j].shape for j in node.inputs}) == 1:
-        return {"kind": "add"}
-    if isinstance(op, Scale) and op.shift is not None and (op.scale is None or bool((op.scale == 1).all())):
-        tensors[f"{i}.bias"] = _stored(op.shift.broadcast_to(node.shape).flatten())
-        if node.shape == graph.nodes[node.inputs[0]].shape:
-            return {"kind": "shift", "bias": f"{i}.bias"}
-    if isinstance(op, (Dense, Convolution)):
-        names = {}
-        for name in ("weight", "bias"):
-            value = getattr(op, name)
-            if value is not None:
-                names[name] = f"{i}.{name}"
-                tensors[names[name]] = _stored(value)
-        if isinstance(op, Dense):
-            return {"kind": "dense", **names}
-        settings = {name: list(getattr(op, name)) for name in ("stride", "padding", "dilation")}
-        return {"kind": "convolution", **names, **settings, "groups": op.groups}
-    raise CertificateError(
-        f"Layer '{node.name}' ({op.label}) has no place in a certificate, which knows dense layers, convolutions, "
-        "ReLUs, sums, shifts and reshapes. Ask for the bound without a certificate."
-    )
+    found = node.op.statement(graph.shapes(i), node.shape)
+    if found is None:
+        raise CertificateError(
+            f"Layer '{node.name}' ({node.op.label}) has no place in a certificate, which knows dense layers, "
+            "convolutions, ReLUs, sums, shifts and reshapes. Ask for the bound without a certificate."
+        )
+    settings, constants = found
+    tensors |= {f"{i}.{name}": _stored(value) for name, value in constants.items()}
+    return {**settings, **{name: f"{i}.{name}" for name in constants}}
 
 
 def _stored(value: torch.Tensor) -> np.ndarray:
@@ -73,6 +50,6 @@ def places(graph: Graph) -> dict[int, str]:
 
     The same rule as :func:`clinch.checker.layers.places`, since layer i is node i.
     """
-    relus = [i for i, node in enumerate(graph.nodes) if isinstance(node.op, LeakyReLU)]
+    relus = [i for i, node in enumerate(graph.nodes) if node.op.splits_at_zero]
     before = {graph.nodes[i].inputs[0]: f"before:{k}" for k, i in reversed([*enumerate(relus)])}
     return before | {i: f"relu:{k}" for k, i in enumerate(relus)} | {graph.output: "output"} | {0: "input"}

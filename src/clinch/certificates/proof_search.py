@@ -19,7 +19,6 @@ from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
 from clinch.certificates.regrow import layout_of, regrow, with_hints
 from clinch.errors import CertificateError
 from clinch.geometry.region import Region
-from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Query
 from clinch.runtime import deadline
 from clinch.search.affine_leaf import is_convex, solve_leaf
@@ -88,7 +87,7 @@ class ProofSearch:
         self.known, self.most = None if own else known, most
         self.end = deadline.clock() + seconds
         graph = query.graph
-        relus = [i for i, node in enumerate(graph.nodes) if isinstance(node.op, LeakyReLU)]
+        relus = [i for i, node in enumerate(graph.nodes) if node.op.splits_at_zero]
         sizes = [graph.nodes[i].size for i in relus]
         self.starts = dict(zip(relus, np.cumsum([0, *sizes]).tolist()))
         self.tree = SearchTree()

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from clinch.backends.program import Program, Vector, sparse
 from clinch.errors import UnsupportedByEngine
-from clinch.network.ops.base import Interval, Operator
-from clinch.network.ops.encoder import Expression
+from clinch.network.ops.base import Interval
+from clinch.network.ops.encoder import Expression, Function
 from clinch.runtime import deadline
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Encoder:
 
     # --- operators ----------------------------------------------------------------------------------------------------
 
-    def affine(self, op: Operator, inputs: Sequence[Expression]) -> Expression:
+    def affine(self, op: Function, inputs: Sequence[Expression]) -> Expression:
         """``op`` of expressions, for any affine operator: each variable's column goes through ``op.forward``.
 
         Raises:

@@ -12,8 +12,6 @@ from clinch.errors import UnsupportedOperator
 from clinch.modeling.expressions import LinearExpression
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval
-from clinch.network.ops.max_pool import MaxPool
-from clinch.network.ops.shape import Reshape
 
 
 def range_of(graph: Graph, node: int) -> Interval:
@@ -24,7 +22,7 @@ def range_of(graph: Graph, node: int) -> Interval:
     op, shape = graph.nodes[node].op, graph.nodes[node].shape
     nothing = torch.full((1, *shape), torch.inf, dtype=torch.float64)
     inputs = [graph.nodes[i] for i in graph.nodes[node].inputs]
-    if isinstance(op, Reshape | MaxPool):
+    if op.selects:
         return op.interval(*(range_of(graph, i) for i in graph.nodes[node].inputs)).without_nan()
     if not inputs or op.affine:
         return Interval(-nothing, nothing)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from clinch.errors import NetworkError
 from clinch.network.graph import Graph
 from clinch.network.network import Original
+from clinch.network.ops.base import Operator
 
 #: largest difference between graph and original, in units of the dtype's rounding and relative to the largest output
 TOLERANCE = 1e3
@@ -81,17 +83,15 @@ def _effects(exact: Graph, batch: Tensor, watched: list[int], ours: dict[int, Te
     rounding = FUNCTION_ROUNDING * torch.finfo(batch.dtype).eps
     generator = torch.Generator().manual_seed(0)
     largest = dict.fromkeys(watched, 0.0)
+
+    def inexact(op: Operator, *inputs: Tensor) -> Tensor:
+        value = op.forward(*inputs)
+        signs = 2.0 * torch.randint(2, value.shape, generator=generator).to(value) - 1
+        return value + rounding * signs * op.absolute_error(*inputs)
+
+    override = {i: partial(inexact, node.op) for i, node in enumerate(exact.nodes) if node.op.has_absolute_error}
     for _ in range(DRAWS):
-        values = {0: batch.to(torch.float64)}
-        for i in exact.ancestors(watched):
-            if i == 0:
-                continue
-            node = exact.nodes[i]
-            inputs = [values[j] for j in node.inputs]
-            values[i] = node.op.forward(*inputs)
-            if node.op.has_absolute_error:
-                signs = 2.0 * torch.randint(2, values[i].shape, generator=generator).to(values[i]) - 1
-                values[i] = values[i] + rounding * signs * node.op.absolute_error(*inputs)
+        values = exact.forward(batch.to(torch.float64), watched, override)
         for i in watched:
             change = (values[i] - ours[i]).abs().nan_to_num(0.0, 0.0, 0.0)
             largest[i] = max(largest[i], EFFECT * float(change.max()) if change.numel() else 0.0)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from clinch.errors import UnsupportedOperator
 from clinch.network.ops.base import Interval, Operator, Relaxation, Shape
+from clinch.network.ops.encoder import Expression, OperatorEncoder
+from clinch.network.ops.views import Matrix
 from clinch.runtime import deadline
 
-if TYPE_CHECKING:
-    from clinch.network.ops.encoder import Expression, OperatorEncoder
+#: position of a node -> what to compute there instead, from the values of the node's inputs
+Override = Mapping[int, Callable[..., Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,19 +79,28 @@ class Graph:
         aliases = {alias: i for i, node in enumerate(self.nodes) for alias in node.aliases}
         return aliases | {node.name: i for i, node in enumerate(self.nodes)}
 
-    def forward(self, x: Tensor, wanted: Iterable[int] | None = None) -> dict[int, Tensor]:
+    def forward(
+        self, x: Tensor, wanted: Iterable[int] | None = None, override: Override | None = None
+    ) -> dict[int, Tensor]:
         """Activations of the wanted nodes (default: the output) for inputs ``(B, *input_shape)``.
 
-        Only ancestors of the wanted nodes are evaluated.
+        Only ancestors of the wanted nodes are evaluated. This is the one interpreter of graphs: whoever wants another
+        value at some nodes (a surrogate gradient, a gate, a line of a relaxation, a rounding error) overrides them.
+
+        Args:
+            x: inputs.
+            wanted: positions of nodes.
+            override: what stands for the operator at some nodes; the input itself is what is passed.
         """
         wanted = {self.output} if wanted is None else set(wanted)
-        needed = self.ancestors(wanted)
+        override = override or {}
         values: dict[int, Tensor] = {0: x}
-        for i in needed:
+        for i in self.ancestors(wanted):
             if i:
                 deadline.look()
                 node = self.nodes[i]
-                values[i] = node.op.forward(*(values[j] for j in node.inputs))
+                function = override.get(i, node.op.forward)
+                values[i] = function(*(values[j] for j in node.inputs))
         return {i: values[i] for i in wanted}
 
     def ancestors(self, wanted: Iterable[int]) -> list[int]:
@@ -109,6 +119,16 @@ class Graph:
     def shapes(self, i: int) -> tuple[Shape, ...]:
         """Shapes of the inputs of node i."""
         return tuple(self.nodes[j].shape for j in self.nodes[i].inputs)
+
+    def matrix(self, i: int) -> Matrix | None:
+        """Node i as ``W x + b`` on samples of one dimension, or None."""
+        return self.nodes[i].op.as_matrix(self.shapes(i))
+
+    def unshaped(self, i: int) -> int:
+        """The node whose elements node i has, in their order: what it is a reshape of, or itself."""
+        while self.nodes[i].op.keeps_order:
+            (i,) = self.nodes[i].inputs
+        return i
 
     def interval(self, i: int, inputs: Sequence[Interval]) -> Interval:
         """The interval rule of node i; a missing fact is reported with the layer's name and source.

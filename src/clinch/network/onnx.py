@@ -18,10 +18,11 @@ from onnx import ModelProto, NodeProto, TensorProto, defs, helper
 from torch import Tensor
 
 from clinch.errors import ClinchError, NetworkError, UnsupportedOperator
-from clinch.network.build import MOST_ELEMENTS, Builder, Call, Unique, Value
+from clinch.network.build import MOST_ELEMENTS, Builder, Unique
 from clinch.network.graph import Graph
 from clinch.network.onnx_constants import Unfoldable, array_of, folded
-from clinch.network.ops.base import ONNX, Shape
+from clinch.network.ops.base import Shape
+from clinch.network.ops.reading import ONNX, Call, Value
 
 #: before this one, arithmetic broadcast differently
 _OLDEST = 7

@@ -15,10 +15,11 @@ from torch.fx import Node as Exported
 from torch.utils import _pytree as tree
 
 from clinch.errors import NetworkError, UnsupportedOperator
-from clinch.network.build import Builder, Call, Unique, Value
+from clinch.network.build import Builder, Unique
 from clinch.network.export import export, source_line
 from clinch.network.graph import Graph
-from clinch.network.ops.base import ATEN, Shape
+from clinch.network.ops.base import Shape
+from clinch.network.ops.reading import ATEN, Call, Value
 from clinch.network.ops.torch_function import Slot, TorchFunction
 from clinch.network.original import Invocation, run
 

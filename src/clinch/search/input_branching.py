@@ -23,10 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clinch.network.graph import Graph, Input
-from clinch.network.ops.base import Elementwise, Interval, Lines, Relaxation
-from clinch.network.ops.dense import Dense
-from clinch.network.ops.shape import Reshape
+from clinch.network.graph import Graph
+from clinch.network.ops.base import Interval, Lines, Relaxation
 from clinch.query import Activations, Query
 from clinch.search.input_bounding import SHALLOW, BoxBounds
 
@@ -111,7 +109,8 @@ def weighs(graph: Graph, bent: list[int], below: list[int]) -> bool:
         bent: its non-affine nodes that matter.
         below: all nodes that matter.
     """
-    flat = all(isinstance(graph.nodes[i].op, Input | Dense | Reshape | Elementwise) for i in below)
+    ops = [(i, graph.nodes[i].op) for i in below if i]
+    flat = all(op.elementwise or op.keeps_order or graph.matrix(i) is not None for i, op in ops)
     return flat and len(bent) <= SHALLOW
 
 
@@ -130,8 +129,8 @@ def weighed_scores(query: Query, found: BoxBounds, width: Tensor) -> Tensor:
             share = _loss(query, i, found.coefficients[i], weight, limits, lines) / torch.where(span > 0, span, 1.0)
             mean = (lines.lower_slope + lines.upper_slope).flatten(1) / 2
             pull = share if pull is None else torch.addcmul(share, pull, mean)
-        elif pull is not None and isinstance(node.op, Dense):
-            pull = (pull.view(-1, *node.shape) @ node.op.weight.abs()).flatten(1)
+        elif pull is not None and (matrix := graph.matrix(i)) is not None:
+            pull = pull @ matrix.weight.abs()
         if pull is not None:
             pending[j] = pending[j] + pull if j in pending else pull
     scores = _scores_of_rows(found, width)

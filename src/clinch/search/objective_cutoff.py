@@ -26,9 +26,7 @@ from torch import Tensor
 from clinch.bounds.narrow import PIECE, second_layer, signed
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Lines
-from clinch.network.ops.dense import Dense
-from clinch.network.ops.relu import LeakyReLU
-from clinch.network.ops.shape import Reshape
+from clinch.network.ops.views import Matrix, TwoPieces
 from clinch.query import Forms, Linear, Query
 from clinch.search.input_bounding import BoxBounds
 
@@ -45,10 +43,10 @@ class Layers(NamedTuple):
     """A dense network of two layers of kinks with one output form: positions of its kinks, and its layers."""
 
     bends: tuple[int, int]
-    first: Dense
-    kinks: tuple[LeakyReLU, LeakyReLU]
-    second: Dense
-    last: Dense
+    first: Matrix
+    kinks: tuple[TwoPieces, TwoPieces]
+    second: Matrix
+    last: Matrix
     signs: Tensor
 
 
@@ -78,15 +76,14 @@ def layers_of(query: Query) -> Layers | None:
     while i:
         if len(graph.nodes[i].inputs) != 1:
             return None
-        if not (isinstance(graph.nodes[i].op, Reshape) and len(chain) == 5):
+        if not (graph.nodes[i].op.keeps_order and len(chain) == 5):
             chain.append(i)
         i = graph.nodes[i].inputs[0]
-    if len(chain) != 5 or any(len(graph.nodes[i].shape) != 1 for i in chain):
+    if len(chain) != 5:
         return None
-    last, second_kink, second, first_kink, first = (graph.nodes[i].op for i in chain)
-    if not (isinstance(first, Dense) and isinstance(second, Dense) and isinstance(last, Dense)):
-        return None
-    if not (isinstance(first_kink, LeakyReLU) and isinstance(second_kink, LeakyReLU)):
+    last, second, first = (graph.matrix(i) for i in chain[::2])
+    second_kink, first_kink = (graph.nodes[i].op.two_pieces() for i in chain[1::2])
+    if first is None or second is None or last is None or first_kink is None or second_kink is None:
         return None
     return Layers((chain[3], chain[1]), first, (first_kink, second_kink), second, last, signed(second.weight))
 
@@ -217,7 +214,7 @@ class _Rounds:
         return rows, offset
 
 
-def _lines(kink: LeakyReLU, limits: Interval) -> Lines:
+def _lines(kink: TwoPieces, limits: Interval) -> Lines:
     return kink.relax([limits], ())
 
 

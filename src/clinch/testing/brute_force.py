@@ -13,8 +13,6 @@ from clinch.backends.convex import BallLimit, DistanceCost, LinearCost, minimise
 from clinch.backends.program import Vector
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.geometry.region import Ball
-from clinch.network.ops.max_pool import MaxPool
-from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
 #: more open pieces than this are too many to enumerate
@@ -81,11 +79,11 @@ def brute_force(query: Query, problem: int = 0) -> float:
 
 
 def _check(query: Query) -> None:
-    nodes = [query.graph.nodes[i] for i in query.graph.ancestors(query.nodes) if i]
-    bent = [node for node in nodes if not node.op.affine]
-    if not all(isinstance(node.op, LeakyReLU | MaxPool) for node in bent):
+    graph = query.graph
+    bent = [i for i in graph.ancestors(query.nodes) if i and not graph.nodes[i].op.affine]
+    if any(graph.nodes[i].op.as_maximum(graph.shapes(i)) is None for i in bent):
         raise UnsupportedByEngine("Brute force takes ReLUs, leaky ReLUs and max pools only. Use solver='milp'.")
-    if sum(node.size for node in bent) > MOST_KINKS:
+    if sum(graph.nodes[i].size for i in bent) > MOST_KINKS:
         raise ProblemError(f"Brute force takes at most {MOST_KINKS} piecewise elements. Use solver='milp'.")
     balls, objective = query.region.balls, query.objective
     if any(ball.p == 0 for ball in balls):
@@ -143,24 +141,15 @@ def _descend(query: Query, order: list[int], piece: _Piece, lower: Vector, upper
 
 def _alternatives(query: Query, i: int, piece: _Piece) -> list[list[_Alternative]]:
     """For each element of a piecewise-linear node, its linear pieces: where they hold and what they are."""
-    op, before = query.graph.nodes[i].op, piece.maps[query.graph.nodes[i].inputs[0]]
-    if isinstance(op, LeakyReLU):
-        a = op.negative_slope
-        return [
-            [_Alternative(-row[None], np.array([d]), row, d), _Alternative(row[None], np.array([-d]), a * row, a * d)]
-            for row, d in zip(before.matrix, before.offset)
-        ]
-    assert isinstance(op, MaxPool)
-    (shape,) = query.graph.shapes(i)
-    index = op.taps(shape)[0].numpy()
-    size = int(np.prod(shape[1:]))
-    elements = []
-    for channel, window in itertools.product(range(shape[0]), index.T):
-        candidates = channel * size + window[window >= 0]
-        rows, offsets = before.matrix[candidates], before.offset[candidates]
-        elements.append(
-            [_Alternative(rows - row, d - offsets, row, float(d)) for row, d in zip(rows, offsets)]
-        )  # fmt: skip
+    node = query.graph.nodes[i]
+    maximum, before = node.op.as_maximum(query.graph.shapes(i)), piece.maps[node.inputs[0]]
+    assert maximum is not None
+    factor, elements = maximum.factor.numpy(), []
+    for window in maximum.index.numpy().T:
+        read = window >= 0
+        rows = factor[read, None] * before.matrix[window[read]]
+        offsets = factor[read] * before.offset[window[read]]
+        elements.append([_Alternative(rows - row, d - offsets, row, float(d)) for row, d in zip(rows, offsets)])
     return elements
 
 

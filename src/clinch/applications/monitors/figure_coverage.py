@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from clinch.applications.monitors import Coverage, Nearest
+    from clinch.applications.monitors.coverage import Coverage
+    from clinch.applications.monitors.nearest import Nearest
 
 
 def coverage_figure(found: Coverage, *, heading: str = "") -> Figure:

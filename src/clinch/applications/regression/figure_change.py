@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from clinch.applications.regression import Change
+    from clinch.applications.regression.change import Change
     from clinch.modeling.model import SymbolicNetwork
 
 #: random inputs of each ball whose outputs are drawn

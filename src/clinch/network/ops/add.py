@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Affine, Interval, Shape, from_aten, from_onnx
+from clinch.network.ops.base import Affine, Interval, Shape, Statement
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, per_sample
-
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +29,10 @@ class Add(Affine):
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """Rows go to both, summed where a sample was widened."""
         return [rows.sum_to_size(rows.shape[0], *shape) for shape in shapes]
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
+        """A sum of two layers of one shape."""
+        return ({"kind": "add"}, {}) if len(set(shapes)) == 1 else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.ops.base import Affine, Shape, from_aten, from_onnx
+from clinch.network.ops.base import Affine, Shape
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.select import Pad
+from clinch.network.ops.views import Kernel
 from clinch.network.ops.windows import flat_padding, onnx_padding, spread
-
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
 
 _FORWARD: dict[int, Callable[..., Tensor]] = {
     1: functional.avg_pool1d,
@@ -52,6 +52,14 @@ class AveragePool(Affine):
         """The means."""
         pool = _FORWARD[len(self.kernel)]
         return pool(inputs[0], self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+
+    def as_convolution(self, shapes: Sequence[Shape]) -> Kernel | None:
+        """A kernel of equal numbers for each channel, where every window counts all its places."""
+        if self.ceil_mode or (any(self.padding) and not self.count_include_pad):
+            return None
+        channels, ones = shapes[0][0], (1,) * len(self.kernel)
+        weight = torch.full((channels, 1, *self.kernel), 1.0, dtype=torch.float64)
+        return Kernel(weight / weight[0].numel(), None, self.stride, self.padding, ones, channels)
 
 
 @dataclass(frozen=True, eq=False)

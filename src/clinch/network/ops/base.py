@@ -1,8 +1,9 @@
 """What an operator is: a function of activations, with every fact that the engines need stated beside it.
 
 To add an operator is to add one file to this folder. Its class states the facts; the two decorators
-:func:`from_aten` and :func:`from_onnx` say how it is read from a module or a file. Everything else, the engines,
-the table of ``clinch supports`` and the conformance tests, finds it here.
+:func:`clinch.network.ops.reading.from_aten` and :func:`clinch.network.ops.reading.from_onnx` say how it is read from a
+module or a file. Everything else, the engines, the table of ``clinch supports`` and the conformance tests, finds it
+here. A function of one number states less, see :mod:`clinch.network.ops.elementwise`.
 
 ============== =========================================== =====================================
 fact           method                                      used by
@@ -12,94 +13,42 @@ interval rule  ``interval(*inputs)``                       interval bounds
 relaxation     ``relax(inputs, shapes)``                   CROWN, branch and bound
 exact encoding ``encode(encoder, inputs, bounds, shapes)`` MILP
 ============== =========================================== =====================================
+
+Some engines have a quicker or exact way where an operator can be seen as something simpler. Each of these hooks says
+how, or None: it does not apply.
+
+============== =========================================== ======================================================
+hook           method                                      used by
+============== =========================================== ======================================================
+two pieces     ``two_pieces()``                            splits, α-CROWN's slopes, certificates, gated attacks
+matrix         ``as_matrix(shapes)``                       CROWN's last and first layers, input splits
+convolution    ``as_convolution(shapes)``                  CROWN's windows
+factors        ``as_factors(shapes)``                      CROWN's windows
+maximum        ``as_maximum(shapes)``                      enumeration of linear pieces
+pruning        ``prune(shapes, outputs, inputs)``          α-CROWN leaves out dead neurons
+statement      ``statement(shapes, shape)``                certificates
+============== =========================================== ======================================================
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from clinch.errors import UnsupportedOperator
-from clinch.geometry.inner_products import products
+from clinch.network.ops.encoder import Expression, OperatorEncoder
+from clinch.network.ops.interval import Interval as Interval
+from clinch.network.ops.interval import Shape as Shape
+from clinch.network.ops.relaxation import Lines as Lines
+from clinch.network.ops.relaxation import Relaxation as Relaxation
+from clinch.network.ops.views import Factors, Kernel, Matrix, Maximum, TwoPieces
 
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
-    from clinch.network.ops.encoder import Expression, OperatorEncoder
-
-Shape = tuple[int, ...]
-
-
-class Interval(NamedTuple):
-    """Element-wise limits of a batch of activations: two tensors of shape ``(B, *shape)``, ``lower <= upper``."""
-
-    lower: Tensor
-    upper: Tensor
-
-    def take(self, problems: Tensor | slice) -> Interval:
-        """The limits of the chosen rows of the batch, in that order; those of a slice are views."""
-        return Interval(self.lower[problems], self.upper[problems])
-
-    def without_nan(self) -> Interval:
-        """The same limits, infinite where they are NaN: nothing is known there. Gradients flow to the others."""
-        inf = torch.inf
-        return Interval(self.lower.nan_to_num(-inf, inf, -inf), self.upper.nan_to_num(inf, inf, -inf))
-
-    def intersect(self, other: Interval) -> Interval:
-        """The limits that hold when both do; a limit that is NaN does not count.
-
-        Rounding may cross them by an ulp: the midpoint then stands for both.
-        """
-        lower = torch.fmax(self.lower, other.lower)
-        upper = torch.fmin(self.upper, other.upper)
-        crossed = lower > upper
-        middle = (lower + upper) / 2
-        return Interval(torch.where(crossed, middle, lower), torch.where(crossed, middle, upper))
-
-
-class Relaxation:
-    """Linear lower limits of ``<rows, op(inputs)>`` in terms of the operator's inputs, for any rows."""
-
-    def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Carry linear forms of the output back to the inputs.
-
-        Args:
-            rows: coefficients on the output, shape ``(B, R, *output_shape)``.
-
-        Returns:
-            One tensor ``(B, R, *input_shape)`` per input and an offset ``(B, R)`` such that
-            ``<rows, op(x)> >= sum_i <returned_i, x_i> + offset`` for all inputs within the bounds
-            the relaxation was made for.
-        """
-        raise NotImplementedError
-
-    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
-        """The limits that rows choose, as functions of the inputs: for each output element the lower one where its
-        coefficient is not negative, the upper one otherwise.
-
-        Args:
-            rows: one row per sample, ``(B, 1, *output_shape)``.
-            inputs: ``(B, *input_shape)`` each.
-        """
-        raise NotImplementedError
-
-    def take(self, problems: Tensor | slice) -> Self:
-        """The relaxation of the chosen problems (views for a slice): every tensor field has the batch in front."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return dataclasses.replace(self, **{k: v[problems] for k, v in fields.items() if isinstance(v, Tensor)})  # type: ignore[type-var]
-
-    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
-        """A copy with the given dtype and device."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        moved = {
-            k: v.to(device, dtype) if v.is_floating_point() else v.to(device)
-            for k, v in fields.items()
-            if isinstance(v, Tensor)
-        }
-        return dataclasses.replace(self, **moved)  # type: ignore[type-var]
+#: a layer of a certificate: its kind and settings, and its tensors by the name of the setting
+Statement = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,8 +57,16 @@ class Operator:
 
     #: the function is affine, so that its relaxation and its exact encoding follow from ``forward``
     affine: ClassVar[bool] = False
-    #: two linear pieces that meet at zero, element by element: a search may split it there
-    splits_at_zero: ClassVar[bool] = False
+    #: it is affine, and no coefficient is negative
+    nonnegative: ClassVar[bool] = False
+    #: it is affine, and zero at zero
+    linear: ClassVar[bool] = False
+    #: each output element is a function of the input element at its place
+    elementwise: ClassVar[bool] = False
+    #: the output has the elements of its one input, in their order
+    keeps_order: ClassVar[bool] = False
+    #: each output element is an element of an input or the largest of some, so that no number is rounded
+    selects: ClassVar[bool] = False
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The value for inputs of shape ``(B, *shape)``; acts on each row of the batch alone."""
@@ -132,6 +89,53 @@ class Operator:
     ) -> Expression:
         """The exact mixed-integer encoding of the output (``bounds`` have a batch of one)."""
         raise self.unsupported("exact encoding")
+
+    # --- what it also is: None where it is not ------------------------------------------------------------------------
+
+    def two_pieces(self) -> TwoPieces | None:
+        """The operator as ``max(x, a·x)`` with ``a < 1``, element by element: a search may split it at zero."""
+        return None
+
+    @property
+    def splits_at_zero(self) -> bool:
+        """Whether it is two linear pieces that meet at zero."""
+        return self.two_pieces() is not None
+
+    def as_matrix(self, shapes: Sequence[Shape]) -> Matrix | None:
+        """The operator as ``W x + b`` on samples of one dimension."""
+        return None
+
+    def as_convolution(self, shapes: Sequence[Shape]) -> Kernel | None:
+        """The operator as a convolution."""
+        return None
+
+    def as_factors(self, shapes: Sequence[Shape]) -> Factors | None:
+        """The operator as ``scale ⊙ x + shift`` of its input's shape."""
+        return None
+
+    def as_maximum(self, shapes: Sequence[Shape]) -> Maximum | None:
+        """The operator as maxima of multiples of input elements."""
+        return None
+
+    def prune(
+        self, shapes: Sequence[Shape], outputs: Tensor | None = None, inputs: Tensor | None = None
+    ) -> Operator | None:
+        """The operator that gives the chosen elements of its output only, or reads the chosen ones of its input only.
+
+        Args:
+            shapes: of the inputs.
+            outputs: flat positions ``(k,)`` of the elements to give; None: all.
+            inputs: of the elements to read, all others being zero; None: all. An elementwise operator keeps both.
+        """
+        return None
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
+        """The operator as a layer of a certificate, see docs/certificates.md.
+
+        Args:
+            shapes: of the inputs; shape: of the output.
+        """
+        return None
 
     #: libraries compute it up to :meth:`absolute_error`, not relative to its value
     has_absolute_error: ClassVar[bool] = False
@@ -211,10 +215,6 @@ class Affine(Operator):
     """``forward(x) = A x + b``. A subclass states ``forward``; speed may ask it to state ``transpose`` as well."""
 
     affine: ClassVar[bool] = True
-    #: no coefficient of A is negative, so that the interval rule follows from ``forward``
-    nonnegative: ClassVar[bool] = False
-    #: b = 0
-    linear: ClassVar[bool] = False
 
     def interval(self, *inputs: Interval) -> Interval:
         """For non-negative coefficients the limits go through ``forward``; other operators state their own rule."""
@@ -279,68 +279,19 @@ class Affine(Operator):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Lines(Relaxation):
-    """A lower and an upper line per element: ``lower_slope·x + lower_offset <= f(x) <= upper_slope·x + upper_offset``.
-
-    Each tensor has shape ``(B, *shape)``, or ``(B, R, *shape)`` where the lines differ from row to row.
-
-    Attributes:
-        below_at_zero: every lower line passes through the origin: ``lower_offset`` is zero and need not be looked at.
-    """
-
-    lower_slope: Tensor
-    lower_offset: Tensor
-    upper_slope: Tensor
-    upper_offset: Tensor
-    below_at_zero: bool = False
-
-    def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        """A positive coefficient takes the lower line, a negative one the upper line.
-
-        Written as ``rows ⊙ upper + max(rows, 0) ⊙ (lower − upper)``: rows are read and written once less that way.
-        """
-        rise = self.lower_slope - self.upper_slope
-        gap = None if self.below_at_zero else self.lower_offset - self.upper_offset
-        carried, offset = through_lines(rows, self.upper_slope, rise, self.upper_offset, gap)
-        return [carried], offset
-
-    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
-        """The lower line, the upper one where the coefficient is negative."""
-        below = self.lower_slope * inputs[0] + self.lower_offset
-        return torch.where(rows[:, 0] >= 0, below, self.upper_slope * inputs[0] + self.upper_offset)
-
-    def __iter__(self) -> Any:
-        return iter((self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset))
-
-
-def through_lines(
-    rows: Tensor, slope: Tensor, rise: Tensor, offset: Tensor, gap: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Rows carried back through lines that are written as the upper ones and what the lower ones differ by.
-
-    Args:
-        rows: ``(B, R, *shape)``.
-        slope: of the upper lines, ``(B, *shape)``, or ``(B, R, *shape)`` where they differ from row to row.
-        rise: slope of the lower lines minus that of the upper ones; offset: of the upper lines.
-        gap: offset of the lower lines minus that of the upper ones; None: minus the offset.
-
-    Returns:
-        Rows ``(B, R, *shape)`` and offsets ``(B, R)``.
-    """
-    positive = rows.clamp(min=0)
-    if slope.dim() != rows.dim():
-        carried = (rows * slope.unsqueeze(1)).addcmul_(positive, rise.unsqueeze(1))
-    else:
-        carried = (rows * slope).addcmul_(positive, rise)
-    upper = products(rows, offset)
-    return carried, upper - products(positive, offset) if gap is None else upper + products(positive, gap)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class Elementwise(Operator):
     """A scalar function applied to each element. A subclass that is increasing gets its interval rule from it."""
 
+    elementwise: ClassVar[bool] = True
     increasing: ClassVar[bool] = False
+
+    def prune(
+        self, shapes: Sequence[Shape], outputs: Tensor | None = None, inputs: Tensor | None = None
+    ) -> Operator | None:
+        """The same, where output and input keep the same elements and no parameter has a place."""
+        alike = outputs is not None and inputs is not None
+        placed = any(isinstance(getattr(self, f.name), Tensor) for f in dataclasses.fields(self))
+        return self if alike and not placed else None
 
     def interval(self, *inputs: Interval) -> Interval:
         """For an increasing function the limits go through ``forward``."""
@@ -354,33 +305,3 @@ class Elementwise(Operator):
         if fact == "interval" and cls.interval is Elementwise.interval:
             return cls.increasing
         return super().supports(fact)
-
-
-# --- how operators are read from modules and files ---------------------------------------------------------------
-
-#: reads one exported call or ONNX node (``network/build.py``): returns the operator to apply to all its activations, or
-#: what it built with ``call.emit``, or None where no operator stands for this variant
-Reader = Callable[["Call"], "Operator | Value | list[Value] | None"]
-ATEN: dict[str, Reader] = {}
-ONNX: dict[str, Reader] = {}
-
-
-def from_aten(*targets: str) -> Callable[[Reader], Reader]:
-    """Register the reader of exported calls, by name without overload: ``@from_aten("aten.linear")``."""
-    return _registration(ATEN, targets)
-
-
-def from_onnx(*types: str) -> Callable[[Reader], Reader]:
-    """Register the reader of ONNX nodes, by operator type: ``@from_onnx("Gemm")``."""
-    return _registration(ONNX, types)
-
-
-def _registration(table: dict[str, Reader], names: Sequence[str]) -> Callable[[Reader], Reader]:
-    def register(reader: Reader) -> Reader:
-        for name in names:
-            if name in table:
-                raise AssertionError(f"{name} is read twice")
-            table[name] = reader
-        return reader
-
-    return register

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import from_aten, from_onnx
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.scale import Scale
-
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
 
 
 def clamp(call: Call, x: Value, low: float | None, high: float | None) -> Value:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.ops.base import Affine, Interval, Shape, from_aten, from_onnx
+from clinch.network.ops.base import Affine, Interval, Shape, Statement
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, along, fits
 from clinch.network.ops.select import Pad
+from clinch.network.ops.views import TRANSPOSED, Kernel
 from clinch.network.ops.windows import flat_padding, onnx_padding, spread
 
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
-
 _FORWARD: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-_TRANSPOSED: dict[int, Callable[..., Tensor]] = {
-    1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +93,17 @@ class Convolution(_WithKernel):
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """The transposed convolution, widened to the input's extents."""
-        left_over = tuple(
-            (n + 2 * p - d * (k - 1) - 1) % s
-            for n, k, s, p, d in zip(shapes[0][1:], self.weight.shape[2:], self.stride, self.padding, self.dilation)
-        )
-        transposed = _TRANSPOSED[self.spatial]
-        return [transposed(rows, self.weight, None, self.stride, self.padding, left_over, self.groups, self.dilation)]
+        return [self.as_convolution(shapes).transposed(rows, shapes[0][1:])]
+
+    def as_convolution(self, shapes: Sequence[Shape]) -> Kernel:
+        """Itself."""
+        return Kernel(self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """A kernel with its settings."""
+        tensors = {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
+        settings = {name: list(getattr(self, name)) for name in ("stride", "padding", "dilation")}
+        return {"kind": "convolution", **settings, "groups": self.groups}, tensors
 
     def after(self, earlier: Affine, shape: Shape, between: Shape) -> Affine | None:
         """Takes in a scaling of its input channels; a shift under zero padding makes the bias vary at the border."""
@@ -147,7 +147,7 @@ class TransposedConvolution(_WithKernel):
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The transposed convolution with the kernel."""
         extra = self.output_padding or (0,) * self.spatial
-        transposed = _TRANSPOSED[self.spatial]
+        transposed = TRANSPOSED[self.spatial]
         return transposed(x, weight, None, self.stride, self.padding, extra, self.groups, self.dilation)
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.ops.base import Affine, Interval, Shape, from_aten, from_onnx
+from clinch.network.ops.base import Affine, Interval, Operator, Shape, Statement
 from clinch.network.ops.forward_only import MatrixProduct
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, along, per_sample
 from clinch.network.ops.shape import Reshape, Transpose
-
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
+from clinch.network.ops.views import Matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +49,26 @@ class Dense(Affine):
         if self.bias is None:
             return rows.new_zeros(rows.shape[0])
         return (rows @ self.bias).flatten(1).sum(1) if rows.dim() > 2 else rows @ self.bias
+
+    def as_matrix(self, shapes: Sequence[Shape]) -> Matrix | None:
+        """Itself, where a sample has one dimension."""
+        return Matrix(self.weight, self.bias) if len(shapes[0]) == 1 else None
+
+    def prune(
+        self, shapes: Sequence[Shape], outputs: Tensor | None = None, inputs: Tensor | None = None
+    ) -> Operator | None:
+        """Rows and columns of the matrix, where a sample has one dimension."""
+        if len(shapes[0]) != 1:
+            return None
+        weight, bias = self.weight, self.bias
+        if outputs is not None:
+            weight, bias = weight[outputs], None if bias is None else bias[outputs]
+        return Dense(weight if inputs is None else weight[:, inputs], bias)
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """A matrix along the last dimension."""
+        tensors = {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
+        return {"kind": "dense"}, tensors
 
     def after(self, earlier: Affine, shape: Shape, between: Shape) -> Affine | None:
         """Takes in a scaling of its inputs, and another dense layer where the product is no larger than the two."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from clinch.network.ops.base import Interval, Operator, Shape
+from clinch.network.ops.interval import Interval, Shape
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -56,10 +55,18 @@ class Expression:
         return Expression(total, self.constant + other.constant)
 
 
+class Function(Protocol):
+    """What can be applied to activations: an operator, as far as an encoder sees it."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The value for inputs of shape ``(B, *shape)``."""
+        ...
+
+
 class OperatorEncoder(Protocol):
     """What :meth:`clinch.network.ops.base.Operator.encode` may ask for; :mod:`clinch.encoding` answers."""
 
-    def affine(self, op: Operator, inputs: Sequence[Expression]) -> Expression:
+    def affine(self, op: Function, inputs: Sequence[Expression]) -> Expression:
         """An affine operator: its own ``forward`` on the coefficients, nothing is added to the program."""
         ...
 

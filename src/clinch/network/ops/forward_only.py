@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.ops.base import Operator, from_aten, from_onnx
-
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
+from clinch.network.ops.base import Operator
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 
 
 @dataclass(frozen=True, eq=False)

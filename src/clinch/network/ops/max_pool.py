@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.ops.base import Affine, Interval, Operator, Relaxation, Shape, from_aten, from_onnx
+from clinch.network.ops.base import Affine, Interval, Operator, Relaxation, Shape
+from clinch.network.ops.encoder import Expression, OperatorEncoder
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
+from clinch.network.ops.views import Maximum
 from clinch.network.ops.windows import Padding, flat_padding, onnx_padding, spread, taps
-
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
-    from clinch.network.ops.encoder import Expression, OperatorEncoder
 
 _FORWARD: dict[int, Callable[..., Tensor]] = {
     1: functional.max_pool1d,
@@ -42,6 +41,15 @@ class MaxPool(Operator):
     padding: Padding
     dilation: tuple[int, ...]
     ceil_mode: bool = False
+
+    selects: ClassVar[bool] = True
+
+    def as_maximum(self, shapes: Sequence[Shape]) -> Maximum:
+        """The largest element of each window, whatever its sign."""
+        index, (channels, *extents) = self.taps(shapes[0])[0], shapes[0]
+        places = index + torch.arange(channels).reshape(-1, 1, 1) * math.prod(extents)
+        places = torch.where(index < 0, -1, places).transpose(0, 1).flatten(1)
+        return Maximum(places, torch.ones(len(places), dtype=torch.float64))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The largest element of each window."""

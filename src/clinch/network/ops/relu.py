@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape, from_aten, from_onnx
-
-if TYPE_CHECKING:
-    from clinch.network.build import Call
-    from clinch.network.ops.encoder import Expression, OperatorEncoder
+from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape, Statement
+from clinch.network.ops.encoder import Expression, OperatorEncoder
+from clinch.network.ops.reading import Call, from_aten, from_onnx
+from clinch.network.ops.views import Maximum, TwoPieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,6 @@ class LeakyReLU(Elementwise):
     negative_slope: float = 0.0
 
     increasing: ClassVar[bool] = True
-    splits_at_zero: ClassVar[bool] = True
 
     @property
     def label(self) -> str:
@@ -41,6 +40,19 @@ class LeakyReLU(Elementwise):
         if self.negative_slope == 0.0:
             return x.relu()
         return torch.nn.functional.leaky_relu(x, self.negative_slope)
+
+    def two_pieces(self) -> TwoPieces:
+        """Itself."""
+        return self
+
+    def as_maximum(self, shapes: Sequence[Shape]) -> Maximum:
+        """``max(x, a·x)``."""
+        index = torch.arange(math.prod(shapes[0])).expand(2, -1)
+        return Maximum(index, torch.tensor([1.0, self.negative_slope], dtype=torch.float64))
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """A ReLU with its slope."""
+        return {"kind": "relu", "slope": self.negative_slope}, {}
 
     def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Lines:
         """The lines with CROWN's slopes."""

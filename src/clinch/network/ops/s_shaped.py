@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape, from_aten, from_onnx
+from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape
+from clinch.network.ops.reading import from_aten, from_onnx
 
 #: bisection steps for the point of tangency; what is left of the bracket costs tightness, never soundness
 _STEPS = 40

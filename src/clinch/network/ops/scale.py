@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Affine, Interval, Operator, Shape, from_aten, from_onnx
+from clinch.network.ops.base import Affine, Interval, Operator, Shape, Statement
 from clinch.network.ops.forward_only import multiply
-
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
+from clinch.network.ops.views import Factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +48,19 @@ class Scale(Affine):
         if self.shift is None:
             return rows.new_zeros(rows.shape[0])
         return (rows * self.shift).flatten(1).sum(1)
+
+    def as_factors(self, shapes: Sequence[Shape]) -> Factors | None:
+        """Its constants, where they do not widen a sample."""
+        if any(t is not None and not fits(t, shapes[0]) for t in (self.scale, self.shift)):
+            return None
+        return Factors(self.scale, self.shift)
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
+        """A shift by a constant of the layer's shape."""
+        scaled = self.scale is not None and not bool((self.scale == 1).all())
+        if self.shift is None or scaled or shapes[0] != shape:
+            return None
+        return {"kind": "shift"}, {"bias": self.shift.broadcast_to(shape).flatten()}
 
     def is_identity(self, shapes: Sequence[Shape]) -> bool:
         """Neither changes anything."""

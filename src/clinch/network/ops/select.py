@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from clinch.network.ops.add import Add
-from clinch.network.ops.base import Affine, Shape, from_aten, from_onnx
+from clinch.network.ops.base import Affine, Shape
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, per_sample
 from clinch.network.ops.shape import Reshape
-
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +28,7 @@ class Slice(Affine):
 
     nonnegative: ClassVar[bool] = True
     linear: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def _index(self) -> tuple[slice, ...]:
         return (*([slice(None)] * (self.dim + 1)), slice(self.start, self.stop, self.step))
@@ -57,6 +56,7 @@ class Take(Affine):
 
     nonnegative: ClassVar[bool] = True
     linear: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The chosen elements."""
@@ -75,6 +75,7 @@ class Concatenate(Affine):
 
     nonnegative: ClassVar[bool] = True
     linear: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The joined activations."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Affine, Shape, from_aten, from_onnx
-
-if TYPE_CHECKING:
-    from clinch.network.build import Call, Value
+from clinch.network.ops.base import Affine, Shape, Statement
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +22,8 @@ class Reshape(Affine):
 
     nonnegative: ClassVar[bool] = True
     linear: ClassVar[bool] = True
+    keeps_order: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Each row in the new shape."""
@@ -41,6 +41,10 @@ class Reshape(Affine):
         """The shape is the old one."""
         return tuple(shapes[0]) == tuple(self.shape)
 
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """A reshape."""
+        return {"kind": "reshape", "shape": list(shape)}, {}
+
     def after(self, earlier: Affine, shape: Shape, between: Shape) -> Affine | None:
         """Only the last shape counts."""
         return self if isinstance(earlier, Reshape) else None
@@ -54,6 +58,7 @@ class Transpose(Affine):
 
     nonnegative: ClassVar[bool] = True
     linear: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The permuted activations."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from clinch.network.build import Call
+from clinch.network.ops.reading import Call
 
 #: padding in front of and behind each spatial dimension
 Padding = tuple[tuple[int, int], ...]

@@ -1,0 +1,111 @@
+"""Linear relaxations: linear lower limits of linear forms of an operator's output, in terms of its inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from clinch.geometry.inner_products import products
+
+
+class Relaxation:
+    """Linear lower limits of ``<rows, op(inputs)>`` in terms of the operator's inputs, for any rows."""
+
+    def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Carry linear forms of the output back to the inputs.
+
+        Args:
+            rows: coefficients on the output, shape ``(B, R, *output_shape)``.
+
+        Returns:
+            One tensor ``(B, R, *input_shape)`` per input and an offset ``(B, R)`` such that
+            ``<rows, op(x)> >= sum_i <returned_i, x_i> + offset`` for all inputs within the bounds
+            the relaxation was made for.
+        """
+        raise NotImplementedError
+
+    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        """The limits that rows choose, as functions of the inputs: for each output element the lower one where its
+        coefficient is not negative, the upper one otherwise.
+
+        Args:
+            rows: one row per sample, ``(B, 1, *output_shape)``.
+            inputs: ``(B, *input_shape)`` each.
+        """
+        raise NotImplementedError
+
+    def take(self, problems: Tensor | slice) -> Self:
+        """The relaxation of the chosen problems (views for a slice): every tensor field has the batch in front."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return dataclasses.replace(self, **{k: v[problems] for k, v in fields.items() if isinstance(v, Tensor)})  # type: ignore[type-var]
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """A copy with the given dtype and device."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        moved = {
+            k: v.to(device, dtype) if v.is_floating_point() else v.to(device)
+            for k, v in fields.items()
+            if isinstance(v, Tensor)
+        }
+        return dataclasses.replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lines(Relaxation):
+    """A lower and an upper line per element: ``lower_slope·x + lower_offset <= f(x) <= upper_slope·x + upper_offset``.
+
+    Each tensor has shape ``(B, *shape)``, or ``(B, R, *shape)`` where the lines differ from row to row.
+
+    Attributes:
+        below_at_zero: every lower line passes through the origin: ``lower_offset`` is zero and need not be looked at.
+    """
+
+    lower_slope: Tensor
+    lower_offset: Tensor
+    upper_slope: Tensor
+    upper_offset: Tensor
+    below_at_zero: bool = False
+
+    def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        """A positive coefficient takes the lower line, a negative one the upper line.
+
+        Written as ``rows ⊙ upper + max(rows, 0) ⊙ (lower − upper)``: rows are read and written once less that way.
+        """
+        rise = self.lower_slope - self.upper_slope
+        gap = None if self.below_at_zero else self.lower_offset - self.upper_offset
+        carried, offset = through_lines(rows, self.upper_slope, rise, self.upper_offset, gap)
+        return [carried], offset
+
+    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        """The lower line, the upper one where the coefficient is negative."""
+        below = self.lower_slope * inputs[0] + self.lower_offset
+        return torch.where(rows[:, 0] >= 0, below, self.upper_slope * inputs[0] + self.upper_offset)
+
+    def __iter__(self) -> Any:
+        return iter((self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset))
+
+
+def through_lines(
+    rows: Tensor, slope: Tensor, rise: Tensor, offset: Tensor, gap: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Rows carried back through lines that are written as the upper ones and what the lower ones differ by.
+
+    Args:
+        rows: ``(B, R, *shape)``.
+        slope: of the upper lines, ``(B, *shape)``, or ``(B, R, *shape)`` where they differ from row to row.
+        rise: slope of the lower lines minus that of the upper ones; offset: of the upper lines.
+        gap: offset of the lower lines minus that of the upper ones; None: minus the offset.
+
+    Returns:
+        Rows ``(B, R, *shape)`` and offsets ``(B, R)``.
+    """
+    positive = rows.clamp(min=0)
+    if slope.dim() != rows.dim():
+        carried = (rows * slope.unsqueeze(1)).addcmul_(positive, rise.unsqueeze(1))
+    else:
+        carried = (rows * slope).addcmul_(positive, rise)
+    upper = products(rows, offset)
+    return carried, upper - products(positive, offset) if gap is None else upper + products(positive, gap)

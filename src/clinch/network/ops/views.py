@@ -1,0 +1,117 @@
+"""What an operator also is: a matrix, a kernel, factors and shifts, a maximum, two pieces.
+
+Engines have quicker or exact ways for some kinds of layers. They do not ask which operator a layer is, but whether it
+can be seen that way (:class:`clinch.network.ops.base.Operator`), so that a new operator profits by saying so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from clinch.network.ops.interval import Interval, Shape
+from clinch.network.ops.relaxation import Lines
+
+#: torch's transposed convolution by the number of spatial dimensions
+TRANSPOSED: dict[int, Callable[..., Tensor]] = {
+    1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d,
+}  # fmt: skip
+
+
+class Matrix(NamedTuple):
+    """``weight @ x + bias`` on samples of one dimension: ``(out, in)``, and ``(out,)`` or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Factors(NamedTuple):
+    """``scale ⊙ x + shift``, each of them broadcast to a sample without widening it, or None for ones and zeros."""
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A convolution ``weight * x + bias`` with zeros around its input.
+
+    Attributes:
+        weight: ``(out channels, in channels / groups, *kernel)``.
+        bias: ``(out channels,)``, or ``(out channels, *output extents)``; or None.
+        stride, padding, dilation: one number per spatial dimension; groups: of channels.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def spatial(self) -> int:
+        """Number of spatial dimensions."""
+        return self.weight.dim() - 2
+
+    @property
+    def unpadded(self) -> Kernel:
+        """The same without the zeros."""
+        return replace(self, padding=(0,) * self.spatial)
+
+    def to(self, like: Tensor) -> Kernel:
+        """A copy with the dtype and on the device of a tensor."""
+        return replace(self, weight=self.weight.to(like), bias=None if self.bias is None else self.bias.to(like))
+
+    def transposed(self, rows: Tensor, extents: Sequence[int]) -> Tensor:
+        """Rows ``(N, out channels, *output extents)`` through the transpose, widened to the input's extents."""
+        left_over = tuple(
+            (n + 2 * p - d * (k - 1) - 1) % s
+            for n, k, s, p, d in zip(extents, self.weight.shape[2:], self.stride, self.padding, self.dilation)
+        )
+        transposed = TRANSPOSED[self.spatial]
+        return transposed(rows, self.weight, None, self.stride, self.padding, left_over, self.groups, self.dilation)
+
+
+@dataclass(frozen=True, eq=False)
+class Maximum:
+    """Output element i is the largest of ``factor_k · x[index[k, i]]`` over the k with ``index[k, i] >= 0``.
+
+    Attributes:
+        index: ``(K, n)`` flat positions of input elements.
+        factor: ``(K,)``.
+    """
+
+    index: Tensor
+    factor: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(B, n)`` for inputs ``(B, *shape)``."""
+        terms = x.flatten(1)[:, self.index.clamp(min=0)] * self.factor.to(x).unsqueeze(1)
+        return terms.masked_fill(self.index < 0, -torch.inf).amax(1)
+
+
+class TwoPieces(Protocol):
+    """``max(x, a·x)`` with ``a < 1``, element by element: two linear pieces that meet at zero, where searches split."""
+
+    @property
+    def negative_slope(self) -> float:
+        """The slope a left of zero; right of it the slope is 1."""
+        ...
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The function."""
+        ...
+
+    def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Lines:
+        """The chord above and CROWN's line below."""
+        ...
+
+    def relax_with(self, bounds: Interval, slope: Tensor) -> Lines:
+        """The chord above and a line through zero of the given slope in ``[a, 1]`` below."""
+        ...
