@@ -22,6 +22,9 @@ def operators() -> set[str]:
     return {kind.__name__ for kind in below(Operator) if kind.__module__.startswith("clinch.")}
 
 
+OPERATORS = operators()
+
+
 def asked(text: str) -> list[str]:
     """Operators of the network that a file tells apart by class, with the line."""
     tree = ast.parse(text)
@@ -30,7 +33,7 @@ def asked(text: str) -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("clinch.network")
         for alias in node.names
-        if alias.name in operators()
+        if alias.name in OPERATORS
     }
     found = []
     for node in ast.walk(tree):
