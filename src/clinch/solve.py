@@ -6,6 +6,7 @@ which shares incumbents and radii with both through the ledger.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -223,8 +224,8 @@ def _layer_limits(
 
 
 def _attack(query: Query, ledger: Ledger, seed: int) -> None:
-    from clinch.attacks.attack import attack
-    from clinch.attacks.polish import polish
+    from clinch.attacks.local_search import polish
+    from clinch.attacks.portfolio import attack
 
     attack(query, ledger, seed=seed)
     if not ledger.exhausted:
@@ -270,12 +271,12 @@ def _count(query: Query, ledger: Ledger, seed: int) -> None:
 
 
 def _scipy(solver: str, sides: bool = True) -> Engine:
-    """One of SciPy's solvers as a reference; SciPy's part for it is imported when it runs."""
+    """One of SciPy's solvers as a reference. It lives with the papers, above this file, so it is named as text, and
+    imported when it runs, as SciPy's part for it is."""
 
     def engine(query: Query, ledger: Ledger, seed: int) -> None:
-        from clinch.attacks.scipy_solvers import scipy_engine
-
-        scipy_engine(solver, sides)(query, ledger, seed)
+        engine = importlib.import_module("clinch.papers.methods.scipy_solvers").scipy_engine
+        engine(solver, sides)(query, ledger, seed)
 
     return engine
 
@@ -328,8 +329,8 @@ def _combine(query: Query, ledger: Ledger, seed: int) -> None:
 
 def _first_slice(query: Query, ledger: Ledger, seed: int) -> list[Engine]:
     """Try what closes small problems: a quick attack and a slice of branch and bound; returns the rest, if any."""
-    from clinch.attacks.attack import attack
-    from clinch.attacks.polish import polish
+    from clinch.attacks.local_search import polish
+    from clinch.attacks.portfolio import attack
 
     with ledger.share(ATTACK_SHARE):
         attack(query, ledger, seed=seed, thorough=False)

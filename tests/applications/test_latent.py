@@ -11,7 +11,7 @@ import clinch as cl
 from clinch.applications.latent import closest, denoise, inpaint, reconstruct
 from clinch.applications.latent.descents import DESCENTS
 from clinch.applications.latent.misfit import Misfit
-from clinch.attacks.labels import Model
+from clinch.attacks.core.classification import Model
 from clinch.demo import digits
 from clinch.demo.autoencoder import train_autoencoder
 from clinch.errors import ClinchError, NetworkError, NonFiniteError, ProblemError, ShapeError

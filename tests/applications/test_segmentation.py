@@ -8,7 +8,7 @@ from torch import nn
 
 import clinch as cl
 from clinch.applications.segmentation import Pixels, changeable, intersection_over_union, measures, unchangeable
-from clinch.attacks.losses import loss_of
+from clinch.attacks.core.losses import loss_of
 from clinch.errors import ClinchError, NetworkError, ProblemError, ShapeError
 
 

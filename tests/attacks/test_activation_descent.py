@@ -12,8 +12,8 @@ from torch import nn
 import clinch as cl
 from clinch.attacks import PatternSettings, activation_descent, minimise_by_activation_descent
 from clinch.attacks.activation_steps import SMALL, Lanes
-from clinch.attacks.draws import Draws
-from clinch.attacks.switched import Switched, probes_for, relu_layers
+from clinch.attacks.core.draws import Draws
+from clinch.attacks.gated_network import Switched, probes_for, relu_layers
 from clinch.network.network import Network
 from clinch.papers.parts.box_rivals import maximum_over_box
 from clinch.papers.parts.random_network import random_network

@@ -11,10 +11,10 @@ from torch import nn
 import clinch as cl
 from clinch.attacks import apgd, frank_wolfe, pgd, worst
 from clinch.attacks.apgd import _checkpoints
-from clinch.attacks.losses import cross_entropy, lane_loss, least_branches
-from clinch.attacks.starts import End, Start, starts
-from clinch.attacks.state import goal_of, radius_of
-from clinch.attacks.track import Track
+from clinch.attacks.core.arguments import goal_of, radius_of
+from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.losses import cross_entropy, lane_loss, least_branches
+from clinch.attacks.core.restarts import End, Start, starts
 from clinch.geometry.directions import sparse_direction, with_room
 from clinch.geometry.region import Region
 from clinch.io.data import DataError, mnist, model_file

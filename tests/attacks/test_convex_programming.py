@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import clinch as cl
-from clinch.attacks.first_order import INFEASIBLE
-from clinch.attacks.gnii_convex import UNSOLVED
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.norms import norm
+from clinch.papers.methods.first_order import INFEASIBLE
+from clinch.papers.methods.gnii_convex import UNSOLVED
 
 INF = math.inf
 NORMS = (1.0, 1.5, 2.0, 3.0, INF)

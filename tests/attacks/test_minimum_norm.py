@@ -11,7 +11,7 @@ from torch import nn
 
 import clinch as cl
 from clinch.attacks.alma import _first_size
-from clinch.attacks.labels import Labels
+from clinch.attacks.core.classification import Labels
 from clinch.attacks.pdpgd import _proximal
 from clinch.geometry.halfspace import halfspace_distance
 

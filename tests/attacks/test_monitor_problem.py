@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import clinch as cl
-from clinch.attacks.conditions import Conditions
-from clinch.attacks.several import orthogonal, selective, together
+from clinch.attacks.core.gradient_steps import orthogonal, selective, together
+from clinch.attacks.core.query_objective import Conditions
 from clinch.errors import ClinchError, ProblemError, UnsupportedByEngine
 from clinch.solve import ENGINES
 from clinch.solver.check_points import check_points

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import clinch as cl
-from clinch.attacks.goal import Goal
-from clinch.attacks.labels import Labels
-from clinch.attacks.put_back import put_back
-from clinch.attacks.track import Track
+from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.classification import Labels
+from clinch.attacks.core.objective import Goal
+from clinch.attacks.minimum_norm.sparse import put_back
 
 
 def small(seed: int) -> nn.Module:
@@ -54,7 +54,7 @@ def test_the_budget_holds_for_every_input(p, passes):
 def test_the_ball_takes_over_where_the_linearisation_misleads(monkeypatch):
     """A steep and short step hides the way: far from it the slope promises what never comes."""
     calls: list[str] = []
-    module = __import__("sys").modules["clinch.attacks.nearest"]
+    module = __import__("sys").modules["clinch.attacks.minimum_norm.nearest"]
     for name in ("_balls", "_follow"):
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, f=original, n=name: (calls.append(n), f(*a))[1])

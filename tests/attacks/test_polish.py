@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from clinch.attacks import attack, polish
-from clinch.attacks.pieces import forward_on, pattern_at
-from clinch.attacks.polish import polish_from
+from clinch.attacks.local_search import forward_on, pattern_at, polish_from
 from clinch.backends.convex import DistanceCost, minimise_over_polyhedron
 from clinch.solver.check_points import check_points
 from clinch.solver.ledger import Ledger

@@ -11,8 +11,8 @@ from test_conformance import images, mlp, needs, run
 from torch import nn
 
 import clinch as cl
-from clinch.attacks.losses import LOSSES, loss_of
-from clinch.attacks.state import goal_of
+from clinch.attacks.core.arguments import goal_of
+from clinch.attacks.core.losses import LOSSES, loss_of
 
 #: powers of two: products with them are exact, so that every decision must come out the same to the last bit
 SCALES = (2.0**-10, 2.0**4, 2.0**10)

@@ -129,7 +129,7 @@ STOPPED = """
 import sys
 import torch
 import clinch as cl
-from clinch.attacks.scipy_solvers import _Stated
+from clinch.papers.methods.scipy_solvers import _Stated
 from clinch.testing.networks import multilayer
 
 net = multilayer(torch.Generator().manual_seed(3))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import clinch as cl
-from clinch.attacks.result import ALREADY, NOT_FOUND, AttackResult
+from clinch.attacks.core.result import ALREADY, NOT_FOUND, AttackResult
 from clinch.study import eps_99, fooling_ratio, rho1, rho2
 
 

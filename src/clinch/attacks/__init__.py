@@ -1,38 +1,51 @@
-"""Upper bounds: inputs that meet the conditions, found by gradients."""
+"""Upper bounds: inputs that meet the conditions, found by gradients.
 
-from clinch.attacks.activation_descent import activation_descent
-from clinch.attacks.activation_objective import minimise_by_activation_descent
+Methods that one published experiment needs live with the papers, above this package: :data:`IN_PAPERS` names their
+places as text, as entry points do, and nothing is imported before one of them is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from clinch.attacks.activation_descent import activation_descent, minimise_by_activation_descent
 from clinch.attacks.activation_steps import PatternSettings
-from clinch.attacks.algorithm1 import algorithm1
 from clinch.attacks.alma import alma
 from clinch.attacks.apgd import apgd
-from clinch.attacks.attack import attack
-from clinch.attacks.bisection import bisection
-from clinch.attacks.conflicting import orthogonal_pgd, selective_pgd
+from clinch.attacks.core.losses import LOSSES
+from clinch.attacks.core.objective import Goal
+from clinch.attacks.core.result import AttackResult, History
 from clinch.attacks.ddn import ddn
-from clinch.attacks.decomposition import decomposition
 from clinch.attacks.deepfool import deepfool, shortest_linear
 from clinch.attacks.fab import fab, fab_t
-from clinch.attacks.first_order import first_order_radius, gn_feasibility
 from clinch.attacks.fmn import fmn
 from clinch.attacks.frank_wolfe import frank_wolfe
-from clinch.attacks.gnii import algorithm2, fast_grad, gnii
-from clinch.attacks.gnii_convex import gnii_convex
-from clinch.attacks.goal import Goal
-from clinch.attacks.lbfgs import lbfgs
-from clinch.attacks.losses import LOSSES
+from clinch.attacks.local_search import polish
 from clinch.attacks.minimise import minimise
-from clinch.attacks.nearest import nearest
+from clinch.attacks.minimum_norm.nearest import nearest
 from clinch.attacks.pdpgd import pdpgd
 from clinch.attacks.penalty import carlini_wagner, penalty
-from clinch.attacks.pgd import fgsm, pgd
-from clinch.attacks.polish import polish
-from clinch.attacks.random_signs import random_signs
-from clinch.attacks.result import AttackResult, History
-from clinch.attacks.scipy_solvers import scipy_minimise
+from clinch.attacks.pgd import fgsm, orthogonal_pgd, pgd, selective_pgd
+from clinch.attacks.portfolio import attack, worst
 from clinch.attacks.sigma_zero import sigma_zero
 from clinch.attacks.vfga import vfga
-from clinch.attacks.worst import worst
+
+#: methods that only one published experiment needs, and the modules that define them
+IN_PAPERS = {
+    "algorithm1": "clinch.papers.methods.algorithm1",
+    "algorithm2": "clinch.papers.methods.gnii",
+    "bisection": "clinch.papers.methods.bisection",
+    "decomposition": "clinch.papers.methods.decomposition",
+    "fast_grad": "clinch.papers.methods.gnii",
+    "first_order_radius": "clinch.papers.methods.first_order",
+    "gn_feasibility": "clinch.papers.methods.first_order",
+    "gnii": "clinch.papers.methods.gnii",
+    "gnii_convex": "clinch.papers.methods.gnii_convex",
+    "lbfgs": "clinch.papers.methods.lbfgs",
+    "random_signs": "clinch.papers.methods.random_signs",
+    "scipy_minimise": "clinch.papers.methods.scipy_solvers",
+}
 
 __all__ = [
     "LOSSES",
@@ -41,27 +54,17 @@ __all__ = [
     "History",
     "PatternSettings",
     "activation_descent",
-    "algorithm1",
-    "algorithm2",
     "alma",
     "apgd",
     "attack",
-    "bisection",
     "carlini_wagner",
     "ddn",
-    "decomposition",
     "deepfool",
     "fab",
     "fab_t",
-    "fast_grad",
     "fgsm",
-    "first_order_radius",
     "fmn",
     "frank_wolfe",
-    "gn_feasibility",
-    "gnii",
-    "gnii_convex",
-    "lbfgs",
     "minimise",
     "minimise_by_activation_descent",
     "nearest",
@@ -70,11 +73,22 @@ __all__ = [
     "penalty",
     "pgd",
     "polish",
-    "random_signs",
-    "scipy_minimise",
     "selective_pgd",
     "shortest_linear",
     "sigma_zero",
     "vfga",
     "worst",
+    *IN_PAPERS,  # pyright: ignore[reportUnsupportedDunderAll]
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in IN_PAPERS:
+        raise AttributeError(f"module 'clinch.attacks' has no attribute '{name}'")
+    found = getattr(importlib.import_module(IN_PAPERS[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

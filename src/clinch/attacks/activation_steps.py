@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch.attacks.draws import Draws
-from clinch.attacks.goal import along
-from clinch.attacks.switched import Switched, probes_for
+from clinch.attacks.core.draws import Draws
+from clinch.attacks.core.objective import along
+from clinch.attacks.gated_network import Switched, probes_for
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.elementwise import sigmoid

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.draws import Draws
-from clinch.attacks.goal import Answer, Goal, Loss, along
-from clinch.attacks.labels import Labels
-from clinch.attacks.losses import spread
-from clinch.attacks.result import AttackResult, HasQuery
-from clinch.attacks.state import check_norm, goal_of
-from clinch.attacks.track import Progress, Track
+from clinch.attacks.core.arguments import check_norm, goal_of
+from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.classification import Labels
+from clinch.attacks.core.draws import Draws
+from clinch.attacks.core.losses import spread
+from clinch.attacks.core.objective import Answer, Goal, Loss, along
+from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.elementwise import power

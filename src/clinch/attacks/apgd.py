@@ -7,13 +7,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.ascent import Lanes, ask
-from clinch.attacks.goal import Goal, along
-from clinch.attacks.losses import loss_of
-from clinch.attacks.result import AttackResult, HasQuery
-from clinch.attacks.starts import End, Start, starts
-from clinch.attacks.state import goal_of, radius_of
-from clinch.attacks.track import Progress, Track
+from clinch.attacks.core.arguments import goal_of, radius_of
+from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.losses import loss_of
+from clinch.attacks.core.objective import Goal, along
+from clinch.attacks.core.restarts import End, Lanes, Start, ask, starts
+from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.errors import ProblemError
 from clinch.geometry.directions import sparse_direction, steepest_direction, with_room
 from clinch.geometry.projection import project_into

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.goal import Goal
+from clinch.attacks.core.arguments import goal_of
+from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.objective import Goal
+from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.attacks.linear_model import draw_back, first_points, shortest_step
-from clinch.attacks.result import AttackResult, HasQuery
-from clinch.attacks.state import goal_of
-from clinch.attacks.track import Progress, Track
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
 from clinch.network.network import Network

@@ -1,6 +1,6 @@
 """Balda et al.'s framework on goals: every branch replaced by its first-order model at a point.
 
-``L_k(z + η) ≈ L_k(z) + <∇L_k(z), η>`` for each branch k of a :class:`~clinch.attacks.goal.Goal` (Balda, Behboodi and
+``L_k(z + η) ≈ L_k(z) + <∇L_k(z), η>`` for each branch k (Balda, Behboodi and
 Mathar 2018, arXiv 1803.03607, section II); the range of inputs is one more convex constraint on η, met exactly.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.goal import Goal, along
-from clinch.attacks.track import Track
+from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.objective import Goal, along
 from clinch.geometry.linear_steps import best_step, dual_norm, least_step
 from clinch.geometry.projection import project_into
 

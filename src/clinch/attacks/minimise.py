@@ -13,14 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.draws import Draws
-from clinch.attacks.goal import Answer, along
-from clinch.attacks.objective import Objective
-from clinch.attacks.result import AttackResult, HasQuery
-from clinch.attacks.schedule import cosine
-from clinch.attacks.several import together
-from clinch.attacks.track import Progress, Track
-from clinch.attacks.units import TYPICAL
+from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.draws import Draws
+from clinch.attacks.core.gradient_steps import cosine, together
+from clinch.attacks.core.objective import Answer, along
+from clinch.attacks.core.query_objective import Objective
+from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.units import TYPICAL
 from clinch.errors import ProblemError
 from clinch.geometry.directions import linear_maximiser, steepest_direction
 from clinch.geometry.projection import project_into

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.goal import Answer, along
-from clinch.attacks.moments import Moments
-from clinch.attacks.result import AttackResult, HasQuery
-from clinch.attacks.state import check_norm, goal_of
-from clinch.attacks.track import Progress, Track
+from clinch.attacks.core.arguments import check_norm, goal_of
+from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.gradient_steps import Moments
+from clinch.attacks.core.objective import Answer, along
+from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.errors import ProblemError
 from clinch.geometry.elementwise import power, sigmoid, softplus
 from clinch.geometry.norms import NORMS

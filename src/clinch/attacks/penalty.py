@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.branches import nearest_branches
-from clinch.attacks.goal import ANY, Answer, Goal, Losses, along
-from clinch.attacks.result import AttackResult, HasQuery
-from clinch.attacks.retract import retract
-from clinch.attacks.schedule import cosine
-from clinch.attacks.state import nearest_goal_of
-from clinch.attacks.track import Progress, Track
+from clinch.attacks.core.arguments import nearest_goal_of
+from clinch.attacks.core.best_points import Progress, Track, retract
+from clinch.attacks.core.gradient_steps import cosine
+from clinch.attacks.core.objective import ANY, Answer, Goal, Losses, along
+from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.minimum_norm.candidates import nearest_branches
 from clinch.errors import ProblemError
 from clinch.geometry.elementwise import atanh
 from clinch.geometry.projection import project_into

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.goal import along
-from clinch.attacks.moments import Moments
-from clinch.attacks.result import AttackResult, HasQuery
-from clinch.attacks.schedule import cosine
-from clinch.attacks.state import check_norm, goal_of
-from clinch.attacks.track import Progress, Track
+from clinch.attacks.core.arguments import check_norm, goal_of
+from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.gradient_steps import Moments, cosine
+from clinch.attacks.core.objective import along
+from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
 from clinch.network.network import Network

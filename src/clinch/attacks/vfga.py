@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.draws import Draws
-from clinch.attacks.goal import Goal, Loss
-from clinch.attacks.losses import loss_of
-from clinch.attacks.result import AttackResult, HasQuery
-from clinch.attacks.state import check_norm, goal_of
-from clinch.attacks.track import Progress, Track
+from clinch.attacks.core.arguments import check_norm, goal_of
+from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.draws import Draws
+from clinch.attacks.core.losses import loss_of
+from clinch.attacks.core.objective import Goal, Loss
+from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.errors import ProblemError
 from clinch.network.network import Network
 from clinch.query import Query

@@ -19,7 +19,7 @@ from torch import Tensor
 import clinch as cl
 from clinch.attacks import AttackResult, activation_descent, apgd, fgsm, pgd, worst
 from clinch.attacks.activation_steps import CLASSIFIER, ROBUST_CLASSIFIER
-from clinch.attacks.result import ALREADY
+from clinch.attacks.core.result import ALREADY
 from clinch.io.data import mnist, model_file
 from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure

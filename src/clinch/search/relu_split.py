@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clinch.attacks.polish import polish_from
+from clinch.attacks.local_search import polish_from
 from clinch.errors import UnsupportedByEngine
 from clinch.query import FormsNorm, Query
 from clinch.search.affine_leaf import AffineLeaves

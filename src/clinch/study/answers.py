@@ -153,7 +153,7 @@ class Batch:
 
     def _first_order(self) -> None:
         """The first-order radius of every image, where the norm has one and the classes are few."""
-        from clinch.attacks.first_order import first_order_radius
+        from clinch import attacks
 
         classes = self.network.graph.nodes[-1].size
         if self.template.norm < 1 or classes > CLASSES:
@@ -161,7 +161,7 @@ class Batch:
         length = max(1, GRADIENTS // (classes * self.x[0].numel()))
         try:
             parts = [
-                first_order_radius(self.network, x, y, norm=self.template.norm)
+                attacks.first_order_radius(self.network, x, y, norm=self.template.norm)
                 for x, y in zip(self.x.split(length), self.y.split(length))
             ]
         except ClinchError as reason:
@@ -175,7 +175,7 @@ class Batch:
         if not len(rows) or self._late():
             return
         if self.template.eps is not None:
-            from clinch.attacks.worst import worst
+            from clinch.attacks.portfolio import worst
 
             found = worst(
                 self.network, self.x[rows], self.y[rows], eps=self.template.eps, norm=self.template.norm,
@@ -183,7 +183,7 @@ class Batch:
             )  # fmt: skip
             hit, x = found.success.cpu(), found.x
         else:
-            from clinch.attacks.attack import attack
+            from clinch.attacks.portfolio import attack
 
             part = self.query.take(rows)
             ledger = Ledger(part, time_limit=self.ledger.remaining, gap=self.template.gap)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch.attacks.result import ALREADY, AttackResult
+from clinch.attacks.core.result import ALREADY, AttackResult
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.norms import norm as norm_of
 

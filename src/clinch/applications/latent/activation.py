@@ -9,9 +9,9 @@ from torch import Tensor
 
 from clinch.applications.latent.misfit import Misfit
 from clinch.attacks.activation_steps import Lanes, PatternSettings
-from clinch.attacks.draws import Draws, fingerprint
-from clinch.attacks.schedule import cosine
-from clinch.attacks.switched import Switched, relu_layers
+from clinch.attacks.core.draws import Draws, fingerprint
+from clinch.attacks.core.gradient_steps import cosine
+from clinch.attacks.gated_network import Switched, relu_layers
 from clinch.modeling.model import SymbolicNetwork, load
 
 #: Euclidean length of a step, first and last, in standard deviations of a latent element times √n

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from clinch.applications.latent.descents import DESCENTS
 from clinch.applications.latent.misfit import Misfit
-from clinch.attacks.draws import Draws, fingerprint
-from clinch.attacks.labels import Model
+from clinch.attacks.core.classification import Model
+from clinch.attacks.core.draws import Draws, fingerprint
 from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import norm

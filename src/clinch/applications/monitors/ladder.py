@@ -15,7 +15,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from clinch.attacks.attack import attack
+from clinch.attacks.portfolio import attack
 from clinch.bounds.objective import objective_bound
 from clinch.errors import UnsupportedByEngine, UnsupportedOperator
 from clinch.modeling.constraints import Constraint

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.activation_objective import minimise_by_activation_descent
-from clinch.attacks.schedule import cosine
+from clinch.attacks.activation_descent import minimise_by_activation_descent
+from clinch.attacks.core.gradient_steps import cosine
 from clinch.errors import UnsoundResult
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from clinch.attacks.activation_descent import activation_descent
-from clinch.attacks.goal import parts_of
-from clinch.attacks.labels import Labels, Model, check_p
+from clinch.attacks.core.classification import Labels, Model, check_p
+from clinch.attacks.core.objective import parts_of
+from clinch.attacks.core.restarts import random_offset
+from clinch.attacks.core.result import AttackResult
 from clinch.attacks.pgd import pgd
-from clinch.attacks.result import AttackResult
-from clinch.attacks.starts import random_offset
-from clinch.attacks.worst import worst
+from clinch.attacks.portfolio import worst
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.projection import project_into
 from clinch.modeling.model import SymbolicNetwork

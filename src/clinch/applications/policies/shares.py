@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clinch.applications.policies.observations import ObservationAttack
-from clinch.attacks.labels import Model
+from clinch.attacks.core.classification import Model
 from clinch.errors import ProblemError, UnsoundResult
 from clinch.modeling.model import SymbolicNetwork
 

@@ -11,10 +11,10 @@ from clinch.applications.regression.jacobian import Jacobian
 from clinch.applications.regression.linear import SOLVERS, LinearChange, checked, linear_in, region_of
 from clinch.applications.regression.proof import axes_of, prove_by_directions
 from clinch.applications.regression.statement import Statement
-from clinch.attacks.goal import along
+from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.objective import along
+from clinch.attacks.core.query_objective import Objective
 from clinch.attacks.minimise import LANES_PER_START, minimise_steps
-from clinch.attacks.objective import Objective
-from clinch.attacks.track import Track
 from clinch.errors import ProblemError, UnsupportedByEngine, UnsupportedOperator
 from clinch.geometry.projection import project_into
 from clinch.modeling.model import SymbolicNetwork

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from clinch.attacks.draws import Draws, fingerprint
+from clinch.attacks.core.draws import Draws, fingerprint
 from clinch.modeling.model import SymbolicNetwork
 
 #: elements of one block of derivatives: inputs times vectors times the larger side of J

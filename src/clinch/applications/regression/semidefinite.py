@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clinch.attacks.draws import Draws, fingerprint
+from clinch.attacks.core.draws import Draws, fingerprint
 from clinch.errors import BackendError
 
 #: sign vectors that are rounded from one relaxation, and how many of them are searched by single flips

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from clinch.applications.segmentation.pixels import Pixels, checked_map, pixel_scores
 from clinch.attacks.apgd import apgd
-from clinch.attacks.labels import Model, checked_inputs
-from clinch.attacks.result import AttackResult
+from clinch.attacks.core.classification import Model, checked_inputs
+from clinch.attacks.core.result import AttackResult
 from clinch.bounds.crown import activation_bounds, never, relaxations_from
 from clinch.bounds.refine import write_bounds
 from clinch.bounds.regions import ball

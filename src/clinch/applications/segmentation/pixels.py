@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clinch.attacks.goal import Answer, Goal, Loss, parts_of
-from clinch.attacks.labels import Model, check_p, checked_inputs
+from clinch.attacks.core.classification import Model, check_p, checked_inputs
+from clinch.attacks.core.objective import Answer, Goal, Loss, parts_of
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.elementwise import sigmoid
 from clinch.geometry.region import Region

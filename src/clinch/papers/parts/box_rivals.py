@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import clinch as cl
-from clinch.attacks.schedule import cosine
+from clinch.attacks.core.gradient_steps import cosine
 from clinch.modeling.model import SymbolicNetwork
 
 #: half width of the box

@@ -1,0 +1,265 @@
+"""The goal of the common attacks: another class than the label, or a class of one's own choice.
+
+Everything about the arguments is checked here, before any gradient is spent.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from clinch.attacks.core.batches import filled
+from clinch.attacks.core.draws import mix
+from clinch.attacks.core.objective import Answer, Goal, linearised_distance, parts_of
+from clinch.attacks.core.units import Units, range_of
+from clinch.errors import NetworkError, ProblemError, ShapeError
+from clinch.geometry.norms import NORMS
+from clinch.geometry.region import Region
+from clinch.network.network import Network
+from clinch.network.original import training_module
+from clinch.query import met
+from clinch.runtime.arguments import as_tensor, checked_batch, checked_outputs, checked_range, within_range
+from clinch.runtime.gradients import with_gradients
+
+OUTPUTS = ("logits", "probabilities")
+
+
+class Labels(Goal):
+    """Untargeted: ``f_c >= f_y`` for some class c ≠ y. Targeted: ``f_t >= f_c`` for every class c ≠ t.
+
+    Args:
+        net: a classifier, ``nn.Module`` in evaluation mode or what ``cl.load`` returned; outputs ``(N, C)``.
+        x: ``(B, *input_shape)`` clean inputs.
+        y: ``(B,)`` labels.
+        target: ``(B,)`` or one wanted class; None: any class but the label.
+        bounds: the declared range of inputs; None: no limits.
+        p: the norm of distances.
+        outputs: what f is: the ``"logits"``, or their ``"probabilities"`` (softmax).
+        any_p: whether the attack takes every p >= 1, instead of 0, 1, 2 and infinity.
+        scaled: whether to work in the units of :mod:`clinch.attacks.core.units`; otherwise in the user's.
+
+    Raises:
+        NetworkError: training mode, or outputs that are not one row of class scores for each input.
+        ShapeError, NonFiniteError, ProblemError: an argument that does not fit; the message says which.
+    """
+
+    default_loss = "cross-entropy"
+
+    @with_gradients
+    def __init__(
+        self,
+        net: nn.Module | Network,
+        x: Tensor,
+        y: Tensor,
+        *,
+        target: Tensor | int | None = None,
+        bounds: tuple[float, float] | None = (0.0, 1.0),
+        p: float = torch.inf,
+        outputs: str = "logits",
+        any_p: bool = False,
+        scaled: bool = False,
+    ) -> None:
+        if outputs not in OUTPUTS:
+            raise ProblemError(f"outputs={outputs!r} is not known. Write 'logits' or 'probabilities'.")
+        check_p(p, any_p)
+        self.model = Model(net)
+        inputs = checked_inputs(self.model, x, bounds)
+        self.p, self.outputs = float(p), outputs
+        ends = (-torch.inf, torch.inf) if bounds is None else checked_range(bounds)
+        low, high = (torch.full_like(inputs[:1], limit) for limit in ends)
+        units = Units.of(inputs, low, high, inputs.dtype)
+        self._use(units)
+        self.forward = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
+        self.backward = self.forward.clone()
+        with torch.no_grad():
+            parts = [checked_outputs(self.model, inputs[part]) for part in parts_of(inputs)]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        self._check_logits(logits)
+        self.classes = logits.shape[1]
+        self.y = _checked_classes("y", y, len(self.x), self.classes).to(self.x.device)
+        self.target = None
+        if target is not None:
+            wanted = as_tensor(target, "target", "one class, or a tensor (B,) of whole numbers")
+            wanted = wanted.expand(len(self.x)) if wanted.dim() == 0 else wanted
+            self.target = _checked_classes("target", wanted, len(self.x), self.classes).to(self.x.device)
+        rows = torch.arange(self.size, device=self.x.device)
+        self.todo = (~self.verdict(self.x, rows)[0]).nonzero().flatten()
+        if scaled:
+            self._use(units.scaled(self._sizes()))
+
+    def _use(self, units: Units) -> None:
+        """Work in these units."""
+        self.units, self.x = units, units.start
+        whole = units.x.shape
+        region = units.region(Region(units.lower.expand(whole), units.upper.expand(whole)))
+        self.region = Region(region.lower.contiguous(), region.upper.contiguous())
+
+    def _sizes(self) -> Tensor:
+        """``(B,)`` the width of the range, or of the ball that reaches the linearised boundary."""
+        size = range_of(self.region.lower, self.region.upper)
+        if not bool(size.isfinite().all()) and len(self.todo):
+            size[self.todo] = 2 * linearised_distance(self, self.todo)
+        return size
+
+    def _check_logits(self, logits: Tensor) -> None:
+        if logits.dim() != 2 or len(logits) != len(self.x) or logits.shape[1] < 2:
+            raise NetworkError(
+                f"For {len(self.x)} inputs the network returns shape {tuple(logits.shape)}; a classifier returns one "
+                "row of scores for each. For other networks state a cl.Problem and pass that."
+            )
+        if not bool(logits.isfinite().all()):
+            raise NetworkError("The network returns NaN or infinity for a clean input. Check its weights and the data.")
+
+    @property
+    def fingerprint(self) -> Tensor:
+        """See :meth:`Goal.fingerprint`."""
+        wanted = self.y if self.target is None else self.y + self.classes * (1 + self.target)
+        return mix(super().fingerprint + wanted)
+
+    @property
+    def exact(self) -> bool:
+        """See :meth:`Goal.exact`."""
+        return self.model.has_exact
+
+    @property
+    def width(self) -> int:
+        """The classes, the label's own branch being infinite; one for a target."""
+        return self.classes if self.target is None else 1
+
+    def answer(self, z: Tensor, rows: Tensor) -> Answer:
+        """See :meth:`Goal.answer`."""
+        return self.answer_from(self.model(self.point(z, rows)).to(self.x), rows)
+
+    def answer_from(self, logits: Tensor, rows: Tensor) -> Answer:
+        """The answer of a network that returns these logits ``(L, C)`` for the given rows."""
+        f = logits.softmax(1) if self.outputs == "probabilities" else logits
+        wanted = (self.y if self.target is None else self.target)[rows].unsqueeze(1)
+        own = f.gather(1, wanted)
+        others = torch.scatter(f, 1, wanted, -torch.inf)
+        if self.target is None:
+            return Answer(own - others, logits)
+        return Answer((others.amax(1, keepdim=True) - own), logits)
+
+    def verdict(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Goal.verdict`; a tie counts (:func:`clinch.query.met`), what is not finite does not."""
+        z = self.point(z.to(self.x), rows)
+        margin = torch.cat([self._worse(z[part], rows[part]) for part in parts_of(z)])
+        margin = torch.where(margin.isnan() | ~z.flatten(1).isfinite().all(1), torch.inf, margin)
+        return met(margin), margin
+
+    def _worse(self, z: Tensor, rows: Tensor) -> Tensor:
+        """The larger margin of the two dtypes, in float64."""
+        with torch.no_grad():
+            scores = self.model(z), self.model.exact(z)
+        margins = [self.answer_from(f.double(), rows).margin for f in scores if f is not None]
+        return torch.stack(margins).amax(0)
+
+
+class Model:
+    """A network in its own dtype, and in float64. A module is used as it is, without being read into a graph."""
+
+    def __init__(self, net: nn.Module | Network) -> None:
+        if not isinstance(net, nn.Module | Network):
+            raise NetworkError(
+                f"A {type(net).__name__} cannot be attacked. Pass an nn.Module, what cl.load returned, or a cl.Problem."
+            )
+        self.net = net
+        #: whether float64 has its say. A module that casts inside is run with its casts to other real dtypes left out;
+        #: one that fails even so is judged in its own dtype alone.
+        self.has_exact = True
+        if isinstance(net, Network):
+            self.dtype, self.device = net.dtype, net.device
+            return
+        training = training_module(net)
+        if training is not None:
+            raise NetworkError(f"The model{f' (its part {training!r})' * bool(training)} is in training mode. "
+                               "Call model.eval() first.")  # fmt: skip
+        first = next((t for t in net.parameters() if t.is_floating_point()), torch.zeros(0))
+        self.dtype, self.device = first.dtype, first.device
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs, for a classifier scores ``(N, C)``, in the model's dtype; gradients flow to x."""
+        if isinstance(self.net, Network):
+            graph = self.net.graph
+            return filled(lambda z: graph.forward(z)[graph.output], x)
+        return filled(self.net, x)
+
+    def exact(self, x: Tensor) -> Tensor | None:
+        """Outputs in float64; None where the module cannot be run so, see :attr:`has_exact`."""
+        if isinstance(self.net, Network):
+            graph = self.net.graph_as(torch.float64, self.device)
+            return filled(lambda z: graph.forward(z)[graph.output], x.double())
+        with torch.no_grad():
+            return self._in_double(x.double())
+
+    def finest(self, x: Tensor) -> Tensor:
+        """Outputs in float64; where the module cannot be run so, its own outputs as float64 numbers."""
+        found = self.exact(x)
+        return self(x).double() if found is None else found
+
+    def _in_double(self, x: Tensor) -> Tensor | None:
+        for mode in (nullcontext(), KeptDouble()) if self.has_exact else ():
+            try:
+                with mode:
+                    found = filled(self._double, x)
+            except (RuntimeError, TypeError, NotImplementedError):
+                continue
+            if not isinstance(found, Tensor) or found.dtype == torch.float64:
+                return found
+        self.has_exact = False
+        return None
+
+    @cached_property
+    def _double(self) -> nn.Module:
+        """A copy in float64, made once: an attack sees one set of weights."""
+        assert isinstance(self.net, nn.Module)
+        return copy.deepcopy(self.net).double()
+
+
+class KeptDouble(TorchDispatchMode):
+    """Casts of float64 to other real dtypes do nothing."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        dtype = kwargs.get("dtype")
+        narrows = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        if narrows and func is torch.ops.aten._to_copy.default and args[0].dtype == torch.float64:
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
+def check_p(p: float, any_p: bool) -> None:
+    """Raise a ProblemError for a norm that an attack does not take."""
+    if any_p and not p >= 1:
+        raise ProblemError(f"norm={p} has no dual norm, which this attack needs. Write a number from 1 on, or cl.inf.")
+    if not any_p and p not in NORMS:
+        raise ProblemError(f"norm={p} is not known. Write 0, 1, 2 or cl.inf.")
+
+
+def checked_inputs(model: Model, x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    """A batch of inputs in the model's dtype, on its device.
+
+    Raises:
+        ShapeError, NonFiniteError, ProblemError: no batch of the network's inputs, NaN, or outside the range.
+    """
+    x = checked_batch(x, model.net.input_shape if isinstance(model.net, Network) else None)
+    if bounds is not None:
+        low, high = checked_range(bounds)
+        x = within_range(x, low, high, model.dtype)
+    return x.to(model.device, model.dtype).clone()
+
+
+def _checked_classes(name: str, y: Tensor, size: int, classes: int) -> Tensor:
+    y = as_tensor(y, name, "a tensor (B,) of whole numbers")
+    if tuple(y.shape) != (size,) or y.is_floating_point() or y.dtype == torch.bool:
+        raise ShapeError(f"{name} has shape {tuple(y.shape)} and dtype {y.dtype}; expected ({size},) whole numbers.")
+    wrong = (y < 0) | (y >= classes)
+    if bool(wrong.any()):
+        raise ProblemError(f"{name}[{int(wrong.nonzero()[0])}] is {int(y[wrong][0])}; classes are 0 to {classes - 1}.")
+    return y.long()

@@ -1,0 +1,1 @@
+"""The default attack for the smallest distance, and its parts."""

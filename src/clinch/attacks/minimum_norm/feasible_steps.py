@@ -1,0 +1,225 @@
+"""Where the moves of a minimum-norm attack may lead: its region as offsets from the inputs, in its own norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from clinch.attacks.core.objective import Goal
+from clinch.attacks.core.units import FARTHEST
+from clinch.attacks.moves import farthest, shortest
+from clinch.geometry.directions import linear_maximiser
+from clinch.geometry.halfspace import halfspace_distance
+from clinch.geometry.norms import norm
+from clinch.geometry.projection import project, project_into
+from clinch.geometry.region import Ball, Region
+
+#: halvings of the weight between two half-spaces
+MIX = 6
+#: from a room and what it needs of each lane to moves ``(L, n)``
+Rule = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class HalfSpaces:
+    """L averaged half-spaces ``<row, δ> <= limit`` of offsets, rows of about unit length.
+
+    Attributes:
+        row: ``(L, n)``.
+        limit: ``(L,)``.
+        fresh: ``(L,)`` whether there is none yet.
+    """
+
+    row: Tensor
+    limit: Tensor
+    fresh: Tensor
+
+    @staticmethod
+    def none(move: Tensor) -> HalfSpaces:
+        """Nothing known about lanes with moves ``(L, n)``."""
+        nothing = move.new_zeros(len(move))
+        return HalfSpaces(torch.zeros_like(move), nothing, nothing == 0)
+
+    @staticmethod
+    def of(parts: list[HalfSpaces]) -> HalfSpaces:
+        """Those of several lanes after each other."""
+        return HalfSpaces(*(torch.cat([getattr(part, name) for part in parts]) for name in ("row", "limit", "fresh")))
+
+    def take(self, which: Tensor) -> HalfSpaces:
+        """The chosen ones, in that order."""
+        return HalfSpaces(self.row[which], self.limit[which], self.fresh[which])
+
+    def averaged(self, value: Tensor, gradient: Tensor, move: Tensor, keep: float) -> HalfSpaces:
+        """``keep`` parts of these and ``1 − keep`` of ``value + <gradient, δ − move> <= 0``, scaled to unit length; one
+        without a gradient leaves things as they are."""
+        length = torch.linalg.vector_norm(gradient, dim=1)
+        known = length > 0
+        scale = torch.where(known, 1 / length, 0.0)
+        limit = torch.where(known, (torch.linalg.vecdot(gradient, move) - value) * scale, 0.0)
+        share = torch.where(known, torch.where(self.fresh, 1.0, 1 - keep), 0.0).to(gradient)
+        row = torch.addcmul(self.row * (1 - share).unsqueeze(1), gradient, (share * scale).unsqueeze(1))
+        return HalfSpaces(row, (1 - share) * self.limit + share * limit, self.fresh & ~known)
+
+    def beyond(self, overshoot: float) -> HalfSpaces:
+        """Moved away from where they hold at the edge, by a factor."""
+        return replace(self, limit=self.limit - (overshoot - 1) * self.limit.abs())
+
+
+@dataclass(frozen=True)
+class Room:
+    """Limits of the offsets of L lanes, and how their length is measured.
+
+    Attributes:
+        goal: what is attacked.
+        rows: ``(L,)`` inputs of the lanes.
+        region: of the lanes.
+        lower: ``(L, n)`` limits of the box, as offsets.
+        upper: the same.
+        plain: ``(L,)`` whether the input lies in its box, there are no balls and no weights: then the quick
+            :mod:`clinch.attacks.moves` serve, elsewhere :mod:`clinch.geometry`.
+    """
+
+    goal: Goal
+    rows: Tensor
+    region: Region
+    lower: Tensor
+    upper: Tensor
+    plain: Tensor
+
+    @staticmethod
+    def of(goal: Goal, rows: Tensor) -> Room:
+        """The room of the given rows ``(L,)``, which may repeat."""
+        region, x = goal.region.take(rows), goal.x[rows].flatten(1)
+        lower, upper = region.lower.flatten(1) - x, region.upper.flatten(1) - x
+        plain = ((lower <= 0) & (upper >= 0)).all(1)
+        if goal.weights is not None or region.balls:
+            plain = torch.zeros_like(plain)
+        # finite limits, so that no move is infinity times zero
+        lower = torch.where(plain.unsqueeze(1), lower.clamp(min=-FARTHEST), lower)
+        upper = torch.where(plain.unsqueeze(1), upper.clamp(max=FARTHEST), upper)
+        return Room(goal, rows, region, lower, upper, plain)
+
+    @cached_property
+    def _kinds(self) -> tuple[bool, bool]:
+        """Whether there are plain lanes, and others."""
+        return bool(self.plain.any()), not bool(self.plain.all())
+
+    def _each(self, quick: Rule, exact: Rule, *columns: Tensor) -> Tensor:
+        """A rule for plain lanes and one for others, each on its own lanes: the kind of one lane is no other's affair.
+
+        Args:
+            quick: takes a room and columns, gives moves ``(L, n)``.
+            exact: likewise.
+            columns: ``(L, …)`` what rules need of each lane; the first is of the shape of the result.
+        """
+        some, others = self._kinds
+        if not others:
+            return quick(self, *columns)
+        if not some:
+            return exact(self, *columns)
+        moves = torch.empty_like(columns[0])
+        for rule, which in ((quick, self.plain), (exact, ~self.plain)):
+            moves[which] = rule(self.take(which), *(column[which] for column in columns))
+        return moves
+
+    @property
+    def weights(self) -> Tensor | None:
+        """``(L, n)`` or None."""
+        return None if self.goal.weights is None else self.goal.weights[self.rows].flatten(1)
+
+    def norm(self, move: Tensor) -> Tensor:
+        """Lengths ``(L,)`` of moves ``(L, n)``."""
+        return norm(move, self.goal.p, self.weights)
+
+    def shortest(self, spaces: HalfSpaces) -> Tensor:
+        """The shortest move ``(L, n)`` of the box into half-spaces; the corner nearest to them where there is none."""
+        return self._each(_shortest, _exact_shortest, spaces.row, spaces.limit)
+
+    def meeting(self, one: HalfSpaces, two: HalfSpaces | None) -> Tensor:
+        """The shortest move ``(L, n)`` into both half-spaces.
+
+        The second matters only where the shortest move into the first breaks it. The weight between the two, the one
+        dual variable that is left, is then bisected: it grows while the second is broken more than the first.
+        """
+        move = self.shortest(one)
+        if two is None:
+            return move
+        excess = (two.row * move).sum(1) - two.limit
+        on = (excess > 1e-6 * two.limit.abs()).nonzero().flatten()
+        if not len(on):
+            return move
+        here, one, two = self.take(on), one.take(on), two.take(on)
+        low, high, mixed = torch.zeros_like(one.limit), torch.ones_like(one.limit), move[on]
+        for _ in range(MIX):
+            share = (low + high) / 2
+            row = torch.lerp(one.row, two.row, share.unsqueeze(1))
+            mixed = here.shortest(HalfSpaces(row, torch.lerp(one.limit, two.limit, share), one.fresh))
+            grow = (two.row * mixed).sum(1) - two.limit > (one.row * mixed).sum(1) - one.limit
+            low, high = torch.where(grow, share, low), torch.where(grow, high, share)
+        return move.index_copy(0, on, mixed)
+
+    def farthest(self, gradient: Tensor, radius: Tensor) -> Tensor:
+        """The move ``(L, n)`` of the box, at most ``radius (L,)`` long, that goes farthest against gradients."""
+        return self._each(_farthest, _exact_farthest, gradient, radius)
+
+    def within(self, move: Tensor, radius: Tensor) -> Tensor:
+        """Moves shortened to ``radius (L,)``."""
+        return self._each(_within, _exact_within, move, radius)
+
+    def inside(self, move: Tensor) -> Tensor:
+        """The nearest moves that stay in box and balls; where the room is plain, moves of the box as they are."""
+        return self._each(lambda _, move: move, _exact_inside, move)
+
+    def boxed(self, move: Tensor) -> Tensor:
+        """The same for moves that may leave the box."""
+        return self.inside(torch.maximum(torch.minimum(move, self.upper), self.lower))
+
+    def take(self, which: Tensor) -> Room:
+        """The room of the chosen lanes."""
+        limits = self.lower[which], self.upper[which]
+        return Room(self.goal, self.rows[which], self.region.take(which), *limits, self.plain[which])
+
+    def ball(self, radius: Tensor) -> Ball:
+        """Balls of the given radii ``(L,)`` around the inputs."""
+        goal = self.goal
+        weights = None if goal.weights is None else goal.weights[self.rows]
+        return Ball(goal.x[self.rows], radius, goal.p, weights)
+
+
+def _shortest(room: Room, row: Tensor, limit: Tensor) -> Tensor:
+    return shortest(row, -limit, room.lower, room.upper, room.goal.p)
+
+
+def _exact_shortest(room: Room, row: Tensor, limit: Tensor) -> Tensor:
+    origin = torch.zeros_like(room.lower)
+    point = halfspace_distance(row, -limit, room.lower, room.upper, origin, room.goal.p, room.weights).point
+    return point.nan_to_num(0.0, FARTHEST, -FARTHEST)
+
+
+def _farthest(room: Room, gradient: Tensor, radius: Tensor) -> Tensor:
+    return farthest(gradient, radius, room.lower, room.upper, room.goal.p)
+
+
+def _exact_farthest(room: Room, gradient: Tensor, radius: Tensor) -> Tensor:
+    x, region = room.goal.x[room.rows], room.region
+    point = linear_maximiser(-gradient.reshape(x.shape), region.lower, region.upper, room.ball(radius))
+    return (point - x).flatten(1).nan_to_num(0.0, FARTHEST, -FARTHEST)
+
+
+def _within(room: Room, move: Tensor, radius: Tensor) -> Tensor:
+    return move * (radius / room.norm(move).clamp(min=1e-12)).clamp(max=1).unsqueeze(1)
+
+
+def _exact_within(room: Room, move: Tensor, radius: Tensor) -> Tensor:
+    x = room.goal.x[room.rows]
+    point = project(x + move.reshape(x.shape), room.region.lower, room.region.upper, room.ball(radius))
+    return _exact_inside(room, (point - x).flatten(1))
+
+
+def _exact_inside(room: Room, move: Tensor) -> Tensor:
+    x = room.goal.x[room.rows]
+    return (project_into(room.region, x + move.reshape(x.shape)) - x).flatten(1)

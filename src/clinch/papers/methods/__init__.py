@@ -1,0 +1,1 @@
+"""Attacks that only one paper needs; each is reachable as ``clinch.attacks.NAME``."""

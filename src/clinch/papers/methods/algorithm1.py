@@ -1,0 +1,84 @@
+"""Algorithm 1 and its iterated form 1-n: GNII with the margin to the class whose linear model falls the lowest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.core.arguments import goal_of, radius_of
+from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.linear_model import first_points, steepest_step
+from clinch.errors import ProblemError
+from clinch.geometry.projection import project_into
+from clinch.network.network import Network
+from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
+
+
+@with_gradients
+def algorithm1(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor | None = None,
+    norm: float = torch.inf,
+    steps: int = 1,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    outputs: str = "logits",
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """The class that falls the lowest within the step is attacked: ``min_k f_y − f_k − (ε/n)·‖∇f_y − ∇f_k‖_q``.
+
+    n steps of length ε/n, each the exact minimum of that linear model over its ball and the range, re-linearised at the
+    point reached; the sum never leaves the ball (Balda et al. 2018, arXiv 1803.03607, section IV, algorithms 1 and
+    1-n). Where we differ: any p >= 1; the range is met within the model instead of being left out; an input stops at
+    the first step that reaches its goal.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, whose branches stand for classes.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        eps: ε, one or ``(B,)``; None: that of the problem's own ball.
+        norm: any p >= 1 or ``cl.inf``.
+        steps: n.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits, as in the paper.
+        outputs: what f is, ``"logits"`` or ``"probabilities"``.
+        history: whether to keep the course of the attack.
+        progress: called after each step with the numbers of steps done and planned.
+
+    Returns:
+        Points inside the ball; see :class:`AttackResult`.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> algorithm1(net, x, y, eps=0.1, steps=5).success
+    """
+    if steps < 1:
+        raise ProblemError(f"steps={steps} must be at least 1.")
+    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    radius = radius_of(goal, eps)
+    track = Track(goal, record=history, progress=progress, steps=steps)
+    rows = goal.todo
+    z, ball = first_points(goal, rows), goal.within(radius[rows], rows)
+    for _ in range(steps):
+        if not len(rows):
+            break
+        branches, gradients = goal.jacobian(z, rows)
+        track.note_gradient(gradients.flatten(1, 2), rows)
+        margin = branches.amin(1)
+        track.update(z, rows, margin)
+        going = margin >= 0
+        rows, z, ball = rows[going], z[going], ball.take(going)
+        step = steepest_step(goal, z, rows, branches[going], gradients[going], radius[rows] / steps)
+        z = project_into(ball, z + step)
+        track.step()
+    if len(rows):
+        track.update(z, rows, goal.look(z, rows))
+    return track.result(radius)

@@ -1,0 +1,126 @@
+"""Balda et al.'s robustness radius and their feasibility problem GN, which proposition 1 decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.core.arguments import goal_of, radius_of
+from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.objective import along
+from clinch.attacks.core.result import NO_GRADIENT, AttackResult, HasQuery
+from clinch.attacks.linear_model import first_points, ratios, shortest_step
+from clinch.geometry.projection import project_into
+from clinch.network.network import Network
+from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
+
+#: how far a point goes beyond the boundary of the linear model, relative to the way there
+OVERSHOOT = 0.02
+#: why an input has no point
+INFEASIBLE = "to first order nothing inside the ball reaches the goal (proposition 1 of arXiv 1803.03607)"
+
+
+@with_gradients
+def first_order_radius(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    norm: float = torch.inf,
+    target: Tensor | int | None = None,
+    outputs: str = "logits",
+) -> Tensor:
+    """The size that a perturbation needs to first order, ``min_k L_k(x)/‖∇L_k(x)‖_q`` with ``q = p/(p−1)``.
+
+    ``L_k = f_y − f_k`` for each other class: below this radius GN has no solution (Balda et al. 2018, arXiv 1803.03607,
+    proposition 1), and its mean is their measure of robustness ρ̂₂. The range of inputs plays no part, as in the paper.
+    An estimate and no bound: the network is not linear.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        norm: any p >= 1 or ``cl.inf``.
+        target: one class or ``(B,)``: the margin to that class alone, ``L = max_{c≠t} f_c − f_t``.
+        outputs: what f is, ``"logits"`` or ``"probabilities"``.
+
+    Returns:
+        ``(B,)`` in float64: 0 where the goal is reached already, infinity where all gradients are zero.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> rho2 = first_order_radius(net, x, y).mean()
+    """
+    goal = goal_of(net, x, y, target=target, bounds=None, norm=norm, outputs=outputs, any_p=True, scaled=False)
+    radius = torch.zeros(goal.size, dtype=torch.float64, device=goal.x.device)
+    if len(rows := goal.todo):
+        branches, gradients = goal.jacobian(first_points(goal, rows), rows)
+        radius[rows] = ratios(goal, rows, branches, gradients).amin(1)
+    return radius
+
+
+@with_gradients
+def gn_feasibility(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor | None = None,
+    norm: float = torch.inf,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    outputs: str = "logits",
+) -> AttackResult:
+    """GN: find η with ``L_k + <∇L_k, η> < 0`` for some k and ``‖η‖_p <= ε``, or say that there is none.
+
+    The shortest such η of all k, 2% longer where the ball has room, so that the inequality is strict (Balda et al.
+    2018, arXiv 1803.03607, problem GN). Without limits of the range there is one exactly where ε exceeds
+    :func:`first_order_radius`; with them their part of the ball has to reach as well, which is ours.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
+        norm: any p >= 1 or ``cl.inf``.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits.
+        outputs: what f is, ``"logits"`` or ``"probabilities"``.
+
+    Returns:
+        ``x + η`` where GN is feasible; elsewhere x itself with the reason. Whether the network itself is fooled is
+        ``success``.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> found = gn_feasibility(net, x, y, eps=0.05)
+        >>> feasible = [reason != INFEASIBLE for reason in found.reason]
+    """
+    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    radius = radius_of(goal, eps)
+    track = Track(goal)
+    feasible = torch.ones(goal.size, dtype=torch.bool, device=goal.x.device)
+    if len(rows := goal.todo):
+        z = first_points(goal, rows)
+        branches, gradients = goal.jacobian(z, rows)
+        track.note_gradient(gradients.flatten(1, 2), rows)
+        length, step = shortest_step(goal, z, rows, branches, gradients)
+        length = length.double()
+        inside = length < radius[rows]
+        feasible[rows] = inside
+        rows, z, step = rows[inside], z[inside], step[inside]
+        longer = (radius[rows] / length[inside].clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1 + OVERSHOOT)
+        z = project_into(goal.within(radius[rows], rows), z + along(longer.to(z), z) * step)
+        track.update(z, rows, goal.look(z, rows))
+    found = track.result(radius)
+    reason = tuple(
+        old if possible or old == NO_GRADIENT else INFEASIBLE for old, possible in zip(found.reason, feasible.tolist())
+    )
+    return replace(found, reason=reason)

@@ -1,0 +1,116 @@
+"""GNII, the best perturbation of a given size under a first-order model of any loss, in closed form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.core.arguments import goal_of, radius_of
+from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.losses import loss_of
+from clinch.attacks.core.objective import Goal
+from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.linear_model import first_points, steepest_step
+from clinch.geometry.projection import project_into
+from clinch.network.network import Network
+from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
+
+
+@with_gradients
+def gnii(
+    net: nn.Module | Network | HasQuery | Query | Goal,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor | None = None,
+    norm: float = torch.inf,
+    loss: str | None = "margin",
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    outputs: str = "logits",
+) -> AttackResult:
+    """One step: ``η = argmin L(x) + <∇L(x), η>  subject to  ‖η‖_p <= ε,  x + η in the range``.
+
+    Without limits of the range ``η = −ε·sign(g)·|g|^(q−1)/‖g‖_q^(q−1)`` with ``g = ∇L(x)`` and ``q = p/(p−1)`` (Balda
+    et al. 2018, arXiv 1803.03607, GNII and proposition 2); with them the exact minimum over both together, where the
+    paper leaves the range out. With the margin L is the one class that is the nearest in f at x; :func:`algorithm1`
+    chooses the class.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
+        norm: any p >= 1 or ``cl.inf``.
+        loss: L: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits.
+        outputs: what f is, ``"logits"`` or ``"probabilities"``.
+
+    Returns:
+        Points inside the ball; see :class:`AttackResult`.
+
+    Raises:
+        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+
+    Example:
+        >>> gnii(net, x, y, eps=0.5, norm=2).success
+    """
+    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    radius, function = radius_of(goal, eps), loss_of(goal, loss)
+    track = Track(goal)
+    if len(rows := goal.todo):
+        z = first_points(goal, rows)
+        slope = goal.slope(z, rows, function)
+        track.note_gradient(slope.gradient, rows)
+        step = steepest_step(goal, z, rows, slope.loss.unsqueeze(1), slope.gradient.unsqueeze(1), radius[rows])
+        z = project_into(goal.within(radius[rows], rows), z + step)
+        track.update(z, rows, goal.look(z, rows))
+    return track.result(radius)
+
+
+@with_gradients
+def algorithm2(
+    net: nn.Module | Network,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor | None = None,
+    norm: float = torch.inf,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    outputs: str = "logits",
+) -> AttackResult:
+    """GNII with the label's own score, ``L = f_y`` (with a target ``−f_t``): one gradient however many the classes.
+
+    Balda et al. 2018 (arXiv 1803.03607, section IV, algorithm 2). Arguments, result and errors: see :func:`gnii`; a
+    problem has no scores.
+
+    Example:
+        >>> algorithm2(net, x, y, eps=0.1).success
+    """
+    return gnii(net, x, y, eps=eps, norm=norm, loss="score", target=target, bounds=bounds, outputs=outputs)
+
+
+@with_gradients
+def fast_grad(
+    net: nn.Module | Network,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor | None = None,
+    norm: float = torch.inf,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+) -> AttackResult:
+    """GNII with the training loss, ``L = −CE`` (with a target CE of that class): FastGrad.
+
+    Goodfellow et al. 2015 (arXiv 1412.6572) for p = inf, in the form of Balda et al. 2018 (arXiv 1803.03607, section
+    IV). For p = inf the same points as :func:`clinch.attacks.fgsm`; elsewhere the step fills ball ∩ range exactly,
+    where FGSM's is projected. Arguments, result and errors: see :func:`gnii`; a problem has no cross-entropy.
+
+    Example:
+        >>> fast_grad(net, x, y, eps=0.1).success
+    """
+    return gnii(net, x, y, eps=eps, norm=norm, loss="cross-entropy", target=target, bounds=bounds)

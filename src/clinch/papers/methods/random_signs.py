@@ -1,0 +1,76 @@
+"""Random signs: what noise of the same size does without looking at the network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from clinch.attacks.core.arguments import goal_of, radius_of
+from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.objective import along
+from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.errors import ProblemError
+from clinch.geometry.projection import project_into
+from clinch.network.network import Network
+from clinch.query import Query
+from clinch.runtime.gradients import with_gradients
+
+
+@with_gradients
+def random_signs(
+    net: nn.Module | Network | HasQuery | Query,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    *,
+    eps: float | Tensor | None = None,
+    steps: int = 1,
+    target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    seed: int = 0,
+    history: bool = False,
+    progress: Progress | None = None,
+) -> AttackResult:
+    """``η_i = ±ε`` with probability 1/2 each: a corner of the ℓ∞ ball, drawn at random.
+
+    Balda et al. 2018 (arXiv 1803.03607, section IV, Random); noise that leaves the range is cut off there, which the
+    paper does not do.
+
+    Args:
+        net: a classifier; or a problem with constraints on the network, then without x and y.
+        x: ``(B, *input_shape)``.
+        y: ``(B,)`` labels.
+        eps: ε, one or ``(B,)``; None: that of the problem's own ball.
+        steps: number of draws; an input stops at the first that reaches its goal.
+        target: one class or ``(B,)``; None: any class but the label.
+        bounds: the range of inputs; None: no limits.
+        seed: of the draws.
+        history: whether to keep the course of the attack.
+        progress: called after each draw with the numbers of draws done and planned.
+
+    Returns:
+        Points inside the ball; see :class:`AttackResult`.
+
+    Raises:
+        ClinchError: an argument that does not fit, or a problem whose norm is not the maximum norm.
+
+    Example:
+        >>> random_signs(net, x, y, eps=0.1).success.double().mean()
+    """
+    if steps < 1:
+        raise ProblemError(f"steps={steps} must be at least 1.")
+    goal = goal_of(net, x, y, target=target, bounds=bounds)
+    if goal.p != torch.inf or goal.weights is not None:
+        raise ProblemError("Random signs are corners of the ℓ∞ ball. State the problem with cl.norm(…, cl.inf).")
+    radius = radius_of(goal, eps)
+    track = Track(goal, record=history, progress=progress, steps=steps)
+    draws = goal.draws(seed)
+    for step in range(steps):
+        rows = goal.todo[~track.success[goal.todo]]
+        if not len(rows):
+            break
+        x = goal.x[rows]
+        signs = draws.at(step).take(rows).signs(x)
+        z = project_into(goal.within(radius[rows], rows), x + along(radius[rows].to(x), x) * signs)
+        track.update(z, rows, goal.look(z, rows))
+        track.step()
+    return track.result(radius)
