@@ -41,7 +41,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-dev
-	$(ONE_THREAD) $(BIN)/python benchmarks/monitor.py
+	$(ONE_THREAD) $(BIN)/python -m benchmarks monitor
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -24,11 +24,12 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 #: files outside of ``docs`` that become part of the site
 SHOWN = (
-    "examples/*.py", "examples/*.toml", "benchmarks/*.py", "benchmarks/results/*.md", "benchmarks/results/*.png",
+    "examples/*.py", "examples/*.toml", "benchmarks/*/[a-z]*.py", "benchmarks/results/*.md", "benchmarks/results/*.png",
     "CHANGELOG.md", "CONTRIBUTING.md", "PERFORMANCE.md", "SECURITY.md",
 )  # fmt: skip
 #: folders among them, each with a page that lists its files
-FOLDERS = ("examples", "benchmarks", "benchmarks/results")
+QUESTIONS = sorted(path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("benchmarks/*/__init__.py"))
+FOLDERS = ("examples", "benchmarks", *QUESTIONS, "benchmarks/results")
 #: endings of files that the site shows without a page around them, or that are pages
 AS_IT_IS = (".md", ".png", ".svg")
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json"}
@@ -84,7 +85,10 @@ def shown(folder: Path) -> list[Path]:
 def contents(folder: Path) -> str:
     """A page that lists the files of a folder with their first lines."""
     rows = [f"# {folder.relative_to(ROOT)}", "", "| file | what it is |", "|---|---|"]
-    for path in sorted([*folder.glob("*.md"), *folder.glob("*.py"), *folder.glob("*.toml")]):
+    for inner in sorted(folder.glob("*/__init__.py")):
+        first = inner.read_text().lstrip().splitlines()[0].strip('" ')
+        rows.append(f"| [{inner.parent.name}]({inner.parent.name}/index.md) | {first} |")
+    for path in sorted([*folder.glob("*.md"), *folder.glob("[a-z]*.py"), *folder.glob("*.toml")]):
         first = path.read_text().lstrip().splitlines()[0].strip('#" ').replace("|", "\\|")
         rows.append(f"| [{path.name}]({path.name}) | {first} |")
     return "\n".join(rows) + "\n"

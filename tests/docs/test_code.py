@@ -4,19 +4,16 @@ import ast
 import importlib
 import importlib.util
 import inspect
-import math
 import re
 from pathlib import Path
 
 import pytest
+from shown import close
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: packages of the extras, whose names are looked at only where they are installed
 OPTIONAL = {"cvxpy", "gymnasium", "minatar", "procgen", "stable_baselines3", "torchvision", "ray"}
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-#: how far a number of the tutorial may be from the one shown: training rounds differently on another machine
-RELATIVE, ABSOLUTE = 0.1, 0.02
 
 
 def outputs():
@@ -122,14 +119,6 @@ def test_the_start_page_runs(tmp_path, monkeypatch):
     (printed,) = outputs().run((ROOT / "docs" / "index.md").read_text())
     assert re.search(r"status\s+OPTIMAL", printed)
     assert re.search(r"bound\s+\d", printed)
-
-
-def close(shown, printed):
-    """Whether two texts differ in nothing but numbers, and in those by little."""
-    if NUMBER.sub("#", shown).split() != NUMBER.sub("#", printed).split():
-        return False
-    pairs = zip(map(float, NUMBER.findall(shown)), map(float, NUMBER.findall(printed)), strict=True)
-    return all(math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE) for a, b in pairs)
 
 
 def test_texts_are_compared_by_words_and_numbers():

@@ -8,8 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP = {
-    ".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "PERFORMANCE.md", "README.md",
-    "SECURITY.md", "benchmarks", "constraints.txt", "docs", "examples", "mkdocs.yml", "pyproject.toml", "src", "tests",
+    ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE",
+    "Makefile", "PERFORMANCE.md", "README.md", "SECURITY.md", "benchmarks", "constraints.txt", "docs", "examples",
+    "mkdocs.yml", "pyproject.toml", "src", "tests",
 }  # fmt: skip
 #: only where a program makes them on purpose
 DATABASES = (".sqlite", ".sqlite3", ".db", ".pyc", ".log", ".tmp", ".orig", ".rej", ".whl")

@@ -1,7 +1,7 @@
 """Small files that ask for much, or mean nothing: one for each way we know to hurt a reader that a command has.
 
 A case writes its files into a folder and says how a command is called with them. What must come of each is one line on
-standard error and exit code 2. ``benchmarks/crafted_files.py`` measures memory and time of each.
+standard error and exit code 2. ``benchmarks/proofs/crafted_files.py`` measures memory and time of each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Crafted files through the command line: one line and exit code 2; ``benchmarks/crafted_files.py`` measures them."""
+"""Crafted files through the command line: one line and exit code 2; ``benchmarks`` measure them."""
 
 from __future__ import annotations
 

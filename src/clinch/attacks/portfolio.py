@@ -90,7 +90,7 @@ def worst(
 
     No input is given up before its passes are spent, whatever its margin or gradient; where a gradient is zero, steps
     go in random directions. A portfolio as AutoAttack is (same source), but every part is there because it finds more
-    for its passes on images other than those of the benchmark (``benchmarks/fixed_budget.py``).
+    for its passes on images other than those of the benchmark (``benchmarks/attacks/fixed_budget.py``).
 
     Args:
         net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.

@@ -1,0 +1,1 @@
+"""Monitors, decoders, regression, segmentation and policies."""

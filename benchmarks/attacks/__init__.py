@@ -1,0 +1,1 @@
+"""How near and how often attacks come, beside other libraries."""

@@ -1,0 +1,1 @@
+"""How tight certified bounds are, and what they cost."""

@@ -1,0 +1,1 @@
+"""What benchmarks share: the clock, a second look at points, and the one format of results."""

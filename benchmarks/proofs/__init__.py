@@ -1,0 +1,1 @@
+"""What certificates cost, and what files from strangers can do."""

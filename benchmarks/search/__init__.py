@@ -1,0 +1,1 @@
+"""What the exact search closes, and in what time."""

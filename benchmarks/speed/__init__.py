@@ -1,0 +1,1 @@
+"""The same work from two checkouts, in turns."""

@@ -1,0 +1,1 @@
+"""Whole data sets: cost, workers, and the page of a run."""
