@@ -50,7 +50,9 @@ def test_nothing_but_the_writer_writes_a_page(path):
     if path.name == "page.py":
         return
     calls = [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    wrong = [c for c in calls if ".write_text(" in c and re.match(r"(?:options|chosen|arguments)?\.?(?:out|RESULTS)", c)]
+    wrong = [
+        c for c in calls if ".write_text(" in c and re.match(r"(?:options|chosen|arguments)?\.?(?:out|RESULTS)", c)
+    ]
     assert wrong == [] and "# {" not in "".join(c for c in calls if "write" in c)
 
 
