@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 
-from clinch.geometry.linear_minimum import fill, linear_minimum, minimum_over
+from clinch.geometry.knapsack import fill
+from clinch.geometry.linear_minimum import linear_minimum, minimum_over
 from clinch.geometry.region import Ball, Region
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinch.geometry.directions import steepest_direction
-from clinch.geometry.linear_steps import best_step, dual_norm, least_step
-from clinch.geometry.norms import norm
+from clinch.geometry.halfspace import halfspace_distance
+from clinch.geometry.linear_minimum import linear_minimum
+from clinch.geometry.norms import norm, norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
 
@@ -18,6 +19,16 @@ INF = math.inf
 NORMS = st.sampled_from([1.0, 1.25, 1.5, 2.0, 3.0, 7.5, INF])
 NUMBER = st.floats(-3, 3).map(lambda v: round(v, 3))
 ROOM = st.one_of(st.just(INF), st.floats(0, 2).map(lambda v: round(v, 2)))
+
+
+def best_step(rows, radius, lower, upper, p):
+    """Values and steps of least ``<g, η>`` in box and ball."""
+    return linear_minimum(rows, lower, upper, Ball(torch.zeros_like(lower), radius, p))
+
+
+def least_step(rows, need, lower, upper, p):
+    """Lengths and steps of the shortest way to ``need + <g, η> <= 0``."""
+    return halfspace_distance(rows, need, lower, upper, torch.zeros_like(lower), p)[:2]
 
 
 @st.composite
@@ -34,7 +45,7 @@ def steps(draw, boxed=True):
 def test_without_limits_the_steps_are_proposition_2_and_equation_8(case, radius):
     row, lower, upper, p = case
     direction = steepest_direction(row[0], p)
-    length = dual_norm(row, p)
+    length = norm_of(p).dual_value(row)
     if float(length) == 0:
         return
     assert torch.allclose(norm(direction, p), torch.ones(1, dtype=torch.float64))
@@ -118,5 +129,5 @@ def test_gradients_of_any_size_and_zero_gradients():
 
 def test_weights_of_the_dual_norm():
     row, weights = torch.tensor([[2.0, 3.0]]), torch.tensor([[2.0, 0.0]])
-    assert float(dual_norm(row, 2, weights)) == INF
-    assert float(dual_norm(row * torch.tensor([[1.0, 0.0]]), INF, weights)) == 1.0
+    assert float(norm_of(2).dual_value(row, weights)) == INF
+    assert float(norm_of(INF).dual_value(row * torch.tensor([[1.0, 0.0]]), weights)) == 1.0

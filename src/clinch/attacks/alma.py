@@ -15,8 +15,8 @@ from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.elementwise import power
-from clinch.geometry.linear_minimum import saturating_root
 from clinch.geometry.projection import project_into
+from clinch.geometry.roots import saturating_root
 from clinch.network.network import Network
 from clinch.query import Query
 from clinch.runtime.gradients import with_gradients

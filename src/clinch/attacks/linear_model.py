@@ -11,8 +11,11 @@ from torch import Tensor
 
 from clinch.attacks.core.best_points import Track
 from clinch.attacks.core.objective import Goal, along
-from clinch.geometry.linear_steps import best_step, dual_norm, least_step
+from clinch.geometry.halfspace import halfspace_distance
+from clinch.geometry.linear_minimum import linear_minimum
+from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
+from clinch.geometry.region import Ball
 
 
 def first_points(goal: Goal, rows: Tensor) -> Tensor:
@@ -30,7 +33,7 @@ def ratios(goal: Goal, rows: Tensor, branches: Tensor, gradients: Tensor) -> Ten
         gradients: ``(L, K, *input_shape)``.
     """
     weights = None if goal.weights is None else goal.weights[rows].flatten(1).unsqueeze(1).double()
-    length = dual_norm(gradients.flatten(2).double(), goal.p, weights)
+    length = norm_of(goal.p).dual_value(gradients.flatten(2).double(), weights)
     need = branches.double().clamp(min=0)
     return torch.where(need > 0, need / length, 0.0)
 
@@ -55,7 +58,9 @@ def shortest_step(goal: Goal, z: Tensor, rows: Tensor, branches: Tensor, gradien
     weights = None if goal.weights is None else goal.weights[rows].flatten(1)
     # a branch that is not there becomes one that nothing changes
     need = torch.where(known, branches, 1.0)
-    lengths, steps = least_step(gradients.flatten(2), need, lower, upper, goal.p, weights)
+    slopes, origin = gradients.flatten(2), torch.zeros_like(lower)
+    lengths, steps, _ = halfspace_distance(slopes, need, lower, upper, origin, goal.p, weights)
+    steps = torch.where(slopes.ne(0).any(-1, keepdim=True), steps, 0.0)
     without_box = ratios(goal, rows, torch.where(known, branches, torch.inf), gradients)
     reached = lengths.isfinite().any(1, keepdim=True)
     choice = torch.where(reached, lengths.double(), without_box).argmin(1)
@@ -79,7 +84,9 @@ def steepest_step(goal: Goal, z: Tensor, rows: Tensor, values: Tensor, gradients
     """
     lower, upper = _room(goal, z, rows)
     weights = None if goal.weights is None else goal.weights[rows].flatten(1)
-    falls, steps = best_step(gradients.flatten(2), radius.to(z), lower, upper, goal.p, weights)
+    ball = Ball(torch.zeros_like(lower), radius.to(z), goal.p, weights)
+    with torch.no_grad():
+        falls, steps = linear_minimum(gradients.flatten(2), lower, upper, ball)
     choice = (values + falls).argmin(1)
     return steps[torch.arange(len(z), device=z.device), choice].reshape(z.shape)
 

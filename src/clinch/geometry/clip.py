@@ -83,18 +83,6 @@ def clip_to_ball(lower: Tensor, upper: Tensor, ball: Ball) -> tuple[Tensor, Tens
     away = torch.maximum(lower - ball.center, ball.center - upper).clamp(min=0)
     weights = torch.ones_like(away) if ball.weights is None else ball.weights
     radius = (ball.radius * (1 + 1e-9)).unsqueeze(1)
-    if ball.p == 0:
-        spent = torch.where(away > 0, weights, 0.0)
-        left = radius - (spent.sum(1, keepdim=True) - spent)
-        reach = torch.where(left >= weights, torch.inf, torch.where(left >= 0, 0.0, -torch.inf))
-    elif ball.p == torch.inf:
-        reach = torch.where(weights > 0, radius / weights, torch.inf)
-    else:
-        spent = (weights * away) ** ball.p
-        total = spent.sum(1, keepdim=True)
-        left = radius**ball.p * (1 + 1e-9) - (total - spent) * (1 - 1e-9)
-        paid = left.clamp(min=0) ** (1 / ball.p)
-        reach = torch.where(weights > 0, paid / torch.where(weights > 0, weights, 1.0), torch.inf)
-        reach = torch.where(left < 0, -torch.inf, reach)
+    reach = ball.norm.reach(away, radius, weights)
     low, high = ball.center - reach, ball.center + reach
     return torch.where(low > lower, low, lower), torch.where(high < upper, high, upper)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.geometry.elementwise import power
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
+from clinch.geometry.norms import norm_of
 from clinch.geometry.region import Ball, Region
 
 
@@ -35,17 +35,7 @@ def steepest_direction(gradient: Tensor, p: float, weights: Tensor | None = None
     inverse = None if w is None else torch.where(w > 0, 1 / torch.where(w > 0, w, 1.0), 0.0)
     if inverse is not None:
         scaled = scaled * inverse
-    if p == torch.inf:
-        unit = scaled.sign()
-    elif p > 1:
-        size = scaled.abs().amax(1, keepdim=True)
-        scaled = scaled / torch.where(size > 0, size, 1.0)  # powers of tiny gradients would underflow
-        scaled = scaled if p == 2 else scaled.sign() * power(scaled.abs(), 1 / (p - 1))
-        length = torch.linalg.vector_norm(scaled, ord=p, dim=1, keepdim=True)
-        unit = scaled / torch.where(length > 0, length, 1.0)
-    else:
-        where = scaled.abs().argmax(1, keepdim=True)
-        unit = torch.zeros_like(scaled).scatter(1, where, scaled.gather(1, where).sign())
+    unit = norm_of(p).steepest(scaled)
     if inverse is not None:
         unit = unit * inverse
     return unit.reshape(gradient.shape)

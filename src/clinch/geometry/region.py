@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from clinch.geometry.norms import norm
+from clinch.geometry.norms import Norm, norm_of
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Ball:
     Attributes:
         center: ``(B, *shape)``.
         radius: ``(B,)``; infinity where there is no limit.
-        p: 0, 1, 2 or infinity; any other number from 1 on for attacks that say so.
+        p: 0, any number from 1 on, or infinity.
         weights: ``(B, *shape)``, non-negative; None stands for ones. An element of weight zero is free.
     """
 
@@ -27,9 +28,14 @@ class Ball:
     p: float
     weights: Tensor | None = None
 
+    @cached_property
+    def norm(self) -> Norm:
+        """What p stands for."""
+        return norm_of(self.p)
+
     def distance(self, x: Tensor) -> Tensor:
         """``‖w ⊙ (x − center)‖_p``, shape ``(B,)``."""
-        return norm(x - self.center, self.p, self.weights)
+        return self.norm.value(x - self.center, self.weights)
 
     def take(self, problems: Tensor | slice) -> Ball:
         """The balls of the chosen problems, in that order."""
@@ -46,7 +52,7 @@ class Ball:
 class Region:
     """``{lower <= x <= upper} ∩ balls`` for each problem of a batch.
 
-    Balls of the maximum norm are boxes and are merged into the limits, so that ``balls`` holds p = 0, 1, 2 only.
+    Balls of the maximum norm are boxes and are merged into the limits, so that ``balls`` holds others only.
     Limits may be infinite where nothing bounds the input.
     """
 
@@ -69,10 +75,8 @@ class Region:
 
     def within(self, ball: Ball) -> Region:
         """The part of the region inside a ball."""
-        if ball.p != torch.inf:
-            box = self._hull(ball) if ball.p != 0 else self
-            return replace(box, balls=(*self.balls, ball))
-        return self._hull(ball)
+        box = self if ball.norm.counts else self._hull(ball)
+        return box if ball.norm.is_box else replace(box, balls=(*self.balls, ball))
 
     def _hull(self, ball: Ball) -> Region:
         """Cut the box down to the ball's own box: each element moves by at most radius / weight."""

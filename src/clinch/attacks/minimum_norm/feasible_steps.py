@@ -11,12 +11,10 @@ from torch import Tensor
 
 from clinch.attacks.core.objective import Goal
 from clinch.attacks.core.units import FARTHEST
-from clinch.attacks.moves import farthest, shortest
-from clinch.geometry.directions import linear_maximiser
-from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.norms import norm
 from clinch.geometry.projection import project, project_into
 from clinch.geometry.region import Ball, Region
+from clinch.geometry.steps import max_descent_step, min_norm_step
 
 #: halvings of the weight between two half-spaces
 MIX = 6
@@ -79,8 +77,7 @@ class Room:
         region: of the lanes.
         lower: ``(L, n)`` limits of the box, as offsets.
         upper: the same.
-        plain: ``(L,)`` whether the input lies in its box, there are no balls and no weights: then the quick
-            :mod:`clinch.attacks.moves` serve, elsewhere :mod:`clinch.geometry`.
+        plain: ``(L,)`` whether the input lies in its box and there are no weights.
     """
 
     goal: Goal
@@ -96,7 +93,7 @@ class Room:
         region, x = goal.region.take(rows), goal.x[rows].flatten(1)
         lower, upper = region.lower.flatten(1) - x, region.upper.flatten(1) - x
         plain = ((lower <= 0) & (upper >= 0)).all(1)
-        if goal.weights is not None or region.balls:
+        if goal.weights is not None:
             plain = torch.zeros_like(plain)
         # finite limits, so that no move is infinity times zero
         lower = torch.where(plain.unsqueeze(1), lower.clamp(min=-FARTHEST), lower)
@@ -109,7 +106,7 @@ class Room:
         return bool(self.plain.any()), not bool(self.plain.all())
 
     def _each(self, quick: Rule, exact: Rule, *columns: Tensor) -> Tensor:
-        """A rule for plain lanes and one for others, each on its own lanes: the kind of one lane is no other's affair.
+        """A rule for plain lanes and one for others, each on its own: the kind of one lane is no other's affair.
 
         Args:
             quick: takes a room and columns, gives moves ``(L, n)``.
@@ -117,6 +114,8 @@ class Room:
             columns: ``(L, …)`` what rules need of each lane; the first is of the shape of the result.
         """
         some, others = self._kinds
+        if self.region.balls:
+            return exact(self, *columns)
         if not others:
             return quick(self, *columns)
         if not some:
@@ -137,7 +136,7 @@ class Room:
 
     def shortest(self, spaces: HalfSpaces) -> Tensor:
         """The shortest move ``(L, n)`` of the box into half-spaces; the corner nearest to them where there is none."""
-        return self._each(_shortest, _exact_shortest, spaces.row, spaces.limit)
+        return self._step(min_norm_step, spaces.row, -spaces.limit)
 
     def meeting(self, one: HalfSpaces, two: HalfSpaces | None) -> Tensor:
         """The shortest move ``(L, n)`` into both half-spaces.
@@ -164,7 +163,12 @@ class Room:
 
     def farthest(self, gradient: Tensor, radius: Tensor) -> Tensor:
         """The move ``(L, n)`` of the box, at most ``radius (L,)`` long, that goes farthest against gradients."""
-        return self._each(_farthest, _exact_farthest, gradient, radius)
+        return self._step(max_descent_step, gradient, radius)
+
+    def _step(self, kernel: Rule, gradient: Tensor, limit: Tensor) -> Tensor:
+        """One of the two kernels of :mod:`clinch.geometry.steps`."""
+        move = kernel(gradient, limit, self.lower, self.upper, self.goal.p, self.weights, self.plain)
+        return move.nan_to_num(0.0, FARTHEST, -FARTHEST) if self._kinds[1] else move
 
     def within(self, move: Tensor, radius: Tensor) -> Tensor:
         """Moves shortened to ``radius (L,)``."""
@@ -188,26 +192,6 @@ class Room:
         goal = self.goal
         weights = None if goal.weights is None else goal.weights[self.rows]
         return Ball(goal.x[self.rows], radius, goal.p, weights)
-
-
-def _shortest(room: Room, row: Tensor, limit: Tensor) -> Tensor:
-    return shortest(row, -limit, room.lower, room.upper, room.goal.p)
-
-
-def _exact_shortest(room: Room, row: Tensor, limit: Tensor) -> Tensor:
-    origin = torch.zeros_like(room.lower)
-    point = halfspace_distance(row, -limit, room.lower, room.upper, origin, room.goal.p, room.weights).point
-    return point.nan_to_num(0.0, FARTHEST, -FARTHEST)
-
-
-def _farthest(room: Room, gradient: Tensor, radius: Tensor) -> Tensor:
-    return farthest(gradient, radius, room.lower, room.upper, room.goal.p)
-
-
-def _exact_farthest(room: Room, gradient: Tensor, radius: Tensor) -> Tensor:
-    x, region = room.goal.x[room.rows], room.region
-    point = linear_maximiser(-gradient.reshape(x.shape), region.lower, region.upper, room.ball(radius))
-    return (point - x).flatten(1).nan_to_num(0.0, FARTHEST, -FARTHEST)
 
 
 def _within(room: Room, move: Tensor, radius: Tensor) -> Tensor:
