@@ -14,7 +14,7 @@ from torch import nn
 
 import clinch as cl
 from clinch.attacks import AttackResult
-from clinch.geometry.norms import dual_exponent, norm
+from clinch.geometry.norms import norm, norm_of
 
 INF = math.inf
 
@@ -65,7 +65,7 @@ def closed_form(model: nn.Module, x: torch.Tensor, y: torch.Tensor, p: float) ->
     slope = w[y][:, None] - w[None]
     if p == 0:
         raise AssertionError("p = 0 has no closed form without a range")
-    distance = gap / slope.flatten(2).norm(dual_exponent(p), dim=2)
+    distance = gap / norm_of(p).dual.of(slope.flatten(2))
     return distance.masked_fill(torch.nn.functional.one_hot(y, len(b)).bool(), INF).amin(1)
 
 

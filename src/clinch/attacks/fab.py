@@ -13,8 +13,8 @@ from clinch.attacks.core.objective import Goal, along
 from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.errors import ProblemError
 from clinch.geometry.halfspace import halfspace_distance
-from clinch.geometry.norms import dual_exponent
 from clinch.geometry.norms import norm as length_of
+from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.network.network import Network
 from clinch.query import Query
@@ -176,7 +176,7 @@ def _boundary(goal: Goal, z: Tensor, rows: Tensor, branch: Tensor | None) -> tup
     """Value ``(L,)`` and gradient of the branch whose linearised boundary is nearest, or of the lane's own."""
     if branch is None:
         values, normals = goal.jacobian(z, rows)
-        steepness = length_of(normals.flatten(0, 1), dual_exponent(goal.p)).reshape(values.shape)
+        steepness = norm_of(goal.p).dual.value(normals.flatten(0, 1)).reshape(values.shape)
         nearest = (values.abs() / steepness.clamp(min=1e-12)).argmin(1)
         lane = torch.arange(len(rows), device=z.device)
         return values[lane, nearest], normals[lane, nearest]

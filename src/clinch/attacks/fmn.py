@@ -13,8 +13,7 @@ from clinch.attacks.core.objective import Goal, Slope
 from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
-from clinch.geometry.norms import NORMS, dual_exponent
-from clinch.geometry.norms import norm as length_of
+from clinch.geometry.norms import NORMS, norm_of
 from clinch.geometry.projection import project_into
 from clinch.network.network import Network
 from clinch.query import Query
@@ -102,7 +101,7 @@ def _next_radius(track: Track, slope: Slope, radius: Tensor, here: Tensor, share
         smaller = torch.minimum(smaller.floor(), radius - 1)
         larger = torch.maximum(larger.floor(), radius + 1)
     elif linear:
-        steepness = length_of(slope.gradient, dual_exponent(p))
+        steepness = norm_of(p).dual.value(slope.gradient)
         reach = here + slope.margin / steepness
         # beyond it, or rounding keeps the points just short of the boundary for good
         larger = torch.where(found | (steepness == 0), larger, (1 + share) * reach)

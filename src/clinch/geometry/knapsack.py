@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 #: items sorted at first where few of them have to be bought, and the factor where they do not do
-FEW, MORE = 64, 8
+FEW, MORE = 64, 4
 
 
 def common_weight(cost: Tensor) -> Tensor:

@@ -107,8 +107,14 @@ class CountingNorm(Norm):
     def max_descent_step(self, gradient: Tensor, radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """See :meth:`Norm.max_descent_step`: the ``radius`` elements of largest gain at their ends."""
         gain = most_of(gradient, lower, upper)
-        ones = torch.ones_like(gain)
-        return fill_with(_whole, gain, ones, radius.floor(), gradient, lower, upper)
+        rank = radius.long().clamp(1, gain.shape[1]).unsqueeze(1)
+        least = gain.topk(int(rank.max()) if len(rank) else 1, dim=1).values.gather(1, rank - 1)
+        least = torch.where(radius.unsqueeze(1) >= 1, least.clamp(min=torch.finfo(gain.dtype).tiny), torch.inf)
+        chosen = gain >= least
+        if bool((chosen.sum(1, keepdim=True) > rank).any()):  # of equal ones the first, however many the others take
+            more, equal = gain > least, gain == least
+            chosen = more | (equal & (equal.cumsum(1) <= rank - more.sum(1, keepdim=True)))
+        return torch.where(gradient > 0, lower, upper) * chosen
 
     def reach(self, away: Tensor, radius: Tensor, weights: Tensor) -> Tensor:
         """See :meth:`Norm.reach`: an element that cannot pay stays at the centre."""

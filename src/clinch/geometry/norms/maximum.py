@@ -78,7 +78,8 @@ class MaximumNorm(PowerNorm):
         self, z: Tensor, lower: Tensor, upper: Tensor, base: Tensor, radius: Tensor, weights: Tensor | None
     ) -> Tensor:
         """See :meth:`Norm.project`: a smaller box."""
-        reach = self.reach(z, radius.unsqueeze(1), torch.ones_like(z) if weights is None else weights)
+        wide = radius.unsqueeze(1)
+        reach = wide if weights is None else self.reach(z, wide, weights)
         return clip(clip(z, -reach, reach), lower, upper)
 
     def linear_minimum(
