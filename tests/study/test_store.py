@@ -52,6 +52,22 @@ def test_a_batch_is_written_whole_or_not_at_all(tmp_path):
         assert store.images() == {0, 1, 3}
 
 
+def test_the_tables_are_made_all_at_once_or_not_at_all(tmp_path, monkeypatch):
+    class Interrupted(sqlite3.Connection):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.set_authorizer(lambda action, name, *rest: (action, name) == (sqlite3.SQLITE_CREATE_TABLE, "results"))
+
+    with monkeypatch.context() as patched:
+        connect = sqlite3.connect
+        patched.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Interrupted))
+        with pytest.raises(StoreError):
+            Store(tmp_path, {"model_hash": "a1"})
+    with Store(tmp_path, {"model_hash": "a1"}) as store:
+        store.put([Row(0, 7, "robust")])
+        assert store.counts() == {"robust": 1}
+
+
 def test_a_full_disk_loses_nothing_that_was_stored(tmp_path):
     with Store(tmp_path, IDENTITY) as store:
         store.put(ROWS)

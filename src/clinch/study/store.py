@@ -145,7 +145,8 @@ class Store(AbstractContextManager["Store"]):
                 self._database.execute("PRAGMA synchronous=FULL")
                 if self._database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
                     self._checked()
-                self._database.executescript(_TABLES)
+                else:  # all tables or, where the process dies in between, none
+                    self._database.executescript(f"BEGIN IMMEDIATE;{_TABLES}COMMIT;")
                 if identity is not None:
                     self._agree({"version": VERSION, **identity})
         except BaseException:
