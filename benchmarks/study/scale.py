@@ -26,7 +26,7 @@ import clinch as cl
 from benchmarks.common.page import write_page
 from clinch.io.data import model_file
 from clinch.network.network import Network
-from clinch.study.pool import ProcessPool
+from clinch.study.crew import ProcessPool
 
 TAKES = "3 minutes"
 

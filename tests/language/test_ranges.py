@@ -5,7 +5,7 @@ import torch
 
 import clinch as cl
 from clinch.attacks import nearest
-from clinch.modeling.global_ranges import range_of
+from clinch.modeling.canonicalize import range_of
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from clinch.errors import ProblemError
 from clinch.study import evaluate, open_run
 from clinch.study.report import read_class_names, report_html, write_report
 from clinch.study.report.charts import HEIGHT, WIDTH, curve_chart, stacked, ticks
-from clinch.study.report.pictures import LOWERED, RAISED, difference_picture, input_picture
+from clinch.study.report.content import LOWERED, RAISED, difference_picture, input_picture
 
 EVIL = "<script>document.title='taken'</script>"
 IMAGES = 40

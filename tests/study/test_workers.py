@@ -18,7 +18,7 @@ import clinch as cl
 from clinch.demo import digits, network
 from clinch.errors import NetworkError, ProblemError, WorkerError
 from clinch.study import RayExecutor, answers, crew, evaluate
-from clinch.study.pool import ProcessPool
+from clinch.study.crew import ProcessPool
 from clinch.study.store import Store
 
 DEMO = cl.load(network(), input_shape=(8, 8))

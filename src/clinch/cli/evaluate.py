@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,27 @@ if TYPE_CHECKING:
     from clinch.study.evaluation import Evaluation
     from clinch.study.ray_executor import RayExecutor
     from clinch.study.sources import Source
+
+
+def print_table(rows: Sequence[dict[str, str]], title: str | None = None) -> None:
+    """Print rows of texts under the names of their columns; a terminal folds wide cells, a file gets whole lines."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from clinch.io.files import printable
+    from clinch.study.columns import heads_of, text_table
+
+    title = None if title is None else printable(title, lines=False)
+    console = Console()
+    if not console.is_terminal:
+        print("\n".join([*([title] if title else []), text_table(rows)]))
+        return
+    table = Table(*heads_of(rows), title=None if title is None else Text(title), box=SIMPLE_HEAD, title_justify="left")
+    for row in rows:
+        table.add_row(*(Text(row.get(name, "")) for name in heads_of(rows)))
+    console.print(table)
 
 
 #: options with long texts
@@ -212,7 +233,7 @@ def _write(
 ) -> int:
     """Print and write what was found; the exit code."""
     from clinch.cli.console import write_json
-    from clinch.cli.study_tables import print_table
+    from clinch.cli.evaluate import print_table
     from clinch.io.files import printable
     from clinch.study.columns import class_rows
     from clinch.study.evaluation import Evaluation
