@@ -2,10 +2,12 @@
 
 Example:
     >>> import clinch as cl
-    >>> net = cl.load(model, input_shape=(1, 28, 28))
+    >>> net = cl.load(model, input_shape=(8, 8))
     >>> x, z = net.input, net.output
-    >>> problem = cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), [x >= 0, x <= 1, z.argmax() != 7])
-    >>> print(problem.solve(time_limit=60))
+    >>> problem = cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), [x >= 0, x <= 1, z.argmax() != 4])
+    >>> solution = problem.solve(time_limit=60)
+    >>> solution.status.name, bool(solution.bound <= solution.value)
+    ('OPTIMAL', True)
 """
 
 from __future__ import annotations

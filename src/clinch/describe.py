@@ -41,7 +41,7 @@ def atom_texts(atoms: Forms, graph: Graph, problem: int = 0, which: Sequence[int
 
     Example:
         >>> atom_texts(query.atoms, query.graph, which=[0])
-        ['relu2[3] >= 4.1']
+        ['output[0] - output[4] >= 1e-05']
     """
     wanted = list(range(atoms.count)) if which is None else list(which)
     terms: list[list[tuple[float, int, int]]] = [[] for _ in wanted]

@@ -48,7 +48,8 @@ def milp(
         UnboundedInputError, UnsupportedByEngine, UnsupportedOperator, BackendError: as the engine's.
 
     Example:
-        >>> cl.exact.milp(problem, backend="highs").bound
+        >>> cl.exact.milp(few, backend="highs").bound
+        0.1977
     """
     engine = partial(solve_encoding, backend=backend)
     return _solved(problem, engine, time_limit, gap, progress, "cpu")
@@ -77,7 +78,8 @@ def branch_and_bound(
         UnsupportedByEngine, UnsupportedOperator: as the engine's. ProblemError: there is no such device.
 
     Example:
-        >>> cl.exact.branch_and_bound(problem).status
+        >>> cl.exact.branch_and_bound(few).status.name
+        'OPTIMAL'
     """
     return _solved(problem, partial(search, batch=batch), time_limit, gap, progress, device)
 
@@ -101,7 +103,9 @@ def fewest_changes(
         UnsupportedByEngine, UnsupportedOperator: as the engine's.
 
     Example:
-        >>> cl.exact.fewest_changes(problem).value
+        >>> counted = cl.Problem(cl.Minimize(cl.norm(net.input - x0, 0)), problem.constraints)
+        >>> cl.exact.fewest_changes(counted).value
+        2.0
     """
     return _solved(problem, search_count, time_limit, gap, progress, "cpu")
 
@@ -132,7 +136,8 @@ def input_split(
         UnboundedInputError, UnsupportedOperator: as the engine's. ProblemError: there is no such device.
 
     Example:
-        >>> cl.exact.input_split(problem).bound
+        >>> cl.exact.input_split(few).bound
+        0.1977
     """
     return _solved(problem, partial(search_boxes, batch=batch), time_limit, gap, progress, device)
 

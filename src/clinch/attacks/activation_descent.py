@@ -111,7 +111,9 @@ def activation_descent(
             read into a graph.
 
     Example:
+        >>> from clinch.attacks.activation_steps import ROBUST_CLASSIFIER
         >>> activation_descent(net, x, y, eps=0.25, settings=ROBUST_CLASSIFIER).success.double().mean()
+        tensor(1., dtype=torch.float64)
     """
     if steps < 1 or restarts < 1 or not 0 < last <= 1:
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1, last={last} in (0, 1].")
@@ -244,7 +246,8 @@ def minimise_by_activation_descent(
 
     Example:
         >>> problem = cl.Problem(cl.Maximize(net.output[0]), [net.input >= -1, net.input <= 1])
-        >>> -minimise_by_activation_descent(problem, starts=5).value
+        >>> -minimise_by_activation_descent(problem, starts=1, steps=20).value
+        tensor([35.1818], dtype=torch.float64)
     """
     if steps < 1 or starts < 1 or not 0 < last <= 1 or (step_size is not None and not 0 < step_size < torch.inf):
         raise ProblemError(

@@ -87,6 +87,7 @@ def alma(
 
     Example:
         >>> alma(net, x, y, norm=2, steps=120).distance.median()
+        tensor(0.4866, dtype=torch.float64)
     """
     if steps < 1 or check_every < 1 or (first_distance is not None and first_distance <= 0):
         raise ProblemError(

@@ -70,6 +70,7 @@ def deepfool(
 
     Example:
         >>> deepfool(net, x, y, norm=cl.inf).distance.median()
+        tensor(0.0905, dtype=torch.float64)
     """
     _check(steps, overshoot, halvings)
     goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
@@ -105,6 +106,8 @@ def shortest_linear(
 
     Example:
         >>> shortest_linear(net, x, y, norm=2, steps=20).distance
+        tensor([0.4874, 0.2250, 0.6747, 0.3282, 0.5650, 0.3700, 0.7034, 0.6375],
+               dtype=torch.float64)
     """
     _check(steps, overshoot, halvings)
     goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)

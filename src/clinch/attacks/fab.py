@@ -80,6 +80,7 @@ def fab(
 
     Example:
         >>> fab(net, x, y, norm=2, steps=20).distance.median()
+        tensor(0.4738, dtype=torch.float64)
     """
     if steps < 1 or restarts < 1 or (classes is not None and classes < 1):
         raise ProblemError(f"steps={steps}, restarts={restarts} and classes={classes} must be at least 1.")
@@ -116,6 +117,7 @@ def fab_t(
 
     Example:
         >>> fab_t(net, x, y, norm=2, steps=8).distance.median()
+        tensor(0.4797, dtype=torch.float64)
     """
     return fab(net, x, y, norm=norm, steps=steps, restarts=restarts, classes=classes, target=target, bounds=bounds,
                seed=seed, history=history, progress=progress)  # fmt: skip

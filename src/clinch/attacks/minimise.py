@@ -60,7 +60,8 @@ def minimise(
         ProblemError: steps or starts below 1.
 
     Example:
-        >>> minimise(cl.Problem(cl.Maximize(net.output[0]), [net.input >= -1, net.input <= 1])).value
+        >>> -minimise(cl.Problem(cl.Maximize(net.output[0]), [net.input >= -1, net.input <= 1])).value
+        tensor([37.2140], dtype=torch.float64)
     """
     if min(steps, starts) < 1:
         raise ProblemError(f"steps={steps} and starts={starts} must be at least 1.")

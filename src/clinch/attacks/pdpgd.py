@@ -78,6 +78,7 @@ def pdpgd(
 
     Example:
         >>> pdpgd(net, x, y, norm=1, steps=120).distance.median()
+        tensor(1.5900, dtype=torch.float64)
     """
     if steps < 1 or step_size <= 0 or first_ratio <= 0:
         raise ProblemError(f"steps={steps}, step_size={step_size}, first_ratio={first_ratio} must be positive.")

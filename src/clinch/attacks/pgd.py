@@ -82,6 +82,7 @@ def pgd(
 
     Example:
         >>> pgd(net, x, y, eps=0.1, steps=40, step_size=0.01, restarts=10).success.double().mean()
+        tensor(0.6250, dtype=torch.float64)
     """
     if steps < 1 or restarts < 1:
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1.")
@@ -160,6 +161,7 @@ def fgsm(
 
     Example:
         >>> fgsm(net, x, y, eps=0.1).success
+        tensor([ True,  True, False,  True, False,  True, False, False])
     """
     return pgd(net, x, y, eps=eps, norm=norm, steps=1, step_size=eps, loss=loss, target=target, bounds=bounds)
 
@@ -213,6 +215,7 @@ def selective_pgd(
 
     Example:
         >>> selective_pgd(cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), rejected), eps=1.5).success
+        tensor([True])
     """
     goal, radius = _stated(net, x, y, target, bounds, norm, eps, steps, restarts)
     return _in_turn(goal, radius, selective, steps, step_size, restarts, separate, seed, history, progress)
@@ -245,6 +248,7 @@ def orthogonal_pgd(
 
     Example:
         >>> orthogonal_pgd(cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), rejected), eps=1.5).success
+        tensor([True])
     """
     goal, radius = _stated(net, x, y, target, bounds, norm, eps, steps, restarts)
     return _in_turn(goal, radius, orthogonal, steps, step_size, restarts, separate, seed, history, progress)

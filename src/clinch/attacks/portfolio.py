@@ -113,6 +113,7 @@ def worst(
 
     Example:
         >>> worst(net, x, y, eps=0.1).success.double().mean()
+        tensor(0.6250, dtype=torch.float64)
     """
     if passes < FEWEST:
         raise ProblemError(f"passes={passes} are too few for every stage. Write {FEWEST} or more, or take pgd or apgd.")

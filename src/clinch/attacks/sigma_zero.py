@@ -64,6 +64,7 @@ def sigma_zero(
 
     Example:
         >>> sigma_zero(net, x, y, steps=120).distance.median()
+        tensor(2., dtype=torch.float64)
     """
     if steps < 1 or step_size <= 0 or sigma <= 0:
         raise ProblemError(f"steps={steps}, step_size={step_size}, sigma={sigma}: at least 1, above 0, above 0.")

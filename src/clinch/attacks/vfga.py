@@ -61,6 +61,7 @@ def vfga(
 
     Example:
         >>> vfga(net, x, y).distance.median()
+        tensor(2., dtype=torch.float64)
     """
     if samples < 1 or (steps is not None and steps < 1):
         raise ProblemError(f"steps={steps} and samples={samples} must be at least 1.")

@@ -42,7 +42,9 @@ class Isolated:
 
     Example:
         >>> with Isolated("highs") as backend:
-        ...     ledger = milp(problem.query, backend=backend)
+        ...     solution = cl.exact.milp(few, backend=backend)
+        >>> solution.status.name
+        'OPTIMAL'
     """
 
     def __init__(self, name: str = "highs", *, memory_limit: int | None = None) -> None:

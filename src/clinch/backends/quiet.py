@@ -29,6 +29,7 @@ def silenced() -> Iterator[None]:
     Threads may be inside at once: the first one turns the descriptor away, the last one puts it back.
 
     Example:
+        >>> import highspy
         >>> with silenced():
         ...     solver = highspy.Highs()
     """

@@ -141,7 +141,9 @@ def alpha_crown(
             below has no linear relaxation. ProblemError: steps is not a positive whole number.
 
     Example:
-        >>> clinch.bounds.alpha_crown(net, clinch.bounds.ball(x, 0.1, clinch.inf, lower=0, upper=1), c)
+        >>> region = clinch.bounds.ball(x[:3], 0.1, clinch.inf, lower=0, upper=1)
+        >>> clinch.bounds.alpha_crown(net, region, c[:3]).amin(1)
+        tensor([-1.5788, -5.5877,  0.2277], dtype=torch.float64)
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ProblemError(f"steps is {steps}; give a whole number of 1 or more, such as 20.")

@@ -94,7 +94,9 @@ def fast_dual(
             below has no linear relaxation.
 
     Example:
-        >>> clinch.bounds.fast_dual(net, clinch.bounds.ball(x, 0.1, clinch.inf, lower=0, upper=1), c)
+        >>> region = clinch.bounds.ball(x[:3], 0.1, clinch.inf, lower=0, upper=1)
+        >>> clinch.bounds.fast_dual(net, region, c[:3]).amin(1)
+        tensor([-2.1461, -6.3053, -0.2845], dtype=torch.float64)
     """
     graph, forms = layer_forms(network, region, c, layer)
     if limits is None:

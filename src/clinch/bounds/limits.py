@@ -42,7 +42,8 @@ def layer_limits(
             does not fit, or a layer below has no interval rule or no linear relaxation.
 
     Example:
-        >>> clinch.bounds.layer_limits(net, region, ["relu2"])["relu2"].upper
+        >>> clinch.bounds.layer_limits(net, region, ["relu2"])["relu2"].upper.shape
+        torch.Size([8, 16])
     """
     if method not in METHODS:
         raise ProblemError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")

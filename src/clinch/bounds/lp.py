@@ -166,7 +166,9 @@ def lp(
             below has no encoding. ProblemError: limits is a text other than ``"crown"``.
 
     Example:
-        >>> clinch.bounds.lp(net, clinch.bounds.ball(x, 0.1, clinch.inf, lower=0, upper=1), c)
+        >>> region = clinch.bounds.ball(x[:3], 0.1, clinch.inf, lower=0, upper=1)
+        >>> clinch.bounds.lp(net, region, c[:3]).amin(1)
+        tensor([-1.6036, -5.6117,  0.2034], dtype=torch.float64)
     """
     if isinstance(limits, str) and limits != "crown":
         raise ProblemError(f"limits is '{limits}'; write 'crown', or pass clinch.bounds.layer_limits(net, region).")

@@ -46,7 +46,7 @@ def train_autoencoder(
         seed: of weights, order and noise.
 
     Example:
-        >>> decoder = train_autoencoder(images, latents=2, widths=(16,), linear=True).decoder  # doctest: +SKIP
+        >>> decoder = train_autoencoder(images[:, None], latents=2, widths=(16,), linear=True, epochs=1).decoder
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

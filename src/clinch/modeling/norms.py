@@ -135,7 +135,7 @@ def norm(
         ProblemError: another p, negative weights, a mask that is not boolean, an expression that is not linear.
 
     Example:
-        >>> cl.norm(net.input - x0, cl.inf) <= 0.1
+        >>> ball = cl.norm(net.input - x0, cl.inf) <= 0.1
     """
     if not isinstance(expr, LinearExpression):
         raise ProblemError("norm takes an expression of a network's layers, such as net.input - x0.")

@@ -100,8 +100,9 @@ class Problem:
 
     Example:
         >>> x, z = net.input, net.output
-        >>> problem = cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), [x >= 0, x <= 1, z.argmax() != 7])
+        >>> problem = cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), [x >= 0, x <= 1, z.argmax() != 4])
         >>> problem.solve(time_limit=60).value
+        0.4864
     """
 
     @with_gradients

@@ -60,8 +60,9 @@ def certify_run(
         CertificateError: a layer or a norm without a place in the format.
 
     Example:
-        >>> cl.study.evaluate(net, "mnist", eps=0.02, out="run")
-        >>> list(certify_run("run", net, "mnist", Template(math.inf, 0.02)))
+        >>> found = cl.study.evaluate(net, "digits", eps=0.02, limit=3, out="certified")
+        >>> [found.image for found in certify_run("certified", net, "digits", Template(math.inf, 0.02))]
+        [0, 1, 2]
     """
     source = open_source(data)
     place = Path(folder) / FOLDER

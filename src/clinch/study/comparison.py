@@ -112,8 +112,9 @@ def compare(
             :func:`evaluate`.
 
     Example:
-        >>> found = cl.study.compare([net], norms=[cl.inf, 2], eps=[0.02, 0.05], limit=10, time_limit=20)
-        >>> print(found)
+        >>> found = cl.study.compare([net], norms=[cl.inf, 2], eps=[0.02, 0.05], limit=4, time_limit=20)
+        >>> len(found.rows())
+        4
     """
     if not time_limit >= 0:
         raise ProblemError(f"time_limit is {time_limit}; give seconds, zero or more.")

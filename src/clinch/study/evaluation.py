@@ -127,7 +127,8 @@ class Evaluation:
         """Robust accuracy at any radius as ``(proven, not refuted)``, from the distances and bounds of all images.
 
         Example:
-            >>> [evaluation.certified(eps) for eps in (0.01, 0.02, 0.05)]
+            >>> [evaluation.certified(eps) for eps in (0.1, 1.0)]
+            [(1.0, 1.0), (0.0, 0.0)]
         """
         low, high = self.known.robust(_radii(eps))
         return float(low), float(high)

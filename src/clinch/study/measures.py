@@ -168,8 +168,10 @@ def fooling_ratio(found: AttackResult, eps: Tensor | float | None = None) -> Ten
         ProblemError: no input is classified correctly.
 
     Example:
-        >>> fooling_ratio(fast_grad(net, x, y, eps=0.1))
-        >>> fooling_ratio(deepfool(net, x, y, norm=cl.inf), torch.linspace(0, 0.2, 11))
+        >>> fooling_ratio(cl.attacks.fgsm(net, x, y, eps=0.1))
+        tensor(0.5000, dtype=torch.float64)
+        >>> fooling_ratio(cl.attacks.deepfool(net, x, y, norm=cl.inf), torch.linspace(0, 0.2, 3))
+        tensor([0.0000, 0.6250, 1.0000], dtype=torch.float64)
     """
     limits = torch.as_tensor(torch.finfo(torch.float64).max if eps is None else eps, dtype=torch.float64)
     return DistanceIntervals.of(found).fooled(limits.to(found.distance.device))[0]

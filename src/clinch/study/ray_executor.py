@@ -32,10 +32,11 @@ class RayExecutor(Executor):
     Raises:
         WorkerError: Ray is missing, or there is no cluster at the address.
 
-    Example:
-        >>> executor = cl.study.RayExecutor("auto")
-        >>> found = cl.study.evaluate(net, "mnist", eps=0.02, executor=executor)
-        >>> executor.shutdown()
+    Where a cluster runs::
+
+        executor = cl.study.RayExecutor("auto")
+        found = cl.study.evaluate(net, "mnist", eps=0.02, executor=executor)
+        executor.shutdown()
     """
 
     def __init__(self, address: str = "auto", workers: int | None = None) -> None:

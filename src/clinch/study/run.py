@@ -100,8 +100,9 @@ def evaluate(
             written, or of another study. WorkerError: workers that do not start.
 
     Example:
-        >>> found = cl.study.evaluate(cl.load("net.onnx"), "mnist", norm=cl.inf, eps=0.02, out="run")
+        >>> found = cl.study.evaluate(net, "digits", norm=cl.inf, eps=0.02, limit=8, out="run")
         >>> found.interval
+        (1.0, 1.0)
     """
     radius = None if eps is None else float(eps)
     template = Template(float(norm), radius, float(lower), float(upper), float(gap), methods)

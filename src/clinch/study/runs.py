@@ -155,7 +155,8 @@ def open_run(path: str | Path) -> Run:
 
     Example:
         >>> run = cl.study.open_run("run")
-        >>> run.interval, run.found([0, 1])
+        >>> run.interval, run.found([0, 1])[0].shape
+        ((1.0, 1.0), torch.Size([2, 8, 8]))
     """
     file = Path(path)
     file = file if file.is_file() else file / FILE

@@ -87,6 +87,7 @@ class Specification:
         formula: over elements of the tensors.
 
     Example:
+        >>> from clinch.vnnlib.reader import parse_specification
         >>> spec = parse_specification("(declare-const X_0 Real) (declare-const Y_0 Real) (assert (>= Y_0 X_0))")
         >>> spec.violation({"X": np.array([0.5]), "Y": np.array([2.0])})
         -1.5

@@ -106,7 +106,8 @@ class Verdict:
 
         Example:
             >>> proofs = clinch.verify("net.onnx", "property.vnnlib", keep_leaves=True).certify()
-            >>> proofs[0].save("property.safetensors")
+            >>> proofs[0].save("property.safetensors").name
+            'property.network.safetensors'
         """
         from clinch.certificates.unsat import certify_cases
 
@@ -161,7 +162,7 @@ def verify(
         NetworkError, UnsupportedOperator: the network cannot be loaded.
 
     Example:
-        >>> clinch.verify("net.onnx.gz", "prop_1.vnnlib.gz", timeout=116).answer
+        >>> clinch.verify("net.onnx", "property.vnnlib", timeout=116).answer
         <Answer.UNSAT: 'unsat'>
     """
     from clinch.network.load import load

@@ -34,7 +34,10 @@ def restored_figure(
         ShapeError: the columns differ in shape, or hold no images.
 
     Example:
-        >>> save(restored_figure({"original": x, "damaged": y, "Adam": z}, truth="original"), "restored.png")
+        >>> from clinch.figures import save
+        >>> figure = restored_figure({"original": images, "damaged": noisy, "restored": images}, truth="original")
+        >>> save(figure, "restored.png").name
+        'restored.png'
     """
     from matplotlib.figure import Figure
 

@@ -34,9 +34,10 @@ class BoxMonitor:
         margin: ``(classes, *layer_shape)`` how far outside an activation must be for the monitor to object, float64.
 
     Example:
-        >>> monitor = BoxMonitor.fit(net, "relu2", x_train)                        # doctest: +SKIP
-        >>> same_class = net.output.argmax() == 7                                  # doctest: +SKIP
-        >>> Problem(Minimize(norm(net.input - x0, 2)), [same_class, monitor.outside(net, 7)])  # doctest: +SKIP
+        >>> monitor = BoxMonitor.fit(net, "relu2", x_train)
+        >>> same_class = net.output.argmax() == 4
+        >>> cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), [same_class, monitor.outside(net, 4)])
+        <Problem over Sequential: one problem, 2 constraints>
     """
 
     layer: str

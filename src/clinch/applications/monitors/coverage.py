@@ -127,7 +127,10 @@ def coverage(
         ClinchError: an argument that does not fit, in one line, before any work.
 
     Example:
-        >>> print(coverage(net, fit_monitor(net, "relu2", x_train), x_test[:100], y_test[:100]))
+        >>> from clinch.applications.monitors import fit_monitor
+        >>> found = coverage(net, fit_monitor(net, "relu2", x_train), x_test[:1], y_test[:1])
+        >>> bool((found.alarm.bound <= found.alarm.value).all())
+        True
     """
     if not alarms and not misses:
         raise ProblemError("Neither alarms nor misses are asked for. Leave one of them True.")

@@ -119,7 +119,9 @@ def fit_monitor(
         UnknownLayer, ShapeError, ProblemError: as :meth:`BoxMonitor.fit`; no layer, or no box.
 
     Example:
-        >>> fit_monitor(net, ["relu1", "relu2"], x_train, boxes=3, quantile=0.001)
+        >>> monitor = fit_monitor(net, ["relu1", "relu2"], x_train, boxes=3, quantile=0.001)
+        >>> monitor.layers
+        ('relu1', 'relu2')
     """
     names = [layers] if isinstance(layers, str) else list(layers)
     if not names:

@@ -75,8 +75,10 @@ def nearest_objection(
         ClinchError: an argument that does not fit, in one line, before any work.
 
     Example:
-        >>> found = nearest_objection(net, fit_monitor(net, "relu2", x_train), x_test[:100])
+        >>> from clinch.applications.monitors import fit_monitor
+        >>> found = nearest_objection(net, fit_monitor(net, "relu2", x_train), x_test[:2])
         >>> found.value, found.bound
+        (tensor([0.3498, 0.2658], dtype=torch.float64), tensor([0.3498, 0.2638], dtype=torch.float64))
     """
     x = _checked(network, monitor, x, norm, bounds, time_limit, gap)
     start = predicted(network, x)
@@ -114,7 +116,9 @@ def nearest_missed(
         ClinchError: an argument that does not fit, in one line, before any work.
 
     Example:
-        >>> nearest_missed(net, fit_monitor(net, "relu2", x_train), x_test[:100], y_test[:100]).bound
+        >>> from clinch.applications.monitors import fit_monitor
+        >>> nearest_missed(net, fit_monitor(net, "relu2", x_train), x_test[:1], y_test[:1]).bound
+        tensor([0.5300], dtype=torch.float64)
     """
     x = _checked(network, monitor, x, norm, bounds, time_limit, gap)
     start = predicted(network, x) if labels is None else torch.as_tensor(labels).cpu().long()

@@ -36,7 +36,9 @@ def policy_network(model: Any) -> nn.Module:
         ProblemError: another model, or other actions or observations. BackendError: stable-baselines3 is missing.
 
     Example:
-        >>> ObservationAttack(policy_network(model), eps=0.02)                                  # doctest: +SKIP
+        >>> from stable_baselines3 import DQN
+        >>> policy_network(DQN("MlpPolicy", "CartPole-v1"))(torch.zeros(1, 4)).shape
+        torch.Size([1, 2])
     """
     required("stable_baselines3")
     from gymnasium.spaces import Box, Discrete

@@ -97,8 +97,9 @@ class ObservationAttack:
         ProblemError: an argument that does not fit. NetworkError: a model that cannot be attacked.
 
     Example:
-        >>> attack = ObservationAttack(network, eps=0.02)                                       # doctest: +SKIP
-        >>> attack(observations).changed.double().mean()                                        # doctest: +SKIP
+        >>> attack = ObservationAttack(network, eps=0.02)
+        >>> attack(observations).changed.double().mean()
+        tensor(0.2500, dtype=torch.float64)
     """
 
     network: nn.Module | SymbolicNetwork

@@ -71,8 +71,11 @@ class RefinedActions:
             missing.
 
     Example:
-        >>> refined = RefinedActions(TD3("MlpPolicy", "HalfCheetah-v5"), eps=0.3, threshold=0.25)   # doctest: +SKIP
-        >>> refined.learn(20_000).predict(observation)                                              # doctest: +SKIP
+        >>> from stable_baselines3 import TD3
+        >>> model = TD3("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [16, 16]}, seed=0)
+        >>> refined = RefinedActions(model, eps=0.3, threshold=0.25)
+        >>> refined.learn(40).predict(np.zeros(3, np.float32))[0].shape
+        (1,)
     """
 
     def __init__(
@@ -154,8 +157,11 @@ class RefinedActions:
             ProblemError: there is no such bound. UnsupportedOperator: the critic has a layer without bounds.
 
         Example:
-            >>> found = refined.refine(observations, bound="search")                            # doctest: +SKIP
-            >>> found.value <= found.bound                                                      # doctest: +SKIP
+            >>> from stable_baselines3 import TD3
+            >>> model = TD3("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [16, 16]}, seed=0)
+            >>> found = RefinedActions(model, eps=0.3).refine(np.zeros((2, 3), np.float32), bound="search")
+            >>> bool((found.value <= found.bound + 1e-9).all())
+            True
         """
         if bound is not None and bound not in BOUNDS:
             raise ProblemError(f"There is no bound '{bound}'. Write 'crown', 'search' or None.")

@@ -54,9 +54,11 @@ class PerturbedObservations(_Counted, ObservationWrapper[np.ndarray, Any, np.nda
         ProblemError: another kind of observation or action. BackendError: gymnasium is missing.
 
     Example:
-        >>> env = PerturbedObservations(MinAtar("breakout"), ObservationAttack(network, eps=0.02))   # doctest: +SKIP
-        >>> evaluate_policy(model, env)                                                              # doctest: +SKIP
-        >>> env.changed / env.seen                                                                   # doctest: +SKIP
+        >>> from clinch.applications.policies import MinAtar
+        >>> env = PerturbedObservations(MinAtar("breakout"), ObservationAttack(network, eps=0.02))
+        >>> observation, _ = env.reset(seed=0)
+        >>> env.changed / env.seen
+        0.0
     """
 
     def __init__(self, env: Env[np.ndarray, Any], attack: ObservationAttack) -> None:
@@ -126,7 +128,11 @@ def episode_returns(
         ProblemError: steps below one, or environments as :class:`PerturbedObservations` refuses them.
 
     Example:
-        >>> episode_returns(SyncVectorEnv([MinAtar] * 32), ObservationAttack(network, eps=0.02))     # doctest: +SKIP
+        >>> from clinch.applications.policies import MinAtar
+        >>> from gymnasium.vector import SyncVectorEnv
+        >>> returns, changed = episode_returns(SyncVectorEnv([MinAtar] * 2), ObservationAttack(network, 0.02), steps=5)
+        >>> returns.shape, bool(0 <= changed <= 1)
+        ((2,), True)
     """
     if steps < 1:
         raise ProblemError(f"steps={steps} must be at least 1.")

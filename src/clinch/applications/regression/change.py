@@ -92,8 +92,9 @@ def largest_change(
         ClinchError: an argument that does not fit, in one line, before any work.
 
     Example:
-        >>> change = largest_change(net, x, 0.1, norm=cl.inf)
+        >>> change = largest_change(net, x[:1], 0.01, norm=cl.inf, time_limit=5)
         >>> change.value, change.bound
+        (tensor([1.2056], dtype=torch.float64), tensor([1.7337], dtype=torch.float64))
     """
     if not time_limit >= 0 or not gap >= 0:
         raise ProblemError(f"time_limit={time_limit} and gap={gap} must be zero or more.")

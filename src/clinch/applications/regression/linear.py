@@ -81,6 +81,8 @@ def linear_change(
 
     Example:
         >>> linear_change(net, x, 0.1, norm=cl.inf).ratio
+        tensor([0.9923, 0.9967, 0.9749, 0.9663, 0.9998, 0.9287, 0.9990, 0.9734],
+               dtype=torch.float64)
     """
     network, x, radius = checked(net, x, eps, norm, bounds)
     if semidefinite not in SOLVERS:

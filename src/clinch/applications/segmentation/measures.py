@@ -60,7 +60,8 @@ def measures(goal: Pixels, z: Tensor) -> Measures:
         z: the points, such as an attack's ``x``.
 
     Example:
-        >>> measures(goal, cl.attacks.apgd(goal, eps=0.1).x).changed  # doctest: +SKIP
+        >>> measures(goal, cl.attacks.apgd(goal, eps=0.1).x).changed
+        tensor([0., 0.], dtype=torch.float64)
     """
     found = pixel_scores(goal.model, z.to(goal.x)).flatten(2).argmax(1)
     number = goal.counted.sum(1).double()
@@ -128,7 +129,8 @@ def unchangeable(
         ClinchError: an argument that does not fit, or a layer without a relaxation.
 
     Example:
-        >>> unchangeable(net, x, eps=0.01).double().mean()  # doctest: +SKIP
+        >>> unchangeable(net, x, eps=0.01).double().mean()
+        tensor(1., dtype=torch.float64)
     """
     model = Model(net)
     x = checked_inputs(model, x, bounds)
@@ -238,8 +240,9 @@ def changeable(
         ClinchError: an argument that does not fit. UnsoundResult: attack and proof contradict each other.
 
     Example:
-        >>> found = changeable(net, x, eps=0.02)  # doctest: +SKIP
-        >>> found.value <= found.bound  # doctest: +SKIP
+        >>> found = changeable(net, x, eps=0.02)
+        >>> found.value <= found.bound
+        tensor([True, True])
     """
     goal = Pixels(net, x, y, target=target, counted=counted, bounds=bounds, norm=norm)
     wanted = (goal.size, *goal.places)

@@ -53,7 +53,8 @@ class Pixels(Goal):
         NetworkError, ShapeError, NonFiniteError, ProblemError: an argument that does not fit; the message says which.
 
     Example:
-        >>> cl.attacks.apgd(Pixels(net, x, target=figure), eps=0.1, steps=100)  # doctest: +SKIP
+        >>> cl.attacks.apgd(Pixels(net, x, target=figure), eps=0.1, steps=100).success
+        tensor([False, False])
     """
 
     default_loss = "soft count"

@@ -99,6 +99,7 @@ def nearest(
     Example:
         >>> found = nearest(net, x, y, norm=2, passes=240)
         >>> found.distance.median(), found.passes.max()
+        (tensor(0.4596, dtype=torch.float64), tensor(239))
     """
     if passes < FEWEST:
         raise ProblemError(f"passes={passes} is too few for this attack. Give at least {FEWEST}, or use deepfool.")

@@ -59,6 +59,7 @@ def algorithm1(
 
     Example:
         >>> algorithm1(net, x, y, eps=0.1, steps=5).success
+        tensor([ True,  True, False,  True, False,  True, False, False])
     """
     if steps < 1:
         raise ProblemError(f"steps={steps} must be at least 1.")

@@ -80,7 +80,9 @@ def bisection(
         ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
-        >>> bisection(cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), rejected)).distance
+        >>> problem = cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), rejected)
+        >>> bisection(problem, steps=20, rounds=7).distance
+        tensor([0.5907], dtype=torch.float64)
     """
     if min(steps, rounds, starts, branches) < 1:
         raise ProblemError(

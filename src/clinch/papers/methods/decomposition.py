@@ -56,8 +56,10 @@ def decomposition(
         ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
-        >>> decomposition(cl.attacks.penalty, problem).distance
+        >>> decomposition(lambda goal: cl.attacks.penalty(goal, steps=50, rounds=2), problem).distance
+        tensor([0.4872], dtype=torch.float64)
         >>> decomposition(lambda goal: cl.attacks.pgd(goal, eps=0.1), net, x, y).success
+        tensor([ True,  True, False,  True, False,  True, False,  True])
     """
     if branches < 1:
         raise ProblemError(f"branches={branches} must be at least 1.")

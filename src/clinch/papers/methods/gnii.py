@@ -56,6 +56,7 @@ def gnii(
 
     Example:
         >>> gnii(net, x, y, eps=0.5, norm=2).success
+        tensor([ True,  True, False,  True, False,  True, False, False])
     """
     goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
     radius, function = radius_of(goal, eps), loss_of(goal, loss)
@@ -89,6 +90,7 @@ def algorithm2(
 
     Example:
         >>> algorithm2(net, x, y, eps=0.1).success
+        tensor([ True,  True, False,  True, False,  True, False, False])
     """
     return gnii(net, x, y, eps=eps, norm=norm, loss="score", target=target, bounds=bounds, outputs=outputs)
 
@@ -112,5 +114,6 @@ def fast_grad(
 
     Example:
         >>> fast_grad(net, x, y, eps=0.1).success
+        tensor([ True,  True, False,  True, False,  True, False, False])
     """
     return gnii(net, x, y, eps=eps, norm=norm, loss="cross-entropy", target=target, bounds=bounds)

@@ -77,7 +77,9 @@ def gnii_convex(
         ClinchError: an argument that does not fit, constraints that are not convex; in one line.
 
     Example:
+        >>> import cvxpy as cp
         >>> gnii_convex(net, x, y, eps=0.1, constraints=lambda eta, x: [cp.sum(eta) == 0, eta >= 0]).success
+        tensor([False, False, False, False, False, False, False, False])
     """
     goal = goal_of(
         net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True, scaled=constraints is None

@@ -69,7 +69,8 @@ def lbfgs(
         ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
-        >>> lbfgs(net, x[:2], y[:2]).distance
+        >>> lbfgs(net, x[:1], y[:1], steps=5, searches=4).distance
+        tensor([0.4882], dtype=torch.float64)
     """
     if steps < 1 or searches < 1 or halvings < 0:
         raise ProblemError(f"steps={steps} and searches={searches} must be at least 1, halvings={halvings} at least 0.")

@@ -55,6 +55,7 @@ def random_signs(
 
     Example:
         >>> random_signs(net, x, y, eps=0.1).success.double().mean()
+        tensor(0., dtype=torch.float64)
     """
     if steps < 1:
         raise ProblemError(f"steps={steps} must be at least 1.")

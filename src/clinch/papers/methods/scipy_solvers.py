@@ -76,7 +76,8 @@ def scipy_minimise(
         UnsupportedByEngine: the number of changed elements (p = 0) has no slope for these solvers to use.
 
     Example:
-        >>> scipy_minimise(problem, solver="slsqp", time_limit=12).value
+        >>> scipy_minimise(few, solver="slsqp", time_limit=12).value
+        tensor([-0.1977], dtype=torch.float64)
     """
     if solver not in (*LOCAL, *GLOBAL):
         raise ProblemError(f"solver={solver!r} is not known. Write one of: {', '.join((*LOCAL, *GLOBAL))}.")

@@ -20,7 +20,9 @@ def certified_figure(evaluation: Evaluation, heading: str = "") -> Figure:
         heading: above everything; default: the model and its data.
 
     Example:
-        >>> save(certified_figure(cl.study.open_run("run")), "curve.pdf")
+        >>> from clinch.figures import save
+        >>> save(certified_figure(cl.study.open_run("distances")), "curve.pdf").name
+        'curve.pdf'
     """
     from matplotlib.figure import Figure
 

@@ -38,7 +38,7 @@ def report_html(run: Run, *, title: str | None = None, classes: Sequence[str] = 
         ProblemError: fewer names than labels. DataError: data that was given is not the run's.
 
     Example:
-        >>> page = report_html(cl.study.open_run("run"), classes=["cat", "dog"])
+        >>> page = report_html(cl.study.open_run("run"), classes=list("0123456789"))
     """
     from clinch.study.report.content import content_of
 
@@ -63,7 +63,8 @@ def write_report(
         StoreError: the file cannot be written. Others: see :func:`report_html`.
 
     Example:
-        >>> write_report(cl.study.open_run("run"), "report.html")
+        >>> write_report(cl.study.open_run("run"), "report.html").name
+        'report.html'
     """
     path = Path(target)
     page = report_html(run, title=title, classes=classes, data=data)
