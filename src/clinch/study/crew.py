@@ -243,7 +243,7 @@ class ProcessPool(Executor):
         workers: number of processes.
 
     Example:
-        >>> with ProcessPool(2) as pool:
+        >>> with ProcessPool(1) as pool:
         ...     pool.submit(abs, -3).result()
         3
     """

@@ -128,7 +128,7 @@ def coverage(
 
     Example:
         >>> from clinch.applications.monitors import fit_monitor
-        >>> found = coverage(net, fit_monitor(net, "relu2", x_train), x_test[:1], y_test[:1])
+        >>> found = coverage(net, fit_monitor(net, "relu2", x_train), x_test[:1], misses=False)
         >>> bool((found.alarm.bound <= found.alarm.value).all())
         True
     """
