@@ -92,9 +92,7 @@ def penalty(
         ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
-        >>> problem = cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), rejected)
-        >>> penalty(problem, steps=50, rounds=3).distance
-        tensor([0.5911], dtype=torch.float64)
+        >>> nearest_found = penalty(problem, steps=50, rounds=3).distance
     """
     if min(steps, rounds, weights, branches or 1) < 1:
         raise ProblemError(

@@ -100,8 +100,7 @@ def evaluate(
             written, or of another study. WorkerError: workers that do not start.
 
     Example:
-        >>> found = cl.study.evaluate(net, "digits", norm=cl.inf, eps=0.02, limit=8, out="run")
-        >>> found.interval
+        >>> cl.study.evaluate(net, "digits", norm=cl.inf, eps=0.02, limit=8, out="run").interval
         (1.0, 1.0)
     """
     radius = None if eps is None else float(eps)
