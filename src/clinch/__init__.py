@@ -25,8 +25,10 @@ from clinch.runtime import renamed
 from clinch.solver.solution import Proof, Solution, Status
 
 if TYPE_CHECKING:
-    from clinch import applications, attacks, bounds, exact, figures, papers, study, testing, vnnlib
+    from clinch import applications, attacks, bounds, figures, papers, study, testing, vnnlib
     from clinch.modeling.model import load
+    from clinch.search import entry_points as exact
+    from clinch.solver import settings
     from clinch.vnnlib.verification import verify
 
 __version__ = "0.1.0"
@@ -52,19 +54,24 @@ __all__ = [
     "load",
     "norm",
     "papers",
+    "settings",
     "study",
     "testing",
     "verify",
     "vnnlib",
 ]
 
-_ROOMS = ("applications", "attacks", "bounds", "exact", "figures", "papers", "study", "testing", "vnnlib")
+_ROOMS = ("applications", "attacks", "bounds", "figures", "papers", "study", "testing", "vnnlib")
+
+#: modules that users know by another name than that of their place
+_ALIASES = {"exact": "clinch.search.entry_points", "settings": "clinch.solver.settings"}
 
 #: read when first used, so that ``import clinch`` stays quick
 _LATE = {
     "load": "clinch.modeling.model",
     "verify": "clinch.vnnlib.verification",
     **{name: f"clinch.{name}" for name in _ROOMS},
+    **_ALIASES,
 }
 
 
@@ -82,3 +89,5 @@ def __dir__() -> list[str]:
 
 
 renamed.modules(__name__)
+for _name, _place in _ALIASES.items():
+    renamed.alias(f"clinch.{_name}", _place)

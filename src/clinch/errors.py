@@ -14,7 +14,11 @@ class NetworkError(ClinchError):
     """A model cannot be loaded: training mode, no input shape, no batch dimension, mismatch with the original."""
 
 
-class UnsupportedOperator(NetworkError):
+class UnsupportedByEngine(ClinchError):
+    """An engine cannot take this problem; says what it has seen, and what to write or which engine to name instead."""
+
+
+class UnsupportedOperator(NetworkError, UnsupportedByEngine):
     """An operator lacks a fact an engine needs; names the layer, its source line and what would work instead."""
 
 
@@ -41,16 +45,12 @@ class EmptyRegionError(ProblemError):
     """Input bounds that contradict each other; names the first such coordinate."""
 
 
-class UnboundedInputError(ProblemError):
+class UnboundedInputError(ProblemError, UnsupportedByEngine):
     """An engine needs finite input bounds and the problem has none; says which constraint to add."""
 
 
 class SpecificationError(ProblemError):
     """A VNN-LIB file that is malformed, says what is not supported, or is about another network; names the line."""
-
-
-class UnsupportedByEngine(ClinchError):
-    """An engine was asked for by name but cannot take this problem; names one that can."""
 
 
 class BackendError(ClinchError):

@@ -13,6 +13,7 @@ Maximisation is turned into minimisation of the negated objective; ``sense`` rem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -294,3 +295,58 @@ class Statement(Protocol):
     def network(self) -> Network:
         """The network whose input is searched."""
         ...
+
+
+# --- conditions in words ------------------------------------------------------------------------------------------
+
+#: forms of more terms than this are summed up instead of written out
+WRITTEN_OUT = 4
+
+
+def inequalities(forms: Forms, graph: Graph, problem: int = 0, which: Sequence[int] | None = None) -> list[str]:
+    """Atoms ``form <= 0`` of one problem, for people.
+
+    Args:
+        forms: of the atoms.
+        graph: the network they look at.
+        problem: which of the batch.
+        which: positions of the atoms wanted; None for all.
+
+    Example:
+        >>> inequalities(query.atoms, query.graph, which=[0])
+        ['output[0] - output[4] >= 1e-05']
+    """
+    wanted = list(range(forms.count)) if which is None else list(which)
+    terms: list[list[tuple[float, int, int]]] = [[] for _ in wanted]
+    for node in forms.nodes:
+        rows = forms.coefficients[node]
+        rows = rows[problem if rows.shape[0] > 1 else 0][wanted].flatten(1)
+        at = rows.nonzero()
+        for (k, element), value in zip(at.tolist(), rows[at[:, 0], at[:, 1]].tolist()):
+            terms[k].append((value, node, element))
+    constants = forms.constant[problem].tolist()
+    return [_inequality(terms[i], constants[k], graph) for i, k in enumerate(wanted)]
+
+
+def _inequality(terms: list[tuple[float, int, int]], constant: float, graph: Graph) -> str:
+    """``Σ terms + constant <= 0``, with the constant moved to the right and the sign that reads best."""
+    if not terms:
+        return "always" if constant <= 0 else "never"
+    flipped = terms[0][0] < 0 if len(terms) == 1 else constant > 0
+    scale = abs(terms[0][0]) if len(terms) == 1 else 1.0
+    sign = -1.0 if flipped else 1.0
+    right = -sign * constant / scale + 0.0
+    signed = [(sign * value / scale, node, element) for value, node, element in terms]
+    return f"{_sum(signed, graph)} {'>=' if flipped else '<='} {right:.6g}"
+
+
+def _sum(terms: list[tuple[float, int, int]], graph: Graph) -> str:
+    if len(terms) > WRITTEN_OUT:
+        layers = ", ".join(graph.layer_name(node) for node in sorted({node for _, node, _ in terms}))
+        return f"a sum of {len(terms)} terms of {layers}"
+    text = ""
+    for value, node, element in sorted(terms, key=lambda term: term[0] < 0):
+        sign = ("-" if value < 0 else "") if not text else (" - " if value < 0 else " + ")
+        factor = "" if abs(value) == 1 else f"{abs(value):.6g}·"
+        text += f"{sign}{factor}{graph.element_name(node, element)}"
+    return text

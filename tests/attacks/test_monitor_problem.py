@@ -12,7 +12,7 @@ import clinch as cl
 from clinch.attacks.core.gradient_steps import orthogonal, selective, together
 from clinch.attacks.core.query_objective import Conditions
 from clinch.errors import ClinchError, ProblemError, UnsupportedByEngine
-from clinch.solve import ENGINES
+from clinch.search.engines import ENGINES
 from clinch.solver.check_points import check_points
 
 sys.path.insert(0, str(Path(__file__).parent))

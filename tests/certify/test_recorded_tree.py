@@ -17,11 +17,12 @@ from clinch.checker.check import check
 from clinch.checker.layers import Refused, read_layers
 from clinch.checker.tree import leaves_of
 from clinch.search import tree as recording
-from clinch.search.branch_and_bound import BranchAndBound
+from clinch.search.branch_and_bound import BestFirst
 from clinch.search.relu_split import ReluSplit
 from clinch.search.tree import AT_CLAUSE, AT_INPUT, AT_RELU, Recorded, SearchTree, TreeRecorder
 from clinch.solve import search
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import BranchAndBound
 
 NONE = torch.zeros(0, dtype=torch.long)
 
@@ -329,9 +330,9 @@ def test_an_interrupted_search_leaves_its_open_domains(case, monkeypatch):
 
     ledger = Ledger(asked.query, time_limit=10, gap=1e-3, trees=[])
     ledger.offer(whole.x, "known", torch.tensor([0]))
-    round_ = BranchAndBound.round
-    monkeypatch.setattr(BranchAndBound, "round", lambda self: (round_(self), setattr(ledger, "_deadline", -1.0)))
-    ReluSplit(asked.query, ledger, 2).run()
+    round_ = BestFirst.round
+    monkeypatch.setattr(BestFirst, "round", lambda self: (round_(self), setattr(ledger, "_deadline", -1.0)))
+    ReluSplit(asked.query, ledger, BranchAndBound(batch=2)).run()
     assert not bool(ledger.closed.all())
     leaves = ledger.trees[-1].of(0)
     assert leaves is not None

@@ -96,6 +96,7 @@ def test_supports_prints_a_row_per_layer_and_writes_json(clinch, tmp_path):
     content = json.loads(target.read_text())
     assert [row["name"] for row in content["layers"]][-2:] == ["relu2", "output"]
     assert content["whole_network"] == {"forward": True, "interval": True, "relaxation": True, "exact": True}
+    assert set(content["engines"].values()) == {"yes"} and {"milp", "count"} <= set(content["engines"])
 
 
 def test_supports_answers_one_where_only_attacks_can_run(clinch, tmp_path):

@@ -18,6 +18,7 @@ from clinch.errors import ProblemError
 from clinch.modeling.model import SymbolicNetwork
 from clinch.search.input_split import input_split
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import InputSplit
 from clinch.testing.networks import ENCODABLE, convolutional, max_pooled, multilayer, residual
 
 PLACES = [
@@ -109,7 +110,7 @@ def test_splitting_the_input(place, kind):
     for where, device in ((contextlib.nullcontext, "cpu"), (place, "cuda")):
         ledger = Ledger(problem.query, time_limit=60, gap=0.5)
         with where():
-            input_split(problem.query.moved(device), ledger, batch=8)
+            input_split(problem.query.moved(device), ledger, InputSplit(batch=8))
         assert bool(ledger.closed.all())
         found.append(ledger)
     here, there = found

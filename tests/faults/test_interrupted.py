@@ -16,11 +16,12 @@ import torch
 from problems import other_class, worst_margin
 
 import clinch as cl
-import clinch.solve
 import clinch.solver.checkpoint
 from clinch.backends.isolated import Isolated
 from clinch.errors import BackendCrash, BackendError, ProblemError
+from clinch.search.engines import ENGINES
 from clinch.search.milp.milp import milp
+from clinch.solver.settings import Milp
 from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import multilayer
@@ -44,13 +45,13 @@ def feasible(problem, x):
 
 
 def test_an_interrupt_returns_and_keeps_the_best(problem, tmp_path, monkeypatch):
-    attack = clinch.solve.ENGINES["attack"]
+    attack = ENGINES["attack"].run
 
-    def interrupted(query, ledger, seed):
-        attack(query, ledger, seed)
+    def interrupted(query, ledger, seed, settings):
+        attack(query, ledger, seed, settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(clinch.solve.ENGINES, "attack", interrupted)
+    monkeypatch.setattr(ENGINES["attack"], "run", interrupted)
     solution = problem.solve(time_limit=60, solver="attack", keep=tmp_path / "best.json")
     kept = json.loads((tmp_path / "best.json").read_text())
     assert solution.status is Status.FEASIBLE and "Interrupted" in solution.notes[0]
@@ -98,12 +99,12 @@ import sys, torch
 sys.path.insert(0, {laws!r})
 from problems import other_class
 from clinch.testing.networks import multilayer
-import clinch.solve
-attack = clinch.solve.ENGINES["attack"]
-def endless(query, ledger, seed):
-    attack(query, ledger, seed)
+from clinch.search.engines import ENGINES
+attack = ENGINES["attack"].run
+def endless(query, ledger, seed, settings):
+    attack(query, ledger, seed, settings)
     import time; time.sleep(600)
-clinch.solve.ENGINES["attack"] = endless
+ENGINES["attack"].run = endless
 rng = torch.Generator().manual_seed(3)
 other_class(multilayer(rng), rng, 2.0).solve(time_limit=600, solver="attack", keep={keep!r})
 """
@@ -135,7 +136,7 @@ def test_a_killed_process_leaves_the_best_on_disk(problem, tmp_path):
 def test_a_library_in_a_child_process_answers_as_it_does_here(rng):
     problem = worst_margin(multilayer(rng), rng, float("inf"))
     with Isolated("highs") as backend:
-        ledger = milp(problem.query, backend=backend, time_limit=60)
+        ledger = milp(problem.query, settings=Milp(backend=backend), time_limit=60)
     assert float(ledger.value) == pytest.approx(brute_force(problem.query), abs=1e-5) and bool(ledger.closed)
     assert backend.crashes == []
 
@@ -161,22 +162,22 @@ def test_a_child_that_crashes_costs_its_hint_only(rng):
     problem = worst_margin(multilayer(rng), rng, float("inf"))
     exact = brute_force(problem.query)
     with Dying("highs") as backend:
-        ledger = milp(problem.query, backend=backend, time_limit=30)
+        ledger = milp(problem.query, settings=Milp(backend=backend), time_limit=30)
     assert backend.crashes and all("SIGKILL" in crash for crash in backend.crashes)
     assert float(ledger.bound) <= exact + 1e-6 <= float(ledger.value) + 2e-6
 
 
 def test_a_library_that_always_crashes_is_given_up_and_the_bound_kept(problem, monkeypatch):
-    def crashed(query, ledger, seed):
+    def crashed(query, ledger, seed, settings):
         raise BackendCrash("The process of the solver library 'highs' has ended 21 times. Choose another backend.")
 
-    monkeypatch.setitem(clinch.solve.ENGINES, "milp", crashed)
+    monkeypatch.setattr(ENGINES["milp"], "run", crashed)
     solution = problem.solve(time_limit=5, solver="milp")
     assert solution.status is Status.UNKNOWN and "Choose another backend" in solution.notes[0]
 
-    def missing(query, ledger, seed):
+    def missing(query, ledger, seed, settings):
         raise BackendError("HiGHS is missing.")
 
-    monkeypatch.setitem(clinch.solve.ENGINES, "milp", missing)
+    monkeypatch.setattr(ENGINES["milp"], "run", missing)
     with pytest.raises(BackendError, match="missing"):
         problem.solve(time_limit=5, solver="milp")

@@ -11,10 +11,11 @@ import torch
 from problems import other_class
 
 import clinch as cl
-import clinch.solve
 from clinch.errors import ClinchError, NetworkError, ProblemError
 from clinch.network.ops.relu import LeakyReLU
 from clinch.runtime import memory
+from clinch.search.engines import ENGINES
+from clinch.solver.engine import MEMORY_NOTE
 from clinch.solver.solution import Proof, Status
 from clinch.testing.networks import dense, multilayer, network_of
 
@@ -73,7 +74,7 @@ def test_a_problem_ten_times_too_large_ends_with_value_bound_and_a_sentence(rng)
 def failing(error):
     """An engine that finds a point and proves a bound, and then fails."""
 
-    def engine(query, ledger, seed):
+    def engine(query, ledger, seed, settings):
         ledger.prove(torch.full((query.size,), 1e-3, dtype=torch.float64), Proof.INTERVAL, "honest bound")
         raise error
 
@@ -89,25 +90,25 @@ OUT_OF_MEMORY = {
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
 def test_an_engine_that_runs_out_keeps_its_bound(rng, monkeypatch, error):
-    monkeypatch.setitem(clinch.solve.ENGINES, "bounds", failing(error))
+    monkeypatch.setattr(ENGINES["bounds"], "run", failing(error))
     solution = other_class(multilayer(rng), rng, 2.0).solve(time_limit=5, solver="bounds")
     assert solution.status is Status.BOUND_ONLY and solution.bound == pytest.approx(1e-3)
-    assert solution.notes == (clinch.solve.MEMORY_NOTE,)
+    assert solution.notes == (MEMORY_NOTE,)
 
 
 def test_another_error_of_an_engine_is_no_matter_of_memory(rng, monkeypatch):
-    monkeypatch.setitem(clinch.solve.ENGINES, "bounds", failing(RuntimeError("a defect")))
+    monkeypatch.setattr(ENGINES["bounds"], "run", failing(RuntimeError("a defect")))
     with pytest.raises(RuntimeError, match="a defect"):
         other_class(multilayer(rng), rng, 2.0).solve(time_limit=5, solver="bounds")
 
 
 def test_without_memory_for_relaxations_there_are_interval_bounds(rng, monkeypatch):
-    def starved(query, ledger, seed):
+    def starved(query, ledger, seed, settings):
         raise MemoryError
 
     net = multilayer(rng)
     problem = cl.Problem(cl.Minimize(net.output[0]), [net.input >= -1, net.input <= 1])
-    monkeypatch.setitem(clinch.solve.ENGINES, "bounds", starved)
+    monkeypatch.setattr(ENGINES["bounds"], "run", starved)
     solution = problem.solve(time_limit=5, solver="bounds")
     exact = problem.solve(time_limit=20).value
     assert solution.proof is Proof.INTERVAL and math.isfinite(solution.bound) and solution.bound <= exact

@@ -26,17 +26,20 @@ def test_explain():
     assert "6 of 6 inputs bounded, between 0 and 1" in text
     assert "p = 1, radius 2" in text
     assert "4 with 13 atoms on relu1, output: 3 of 1 atom, 1 of 10 atoms" in text
-    assert "attacks       yes" in text
-    assert "no: layer 'flat' (Flat) has no interval rule" in text
+    assert "attack            yes" in text
+    assert "bounds            no: Layer 'flat': Flat has no interval rule" in text
 
 
 def test_explain_says_what_an_engine_lacks():
     open_problem = cl.Problem(cl.Maximize(z[0]))
     assert "none of 6 inputs is bounded" in open_problem.explain()
-    assert "add limits such as x >= 0, x <= 1" in open_problem.explain()
+    assert (
+        "milp              no: The exact encoding needs finite limits of every input element. Add"
+        in open_problem.explain()
+    )
     assert "maximise a linear form of output" in open_problem.explain()
     only_input = cl.Problem(cl.Minimize(cl.norm(x - 1, 2)), x.sum() <= 0)
-    assert "exact search  yes, once an input is known" in only_input.explain()
+    assert "input_split       yes, once an input is known" in only_input.explain()
     assert (
         "maximise the norm of 4 linear forms of output, p = inf"
         in cl.Problem(cl.Maximize(cl.norm(z, cl.inf))).explain()

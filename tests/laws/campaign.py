@@ -12,7 +12,7 @@ from problems import class_at, hidden, uniform
 import clinch as cl
 from clinch.errors import UnsupportedByEngine
 from clinch.network.network import Network
-from clinch.solve import ENGINES
+from clinch.search.engines import ENGINES
 from clinch.solver.solution import Solution, Status
 from clinch.testing.brute_force import MOST_INPUTS, brute_force
 from clinch.testing.networks import ENCODABLE

@@ -10,9 +10,9 @@ from problems import KINDS, other_class
 from work_clock import counted
 
 import clinch as cl
-import clinch.solve
 from clinch.errors import ProblemError
 from clinch.network.ops.relu import LeakyReLU
+from clinch.search.engines import ENGINES
 from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, multilayer, network_of
@@ -61,11 +61,11 @@ def test_an_interrupt_returns_what_was_found(monkeypatch):
     problem = other_class(multilayer(rng), rng, 2.0)
     point = problem.solve(time_limit=10).x.unsqueeze(0)
 
-    def interrupted(query, ledger, seed):
+    def interrupted(query, ledger, seed, settings):
         ledger.offer(point, "attack")
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(clinch.solve.ENGINES, "attack", interrupted)
+    monkeypatch.setattr(ENGINES["attack"], "run", interrupted)
     solution = problem.solve(solver="attack")
     assert math.isfinite(solution.value)
     assert any("Interrupted" in note for note in solution.notes)

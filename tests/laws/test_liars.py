@@ -8,8 +8,8 @@ import pytest
 import torch
 from problems import other_class
 
-import clinch.solve
 from clinch.errors import UnsoundResult
+from clinch.search.engines import ENGINES
 from clinch.solver.ledger import Ledger
 from clinch.solver.solution import Proof, Status
 from clinch.testing.brute_force import brute_force
@@ -25,11 +25,11 @@ def problem():
 def solve_with(problem, monkeypatch, *engines):
     """Run fake engines one after the other in place of Clinch's own."""
 
-    def all_of_them(query, ledger, seed):
+    def all_of_them(query, ledger, seed, settings):
         for engine in engines:
             engine(query, ledger)
 
-    monkeypatch.setitem(clinch.solve.ENGINES, "attack", all_of_them)
+    monkeypatch.setattr(ENGINES["attack"], "run", all_of_them)
     return problem.solve(time_limit=5, solver="attack")
 
 

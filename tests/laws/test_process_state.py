@@ -19,7 +19,7 @@ from problems import monitor_objects, other_class, worst_margin
 from torch import nn
 
 import clinch as cl
-from clinch.solve import ENGINES
+from clinch.search.engines import ENGINES
 from clinch.testing.networks import multilayer
 
 SPECIFICATION = """

@@ -13,9 +13,9 @@ ROOT = Path(clinch.__file__).parent
 #: from the ground up; rooms of one line do not import each other
 FLOORS = [
     "errors", "runtime", "io geometry", "backends", "network", "query",
-    "describe", "encoding", "checker bounds solver", "attacks", "search", "exact", "certificates",
+    "encoding", "checker bounds solver", "attacks", "search", "certificates",
     "solve", "modeling", "testing figures", "applications vnnlib", "demo", "study", "papers", "cli",
-    "domains __init__", "__main__",
+    "__init__", "__main__",
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 #: today's imports from a floor to the same or a higher one: delete, never add

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from clinch.search.branch_and_bound import BranchAndBound, Branched
+from clinch.search.branch_and_bound import BestFirst, Branched
 from clinch.search.node_store import Nodes
 
 LAW = settings(max_examples=25, deadline=None)
@@ -105,7 +105,7 @@ class Waves:
 
 def search_of(waves, *, batch=4, in_turns=False):
     count = len(waves.slopes)
-    search = BranchAndBound(count, waves, waves, waves, leaf_solver=waves, batch=batch, in_turns=in_turns)
+    search = BestFirst(count, waves, waves, waves, leaf_solver=waves, batch=batch, in_turns=in_turns)
     each = torch.arange(count)
     low = torch.zeros(count, dtype=torch.float64)
     return search, Intervals(each, low - torch.inf, each - 1 - each, low, low + 6)
@@ -163,7 +163,7 @@ def test_rounds_grow_as_far_as_their_time_allows():
     clock = iter(range(10**6))
     type(waves).seconds = property(lambda _: 0.01 * next(clock))
     try:
-        search = BranchAndBound(1, waves, waves, waves, batch=64, first_batch=1, seconds=0.05)
+        search = BestFirst(1, waves, waves, waves, batch=64, first_batch=1, seconds=0.05)
         search.plant(search_of(waves)[1])
         sizes = []
         while len(search.store) and len(sizes) < 20:

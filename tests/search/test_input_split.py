@@ -17,8 +17,10 @@ from clinch.network.ops.forward_only import GELU
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.s_shaped import Sigmoid
 from clinch.query import Distance, Forms, FormsNorm, Linear
-from clinch.search.input_split import InputSplit, input_split
+from clinch.search.engines import ENGINES
+from clinch.search.input_split import BoxSearch, input_split
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import InputSplit as Settings
 from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, leaky, max_pooled, multilayer, network_of, residual
@@ -173,7 +175,7 @@ def test_a_network_of_nan_proves_nothing_and_ends():
 
 def test_the_bound_only_rises_and_the_value_only_falls():
     ledger = Ledger(narrow_and_deep(3).query, time_limit=20.0, gap=1e-3)
-    input_split(ledger.query, ledger, batch=8)
+    input_split(ledger.query, ledger, Settings(batch=8))
     assert bool(ledger.closed.all())
     assert len({float(event.bound) for event in ledger.history}) > 3
     for earlier, later in zip(ledger.history, ledger.history[1:]):
@@ -184,7 +186,7 @@ def test_a_search_goes_on_where_its_time_was_up():
     rng = generator(11)
     q = query(residual(rng), rng, "linear", "mixed")
     ledger = Ledger(q, time_limit=30.0, gap=1e-3)
-    search = InputSplit(q, ledger, batch=4)
+    search = BoxSearch(q, ledger, Settings(batch=4))
     with ledger.share(0.0):
         search.run()
     assert not ledger.history
@@ -202,7 +204,7 @@ def test_what_was_at_work_when_something_broke_stays_open(monkeypatch):
     rng = generator(11)
     q = query(residual(rng), rng, "linear", "mixed")
     ledger = Ledger(q, time_limit=30.0, gap=1e-3)
-    search = InputSplit(q, ledger, batch=4)
+    search = BoxSearch(q, ledger, Settings(batch=4))
     settle = search.tree.settle
 
     def broken(found):
@@ -229,7 +231,7 @@ def test_a_layer_without_a_relaxation_proves_nothing_however_often_it_is_tried()
     x, y = net.input, net.output
     problem = cl.Problem(cl.Minimize(0), [x >= -1, x <= 1, y[0] >= 2])
     ledger = Ledger(problem.query, time_limit=5.0)
-    search = InputSplit(problem.query, ledger)
+    search = BoxSearch(problem.query, ledger)
     for _ in range(2):
         with pytest.raises(UnsupportedOperator, match="gelu"):
             search.run()
@@ -266,7 +268,7 @@ def test_an_input_without_limits_is_refused_in_one_line():
     q = query(multilayer(rng), rng, "linear", "none")
     q = replace(q, region=Region(q.region.lower, torch.full_like(q.region.upper, math.inf)))
     with pytest.raises(UnboundedInputError, match="finite limits"):
-        input_split(q, Ledger(q))
+        ENGINES["input_split"].run(q, Ledger(q), 0, Settings())
 
 
 def test_no_time_gives_no_answer_and_no_error():

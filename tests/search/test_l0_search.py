@@ -14,8 +14,10 @@ from clinch.geometry.region import Ball, Region
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Distance
 from clinch.search import l0_search as counting
+from clinch.search.engines import ENGINES
 from clinch.search.l0_search import count_envelope, fewest_changes
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Count
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, leaky, multilayer, network_of, residual
 
@@ -132,4 +134,4 @@ def test_other_objectives_are_refused():
     rng = generator(0)
     q = query(multilayer(rng), rng, "distance 1", "any")
     with pytest.raises(UnsupportedByEngine, match="p = 0"):
-        fewest_changes(q, Ledger(q))
+        ENGINES["count"].run(q, Ledger(q), 0, Count())

@@ -17,6 +17,7 @@ from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 from clinch.search.milp.milp import milp
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Milp
 from clinch.solver.solution import Proof
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import ENCODABLE, dense, multilayer, network_of
@@ -68,7 +69,7 @@ def test_every_library_gives_the_same_answer(backend, seed, make, kind, clauses)
     rng = generator(seed)
     net = make(rng)
     q = query(net, rng, "distance 1" if kind == "distance 0" and net.graph.nodes[0].size > 6 else kind, clauses)
-    ledger = milp(q, backend=backend, gap=1e-5)
+    ledger = milp(q, settings=Milp(backend=backend), gap=1e-5)
     best = brute_force(q)
     assert close(best, float(ledger.value))
     assert close(best, float(ledger.bound), 1e-4)
@@ -124,7 +125,7 @@ def test_an_interrupt_leaves_a_sound_bound():
     q = hard()
     ledger = Ledger(q, gap=1e-6)
     with pytest.raises(KeyboardInterrupt):
-        milp(q, ledger, backend=Interrupting())
+        milp(q, ledger, settings=Milp(backend=Interrupting()))
     assert torch.isfinite(ledger.bound).all()
     assert float(ledger.bound) <= float(milp(q, time_limit=1).value)
 
@@ -174,7 +175,7 @@ def test_a_lying_backend_never_makes_the_ledger_wrong(seed, lie, kind, clauses):
     rng = generator(seed)
     q = query(multilayer(rng), rng, kind, clauses)
     best = brute_force(q)
-    ledger = milp(q, backend=Liar(lie, seed), time_limit=0.1)
+    ledger = milp(q, settings=Milp(backend=Liar(lie, seed)), time_limit=0.1)
     bound, value = float(ledger.bound), float(ledger.value)
     assert bound <= best or close(bound, best, 1e-6)
     assert value >= best or close(value, best, 1e-6)
@@ -201,7 +202,7 @@ def test_infeasibility_is_proven_not_believed():
 
 def test_an_unknown_backend_is_named():
     with pytest.raises(BackendError, match="highs"):
-        milp(hard(), backend="cplex")
+        milp(hard(), settings=Milp(backend="cplex"))
 
 
 def test_a_problem_without_any_row_is_closed_too():

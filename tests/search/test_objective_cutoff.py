@@ -9,7 +9,7 @@ import clinch as cl
 from clinch.network.ops.relu import LeakyReLU
 from clinch.search.boxes import Boxes
 from clinch.search.input_bounding import Bounder, folded
-from clinch.search.input_split import InputSplit
+from clinch.search.input_split import BoxSearch
 from clinch.search.objective_cutoff import Cutoff, layers_of
 from clinch.solver.ledger import Ledger
 from clinch.testing.brute_force import brute_force
@@ -67,7 +67,7 @@ def test_nothing_better_is_left_out_and_planes_hold_below_the_cutoff(seed, slope
 def test_the_optimum_is_that_of_enumeration(seed, slope):
     query = smallest(two_layers(seed, slope)).query
     ledger = Ledger(query, time_limit=30.0, gap=1e-4)
-    search = InputSplit(query, ledger)
+    search = BoxSearch(query, ledger)
     assert search.work.cutoff is not None and search.work.by_weights
     search.run()
     best = brute_force(query)

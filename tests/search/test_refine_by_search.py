@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 
 import pytest
 import torch
@@ -18,7 +17,9 @@ from clinch.bounds.crown import activation_bounds
 from clinch.search import refine_by_search
 from clinch.search.bound_refinement import BoundRefinement
 from clinch.search.refine_by_search import SearchRefinement
+from clinch.search.relu_split import branch_and_bound
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import BranchAndBound
 from clinch.testing.networks import KINKED, multilayer, residual
 
 LAW = settings(max_examples=3, deadline=None)
@@ -130,16 +131,13 @@ def test_copies_of_a_region_are_searched_once_and_other_problems_keep_their_limi
 
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_search_that_sharpens_at_once_finds_the_same_optimum(p, seed, monkeypatch):
-    engine = sys.modules["clinch.search.relu_split"]  # the package's attribute of that name is the function
+def test_a_search_that_sharpens_at_once_finds_the_same_optimum(p, seed):
     rng = random(seed)
     query = query_of(residual(rng), rng, "distance", p)
     values = []
     for at in (10**9, 0):
-        monkeypatch.setattr(engine, "BY_SEARCH_AT", at)
-        monkeypatch.setattr(engine, "BY_SEARCH_LATE", at)
         ledger = Ledger(query, time_limit=60, gap=1e-5)
-        engine.branch_and_bound(query, ledger, batch=2)
+        branch_and_bound(query, ledger, BranchAndBound(batch=2, by_search_at=at, by_search_late=at))
         assert bool(ledger.closed.all())
         values.append(float(ledger.value))
     assert values[0] == pytest.approx(values[1], rel=2e-5, abs=1e-6)

@@ -19,7 +19,7 @@ from vnnlib_cases import INPUTS, OUTPUTS, box, declared, formulas, network, rand
 import clinch as cl
 from clinch.errors import NetworkError, ProblemError, SpecificationError, UnsoundResult
 from clinch.query import Forms
-from clinch.solve import ENGINES
+from clinch.search.engines import ENGINES
 from clinch.solver.ledger import Ledger
 from clinch.solver.solution import Proof, Status
 from clinch.testing.brute_force import brute_force

@@ -22,7 +22,7 @@ from clinch.geometry.region import Region
 from clinch.query import Query
 from clinch.runtime import deadline
 from clinch.search.affine_leaf import is_convex, solve_leaf
-from clinch.search.branch_and_bound import BranchAndBound, Branched
+from clinch.search.branch_and_bound import BestFirst, Branched
 from clinch.search.dual_bounding import Subdomains
 from clinch.search.node_store import Nodes
 from clinch.search.relu_branching import next_elements, open_elements, violated_clause
@@ -93,7 +93,7 @@ class ProofSearch:
         self.tree = SearchTree()
         self.closed: list[tuple[Tensor, Domains]] = []
         self.root = self._relax(query.region)
-        self.search: BranchAndBound[ProofNodes, ProofEvaluation] = BranchAndBound(
+        self.search: BestFirst[ProofNodes, ProofEvaluation] = BestFirst(
             1, self, self, self, leaf_solver=self, batch=BATCH
         )
 

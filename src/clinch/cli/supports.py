@@ -45,19 +45,42 @@ def supports(
     network = load_model(model, input_shape=None if input_shape is None else parse_shape(input_shape))
     rows = layer_support(network)
     whole = {field: all(getattr(row, field) for row in rows) for field in ENGINES.values()}
+    engines = _engines(network)
     if json != "-":
-        _print(network, rows, whole)
+        _print(network, rows, whole, engines)
     if json is not None:
-        write_json(_content(network, rows, whole), json)
+        write_json(_content(network, rows, whole, engines), json)
     return 0 if whole["interval"] and whole["relaxation"] else 1
 
 
-def _content(network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, bool]) -> dict[str, Any]:
-    layers = [vars(row) for row in rows]
-    return {"model": network.name, "input_shape": network.input_shape, "whole_network": whole, "layers": layers}
+def _engines(network: SymbolicNetwork) -> dict[str, str]:
+    """What every engine that Clinch chooses among says about problems of the whole network: yes, or why not."""
+    from clinch.modeling.norms import norm
+    from clinch.modeling.problem import Minimize, Problem
+    from clinch.search.engines import ENGINES as SEARCHES
+    from clinch.search.engines import NEVER
+
+    x, total = network.input, network.output.sum()
+    box = [x >= 0, x <= 1]
+    typical = [Problem(Minimize(total), box), Problem(Minimize(norm(x, 0)), [*box, total <= 0])]
+    answers = {}
+    for name, engine in SEARCHES.items():
+        said = [engine.capability(problem.query) for problem in typical]
+        if engine.suits != NEVER:
+            answers[name] = str(next((one for one in said if one), said[-1]))
+    return answers
 
 
-def _print(network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, bool]) -> None:
+def _content(
+    network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, bool], engines: dict[str, str]
+) -> dict[str, Any]:
+    return {
+        "model": network.name, "input_shape": network.input_shape, "whole_network": whole,
+        "layers": [vars(row) for row in rows], "engines": engines,
+    }  # fmt: skip
+
+
+def _print(network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, bool], engines: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -78,6 +101,9 @@ def _print(network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, 
     console = Console(highlight=False)
     console.print(Text(f"{printable(network.name, lines=False)}, input {'×'.join(map(str, network.input_shape))}\n"))
     console.print(table)
+    console.print()
+    for name, answer in engines.items():
+        console.print(Text(f"{name:<18}{printable(answer, lines=False)}"), soft_wrap=True)
 
 
 def _mark(able: bool) -> str:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from clinch.backends.program import Program, Vector, sparse
 from clinch.encoding.mixed_integer import Encoder, Kink
-from clinch.errors import UnboundedInputError, UnsupportedByEngine
-from clinch.geometry.region import Ball
+from clinch.errors import UnsupportedByEngine
+from clinch.geometry.region import Ball, unbounded
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Shape
 from clinch.network.ops.encoder import Expression
@@ -97,7 +97,8 @@ def encode(
         UnsupportedOperator: a layer has no exact encoding; names it.
     """
     query = query.take(torch.tensor([problem]))
-    _check(query)
+    if (error := unencodable(query)) is not None:
+        raise error
     encoder = Encoder(query.region.lower[0], query.region.upper[0])
     sharper = bounds if sharper is None else sharper
     expressions = encode_network(query.graph, query.nodes, encoder, sharper, bounds)
@@ -184,22 +185,24 @@ def _step(query: Query) -> float:
     return 1.0 if whole else 0.0
 
 
-def _check(query: Query) -> None:
+def unencodable(query: Query) -> UnsupportedByEngine | None:
+    """Why a query has no encoding, apart from what its operators state; None: it has one."""
     region, objective = query.region, query.objective
-    if not (torch.isfinite(region.lower).all() and torch.isfinite(region.upper).all()):
-        raise UnboundedInputError(
-            "The exact encoding needs finite limits of every input element. Add constraints such as x >= 0 and x <= 1."
-        )
+    if (error := unbounded(region, "The exact encoding")) is not None:
+        return error
     # the incumbent's own ball may be left out: what lies outside of it is worse, and the objective says so
     others = [ball for ball in region.balls if not _is_sublevel_set(objective, ball)]
     if any(ball.p == 2 and bool(torch.isfinite(ball.radius).any()) for ball in others):
-        raise UnsupportedByEngine("An ℓ2 ball is not linear, so MILP cannot take it. Use solver='branch_and_bound'.")
+        return UnsupportedByEngine("An ℓ2 ball is not linear, so MILP cannot take it. Use solver='branch_and_bound'.")
     if isinstance(objective, FormsNorm) and objective.p == 2:
-        raise UnsupportedByEngine(
+        return UnsupportedByEngine(
             "MILP takes a norm of activations with p = 1 or inf, not p = 2. Use solver='bounds' or p = 1 or inf."
         )
     if isinstance(objective, FormsNorm) and objective.p == 0:
-        raise UnsupportedByEngine("MILP takes a norm of activations with p = 1 or inf, not p = 0. Use solver='attack'.")
+        return UnsupportedByEngine(
+            "MILP takes a norm of activations with p = 1 or inf, not p = 0. Use solver='attack'."
+        )
+    return None
 
 
 def _is_sublevel_set(objective: Objective, ball: Ball) -> bool:

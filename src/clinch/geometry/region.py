@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from clinch.errors import UnboundedInputError
 from clinch.geometry.norms import Norm, norm_of
 
 
@@ -101,3 +102,16 @@ class Region:
         for ball in self.balls:
             inside &= ball.distance(x) <= ball.radius
         return inside
+
+
+def unbounded(region: Region, what: str) -> UnboundedInputError | None:
+    """The error of what needs limits, where an input element has none; None: all have.
+
+    Args:
+        what: what needs them, as its first words.
+    """
+    if bool((region.lower.isfinite() & region.upper.isfinite()).all()):
+        return None
+    return UnboundedInputError(
+        f"{what} needs finite limits of every input element. Add constraints such as x >= 0 and x <= 1."
+    )

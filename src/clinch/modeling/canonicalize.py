@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clinch.describe import atom_texts, element_name
 from clinch.errors import EmptyRegionError, ProblemError, UnsupportedOperator
 from clinch.geometry.region import Ball, Region
 from clinch.geometry.rounding import round_down, round_up
@@ -27,7 +26,7 @@ from clinch.modeling.limits import InputRows, in_dtype, in_units_of_inputs, sing
 from clinch.modeling.norms import NormBall, NormExpression
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval
-from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query
+from clinch.query import Distance, Forms, FormsNorm, Linear, Objective, Query, inequalities
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
@@ -114,7 +113,7 @@ def lower(
             rest.append(constraint)
     atoms, clause = _clauses(rest, network, box, batch)
     graph = network.graph_as(torch.float64, "cpu")
-    labels = tuple(atom_texts(atoms, graph))
+    labels = tuple(inequalities(atoms, graph))
     return Query(
         network, graph, box.region(balls), _objective(objective, sense, network, batch), atoms, clause, sense, labels
     )
@@ -175,7 +174,7 @@ class Box:
             low, high = float(lower.flatten(1)[problem, element]), float(upper.flatten(1)[problem, element])
             of = f" of problem {problem}" if len(lower) > 1 else ""
             raise EmptyRegionError(
-                f"The constraints leave no value for {element_name(self.network.graph, 0, element)}{of}: it would "
+                f"The constraints leave no value for {self.network.graph.element_name(0, element)}{of}: it would "
                 f"have to be >= {low:.9g} and <= {high:.9g}. Loosen one of them."
             )
         if bool((lower == torch.inf).any() | (upper == -torch.inf).any()):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from clinch.describe import layer_name
 from clinch.errors import ProblemError, ShapeError
 from clinch.modeling.canonicalize import lower
 from clinch.modeling.constraints import Constraint
@@ -19,10 +18,13 @@ from clinch.modeling.norms import NormExpression
 from clinch.modeling.symbols import merge_batches
 from clinch.query import Distance, Query
 from clinch.runtime.gradients import with_gradients
+from clinch.search.engines import ENGINES, NEVER
 from clinch.solve import solve
+from clinch.solver.engine import outlook
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
+    from clinch.solver.settings import Settings
     from clinch.solver.solution import Event, Solution
 
 
@@ -147,6 +149,7 @@ class Problem:
         memory_limit: int | None = None,
         keep: str | PathLike[str] | None = None,
         certificate: bool = False,
+        settings: Settings | Mapping[str, Any] | None = None,
     ) -> Solution:
         """The best input found and the best bound proven within the time.
 
@@ -165,15 +168,18 @@ class Problem:
             keep: a JSON file that holds the best inputs and bounds while the solve runs, and outlives a crash.
             certificate: whether the bound is to be proven once more in a form that ``clinch check`` reads, for which
                 ``time_limit`` counts again; see :attr:`clinch.Solution.certificate`.
+            settings: how the engine works, such as ``cl.settings.Milp(backend="scip")`` with ``solver="milp"``; without
+                a solver how all share the time, such as ``cl.settings.Portfolio(attack_share=0.1)``. Also the fields by
+                name, as ``{"backend": "scip"}``.
 
         Raises:
-            ProblemError: a time limit, gap or solver that has no meaning, or a device that is not there.
+            ProblemError: a time limit, gap, solver or setting that has no meaning, or a device that is not there.
             UnknownLayer: bounds names a layer that the network does not have.
             UnsupportedByEngine: the named solver cannot take this problem.
         """
         return solve(
             self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress, bounds=bounds,
-            device=device, memory_limit=memory_limit, keep=keep, certificate=certificate,
+            device=device, memory_limit=memory_limit, keep=keep, certificate=certificate, settings=settings,
         )  # fmt: skip
 
     def explain(self) -> str:
@@ -202,7 +208,7 @@ class Problem:
         return str(self.network.dtype).removeprefix("torch.")
 
     def _layers(self, nodes: list[int]) -> str:
-        return ", ".join(layer_name(self.network.graph, node) for node in nodes) or "constants"
+        return ", ".join(self.network.graph.layer_name(node) for node in nodes) or "constants"
 
     def _objective(self) -> str:
         if self.query.feasibility:
@@ -242,27 +248,5 @@ class Problem:
         )
 
     def _engines(self) -> dict[str, str]:
-        """Which engines can take the problem, by the facts that the operators below it state."""
-        graph, query = self.network.graph, self.query
-        below = [graph.nodes[i] for i in graph.ancestors(query.nodes) if i]
-        bounded = bool((query.region.lower.isfinite() & query.region.upper.isfinite()).all())
-        # an incumbent's ball bounds the box where every input counts in the distance
-        distance = isinstance(query.objective, Distance) and query.objective.p != 0
-        weights = query.objective.weights if isinstance(query.objective, Distance) else None
-        limited = bounded or (distance and (weights is None or bool((weights > 0).all())))
-
-        def answer(*facts: tuple[str, str]) -> str:
-            if not limited:
-                return "no: the input is unbounded; add limits such as x >= 0, x <= 1"
-            for fact, text in facts:
-                for node in below:
-                    if not node.op.supports(fact):
-                        return f"no: layer '{node.name}' ({type(node.op).__name__}) has no {text}"
-            return "yes" if bounded else "yes, once an input is known"
-
-        interval, relax = ("interval", "interval rule"), ("relax", "linear relaxation")
-        return {
-            "attacks": "yes",
-            "bounds": answer(interval, relax),
-            "exact search": answer(interval, relax, ("encode", "exact encoding")),
-        }
+        """Which engines can take the problem, and why the others cannot; references for comparison are left out."""
+        return {name: str(outlook(one, self.query)) for name, one in ENGINES.items() if one.suits != NEVER}

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from clinch.errors import UnsupportedOperator
-from clinch.network.ops.base import Interval, Operator, Relaxation, Shape
+from clinch.io.files import printable
+from clinch.network.ops.base import FACTS, Interval, Operator, Relaxation, Shape
 from clinch.network.ops.encoder import Expression, OperatorEncoder
 from clinch.network.ops.views import Matrix
 from clinch.runtime import deadline
@@ -79,6 +81,17 @@ class Graph:
         aliases = {alias: i for i, node in enumerate(self.nodes) for alias in node.aliases}
         return aliases | {node.name: i for i, node in enumerate(self.nodes)}
 
+    def layer_name(self, node: int) -> str:
+        """``"input"``, ``"output"``, or the layer's own name, in one line whatever its author wrote."""
+        if node == 0:
+            return "input"
+        return "output" if node == self.output else printable(self.nodes[node].name, lines=False)
+
+    def element_name(self, node: int, element: int) -> str:
+        """One activation: ``"relu2[3]"``, ``"input[0, 14, 14]"``."""
+        index = ", ".join(str(int(i)) for i in np.unravel_index(element, self.nodes[node].shape or (1,)))
+        return f"{self.layer_name(node)}[{index}]"
+
     def forward(
         self, x: Tensor, wanted: Iterable[int] | None = None, override: Override | None = None
     ) -> dict[int, Tensor]:
@@ -115,6 +128,16 @@ class Graph:
         """Whether every non-affine node below the wanted ones splits at zero: splits then end in an affine network."""
         ops = [self.nodes[i].op for i in self.ancestors(wanted) if i]
         return all(op.affine or op.splits_at_zero for op in ops)
+
+    def lacking(self, wanted: Iterable[int], facts: Sequence[str]) -> UnsupportedOperator | None:
+        """What is missing for engines that read some facts (:meth:`Operator.supports`) of everything below the wanted
+        nodes: of the first operator that does not state one of them. None: nothing is."""
+        for i in self.ancestors(wanted):
+            op = self.nodes[i].op
+            missing = next((fact for fact in facts if i and not op.supports(fact)), None)
+            if missing is not None:
+                return self._located(op.unsupported(FACTS[missing]), i)
+        return None
 
     def shapes(self, i: int) -> tuple[Shape, ...]:
         """Shapes of the inputs of node i."""

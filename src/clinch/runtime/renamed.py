@@ -21,6 +21,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "clinch.problem": dict.fromkeys(("Maximize", "Minimize", "Problem"), "clinch"),
     "clinch.certificates.runs": {"certify_run": "clinch.study"},
     "clinch.data": dict.fromkeys(("DataError", "Images", "mnist", "model_file"), "clinch.io.data"),
+    "clinch.domains": {},
     "clinch.domains.latent": {"*": "clinch.applications.latent"},
     "clinch.domains.monitors": {"*": "clinch.applications.monitors"},
     "clinch.domains.policies": {"*": "clinch.applications.policies"},
@@ -73,6 +74,31 @@ def modules(package: str) -> None:
             module = ModuleType(
                 name, "The old place of names that are elsewhere now: see :data:`clinch.runtime.renamed.RENAMED`."
             )
+            module.__path__ = []  # it may have submodules
             module.__getattr__ = attributes(name)  # type: ignore[method-assign]
             sys.modules[name] = module
             setattr(sys.modules[package], name.rpartition(".")[2], module)
+            modules(name)
+
+
+class _Alias(ModuleType):
+    """A module under a second name that stays; it is read when one of its names is wanted."""
+
+    def __init__(self, name: str, place: str) -> None:
+        super().__init__(name)
+        self._place = place
+
+    def __getattr__(self, name: str) -> Any:
+        module = importlib.import_module(self._place)
+        sys.modules[self.__name__] = module
+        return getattr(module, name)
+
+
+def alias(name: str, place: str) -> None:
+    """Let a module be imported by a second name that users write, such as ``import clinch.exact``.
+
+    Args:
+        name: the second name.
+        place: where it is.
+    """
+    sys.modules[name] = _Alias(name, place)

@@ -24,7 +24,7 @@ from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
 from clinch.query import Distance, Forms, Linear, Query
 from clinch.runtime import deadline
-from clinch.search.dual_bounding import ROOT_STEPS, DualBounder, Subdomains
+from clinch.search.dual_bounding import DualBounder, Subdomains
 from clinch.search.relu_branching import violated_clause
 
 #: multiples of a Farkas ray to try as multipliers
@@ -133,7 +133,7 @@ class AffineLeaves:
     def solve(self, leaves: Subdomains) -> tuple[Subdomains, Subdomains]:
         """Leaves that are finished, and those that go on waiting."""
         if len(leaves) > FEW_LEAVES:
-            leaves = self.bounder.ascend(leaves, ROOT_STEPS).nodes
+            leaves = self.bounder.ascend(leaves, self.bounder.settings.root_steps).nodes
         open_ = leaves.bound < self._target(leaves)
         finished, waiting = [leaves.take(~open_)], [leaves.take(leaves.problem[:0])]
         leaves = leaves.take(open_)

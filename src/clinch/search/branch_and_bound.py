@@ -123,7 +123,7 @@ class LeafSolver(Protocol[N]):
         ...
 
 
-class BranchAndBound(Generic[N, E]):
+class BestFirst(Generic[N, E]):
     """One search over B problems; it may stop at any time and go on later.
 
     Args:

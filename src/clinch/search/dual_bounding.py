@@ -12,9 +12,7 @@ from torch import Tensor
 from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains
 from clinch.search.node_store import Nodes
-
-#: dual evaluations for subdomains without a parent, and for children
-ROOT_STEPS, NODE_STEPS = 20, 8
+from clinch.solver.settings import BranchAndBound
 
 
 @dataclass(frozen=True)
@@ -92,14 +90,17 @@ class DualBounder:
         relaxed: the relaxation.
         targets: ``(B,)`` bounds that are large enough.
         stop: asked now and then; once true, the best so far has to do.
+        settings: how many steps.
     """
 
-    def __init__(self, relaxed: Relaxed, targets: Callable[[], Tensor], stop: Callable[[], bool]) -> None:
-        self.relaxed, self.targets, self.stop = relaxed, targets, stop
+    def __init__(
+        self, relaxed: Relaxed, targets: Callable[[], Tensor], stop: Callable[[], bool], settings: BranchAndBound
+    ) -> None:
+        self.relaxed, self.targets, self.stop, self.settings = relaxed, targets, stop, settings
 
     def bound(self, nodes: Subdomains, fresh: bool) -> DualEvaluation:
         """Bounds after a few steps; more where there is no parent to start from."""
-        return self.ascend(nodes, ROOT_STEPS if fresh else NODE_STEPS)
+        return self.ascend(nodes, self.settings.root_steps if fresh else self.settings.node_steps)
 
     def refine(self, found: DualEvaluation) -> DualEvaluation:
         """As they are."""

@@ -18,34 +18,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from clinch.errors import UnboundedInputError
 from clinch.geometry.clip import clip_to_ball, clip_to_clauses
 from clinch.geometry.linear_minimum import flatten_ball
 from clinch.query import Distance, Linear, Query
 from clinch.search.boxes import UNBOUNDED, Boxes
-from clinch.search.branch_and_bound import BranchAndBound, Branched
+from clinch.search.branch_and_bound import BestFirst, Branched
 from clinch.search.input_bounding import Bounder, BoxBounds, folded
 from clinch.search.input_branching import Faces, look_at_faces, split_scores, weighed_scores, weighs
 from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.objective_cutoff import Cutoff, layers_of
 from clinch.search.sign_descent import walk
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import InputSplit
 
 #: the name under which points and bounds are reported
 WHO = "input split"
-#: seconds after which a batch should report
-ROUND_SECONDS = 0.5
-#: boxes of the first batch whose time tells how many the next may have
-FIRST_BATCH = 64
-#: up to so many boxes are halved more than once in one go, so many times at most
-FEW, LEVELS = 16, 5
-#: points from which to walk on, and share of the search's time for it
-WALKERS, WALK_SHARE = 16, 0.15
-#: points offered to the ledger at once
-OFFERED = 16
 
 
-def input_split(query: Query, ledger: Ledger, *, batch: int = 2048) -> None:
+def input_split(query: Query, ledger: Ledger, settings: InputSplit | None = None) -> None:
     """Search until every problem is closed or the ledger's budget is spent.
 
     Takes any objective and any clauses; a linear objective without coefficients asks for any feasible input or the
@@ -54,34 +44,33 @@ def input_split(query: Query, ledger: Ledger, *, batch: int = 2048) -> None:
     Args:
         query: the float64 normal form, with finite limits of every input element.
         ledger: receives points and bounds; problems it has closed already are left out.
-        batch: number of boxes bounded at once, at most.
+        settings: of the search; None: the usual ones.
 
     Raises:
-        UnboundedInputError: an input element has no finite limits.
         UnsupportedOperator: a layer has no interval rule or no linear relaxation; names it.
     """
-    InputSplit(query, ledger, batch).run()
+    BoxSearch(query, ledger, settings).run()
 
 
-class InputSplit:
+class BoxSearch:
     """One search over the problems that a ledger has not closed. :meth:`run` may be called again after the ledger's
     time was up: the open boxes are kept.
 
     Arguments and errors: see :func:`input_split`.
     """
 
-    def __init__(self, query: Query, ledger: Ledger, batch: int = 2048) -> None:
+    def __init__(self, query: Query, ledger: Ledger, settings: InputSplit | None = None) -> None:
+        settings = InputSplit() if settings is None else settings
         self.ledger = ledger.on(query.device)
         #: this query's problems in the ledger
         self.problems = (~self.ledger.closed).nonzero().flatten()
         query = query.take(self.problems)
-        self.goal = BoxGoal(self.ledger, self.problems, folded(query))
-        if len(self.problems):
-            self._check(query)
+        self.goal = BoxGoal(self.ledger, self.problems, folded(query), settings)
         self.work = BoxWork(self.goal)
-        self.tree: BranchAndBound[Boxes, BoxEvaluation] = BranchAndBound(
-            query.size, self.goal, self.work, self.work, batch=max(1, batch // 2),
-            first_batch=max(1, min(FIRST_BATCH, batch) // 2), seconds=ROUND_SECONDS, device=query.device,
+        self.tree: BestFirst[Boxes, BoxEvaluation] = BestFirst(
+            query.size, self.goal, self.work, self.work, batch=max(1, settings.batch // 2),
+            first_batch=max(1, min(settings.first_batch, settings.batch) // 2), seconds=settings.round_seconds,
+            device=query.device,
         )  # fmt: skip
         self.planted = False
 
@@ -89,13 +78,6 @@ class InputSplit:
     def done(self) -> bool:
         """Whether no box is left."""
         return not len(self.problems) or (self.planted and not len(self.tree.store))
-
-    def _check(self, query: Query) -> None:
-        region = query.narrowed(self.goal.value).region
-        if not bool(torch.isfinite(region.lower).all() and torch.isfinite(region.upper).all()):
-            raise UnboundedInputError(
-                "Splitting the input needs finite limits of every input element. Add constraints such as x >= 0."
-            )
 
     def run(self) -> None:
         """Work on the boxes of smallest bound until none is left."""
@@ -112,7 +94,9 @@ class InputSplit:
         if isinstance(self.goal.query.objective, Distance):
             self.goal.cap(self.goal.value)  # nothing outside of the incumbent's ball is better
         self.work.width = (region.upper - region.lower).flatten(1)
-        boxes = self.work.inside(Boxes.whole(region.lower, region.upper, self.work.bounder.width, LEVELS))
+        boxes = self.work.inside(
+            Boxes.whole(region.lower, region.upper, self.work.bounder.width, self.goal.settings.levels)
+        )
         # what is not bounded before the time is over waits as it is
         self.tree.store.push(boxes)
         self.planted = True
@@ -123,11 +107,12 @@ class BoxGoal(LedgerGoal):
 
     Args:
         query: the folded query of the search's problems.
+        settings: of the search.
     """
 
-    def __init__(self, ledger: Ledger, problems: Tensor, query: Query) -> None:
+    def __init__(self, ledger: Ledger, problems: Tensor, query: Query, settings: InputSplit) -> None:
         super().__init__(ledger, problems, WHO)
-        self.query, self.walking = query, 0.0
+        self.query, self.settings, self.walking = query, settings, 0.0
         #: ``(B,)`` what was cut away from boxes may be as good as this
         self.ceiling = query.region.lower.new_full((query.size,), torch.inf)
         self._worked, self._began = 0.0, self.seconds
@@ -182,13 +167,16 @@ class BoxGoal(LedgerGoal):
         better = values < self.value[problem]
         good = (better & (violation <= 0)).nonzero().flatten()
         if len(good):
-            best = good[values[good].argsort()[:OFFERED]]
+            best = good[values[good].argsort()[: self.settings.offered]]
             self.ledger.offer(points[best], WHO, self.problems[problem[best]])
-        if self.walking > WALK_SHARE * (self._worked + self.seconds - self._began + 0.1) or self.ledger.exhausted:
+        if (
+            self.walking > self.settings.walk_share * (self._worked + self.seconds - self._began + 0.1)
+            or self.ledger.exhausted
+        ):
             return
         began = self.seconds
         order = torch.where(better, violation, torch.inf).nan_to_num(torch.inf, torch.inf, -torch.inf)
-        first = order.argsort()[:WALKERS]
+        first = order.argsort()[: self.settings.walkers]
         found = walk(self.query.take(problem[first]), points[first])
         feasible = found.value < self.value[problem[first]]
         if bool(feasible.any()):
@@ -302,8 +290,9 @@ class BoxWork:
             scores = weighed_scores(query, found.found, self.width)
         else:
             scores = split_scores(query, found.found, found.faces, self.width)
-        elements = found.nodes.problem.new_full((len(scores), LEVELS), -1)
-        for level in range(LEVELS if len(scores) <= 2 * FEW else 1):
+        levels, few = self.goal.settings.levels, self.goal.settings.few
+        elements = found.nodes.problem.new_full((len(scores), levels), -1)
+        for level in range(levels if len(scores) <= 2 * few else 1):
             best, at = scores.max(1)
             elements[:, level] = torch.where(best > -torch.inf, at, -1)
             scores = scores.scatter(1, at.unsqueeze(1), best.unsqueeze(1) / 2)
@@ -317,7 +306,7 @@ class BoxWork:
         first = nodes.elements[:, 0]
         fresh, leaves, boxes = (nodes.take(rows) for rows in (first == UNBOUNDED, first == -1, first >= 0))
         done: list[Boxes] = []
-        for _ in range(LEVELS):
+        for _ in range(self.goal.settings.levels):
             going = boxes.elements[:, 0] >= 0
             if not bool(going.all()):
                 done.append(boxes.take(~going))
@@ -325,7 +314,7 @@ class BoxWork:
             if not len(boxes):
                 break
             boxes = boxes.halves()
-            if len(boxes) > FEW:
+            if len(boxes) > self.goal.settings.few:
                 break
         return Branched(self.inside(Boxes.cat([*done, boxes])), fresh, leaves)
 

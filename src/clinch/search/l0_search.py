@@ -18,43 +18,37 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clinch.errors import UnsupportedByEngine
 from clinch.geometry.region import Ball, Region
 from clinch.query import Distance, Query
-from clinch.search.branch_and_bound import BranchAndBound, Branched
+from clinch.search.branch_and_bound import BestFirst, Branched
 from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.node_store import Nodes
 from clinch.search.relu_split import branch_and_bound
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Count
 from clinch.solver.solution import Proof
 
 WHO = "count"
 #: by how much a bound may pass a whole number through rounding alone
 ALLOWANCE = 1e-6
-#: parts of the search that are split at once
-BATCH = 4
 #: an element that is moved by this share of its room, or by all but this share, needs no branch
 SHARE = 1e-6
 
 
-def fewest_changes(query: Query, ledger: Ledger) -> None:
+def fewest_changes(query: Query, ledger: Ledger, settings: Count | None = None) -> None:
     """Minimise the number (weight) of changed elements until every problem is closed or the budget is spent.
 
     Args:
         query: the float64 normal form with a p = 0 distance.
         ledger: receives points and bounds; problems it has closed already are left out.
+        settings: of the search; None: the usual ones.
 
     Raises:
-        UnsupportedByEngine: the objective is no count.
         UnsupportedOperator: a layer has no linear relaxation; names it.
     """
-    if not isinstance(query.objective, Distance) or query.objective.p != 0:
-        raise UnsupportedByEngine(
-            "The search for the fewest changed elements takes distances with p = 0. Use solver='branch_and_bound'."
-        )
     problems = (~ledger.closed).nonzero().flatten()
     if len(problems) and not ledger.exhausted:
-        CountSearch(query.take(problems), ledger, problems).run()
+        CountSearch(query.take(problems), ledger, problems, Count() if settings is None else settings).run()
 
 
 # --- the envelope -------------------------------------------------------------------------------------------------
@@ -123,17 +117,17 @@ class CountEvaluation(NamedTuple):
 class CountSearch(LedgerGoal):
     """Best-first over parts; each is bounded by a branch and bound over its own envelope."""
 
-    def __init__(self, query: Query, ledger: Ledger, problems: Tensor) -> None:
+    def __init__(self, query: Query, ledger: Ledger, problems: Tensor, settings: Count) -> None:
         super().__init__(ledger, problems, WHO)
-        self.query = query
+        self.query, self.settings = query, settings
         self.envelope, self.constant = count_envelope(query)
         assert isinstance(query.objective, Distance)
         weights = query.objective.weights
         self.cost = (torch.ones_like(query.objective.center) if weights is None else weights).flatten(1)
         #: 1 where all counts are whole numbers, 0 where nothing is known
         self.steps = (self.cost == self.cost.round()).all(1).to(torch.float64)
-        self.search: BranchAndBound[CountNodes, CountEvaluation] = BranchAndBound(
-            query.size, self, self, self, batch=BATCH
+        self.search: BestFirst[CountNodes, CountEvaluation] = BestFirst(
+            query.size, self, self, self, batch=settings.batch
         )
 
     def run(self) -> None:
@@ -167,7 +161,7 @@ class CountSearch(LedgerGoal):
             replace(query, objective=objective, region=region), self.ledger.remaining, self.ledger.gap,
             outer=self.ledger, problems=ledger_rows, constant=constant, steps=steps, whole=fresh,
         )  # fmt: skip
-        branch_and_bound(lifted.query, lifted)
+        branch_and_bound(lifted.query, lifted, self.settings.branch_and_bound)
         bound = torch.maximum(nodes.bound, lifted.lifted(lifted.bound))
         element = _half_moved(lifted, objective, self.cost[nodes.problem], nodes.state)
         return CountEvaluation(replace(nodes, bound=bound, element=element))

@@ -20,10 +20,11 @@ from clinch.bounds.domains import relax_query
 from clinch.bounds.limits import read_nodes
 from clinch.network.ops.base import Interval
 from clinch.query import Forms, Linear, Query
-from clinch.search.branch_and_bound import BranchAndBound
+from clinch.search.branch_and_bound import BestFirst
 from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains, fresh_nodes
 from clinch.search.node_store import Nodes
 from clinch.search.relu_branching import ReluBrancher
+from clinch.solver.settings import BranchAndBound
 
 #: elements that a subdomain is split at in one go
 LEVELS = 2
@@ -128,8 +129,8 @@ class _Forest:
         relaxed = relax_query(query, {i: limits[i].take(region) for i in below})
         #: smallest value seen of each limit, and how many subdomains it may take
         self.value, self.most = query.region.lower.new_full((query.size,), torch.inf), 0
-        bounder = DualBounder(relaxed, self.enough, stop)
-        self.search: BranchAndBound[Subdomains, DualEvaluation] = BranchAndBound(
+        bounder = DualBounder(relaxed, self.enough, stop, BranchAndBound())
+        self.search: BestFirst[Subdomains, DualEvaluation] = BestFirst(
             query.size, self, bounder, ReluBrancher(bounder, batch, LEVELS), batch=batch, in_turns=True,
             device=query.device,
         )  # fmt: skip

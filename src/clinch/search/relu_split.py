@@ -15,49 +15,32 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.local_search import polish_from
-from clinch.errors import UnsupportedByEngine
-from clinch.query import FormsNorm, Query
+from clinch.query import Query
 from clinch.search.affine_leaf import AffineLeaves
 from clinch.search.bound_refinement import BoundRefinement
-from clinch.search.branch_and_bound import BranchAndBound
+from clinch.search.branch_and_bound import BestFirst
 from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains, fresh_nodes
 from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.node_store import Nodes
 from clinch.search.relu_branching import ReluBrancher
 from clinch.search.tree import AT_CLAUSE, TreeRecorder
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import BranchAndBound
 from clinch.solver.solution import Proof
 
-#: elements that a subdomain is split at in one go, at most
-LEVELS = 4
-#: share of the search's time spent on walks from its minimisers to feasible points
-WALK_SHARE = 0.07
-#: nodes per problem after which the bounds of activations in each branch are refined by the dual function, and the
-#: factor to the next time
-BY_DUAL_AT, BY_DUAL_AGAIN = 1000, 8
-#: share of the search's time so far that one such refinement may take
-BY_DUAL_SHARE = 0.3
-#: nodes per region after which the limits are searched for as well, in deep networks and in others: on MNIST
-#: networks of four and six layers it decides in a minute what the tree alone does not in five, on two layers it pays
-#: for long searches only
-BY_SEARCH_AT, BY_SEARCH_LATE = 1000, 12000
-#: the tree's time between two layers of that search, relative to the last layer's, in deep networks and in others
-PAUSE_DEEP, PAUSE = 0.25, 1.0
 
-
-def branch_and_bound(query: Query, ledger: Ledger, *, batch: int = 256) -> None:
+def branch_and_bound(query: Query, ledger: Ledger, settings: BranchAndBound | None = None) -> None:
     """Search until every problem is closed or the ledger's budget is spent.
 
     Args:
         query: the float64 normal form with a distance or a linear objective.
         ledger: receives points and bounds; problems it has closed already are left out.
-        batch: number of subdomains taken up at once.
+        settings: of the search; None: the usual ones.
 
     Raises:
-        UnsupportedByEngine: the objective is a norm of activations.
         UnsupportedOperator: a layer has no linear relaxation; names it.
     """
-    ReluSplit(query, ledger, batch).run()
+    ReluSplit(query, ledger, settings).run()
 
 
 class ReluSplit:
@@ -67,19 +50,15 @@ class ReluSplit:
     Arguments and errors: see :func:`branch_and_bound`.
     """
 
-    def __init__(self, query: Query, ledger: Ledger, batch: int = 256) -> None:
-        if isinstance(query.objective, FormsNorm):
-            raise UnsupportedByEngine(
-                "Branch and bound takes distances and linear objectives, not a norm of activations. Use "
-                "solver='bounds', or state one linear objective per component."
-            )
-        self.ledger, self.batch, self.device = ledger.on(query.device), batch, query.device
+    def __init__(self, query: Query, ledger: Ledger, settings: BranchAndBound | None = None) -> None:
+        self.settings = BranchAndBound() if settings is None else settings
+        self.ledger, self.device = ledger.on(query.device), query.device
         self.problems = (~self.ledger.closed).nonzero().flatten()
         self.query = query.take(self.problems)
         self.working, self.began = 0.0, self.ledger.seconds
-        self.by_dual_at, self.by_search_after = BY_DUAL_AT * len(self.problems), 0.0
+        self.by_dual_at, self.by_search_after = self.settings.by_dual_at * len(self.problems), 0.0
         self.limits: BoundRefinement | None = None
-        self.tree: BranchAndBound[Subdomains, DualEvaluation] | None = None
+        self.tree: BestFirst[Subdomains, DualEvaluation] | None = None
         #: what certificates start from; None: nobody has asked for it
         self.recorder: TreeRecorder | None = None
         if self.ledger.trees is not None:
@@ -120,7 +99,7 @@ class ReluSplit:
 
     # --- the roots ---------------------------------------------------------------------------------------------------
 
-    def _planted(self) -> BranchAndBound[Subdomains, DualEvaluation]:
+    def _planted(self) -> BestFirst[Subdomains, DualEvaluation]:
         """One branch per problem and possible alternative of its largest disjunction, bounded."""
         query = self.query
         goal = ReluGoal(self)
@@ -140,15 +119,15 @@ class ReluSplit:
         self._prove_rest(owner)
         limits.branch(owner, choice)
         self.owner, self.place = owner, place
-        self.bounder = DualBounder(limits.relaxed, goal.targets, goal.over)
+        self.bounder = DualBounder(limits.relaxed, goal.targets, goal.over, self.settings)
         tree = None
         if self.recorder is not None:
             self.recorder.elements = {kink.node: kink.which.cpu() for kink in limits.relaxed.kinks}
             tree = self.recorder.tree
-        brancher = ReluBrancher(self.bounder, self.batch, LEVELS, impossible[owner], tree)
-        search = BranchAndBound(
+        brancher = ReluBrancher(self.bounder, self.settings.batch, self.settings.levels, impossible[owner], tree)
+        search = BestFirst(
             query.size, goal, self.bounder, brancher, leaf_solver=AffineLeaves(self.bounder, goal),
-            batch=self.batch, in_turns=query.size > 1, device=self.device,
+            batch=self.settings.batch, in_turns=query.size > 1, device=self.device,
         )  # fmt: skip
         search.plant(self._roots(torch.arange(len(owner), device=self.device)))
         return search
@@ -185,35 +164,36 @@ class ReluSplit:
         """Whole branches."""
         assert self.limits is not None
         return fresh_nodes(
-            self.limits.relaxed, branches, self.limits.choice[branches], self.owner, self.place[branches], LEVELS
-        )
+            self.limits.relaxed, branches, self.limits.choice[branches], self.owner, self.place[branches],
+            self.settings.levels,
+        )  # fmt: skip
 
     # --- better limits -----------------------------------------------------------------------------------------------
 
-    def _refine_bounds(self, tree: BranchAndBound[Subdomains, DualEvaluation]) -> None:
+    def _refine_bounds(self, tree: BestFirst[Subdomains, DualEvaluation]) -> None:
         assert self.limits is not None
         nodes = int(tree.bounded.sum())
         self.limits.renarrow(self.ledger.value[self.problems])
         self.bounder.relaxed = self.limits.relaxed
         if nodes >= self.by_dual_at:
-            self.by_dual_at = BY_DUAL_AGAIN * nodes
+            self.by_dual_at = self.settings.by_dual_again * nodes
             self._refine_by_dual(tree)
-        late = BY_SEARCH_AT if self.limits.deep else BY_SEARCH_LATE
+        late = self.settings.by_search_at if self.limits.deep else self.settings.by_search_late
         due = nodes >= late * self.limits.regions and self.seconds > self.by_search_after
         if due and not self.limits.searched:
             self._refine_by_search(tree)
 
-    def _refine_by_dual(self, tree: BranchAndBound[Subdomains, DualEvaluation]) -> None:
+    def _refine_by_dual(self, tree: BestFirst[Subdomains, DualEvaluation]) -> None:
         """Limits of the activations within each branch that is still open, with the branch's own conditions."""
         assert self.limits is not None
         value = self.ledger.value[self.problems]
         branches = tree.store.column("branch").unique()
-        self.limits.by_dual(branches, value, self._after(BY_DUAL_SHARE * self.seconds))
+        self.limits.by_dual(branches, value, self._after(self.settings.by_dual_share * self.seconds))
         self.bounder.relaxed = self.limits.relaxed
-        if len(tree.store) <= self.batch:
+        if len(tree.store) <= self.settings.batch:
             tree.rebound()
 
-    def _refine_by_search(self, tree: BranchAndBound[Subdomains, DualEvaluation]) -> None:
+    def _refine_by_search(self, tree: BestFirst[Subdomains, DualEvaluation]) -> None:
         """Search for the limits of one layer; where the roots are then better than the tree has become, it is planted
         again."""
         assert self.limits is not None
@@ -230,7 +210,7 @@ class ReluSplit:
         if self.recorder is not None:
             self.recorder.tree.restart(roots.nodes.place[again[roots.nodes.problem]])
         tree.replace(again[store.column("problem")], roots.take(again[roots.nodes.problem].nonzero().flatten()))
-        pause = PAUSE_DEEP if self.limits.deep else PAUSE
+        pause = self.settings.pause_deep if self.limits.deep else self.settings.pause
         self.by_search_after = self.seconds + pause * (self.seconds - began)
 
     def _after(self, seconds: float) -> Callable[[], bool]:
@@ -274,7 +254,7 @@ class ReluGoal(LedgerGoal):
         if len(index):
             best = index[value[index].argsort()[:16]]
             self.ledger.offer(point[best], self.who, self.problems[problem[best]])
-        if bool(better.any()) and self.walking <= WALK_SHARE * (self.search.seconds + 0.1):
+        if bool(better.any()) and self.walking <= self.search.settings.walk_share * (self.search.seconds + 0.1):
             began = self.ledger.seconds
             nearest = torch.where(better, violation, torch.inf).argmin().unsqueeze(0)
             polish_from(self.ledger.query, self.ledger, point[nearest], self.problems[problem[nearest]])

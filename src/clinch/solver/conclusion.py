@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from clinch.describe import atom_texts
 from clinch.network.ops.base import Interval
-from clinch.query import Query, Statement
+from clinch.query import Query, Statement, inequalities
 from clinch.solver.ledger import Ledger
 from clinch.solver.solution import Event, Solution, relative_gap, status_of
 
@@ -47,6 +46,8 @@ def conclude(problem: Statement, ledger: Ledger, bounds: Mapping[str, Interval] 
         bounds={name: i if many else Interval(i.lower[0], i.upper[0]) for name, i in (bounds or {}).items()},
         notes=tuple(ledger.notes),
         batched=many,
+        solver=ledger.solver,
+        settings=ledger.settings,
     )
 
 
@@ -72,6 +73,6 @@ def _tight(query: Query, x: Tensor) -> list[tuple[str, ...]]:
         chosen = (~single & (atoms[row] == held)) | (single & (atoms[row].abs() <= TIGHT * scale))
         which = chosen.nonzero().flatten()
         which = which[single[which].long().argsort(stable=True)][:5].tolist()
-        names = atom_texts(query.atoms, query.graph, b, which)
+        names = inequalities(query.atoms, query.graph, b, which)
         texts[b] = tuple(name if single[k] else f"through {name}" for k, name in zip(which, names))
     return texts

@@ -20,6 +20,7 @@ from clinch.errors import UnsoundResult
 from clinch.query import Query
 from clinch.runtime import deadline
 from clinch.solver.check_points import check_points
+from clinch.solver.settings import Settings
 from clinch.solver.solution import ABSOLUTE_GAP, Event, Proof
 
 #: rounding allowance of float64 bounds, relative to the value: a bound this little above a value is a tie
@@ -47,6 +48,7 @@ class Ledger:
         listener: called after every improvement, for progress displays.
         enough: ``(B,)`` a bound this large is all that is asked of a problem; None: nothing less than its value's.
         trees: receives the tree of every search by ReLU splits, the latest last; None: they are not recorded.
+        solver, settings: what worked on it last, as ``solve()`` was asked; None: the portfolio, and nothing.
         value: ``(B,)`` objective of the best point so far, infinity where there is none.
         x: ``(B, *input_shape)`` best points in the model's dtype, NaN where there is none.
         bound: ``(B,)`` proven: no input does better; infinity where infeasibility is proven.
@@ -58,6 +60,8 @@ class Ledger:
     listener: Callable[[Event], None] | None = None
     enough: Tensor | None = None
     trees: list[Recorder] | None = None
+    solver: str | None = field(init=False, default=None)
+    settings: Settings | None = field(init=False, default=None)
     value: Tensor = field(init=False)
     x: Tensor = field(init=False)
     bound: Tensor = field(init=False)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clinch.io.files import printable
 from clinch.network.ops.base import Interval
+from clinch.solver.settings import Settings
 
 #: a value and a bound this close in the objective's own units have met, whatever the relative gap
 ABSOLUTE_GAP = 1e-6
@@ -133,6 +134,9 @@ class Solution:
         certificate: * the bound's proof as ``clinch check`` reads it, which the checker has accepted, for
             ``solve(certificate=True)``; save it with its ``save(path)``. None where there is none: the notes say why.
         batched: whether the fields marked * have a leading B.
+        solver: the engine that was named; None: all together.
+        settings: of that engine, or of the portfolio, see :mod:`clinch.solver.settings`; None where an application
+            worked on its own plan.
     """
 
     status: Status | list[Status]
@@ -150,6 +154,8 @@ class Solution:
     versions: Mapping[str, str] = field(default_factory=installed_versions)
     batched: bool = False
     certificate: Certificate | list[Certificate | None] | None = None
+    solver: str | None = None
+    settings: Settings | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON; infinities and NaN become null, of a certificate it says whether there is
@@ -179,6 +185,8 @@ class Solution:
             "notes": list(self.notes),
             "versions": dict(self.versions),
             "batched": self.batched,
+            "solver": self.solver,
+            "settings": None if self.settings is None else self.settings.to_dict(),
         }
 
     def __str__(self) -> str:

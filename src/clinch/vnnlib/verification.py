@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clinch.errors import CertificateError, ProblemError, UnsoundResult, UnsupportedOperator
+from clinch.errors import CertificateError, ProblemError, UnsoundResult, UnsupportedByEngine
 from clinch.runtime import memory
 from clinch.runtime.devices import usable_device
-from clinch.solve import ENGINES, search, surviving
+from clinch.search.engines import ENGINES
+from clinch.solve import search
+from clinch.solver.engine import surviving
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Attack, Bounds
 from clinch.vnnlib.counterexample import Counterexample, counterexample_at
 from clinch.vnnlib.problems import Stated, state
 from clinch.vnnlib.reader import read_specification
@@ -215,7 +218,7 @@ def _search(stated: Stated, deadline: float, seed: int, device: torch.device, ke
             if ledger.exhausted:
                 continue
             with ledger.share(ATTACK_SHARE / len(queries)), surviving(ledger):
-                ENGINES["attack"](ledger.query.moved(device), ledger, seed)
+                ENGINES["attack"].run(ledger.query.moved(device), ledger, seed, Attack())
             if ledger.found:
                 return ledgers
     pending = ledgers
@@ -250,8 +253,8 @@ def _quick(ledger: _FirstFound, seed: int, device: torch.device) -> None:
         return
     try:
         with surviving(ledger):
-            ENGINES["bounds"](ledger.query.moved(device), ledger, seed)
-    except UnsupportedOperator as reason:
+            ENGINES["bounds"].run(ledger.query.moved(device), ledger, seed, Bounds())
+    except UnsupportedByEngine as reason:
         ledger.note(f"Engine 'bounds' was skipped. {reason}")
 
 

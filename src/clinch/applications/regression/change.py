@@ -15,14 +15,15 @@ from clinch.attacks.core.best_points import Track
 from clinch.attacks.core.objective import along
 from clinch.attacks.core.query_objective import Objective
 from clinch.attacks.minimise import LANES_PER_START, minimise_steps
-from clinch.errors import ProblemError, UnsupportedByEngine, UnsupportedOperator
+from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.geometry.projection import project_into
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.problem import Problem
 from clinch.query import Query
-from clinch.solve import ENGINES, FEW_INPUTS
+from clinch.search.engines import ENGINES
 from clinch.solver.conclusion import conclude
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Bounds, InputSplit, Portfolio
 from clinch.solver.solution import Solution
 
 #: shares of the time for projected gradient, and for directions where splitting the inputs comes next
@@ -115,17 +116,16 @@ def _work(statement: Statement, query: Query, ledger: Ledger, linear: LinearChan
     """Points first: they say which directions the proof may leave out."""
     with ledger.share(ATTACK_SHARE):
         _attack(statement, query, ledger, linear, seed, 2 * LANES_PER_START)
-    few = query.region.free_elements <= FEW_INPUTS
-    engines = [ENGINES["bounds"], ENGINES["input_split"]] if few else [ENGINES["bounds"]]
+    few = query.region.free_elements <= Portfolio().few_inputs
     try:
-        engines[0](query, ledger, seed)
+        ENGINES["bounds"].run(query, ledger, seed, Bounds())
         with ledger.share(DIRECTIONS_SHARE if few else 1.0):
             prove_by_directions(statement, query, ledger, seed)
         if not ledger.exhausted:
             _attack(statement, query, ledger, linear, seed + 1, 8 * LANES_PER_START)
         if few and not ledger.exhausted:
-            engines[1](query, ledger, seed)
-    except (UnsupportedOperator, UnsupportedByEngine) as reason:
+            ENGINES["input_split"].run(query, ledger, seed, InputSplit())
+    except UnsupportedByEngine as reason:
         ledger.note(f"The bound stays as it is. {reason}")
 
 

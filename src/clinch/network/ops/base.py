@@ -51,6 +51,10 @@ from clinch.network.ops.views import Factors, Kernel, Matrix, Maximum, TwoPieces
 Statement = tuple[dict[str, Any], dict[str, Tensor]]
 
 
+#: facts that an operator may state, as messages call them
+FACTS = {"interval": "interval rule", "relax": "linear relaxation", "encode": "exact encoding"}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator:
     """A function of activations. Tensors among its fields are its parameters; they move with :meth:`to`."""

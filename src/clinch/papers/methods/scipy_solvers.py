@@ -24,23 +24,19 @@ from clinch.attacks.core.best_points import Track
 from clinch.attacks.core.query_objective import Objective
 from clinch.attacks.core.result import AttackResult, HasQuery, query_of
 from clinch.attacks.core.rounding_margins import disjunctive_clause
-from clinch.errors import ProblemError, UnsupportedByEngine
+from clinch.errors import ProblemError
 from clinch.query import Distance, Query
 from clinch.runtime.deadline import OutOfTime
 from clinch.runtime.gradients import with_gradients
+from clinch.search.engines import ENGINES
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Scipy
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 LOCAL, GLOBAL = ("cobyla", "slsqp"), ("shgo", "differential_evolution")
 #: conditions are asked for with so much to spare, as solvers return points on the edge
 TO_SPARE = 1e-6
-#: iterations of one run of the local solvers
-ITERATIONS = 200
-#: points of SHGO's first sample, and of one generation of differential evolution
-SAMPLE, POPULATION = 128, 64
-#: how far from the middle an input without limits is looked for by solvers that need some
-REACH = 10.0
 #: what is said where the time ended a run
 STOPPED = "SciPy's {solver} was stopped by the time limit."
 
@@ -84,47 +80,42 @@ def scipy_minimise(
     if not time_limit > 0:
         raise ProblemError(f"time_limit={time_limit}; give seconds, more than zero.")
     goal = Objective(query_of(problem).moved("cpu"))
+    if (refusal := ENGINES[solver].capability(goal.query).refusal) is not None:
+        raise refusal
     track = Track(goal)
     _each(goal, track, solver, sides, seed, lambda: time_limit)
     return track.result()
 
 
-def scipy_engine(solver: str, sides: bool) -> Callable[[Query, Ledger, int], None]:
+def scipy_search(solver: str, sides: bool, ledger: Ledger, seed: int, settings: Scipy) -> None:
     """The same as an engine of ``solve()``: the problems of a batch share the time that the ledger has left."""
+    left = ledger.query.size
 
-    def engine(query: Query, ledger: Ledger, seed: int) -> None:
-        left = ledger.query.size
+    def seconds() -> float:
+        nonlocal left
+        share = ledger.remaining / max(1, left)
+        left -= 1
+        return share
 
-        def seconds() -> float:
-            nonlocal left
-            share = ledger.remaining / max(1, left)
-            left -= 1
-            return share
-
-        try:
-            goal = Objective(ledger.query)
-            notes = _each(goal, Track(goal, who=f"SciPy {solver}"), solver, sides, seed, seconds, ledger)
-        except OutOfTime:
-            notes = [STOPPED.format(solver=solver)]
-        for text in notes:
-            ledger.note(text)
-
-    engine.__name__ = f"{solver}{'' if sides else '_whole'}"
-    return engine
+    try:
+        goal = Objective(ledger.query)
+        notes = _each(goal, Track(goal, who=f"SciPy {solver}"), solver, sides, seed, seconds, ledger, settings)
+    except OutOfTime:
+        notes = [STOPPED.format(solver=solver)]
+    for text in notes:
+        ledger.note(text)
 
 
 def _each(
     goal: Objective, track: Track, solver: str, sides: bool, seed: int, seconds: Callable[[], float],
-    ledger: Ledger | None = None,
+    ledger: Ledger | None = None, settings: Scipy | None = None,
 ) -> list[str]:  # fmt: skip
     """All problems, one after the other; what went wrong, in words."""
-    if isinstance(goal.query.objective, Distance) and goal.query.objective.p == 0:
-        raise UnsupportedByEngine("SciPy's solvers need slopes, and a count of changed elements has none.")
     slack = (goal.tight.atoms.constant - goal.query.atoms.constant.to(goal.tight.dtype)).double()
     notes: list[str] = []
     for b in range(goal.size):
         clock = time.monotonic if ledger is None else lambda: ledger.seconds
-        stated = _Stated(goal, track, b, slack[b], clock, clock() + seconds())
+        stated = _Stated(goal, track, b, slack[b], clock, clock() + seconds(), settings or Scipy())
         try:
             with warnings.catch_warnings():
                 # what a solver thinks of its own progress is no concern of the user's
@@ -194,6 +185,7 @@ class _Stated:
         b: which problem.
         slack: ``(K,)`` what rounding may cost each atom in the model's dtype.
         clock: what tells the time, and ``deadline`` when it is over.
+        settings: of the solvers.
     """
 
     goal: Objective
@@ -202,6 +194,7 @@ class _Stated:
     slack: Tensor
     clock: Callable[[], float]
     deadline: float
+    settings: Scipy
 
     def __post_init__(self) -> None:
         self.index = torch.tensor([self.b])
@@ -348,7 +341,7 @@ def _local(stated: _Stated, solver: str, side: int | None) -> None:
     def jacobian(x: Array) -> Array:
         return stated.jacobian_at(x, side)
 
-    exact = solver == "slsqp"
+    exact, iterations = solver == "slsqp", stated.settings.iterations
     count = len(conditions(stated.start))
     limits = [(low, high) for low, high in zip(stated.lower.tolist(), stated.upper.tolist())]
     minimize(
@@ -358,14 +351,14 @@ def _local(stated: _Stated, solver: str, side: int | None) -> None:
         method=solver.upper(),
         bounds=limits,
         constraints=[{"type": "ineq", "fun": conditions, **({"jac": jacobian} if exact else {})}] if count else (),
-        options={"maxiter": ITERATIONS, "ftol": 1e-9} if exact else {"maxiter": 100 * ITERATIONS, "tol": 1e-6},
+        options={"maxiter": iterations, "ftol": 1e-9} if exact else {"maxiter": 100 * iterations, "tol": 1e-6},
     )
 
 
 def _bounded(stated: _Stated) -> list[tuple[float, float]]:
     """Limits for solvers that sample the box."""
-    lower = np.where(np.isfinite(stated.lower), stated.lower, stated.start - REACH)
-    upper = np.where(np.isfinite(stated.upper), stated.upper, stated.start + REACH)
+    lower = np.where(np.isfinite(stated.lower), stated.lower, stated.start - stated.settings.reach)
+    upper = np.where(np.isfinite(stated.upper), stated.upper, stated.start + stated.settings.reach)
     return list(zip(lower.tolist(), upper.tolist()))
 
 
@@ -373,7 +366,7 @@ def _shgo(stated: _Stated, seed: int) -> None:
     from scipy.optimize import shgo
 
     condition = {"type": "ineq", "fun": lambda x: stated.conditions_at(x, None)}
-    shgo(stated.value_at, _bounded(stated), constraints=[condition], n=SAMPLE, iters=3)
+    shgo(stated.value_at, _bounded(stated), constraints=[condition], n=stated.settings.sample, iters=3)
 
 
 def _evolution(stated: _Stated, seed: int) -> None:
@@ -386,7 +379,7 @@ def _evolution(stated: _Stated, seed: int) -> None:
     limits = _bounded(stated)
     random = np.random.default_rng(seed)
     low, high = (np.array(side) for side in zip(*limits))
-    first = low + (high - low) * random.random((POPULATION, len(low)))
+    first = low + (high - low) * random.random((stated.settings.population, len(low)))
     first[0] = np.clip(stated.start, low, high)
     whole = NonlinearConstraint(lambda x: stated.conditions_at(x, None), 0.0, np.inf)
     # SciPy's annotations know of no array for init

@@ -18,15 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clinch.backends.program import Outcome, Program, Vector
-from clinch.search.branch_and_bound import BranchAndBound, Branched
+from clinch.search.branch_and_bound import BestFirst, Branched
 from clinch.search.node_store import Nodes
+from clinch.solver.settings import Milp
 
 #: a binary is whole to within this
 WHOLE = 1e-6
-#: observations of a pseudo-cost in each direction before it replaces trial solves
-RELIABLE = 4
-#: trial solves per node, and simplex iterations of each (reliability branching, Achterberg, Koch & Martin 2005)
-TRIALS, TRIAL_ITERATIONS = 8, 60
 
 
 class Model(Protocol):
@@ -152,6 +149,7 @@ class Tree:
         remaining: seconds left.
         visit: called with every node's point and whether its binaries are whole, to look for better inputs.
         step: objective values are whole multiples of it; 0 where nothing is known.
+        settings: of the choice of binaries (reliability branching, Achterberg, Koch & Martin 2005).
     """
 
     seconds = 0.0
@@ -165,9 +163,11 @@ class Tree:
         remaining: Callable[[], float],
         visit: Callable[[Vector, bool], None],
         step: float = 0.0,
+        settings: Milp | None = None,
     ) -> None:
         self.program, self.model = program, model
         self.cutoff, self._remaining, self.visit, self.step = cutoff, remaining, visit, step
+        self.settings = Milp() if settings is None else settings
         self.columns = program.integer.nonzero()[0]
         count = len(self.columns)
         self._loaded = np.full(count, -1, dtype=np.int8)
@@ -176,7 +176,7 @@ class Tree:
         self._gain, self._seen = np.zeros((2, count)), np.zeros((2, count))
         self._pause: Callable[[], bool] = lambda: False
         self._paused = False
-        self.search: BranchAndBound[Fixings, Solved] = BranchAndBound(1, self, self, self, batch=1)
+        self.search: BestFirst[Fixings, Solved] = BestFirst(1, self, self, self, batch=1)
         self.search.store.push(Fixings.one(-np.inf, self._loaded.copy()))
 
     @property
@@ -272,10 +272,10 @@ class Tree:
         """Choose a binary by pseudo-costs, backed by trial solves while they are unreliable."""
         basis = self.model.basis()
         score = self._score(value, distance)
-        order = [int(k) for k in np.argsort(-score, kind="stable")[:TRIALS] if distance[k] > 1e-12]
+        order = [int(k) for k in np.argsort(-score, kind="stable")[: self.settings.trials] if distance[k] > 1e-12]
         best, best_score, bounds = order[0], -1.0, (bound, bound)
         for k in order:
-            if self._seen[:, k].min() >= RELIABLE:
+            if self._seen[:, k].min() >= self.settings.reliable:
                 trial, gain = (bound, bound), float(score[k])
             else:
                 trial = tuple(self._trial(bound, _with(fixed, k, side), basis, k, side, value[k]) for side in (0, 1))
@@ -296,7 +296,7 @@ class Tree:
     def _trial(self, bound: float, fixed: NDArray[np.int8], basis: Any, k: int, side: int, value: float) -> float:
         """The bound of a child after a few simplex iterations; teaches the pseudo-costs."""
         self.model.set_basis(basis)
-        found = max(bound, self._proven(self._solve(fixed, TRIAL_ITERATIONS), fixed))
+        found = max(bound, self._proven(self._solve(fixed, self.settings.trial_iterations), fixed))
         gain = min(found, max(self.cutoff(), bound)) - bound
         if np.isfinite(gain):
             self._gain[side, k] += gain / max(abs(side - value), WHOLE)

@@ -22,18 +22,9 @@ from clinch.query import Distance, Query
 from clinch.search.milp.lp_tree import ColdModel, Tree
 from clinch.search.milp.obbt import obbt
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Milp
 from clinch.solver.solution import Proof
 
-#: time for the library's own branch and bound, which looks for points, relative to what the tree has used so far
-LIBRARY_SHARE = 0.5
-#: nodes of the tree before the library is asked (easy problems are over by then), and the factor to the next time
-HEAD_START, PATIENCE = 200, 4
-#: share of the time left that the limits of the activations may take
-LIMITS_SHARE = 0.6
-#: share of the time left that may go into tightening limits by linear programs
-OBBT_SHARE = 0.1
-#: an incumbent this much nearer is worth a new, tighter encoding
-RENARROW = 0.9
 #: how far inside its rows a point is moved, relative to their right-hand sides, when rounding pushes it out
 SHIFTS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 
@@ -41,8 +32,8 @@ SHIFTS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 def milp(
     query: Query,
     ledger: Ledger | None = None,
+    settings: Milp | None = None,
     *,
-    backend: Any = "highs",
     problems: Iterable[int] | None = None,
     time_limit: float = 60.0,
     gap: float = 1e-6,
@@ -52,7 +43,7 @@ def milp(
     Args:
         query: the float64 normal form.
         ledger: receives points and bounds and holds the budget; None: a new one with ``time_limit`` and ``gap``.
-        backend: name of a solver library, or an object with ``solve(program, *, time_limit, gap, start)``.
+        settings: the backend, and how the tree, the library and bounds share the time; None: the usual ones.
         problems: which problems to work on; None: all that the ledger has not closed.
         time_limit: seconds, where no ledger is given.
         gap: relative gap, where no ledger is given.
@@ -67,24 +58,27 @@ def milp(
         BackendError: no such backend, its library is missing, or its licence refuses the program's size.
     """
     ledger = Ledger(query, time_limit=time_limit, gap=gap) if ledger is None else ledger
-    library = find_backend(backend)
+    settings = Milp() if settings is None else settings
+    library = find_backend(settings.backend)
     wanted = range(query.size) if problems is None else problems
     queue = [b for b in wanted if not ledger.closed[b]]
     while queue and not ledger.exhausted:
         share = ledger.remaining / len(queue)
-        MilpSearch(query, queue.pop(0), ledger, library, share).run()
+        MilpSearch(query, queue.pop(0), ledger, library, share, settings).run()
     return ledger
 
 
 class MilpSearch:
     """One problem: encode, bound, search; again with a tighter encoding whenever the incumbent came much nearer."""
 
-    def __init__(self, query: Query, problem: int, ledger: Ledger, library: Any, share: float) -> None:
+    def __init__(
+        self, query: Query, problem: int, ledger: Ledger, library: Any, share: float, settings: Milp
+    ) -> None:  # fmt: skip
         self.query = query.take(torch.tensor([problem]))
         self.problem, self.ledger, self.library = torch.tensor([problem]), ledger, library
-        self.began = ledger.seconds
+        self.settings, self.began = settings, ledger.seconds
         self.deadline = self.began + share
-        self.ask_at = HEAD_START
+        self.ask_at = settings.head_start
 
     def run(self) -> None:
         """Search until the problem is closed or its time is over."""
@@ -113,7 +107,7 @@ class MilpSearch:
             self._prove(np.inf, Proof.GEOMETRY)
             return False
         # the encoding of limits that are left wide is larger, and the tree needs time too
-        end = self.ledger.seconds + LIMITS_SHARE * self.remaining()
+        end = self.ledger.seconds + self.settings.limits_share * self.remaining()
         bounds = activation_bounds(
             narrowed.graph, narrowed.region, narrowed.nodes, stop=lambda: self.ledger.seconds >= end
         )
@@ -125,7 +119,7 @@ class MilpSearch:
         self.pieces = self._load(program)
         tree = Tree(
             program, self.model, cutoff=self._cutoff, remaining=self.remaining, visit=self._visit,
-            step=self.encoding.step,
+            step=self.encoding.step, settings=self.settings,
         )  # fmt: skip
         self.visited, self.reported = 0, -np.inf
         try:
@@ -145,7 +139,7 @@ class MilpSearch:
         loads = hasattr(self.library, "load")
         if not (loads and isinstance(objective, Distance) and objective.p == np.inf and encoding.kinks):
             return encoding
-        end = self.ledger.seconds + OBBT_SHARE * self.remaining()
+        end = self.ledger.seconds + self.settings.obbt_share * self.remaining()
         sharper = obbt(narrowed.graph, encoding, bounds, self._load, lambda: end - self.ledger.seconds)
         return encode(narrowed, 0, bounds, sharper, form_limits=limits_of_forms)
 
@@ -178,12 +172,12 @@ class MilpSearch:
         if self.closed:
             return True
         if tree.nodes >= self.ask_at:
-            self.ask_at *= PATIENCE
+            self.ask_at *= self.settings.patience
             self._ask_library()
         return self.closed or self._nearer()
 
     def _nearer(self) -> bool:
-        return isinstance(self.query.objective, Distance) and self.value < RENARROW * self.radius
+        return isinstance(self.query.objective, Distance) and self.value < self.settings.renarrow * self.radius
 
     # --- points -------------------------------------------------------------------------------------------------------
 
@@ -234,7 +228,7 @@ class MilpSearch:
         start = None
         if np.isfinite(self.value):
             start = self.encoding.complete(self.ledger.x[self.problem].double().flatten().numpy())
-        limit = min(LIBRARY_SHARE * (self.ledger.seconds - self.began), self.remaining() / 2)
+        limit = min(self.settings.library_share * (self.ledger.seconds - self.began), self.remaining() / 2)
         outcome = self.library.solve(program, time_limit=limit, gap=max(self.ledger.gap, 1e-9), start=start)
         if outcome.point is None or not np.isfinite(outcome.point).all():
             return

@@ -1,26 +1,23 @@
-"""Each exact engine by itself, for people who know which one they want."""
+"""Each exact engine by itself, for people who know which one they want: what users write as ``cl.exact``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from clinch.runtime.deadline import OutOfTime
 from clinch.runtime.devices import usable_device
-from clinch.search.input_split import input_split as search_boxes
-from clinch.search.l0_search import fewest_changes as search_count
-from clinch.search.milp.milp import milp as solve_encoding
-from clinch.search.relu_split import branch_and_bound as search
+from clinch.search.engines import ENGINES
 from clinch.solver.conclusion import conclude
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import BranchAndBound, Count, InputSplit, Milp, Settings
 from clinch.solver.solution import Event, Solution
 
 if TYPE_CHECKING:
-    from clinch.query import Query, Statement
+    from clinch.query import Statement
 
 __all__ = ["branch_and_bound", "fewest_changes", "input_split", "milp"]
 
@@ -51,8 +48,7 @@ def milp(
         >>> cl.exact.milp(few, backend="highs").bound
         0.1977
     """
-    engine = partial(solve_encoding, backend=backend)
-    return _solved(problem, engine, time_limit, gap, progress, "cpu")
+    return _solved(problem, "milp", Milp(backend=backend), time_limit, gap, progress, "cpu")
 
 
 def branch_and_bound(
@@ -81,7 +77,7 @@ def branch_and_bound(
         >>> cl.exact.branch_and_bound(few).status.name
         'OPTIMAL'
     """
-    return _solved(problem, partial(search, batch=batch), time_limit, gap, progress, device)
+    return _solved(problem, "branch_and_bound", BranchAndBound(batch=batch), time_limit, gap, progress, device)
 
 
 def fewest_changes(
@@ -107,7 +103,7 @@ def fewest_changes(
         >>> cl.exact.fewest_changes(counted).value
         2.0
     """
-    return _solved(problem, search_count, time_limit, gap, progress, "cpu")
+    return _solved(problem, "count", Count(), time_limit, gap, progress, "cpu")
 
 
 def input_split(
@@ -139,12 +135,13 @@ def input_split(
         >>> cl.exact.input_split(few).bound
         0.1977
     """
-    return _solved(problem, partial(search_boxes, batch=batch), time_limit, gap, progress, device)
+    return _solved(problem, "input_split", InputSplit(batch=batch), time_limit, gap, progress, device)
 
 
 def _solved(
     problem: Statement,
-    engine: Callable[[Query, Ledger], object],
+    solver: str,
+    settings: Settings,
     time_limit: float,
     gap: float,
     progress: Callable[[Event], None] | None,
@@ -153,6 +150,7 @@ def _solved(
     """What one engine finds by itself, with its tensors on a device (None: the model's)."""
     place = usable_device(problem.network.device if device is None else device)
     ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
+    ledger.solver, ledger.settings = solver, settings
     with suppress(OutOfTime), ledger.ending():
-        engine(problem.query.moved(place), ledger)
+        ENGINES[solver].run(problem.query.moved(place), ledger, 0, settings)
     return conclude(problem, ledger)

@@ -1,0 +1,244 @@
+"""The engines that ``solver=`` can name: what each can take, and how it is run.
+
+What an engine needs is imported when it works, so that ``import clinch`` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from clinch.errors import UnsupportedByEngine
+from clinch.geometry.region import unbounded
+from clinch.query import Distance, FormsNorm, Query
+from clinch.solver.engine import Capability, Engine, admit
+from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Attack, Bounds, BranchAndBound, Count, InputSplit, Milp, Scipy
+from clinch.solver.solution import Proof
+
+if TYPE_CHECKING:
+    from clinch.search.input_split import BoxSearch
+    from clinch.search.relu_split import ReluSplit
+
+#: when the portfolio chooses what is there to be compared with
+NEVER = "never"
+#: facts of operators that CROWN, and everything built on it, reads
+RELAXED = ("interval", "relax")
+
+
+def _lacking(engine: Engine, query: Query) -> UnsupportedByEngine | None:
+    """What a layer that the query looks at does not state of what the engine reads; None: nothing is missing."""
+    return query.graph.lacking(query.nodes, engine.facts)
+
+
+class AttackEngine:
+    """Points by gradients, and by exact optima of linear pieces."""
+
+    name = "attack"
+    summary = "gradient attacks and local polish: points only"
+    suits = "always"
+    facts: tuple[str, ...] = ()
+    proves = False
+    settings = Attack
+
+    def capability(self, query: Query) -> Capability:
+        """All problems."""
+        return Capability()
+
+    def run(self, query: Query, ledger: Ledger, seed: int, settings: Attack) -> None:
+        """See :class:`clinch.solver.engine.Engine`."""
+        from clinch.attacks.local_search import polish
+        from clinch.attacks.portfolio import attack
+
+        attack(query, ledger, seed=seed, thorough=settings.thorough, passes=settings.passes)
+        # after a quick attack a nearer point is worth it, as it shrinks the region; others only prune
+        worth = settings.thorough or isinstance(query.objective, Distance)
+        if settings.polish and worth and not ledger.exhausted:
+            polish(ledger.query, ledger)
+
+
+class BoundsEngine:
+    """Interval and CROWN bounds over the incumbent's ball."""
+
+    name = "bounds"
+    summary = "interval and CROWN bounds of the whole region"
+    suits = "where no search of its own starts with them"
+    facts: tuple[str, ...] = RELAXED
+    proves = True
+    settings = Bounds
+
+    def capability(self, query: Query) -> Capability:
+        """Whatever has relaxations; without limits of the input the bound may be infinite."""
+        return Capability.of(_lacking(self, query))
+
+    def run(self, query: Query, ledger: Ledger, seed: int, settings: Bounds) -> None:
+        """See :class:`clinch.solver.engine.Engine`."""
+        from clinch.bounds.objective import objective_bound
+
+        admit(self, query, ledger)
+        value = ledger.on(query.device).value
+        # the last pass, from the activations' limits to the bound, needs time too
+        end = ledger.seconds + settings.limits_share * ledger.remaining
+        bound = objective_bound(query.narrowed(value), stop=lambda: ledger.seconds >= end)
+        if isinstance(query.objective, Distance):
+            # Only the incumbent's ball was searched: outside of it nothing is better than its radius.
+            bound = torch.where(torch.isfinite(value), torch.minimum(bound, value), bound)
+        ledger.prove(bound, Proof.LINEAR_RELAXATION, "CROWN")
+
+
+class BranchAndBoundEngine:
+    """Clinch's own branch and bound over ReLU splits."""
+
+    name = "branch_and_bound"
+    summary = "splits kinks (ReLU, leaky ReLU) and disjunctions, bounds by a dual function"
+    suits = "networks that bend only at kinks"
+    facts: tuple[str, ...] = RELAXED
+    proves = True
+    settings = BranchAndBound
+
+    def capability(self, query: Query) -> Capability:
+        """Distances and linear objectives; where all kinks can be split it ends."""
+        if isinstance(query.objective, FormsNorm):
+            return Capability(
+                UnsupportedByEngine(
+                    "Branch and bound takes distances and linear objectives, not a norm of activations. Use "
+                    "solver='bounds', or state one linear objective per component."
+                )
+            )
+        return Capability.of(_lacking(self, query), closes=query.graph.bends_only_at_kinks(query.nodes))
+
+    def begin(self, query: Query, ledger: Ledger, settings: BranchAndBound) -> ReluSplit:
+        """See :class:`clinch.solver.engine.Resumable`."""
+        from clinch.search.relu_split import ReluSplit
+
+        admit(self, query, ledger)
+        return ReluSplit(query, ledger, settings)
+
+    def run(self, query: Query, ledger: Ledger, seed: int, settings: BranchAndBound) -> None:
+        """See :class:`clinch.solver.engine.Engine`."""
+        self.begin(query, ledger, settings).run()
+
+
+class InputSplitEngine:
+    """Branch and bound over boxes of the input."""
+
+    name = "input_split"
+    summary = "halves boxes of the input, bounds by CROWN, cuts off what clauses and incumbent exclude"
+    suits = (
+        "at most 16 input elements with room; alone for questions of at most 8; activation functions that are neither "
+        "kinks nor encodable, such as sigmoid"
+    )
+    facts: tuple[str, ...] = RELAXED
+    proves = True
+    settings = InputSplit
+
+    def capability(self, query: Query) -> Capability:
+        """Any objective over a bounded input; relaxations become exact as boxes shrink."""
+        refusal = unbounded(query.region, "Splitting the input") or _lacking(self, query)
+        return Capability.of(refusal, closes=True)
+
+    def begin(self, query: Query, ledger: Ledger, settings: InputSplit) -> BoxSearch:
+        """See :class:`clinch.solver.engine.Resumable`."""
+        from clinch.search.input_split import BoxSearch
+
+        admit(self, query, ledger)
+        return BoxSearch(query, ledger, settings)
+
+    def run(self, query: Query, ledger: Ledger, seed: int, settings: InputSplit) -> None:
+        """See :class:`clinch.solver.engine.Engine`."""
+        self.begin(query, ledger, settings).run()
+
+
+class MilpEngine:
+    """The mixed-integer encoding, with a tree of its own and a library's search for points."""
+
+    name = "milp"
+    summary = "mixed-integer program, solved by HiGHS"
+    suits = "max pools, norms of activations, counts"
+    facts: tuple[str, ...] = (*RELAXED, "encode")
+    proves = True
+    settings = Milp
+
+    def capability(self, query: Query) -> Capability:
+        """What can be encoded."""
+        from clinch.encoding.query_program import unencodable
+
+        return Capability.of(unencodable(query) or _lacking(self, query), closes=True)
+
+    def run(self, query: Query, ledger: Ledger, seed: int, settings: Milp) -> None:
+        """See :class:`clinch.solver.engine.Engine`."""
+        from clinch.search.milp.milp import milp
+
+        admit(self, ledger.query, ledger)
+        milp(ledger.query, ledger, settings)
+
+
+class CountEngine:
+    """The search for the fewest changed elements."""
+
+    name = "count"
+    summary = "fewest changed elements by the convex envelope of the count"
+    suits = "p = 0"
+    facts: tuple[str, ...] = RELAXED
+    proves = True
+    settings = Count
+
+    def capability(self, query: Query) -> Capability:
+        """Distances with p = 0."""
+        if not isinstance(query.objective, Distance) or query.objective.p != 0:
+            return Capability(
+                UnsupportedByEngine(
+                    "The search for the fewest changed elements takes distances with p = 0. Use "
+                    "solver='branch_and_bound'."
+                )
+            )
+        return Capability.of(_lacking(self, query), closes=query.graph.bends_only_at_kinks(query.nodes))
+
+    def run(self, query: Query, ledger: Ledger, seed: int, settings: Count) -> None:
+        """See :class:`clinch.solver.engine.Engine`."""
+        from clinch.search.l0_search import fewest_changes
+
+        admit(self, ledger.query, ledger)
+        fewest_changes(ledger.query, ledger, settings)
+
+
+class ScipyEngine:
+    """One of SciPy's general solvers, as a reference."""
+
+    suits = NEVER
+    facts: tuple[str, ...] = ()
+    proves = False
+    settings = Scipy
+
+    def __init__(self, solver: str, *, sides: bool = True) -> None:
+        self.solver, self.sides = solver, sides
+        self.name = solver if sides else f"{solver}_whole"
+        self.summary = "SciPy's general solvers as a reference: points only"
+
+    def capability(self, query: Query) -> Capability:
+        """What has slopes."""
+        if isinstance(query.objective, Distance) and query.objective.p == 0:
+            return Capability(
+                UnsupportedByEngine(
+                    "SciPy's solvers need slopes, and a count of changed elements has none. Use solver='attack'."
+                )
+            )
+        return Capability()
+
+    def run(self, query: Query, ledger: Ledger, seed: int, settings: Scipy) -> None:
+        """See :class:`clinch.solver.engine.Engine`."""
+        admit(self, ledger.query, ledger)
+        # it lives with the papers, above this file, so that it is named as text
+        search = importlib.import_module("clinch.papers.methods.scipy_solvers").scipy_search
+        search(self.solver, self.sides, ledger, seed, settings)
+
+
+_ALL: tuple[Engine, ...] = (
+    AttackEngine(), BoundsEngine(), BranchAndBoundEngine(), InputSplitEngine(), MilpEngine(), CountEngine(),
+    ScipyEngine("cobyla"), ScipyEngine("cobyla", sides=False), ScipyEngine("slsqp"), ScipyEngine("slsqp", sides=False),
+    ScipyEngine("shgo"), ScipyEngine("differential_evolution"),
+)  # fmt: skip
+#: what ``solver=`` can name; each also runs by itself
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in _ALL}

@@ -1,0 +1,284 @@
+"""What can be set about each engine and about their portfolio: frozen dataclasses, recorded with the solution.
+
+Every field has the value that Clinch was measured with. A field without meaning is refused where the object is made.
+
+Example:
+    >>> few.solve(solver="milp", settings=cl.settings.Milp(backend="highs")).status.name
+    'OPTIMAL'
+    >>> few.solve(settings=cl.settings.Portfolio(attack_share=0.1)).settings.attack_share
+    0.1
+    >>> few.solve(solver="milp", settings={"head_start": 10}).settings.head_start
+    10
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Annotated, Any, Self, get_type_hints
+
+from clinch.errors import ProblemError
+
+__all__ = ["Attack", "Bounds", "BranchAndBound", "Count", "InputSplit", "Milp", "Portfolio", "Scipy", "Settings"]
+
+
+@dataclass(frozen=True)
+class _Meaning:
+    """What a field may be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+Share = Annotated[float, _Meaning("a share from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)]
+Positive = Annotated[float, _Meaning("a number above 0", lambda v: _is_number(v) and v > 0)]
+Number = Annotated[int, _Meaning("a whole number from 0 on", lambda v: _is_whole(v, 0))]
+Some = Annotated[int, _Meaning("a whole number from 1 on", lambda v: _is_whole(v, 1))]
+Several = Annotated[int, _Meaning("a whole number from 5 on", lambda v: _is_whole(v, 5))]
+Factor = Annotated[int, _Meaning("a whole number from 2 on", lambda v: _is_whole(v, 2))]
+Passes = Annotated[int | None, _Meaning("a whole number from 1 on, or None", lambda v: v is None or _is_whole(v, 1))]
+Flag = Annotated[bool, _Meaning("True or False", lambda v: isinstance(v, bool))]
+Backend = Annotated[
+    Any,
+    _Meaning(
+        "the name of a solver library, or an object with solve(...)",
+        lambda v: isinstance(v, str) or callable(getattr(v, "solve", None)),
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all of them have in common: fields are checked when the object is made.
+
+    Raises:
+        ProblemError: a field has no meaning.
+    """
+
+    def __post_init__(self) -> None:
+        for name, kind in _kinds(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(kind, _Meaning):
+                if not kind.holds(value):
+                    raise ProblemError(f"settings: {name}={value!r:.60} has no meaning. Give {kind.words}.")
+            else:
+                object.__setattr__(self, name, kind.of(value))
+
+    @classmethod
+    def of(cls, given: Settings | Mapping[str, Any] | None) -> Self:
+        """Settings as users write them: an object, fields by name, or None for what is usual.
+
+        Raises:
+            ProblemError: settings of something else, or a name that is no field.
+        """
+        if given is None:
+            return cls()
+        if isinstance(given, cls):
+            return given
+        usual = f"Write cl.settings.{cls.__name__}(...)"
+        if not isinstance(given, Mapping):
+            raise ProblemError(f"settings is a {type(given).__name__}. {usual}, or its fields by name.")
+        names = [one.name for one in fields(cls)]
+        for name in given:
+            if name not in names:
+                near = difflib.get_close_matches(str(name), names, 1) or [", ".join(names)]
+                raise ProblemError(f"settings: {cls.__name__} has no field {name!r:.60}. Write {near[0]}.")
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON; an object of the user's own by the name of its class."""
+        return {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+
+
+@cache
+def _kinds(settings: type[Settings]) -> dict[str, _Meaning | type[Settings]]:
+    """What each field may be: a meaning, or settings of a kind."""
+    hints = get_type_hints(settings, include_extras=True)
+    return {one.name: getattr(hints[one.name], "__metadata__", (hints[one.name],))[0] for one in fields(settings)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return value.to_dict()
+    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+
+
+@dataclass(frozen=True)
+class Attack(Settings):
+    """Of ``solver="attack"``.
+
+    Attributes:
+        passes: forward and backward passes for each problem whose objective is a distance; None: as many as
+            ``thorough`` says.
+        thorough: False: a tenth of the work or less, enough where an exact search with walks of its own comes next.
+        polish: whether what was found is taken to the optimum of its linear piece, and of pieces beside it.
+    """
+
+    passes: Passes = None
+    thorough: Flag = True
+    polish: Flag = True
+
+
+@dataclass(frozen=True)
+class Bounds(Settings):
+    """Of ``solver="bounds"``.
+
+    Attributes:
+        limits_share: share of the time that the bounds of the activations may take; the rest is for the last pass.
+    """
+
+    limits_share: Share = 0.9
+
+
+@dataclass(frozen=True)
+class Milp(Settings):
+    """Of ``solver="milp"``.
+
+    Attributes:
+        backend: ``"highs"``, ``"scip"``, ``"gurobi"``, or an object with ``solve(program, *, time_limit, gap, start)``.
+        limits_share: share of the time left that bounds of the activations may take before the encoding.
+        obbt_share: share of the time left for tightening them by linear programs.
+        library_share: time for the library's own search, which looks for points, relative to the tree's.
+        head_start: nodes of the tree before the library is asked; ``patience`` the factor to the next time.
+        renarrow: an incumbent whose distance is below this share of the last one is worth a new, tighter encoding.
+        trials: trial solves of a node where pseudo-costs are not reliable, of ``trial_iterations`` simplex iterations;
+            ``reliable``: observations in each direction from which they are (Achterberg, Koch & Martin 2005).
+    """
+
+    backend: Backend = "highs"
+    limits_share: Share = 0.6
+    obbt_share: Share = 0.1
+    library_share: Positive = 0.5
+    head_start: Some = 200
+    patience: Factor = 4
+    renarrow: Share = 0.9
+    trials: Some = 8
+    trial_iterations: Some = 60
+    reliable: Some = 4
+
+
+@dataclass(frozen=True)
+class BranchAndBound(Settings):
+    """Of ``solver="branch_and_bound"``.
+
+    Attributes:
+        batch: subdomains taken up at once.
+        levels: neurons that a subdomain is split at in one go, at most.
+        root_steps: dual evaluations for subdomains without a parent; ``node_steps`` for children.
+        walk_share: share of the search's time for walks from its minimisers to feasible points.
+        by_dual_at: nodes per problem after which bounds of activations in each branch are refined by the dual
+            function; ``by_dual_again`` the factor to the next time; ``by_dual_share`` the share of the search's time so
+            far that it may take.
+        by_search_at: nodes per region after which those bounds are searched for as well, in deep networks;
+            ``by_search_late`` in others.
+        pause_deep: the tree's time between two layers of that search, relative to the last layer's, in deep networks;
+            ``pause`` in others.
+    """
+
+    batch: Some = 256
+    levels: Some = 4
+    root_steps: Some = 20
+    node_steps: Some = 8
+    walk_share: Share = 0.07
+    by_dual_at: Number = 1000
+    by_dual_again: Factor = 8
+    by_dual_share: Share = 0.3
+    # on MNIST networks of four and six layers it decides in a minute what the tree alone does not in five, on two
+    # layers it pays for long searches only
+    by_search_at: Number = 1000
+    by_search_late: Number = 12000
+    pause_deep: Positive = 0.25
+    pause: Positive = 1.0
+
+
+@dataclass(frozen=True)
+class InputSplit(Settings):
+    """Of ``solver="input_split"``.
+
+    Attributes:
+        batch: boxes bounded at once, at most; ``first_batch``: of the first one, whose time tells how many the next may
+            have.
+        round_seconds: seconds after which a batch should report.
+        levels: how often boxes are halved in one go while there are ``few`` of them, at most.
+        walkers: points from which to walk on after a batch; ``walk_share`` the share of the search's time for it.
+        offered: points offered for a check at once.
+    """
+
+    batch: Some = 2048
+    first_batch: Some = 64
+    round_seconds: Positive = 0.5
+    levels: Some = 5
+    few: Some = 16
+    walkers: Some = 16
+    walk_share: Share = 0.15
+    offered: Some = 16
+
+
+@dataclass(frozen=True)
+class Count(Settings):
+    """Of ``solver="count"``.
+
+    Attributes:
+        batch: parts of the search that are split at once.
+        branch_and_bound: of the search over each part's convex envelope.
+    """
+
+    batch: Some = 4
+    branch_and_bound: BranchAndBound = field(default_factory=BranchAndBound)
+
+
+@dataclass(frozen=True)
+class Scipy(Settings):
+    """Of SciPy's solvers as engines.
+
+    Attributes:
+        iterations: of one run of SLSQP; COBYLA has a hundred times as many.
+        sample: points of SHGO's first sample.
+        population: points of one generation of differential evolution.
+        reach: how far from the middle an input without limits is looked for by solvers that need some.
+    """
+
+    iterations: Some = 200
+    sample: Some = 128
+    population: Several = 64
+    reach: Positive = 10.0
+
+
+@dataclass(frozen=True)
+class Portfolio(Settings):
+    """Of ``solver=None``: how the engines share the time, and the settings of each.
+
+    Attributes:
+        attack_share: share of the time that an attack may take where other engines wait behind it.
+        slice_share: share of the time for a first slice of branch and bound, before the thorough attack.
+        glance_share: share of the time for a first look of input splitting at a problem that another engine may suit
+            better.
+        lent_share: share of the time that is left to the first of two searches where nothing says which is better.
+        few_inputs: elements with room up to which the input is split; ``very_few_inputs``: up to which nothing else is
+            tried for a question without objective.
+        attack, bounds, branch_and_bound, input_split, milp, count: of the engines.
+    """
+
+    attack_share: Share = 0.35
+    slice_share: Share = 0.1
+    glance_share: Share = 0.02
+    lent_share: Share = 0.5
+    few_inputs: Number = 16
+    very_few_inputs: Number = 8
+    attack: Attack = field(default_factory=Attack)
+    bounds: Bounds = field(default_factory=Bounds)
+    branch_and_bound: BranchAndBound = field(default_factory=BranchAndBound)
+    input_split: InputSplit = field(default_factory=InputSplit)
+    milp: Milp = field(default_factory=Milp)
+    count: Count = field(default_factory=Count)
