@@ -11,7 +11,7 @@ from pathlib import Path
 import clinch as cl
 from clinch.cli import app
 from clinch.papers.parts.reproduction import names as papers
-from clinch.solve import ENGINES
+from clinch.search.engines import ENGINES
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md")),

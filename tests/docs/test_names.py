@@ -8,7 +8,7 @@ import pytest
 from documented import GUIDES, KINDS, REFERENCE, ROOT, commands, extras, spans, targets, undocumented
 
 import clinch
-from clinch.solve import ENGINES
+from clinch.search.engines import ENGINES
 
 PAGES = [*GUIDES, *REFERENCE]
 #: `cl.attacks.nearest(net, ...)` names a thing, `cl.attacks.` followed by nothing does not

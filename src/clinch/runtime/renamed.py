@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -75,6 +76,7 @@ def modules(package: str) -> None:
                 name, "The old place of names that are elsewhere now: see :data:`clinch.runtime.renamed.RENAMED`."
             )
             module.__path__ = []  # it may have submodules
+            module.__spec__ = ModuleSpec(name, None)
             module.__getattr__ = attributes(name)  # type: ignore[method-assign]
             sys.modules[name] = module
             setattr(sys.modules[package], name.rpartition(".")[2], module)
@@ -86,6 +88,7 @@ class _Alias(ModuleType):
 
     def __init__(self, name: str, place: str) -> None:
         super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
         self._place = place
 
     def __getattr__(self, name: str) -> Any:

@@ -66,6 +66,8 @@ def solve_leaf(relaxed: Relaxed, leaf: Domains, target: float, time_limit: float
     """
     end = deadline.clock() + time_limit
     program = _Program(relaxed, leaf)
+    if not program.finite:
+        return leaf, []  # of an input without limits relaxations may say nothing
     result = program.solve(0.0, time_limit)
     best = _best_of(relaxed, leaf, _hints(relaxed, result))
     points = [result.point]
@@ -183,6 +185,12 @@ class _Program:
             ball = region.balls[0].take(b)
             weights = None if ball.weights is None else _array(ball.weights[0])
             self.ball = BallLimit(_array(ball.center[0]), float(ball.radius), ball.p, weights)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every coefficient is a number."""
+        cost = self.objective.cost if isinstance(self.objective, LinearCost) else self.objective.center
+        return all(bool(np.isfinite(a).all()) for a in (self.rows, self.limits, cost))
 
     def solve(self, rounding: float, time_limit: float) -> ConvexResult:
         """Solve with the atoms' limits lowered by so many rounding errors of the size of what is summed."""
