@@ -17,13 +17,14 @@ from clinch.network.ops.base import Operator
 from clinch.network.ops.convolution import Convolution, TransposedConvolution
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.forward_only import GELU, LayerNorm, LogSoftmax, MatrixProduct, Multiply, SiLU, Softmax
+from clinch.network.ops.lazy import Lazy, RowFunction, Slot
 from clinch.network.ops.max_pool import MaxPool, WindowTap
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.s_shaped import Sigmoid, Tanh
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.select import Concatenate, Pad, Slice, Take
 from clinch.network.ops.shape import Reshape, Transpose
-from clinch.network.ops.torch_function import Slot, TorchFunction
+from clinch.network.ops.torch_function import TorchFunction
 
 Shape = tuple[int, ...]
 
@@ -124,6 +125,8 @@ def specimens() -> list[Specimen]:
     layer_norm = nn.LayerNorm((3, 4)).double()
     layer_norm.weight.data = _random(3, 4, seed=8)
     indices = torch.tensor([2, 0, 2])
+    total = Lazy(torch.sum, (Slot(0), 1), {})
+    rows = RowFunction("cosine of sums", Lazy(torch.cos, (total,), {}), ((1, 2, 3),), (3,))
     sine = TorchFunction("aten.sin", torch.sin, (Slot(0),), {})
     return [
         Specimen(Input(), ((2, 3),), lambda x: x),
@@ -155,6 +158,7 @@ def specimens() -> list[Specimen]:
         Specimen(Multiply(), ((2, 3), (2, 3)), lambda x, y: x * y),
         Specimen(MatrixProduct(), ((2, 3), (3, 4)), lambda x, y: x @ y),
         Specimen(sine, ((4,),), torch.sin),
+        Specimen(rows, ((2, 3),), lambda x: x.sum(1).cos()),
         *_convolutions(),
         *_pools(),
     ]

@@ -70,6 +70,7 @@ def test_facts_are_as_the_project_promises():
         "Multiply",
         "MatrixProduct",
         "TorchFunction",
+        "RowFunction",
     }
     for kind in leaf_operators():
         facts = [kind.supports(fact) for fact in ("interval", "relax", "encode")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self
 
@@ -66,6 +66,8 @@ def load(
     *,
     name: str | None = None,
     live: bool = False,
+    output: str | int | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> SymbolicNetwork:
     """Load a model and compare the result with it on random inputs.
 
@@ -77,6 +79,10 @@ def load(
         live: for a module that is trained on: every use of the network reads the weights the module has then, and
             gradients of :func:`clinch.bounds.interval`, :func:`clinch.bounds.fast_dual` and
             :func:`clinch.bounds.crown` flow to them. State problems anew after a training step.
+        output: which output, for a model with several: the name of an ONNX output, the key of a dictionary or the
+            place in a tuple. Default: the only one of real numbers; where there are several, the error lists them.
+        fixed: values of all inputs but one, by name, for a model with several; constants from here on. The free one
+            is the input.
 
     Returns:
         The network, in the module's dtype on its device. The module is not changed, and without ``live`` must not
@@ -92,4 +98,6 @@ def load(
         >>> net.layers
         ['input', '0', '1', '2']
     """
-    return SymbolicNetwork.of(reader.load(model, input_shape, name=name, live=live))
+    return SymbolicNetwork.of(
+        reader.load(model, input_shape, name=name, live=live, output=output, fixed=fixed)
+    )

@@ -61,15 +61,17 @@ def compare(exact: Graph, native: Graph, original: Original, samples: Sequence[T
         with torch.no_grad():
             ours = exact.forward(batch.to(torch.float64), watched)
             rounded = {i: h.to(torch.float64) for i, h in native.forward(batch, watched).items()}
-            functions = _effects(exact, batch, watched, ours) if inexact else dict.fromkeys(watched, 0.0)
+            effects = _effects(exact, batch, watched, ours) if inexact else {}
         # A single input must give what it gives in company: a model may treat no input by the others.
         for rows in (slice(None), slice(-1, None)):
             theirs = _original(original, batch[rows], [exact.nodes[i].name for i in watched], name)
             for i in watched:
                 layer = theirs[exact.nodes[i].name].to(torch.float64)
                 where = name if i == exact.output else f"{name} up to its layer '{exact.nodes[i].name}'"
+                allowed, unsettled = effects.get(i, (0.0, torch.zeros(len(batch), dtype=torch.bool)))
+                settled = ~unsettled[rows].to(layer.device)
                 compared += _compare_values(
-                    ours[i][rows], rounded[i][rows], layer, functions[i], torch.finfo(batch.dtype), where
+                    ours[i][rows], rounded[i][rows], layer, settled, allowed, torch.finfo(batch.dtype), where
                 )
     if not compared:
         raise NetworkError(
@@ -78,11 +80,16 @@ def compare(exact: Graph, native: Graph, original: Original, samples: Sequence[T
         )
 
 
-def _effects(exact: Graph, batch: Tensor, watched: list[int], ours: dict[int, Tensor]) -> dict[int, float]:
-    """By how much errors of functions on the way change the watched layers, at most."""
+def _effects(
+    exact: Graph, batch: Tensor, watched: list[int], ours: dict[int, Tensor]
+) -> dict[int, tuple[float, Tensor]]:
+    """By how much errors of functions on the way change the watched layers, at most; and the rows ``(B,)`` where they
+    decide how large a number is, as those of a sigmoid far below zero do for its logarithm.
+    """
     rounding = FUNCTION_ROUNDING * torch.finfo(batch.dtype).eps
     generator = torch.Generator().manual_seed(0)
     largest = dict.fromkeys(watched, 0.0)
+    unsettled = {i: torch.zeros(len(batch), dtype=torch.bool) for i in watched}
 
     def inexact(op: Operator, *inputs: Tensor) -> Tensor:
         value = op.forward(*inputs)
@@ -93,20 +100,26 @@ def _effects(exact: Graph, batch: Tensor, watched: list[int], ours: dict[int, Te
     for _ in range(DRAWS):
         values = exact.forward(batch.to(torch.float64), watched, override)
         for i in watched:
+            # written so that NaN counts
+            lost = ~((values[i] - ours[i]).abs() < ours[i].abs() / 2) & (ours[i] != 0)
+            unsettled[i] |= lost.flatten(1).any(1).cpu()
             change = (values[i] - ours[i]).abs().nan_to_num(0.0, 0.0, 0.0)
             largest[i] = max(largest[i], EFFECT * float(change.max()) if change.numel() else 0.0)
-    return largest
+    return {i: (largest[i], unsettled[i]) for i in watched}
 
 
 def _compare_values(
-    ours: Tensor, rounded: Tensor, theirs: Tensor, functions: float, limits: torch.finfo, name: str
+    ours: Tensor, rounded: Tensor, theirs: Tensor, settled: Tensor, functions: float, limits: torch.finfo, name: str
 ) -> int:
-    """The number of rows that could be compared: not those that overflow in the original and in the graph."""
+    """The number of rows that could be compared: not those that overflow in the original and in the graph, nor those
+    that overflow in the original and where rounding decides.
+    """
     if theirs.shape != ours.shape:
         raise NetworkError(f"{name} returns shape {tuple(theirs.shape)}, read as {tuple(ours.shape)}. {_REPORT}")
     if not ours.numel():
         return 1
-    overflow = ~theirs.flatten(1).isfinite().all(1) & ~rounded.flatten(1).isfinite().all(1)
+    beyond = ~(rounded.flatten(1).isfinite() & (ours.flatten(1).abs() <= limits.max)).all(1)
+    overflow = ~theirs.flatten(1).isfinite().all(1) & (beyond | ~settled)
     ours, rounded, theirs = ours[~overflow], rounded[~overflow], theirs[~overflow]
     if not len(ours):
         return 0

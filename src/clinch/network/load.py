@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ def load(
     *,
     name: str | None = None,
     live: bool = False,
+    output: str | int | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Network:
     """Load a model and compare the result with it on random inputs: :func:`clinch.load`, without symbols.
 
@@ -50,21 +52,26 @@ def load(
             raise NetworkError(f"This network takes inputs of shape {model.input_shape}, not {tuple(input_shape)}.")
         return model
     try:
-        return _load(model, input_shape, name, live)
+        return _load(model, Given(input_shape, name, live, output, fixed))
     except (MemoryError, RuntimeError) as error:
         if not memory.ran_out(error):
             raise
         raise NetworkError("The model needs more memory than is free. Free memory, or load a smaller model.") from error
 
 
-def _load(
-    model: nn.Module | str | PathLike[str] | ModelProto,
-    input_shape: Sequence[int] | None,
-    name: str | None,
-    live: bool,
-) -> Network:
+class Given(NamedTuple):
+    """What the user says of a model, see :func:`clinch.load`."""
+
+    input_shape: Sequence[int] | None
+    name: str | None
+    live: bool
+    output: str | int | None
+    fixed: Mapping[str, Any] | None
+
+
+def _load(model: nn.Module | str | PathLike[str] | ModelProto, given: Given) -> Network:
     if isinstance(model, nn.Module):
-        return _load_module(model, input_shape, name or type(model).__name__, live)
+        return _load_module(model, given, given.name or type(model).__name__)
     if isinstance(model, (str, PathLike)):
         path = Path(model)
         if not path.name.endswith((".onnx", ".onnx.gz")) and is_pickled(path):
@@ -77,11 +84,11 @@ def _load(
         from clinch.network.onnx_file import open_model
 
         stem = path.name.removesuffix(".gz").removesuffix(".onnx")
-        network = _load_onnx(open_model(path), input_shape, name or stem)
+        network = _load_onnx(open_model(path), given, given.name or stem)
         network.file = path if path.name.lower().endswith((".onnx", ".onnx.gz")) else None
         return network
     if type(model).__name__ == "ModelProto":
-        return _load_onnx(model, input_shape, name or model.graph.name or "model")
+        return _load_onnx(model, given, given.name or model.graph.name or "model")
     raise NetworkError(
         f"A {type(model).__name__} cannot be loaded. Pass an nn.Module, an .onnx file or an onnx.ModelProto."
     )
@@ -90,16 +97,16 @@ def _load(
 # --- modules -------------------------------------------------------------------------------------------------------
 
 
-def _load_module(model: nn.Module, input_shape: Sequence[int] | None, name: str, live: bool) -> Network:
+def _load_module(model: nn.Module, given: Given, name: str) -> Network:
     from clinch.network.original import OriginalModule, training_module
     from clinch.network.trace import trace
 
-    if input_shape is None:
+    if given.input_shape is None:
         raise NetworkError(
             f"The shape of one input of {name} is not known. Give it, without the batch: "
             "cl.load(model, input_shape=(1, 28, 28))."
         )
-    shape = _checked_shape(input_shape)
+    shape = _checked_shape(given.input_shape)
     training = training_module(model)
     if training is not None:
         part = f"The part '{training}' of {name}" if training else name
@@ -115,7 +122,7 @@ def _load_module(model: nn.Module, input_shape: Sequence[int] | None, name: str,
     native = traced.graph.to(dtype, device)
     original = OriginalModule(model, native, traced.invocations)
     compare(traced.graph, native, original, samples, name)
-    if not live:
+    if not given.live:
         return Network(traced.graph, original, dtype=dtype, device=device, name=name)
 
     def present(x: Tensor, layers: list[str]) -> dict[str, Tensor]:
@@ -203,29 +210,36 @@ def _try(model: nn.Module, x: Tensor, name: str) -> None:
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def _load_onnx(model: ModelProto, input_shape: Sequence[int] | None, name: str) -> Network:
+def _load_onnx(model: ModelProto, given: Given, name: str) -> Network:
     from clinch.network.onnx import read
     from clinch.network.original import OriginalFile
 
-    found = read(model, None if input_shape is None else _checked_shape(input_shape), name)
+    shape = None if given.input_shape is None else _checked_shape(given.input_shape)
+    if given.output is not None and not isinstance(given.output, str):
+        raise NetworkError(f"output={given.output!s:.40}: an output of {name} has a name. Give that.")
+    found = read(model, shape, name, given.output, given.fixed)
     native = found.graph.to(found.dtype, "cpu")
     samples = _samples(found.graph.input_shape, found.dtype, torch.device("cpu"))
-    first = model.graph.input[[i.name for i in model.graph.input].index(found.graph.nodes[0].name)]
-    by_row = first.type.tensor_type.shape.dim[0].dim_value == 1
-    original = OriginalFile(model, native, found.tensors, by_row=by_row)
+    original = OriginalFile(model, native, found.tensors, row=found.row, fixed=found.fixed)
     output = found.graph.nodes[-1].name
     try:
         try:
             original(samples[0], [output])
         except Exception:
-            if by_row:
+            if original.by_row:
                 raise
             # A free first dimension may still be fixed to 1 inside.
-            original = OriginalFile(model, native, found.tensors, by_row=True)
+            original = OriginalFile(model, native, found.tensors, row=(1, *found.graph.input_shape), fixed=found.fixed)
             original(samples[0], [output])
     except Exception as error:
         raise NetworkError(f"onnxruntime cannot run {name}: {error}") from error
-    compare(found.graph, native, original, samples, name)
+    try:
+        compare(found.graph, native, original, samples, name)
+    except NetworkError:
+        if found.refusals and not original.by_row:
+            # A node whose operator was refused since it mixes the batch does so where there are several inputs.
+            raise found.refusals[0] from None
+        raise
     return Network(found.graph, original, dtype=found.dtype, device="cpu", name=name)
 
 

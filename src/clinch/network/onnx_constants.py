@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper, shape_inference
@@ -22,8 +23,8 @@ LIMIT = 2**28
 #: whole numbers of at most this many elements can be a shape, which inference has to know
 _SHAPE_SIZE = 1024
 #: operators whose result can be larger than all of their inputs, by an amount that their inputs' values decide
-_GROWING = {"ConstantOfShape", "Expand", "Tile", "Range", "OneHot", "Pad", "Resize", "Upsample", "EyeLike"}
-_FOLDED = _GROWING.union(
+GROWING = {"ConstantOfShape", "Expand", "Tile", "Range", "OneHot", "Pad", "Resize", "Upsample", "EyeLike"}
+_FOLDED = GROWING.union(
     re.findall(
         r"\w+",
         """
@@ -76,25 +77,51 @@ def folded(node: NodeProto, inputs: Mapping[str, np.ndarray], opset: int) -> lis
     """
     if node.op_type not in _FOLDED or node.domain not in ("", "ai.onnx"):
         raise Unfoldable(f"{node.op_type} of constants is not computed. Fold constants when you save the model.")
-    types = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in inputs.items()
-    ]
-    names = [o for o in node.output if o]
-    results = [helper.make_empty_tensor_value_info(o) for o in names]
-    small = [numpy_helper.from_array(v, n) for n, v in inputs.items() if v.dtype.kind in "iu" and v.size <= _SHAPE_SIZE]
-    opsets = [helper.make_opsetid("", opset)]
-    sized = helper.make_model(helper.make_graph([node], "constant", types, results, small), opset_imports=opsets)
-    _check_sizes(node, shape_inference.infer_shapes(sized, data_prop=True).graph.output)
+    types, results, opsets = _stated(node, inputs, opset)
+    checked_size(node, inputs, opset, LIMIT, set(inputs))
     alone = helper.make_model(helper.make_graph([node], "constant", types, results), opset_imports=opsets)
     return [np.asarray(value) for value in ReferenceEvaluator(alone).run(None, dict(inputs))]
 
 
-def _check_sizes(node: NodeProto, outputs: object) -> None:
-    for output in outputs:  # type: ignore[attr-defined]
+def _stated(node: NodeProto, inputs: Mapping[str, np.ndarray], opset: int) -> tuple[list[Any], list[Any], list[Any]]:
+    """Inputs with their types and shapes, outputs, and operator sets of a model of this node alone."""
+    types = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in inputs.items()
+    ]
+    results = [helper.make_empty_tensor_value_info(o) for o in node.output if o]
+    return types, results, [helper.make_opsetid("", opset)]
+
+
+def checked_size(
+    node: NodeProto, inputs: Mapping[str, Any], opset: int, limit: int, constants: Collection[str]
+) -> None:
+    """Refuse a node whose result would be too large, before it is computed: shape inference tells.
+
+    Args:
+        node: of any domain; only those of the default one can grow.
+        inputs: examples by name, arrays or tensors; None for one that is left out.
+        opset: version of the operators.
+        limit: elements of a result at most.
+        constants: names of the inputs whose values count, as shapes and scales.
+
+    Raises:
+        Unfoldable: the result is larger, or its size cannot be told.
+    """
+    if node.domain not in ("", "ai.onnx"):
+        return
+    arrays = {n: np.asarray(v) for n, v in inputs.items() if n and v is not None}
+    types, results, opsets = _stated(node, arrays, opset)
+    small = [numpy_helper.from_array(v, n) for n, v in arrays.items() if n in constants and v.size <= _SHAPE_SIZE]
+    sized = helper.make_model(helper.make_graph([node], "constant", types, results, small), opset_imports=opsets)
+    try:
+        outputs = shape_inference.infer_shapes(sized, data_prop=True).graph.output
+    except Exception:  # inference does not know the node: what cannot grow need not be told
+        outputs = sized.graph.output
+    for output in outputs:
         kind = output.type.tensor_type
         extents = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
         if not kind.HasField("shape") or None in extents:
-            if node.op_type in _GROWING:
+            if node.op_type in GROWING:
                 raise Unfoldable(f"the size of {node.op_type} of constants cannot be told. Fold it when you save.")
-        elif math.prod(n for n in extents if n is not None) > LIMIT:
-            raise Unfoldable(f"{node.op_type} of constants has shape {extents}, more than {LIMIT:,} elements.")
+        elif math.prod(n for n in extents if n is not None) > limit:
+            raise Unfoldable(f"{node.op_type} of constants has shape {extents}, more than {limit:,} elements.")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clinch.errors import NetworkError
 from clinch.network.graph import Graph
+from clinch.network.ops.base import Shape
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -123,14 +124,24 @@ class OriginalFile:
         model: the file's content.
         graph: the network in the model's dtype, on the CPU.
         tensors: position of a layer in the graph -> the file's tensor.
-        by_row: the file takes one input at a time.
+        row: the shape in which the file takes one input at a time; None where it takes any number of them.
+        fixed: values of the file's other inputs.
     """
 
-    def __init__(self, model: ModelProto, graph: Graph, tensors: dict[int, str], *, by_row: bool) -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        graph: Graph,
+        tensors: dict[int, str],
+        *,
+        row: Shape | None,
+        fixed: dict[str, np.ndarray] | None = None,
+    ) -> None:
         self.model = model
         self.graph = graph
         self.tensors = tensors
-        self.by_row = by_row
+        self.row = row
+        self.fixed = fixed or {}
         self._sessions: dict[frozenset[str], Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,10 +169,15 @@ class OriginalFile:
     def _run(self, x: np.ndarray, names: list[str]) -> list[np.ndarray]:
         session = self._session(frozenset(names))
         key = self.model_input
-        if not self.by_row:
-            return session.run(names, {key: x})
-        rows = [session.run(names, {key: x[i : i + 1]}) for i in range(len(x))]
-        return [np.concatenate([np.atleast_1d(row[k]) for row in rows]) for k in range(len(names))]
+        if self.row is None:
+            return session.run(names, {**self.fixed, key: x})
+        rows = [session.run(names, {**self.fixed, key: one.reshape(self.row)}) for one in x]
+        return [np.stack([row[k] for row in rows]) for k in range(len(names))]
+
+    @property
+    def by_row(self) -> bool:
+        """Whether the file takes one input at a time."""
+        return self.row is not None
 
     @property
     def model_input(self) -> str:

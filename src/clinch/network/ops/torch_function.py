@@ -11,13 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as tree
 
 from clinch.network.ops.base import Operator, Shape
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Stands for the i-th activation among the arguments."""
-
-    index: int
+from clinch.network.ops.lazy import Slot as Slot
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,170 @@
+"""What of an ONNX file is read: its input, the output that is asked for, and the nodes that this output needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from clinch.errors import NetworkError
+from clinch.network.ops.base import Shape
+
+DTYPES: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.DOUBLE: torch.float64,
+    TensorProto.FLOAT16: torch.float16,
+}
+#: nodes that wrap their first input in something that is no tensor
+_WRAPPERS = {"ZipMap", "SequenceConstruct"}
+
+
+def stated(value: ValueInfoProto) -> list[int | None]:
+    """The extents of a tensor as the file states them; None where it leaves one open."""
+    extents = value.type.tensor_type.shape.dim
+    return [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in extents]
+
+
+def _listed(values: Iterable[ValueInfoProto]) -> str:
+    def one(value: ValueInfoProto) -> str:
+        extents = "×".join("?" if n is None else str(n) for n in stated(value))
+        return f"{value.name} ({extents})" if extents else value.name
+
+    return ", ".join(one(value) for value in values)
+
+
+def choose_input(
+    model: ModelProto, fixed: Mapping[str, Any], where: str
+) -> tuple[ValueInfoProto, dict[str, np.ndarray]]:
+    """The input that is free, and the values of the others.
+
+    Raises:
+        NetworkError: not all but one are fixed, or a value does not fit.
+    """
+    initial = {t.name for t in model.graph.initializer}
+    inputs = {i.name: i for i in model.graph.input if i.name not in initial}
+    unknown = [name for name in fixed if name not in inputs]
+    if unknown:
+        raise NetworkError(f"{where} has no input '{unknown[0]}'. Its inputs are {_listed(inputs.values())}.")
+    free = [value for name, value in inputs.items() if name not in fixed]
+    if len(free) != 1:
+        raise NetworkError(
+            f"{where} has {len(inputs)} inputs, {_listed(inputs.values())}, and {len(free)} of them are free; one is "
+            "needed. Fix the others: cl.load(..., fixed={'name': value})."
+        )
+    return free[0], {name: _constant(inputs[name], value, where) for name, value in fixed.items()}
+
+
+def _constant(entry: ValueInfoProto, value: Any, where: str) -> np.ndarray:
+    """A fixed input in the type and shape that the file states, for a batch of one."""
+    dtype = helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
+    try:
+        array = np.asarray(value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value).astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise NetworkError(f"The fixed value of '{entry.name}' is no array of numbers ({error}).") from error
+    extents = stated(entry)
+    given = array.shape
+    if array.ndim == len(extents) - 1 and extents[0] in (None, 1):
+        array = array[None]
+    if array.ndim != len(extents) or any(n is not None and n != m for n, m in zip(extents, array.shape)):
+        shape = "×".join("?" if n is None else str(n) for n in extents)
+        raise NetworkError(
+            f"The fixed value of '{entry.name}' has shape {given}, and {where} takes {shape}. Give that shape."
+        )
+    return array
+
+
+def input_shape(entry: ValueInfoProto, given: Shape | None, where: str, most: int) -> tuple[Shape, bool]:
+    """Shape of one input, and whether the file has a batch dimension in front of it.
+
+    A first dimension that is 1 or open is the batch, unless the given shape says that it belongs to the input.
+    """
+    extents = stated(entry)
+    name = f"The input '{entry.name}' of {where}"
+    raw = [d.dim_value for d in entry.type.tensor_type.shape.dim if d.HasField("dim_value")]
+    if any(n == 0 or n < -1 for n in raw[1:]) or math.prod(n or 1 for n in extents) > most:
+        raise NetworkError(
+            f"{name} has shape {raw}; each extent is at least 1, and at most {most:,} elements are read. Save a "
+            "smaller model."
+        )
+    if not extents:
+        raise NetworkError(f"{name} is a single number without a dimension. Save the model for rows of numbers.")
+    batched = extents[0] in (None, 1)
+    rest = extents[1:] if batched else extents
+    if given is None:
+        if None in rest:
+            shown = [n or "?" for n in extents]
+            raise NetworkError(f"{name} leaves its shape open: {shown}. Give the shape of one input as input_shape=.")
+        return tuple(n for n in rest if n is not None), batched
+    if _fits(given, rest):
+        return tuple(given), batched
+    if _fits(given, extents):
+        return tuple(given), False
+    raise NetworkError(f"{name} has shape {tuple(rest)} without the batch, not {tuple(given)}. Correct input_shape.")
+
+
+def _fits(given: Shape, extents: list[int | None]) -> bool:
+    return len(given) == len(extents) and all(n is None or n == m for n, m in zip(extents, given))
+
+
+def choose_output(model: ModelProto, name: str | None, where: str) -> str:
+    """The tensor that is the network's output: the one asked for, or else the only one of real numbers.
+
+    Raises:
+        NetworkError: there is none of that name, or several of real numbers and none was asked for.
+    """
+    outputs = list(model.graph.output)
+    made = {o: node for node in model.graph.node for o in node.output if o}
+    if name is not None:
+        if name not in made and name not in {o.name for o in outputs}:
+            raise NetworkError(f"{where} has no output '{name}'. Its outputs are {_listed(outputs)}.")
+        return _unwrapped(name, made)
+    real = [o.name for o in outputs if _is_real(o, made)]
+    if len(outputs) == 1:
+        return _unwrapped(outputs[0].name, made)
+    if len(real) != 1:
+        raise NetworkError(
+            f"{where} has {len(outputs)} outputs, {_listed(outputs)}, {len(real)} of them of real numbers. Choose one: "
+            f"cl.load(..., output='{(real or [outputs[0].name])[0]}')."
+        )
+    return _unwrapped(real[0], made)
+
+
+def _is_real(output: ValueInfoProto, made: Mapping[str, NodeProto]) -> bool:
+    if output.name in made and made[output.name].op_type in _WRAPPERS:
+        return True
+    return output.type.tensor_type.elem_type in DTYPES
+
+
+def _unwrapped(name: str, made: Mapping[str, NodeProto]) -> str:
+    """What a sequence of maps holds, for converters that end with one."""
+    while name in made and made[name].op_type in _WRAPPERS:
+        name = made[name].input[0]
+    return name
+
+
+def needed_nodes(model: ModelProto, output: str) -> list[NodeProto]:
+    """The nodes that the output depends on, in the file's order."""
+    wanted, kept = {output}, []
+    for node in reversed(model.graph.node):
+        if wanted.intersection(o for o in node.output if o):
+            kept.append(node)
+            wanted.update(_read_by(node))
+    return kept[::-1]
+
+
+def _read_by(node: NodeProto) -> Iterator[str]:
+    """What a node reads, in the graphs inside it too."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _captured(graph)
+
+
+def _captured(graph: GraphProto) -> Iterator[str]:
+    yield from (o.name for o in graph.output)
+    for node in graph.node:
+        yield from _read_by(node)

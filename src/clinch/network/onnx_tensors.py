@@ -1,0 +1,73 @@
+"""What a tensor of an ONNX file is while the file is read: a constant, an activation, or something that waits."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from onnx import NodeProto, TensorProto, helper
+from torch import Tensor
+
+from clinch.network.onnx_constants import array_of
+from clinch.network.ops.base import Shape
+from clinch.network.ops.lazy import Lazy
+from clinch.network.ops.reading import Value
+
+
+class Held(NamedTuple):
+    """An activation, and whether the file's tensor has a dimension of size 1, the batch, in front of it."""
+
+    value: Value
+    batched: bool
+
+    @property
+    def shape(self) -> Shape:
+        """Of the file's tensor, for a batch of one."""
+        return (1, *self.value.shape) if self.batched else self.value.shape
+
+
+class Pending(NamedTuple):
+    """A tensor that is not real: computed by the node that uses it."""
+
+    value: Lazy
+    example: Tensor
+
+
+class Unread(NamedTuple):
+    """What a node would have given that cannot be read."""
+
+
+def operator_of(node: NodeProto) -> str:
+    """The node's type, with its domain where that is not the default one."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def plain_value(value: Any) -> Any:
+    """An input as readers take it: an activation, a tensor, or None."""
+    return value.value if isinstance(value, Held) else tensor_of(value)
+
+
+def tree_of(value: Any) -> Any:
+    """An input as an argument of a call that waits."""
+    return value.value if isinstance(value, Pending) else value if isinstance(value, Held) else tensor_of(value)
+
+
+def example_of(value: Any, dtype: torch.dtype) -> Tensor | None:
+    """A value of an input for one row: shapes and types come from a run on zeros."""
+    if isinstance(value, Pending):
+        return value.example
+    return torch.zeros(value.shape, dtype=dtype) if isinstance(value, Held) else tensor_of(value)
+
+
+def plain(attribute: Any) -> Any:
+    """The value of an attribute: a number, a word, a tensor or a list."""
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, TensorProto):
+        return tensor_of(array_of(value, "an attribute"))
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def tensor_of(value: Any) -> Any:
+    """A constant as a tensor; anything else as it is."""
+    return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
