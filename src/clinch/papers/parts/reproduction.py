@@ -135,6 +135,9 @@ def reproduce(
     begun = time.monotonic()
     module = importlib.import_module(f"clinch.papers.{name.replace('-', '_')}")
     found = module.run(seed=seed, quick=quick, note=note or (lambda text: None))
+    if not isinstance(found, Reproduction):
+        where = f"papers/{name.replace('-', '_')}.py"
+        raise TypeError(f"{where}: run() returned {type(found).__name__}; it must return a Reproduction.")
     return replace(found, name=name, seconds=time.monotonic() - begun, seed=seed, quick=quick)
 
 
