@@ -98,6 +98,4 @@ def load(
         >>> net.layers
         ['input', '0', '1', '2']
     """
-    return SymbolicNetwork.of(
-        reader.load(model, input_shape, name=name, live=live, output=output, fixed=fixed)
-    )
+    return SymbolicNetwork.of(reader.load(model, input_shape, name=name, live=live, output=output, fixed=fixed))
