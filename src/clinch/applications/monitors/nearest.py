@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clinch.applications.monitors.joined import Monitor
-from clinch.applications.monitors.ladder import Alternative, Group
+from clinch.applications.monitors.radius_schedule import Alternative, RadiusSchedule
 from clinch.errors import ProblemError, ShapeError
 from clinch.modeling.constraints import Constraint
 from clinch.modeling.model import SymbolicNetwork
@@ -161,11 +161,13 @@ def _nearest(
     groups = torch.arange(size).split(SINGLE if per_input == 1 else max(1, TOGETHER // per_input))
     for k, rows in enumerate(groups):
         seconds = max(0.0, time_limit - (monotonic() - began)) / (len(groups) - k)
-        group = Group(network, x[rows], norm, bounds, alternatives(rows), gap, seed)
-        group.solve(seconds)
-        point[rows], value[rows], end[rows] = group.point, group.value, group.end
-        bound[rows] = torch.minimum(group.bound, group.value)
-        notes += group.notes
+        schedule = RadiusSchedule(
+            network, x[rows], norm, bounds, alternatives(rows), seconds=seconds, gap=gap, seed=seed
+        )
+        schedule.solve()
+        found = schedule.ledger
+        point[rows], value[rows], bound[rows], end[rows] = found.x, found.value, found.bound, schedule.end
+        notes += found.notes
     return Nearest(point, value, bound, start, end, monotonic() - began, tuple(dict.fromkeys(notes)))
 
 
