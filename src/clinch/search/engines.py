@@ -13,7 +13,7 @@ import torch
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.region import unbounded
 from clinch.query import Distance, FormsNorm, Query
-from clinch.solver.engine import Capability, Engine, admit
+from clinch.solver.engine import Capability, Engine, admit, without_slope
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Attack, Bounds, BranchAndBound, Count, InputSplit, Milp, Scipy
 from clinch.solver.solution import Proof
@@ -219,13 +219,7 @@ class ScipyEngine:
 
     def capability(self, query: Query) -> Capability:
         """What has slopes."""
-        if isinstance(query.objective, Distance) and query.objective.p == 0:
-            return Capability(
-                UnsupportedByEngine(
-                    "SciPy's solvers need slopes, and a count of changed elements has none. Use solver='attack'."
-                )
-            )
-        return Capability()
+        return Capability(without_slope(query))
 
     def run(self, query: Query, ledger: Ledger, seed: int, settings: Scipy) -> None:
         """See :class:`clinch.solver.engine.Engine`."""

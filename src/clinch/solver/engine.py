@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from clinch.errors import BackendCrash, BackendError, UnsupportedByEngine
-from clinch.query import Query
+from clinch.query import Distance, Query
 from clinch.runtime import memory
 from clinch.runtime.deadline import OutOfTime
 from clinch.solver.ledger import Ledger
@@ -134,6 +134,15 @@ def admit(engine: Engine, query: Query, ledger: Ledger) -> None:
         refusal = engine.capability(query.take(left).narrowed(there.value[left])).refusal
         if refusal is not None:
             raise refusal
+
+
+def without_slope(query: Query) -> UnsupportedByEngine | None:
+    """Why methods that follow slopes alone cannot take a query; None: they can."""
+    if isinstance(query.objective, Distance) and query.objective.p == 0:
+        return UnsupportedByEngine(
+            "SciPy's solvers need slopes, and a count of changed elements has none. Use solver='attack'."
+        )
+    return None
 
 
 # --- how they are run ---------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from clinch.errors import ProblemError
 from clinch.query import Distance, Query
 from clinch.runtime.deadline import OutOfTime
 from clinch.runtime.gradients import with_gradients
-from clinch.search.engines import ENGINES
+from clinch.solver.engine import without_slope
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Scipy
 
@@ -80,7 +80,7 @@ def scipy_minimise(
     if not time_limit > 0:
         raise ProblemError(f"time_limit={time_limit}; give seconds, more than zero.")
     goal = Objective(query_of(problem).moved("cpu"))
-    if (refusal := ENGINES[solver].capability(goal.query).refusal) is not None:
+    if (refusal := without_slope(goal.query)) is not None:
         raise refusal
     track = Track(goal)
     _each(goal, track, solver, sides, seed, lambda: time_limit)
