@@ -70,7 +70,7 @@ def prove_by_directions(statement: Statement, query: Query, ledger: Ledger, seed
         worst = torch.zeros(len(statement.x), dtype=torch.float64).scatter_reduce(0, owner, bound, "amax")
         ledger.prove(-worst, Proof.TREE, "linear objectives along directions")
         # a little less than allowed, so that rounding does not leave a problem just open
-        allowed = (-ledger.value).clamp(min=0) * (1 + 0.9 * ledger.gap)
+        allowed = 0.9 * ledger.slack - ledger.value
         above = (bound > allowed[owner]) & ~ledger.closed[owner]
         if not bool(above.any()) or ledger.exhausted:
             return
@@ -127,7 +127,7 @@ class Directions:
         Of no direction more is asked than that it reaches hardly more than what is known.
         """
         owner = self.owner[which]
-        enough = (1 + ledger.gap / 2) * (-ledger.value).clamp(min=0)[owner]
+        enough = (0.5 * ledger.slack - ledger.value)[owner]
         self.searched[which[self.highest[which] <= enough]] = True
         left = self.highest[which] > enough
         which, owner, enough = which[left], owner[left], enough[left]
