@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clinch.errors import CertificateError, ProblemError, UnsupportedByEngine, UnsupportedOperator
-from clinch.query import Distance, Linear, Query, Statement
+from clinch.errors import CertificateError, ProblemError, UnsupportedByEngine
+from clinch.query import Distance, Query, Statement
 from clinch.runtime import memory
 from clinch.runtime.deadline import exactly_until
 from clinch.runtime.devices import usable_device
 from clinch.runtime.gradients import with_gradients
-from clinch.search.engines import ENGINES
+from clinch.search.engines import BOUNDS, ENGINES
 from clinch.solver.checkpoint import Keeper
 from clinch.solver.conclusion import conclude
 from clinch.solver.engine import MEMORY_NOTE, Engine, Resumable, Search, outlook, surviving
@@ -94,7 +94,7 @@ def solve(
     finally:
         if keeper is not None:
             keeper.close()
-    solution = conclude(problem, ledger, _layer_limits(query, ledger, reported, memory_limit))
+    solution = conclude(problem, ledger, _layer_limits(query, ledger, reported, memory_limit) if reported else {})
     return _with_certificate(solution, problem, ledger) if certificate else solution
 
 
@@ -158,39 +158,23 @@ def search(
         if MEMORY_NOTE in ledger.notes or (ledger.remaining <= 0 and (solver is None or ENGINES[solver].proves)):
             # what failed has given its memory back by now: a bound that needs little is better than none
             with memory.guarded(memory_limit), surviving(ledger), ledger.ending(late=True):
-                _cheap_bound(query, ledger)
+                BOUNDS.at_least(query, ledger)
     except KeyboardInterrupt:
         ledger.note("Interrupted: these are the best input and bound so far.")
-
-
-def _cheap_bound(query: Query, ledger: Ledger) -> None:
-    """Interval bounds of a linear objective, where no bound is known: they need no more than a forward pass."""
-    if not isinstance(query.objective, Linear) or bool(torch.isfinite(ledger.bound).any()):
-        return
-    from clinch.bounds.interval import form_interval
-
-    ledger.prove(form_interval(query.graph, query.objective.form, query.region)[:, 0], Proof.INTERVAL, "intervals")
 
 
 def _layer_limits(
     query: Query, ledger: Ledger, layers: dict[str, int], memory_limit: int | None
 ) -> dict[str, Interval]:
     """Limits of layers over what is left to search: by CROWN, or by intervals where the time is over."""
-    from clinch.bounds.limits import node_limits
-
-    if not layers:
-        return {}
-    query = query.narrowed(ledger.on(query.device).value)
     found: dict[int, Interval] = {}
     try:
         # whoever asks for them gets intervals at least, which take a pass over the network
         with memory.guarded(memory_limit), surviving(ledger), exactly_until(math.inf):
-            found = node_limits(query.graph, query.region, list(layers.values()), stop=lambda: ledger.remaining <= 0)
-    except UnsupportedOperator as reason:
+            found = BOUNDS.limits(query, ledger, list(layers.values()))
+    except UnsupportedByEngine as reason:
         ledger.note(f"There are no limits of layers. {reason}")
-    if not found:
-        return {}
-    return {layer: type(found[i])(*(side.cpu() for side in found[i])) for layer, i in layers.items()}
+    return {layer: found[i] for layer, i in layers.items() if i in found}
 
 
 # --- the portfolio ------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import torch
 
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.region import unbounded
-from clinch.query import Distance, FormsNorm, Query
+from clinch.network.ops.base import Interval
+from clinch.query import Distance, FormsNorm, Linear, Query
 from clinch.solver.engine import Capability, Engine, admit, without_slope
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Attack, Bounds, BranchAndBound, Count, InputSplit, Milp, Scipy
@@ -86,6 +87,32 @@ class BoundsEngine:
             # Only the incumbent's ball was searched: outside of it nothing is better than its radius.
             bound = torch.where(torch.isfinite(value), torch.minimum(bound, value), bound)
         ledger.prove(bound, Proof.LINEAR_RELAXATION, "CROWN")
+
+    def at_least(self, query: Query, ledger: Ledger) -> None:
+        """Interval bounds of a linear objective, where no bound is known: they need no more than a forward pass."""
+        if isinstance(query.objective, Linear) and not bool(torch.isfinite(ledger.bound).any()):
+            from clinch.bounds.interval import form_interval
+
+            bound = form_interval(query.graph, query.objective.form, query.region)[:, 0]
+            ledger.prove(bound, Proof.INTERVAL, "intervals")
+
+    def limits(self, query: Query, ledger: Ledger, nodes: list[int]) -> dict[int, Interval]:
+        """Limits of activations over what is left to search; once the time is over those that intervals give.
+
+        Args:
+            nodes: positions of nodes.
+
+        Returns:
+            Position -> limits ``(B, *node_shape)``, on the CPU.
+
+        Raises:
+            UnsupportedOperator: a layer below has no interval rule.
+        """
+        from clinch.bounds.limits import node_limits
+
+        query = query.narrowed(ledger.on(query.device).value)
+        found = node_limits(query.graph, query.region, nodes, stop=lambda: ledger.remaining <= 0)
+        return {i: Interval(limits.lower.cpu(), limits.upper.cpu()) for i, limits in found.items()}
 
 
 class BranchAndBoundEngine:
@@ -229,8 +256,10 @@ class ScipyEngine:
         search(self.solver, self.sides, ledger, seed, settings)
 
 
+#: what any solve falls back on, and what limits of layers come from
+BOUNDS = BoundsEngine()
 _ALL: tuple[Engine, ...] = (
-    AttackEngine(), BoundsEngine(), BranchAndBoundEngine(), InputSplitEngine(), MilpEngine(), CountEngine(),
+    AttackEngine(), BOUNDS, BranchAndBoundEngine(), InputSplitEngine(), MilpEngine(), CountEngine(),
     ScipyEngine("cobyla"), ScipyEngine("cobyla", sides=False), ScipyEngine("slsqp"), ScipyEngine("slsqp", sides=False),
     ScipyEngine("shgo"), ScipyEngine("differential_evolution"),
 )  # fmt: skip
