@@ -16,26 +16,29 @@ from clinch.network.ops.average_pool import AdaptiveAveragePool, AveragePool, Re
 from clinch.network.ops.base import Operator
 from clinch.network.ops.convolution import Convolution, TransposedConvolution
 from clinch.network.ops.dense import Dense
-from clinch.network.ops.forward_only import GELU, LayerNorm, LogSoftmax, MatrixProduct, Multiply, SiLU, Softmax
+from clinch.network.ops.forward_only import LayerNorm, LogSoftmax, MatrixProduct, Multiply, Softmax
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
 from clinch.network.ops.max_pool import MaxPool, WindowTap
+from clinch.network.ops.piecewise import Ceil, Floor, Round
 from clinch.network.ops.relu import LeakyReLU
-from clinch.network.ops.s_shaped import Sigmoid, Tanh
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.select import Concatenate, Pad, Slice, Take
 from clinch.network.ops.shape import Reshape, Transpose
 from clinch.network.ops.torch_function import TorchFunction
+
+from .scalar_functions import FUNCTIONS, REFERENCES
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """An operator, the shapes of its inputs, and the same function written with torch alone."""
+    """An operator, the shapes of its inputs, the same function written with torch alone, and what inputs it takes."""
 
     op: Operator
     shapes: tuple[Shape, ...]
     reference: Callable[..., Tensor]
+    within: tuple[float, float] = (-torch.inf, torch.inf)
 
     def __str__(self) -> str:
         return f"{type(self.op).__name__}{self.shapes}"
@@ -127,7 +130,7 @@ def specimens() -> list[Specimen]:
     indices = torch.tensor([2, 0, 2])
     total = Lazy(torch.sum, (Slot(0), 1), {})
     rows = RowFunction("cosine of sums", Lazy(torch.cos, (total,), {}), ((1, 2, 3),), (3,))
-    sine = TorchFunction("aten.sin", torch.sin, (Slot(0),), {})
+    tangent = TorchFunction("aten.tan", torch.tan, (Slot(0),), {})
     return [
         Specimen(Input(), ((2, 3),), lambda x: x),
         Specimen(Dense(weight, bias), ((5,),), lambda x: functional.linear(x, weight, bias)),
@@ -140,8 +143,11 @@ def specimens() -> list[Specimen]:
         Specimen(Subtract(), ((1, 3), (2, 3)), lambda x, y: x - y),
         Specimen(LeakyReLU(), ((2, 3),), nn.ReLU()),
         Specimen(LeakyReLU(0.1), ((4,),), nn.LeakyReLU(0.1)),
-        Specimen(Sigmoid(), ((2, 3),), nn.Sigmoid()),
-        Specimen(Tanh(), ((5,),), nn.Tanh()),
+        Specimen(LeakyReLU(-1.0), ((4,),), torch.abs),
+        Specimen(LeakyReLU(-0.5), ((4,),), lambda x: x.relu() + 0.5 * (-x).relu()),
+        Specimen(Floor(), ((4,),), torch.floor),
+        Specimen(Ceil(), ((4,),), torch.ceil),
+        Specimen(Round(), ((4,),), torch.round),
         Specimen(Reshape((6,)), ((2, 3),), nn.Flatten()),
         Specimen(Transpose((2, 0, 1)), ((2, 3, 4),), lambda x: x.permute(0, 3, 1, 2)),
         Specimen(Concatenate(1), ((2, 3), (2, 1), (2, 2)), lambda *parts: torch.cat(parts, 2)),
@@ -152,13 +158,12 @@ def specimens() -> list[Specimen]:
         Specimen(Pad((1, 2), "reflect"), ((2, 4),), lambda x: functional.pad(x, (1, 2), "reflect")),
         Specimen(Softmax(0), ((4, 2),), nn.Softmax(1)),
         Specimen(LogSoftmax(1), ((2, 4),), nn.LogSoftmax(2)),
-        Specimen(GELU("tanh"), ((4,),), nn.GELU("tanh")),
-        Specimen(SiLU(), ((4,),), nn.SiLU()),
         Specimen(LayerNorm(layer_norm.weight.detach(), layer_norm.bias.detach(), 1e-5), ((2, 3, 4),), layer_norm),
         Specimen(Multiply(), ((2, 3), (2, 3)), lambda x, y: x * y),
         Specimen(MatrixProduct(), ((2, 3), (3, 4)), lambda x, y: x @ y),
-        Specimen(sine, ((4,),), torch.sin),
+        Specimen(tangent, ((4,),), torch.tan),
         Specimen(rows, ((2, 3),), lambda x: x.sum(1).cos()),
+        *(Specimen(op, ((2, 3),), REFERENCES[name], (low, high)) for name, (op, low, high) in FUNCTIONS.items()),
         *_convolutions(),
         *_pools(),
     ]

@@ -1,4 +1,4 @@
-"""Functions that attacks can follow and that have no bounds yet: softmax, GELU, SiLU, layer norm, products."""
+"""Functions that attacks can follow and that have no bounds yet: softmax, layer norm, products."""
 
 from __future__ import annotations
 
@@ -41,38 +41,6 @@ class LogSoftmax(Operator):
     def absolute_error(self, *inputs: Tensor) -> Tensor:
         """The size of what is subtracted from each other."""
         return (1 + inputs[0].abs().amax(self.dim + 1, keepdim=True)).expand_as(inputs[0])
-
-
-@dataclass(frozen=True, eq=False)
-class GELU(Operator):
-    """``x·Φ(x)``, Φ the normal distribution function; ``approximate`` is "none" or "tanh"."""
-
-    approximate: str = "none"
-
-    has_absolute_error: ClassVar[bool] = True
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """``x·Φ(x)``."""
-        return functional.gelu(inputs[0], approximate=self.approximate)
-
-    def absolute_error(self, *inputs: Tensor) -> Tensor:
-        """x times that of Φ."""
-        return inputs[0].abs()
-
-
-@dataclass(frozen=True, eq=False)
-class SiLU(Operator):
-    """``x·σ(x)``."""
-
-    has_absolute_error: ClassVar[bool] = True
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """``x·σ(x)``."""
-        return functional.silu(inputs[0])
-
-    def absolute_error(self, *inputs: Tensor) -> Tensor:
-        """x times that of σ."""
-        return inputs[0].abs()
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,17 +124,6 @@ def _onnx_dim(call: Call) -> int:
     if any(n != 1 for n in x.shape[axis + 1 :]):
         raise call.refuse("before opset 13 it runs over several dimensions at once; save the model with a newer opset")
     return axis
-
-
-@from_aten("aten.gelu")
-@from_onnx("Gelu")
-def _gelu(call: Call) -> Operator:
-    return GELU(call.get("approximate", "none"))
-
-
-@from_aten("aten.silu")
-def _silu(call: Call) -> Operator:
-    return SiLU()
 
 
 @from_aten("aten.layer_norm")

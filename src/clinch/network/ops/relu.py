@@ -10,15 +10,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from clinch.network.ops.add import Add
 from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape, Statement
 from clinch.network.ops.encoder import Expression, OperatorEncoder
-from clinch.network.ops.reading import Call, from_aten, from_onnx
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
+from clinch.network.ops.scale import Scale, per_sample
 from clinch.network.ops.views import Maximum, TwoPieces
 
 
 @dataclass(frozen=True, eq=False)
 class LeakyReLU(Elementwise):
-    """``f(x) = max(x, a·x)`` with ``0 <= a < 1``; ``a = 0`` is the ReLU.
+    """``f(x) = max(x, a·x)`` with ``a < 1``; ``a = 0`` is the ReLU, ``a = −1`` the absolute value.
 
     Relaxation of an unstable element (``l < 0 < u``): above, the chord ``(u − a·l)/(u − l)·(x − l) + a·l``; below, a
     line through zero of any slope in ``[a, 1]``. The default slope is CROWN's (Zhang et al. 2018, arXiv 1811.00866,
@@ -32,7 +34,16 @@ class LeakyReLU(Elementwise):
     @property
     def label(self) -> str:
         """ReLU where nothing leaks."""
-        return "ReLU" if self.negative_slope == 0.0 else "LeakyReLU"
+        return {0.0: "ReLU", -1.0: "Abs"}.get(self.negative_slope, "LeakyReLU")
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """The limits go through; where the function falls left of zero, its least value is there."""
+        lower, upper = inputs[0]
+        if self.negative_slope >= 0:
+            return super().interval(*inputs)
+        first, last = self.forward(lower), self.forward(upper)
+        least = torch.where((lower < 0) & (upper > 0), 0.0, torch.minimum(first, last))
+        return Interval(least, torch.maximum(first, last))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """``max(x, a·x)``."""
@@ -50,9 +61,9 @@ class LeakyReLU(Elementwise):
         index = torch.arange(math.prod(shapes[0])).expand(2, -1)
         return Maximum(index, torch.tensor([1.0, self.negative_slope], dtype=torch.float64))
 
-    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
-        """A ReLU with its slope."""
-        return {"kind": "relu", "slope": self.negative_slope}, {}
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
+        """A ReLU with its slope, which is not negative there."""
+        return ({"kind": "relu", "slope": self.negative_slope}, {}) if self.negative_slope >= 0 else None
 
     def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Lines:
         """The lines with CROWN's slopes."""
@@ -109,8 +120,53 @@ def _relu(call: Call) -> Operator:
 
 @from_aten("aten.leaky_relu")
 @from_onnx("LeakyRelu")
-def _leaky_relu(call: Call) -> Operator:
+def _leaky_relu(call: Call) -> Value:
     slope = float(call["negative_slope"] if "negative_slope" in call.arguments else call.get("alpha", 0.01))
-    if not 0 <= slope < 1:
-        raise call.refuse(f"its negative slope {slope} is not in [0, 1)")
-    return LeakyReLU(slope)
+    return two_pieces(call, call.activations[0], slope)
+
+
+@from_aten("aten.rrelu")
+def _random_leaky_relu(call: Call) -> Value:
+    if call.get("training", False):
+        raise call.refuse("it draws its slopes at random, as in training mode")
+    return two_pieces(call, call.activations[0], (call.number("lower", 1 / 8) + call.number("upper", 1 / 3)) / 2)
+
+
+@from_aten("aten.abs", "aten.absolute")
+@from_onnx("Abs")
+def _absolute(call: Call) -> Operator:
+    return LeakyReLU(-1.0)
+
+
+@from_aten("aten.prelu")
+def _prelu(call: Call) -> Value | None:
+    slope, x = call.tensor("weight"), call.activation("self")
+    if slope is None:
+        return None
+    return _by_channel(call, x, slope if slope.numel() == 1 else slope.reshape(-1, *[1] * (len(x.shape) - 1)))
+
+
+@from_onnx("PRelu")
+def _onnx_prelu(call: Call) -> Value | None:
+    slope, x = call.tensor("slope"), call.activation("X")
+    return None if slope is None else _by_channel(call, x, per_sample(call, slope, len(x.shape)))
+
+
+def two_pieces(call: Call, x: Value, slope: float) -> Value:
+    """x right of zero, ``a·x`` left of it, for any slope a: above 1 it is ``−a·max(−x, −x/a)``."""
+    if not math.isfinite(slope):
+        raise call.refuse(f"its negative slope is {slope}")
+    if slope == 1:
+        return x
+    if slope < 1:
+        return call.emit(LeakyReLU(slope), x)
+    minus, back = (Scale(torch.tensor(factor, dtype=torch.float64)) for factor in (-1.0, -slope))
+    return call.emit(back, call.emit(LeakyReLU(1 / slope), call.emit(minus, x)))
+
+
+def _by_channel(call: Call, x: Value, slope: Tensor) -> Value:
+    """One slope, or ``a ⊙ x + (1 − a) ⊙ max(x, 0)`` where it differs from channel to channel."""
+    if slope.numel() == 1:
+        return two_pieces(call, x, float(slope))
+    bent = call.emit(Scale(1 - slope), call.emit(LeakyReLU(), x))
+    return call.emit(Add(), call.emit(Scale(slope), x), bent)

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape
+from clinch.network.ops.base import Interval, Lines, Operator, Shape
+from clinch.network.ops.elementwise import ScalarFunction
 from clinch.network.ops.reading import from_aten, from_onnx
 
 #: bisection steps for the point of tangency; what is left of the bracket costs tightness, never soundness
@@ -17,7 +18,7 @@ _STEPS = 40
 
 
 @dataclass(frozen=True, eq=False)
-class SShaped(Elementwise):
+class SShaped(ScalarFunction):
     """An increasing function that is convex below zero, concave above, and point-symmetric about ``(0, f(0))``.
 
     Upper line on ``[l, u]`` (the lower one by symmetry): the chord where it lies above the function, that is where
@@ -29,11 +30,10 @@ class SShaped(Elementwise):
     """
 
     increasing: ClassVar[bool] = True
-    has_absolute_error: ClassVar[bool] = True
 
-    def derivative(self, x: Tensor) -> Tensor:
-        """``f'(x)``, accurate in the tails."""
-        raise NotImplementedError
+    def turns(self) -> tuple[float, ...]:
+        """The inflection."""
+        return (0.0,)
 
     @property
     def centre(self) -> float:

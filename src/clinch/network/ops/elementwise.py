@@ -1,0 +1,349 @@
+"""Functions of one number: an operator that states f, its derivative and where that turns gets every other fact here.
+
+A *turn* is a point where f′ stops being monotone: an inflection, a kink, a jump. Between two turns f is convex or
+concave, so that for any slope k the extremes of ``f(x) − k·x`` on [l, u] lie at an end, at a turn, or at the one root
+of ``f′ = k`` inside each piece. The root is bracketed by bisection, for all elements at once; the tangents at the
+bracket's ends, which enclose a convex or concave function, make the extreme sound however far the bisection has come.
+So every slope gives a valid line, and
+
+* the interval rule is that of k = 0 (exactly: the roots of f′ = 0 do not depend on the limits);
+* the relaxation is the pair of lines that is tightest at the middle of [l, u], found by cutting planes: the slope of a
+  chord, the point where f is farthest from that line, the chord to there, and so on. For convex, concave and S-shaped
+  functions these are the chord and the tangents that CROWN takes (Zhang et al. 2018, arXiv 1811.00866, section 3);
+* α-CROWN may mix the lines that are tightest at other points: any mixture is valid.
+
+Example of an operator, all of it:
+
+    @spelled("aten.erf", "Erf")
+    @dataclass(frozen=True, eq=False)
+    class Erf(ScalarFunction):
+        \"\"\"``f(x) = 2/√π ∫₀ˣ e^(−t²) dt``.\"\"\"
+
+        increasing: ClassVar[bool] = True
+
+        def forward(self, *inputs: Tensor) -> Tensor:
+            \"\"\"The error function.\"\"\"
+            return inputs[0].erf()
+
+        def derivative(self, x: Tensor) -> Tensor:
+            \"\"\"``2/√π e^(−x²)``.\"\"\"
+            return 2 / math.sqrt(math.pi) * (-x * x).exp()
+
+        def turns(self) -> tuple[float, ...]:
+            \"\"\"The inflection.\"\"\"
+            return (0.0,)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import pairwise
+from typing import ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape
+from clinch.network.ops.reading import Call, from_aten, from_onnx
+
+#: bisection steps for the root of f′ = k: what is left costs its square in tightness, and never soundness
+STEPS = 16
+#: cutting planes for the slope
+PLANES = 6
+#: roundings of f, its derivative and what is made of them, by which lines are moved outwards
+ROUNDINGS = 16
+#: how far from the turns a root of f′ = 0 is looked for, and bisection steps to get there
+FAR, EXACT_STEPS = 1e6, 200
+
+
+class Jump(NamedTuple):
+    """The limits of f from below and from above at a turn; f itself lies between them there."""
+
+    at: float
+    below: float
+    above: float
+
+
+class Pieces(NamedTuple):
+    """[l, u] cut at the turns, P pieces for each element; those outside of [l, u] are single points of it.
+
+    Attributes:
+        start, stop: ``(P, *shape)``.
+        convex: f is convex on the piece, else concave; broadcasts to ``(P, *shape)``.
+        complete: ``(*shape)`` where the pieces cover [l, u]; None: everywhere.
+    """
+
+    start: Tensor
+    stop: Tensor
+    convex: Tensor
+    complete: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ScalarFunction(Elementwise):
+    """A function of one number that states :meth:`forward`, :meth:`derivative` and :meth:`turns`."""
+
+    has_absolute_error: ClassVar[bool] = True
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``f′(x)``; at a kink that of either side."""
+        raise NotImplementedError(f"{type(self).__name__} states no derivative.")
+
+    def turns(self) -> tuple[float, ...]:
+        """Where f′ stops being monotone, in ascending order: inflections, kinks and jumps."""
+        return ()
+
+    def jumps(self) -> tuple[Jump, ...]:
+        """Where f jumps: at some of its turns."""
+        return ()
+
+    def domain(self) -> tuple[float, float]:
+        """Where f is a number; nothing is known of limits that reach beyond."""
+        return -torch.inf, torch.inf
+
+    # --- what follows -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def supports(cls, fact: str) -> bool:
+        """The interval rule and the relaxation follow from the derivative."""
+        return True if fact in ("interval", "relax") else super().supports(fact)
+
+    @cached_property
+    def _convex(self) -> tuple[bool, ...]:
+        """Whether f is convex between the turns, by two of its slopes there."""
+        low, high = self.domain()
+        ends = [max(low, -FAR), *self.turns(), min(high, FAR)]
+        found = []
+        for a, b in pairwise(ends):
+            if (a, b) == (-FAR, FAR):
+                a, b = -1.0, 2.0
+            a, b = max(a, b - 3.0) if a == -FAR else a, min(b, a + 3.0) if b == FAR else b
+            left, right = self.derivative(torch.tensor([a + (b - a) / 3, b - (b - a) / 3], dtype=torch.float64))
+            found.append(bool(left <= right))
+        return tuple(found)
+
+    @cached_property
+    def _stationary(self) -> tuple[float, ...]:
+        """Turns without a jump, and roots of f′ = 0 between turns: besides the ends what the interval rule looks at."""
+        low, high = self.domain()
+        ends = torch.tensor([max(low, -FAR), *self.turns(), min(high, FAR)], dtype=torch.float64)
+        start, stop = ends[:-1], ends[1:]
+        convex = torch.tensor(self._convex)
+        for _ in range(EXACT_STEPS):
+            middle = (start + stop) / 2
+            right = (self.derivative(middle) < 0) == convex
+            start, stop = torch.where(right, middle, start), torch.where(right, stop, middle)
+        jumps = {jump.at for jump in self.jumps()}
+        return *(turn for turn in self.turns() if turn not in jumps), *((start + stop) / 2).tolist()
+
+    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:
+        """[l, u] cut at the turns, for finite limits."""
+        shape = (-1, *[1] * lower.dim())
+        turns = lower.new_tensor(self.turns()).reshape(shape)
+        edges = torch.cat([lower.unsqueeze(0), torch.clamp(turns, lower, upper), upper.unsqueeze(0)])
+        return Pieces(edges[:-1], edges[1:], torch.tensor(self._convex, device=lower.device).reshape(shape))
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """The least and the largest of f at the ends and, inside [l, u], at turns and where f′ = 0."""
+        lower, upper = inputs[0]
+        first, last = self._at_ends(lower), self._at_ends(upper)
+        jumps = self.jumps()
+        if self.increasing and not jumps:
+            return self._known(Interval(first, last), inputs[0])
+        least, most = torch.minimum(first, last), torch.maximum(first, last)
+        passed = [(value, value, (lower < at) & (at <= upper)) for at, value, _ in jumps]
+        passed += [(value, value, (lower <= at) & (at < upper)) for at, _, value in jumps]
+        for at in self._stationary:
+            value = float(self.forward(lower.new_tensor(at)))
+            margin = ROUNDINGS * torch.finfo(lower.dtype).eps * (1 + abs(value))
+            passed.append((value - margin, value + margin, (lower < at) & (at < upper)))
+        for low, high, here in passed:
+            least = torch.where(here, least.clamp(max=low), least)
+            most = torch.where(here, most.clamp(min=high), most)
+        return self._known(Interval(least, most), inputs[0])
+
+    def _at_ends(self, x: Tensor) -> Tensor:
+        """f, at infinity its limit."""
+        value = self.forward(x)
+        if not bool(torch.isinf(x).any()):
+            return value
+        large = torch.finfo(x.dtype).max
+        return torch.where(value.isnan(), self.forward(x.clamp(-large, large)), value)
+
+    def _known(self, limits: Interval, inputs: Interval) -> Interval:
+        """Limits that hold: infinite where the inputs leave the domain."""
+        low, high = self.domain()
+        if (low, high) == (-torch.inf, torch.inf):
+            return limits
+        outside = (inputs.lower < low) | (inputs.upper > high)
+        return Interval(limits.lower.masked_fill(outside, -torch.inf), limits.upper.masked_fill(outside, torch.inf))
+
+    def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Lines:
+        """The lines that are tightest at the middle of [l, u]."""
+        return self.lines_at(inputs[0], (0.5,))[0]
+
+    def lines_at(self, bounds: Interval, places: Sequence[float]) -> list[Lines]:
+        """For each place, 0 for l to 1 for u, the lines that are tightest there.
+
+        Where limits are infinite or leave the domain the lines are the constants of the interval rule.
+        """
+        lower, upper = bounds
+        limits = self.interval(bounds).without_nan()
+        ordinary = torch.isfinite(upper - lower) & torch.isfinite(limits.lower) & torch.isfinite(limits.upper)
+        pieces = None
+        if bool(ordinary.any()):
+            # elsewhere the pieces are those of a point where f is a number
+            low, high = self.domain()
+            inside = 0.0 if low < 0 < high and 0.0 not in self.turns() else (max(low, -1.0) + min(high, 3.0)) / 2
+            lower, upper = (torch.where(ordinary, t, inside) for t in bounds)
+            pieces = self.pieces(lower, upper)
+            ordinary = ordinary if pieces.complete is None else ordinary & pieces.complete
+        zero = torch.zeros_like(lower)
+        gap = None if pieces is None else _Gap(self, pieces)
+        found = []
+        for place in places:
+            if gap is None:
+                found.append(Lines(zero, limits.lower, zero, limits.upper))
+                continue
+            below, above = (
+                _or_constant(line, limit, ordinary)
+                for line, limit in zip(_tightest(gap, lower, upper, torch.lerp(lower, upper, place)), limits)
+            )
+            found.append(Lines(*below, *above))
+        return found
+
+
+class _Extreme(NamedTuple):
+    """The least or the largest value of ``f(x) − k·x``, and about where it is."""
+
+    value: Tensor
+    at: Tensor
+
+
+class _Gap:
+    """``f(x) − k·x`` on [l, u] for any slopes k: two for each element, ``(2, *shape)``."""
+
+    def __init__(self, op: ScalarFunction, pieces: Pieces) -> None:
+        self.op = op
+        self.start, self.stop, self.convex = (t.unsqueeze(1) for t in pieces[:3])
+        first, last = op.forward(self.start), op.forward(self.stop)
+        jumps = {jump.at: jump for jump in op.jumps()}
+        for i, turn in enumerate(op.turns() if jumps else ()):
+            if turn in jumps:
+                here = (self.start[i + 1] == turn) & (self.stop[i + 1] > turn)
+                first[i + 1] = torch.where(here, jumps[turn].above, first[i + 1])
+                here = (self.stop[i] == turn) & (self.start[i] < turn)
+                last[i] = torch.where(here, jumps[turn].below, last[i])
+        self.first, self.last = first, last
+        ends = self.start.abs() + self.stop.abs(), first.abs() + last.abs()
+        self.reach, self.height = (t.amax(0) for t in ends)
+
+    def extremes(self, slope: Tensor) -> tuple[_Extreme, _Extreme]:
+        """Proven least and largest values ``(2, *shape)``, moved outwards by what rounding may do."""
+        at_start, at_stop = self.first - slope * self.start, self.last - slope * self.stop
+        inside, between = self._inside(slope)
+        rounding = ROUNDINGS * torch.finfo(slope.dtype).eps * (1 + self.height + slope.abs() * self.reach)
+        found = []
+        for sign, turned in ((1.0, self.convex), (-1.0, ~self.convex)):
+            candidates = torch.cat([sign * at_start, sign * at_stop, torch.where(turned, sign * inside, torch.inf)])
+            value, which = candidates.min(0)
+            places = torch.cat([t.expand_as(at_start) for t in (self.start, self.stop, between)])
+            found.append(_Extreme(sign * (value - rounding), places.gather(0, which.unsqueeze(0))[0]))
+        return found[0], found[1]
+
+    def _inside(self, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """What f − k·x does not pass inside each piece, and about where it comes nearest to that.
+
+        On a convex piece the least value lies in the bracket of the root of f′ = k, above the tangents at both of its
+        ends; tangents count at points that bisection has been at, and so not at turns. Concave pieces are mirrored.
+        """
+        op, shape = self.op, torch.broadcast_shapes(self.start.shape, slope.unsqueeze(0).shape)
+        left, right = self.start.expand(shape), self.stop.expand(shape)
+        was_left = torch.zeros(shape, dtype=torch.bool, device=slope.device)
+        was_right = was_left
+        for _ in range(STEPS):
+            middle = (left + right) / 2
+            beyond = (op.derivative(middle) < slope) == self.convex
+            left, right = torch.where(beyond, middle, left), torch.where(beyond, right, middle)
+            was_left, was_right = was_left | beyond, was_right | ~beyond
+        width, sign = right - left, torch.where(self.convex, 1.0, -1.0).to(slope)
+        tangents = []
+        for at, direction, counts in ((left, 1.0, was_left), (right, -1.0, was_right)):
+            run = direction * (op.derivative(at) - slope) * width
+            value = op.forward(at) - slope * at + torch.where(width > 0, run, 0.0)
+            tangents.append(torch.where(counts, sign * value, -torch.inf))
+        return sign * torch.maximum(*tangents), (left + right) / 2
+
+
+def _tightest(gap: _Gap, lower: Tensor, upper: Tensor, target: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Slope and offset of the lower and of the upper line that come nearest to f at the target.
+
+    ``k·t + min (f − k·x)`` is concave in k, and its slope is the target minus the minimiser: where that lies left of
+    the target the line must be steeper, else flatter. The chord between the last points on either side is next.
+    """
+    op = gap.op
+    left, right = lower.expand(2, *lower.shape), upper.expand(2, *upper.shape)
+    at_left, at_right = op.forward(left), op.forward(right)
+    slope = _chord(left, right, at_left, at_right, op.derivative(target))
+    best_slope, best_offset = torch.zeros_like(slope), torch.full_like(slope, -torch.inf)
+    reached = best_offset
+    sides = slope.new_tensor([1.0, -1.0]).reshape(2, *[1] * lower.dim())
+    for step in range(PLANES + 1):
+        # the last try is the tangent at the target: the best one where f is convex or concave throughout
+        slope = op.derivative(target).expand_as(slope).nan_to_num(0.0, 0.0, 0.0) if step == PLANES else slope
+        least, most = gap.extremes(slope)
+        offset = torch.stack([least.value[0], most.value[1]])
+        value = sides * (slope * target + offset)
+        better = value > reached
+        reached = torch.where(better, value, reached)
+        best_slope, best_offset = torch.where(better, slope, best_slope), torch.where(better, offset, best_offset)
+        if step >= PLANES - 1:
+            continue
+        at = torch.stack([least.at[0], most.at[1]])
+        value, before = op.forward(at), at < target
+        left, at_left = torch.where(before, at, left), torch.where(before, value, at_left)
+        right, at_right = torch.where(before, right, at), torch.where(before, at_right, value)
+        slope = _chord(left, right, at_left, at_right, slope)
+    best_offset = torch.where(reached == -torch.inf, -sides * torch.inf, best_offset)
+    return (best_slope[0], best_offset[0]), (best_slope[1], best_offset[1])
+
+
+def _or_constant(line: tuple[Tensor, Tensor], limit: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
+    """A line's slope and offset, or the constant of the interval rule where there is no line."""
+    slope, offset = line
+    usable = usable & torch.isfinite(slope) & torch.isfinite(offset)
+    return torch.where(usable, slope, 0.0), torch.where(usable, offset, limit)
+
+
+def _chord(left: Tensor, right: Tensor, at_left: Tensor, at_right: Tensor, otherwise: Tensor) -> Tensor:
+    """Slope of the line through two points; another one where they are the same."""
+    width = right - left
+    slope = (at_right - at_left) / torch.where(width > 0, width, 1.0)
+    return torch.where((width > 0) & torch.isfinite(slope), slope, otherwise.nan_to_num(0.0, 0.0, 0.0))
+
+
+# --- how they are read -----------------------------------------------------------------------------------------------
+
+Kind = TypeVar("Kind", bound=Operator)
+
+
+def spelled(*names: str) -> Callable[[type[Kind]], type[Kind]]:
+    """Read an elementwise operator from these calls ("aten.elu") and ONNX nodes ("Elu"): its fields are the parameters.
+
+    A field is the call's argument or the node's attribute of the same name, its own default where there is none.
+    """
+
+    def register(kind: type[Kind]) -> type[Kind]:
+        def read(call: Call) -> Operator:
+            given = {f.name: call.get(f.name) for f in fields(kind) if call.get(f.name) is not None}
+            for name, value in given.items():
+                given[name] = value if isinstance(value, str) else call.number(name, 0.0)
+            return kind(**given)
+
+        from_aten(*(name for name in names if name.startswith("aten.")))(read)
+        from_onnx(*(name for name in names if not name.startswith("aten.")))(read)
+        return kind
+
+    return register

@@ -1,0 +1,364 @@
+"""Functions of one number: exponential, logarithm, powers and roots, trigonometric ones, the error function."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from clinch.network.ops.base import Interval, Operator
+from clinch.network.ops.elementwise import ROUNDINGS, Jump, Pieces, ScalarFunction, spelled
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
+from clinch.network.ops.scale import Scale, per_sample
+
+
+@spelled("aten.exp", "Exp")
+@dataclass(frozen=True, eq=False)
+class Exp(ScalarFunction):
+    """``f(x) = e^x``."""
+
+    increasing: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``e^x``."""
+        return inputs[0].exp()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``e^x``."""
+        return x.exp()
+
+
+@spelled("aten.expm1", "aten.special_expm1")
+@dataclass(frozen=True, eq=False)
+class Expm1(Exp):
+    """``f(x) = e^x − 1``, accurate near zero."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``e^x − 1``."""
+        return inputs[0].expm1()
+
+
+@spelled("aten.log", "Log")
+@dataclass(frozen=True, eq=False)
+class Log(ScalarFunction):
+    """``f(x) = ln x`` for x >= 0."""
+
+    increasing: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``ln x``."""
+        return inputs[0].log()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``1/x``."""
+        return 1 / x
+
+    def domain(self) -> tuple[float, float]:
+        """From zero on."""
+        return 0.0, torch.inf
+
+
+@spelled("aten.log1p", "aten.special_log1p")
+@dataclass(frozen=True, eq=False)
+class Log1p(ScalarFunction):
+    """``f(x) = ln (1 + x)`` for x >= −1."""
+
+    increasing: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``ln (1 + x)``."""
+        return inputs[0].log1p()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``1/(1 + x)``."""
+        return 1 / (1 + x)
+
+    def domain(self) -> tuple[float, float]:
+        """From −1 on."""
+        return -1.0, torch.inf
+
+
+@spelled("aten.sqrt", "Sqrt")
+@dataclass(frozen=True, eq=False)
+class Sqrt(ScalarFunction):
+    """``f(x) = √x`` for x >= 0."""
+
+    increasing: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``√x``."""
+        return inputs[0].sqrt()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``1/(2√x)``."""
+        return 0.5 / x.sqrt()
+
+    def domain(self) -> tuple[float, float]:
+        """From zero on."""
+        return 0.0, torch.inf
+
+
+@spelled("aten.reciprocal", "Reciprocal")
+@dataclass(frozen=True, eq=False)
+class Reciprocal(ScalarFunction):
+    """``f(x) = 1/x``."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``1/x``."""
+        return inputs[0].reciprocal()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``−1/x²``."""
+        return -(x.reciprocal().square())
+
+    def turns(self) -> tuple[float, ...]:
+        """The pole."""
+        return (0.0,)
+
+    def jumps(self) -> tuple[Jump, ...]:
+        """The pole."""
+        return (Jump(0.0, -torch.inf, torch.inf),)
+
+
+@dataclass(frozen=True, eq=False)
+class Power(ScalarFunction):
+    """``f(x) = x^p``, for x >= 0 where p is no whole number."""
+
+    exponent: float
+
+    @property
+    def _whole(self) -> bool:
+        return float(self.exponent).is_integer()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``x^p``."""
+        return inputs[0].pow(self.exponent)
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``p·x^(p − 1)``."""
+        return self.exponent * x.pow(self.exponent - 1)
+
+    def turns(self) -> tuple[float, ...]:
+        """Zero: the inflection of odd powers, the pole of negative ones."""
+        return (0.0,) if self._whole and (self.exponent < 0 or self.exponent % 2 == 1) else ()
+
+    def jumps(self) -> tuple[Jump, ...]:
+        """The pole of negative powers."""
+        sign = -1.0 if self.exponent % 2 == 1 else 1.0
+        return (Jump(0.0, sign * torch.inf, torch.inf),) if self._whole and self.exponent < 0 else ()
+
+    def domain(self) -> tuple[float, float]:
+        """From zero on, unless p is a whole number."""
+        return (-torch.inf if self._whole else 0.0), torch.inf
+
+
+@spelled("aten.sinh", "Sinh")
+@dataclass(frozen=True, eq=False)
+class Sinh(ScalarFunction):
+    """``f(x) = sinh x``."""
+
+    increasing: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``sinh x``."""
+        return inputs[0].sinh()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``cosh x``."""
+        return x.cosh()
+
+    def turns(self) -> tuple[float, ...]:
+        """The inflection."""
+        return (0.0,)
+
+
+@spelled("aten.cosh", "Cosh")
+@dataclass(frozen=True, eq=False)
+class Cosh(ScalarFunction):
+    """``f(x) = cosh x``."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``cosh x``."""
+        return inputs[0].cosh()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``sinh x``."""
+        return x.sinh()
+
+
+@spelled("aten.atan", "aten.arctan", "Atan")
+@dataclass(frozen=True, eq=False)
+class Atan(ScalarFunction):
+    """``f(x) = arctan x``."""
+
+    increasing: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``arctan x``."""
+        return inputs[0].atan()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``1/(1 + x²)``."""
+        return 1 / (1 + x * x)
+
+    def turns(self) -> tuple[float, ...]:
+        """The inflection."""
+        return (0.0,)
+
+
+@spelled("aten.asinh", "aten.arcsinh", "Asinh")
+@dataclass(frozen=True, eq=False)
+class Asinh(ScalarFunction):
+    """``f(x) = arsinh x``."""
+
+    increasing: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``arsinh x``."""
+        return inputs[0].asinh()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``1/√(1 + x²)``."""
+        return (1 + x * x).rsqrt()
+
+    def turns(self) -> tuple[float, ...]:
+        """The inflection."""
+        return (0.0,)
+
+
+@spelled("aten.erf", "aten.special_erf", "Erf")
+@dataclass(frozen=True, eq=False)
+class Erf(ScalarFunction):
+    """``f(x) = 2/√π ∫₀ˣ e^(−t²) dt``."""
+
+    increasing: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The error function."""
+        return inputs[0].erf()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``2/√π e^(−x²)``."""
+        return 2 / math.sqrt(math.pi) * (-x * x).exp()
+
+    def turns(self) -> tuple[float, ...]:
+        """The inflection."""
+        return (0.0,)
+
+
+@dataclass(frozen=True, eq=False)
+class Wave(ScalarFunction):
+    """A sine with inflections at ``first + n·π``, rising through zero at ``first`` itself."""
+
+    #: inflections that are looked at: limits that hold more of them know the range alone
+    most: ClassVar[int] = 4
+
+    @property
+    def first(self) -> float:
+        """Where the wave rises through zero."""
+        raise NotImplementedError
+
+    def pieces(self, lower: Tensor, upper: Tensor) -> Pieces:
+        """Between the inflections inside [l, u]: concave from an even one on, convex from an odd one on."""
+        number = ((lower - self.first) / math.pi).ceil()
+        count = torch.arange(self.most, device=lower.device).reshape(-1, *[1] * lower.dim())
+        turns = torch.clamp(self.first + math.pi * (number + count), lower, upper)
+        edges = torch.cat([lower.unsqueeze(0), turns, upper.unsqueeze(0)])
+        steps = torch.arange(self.most + 1, device=lower.device).reshape(-1, *[1] * lower.dim())
+        convex = (number + steps - 1) % 2 == 1
+        complete = (upper <= self.first + math.pi * (number + self.most)) & ~self._wild(lower, upper)
+        return Pieces(edges[:-1], edges[1:], convex, complete)
+
+    @staticmethod
+    def _wild(lower: Tensor, upper: Tensor) -> Tensor:
+        """Where numbers are so large that rounding hides where the wave is."""
+        return ~(lower.abs() + upper.abs() < torch.finfo(lower.dtype).eps ** -0.5)
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """1 and −1 where a crest or a trough lies inside [l, u], else the ends."""
+        lower, upper = inputs[0]
+        first, last = self.forward(lower), self.forward(upper)
+        margin = ROUNDINGS * torch.finfo(lower.dtype).eps
+        least, most = torch.minimum(first, last) - margin, torch.maximum(first, last) + margin
+        wild = self._wild(lower, upper)
+
+        def passes(at: float) -> Tensor:
+            return wild | (((upper - at) / (2 * math.pi)).floor() >= ((lower - at) / (2 * math.pi)).ceil())
+
+        least = torch.where(passes(self.first - math.pi / 2), -1.0, least)
+        most = torch.where(passes(self.first + math.pi / 2), 1.0, most)
+        return Interval(least.clamp(min=-1.0), most.clamp(max=1.0))
+
+
+@spelled("aten.sin", "Sin")
+@dataclass(frozen=True, eq=False)
+class Sin(Wave):
+    """``f(x) = sin x``."""
+
+    @property
+    def first(self) -> float:
+        """Zero."""
+        return 0.0
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``sin x``."""
+        return inputs[0].sin()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``cos x``."""
+        return x.cos()
+
+
+@spelled("aten.cos", "Cos")
+@dataclass(frozen=True, eq=False)
+class Cos(Wave):
+    """``f(x) = cos x``."""
+
+    @property
+    def first(self) -> float:
+        """A quarter of a period before the crest at zero."""
+        return -math.pi / 2
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``cos x``."""
+        return inputs[0].cos()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``−sin x``."""
+        return -x.sin()
+
+
+def power(call: Call, x: Value, exponent: float) -> Value:
+    """``x^p``: nothing for p = 1, a root for p = 1/2."""
+    if exponent == 1:
+        return x
+    special: dict[float, Operator] = {0.5: Sqrt(), -1.0: Reciprocal()}
+    return call.emit(special.get(exponent, Power(float(exponent))), x)
+
+
+@from_aten("aten.pow")
+@from_onnx("Pow")
+def _power(call: Call) -> Value | None:
+    names = ("self", "exponent") if "self" in call.arguments else ("X", "Y")
+    base, exponent = call.operand(names[0]), call.operand(names[1])
+    if isinstance(base, Tensor):
+        # b^x = e^(x ln b)
+        if isinstance(exponent, Tensor) or not bool((base > 0).all()):
+            return None
+        return call.emit(Exp(), call.emit(Scale(per_sample(call, base.log(), len(exponent.shape))), exponent))
+    if not isinstance(exponent, Tensor) or exponent.numel() != 1 or float(exponent) == 0:
+        return None
+    return power(call, base, float(exponent))
+
+
+@from_aten("aten.square")
+def _square(call: Call) -> Value:
+    return power(call, call.activation("self"), 2.0)
+
+
+@from_aten("aten.rsqrt")
+def _rsqrt(call: Call) -> Value:
+    return power(call, call.activation("self"), -0.5)
