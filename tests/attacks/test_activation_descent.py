@@ -11,9 +11,9 @@ from torch import nn
 
 import clinch as cl
 from clinch.attacks import PatternSettings, activation_descent, minimise_by_activation_descent
-from clinch.attacks.activation_steps import SMALL, Lanes
+from clinch.attacks.activation_steps import SMALL, PatternRuns
 from clinch.attacks.core.draws import Draws
-from clinch.attacks.gated_network import Switched, probes_for, relu_layers
+from clinch.attacks.gated_network import GatedNetwork, probes_for, relu_layers
 from clinch.network.network import Network
 from clinch.papers.parts.box_rivals import maximum_over_box
 from clinch.papers.parts.random_network import random_network
@@ -50,14 +50,14 @@ def dense():
     return loaded(nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1)), (3,))
 
 
-def own_switches(surrogate: Switched, x: torch.Tensor) -> dict[int, torch.Tensor]:
+def own_switches(surrogate: GatedNetwork, x: torch.Tensor) -> dict[int, torch.Tensor]:
     seen = surrogate.evaluate(x)
     return {i: (seen[surrogate.before(i)] > 0).double() for i in surrogate.gates}
 
 
 def test_with_the_networks_own_pattern_the_surrogate_is_the_network(residual):
     graph = residual.graph
-    surrogate = Switched(graph, [graph.output])
+    surrogate = GatedNetwork(graph, [graph.output])
     assert len(surrogate.gates) == 2
     x = torch.randn(5, 1, 4, 4, dtype=torch.float64)
     values = surrogate.forward(x, own_switches(surrogate, x))
@@ -67,9 +67,9 @@ def test_with_the_networks_own_pattern_the_surrogate_is_the_network(residual):
 @pytest.mark.parametrize("chosen", [None, 0, 1])
 def test_squared_normals_are_gradients_of_pre_activations(residual, chosen):
     graph = residual.graph
-    surrogate = Switched(graph, [graph.output])
+    surrogate = GatedNetwork(graph, [graph.output])
     if chosen is not None:
-        surrogate = Switched(graph, [graph.output], [surrogate.gates[chosen]])
+        surrogate = GatedNetwork(graph, [graph.output], [surrogate.gates[chosen]])
     x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
     switches = {i: torch.rand_like(a) for i, a in own_switches(surrogate, x).items()}
     basis = probes_for((1, 4, 4), 16, Draws(torch.arange(2)), x)
@@ -92,8 +92,8 @@ def test_squared_normals_are_gradients_of_pre_activations(residual, chosen):
 
 def test_the_other_relus_switch_by_themselves(residual):
     graph = residual.graph
-    every = Switched(graph, [graph.output]).gates
-    one = Switched(graph, [graph.output], relu_layers(graph, ["relu"]))
+    every = GatedNetwork(graph, [graph.output]).gates
+    one = GatedNetwork(graph, [graph.output], relu_layers(graph, ["relu"]))
     assert [graph.nodes[i].name for i in one.gates] == ["relu"] and len(every) == 2
     x = torch.randn(3, 1, 4, 4, dtype=torch.float64)
     torch.testing.assert_close(one.forward(x, own_switches(one, x))[graph.output], graph.forward(x)[graph.output])
@@ -102,9 +102,9 @@ def test_the_other_relus_switch_by_themselves(residual):
 def test_one_step_is_the_formulas(dense):
     """The formulas written out for one lane at a time, with the Jacobian in place of tangents."""
     graph, settings = dense.graph, PatternSettings(perturb=False, probes=3)
-    surrogate = Switched(graph, [graph.output])
+    surrogate = GatedNetwork(graph, [graph.output])
     start = torch.tensor([[0.3, -0.2, 0.9], [-0.5, 0.1, 0.4]], dtype=torch.float64)
-    lanes = Lanes(surrogate, start, settings, Draws(torch.arange(2)))
+    lanes = PatternRuns(surrogate, start, settings, Draws(torch.arange(2)))
     size = torch.tensor([0.5, 0.25], dtype=torch.float64)
 
     def step() -> None:
@@ -142,10 +142,12 @@ def test_one_step_is_the_formulas(dense):
         torch.testing.assert_close(lanes.multiplier[lane], expected.detach().clamp(0.2, 10))
 
 
-def steps_of(net, settings: PatternSettings, seed: int = 0, steps: int = 40) -> Lanes:
+def steps_of(net, settings: PatternSettings, seed: int = 0, steps: int = 40) -> PatternRuns:
     graph = net.graph
     start = torch.full((2, *net.input_shape), 0.3, dtype=torch.float64)
-    lanes = Lanes(Switched(graph, [graph.output]), start, settings, Draws(torch.arange(len(start)) + 100 * seed))
+    lanes = PatternRuns(
+        GatedNetwork(graph, [graph.output]), start, settings, Draws(torch.arange(len(start)) + 100 * seed)
+    )
     size = torch.full((2,), 0.1, dtype=torch.float64)
     for _ in range(steps):
         lanes.step(lanes.look(), lambda v: -v[graph.output].sum(1), size, lambda z: z.clamp(-1, 1))

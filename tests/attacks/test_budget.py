@@ -11,9 +11,9 @@ from torch import nn
 import clinch as cl
 from clinch.attacks import apgd, frank_wolfe, pgd, worst
 from clinch.attacks.apgd import _checkpoints
-from clinch.attacks.core.arguments import goal_of, radius_of
-from clinch.attacks.core.best_points import Track
-from clinch.attacks.core.losses import cross_entropy, lane_loss, least_branches
+from clinch.attacks.core.arguments import objective_of, radius_of
+from clinch.attacks.core.best_points import BestPoints
+from clinch.attacks.core.losses import cross_entropy, least_candidates, run_loss
 from clinch.attacks.core.restarts import End, Start, starts
 from clinch.geometry.directions import sparse_direction, with_room
 from clinch.geometry.region import Region
@@ -66,13 +66,13 @@ def test_elements_at_their_limit_have_no_room():
 def test_lanes_are_aimed_at_the_nearest_classes():
     model = mlp()
     x, y = images(model, 5)
-    goal = goal_of(model, x, y)
-    rows, aims = least_branches(goal, goal.todo, 3)
+    goal = objective_of(model, x, y)
+    rows, aims = least_candidates(goal, goal.todo, 3)
     logits = model(x)
     others = logits.scatter(1, y[:, None], -torch.inf).topk(3).indices
     assert rows.tolist() == list(range(5)) * 3 and aims.tolist() == others.t().flatten().tolist()
     z = x[rows].requires_grad_()
-    loss = lane_loss(goal, "margin", aims)
+    loss = run_loss(goal.query, "margin", aims)
     assert loss is not None
     value = loss(goal.answer(z, rows), rows, torch.arange(len(rows)))
     wanted = (model(z).gather(1, y[rows, None]) - model(z).gather(1, aims[:, None])).flatten()
@@ -82,19 +82,19 @@ def test_lanes_are_aimed_at_the_nearest_classes():
 def test_classes_that_do_not_exist_have_no_lane():
     model = mlp(classes=3)
     x, y = images(model, 4)
-    rows, aims = least_branches(goal_of(model, x, y), torch.arange(4), 9)
+    rows, aims = least_candidates(objective_of(model, x, y), torch.arange(4), 9)
     assert len(rows) == 8 and not bool((aims == y[rows]).any())
 
 
 def test_starts_are_inputs_times_targets_times_restarts_inside_the_ball():
     model = mlp()
     x, y = images(model, 5)
-    goal = goal_of(model, x, y, norm=2.0)
+    goal = objective_of(model, x, y, norm=2.0)
     radius = radius_of(goal, torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]))
-    start = starts(Track(goal), radius, targets=2, restarts=3)
-    assert torch.bincount(start.rows).tolist() == [6] * 5
-    assert bool((goal.distance(start.z, start.rows) <= radius[start.rows]).all())
-    assert torch.equal(start.z[:10], x[start.rows[:10]]) and bool((start.z[10:] != x[start.rows[10:]]).any())
+    start = starts(BestPoints(goal), radius, targets=2, restarts=3)
+    assert torch.bincount(start.indices).tolist() == [6] * 5
+    assert bool((goal.distance(start.z, start.indices) <= radius[start.indices]).all())
+    assert torch.equal(start.z[:10], x[start.indices[:10]]) and bool((start.z[10:] != x[start.indices[10:]]).any())
 
 
 def test_the_closest_lanes_of_each_input():

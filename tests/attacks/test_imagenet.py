@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import clinch as cl
-from clinch.attacks.core.objective import AT_ONCE
+from clinch.attacks.core.batches import AT_ONCE
 
 SHAPE, CLASSES = (3, 224, 224), 1000
 

@@ -11,7 +11,8 @@ from torch import nn
 
 import clinch as cl
 from clinch.attacks.alma import _first_size
-from clinch.attacks.core.classification import Labels
+from clinch.attacks.core.classification import ClassQuery
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.pdpgd import _proximal
 from clinch.geometry.halfspace import halfspace_distance
 
@@ -85,7 +86,7 @@ def test_the_first_step_has_the_length_asked_for(p):
     model = mlp()
     x, _ = images(model, (3, 4))
     x[:, 0] = 1.0
-    goal = Labels(model, x, model(x).argmax(1), p=p)
+    goal = AttackObjective(ClassQuery(model, x, model(x).argmax(1), p=p))
     change = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     size = _first_size(goal, x, goal.todo, change, 0.3, p)
     moved = (x - size.reshape(-1, 1, 1) * change).clamp(0, 1)

@@ -10,6 +10,7 @@ from test_conformance import ONE, images, mlp, run
 from torch import nn
 
 import clinch as cl
+from clinch.attacks.core.classification import ClassQuery
 from clinch.runtime.gradients import usable
 
 #: modes that evaluation code runs in
@@ -59,7 +60,7 @@ def test_networks_loaded_and_problems_stated_in_inference_mode(method):
 def test_a_goal_stated_in_inference_mode_is_attacked_outside():
     with torch.inference_mode():
         x, y = images(mlp(1), (3, 4))
-        goal = cl.attacks.labels.Labels(mlp(1), x, y)
+        goal = cl.attacks.AttackObjective(ClassQuery(mlp(1), x, y))
     assert bool(cl.attacks.pgd(goal, eps=0.5).success.all())
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import clinch as cl
 from clinch.attacks.core.gradient_steps import orthogonal, selective, together
-from clinch.attacks.core.query_objective import Conditions
+from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.errors import ClinchError, ProblemError, UnsupportedByEngine
 from clinch.search.engines import ENGINES
 from clinch.solver.check_points import check_points
@@ -173,13 +173,13 @@ def test_an_attack_on_a_goal_that_lies_has_no_success(name, monkeypatch):
     """Steps see margins that are always met; the verdict is taken by the model, not by the attack."""
     net = mlp([6, 8, 3], seed=4)
     x0 = torch.rand(2, 6, generator=torch.Generator().manual_seed(2))
-    honest = Conditions.answer_from
+    honest = ProblemQuery.answer_from
 
     def lying(self, activations, rows):
         answer = honest(self, activations, rows)
-        return answer._replace(branches=-answer.branches.abs() - 1)
+        return answer._replace(candidates=-answer.candidates.abs() - 1)
 
-    monkeypatch.setattr(Conditions, "answer_from", lying)
+    monkeypatch.setattr(ProblemQuery, "answer_from", lying)
     never = query(net, x0, torch.zeros(2, 3), torch.ones(2, 2), [0, 0], 2.0)
     found = NEAREST[name](never)
     assert not found.success.any() and bool(found.distance.isinf().all())

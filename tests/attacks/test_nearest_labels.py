@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import clinch as cl
-from clinch.attacks.core.best_points import Track
-from clinch.attacks.core.classification import Labels
-from clinch.attacks.core.objective import Goal
-from clinch.attacks.minimum_norm.sparse import put_back
+from clinch.attacks.core.best_points import BestPoints
+from clinch.attacks.core.classification import ClassQuery
+from clinch.attacks.core.objective import AttackObjective
+from clinch.attacks.minimum_norm.sparse import greedy_sparsify
 
 
 def small(seed: int) -> nn.Module:
@@ -79,14 +79,13 @@ def test_elements_are_put_back_while_the_goal_is_reached():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2)).eval().requires_grad_(False)
     model[1].weight.copy_(torch.tensor([[0.0, 0.0, 0.0], [2.0, 1.0, 1.0]]))
     model[1].bias.copy_(torch.tensor([0.0, -1.5]))
-    goal = Labels(model, torch.zeros(2, 1, 3), torch.zeros(2, dtype=torch.long), p=0)
-    track = Track(goal)
+    goal = AttackObjective(ClassQuery(model, torch.zeros(2, 1, 3), torch.zeros(2, dtype=torch.long), p=0))
+    track = BestPoints(goal)
     rows = goal.todo
     z = torch.ones(2, 1, 3)
     track.update(z, rows, goal.look(z, rows))
-    put_back(track, rows, torch.full_like(rows, 20))
+    greedy_sparsify(track, rows, torch.full_like(rows, 20))
     assert track.distance.tolist() == [1.0, 1.0] and track.x[:, 0, 0].tolist() == [1.0, 1.0]
-    assert isinstance(goal, Goal)
 
 
 def test_too_few_passes_are_named():

@@ -11,7 +11,7 @@ from test_conformance import images, mlp, needs, run
 from torch import nn
 
 import clinch as cl
-from clinch.attacks.core.arguments import goal_of
+from clinch.attacks.core.arguments import objective_of
 from clinch.attacks.core.losses import LOSSES, loss_of
 
 #: powers of two: products with them are exact, so that every decision must come out the same to the last bit
@@ -99,11 +99,11 @@ def test_every_loss_has_a_gradient_whatever_the_number_of_classes(name, classes,
     for factor in (1.0, 1e3):
         net = nn.Sequential(model, nn.Linear(classes, classes, bias=False)).eval().requires_grad_(False)
         net[1].weight.data = factor * torch.eye(classes)
-        goal = goal_of(net, x, y, target=wanted)
-        slope = goal.slope(x, goal.todo, loss_of(goal, name))
+        goal = objective_of(net, x, y, target=wanted)
+        slope = goal.slope(x, goal.todo, loss_of(goal.query, name))
         assert bool(slope.gradient.flatten(1).any(1).all()) and bool(slope.loss.isfinite().all())
         stepped = x - 1e-3 * slope.gradient.sign()
-        assert bool((goal.slope(stepped, goal.todo, loss_of(goal, name)).loss <= slope.loss).all())
+        assert bool((goal.slope(stepped, goal.todo, loss_of(goal.query, name)).loss <= slope.loss).all())
 
 
 @pytest.mark.parametrize(("classes", "target"), [(2, None), (2, 1), (3, 2)])

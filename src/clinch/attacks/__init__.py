@@ -14,7 +14,7 @@ from clinch.attacks.activation_steps import PatternSettings
 from clinch.attacks.alma import alma
 from clinch.attacks.apgd import apgd
 from clinch.attacks.core.losses import LOSSES
-from clinch.attacks.core.objective import Goal
+from clinch.attacks.core.objective import AttackObjective, AttackQuery
 from clinch.attacks.core.result import AttackResult, History
 from clinch.attacks.ddn import ddn
 from clinch.attacks.deepfool import deepfool, shortest_linear
@@ -49,8 +49,9 @@ IN_PAPERS = {
 
 __all__ = [
     "LOSSES",
+    "AttackObjective",
+    "AttackQuery",
     "AttackResult",
-    "Goal",
     "History",
     "PatternSettings",
     "activation_descent",

@@ -26,20 +26,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.activation_steps import CLASSIFIER, SMALL, Lanes, PatternSettings
-from clinch.attacks.core.arguments import goal_of, radius_of
-from clinch.attacks.core.best_points import Progress, Track
-from clinch.attacks.core.classification import Labels
+from clinch.attacks.activation_steps import CLASSIFIER, SMALL, PatternRuns, PatternSettings
+from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.best_points import BestPoints, Progress
+from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.gradient_steps import cosine
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Answer, Goal, Loss
-from clinch.attacks.core.query_objective import Conditions, Objective
+from clinch.attacks.core.objective import Answer, AttackObjective, Loss
+from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.attacks.core.restarts import starts
 from clinch.attacks.core.result import AttackResult, HasQuery, query_of
 from clinch.attacks.core.units import TYPICAL
-from clinch.attacks.gated_network import Switched, relu_layers
+from clinch.attacks.gated_network import GatedNetwork, relu_layers
 from clinch.attacks.minimise import random_starts
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.geometry.projection import project_into
@@ -56,7 +56,7 @@ STEP, LAST = 0.25, 0.02
 
 @with_gradients
 def activation_descent(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -88,11 +88,11 @@ def activation_descent(
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
         norm: 1, 2 or ``cl.inf``.
-        steps: of each lane.
+        steps: of each run.
         step_size: of the input, one or ``(B,)``; None: ``eps/4``.
         last: size of the last step, in first ones.
         steepest: whether steps are the steepest in the norm (Euclidean for p = 1).
-        restarts: lanes of each input; all but the first start at random points of the ball.
+        restarts: runs of each input; all but the first start at random points of the ball.
         random_start: whether the first does so too; None: only where there are several.
         settings: of the pattern variables: ``CLASSIFIER``, ``ROBUST_CLASSIFIER`` or your own.
         layers: names of the ReLUs that have variables; None: all. The others switch by their own sign.
@@ -117,43 +117,45 @@ def activation_descent(
     """
     if steps < 1 or restarts < 1 or not 0 < last <= 1:
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1, last={last} in (0, 1].")
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, scaled=False)
-    radius, named = radius_of(goal, eps), loss_of(goal, loss, published=not settings.normalise)
-    if goal.p == 0:
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, scaled=False)
+    radius, named = radius_of(objective, eps), loss_of(objective.query, loss, published=not settings.normalise)
+    if objective.p == 0:
         raise ProblemError(
             "Activation descent has no step for norm=0. Take frank_wolfe or pgd, or norm 1, 2 or cl.inf."
         )
     size = _step_sizes(radius, step_size)
-    reading = _reading(goal)
-    surrogate = Switched(reading.graph, reading.nodes, relu_layers(reading.graph, layers))
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    draws = goal.draws(seed)
+    reading = _reading(objective)
+    surrogate = GatedNetwork(reading.graph, reading.nodes, relu_layers(reading.graph, layers))
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    draws = objective.draws(seed)
     noisy = restarts > 1 if random_start is None else random_start
-    rows, _, z = starts(track, radius, restarts=restarts, noisy=noisy, draws=draws.at(-1))
-    lanes = Lanes(surrogate, z, settings, draws.lanes(rows), goal.p if steepest else None)
+    indices, _, z = starts(best_points, radius, restarts=restarts, noisy=noisy, draws=draws.at(-1))
+    runs = PatternRuns(surrogate, z, settings, draws.runs(indices), objective.p if steepest else None)
     sizes = [cosine(1.0, last, k, steps) for k in range(steps)]
-    _descend(track, rows, lanes, goal.within(radius[rows], rows), size[rows], sizes, named, reading)
-    return track.result(radius)
+    _descend(
+        best_points, indices, runs, objective.within(radius[indices], indices), size[indices], sizes, named, reading
+    )
+    return best_points.result(radius)
 
 
 class _Reading(NamedTuple):
     """How a goal reads a network: its graph in the model's dtype, the nodes it looks at, and what it says of their
-    activations for the rows ``(L,)`` of the points."""
+    activations for the indices ``(L,)`` of the points."""
 
     graph: Graph
     nodes: list[int]
     answer: Callable[[Mapping[int, Tensor], Tensor], Answer]
 
 
-def _reading(goal: Goal) -> _Reading:
-    if isinstance(goal, Conditions):
-        query = goal.tight
-        return _Reading(query.graph, query.atoms.nodes, lambda seen, rows: goal.answer_from(dict(seen), rows))
-    assert isinstance(goal, Labels)
-    net = goal.model.net
-    network = load(net, None if isinstance(net, Network) else tuple(goal.x.shape[1:]))
-    graph = network.graph_as(goal.x.dtype, network.device)
-    return _Reading(graph, [graph.output], lambda seen, rows: goal.answer_from(seen[graph.output], rows))
+def _reading(objective: AttackObjective) -> _Reading:
+    query = objective.query
+    if isinstance(query, ProblemQuery):
+        return _Reading(query.tight.graph, query.nodes, lambda seen, indices: query.answer_from(dict(seen), indices))
+    assert isinstance(query, ClassQuery)
+    net = query.model.net
+    network = load(net, None if isinstance(net, Network) else tuple(objective.x.shape[1:]))
+    graph = network.graph_as(objective.x.dtype, network.device)
+    return _Reading(graph, [graph.output], lambda seen, indices: query.answer_from(seen[graph.output], indices))
 
 
 def _step_sizes(radius: Tensor, step_size: float | Tensor | None) -> Tensor:
@@ -169,38 +171,38 @@ def _step_sizes(radius: Tensor, step_size: float | Tensor | None) -> Tensor:
 
 
 def _descend(
-    track: Track, rows: Tensor, lanes: Lanes, ball: Region, size: Tensor, sizes: Sequence[float], named: Loss | None,
-    reading: _Reading,
+    best_points: BestPoints, indices: Tensor, runs: PatternRuns, ball: Region, size: Tensor, sizes: Sequence[float],
+    named: Loss | None, reading: _Reading,
 ) -> None:  # fmt: skip
-    """Lanes of rows ``(L,)``; those whose input reaches its goal leave."""
-    goal = track.goal
-    forward, backward = lanes.passes
+    """Runs of indices ``(L,)``; those whose input reaches its goal leave."""
+    objective = best_points.objective
+    forward, backward = runs.passes
     for share in sizes:
-        if not len(rows):
+        if not len(indices):
             return
-        seen = lanes.look()
-        track.update(lanes.z.detach(), rows, reading.answer(seen, rows).margin.detach())
-        objective = _loss(reading, rows, named)
-        slope = lanes.step(seen, objective, share * size.to(lanes.z), lambda z, ball=ball: project_into(ball, z))
-        goal.count(rows, forward=forward, backward=backward)
-        track.note_gradient(slope, rows)
-        track.step()
-        going = ~track.success[rows]
+        seen = runs.look()
+        best_points.update(runs.z.detach(), indices, reading.answer(seen, indices).margin.detach())
+        lowered = _loss(reading, indices, named)
+        slope = runs.step(seen, lowered, share * size.to(runs.z), lambda z, ball=ball: project_into(ball, z))
+        objective.count(indices, forward=forward, backward=backward)
+        best_points.note_gradient(slope, indices)
+        best_points.step()
+        going = ~best_points.success[indices]
         if not bool(going.all()):
-            rows, ball, size = rows[going], ball.take(going), size[going]
-            lanes.keep(going)
-    if len(rows):
-        track.update(lanes.z, rows, goal.look(lanes.z, rows))
+            indices, ball, size = indices[going], ball.take(going), size[going]
+            runs.keep(going)
+    if len(indices):
+        best_points.update(runs.z, indices, objective.look(runs.z, indices))
 
 
-def _loss(reading: _Reading, rows: Tensor, named: Loss | None) -> Callable[[Mapping[int, Tensor]], Tensor]:
-    which = torch.arange(len(rows), device=rows.device)
+def _loss(reading: _Reading, indices: Tensor, named: Loss | None) -> Callable[[Mapping[int, Tensor]], Tensor]:
+    which = torch.arange(len(indices), device=indices.device)
 
-    def objective(values: Mapping[int, Tensor]) -> Tensor:
-        answer = reading.answer(values, rows)
-        return answer.margin if named is None else named(answer, rows, which)
+    def lowered(values: Mapping[int, Tensor]) -> Tensor:
+        answer = reading.answer(values, indices)
+        return answer.margin if named is None else named(answer, indices, which)
 
-    return objective
+    return lowered
 
 
 #: step of the input, in Euclidean radii of the region: the published one on the small random networks
@@ -228,9 +230,9 @@ def minimise_by_activation_descent(
 
     Args:
         problem: a problem whose objective is no distance, or its normal form.
-        steps: of each lane.
-        starts: lanes of each problem.
-        spread: whether all lanes but the first start at random points; otherwise they differ in their noise alone.
+        steps: of each run.
+        starts: runs of each problem.
+        spread: whether all runs but the first start at random points; otherwise they differ in their noise alone.
         step_size: Euclidean length of a step; None: 0.16 radii of the region.
         last: length of the last step, in first ones; below 1 they shrink along half a cosine.
         settings: of the pattern variables: ``SMALL``, ``LARGE`` or your own.
@@ -254,59 +256,59 @@ def minimise_by_activation_descent(
             f"steps={steps} and starts={starts} must be at least 1, last={last} in (0, 1], step_size={step_size} "
             "positive and finite."
         )
-    query = query_of(problem)
-    if isinstance(query.objective, Distance):
+    stated = query_of(problem)
+    if isinstance(stated.objective, Distance):
         raise UnsupportedByEngine("Activation descent follows outputs, and the objective is a distance. Use nearest.")
-    gates = relu_layers(query.graph, layers)
-    goal = Objective(query)
-    track = Track(goal)
-    rows = torch.arange(goal.size, device=goal.x.device).repeat_interleave(starts)
-    own, draws = goal.tight.take(rows), goal.draws(seed).lanes(rows)
-    start = goal.start[rows]
+    gates, query = relu_layers(stated.graph, layers), ProblemQuery(stated, needed=False, lowers=True)
+    objective = AttackObjective(query)
+    best_points = BestPoints(objective)
+    indices = torch.arange(objective.size, device=objective.x.device).repeat_interleave(starts)
+    own, draws = query.tight.take(indices), objective.draws(seed).runs(indices)
+    start = objective.start[indices]
     if spread:
         start = random_starts(own.region, start, starts, draws.at(-1))
-    lanes = Lanes(Switched(own.graph, own.nodes, gates), start, settings, draws)
-    size = REGION_STEP * _radius(own.region) if step_size is None else lanes.z.new_full((own.size,), step_size)
-    _minimise(track, own, rows, lanes, [size * cosine(1.0, last, k, steps) for k in range(steps)])
-    return track.result()
+    runs = PatternRuns(GatedNetwork(own.graph, own.nodes, gates), start, settings, draws)
+    size = REGION_STEP * _radius(own.region) if step_size is None else runs.z.new_full((own.size,), step_size)
+    _minimise(best_points, own, indices, runs, [size * cosine(1.0, last, k, steps) for k in range(steps)])
+    return best_points.result()
 
 
-def _minimise(track: Track, own: Query, rows: Tensor, lanes: Lanes, sizes: Sequence[Tensor]) -> None:
-    """All steps of L lanes; what is found goes to the track."""
-    forward, backward = lanes.passes
+def _minimise(best_points: BestPoints, own: Query, indices: Tensor, runs: PatternRuns, sizes: Sequence[Tensor]) -> None:
+    """All steps of L runs; what is found goes to the best points."""
+    forward, backward = runs.passes
     for size in sizes:
-        if track.exhausted:
+        if best_points.exhausted:
             return
-        seen = lanes.look()
-        violated = _note(track, own, rows, lanes.z.detach(), seen)
-        lanes.step(seen, _objective(own, violated), size, lambda z: project_into(own.region, z))
-        track.goal.count(rows, forward=forward, backward=backward)
+        seen = runs.look()
+        violated = _note(best_points, own, indices, runs.z.detach(), seen)
+        runs.step(seen, _objective(own, violated), size, lambda z: project_into(own.region, z))
+        best_points.objective.count(indices, forward=forward, backward=backward)
     with torch.no_grad():
-        _note(track, own, rows, lanes.z, lanes.surrogate.evaluate(lanes.z))
-    track.goal.count(rows, forward=1)
+        _note(best_points, own, indices, runs.z, runs.surrogate.evaluate(runs.z))
+    best_points.objective.count(indices, forward=1)
 
 
-def _note(track: Track, own: Query, rows: Tensor, z: Tensor, seen: Mapping[int, Tensor]) -> Tensor:
+def _note(best_points: BestPoints, own: Query, indices: Tensor, z: Tensor, seen: Mapping[int, Tensor]) -> Tensor:
     """Keep the feasible points; which of them violate a clause."""
     activations = {**seen, 0: z}
     violation = own.violation(own.atoms.values(activations)).detach()
     violated = violation > 0
     margin = torch.where(violated, violation, -1.0)
-    track.update(z, rows, margin, own.objective.value(z, activations).detach())
+    best_points.update(z, indices, margin, own.objective.value(z, activations).detach())
     return violated
 
 
 def _objective(own: Query, violated: Tensor) -> Callable[[Mapping[int, Tensor]], Tensor]:
     """The violation where there is one, elsewhere the objective."""
 
-    def objective(values: Mapping[int, Tensor]) -> Tensor:
+    def lowered(values: Mapping[int, Tensor]) -> Tensor:
         activations = dict(values)
         value = own.objective.value(activations[0], activations)
         if not own.clauses:
             return value
         return torch.where(violated, own.violation(own.atoms.values(activations)), value)
 
-    return objective
+    return lowered
 
 
 def _radius(region: Region) -> Tensor:

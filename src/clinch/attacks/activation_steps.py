@@ -1,6 +1,6 @@
 """The iteration of activation descent: primal steps on inputs and pattern variables, a dual step on the multiplier.
 
-For L lanes at once, on any objective of the surrogate's activations. See :func:`activation_descent` for the formulas.
+For L runs at once, on any objective of the surrogate's activations. See :func:`activation_descent` for the formulas.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clinch.attacks.core.batches import along
 from clinch.attacks.core.draws import Draws
-from clinch.attacks.core.objective import along
-from clinch.attacks.gated_network import Switched, probes_for
+from clinch.attacks.gated_network import GatedNetwork, probes_for
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.elementwise import sigmoid
@@ -90,15 +90,15 @@ CLASSIFIER = PatternSettings(0.25, 0.5, 1e-4, relief=1e-3, noise=1e-4, quiet=1e-
 ROBUST_CLASSIFIER = PatternSettings(0.25, 0.5, 1e-4, relief=1e-3, noise=1e-3, quiet=1e-5, rest=5, reread=16)
 
 #: what is to become small, ``(L,)``, in terms of all activations of the surrogate
-Objective = Callable[[Mapping[int, Tensor]], Tensor]
+Lowered = Callable[[Mapping[int, Tensor]], Tensor]
 
 
-class Lanes:
-    """L lanes: where they are, their pattern variables and multipliers.
+class PatternRuns:
+    """L runs: where they are, their pattern variables and multipliers.
 
     Args:
         surrogate: the network with switches.
-        z: ``(L, *input_shape)`` where lanes begin.
+        z: ``(L, *input_shape)`` where runs begin.
         settings: of the pattern variables.
         draws: ``(L,)`` of perturbations and probes.
         norm: in which steps of the input are as long as they may be; None: Euclidean, shorter where the gradient is.
@@ -110,7 +110,7 @@ class Lanes:
     """
 
     def __init__(
-        self, surrogate: Switched, z: Tensor, settings: PatternSettings, draws: Draws,
+        self, surrogate: GatedNetwork, z: Tensor, settings: PatternSettings, draws: Draws,
         norm: float | None = None,
     ) -> None:  # fmt: skip
         self.surrogate, self.settings, self.z, self.norm = surrogate, settings, z.detach(), norm
@@ -122,7 +122,7 @@ class Lanes:
         self._count = 0
 
     def keep(self, which: Tensor) -> None:
-        """Drop the other lanes."""
+        """Drop the other runs."""
         if bool(which.all()):
             return
         self.z, self.multiplier, self._since = self.z[which], self.multiplier[which], self._since[:, which]
@@ -132,26 +132,26 @@ class Lanes:
 
     @property
     def passes(self) -> tuple[int, int]:
-        """Rows that one look and one step send forward and backward, for each lane."""
+        """Rows that one look and one step send forward and backward, for each run."""
         if not self.surrogate.gates:
             return 2, 1
         measured = min(self.settings.probes, self.z.shape[1:].numel()) if self.settings.normalise else 0
         return 2 + measured, 2
 
     def look(self) -> dict[int, Tensor]:
-        """Activations of the network itself where lanes are; gradients flow to z."""
+        """Activations of the network itself where runs are; gradients flow to z."""
         self.z = self.z.detach().requires_grad_()
         with torch.enable_grad():
             return self.surrogate.evaluate(self.z)
 
     def step(
-        self, activations: Mapping[int, Tensor], objective: Objective, size: Tensor, project: Callable[[Tensor], Tensor]
+        self, activations: Mapping[int, Tensor], lowered: Lowered, size: Tensor, project: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """One step of all lanes.
+        """One step of all runs.
 
         Args:
             activations: what :meth:`look` returned.
-            objective: to be made small.
+            lowered: to be made small.
             size: ``(L,)`` length of a step of the input.
             project: brings points back to where they must stay.
 
@@ -164,7 +164,7 @@ class Lanes:
         if not self.patterns or (every is not None and self._count and self._count % every == 0):
             self.patterns = {i: 0.5 - START * value.detach().sign() for i, value in before.items()}
         patterns = {i: s.detach().requires_grad_() for i, s in self.patterns.items()}
-        downhill = self._objective_gradients(patterns, objective)
+        downhill = self._objective_gradients(patterns, lowered)
         slope = downhill[0]
         if settings.normalise:
             length = _length(slope)
@@ -185,14 +185,14 @@ class Lanes:
         self._count += 1
         return slope
 
-    def _objective_gradients(self, patterns: dict[int, Tensor], objective: Objective) -> list[Tensor]:
+    def _objective_gradients(self, patterns: dict[int, Tensor], lowered: Lowered) -> list[Tensor]:
         """On the input and on each gate's patterns; keeps what the surrogate's normals measure."""
         settings = self.settings
         with torch.enable_grad():
             point = self.z.detach().requires_grad_()
             on = {i: 1 - sigmoid(settings.sharpness * (s - 0.5 + OFFSET)) for i, s in patterns.items()}
             values = self.surrogate.forward(point, on)
-            value = objective(values)
+            value = lowered(values)
         gradients = _gradients(value, [point, *patterns.values()])
         if settings.normalise and self.surrogate.gates:
             self._measure({i: v.detach() for i, v in values.items()}, {i: a.detach() for i, a in on.items()})

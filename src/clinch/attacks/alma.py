@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import check_norm, goal_of
-from clinch.attacks.core.best_points import Progress, Track
-from clinch.attacks.core.classification import Labels
+from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress
+from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.losses import spread
-from clinch.attacks.core.objective import Answer, Goal, Loss, along
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.objective import Answer, AttackObjective, Loss
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.elementwise import power
 from clinch.geometry.projection import project_into
 from clinch.geometry.roots import saturating_root
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 #: distance of the first step, by norm
@@ -33,7 +32,7 @@ ROOM = 1e-4
 
 @with_gradients
 def alma(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -93,76 +92,82 @@ def alma(
         raise ProblemError(
             f"steps={steps}, check_every={check_every}, first_distance={first_distance}: must be positive."
         )
-    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=norm), "ALMA", (1.0, 2.0))
-    first = FIRST_DISTANCE[goal.p] if first_distance is None else first_distance
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    penalty = _Penalty(goal, steps, average, check_every, growth, improvement)
-    if len(goal.todo):
-        _descend(track, penalty, steps, first, reduction, goal.draws(seed), goal.p)
-    return track.result()
+    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "ALMA", (1.0, 2.0))
+    first = FIRST_DISTANCE[objective.p] if first_distance is None else first_distance
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    penalty = _Penalty(objective, steps, average, check_every, growth, improvement)
+    if len(objective.todo):
+        _descend(best_points, penalty, steps, first, reduction, objective.draws(seed), objective.p)
+    return best_points.result()
 
 
-def lagrangian_steps(track: Track, steps: int, draws: Draws) -> None:
+def lagrangian_steps(best_points: BestPoints, steps: int, draws: Draws) -> None:
     """ALMA's steps with its usual settings as a part of another attack, on all inputs that are not done yet.
 
     Where p is neither 1 nor 2 the points are those near in ℓ1 (p = 0) or ℓ2 (p = ∞), a start for others.
 
     Args:
-        track: receives the points.
+        best_points: receives the points.
         steps: one pass forward and one backward each.
         draws: ``(B,)`` of the direction that stands for a gradient of zero in the first step.
     """
-    goal = track.goal
-    if steps > 0 and len(goal.todo):
-        p = 1.0 if goal.p <= 1 else 2.0
-        penalty = _Penalty(goal, steps, AVERAGE, CHECK_EVERY, GROWTH, IMPROVEMENT)
-        _descend(track, penalty, steps, FIRST_DISTANCE[p], REDUCTION, draws, p)
+    objective = best_points.objective
+    if steps > 0 and len(objective.todo):
+        p = 1.0 if objective.p <= 1 else 2.0
+        penalty = _Penalty(objective, steps, AVERAGE, CHECK_EVERY, GROWTH, IMPROVEMENT)
+        _descend(best_points, penalty, steps, FIRST_DISTANCE[p], REDUCTION, draws, p)
 
 
 def _descend(
-    track: Track, penalty: _Penalty, steps: int, first: float, reduction: float, draws: Draws, p: float
+    best_points: BestPoints, penalty: _Penalty, steps: int, first: float, reduction: float, draws: Draws, p: float
 ) -> None:
     """RMSProp with momentum on ``‖δ‖_p + P``."""
-    goal, rows, average = track.goal, track.goal.todo, penalty.average
-    z, region, function = track.x[rows], goal.region.take(rows), _ratio(goal)
+    objective, indices, average = best_points.objective, best_points.objective.todo, penalty.average
+    z, region, function = best_points.x[indices], objective.region.take(indices), _ratio(objective)
     squares, momentum = torch.ones_like(z), torch.zeros_like(z)
-    size = scale = torch.ones_like(track.distance[rows])
+    size = scale = torch.ones_like(best_points.distance[indices])
     for k in range(steps):
-        slope = goal.slope(z, rows, function)
-        track.note_gradient(slope.gradient, rows)
-        track.update(z, rows, slope.margin)
+        slope = objective.slope(z, indices, function)
+        best_points.note_gradient(slope.gradient, indices)
+        best_points.update(z, indices, slope.margin)
         if k == 0 and function is None:
             scale = slope.loss.abs().clamp(min=torch.finfo(scale.dtype).tiny)
         pull = penalty.update(slope.loss / scale + ROOM, slope.margin < 0, k)
         gradient = along(pull / scale, z) * slope.gradient
         if k == 0:
             blind = along(gradient.flatten(1).norm(dim=1) <= 1e-6, z)
-            gradient = torch.where(blind, steepest_direction(draws.take(rows).normal(z), 2), gradient)
+            gradient = torch.where(blind, steepest_direction(draws.take(indices).normal(z), 2), gradient)
         else:
-            gradient = gradient + _outwards(z - goal.x[rows], p)
+            gradient = gradient + _outwards(z - objective.x[indices], p)
         squares = average * squares + (1 - average) * gradient.square()
         change = gradient / (squares.sqrt() + 1e-8)
         if k == 0:
-            size = _first_size(goal, z, rows, change, first, p)
+            size = _first_size(objective, z, indices, change, first, p)
         momentum = average * momentum + change
         since = penalty.found_at
         fall = power(torch.full_like(since, reduction), (k - since).clamp(min=0) / (steps - since).clamp(min=1))
         z = project_into(region, z - along(size * fall, z) * momentum)
-        track.step()
+        best_points.step()
 
 
 class _Penalty:
-    """``P(r, ρ, μ)`` of each lane with its multiplier μ and parameter ρ.
+    """``P(r, ρ, μ)`` of each run with its multiplier μ and parameter ρ.
 
     Attributes:
         found_at: ``(L,)`` step of the first success, the number of steps before there is one.
     """
 
     def __init__(
-        self, goal: Goal, steps: int, average: float, check_every: int, growth: float, improvement: float
+        self,
+        objective: AttackObjective,
+        steps: int,
+        average: float,
+        check_every: int,
+        growth: float,
+        improvement: float,
     ) -> None:
         self.average, self.check_every, self.growth, self.improvement = average, check_every, growth, improvement
-        self.mu = self.rho = self.reference = goal.x.new_ones(len(goal.todo))
+        self.mu = self.rho = self.reference = objective.x.new_ones(len(objective.todo))
         self.found_at, self.steps = self.mu * steps, steps
 
     def update(self, r: Tensor, inside: Tensor, k: int) -> Tensor:
@@ -183,13 +188,14 @@ class _Penalty:
         return torch.where(r >= 0, outside, self.mu / (1 - self.rho * r.clamp(max=0)).square())
 
 
-def _ratio(goal: Goal) -> Loss | None:
+def _ratio(objective: AttackObjective) -> Loss | None:
     """The margin over the spread of the largest logits; None where there are too few of them."""
-    targeted = isinstance(goal, Labels) and goal.target is not None
-    if not isinstance(goal, Labels) or goal.classes < (4 if targeted else 3):
+    query = objective.query
+    targeted = isinstance(query, ClassQuery) and query.target is not None
+    if not isinstance(query, ClassQuery) or query.classes < (4 if targeted else 3):
         return None
 
-    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
+    def loss(answer: Answer, indices: Tensor, which: Tensor) -> Tensor:
         assert answer.logits is not None
         below = spread(answer.logits, targeted)
         return answer.margin if below is None else answer.margin / below
@@ -202,9 +208,11 @@ def _outwards(delta: Tensor, p: float) -> Tensor:
     return delta.sign() if p == 1 else steepest_direction(delta, 2)
 
 
-def _first_size(goal: Goal, z: Tensor, rows: Tensor, change: Tensor, distance: float, p: float) -> Tensor:
+def _first_size(
+    objective: AttackObjective, z: Tensor, indices: Tensor, change: Tensor, distance: float, p: float
+) -> Tensor:
     """The step size at which ``clip(z − size·change) − z`` has the given length, as near to it as the range allows."""
-    region, change = goal.region.take(rows), change.flatten(1)
+    region, change = objective.region.take(indices), change.flatten(1)
     room = torch.where(change > 0, z.flatten(1) - region.lower.flatten(1), region.upper.flatten(1) - z.flatten(1))
     degree = int(p)
     rate = change.abs().pow(degree)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import goal_of, radius_of
-from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Goal, along
-from clinch.attacks.core.restarts import End, Lanes, Start, ask, starts
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.restarts import BallRuns, End, Start, ask, starts
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import sparse_direction, steepest_direction, with_room
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 #: share of a step that is its own, the rest is momentum; share of steps that have to gain between checkpoints
@@ -30,7 +28,7 @@ SHARE, SHRINK, SMALLEST = 0.2, 1.5, 0.1
 
 @with_gradients
 def apgd(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -57,15 +55,16 @@ def apgd(
     APGD-T; targets, restarts and inputs run at the same time, and an input leaves as soon as its goal is reached.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
+            and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
         norm: 1, 2 or ``cl.inf``.
-        steps: gradient steps of each lane.
+        steps: gradient steps of each run.
         loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
-        targets: aim at so many of the nearest classes, one lane each; 0: at none alone.
-        restarts: lanes for each of those; all but the first start at random points of the ball.
+        targets: aim at so many of the nearest classes, one run each; 0: at none alone.
+        restarts: runs for each of those; all but the first start at random points of the ball.
         random_start: whether the first does so too; None: only where there are several.
         target: one class or ``(B,)``; None: any class but the label.
         bounds: the range of inputs; None: no limits.
@@ -85,95 +84,95 @@ def apgd(
     """
     if steps < 1 or restarts < 1 or targets < 0:
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1, targets={targets} at least 0.")
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    radius, _ = radius_of(goal, eps), loss_of(goal, loss)
-    if goal.p == 0:
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    radius, _ = radius_of(objective, eps), loss_of(objective.query, loss)
+    if objective.p == 0:
         raise ProblemError(
             "APGD has no step for norm=0. Take clinch.attacks.frank_wolfe or pgd, or norm 1, 2 or cl.inf."
         )
-    track = Track(goal, record=history, progress=progress, steps=steps)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
     start = starts(
-        track, radius, targets=targets, restarts=restarts, draws=goal.draws(seed),
+        best_points, radius, targets=targets, restarts=restarts, draws=objective.draws(seed),
         noisy=restarts > 1 if random_start is None else random_start,
     )  # fmt: skip
-    adaptive_steps(track, start, radius, steps, loss)
-    return track.result(radius)
+    adaptive_steps(best_points, start, radius, steps, loss)
+    return best_points.result(radius)
 
 
-def adaptive_steps(track: Track, start: Start, radius: Tensor, steps: int, loss: str | None) -> End:
-    """The iteration on L lanes; those whose input reaches its goal leave.
+def adaptive_steps(best_points: BestPoints, start: Start, radius: Tensor, steps: int, loss: str | None) -> End:
+    """The iteration on L runs; those whose input reaches its goal leave.
 
     Args:
-        track: the attack.
-        start: where lanes begin.
+        best_points: the attack.
+        start: where runs begin.
         radius: ``(B,)``.
         steps: number of steps.
         loss: its name.
     """
-    if track.goal.p != 1:
-        lanes = Lanes(track.goal, start, radius, 2 * radius)
-        return _dense_steps(track, lanes, steps, loss)
+    if best_points.objective.p != 1:
+        runs = BallRuns(best_points.objective, start, radius, 2 * radius)
+        return _dense_steps(best_points, runs, steps, loss)
     end, left = End(start, start.z, start.z.new_empty(0)), steps
     for stage, (share, factor) in enumerate(STAGES):
         count = left if factor == 1 else round(share * steps)
         left -= count
         reach = factor * radius
-        ball = track.goal.within(reach[start.rows], start.rows)
-        lanes = Lanes(track.goal, start._replace(z=project_into(ball, start.z)), reach, reach)
-        end = _sparse_steps(track, lanes, count, loss, radius, reach, fresh=stage == 0)
+        ball = best_points.objective.within(reach[start.indices], start.indices)
+        runs = BallRuns(best_points.objective, start._replace(z=project_into(ball, start.z)), reach, reach)
+        end = _sparse_steps(best_points, runs, count, loss, radius, reach, fresh=stage == 0)
         start = end.start._replace(z=end.z)
     return end
 
 
-def _dense_steps(track: Track, lanes: Lanes, steps: int, loss: str | None) -> End:
+def _dense_steps(best_points: BestPoints, runs: BallRuns, steps: int, loss: str | None) -> End:
     """p = 2 and infinity."""
-    marks, last, checked, free = _checkpoints(steps), 0, lanes.least, torch.zeros_like(lanes.rows, dtype=torch.bool)
-    gains = torch.zeros_like(lanes.rows)
+    marks, last, checked, free = _checkpoints(steps), 0, runs.least, torch.zeros_like(runs.indices, dtype=torch.bool)
+    gains = torch.zeros_like(runs.indices)
     for k in range(steps):
-        before = lanes.loss
-        going = ask(track, lanes, loss)
+        before = runs.loss
+        going = ask(best_points, runs, loss)
         gains, checked, free, before = gains[going], checked[going], free[going], before[going]
-        if not len(lanes.rows):
+        if not len(runs.indices):
             break
-        gains = gains + (lanes.loss < before)
+        gains = gains + (runs.loss < before)
         if k in marks:
-            stalled = (gains < GAINING * (k - last)) | (free & (lanes.least >= checked))
-            lanes.go_back(stalled)
-            lanes.size = torch.where(stalled, lanes.size / 2, lanes.size)
-            last, checked, free, gains = k, lanes.least, ~stalled, torch.zeros_like(gains)
-        z, direction = lanes.z, steepest_direction(lanes.gradient, track.goal.p)
-        new = project_into(lanes.ball, z - along(lanes.size, z) * direction)
+            stalled = (gains < GAINING * (k - last)) | (free & (runs.least >= checked))
+            runs.go_back(stalled)
+            runs.size = torch.where(stalled, runs.size / 2, runs.size)
+            last, checked, free, gains = k, runs.least, ~stalled, torch.zeros_like(gains)
+        z, direction = runs.z, steepest_direction(runs.gradient, best_points.objective.p)
+        new = project_into(runs.ball, z - along(runs.size, z) * direction)
         own = OWN if k else 1.0
-        new = project_into(lanes.ball, z + own * (new - z) + (1 - own) * (z - lanes.previous))
-        lanes.z, lanes.previous = new, z
-        track.step()
-    return lanes.finish(track)
+        new = project_into(runs.ball, z + own * (new - z) + (1 - own) * (z - runs.previous))
+        runs.z, runs.previous = new, z
+        best_points.step()
+    return runs.finish(best_points)
 
 
 def _sparse_steps(
-    track: Track, lanes: Lanes, steps: int, loss: str | None, radius: Tensor, reach: Tensor, fresh: bool
+    best_points: BestPoints, runs: BallRuns, steps: int, loss: str | None, radius: Tensor, reach: Tensor, fresh: bool
 ) -> End:
     """p = 1, in a ball that may be larger than the attack's."""
-    goal = track.goal
-    size, changed = lanes.z.shape[1:].numel(), lanes.changed()
+    objective = best_points.objective
+    size, changed = runs.z.shape[1:].numel(), runs.changed()
     count = torch.full_like(changed, SHARE * size) if fresh else (changed / SHRINK).clamp(min=1)
     every = max(round(0.04 * steps), 1)
     for k in range(steps):
-        going = ask(track, lanes, loss, radius)
+        going = ask(best_points, runs, loss, radius)
         count, changed = count[going], changed[going]
-        if not len(lanes.rows):
+        if not len(runs.indices):
             break
         if k and k % every == 0:
-            now, full = lanes.changed(), reach[lanes.rows].to(lanes.z)
+            now, full = runs.changed(), reach[runs.indices].to(runs.z)
             shrunk = now < 0.95 * changed
             count, changed = (now / SHRINK).clamp(min=1), now
-            lanes.size = torch.where(shrunk, full, torch.maximum(lanes.size / SHRINK, SMALLEST * full))
-            lanes.go_back(shrunk)
-        z = lanes.z
-        open_ = with_room(lanes.gradient, z, goal.region.take(lanes.rows))
-        lanes.z = project_into(lanes.ball, z - along(lanes.size, z) * sparse_direction(open_, count))
-        track.step()
-    return lanes.finish(track, radius)
+            runs.size = torch.where(shrunk, full, torch.maximum(runs.size / SHRINK, SMALLEST * full))
+            runs.go_back(shrunk)
+        z = runs.z
+        open_ = with_room(runs.gradient, z, objective.region.take(runs.indices))
+        runs.z = project_into(runs.ball, z - along(runs.size, z) * sparse_direction(open_, count))
+        best_points.step()
+    return runs.finish(best_points, radius)
 
 
 def _checkpoints(steps: int) -> set[int]:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import check_norm, goal_of
-from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import cosine
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Goal, along
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients
 def ddn(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -45,7 +43,8 @@ def ddn(
     that of ``loss="margin"`` does not.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
+            and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         steps: one pass forward and one backward each.
@@ -73,22 +72,22 @@ def ddn(
         raise ProblemError(
             f"steps={steps}, gamma={gamma}, first_radius={first_radius}: at least 1, in (0, 1), above 0."
         )
-    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=2.0), "DDN", (2.0,))
-    function = loss_of(goal, loss)
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    draws = goal.draws(seed)
-    rows, region, center = goal.todo, goal.region.take(goal.todo), goal.x[goal.todo]
-    z, radius = track.x[rows], center.new_full((len(rows),), first_radius)
-    for k in range(steps if len(rows) else 0):
-        slope = goal.slope(z, rows, function)
-        track.note_gradient(slope.gradient, rows)
-        track.update(z, rows, slope.margin)
+    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=2.0), "DDN", (2.0,))
+    function = loss_of(objective.query, loss)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    draws = objective.draws(seed)
+    indices, region, center = objective.todo, objective.region.take(objective.todo), objective.x[objective.todo]
+    z, radius = best_points.x[indices], center.new_full((len(indices),), first_radius)
+    for k in range(steps if len(indices) else 0):
+        slope = objective.slope(z, indices, function)
+        best_points.note_gradient(slope.gradient, indices)
+        best_points.update(z, indices, slope.margin)
         radius = radius * torch.where(slope.margin < 0, 1 - gamma, 1 + gamma)
         direction = steepest_direction(slope.gradient, 2)
         blind = (~direction.flatten(1).any(1)).nonzero().flatten()
         if len(blind):
-            direction[blind] = steepest_direction(draws.at(k).take(rows[blind]).normal(z[blind]), 2)
+            direction[blind] = steepest_direction(draws.at(k).take(indices[blind]).normal(z[blind]), 2)
         delta = z - center - cosine(step_size, 0.01 * step_size, k, steps) * direction
         z = project_into(region, center + along(radius, z) * steepest_direction(delta, 2))
-        track.step()
-    return track.result()
+        best_points.step()
+    return best_points.result()

@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import goal_of
-from clinch.attacks.core.best_points import Progress, Track
-from clinch.attacks.core.objective import Goal
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.arguments import Attacked, objective_of
+from clinch.attacks.core.best_points import BestPoints, Progress
+from clinch.attacks.core.objective import AttackObjective
+from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import draw_back, first_points, shortest_step
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
-#: the least that a step takes off a branch, relative to the margin at the start: at a tie the exact step has no length
+#: the least that a step takes off a candidate, relative to the margin at the start: at a tie the exact step has no
+#: length
 LEAST = 1e-5
-#: branches ``(L, R)`` and their gradients ``(L, R, *input_shape)`` at points of rows
-Models = Callable[[Goal, Tensor, Tensor], tuple[Tensor, Tensor]]
+#: candidates ``(L, R)`` and their gradients ``(L, R, *input_shape)`` at points of rows
+Models = Callable[[AttackObjective, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @with_gradients
 def deepfool(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -49,7 +48,7 @@ def deepfool(
     undoes what the overshoot did not need. ``halvings=0, bounds=None`` is the paper's.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, whose branches stand for classes.
+        net: a classifier; or a problem with constraints on the network, whose candidates stand for classes.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         norm: any p >= 1 or ``cl.inf``; a problem whose objective is a distance has its own.
@@ -73,16 +72,16 @@ def deepfool(
         tensor(0.0905, dtype=torch.float64)
     """
     _check(steps, overshoot, halvings)
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    _walk(track, Goal.jacobian, steps, overshoot)
-    draw_back(track, halvings)
-    return track.result()
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    _walk(best_points, AttackObjective.jacobian, steps, overshoot)
+    draw_back(best_points, halvings)
+    return best_points.result()
 
 
 @with_gradients
 def shortest_linear(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -110,39 +109,39 @@ def shortest_linear(
                dtype=torch.float64)
     """
     _check(steps, overshoot, halvings)
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    _walk(track, _margin, steps, overshoot)
-    draw_back(track, halvings)
-    return track.result()
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    _walk(best_points, _margin, steps, overshoot)
+    draw_back(best_points, halvings)
+    return best_points.result()
 
 
-def _walk(track: Track, models: Models, steps: int, overshoot: float) -> None:
-    goal, rows = track.goal, track.goal.todo
-    start = first_points(goal, rows)
+def _walk(best_points: BestPoints, models: Models, steps: int, overshoot: float) -> None:
+    objective, indices = best_points.objective, best_points.objective.todo
+    start = first_points(objective, indices)
     inner = z = start  # the sum of the steps, and beyond it
     least = None
     for _ in range(steps):
-        if not len(rows):
+        if not len(indices):
             return
-        branches, gradients = models(goal, z, rows)
-        track.note_gradient(gradients.flatten(1, 2), rows)
-        margin = branches.amin(1)
-        track.update(z, rows, margin)
+        candidates, gradients = models(objective, z, indices)
+        best_points.note_gradient(gradients.flatten(1, 2), indices)
+        margin = candidates.amin(1)
+        best_points.update(z, indices, margin)
         going = margin >= 0
         least = (LEAST * margin if least is None else least)[going]
-        rows, start, inner, z = rows[going], start[going], inner[going], z[going]
-        region = goal.region.take(rows)
-        need = torch.maximum(branches[going], least.unsqueeze(1))
-        inner = project_into(region, inner + shortest_step(goal, z, rows, need, gradients[going])[1])
+        indices, start, inner, z = indices[going], start[going], inner[going], z[going]
+        region = objective.region.take(indices)
+        need = torch.maximum(candidates[going], least.unsqueeze(1))
+        inner = project_into(region, inner + shortest_step(objective, z, indices, need, gradients[going])[1])
         z = project_into(region, start + (1 + overshoot) * (inner - start))
-        track.step()
-    if len(rows):
-        track.update(z, rows, goal.look(z, rows))
+        best_points.step()
+    if len(indices):
+        best_points.update(z, indices, objective.look(z, indices))
 
 
-def _margin(goal: Goal, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    slope = goal.slope(z, rows)
+def _margin(objective: AttackObjective, z: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    slope = objective.slope(z, indices)
     return slope.margin.unsqueeze(1), slope.gradient.unsqueeze(1)
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import check_norm, goal_of
-from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.draws import Draws
-from clinch.attacks.core.losses import branch_loss
-from clinch.attacks.core.objective import Goal, along
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.losses import candidate_loss
+from clinch.attacks.core.objective import AttackObjective
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.norms import norm as length_of
 from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 #: length of random starts, by norm, where no nearer point is known
@@ -30,7 +29,7 @@ BEYOND = 1e-3
 
 @with_gradients
 def fab(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -51,18 +50,16 @@ def fab(
 
     With d₁, d₂ the projections of z and of x onto box ∩ ``{m + <∇m, · − z> = 0}``, each exact, and
     ``α = min(‖d₁ − z‖/(‖d₁ − z‖ + ‖d₂ − x‖), α_max)``: ``z ← clip((1−α)·(z + η(d₁ − z)) + α·(x + η(d₂ − x)))``; where
-    that reaches the goal ``z ← (1−β)·x + β·z``. The branch m is that with the least ``|m|/‖∇m‖_q`` of all, or where
+    that reaches the goal ``z ← (1−β)·x + β·z``. The candidate m is that with the least ``|m|/‖∇m‖_q`` of all, or where
     ``classes`` is given each of that many gets a run of its own (FAB-T). Three steps of regula falsi towards x, each a
     thousandth beyond the root, end the attack. Croce and Hein 2020 (arXiv 1907.02044, algorithm 1).
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        norm: 1, 2 or ``cl.inf``.
-        steps: each one pass forward and one back per branch (with ``classes``: one), and one forward for the new point.
+        net: a classifier; or a problem with constraints on the network, then without x and y. x: ``(B, *input_shape)``.
+            y: ``(B,)`` labels. norm: 1, 2 or ``cl.inf``. steps: each one pass forward and one back per candidate (with
+            ``classes``: one), and one forward for the new point.
         restarts: runs of each input; those after the first start at random points.
-        classes: number of branches that get a run each, nearest first; None: one run over all branches.
+        classes: number of candidates that get a run each, nearest first; None: one run over all candidates.
         alpha_max: largest share of the projection of x.
         eta: η, how far to go beyond the boundary.
         beta: β.
@@ -84,20 +81,31 @@ def fab(
     """
     if steps < 1 or restarts < 1 or (classes is not None and classes < 1):
         raise ProblemError(f"steps={steps}, restarts={restarts} and classes={classes} must be at least 1.")
-    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=norm), "FAB", (1.0, 2.0, torch.inf))
-    track = Track(goal, record=history, progress=progress, steps=steps * restarts)
-    draws = goal.draws(seed)
-    if len(goal.todo):
-        rows, branch = _lanes(goal, track, classes)
+    objective = check_norm(
+        objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "FAB", (1.0, 2.0, torch.inf)
+    )
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps * restarts)
+    draws = objective.draws(seed)
+    if len(objective.todo):
+        indices, candidate = _runs(objective, best_points, classes)
         for run in range(restarts):
-            _run(track, rows, branch, _start(track, rows, draws.at(run) if run else None), steps, alpha_max, eta, beta)
-        _search(track)
-    return track.result()
+            _run(
+                best_points,
+                indices,
+                candidate,
+                _start(best_points, indices, draws.at(run) if run else None),
+                steps,
+                alpha_max,
+                eta,
+                beta,
+            )
+        _search(best_points)
+    return best_points.result()
 
 
 @with_gradients
 def fab_t(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -123,84 +131,95 @@ def fab_t(
                seed=seed, history=history, progress=progress)  # fmt: skip
 
 
-def _lanes(goal: Goal, track: Track, classes: int | None) -> tuple[Tensor, Tensor | None]:
-    """Rows of the lanes ``(L,)`` and the branch of each, or None for all branches in one lane."""
-    rows = goal.todo
-    if classes is None or goal.width == 1:
-        return rows, None if goal.width > 1 else torch.zeros_like(rows)
+def _runs(objective: AttackObjective, best_points: BestPoints, classes: int | None) -> tuple[Tensor, Tensor | None]:
+    """Rows of the runs ``(L,)`` and the candidate of each, or None for all candidates in one run."""
+    indices = objective.todo
+    if classes is None or objective.width == 1:
+        return indices, None if objective.width > 1 else torch.zeros_like(indices)
     with torch.no_grad():
-        branches = goal.answer(track.x[rows], rows).branches
-    goal.count(rows, forward=1)
-    value, branch = branches.topk(min(classes, goal.width), dim=1, largest=False)
+        candidates = objective.answer(best_points.x[indices], indices).candidates
+    objective.count(indices, forward=1)
+    value, candidate = candidates.topk(min(classes, objective.width), dim=1, largest=False)
     known = value.isfinite()
-    return rows.repeat_interleave(value.shape[1])[known.flatten()], branch[known]
+    return indices.repeat_interleave(value.shape[1])[known.flatten()], candidate[known]
 
 
-def _start(track: Track, rows: Tensor, draws: Draws | None) -> Tensor:
+def _start(best_points: BestPoints, indices: Tensor, draws: Draws | None) -> Tensor:
     """The clean inputs, or points at half the best known distance from them in random directions."""
-    goal, x = track.goal, track.goal.x[rows]
+    objective, x = best_points.objective, best_points.objective.x[indices]
     if draws is None:
-        return project_into(goal.region.take(rows), x)
-    noise = draws.lanes(rows).symmetric(x)
-    length = track.distance[rows].clamp(max=START[goal.p]) / 2 / length_of(noise, goal.p).clamp(min=1e-12)
-    return project_into(goal.region.take(rows), x + along(length, x) * noise)
+        return project_into(objective.region.take(indices), x)
+    noise = draws.runs(indices).symmetric(x)
+    length = (
+        best_points.distance[indices].clamp(max=START[objective.p]) / 2 / length_of(noise, objective.p).clamp(min=1e-12)
+    )
+    return project_into(objective.region.take(indices), x + along(length, x) * noise)
 
 
 def _run(
-    track: Track, rows: Tensor, branch: Tensor | None, z: Tensor, steps: int, alpha_max: float, eta: float, beta: float
+    best_points: BestPoints,
+    indices: Tensor,
+    candidate: Tensor | None,
+    z: Tensor,
+    steps: int,
+    alpha_max: float,
+    eta: float,
+    beta: float,
 ) -> None:
-    """One run of all lanes."""
-    goal = track.goal
-    x, region = goal.x[rows], goal.region.take(rows)
+    """One run of all runs."""
+    objective = best_points.objective
+    x, region = objective.x[indices], objective.region.take(indices)
     lower, upper = region.lower.flatten(1), region.upper.flatten(1)
     for _ in range(steps):
-        value, normal = _boundary(goal, z, rows, branch)
-        track.note_gradient(normal, rows)
+        value, normal = _boundary(objective, z, indices, candidate)
+        best_points.note_gradient(normal, indices)
         normal, points = normal.flatten(1), torch.stack([z.flatten(1), x.flatten(1)])
         height = value + ((points - points[0]) * normal).sum(2)  # of the linear model at z and at x
         side = torch.where(height >= 0, 1.0, -1.0)
         found = halfspace_distance(
             (side.unsqueeze(2) * normal).flatten(0, 1), (side * (height - (points * normal).sum(2))).flatten(),
-            lower.repeat(2, 1), upper.repeat(2, 1), points.flatten(0, 1), goal.p,
+            lower.repeat(2, 1), upper.repeat(2, 1), points.flatten(0, 1), objective.p,
         ).point.reshape(points.shape)  # fmt: skip
-        near, far = (length_of(d, goal.p) for d in found - points)
+        near, far = (length_of(d, objective.p) for d in found - points)
         alpha = (near / (near + far).clamp(min=1e-12)).clamp(max=alpha_max)
         shares = torch.stack([1 - alpha, alpha]).unsqueeze(2)
         moved = (shares * (points + eta * (found - points))).sum(0).reshape(z.shape)
         z = project_into(region, torch.where(moved.isfinite(), moved, z))
-        margin = goal.look(z, rows)
-        track.update(z, rows, margin)
+        margin = objective.look(z, indices)
+        best_points.update(z, indices, margin)
         z = torch.where(along(margin < 0, z), (1 - beta) * x + beta * z, z)
-        track.step()
+        best_points.step()
 
 
-def _boundary(goal: Goal, z: Tensor, rows: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Value ``(L,)`` and gradient of the branch whose linearised boundary is nearest, or of the lane's own."""
-    if branch is None:
-        values, normals = goal.jacobian(z, rows)
-        steepness = norm_of(goal.p).dual.value(normals.flatten(0, 1)).reshape(values.shape)
+def _boundary(
+    objective: AttackObjective, z: Tensor, indices: Tensor, candidate: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Value ``(L,)`` and gradient of the candidate whose linearised boundary is nearest, or of the run's own."""
+    if candidate is None:
+        values, normals = objective.jacobian(z, indices)
+        steepness = norm_of(objective.p).dual.value(normals.flatten(0, 1)).reshape(values.shape)
         nearest = (values.abs() / steepness.clamp(min=1e-12)).argmin(1)
-        lane = torch.arange(len(rows), device=z.device)
-        return values[lane, nearest], normals[lane, nearest]
-    slope = goal.slope(z, rows, branch_loss(branch))
+        run = torch.arange(len(indices), device=z.device)
+        return values[run, nearest], normals[run, nearest]
+    slope = objective.slope(z, indices, candidate_loss(candidate))
     return slope.loss, slope.gradient
 
 
-def _search(track: Track) -> None:
+def _search(best_points: BestPoints) -> None:
     """Regula falsi between the clean inputs and the best points."""
-    goal = track.goal
-    rows = goal.todo[track.success[goal.todo]]
-    if not len(rows):
+    objective = best_points.objective
+    indices = objective.todo[best_points.success[objective.todo]]
+    if not len(indices):
         return
-    x, best = goal.x[rows], track.x[rows]
-    low, high = torch.zeros_like(track.distance[rows]), torch.ones_like(track.distance[rows])
-    outside, inside = goal.look(x, rows), track.margin[rows]
+    x, best = objective.x[indices], best_points.x[indices]
+    low, high = torch.zeros_like(best_points.distance[indices]), torch.ones_like(best_points.distance[indices])
+    outside, inside = objective.look(x, indices), best_points.margin[indices]
     for _ in range(SEARCH):
         middle = low + (high - low) * outside / (outside - inside)
         middle = middle + BEYOND * (high - middle)
         z = x + along(middle, x) * (best - x)
-        margin = goal.look(z, rows)
-        track.update(z, rows, margin)
+        margin = objective.look(z, indices)
+        best_points.update(z, indices, margin)
         reached = margin < 0
         high, inside = torch.where(reached, middle, high), torch.where(reached, margin, inside)
         low, outside = torch.where(reached, low, middle), torch.where(reached, outside, margin)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import check_norm, goal_of
-from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import cosine
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Goal, Slope
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.objective import Slope
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.norms import NORMS, norm_of
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients
 def fmn(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -47,7 +45,8 @@ def fmn(
     boundary may stay just short of it for good.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
+            and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         norm: 0, 1, 2 or ``cl.inf``.
@@ -74,28 +73,30 @@ def fmn(
     """
     if steps < 1 or not 0 < gamma < 1 or step_size <= 0:
         raise ProblemError(f"steps={steps}, gamma={gamma}, step_size={step_size}: at least 1, in (0, 1), above 0.")
-    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=norm), "FMN", NORMS)
-    function = loss_of(goal, loss)
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    rows = goal.todo
-    z = track.x[rows]
-    radius = torch.ones_like(track.distance[rows])
-    for k in range(steps if len(rows) else 0):
-        slope = goal.slope(z, rows, function)
-        track.note_gradient(slope.gradient, rows)
-        distance = goal.distance(z, rows)
-        track.update(z, rows, slope.margin, distance)
+    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "FMN", NORMS)
+    function = loss_of(objective.query, loss)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    indices = objective.todo
+    z = best_points.x[indices]
+    radius = torch.ones_like(best_points.distance[indices])
+    for k in range(steps if len(indices) else 0):
+        slope = objective.slope(z, indices, function)
+        best_points.note_gradient(slope.gradient, indices)
+        distance = objective.distance(z, indices)
+        best_points.update(z, indices, slope.margin, distance)
         share = cosine(gamma, gamma / 50, k, steps)
-        radius = _next_radius(track, slope, radius, distance, share, linear=function is None)
+        radius = _next_radius(best_points, slope, radius, distance, share, linear=function is None)
         moved = z - cosine(step_size, step_size / 100, k, steps) * steepest_direction(slope.gradient, 2)
-        z = project_into(goal.within(radius.double(), rows), moved)
-        track.step()
-    return track.result()
+        z = project_into(objective.within(radius.double(), indices), moved)
+        best_points.step()
+    return best_points.result()
 
 
-def _next_radius(track: Track, slope: Slope, radius: Tensor, here: Tensor, share: float, linear: bool) -> Tensor:
+def _next_radius(
+    best_points: BestPoints, slope: Slope, radius: Tensor, here: Tensor, share: float, linear: bool
+) -> Tensor:
     """Radii ``(L,)`` for points at the distances ``here``."""
-    p, best = track.goal.p, track.distance[track.goal.todo]
+    p, best = best_points.objective.p, best_points.distance[best_points.objective.todo]
     inside, found = slope.margin < 0, best.isfinite()
     smaller, larger = (1 - share) * radius, (1 + share) * radius
     if p == 0:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import goal_of, radius_of
-from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import cosine
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Goal, along
-from clinch.attacks.core.restarts import End, Lanes, Start, ask, starts
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.restarts import BallRuns, End, Start, ask, starts
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import linear_maximiser
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients
 def frank_wolfe(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -50,12 +48,13 @@ def frank_wolfe(
     are as long as the ball: that helps where the gradient at x misleads, on adversarially trained networks.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
+            and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
         norm: 0, 1, 2 or ``cl.inf``.
-        steps: steps of each lane.
+        steps: steps of each run.
         average: a at the end.
         last: s at the end.
         loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
@@ -81,23 +80,23 @@ def frank_wolfe(
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1, targets={targets} at least 0.")
     if not (0 <= average < 1 and 0 < last <= 1):
         raise ProblemError(f"average={average} must lie in [0, 1) and last={last} in (0, 1].")
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    radius, _ = radius_of(goal, eps), loss_of(goal, loss)
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    start = starts(track, radius, targets=targets, restarts=restarts, draws=goal.draws(seed))
-    extreme_steps(track, start, radius, steps, loss, average=average, last=last)
-    return track.result(radius)
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    radius, _ = radius_of(objective, eps), loss_of(objective.query, loss)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    start = starts(best_points, radius, targets=targets, restarts=restarts, draws=objective.draws(seed))
+    extreme_steps(best_points, start, radius, steps, loss, average=average, last=last)
+    return best_points.result(radius)
 
 
 def extreme_steps(
-    track: Track, start: Start, radius: Tensor, steps: int, loss: str | None, *, average: float = 0.8,
+    best_points: BestPoints, start: Start, radius: Tensor, steps: int, loss: str | None, *, average: float = 0.8,
     first: float = 1.0, last: float = 0.05,
 ) -> End:  # fmt: skip
-    """The iteration on L lanes; those whose input reaches its goal leave.
+    """The iteration on L runs; those whose input reaches its goal leave.
 
     Args:
-        track: the attack.
-        start: where lanes begin.
+        best_points: the attack.
+        start: where runs begin.
         radius: ``(B,)``.
         steps: number of steps.
         loss: its name.
@@ -105,19 +104,23 @@ def extreme_steps(
         first: share s in the first step, ``last`` in the last.
         last: see there.
     """
-    goal, lanes, mean = track.goal, Lanes(track.goal, start, radius, radius), torch.zeros_like(start.z)
+    objective, runs, mean = (
+        best_points.objective,
+        BallRuns(best_points.objective, start, radius, radius),
+        torch.zeros_like(start.z),
+    )
     for k in range(steps):
-        mean = mean[ask(track, lanes, loss)]
-        if not len(lanes.rows):
+        mean = mean[ask(best_points, runs, loss)]
+        if not len(runs.indices):
             break
-        z, gradient = lanes.z, lanes.gradient
+        z, gradient = runs.z, runs.gradient
         length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         a = cosine(0.0, average, k, steps)
         mean = a * mean + (1 - a) * gradient / along(torch.where(length > 0, length, 1.0), gradient)
-        share = 1.0 if goal.p == 0 else cosine(first, last, k, steps)
-        lanes.z = project_into(lanes.ball, z + share * (_extreme_point(mean, z, lanes.ball) - z))
-        track.step()
-    return lanes.finish(track)
+        share = 1.0 if objective.p == 0 else cosine(first, last, k, steps)
+        runs.z = project_into(runs.ball, z + share * (_extreme_point(mean, z, runs.ball) - z))
+        best_points.step()
+    return runs.finish(best_points)
 
 
 def _extreme_point(gradient: Tensor, z: Tensor, ball: Region) -> Tensor:

@@ -19,11 +19,11 @@ from clinch.errors import ProblemError
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Operator
 
-#: switches of L lanes: position of a ReLU in the graph -> ``(L, *shape)``
+#: switches of L runs: position of a ReLU in the graph -> ``(L, *shape)``
 Switches = Mapping[int, Tensor]
 
 
-class Switched:
+class GatedNetwork:
     """A graph with some of its ReLUs under control. Every other operator stays what it is, convolutions too.
 
     Args:
@@ -73,18 +73,18 @@ class Switched:
 
         Args:
             values: what :meth:`forward` returned for the same switches.
-            switches: of L lanes.
-            probes: ``(K, L, *input_shape)``, or ``(K, 1, *input_shape)`` where all lanes share them.
+            switches: of L runs.
+            probes: ``(K, L, *input_shape)``, or ``(K, 1, *input_shape)`` where all runs share them.
 
         Returns:
             ``(L, *shape)`` for the pre-activation of each gate.
         """
-        count, lanes = len(probes), len(values[0])
-        start = probes.expand(count, lanes, *probes.shape[2:]).flatten(0, 1)
+        count, runs = len(probes), len(values[0])
+        start = probes.expand(count, runs, *probes.shape[2:]).flatten(0, 1)
         wanted = {self.before(gate) for gate in self.gates}
         steps = {i: partial(self._tangent, i, values, switches, count) for i in self._needed}
         tangents = self.graph.forward(start, wanted, steps)
-        return {i: t.unflatten(0, (count, lanes)).square().mean(0) for i, t in tangents.items()}
+        return {i: t.unflatten(0, (count, runs)).square().mean(0) for i, t in tangents.items()}
 
     def _tangent(self, i: int, values: Mapping[int, Tensor], switches: Switches, count: int, *along: Tensor) -> Tensor:
         """What K·L tangents at the inputs of node i become in it."""
@@ -130,7 +130,7 @@ def relu_layers(graph: Graph, names: Sequence[str] | None) -> list[int] | None:
 
 
 def probes_for(shape: tuple[int, ...], count: int, draws: Draws, like: Tensor) -> Tensor:
-    """Random signs ``(count, lanes, *shape)``, or where the input has no more elements than that an exact basis."""
+    """Random signs ``(count, runs, *shape)``, or where the input has no more elements than that an exact basis."""
     size = 1
     for extent in shape:
         size *= extent

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.best_points import Track
-from clinch.attacks.core.objective import Goal, along
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints
+from clinch.attacks.core.objective import AttackObjective
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import linear_minimum
 from clinch.geometry.norms import norm_of
@@ -18,12 +19,12 @@ from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball
 
 
-def first_points(goal: Goal, rows: Tensor) -> Tensor:
+def first_points(goal: AttackObjective, rows: Tensor) -> Tensor:
     """The inputs themselves, or where those lie outside the region the points next to them."""
     return project_into(goal.region.take(rows), goal.x[rows])
 
 
-def ratios(goal: Goal, rows: Tensor, branches: Tensor, gradients: Tensor) -> Tensor:
+def ratios(goal: AttackObjective, rows: Tensor, branches: Tensor, gradients: Tensor) -> Tensor:
     """``L_k/‖∇L_k‖_q``, ``(L, K)`` in float64: 0 where ``L_k <= 0``, infinity where the gradient is zero.
 
     Args:
@@ -38,7 +39,9 @@ def ratios(goal: Goal, rows: Tensor, branches: Tensor, gradients: Tensor) -> Ten
     return torch.where(need > 0, need / length, 0.0)
 
 
-def shortest_step(goal: Goal, z: Tensor, rows: Tensor, branches: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+def shortest_step(
+    goal: AttackObjective, z: Tensor, rows: Tensor, branches: Tensor, gradients: Tensor
+) -> tuple[Tensor, Tensor]:
     """Equation 8 for the branch that is the nearest: the shortest step to ``L_k + <∇L_k, η> <= 0``.
 
     Where the region has no such step for any branch, the one for the least ``L_k/‖∇L_k‖_q`` that comes closest.
@@ -68,7 +71,9 @@ def shortest_step(goal: Goal, z: Tensor, rows: Tensor, branches: Tensor, gradien
     return lengths[lane, choice], steps[lane, choice].reshape(z.shape)
 
 
-def steepest_step(goal: Goal, z: Tensor, rows: Tensor, values: Tensor, gradients: Tensor, radius: Tensor) -> Tensor:
+def steepest_step(
+    goal: AttackObjective, z: Tensor, rows: Tensor, values: Tensor, gradients: Tensor, radius: Tensor
+) -> Tensor:
     """GNII for the function whose model falls the lowest: ``min_k min_η L_k + <∇L_k, η>  s.t.  ‖w ⊙ η‖_p <= radius``.
 
     Args:
@@ -91,25 +96,25 @@ def steepest_step(goal: Goal, z: Tensor, rows: Tensor, values: Tensor, gradients
     return steps[torch.arange(len(z), device=z.device), choice].reshape(z.shape)
 
 
-def draw_back(track: Track, halvings: int) -> None:
+def draw_back(best_points: BestPoints, halvings: int) -> None:
     """Move the points found towards their inputs, by bisection along the segment between them: ``halvings`` passes."""
-    goal = track.goal
-    rows = goal.todo[track.success[goal.todo]]
+    goal = best_points.objective
+    rows = goal.todo[best_points.success[goal.todo]]
     if not len(rows) or halvings < 1:
         return
     start = first_points(goal, rows)
-    move = track.x[rows] - start
+    move = best_points.x[rows] - start
     low, high = move.new_zeros(len(rows)), move.new_ones(len(rows))
     region = goal.region.take(rows)
     for _ in range(halvings):
         middle = (low + high) / 2
         z = project_into(region, start + along(middle, move) * move)
         margin = goal.look(z, rows)
-        track.update(z, rows, margin)
+        best_points.update(z, rows, margin)
         low, high = torch.where(margin < 0, low, middle), torch.where(margin < 0, middle, high)
 
 
-def _room(goal: Goal, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _room(goal: AttackObjective, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """How far each element of z can go down and up, ``(L, n)``."""
     region = goal.region.take(rows)
     return (region.lower - z).clamp(max=0).flatten(1), (region.upper - z).clamp(min=0).flatten(1)

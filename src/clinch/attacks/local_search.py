@@ -107,7 +107,7 @@ class _Walk:
         began = self.value = float(self._evaluate(start)[0])
         self._relinearise(start)
         if self.exact:
-            self._over_pieces()
+            self._over_regions()
         return self.best if self._improves_on(began) else None
 
     @property
@@ -136,21 +136,21 @@ class _Walk:
                 return
             x = solution.point
 
-    def _over_pieces(self) -> None:
+    def _over_regions(self) -> None:
         """The optimum of the incumbent's piece, then of the pieces it presses against, while that improves."""
         while not self.over:
             before = self.value
             pattern = pattern_at(self.query.graph, self.best, self.query.nodes)
-            pressed = self._on_piece(pattern)
+            pressed = self._on_region(pattern)
             trials = [pressed] + [[sign] for sign in pressed] if len(pressed) > 1 else [pressed]
             for flipped in trials[:6]:
                 if self.over or self._improves_on(before) or not flipped:
                     break
-                self._on_piece(_flip(pattern, flipped))
+                self._on_region(_flip(pattern, flipped))
             if not self._improves_on(before):
                 return
 
-    def _on_piece(self, pattern: Pattern) -> list[Sign]:
+    def _on_region(self, pattern: Pattern) -> list[Sign]:
         """Solve on one piece, adding the sign conditions that solutions break; returns those pressed against."""
         atoms = self._chosen(self.best)
         signs: list[Sign] = []
@@ -298,14 +298,14 @@ def _flip(pattern: Pattern, signs: list[Sign]) -> Pattern:
 Pattern = dict[int, Tensor]
 
 
-def kinks(graph: Graph, wanted: list[int]) -> list[int]:
+def split_nodes(graph: Graph, wanted: list[int]) -> list[int]:
     """Nodes with two pieces among the ancestors of the wanted ones."""
     return [i for i in graph.ancestors(wanted) if i and graph.nodes[i].op.splits_at_zero]
 
 
 def pattern_at(graph: Graph, x: Tensor, wanted: list[int]) -> Pattern:
     """Signs at one point ``(1, *input_shape)``."""
-    nodes = kinks(graph, wanted)
+    nodes = split_nodes(graph, wanted)
     before = graph.forward(x, [graph.nodes[i].inputs[0] for i in nodes]) if nodes else {}
     return {i: before[graph.nodes[i].inputs[0]] > 0 for i in nodes}
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.arguments import lowering_objective
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.gradient_steps import cosine, together
-from clinch.attacks.core.objective import Answer, along
-from clinch.attacks.core.query_objective import Objective
+from clinch.attacks.core.objective import Answer, AttackObjective
 from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.attacks.core.units import TYPICAL
 from clinch.errors import ProblemError
@@ -27,9 +28,9 @@ from clinch.geometry.region import Ball, Region
 from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
-#: lanes per problem for each start asked for
-LANES_PER_START = 12
-#: elements of all lanes together
+#: runs per problem for each start asked for
+RUNS_PER_START = 12
+#: elements of all runs together
 MEMORY = 1 << 23
 
 
@@ -47,7 +48,7 @@ def minimise(
 
     Args:
         problem: a problem, or its normal form.
-        steps: gradient steps per lane.
+        steps: gradient steps per run.
         starts: groups of 12 random starts per problem; the first start is the region's reference point.
         seed: of the random starts.
         history: whether to keep the course of the attack; its distances are the objective.
@@ -65,40 +66,48 @@ def minimise(
     """
     if min(steps, starts) < 1:
         raise ProblemError(f"steps={steps} and starts={starts} must be at least 1.")
-    goal = Objective(problem)
-    track = Track(goal, record=history, progress=progress, steps=steps + 1)
-    minimise_steps(goal, track, count=LANES_PER_START * starts, steps=steps, draws=goal.draws(seed))
-    return track.result()
+    objective = lowering_objective(problem)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps + 1)
+    minimise_steps(objective, best_points, count=RUNS_PER_START * starts, steps=steps, draws=objective.draws(seed))
+    return best_points.result()
 
 
 def minimise_steps(
-    goal: Objective, track: Track, *, count: int, steps: int, draws: Draws, first: Tensor | None = None
+    objective: AttackObjective,
+    best_points: BestPoints,
+    *,
+    count: int,
+    steps: int,
+    draws: Draws,
+    first: Tensor | None = None,
 ) -> None:
-    """Run the method for all problems of a goal, ``count`` lanes each; what is found goes to its track.
+    """Run the method for all problems of a goal, ``count`` runs each; what is found goes to its track.
 
-    ``first``: points of the region, ``(B, *input_shape)``, where the first lane of each problem begins instead of at
+    ``first``: points of the region, ``(B, *input_shape)``, where the first run of each problem begins instead of at
     the region's reference point.
     """
-    size = max(1, goal.x[0].numel())
-    sharing = goal.size if track.ledger is not None else 1  # under one limit of time all get their turn, with less
+    size = max(1, objective.x[0].numel())
+    sharing = (
+        objective.size if best_points.ledger is not None else 1
+    )  # under one limit of time all get their turn, with less
     count = max(1, min(count, MEMORY // (size * max(1, sharing))))
-    start = goal.start if first is None else first.to(goal.x)
-    for problems in torch.arange(goal.size, device=goal.x.device).split(max(1, MEMORY // (size * count))):
-        rows = problems.repeat_interleave(count)
-        z = random_starts(goal.region.take(rows), start[rows], count, draws.lanes(rows))
-        _descend(goal, track, rows, z, steps)
+    start = objective.start if first is None else first.to(objective.x)
+    for problems in torch.arange(objective.size, device=objective.x.device).split(max(1, MEMORY // (size * count))):
+        indices = problems.repeat_interleave(count)
+        z = random_starts(objective.region.take(indices), start[indices], count, draws.runs(indices))
+        _descend(objective, best_points, indices, z, steps)
 
 
-def _descend(goal: Objective, track: Track, rows: Tensor, z: Tensor, steps: int) -> None:
-    """All steps of lanes ``(L,)`` from z."""
-    region = goal.region.take(rows)
+def _descend(objective: AttackObjective, best_points: BestPoints, indices: Tensor, z: Tensor, steps: int) -> None:
+    """All steps of runs ``(L,)`` from z."""
+    region = objective.region.take(indices)
     scale = _reach(region)
     for k in range(steps + 1):
-        slopes = goal.slopes(z, rows, _losses if goal.tight.clauses else _value)
-        track.note_gradient(slopes.gradients, rows)
-        track.update(z, rows, slopes.margin, slopes.losses[:, 0])
-        track.step()
-        if k == steps or track.exhausted:
+        slopes = objective.slopes(z, indices, _losses if objective.query.clauses else _value)
+        best_points.note_gradient(slopes.gradients, indices)
+        best_points.update(z, indices, slopes.margin, slopes.losses[:, 0])
+        best_points.step()
+        if k == steps or best_points.exhausted:
             return
         direction = _direction(slopes.losses, slopes.gradients)
         moved = _step(region, z, direction, cosine(1.0, 0.0, k, steps + 1), scale)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import check_norm, goal_of
-from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import Moments
-from clinch.attacks.core.objective import Answer, along
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.objective import Answer
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.elementwise import power, sigmoid, softplus
 from clinch.geometry.norms import NORMS
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 #: smallest ratio of the two multipliers, and its inverse the largest
@@ -30,7 +29,7 @@ ITERATIONS, SETTLED = 5, 1e-2
 
 @with_gradients
 def pdpgd(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -82,38 +81,38 @@ def pdpgd(
     """
     if steps < 1 or step_size <= 0 or first_ratio <= 0:
         raise ProblemError(f"steps={steps}, step_size={step_size}, first_ratio={first_ratio} must be positive.")
-    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=norm), "PDPGD", NORMS)
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    rows, region, center = goal.todo, goal.region.take(goal.todo), goal.x[goal.todo]
-    z, moments = track.x[rows], Moments(center)
-    nu = torch.full_like(track.distance[rows], -math.log(first_ratio))
+    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "PDPGD", NORMS)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    indices, region, center = objective.todo, objective.region.take(objective.todo), objective.x[objective.todo]
+    z, moments = best_points.x[indices], Moments(center)
+    nu = torch.full_like(best_points.distance[indices], -math.log(first_ratio))
     share = sigmoid(nu)
-    for k in range(steps if len(rows) else 0):
-        slope = goal.slope(z, rows, _softplus)
-        track.note_gradient(slope.gradient, rows)
-        track.update(z, rows, slope.margin)
+    for k in range(steps if len(indices) else 0):
+        slope = objective.slope(z, indices, _softplus)
+        best_points.note_gradient(slope.gradient, indices)
+        best_points.update(z, indices, slope.margin)
         mean, scale = moments.add(slope.gradient)
         size = step_size * reduction ** (k / steps)
         z = project_into(region, z - size * mean / scale)
         stiffest = scale.flatten(1).amax(1)
         weight = (1 - share) / share * size / stiffest
-        z = _proximal_step(track, z, scale / along(stiffest, z), weight)
+        z = _proximal_step(best_points, z, scale / along(stiffest, z), weight)
         fall = 0.1 + 0.9 * (steps - 1 - k) / max(steps - 1, 1)
         limit = -math.log(SMALLEST_RATIO)
         nu = (nu + dual_step_size * fall * slope.margin.sign()).clamp(-limit, limit)
         share = AVERAGE * share + (1 - AVERAGE) * sigmoid(nu)
-        track.step()
-    return track.result()
+        best_points.step()
+    return best_points.result()
 
 
-def _proximal_step(track: Track, z: Tensor, metric: Tensor, weight: Tensor) -> Tensor:
+def _proximal_step(best_points: BestPoints, z: Tensor, metric: Tensor, weight: Tensor) -> Tensor:
     """Lower ``½‖u − z‖²_metric + weight·‖u − x‖_p`` over the range, by a few proximal steps in the plain metric."""
-    goal, rows = track.goal, track.goal.todo
-    region, center, wanted = goal.region.take(rows), goal.x[rows], z
+    objective, indices = best_points.objective, best_points.objective.todo
+    region, center, wanted = objective.region.take(indices), objective.x[indices], z
     going = torch.ones_like(weight, dtype=torch.bool)
     for _ in range(ITERATIONS):
         inner = z - metric * (z - wanted)
-        moved = project_into(region, center + _proximal(inner - center, weight, goal.p))
+        moved = project_into(region, center + _proximal(inner - center, weight, objective.p))
         moved = torch.where(along(going, z), moved, z)
         change, length = (moved - z).flatten(1).norm(dim=1), (moved - center).flatten(1).norm(dim=1)
         z, going = moved, going & (change > SETTLED * length)
@@ -122,7 +121,7 @@ def _proximal_step(track: Track, z: Tensor, metric: Tensor, weight: Tensor) -> T
     return z
 
 
-def _softplus(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
+def _softplus(answer: Answer, indices: Tensor, which: Tensor) -> Tensor:
     return softplus(answer.margin)
 
 

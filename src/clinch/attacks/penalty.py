@@ -6,20 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import nearest_goal_of
-from clinch.attacks.core.best_points import Progress, Track, retract
+from clinch.attacks.core.arguments import Attacked, nearest_objective_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress, line_search_to_input
 from clinch.attacks.core.gradient_steps import cosine
-from clinch.attacks.core.objective import ANY, Answer, Goal, Losses, along
-from clinch.attacks.core.result import AttackResult, HasQuery
-from clinch.attacks.minimum_norm.candidates import nearest_branches
+from clinch.attacks.core.objective import ANY, Answer, AttackObjective, Losses
+from clinch.attacks.core.result import AttackResult
+from clinch.attacks.minimum_norm.candidates import nearest_candidates
 from clinch.errors import ProblemError
 from clinch.geometry.elementwise import atanh
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 #: Adam's averages (Kingma and Ba 2015, arXiv 1412.6980), and the smallest root it divides by
@@ -28,13 +27,13 @@ DECAY, SQUARES, TINY = 0.9, 0.999, 1e-12
 LAST_STEP = 0.02
 #: factor between neighbouring weights as long as none has failed, or none has succeeded
 APART = 3.0
-#: how far beyond the goal the hinge losses aim, relative to the branch at the clean input: a tie does not count
+#: how far beyond the goal the hinge losses aim, relative to the candidate at the clean input: a tie does not count
 BEYOND = 1e-4
 
 
 @with_gradients
 def penalty(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -75,7 +74,7 @@ def penalty(
         first_weight: c at first; None: for each input by linearisation.
         step_size: Adam's; None: for each input by linearisation.
         confidence: κ, in the units of the losses.
-        branches: L₁ is one class or atom after the other of so many, those that linearisation at x says to be the
+        candidates: L₁ is one class or atom after the other of so many, those that linearisation at x says to be the
             nearest; None: whichever is smallest at each step, which ends where that one cannot be moved.
         change_of_variables: optimise w with ``z = (l+u)/2 + (u−l)/2·tanh w`` instead of clipping to the range; elements
             without limits stay as they are.
@@ -101,23 +100,23 @@ def penalty(
     for name, number in (("first_weight", first_weight), ("step_size", step_size)):
         if number is not None and not number > 0:
             raise ProblemError(f"{name}={number} must be positive.")
-    goal = nearest_goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    if goal.p != 2:
-        raise ProblemError(f"The penalty is a squared Euclidean distance, not norm={goal.p:g}. Write norm=2.")
-    track = Track(goal, record=history, progress=progress, steps=rounds * steps)
-    scale = _scale(track, branches, first_weight, step_size)
+    objective = nearest_objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    if objective.p != 2:
+        raise ProblemError(f"The penalty is a squared Euclidean distance, not norm={objective.p:g}. Write norm=2.")
+    best_points = BestPoints(objective, record=history, progress=progress, steps=rounds * steps)
+    scale = _scale(best_points, branches, first_weight, step_size)
     search = _Search.around(scale.weight)
-    for _ in range(rounds if len(goal.todo) else 0):
+    for _ in range(rounds if len(objective.todo) else 0):
         c = search.next(weights)
-        reached = _adam(track, scale, c, steps, confidence, change_of_variables)
+        reached = _adam(best_points, scale, c, steps, confidence, change_of_variables)
         search.learn(c, reached)
-    retract(track)
-    return track.result()
+    line_search_to_input(best_points)
+    return best_points.result()
 
 
 @with_gradients
 def carlini_wagner(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -152,10 +151,10 @@ def carlini_wagner(
 
 @dataclass
 class _Scale:
-    """What linearisation says of A attempts: row, branch, weight c, Adam's step, how far beyond the goal to aim."""
+    """What linearisation says of A attempts: row, candidate, weight c, Adam's step, how far beyond the goal to aim."""
 
-    rows: Tensor
-    branch: Tensor
+    indices: Tensor
+    candidate: Tensor
     weight: Tensor
     step: Tensor
     beyond: Tensor
@@ -165,17 +164,21 @@ class _Scale:
         return _Scale(*(t.repeat_interleave(count) for t in vars(self).values()))
 
 
-def _scale(track: Track, branches: int | None, first_weight: float | None, step_size: float | None) -> _Scale:
-    goal = track.goal
-    near = nearest_branches(goal, goal.todo, branches or 1)
-    track.note_gradient(near.steepness.unsqueeze(1), near.rows)
+def _scale(
+    best_points: BestPoints, branches: int | None, first_weight: float | None, step_size: float | None
+) -> _Scale:
+    objective = best_points.objective
+    near = nearest_candidates(objective, objective.todo, branches or 1)
+    best_points.note_gradient(near.steepness.unsqueeze(1), near.indices)
     one = torch.ones_like(near.length)
     weight = torch.where(near.met, 2 * near.length / torch.where(near.met, near.steepness, one), one)
     reach = near.move.abs().amax(1)
     step = torch.where(near.met & (reach > 0), 0.2 * reach, 0.01 * one)
-    branch = torch.full_like(near.branch, ANY) if branches is None else near.branch
+    candidate = torch.full_like(near.candidate, ANY) if branches is None else near.candidate
     weight = weight if first_weight is None else first_weight * one
-    return _Scale(near.rows, branch, weight, step if step_size is None else step_size * one, BEYOND * near.value.abs())
+    return _Scale(
+        near.indices, candidate, weight, step if step_size is None else step_size * one, BEYOND * near.value.abs()
+    )
 
 
 @dataclass
@@ -211,28 +214,28 @@ class _Search:
 
 
 def _adam(
-    track: Track, scale: _Scale, c: Tensor, steps: int, confidence: float, change_of_variables: bool
+    best_points: BestPoints, scale: _Scale, c: Tensor, steps: int, confidence: float, change_of_variables: bool
 ) -> Tensor:  # fmt: skip
     """One run of Adam for each attempt and weight ``(A, W)``; which of them reached the goal, ``(A, W)``."""
-    goal, count = track.goal, c.shape[1]
-    lanes = scale.repeated(count)
-    rows, size = lanes.rows, along(lanes.step, goal.x)
-    region, loss = goal.region.take(rows), _hinge(lanes.branch, c.flatten(), confidence + lanes.beyond)
+    objective, count = best_points.objective, c.shape[1]
+    runs = scale.repeated(count)
+    indices, size = runs.indices, along(runs.step, objective.x)
+    region, loss = objective.region.take(indices), _hinge(runs.candidate, c.flatten(), confidence + runs.beyond)
     to_input, to_variable = _variables(region) if change_of_variables else (None, None)
-    z = project_into(region, goal.x[rows])
+    z = project_into(region, objective.x[indices])
     v = z if to_variable is None else to_variable(z)
     mean, square = torch.zeros_like(v), torch.zeros_like(v)
-    reached = torch.zeros(len(rows), dtype=torch.bool, device=v.device)
+    reached = torch.zeros(len(indices), dtype=torch.bool, device=v.device)
     for k in range(steps):
         inner = None
         if to_input is not None:
             z, inner = to_input(v)
             z = project_into(region, z)
-        slopes = goal.slopes(z, rows, loss)
-        track.note_gradient(slopes.gradients, rows)
-        track.update(z, rows, slopes.margin)
+        slopes = objective.slopes(z, indices, loss)
+        best_points.note_gradient(slopes.gradients, indices)
+        best_points.update(z, indices, slopes.margin)
         reached |= slopes.margin < 0
-        gradient = slopes.gradients[:, 0] + _pull(goal, z, rows)
+        gradient = slopes.gradients[:, 0] + _pull(objective, z, indices)
         gradient = gradient if inner is None else gradient * inner
         mean = DECAY * mean + (1 - DECAY) * gradient
         square = SQUARES * square + (1 - SQUARES) * gradient.square()
@@ -240,24 +243,24 @@ def _adam(
         v = v - cosine(1.0, LAST_STEP, k, steps) * size * (mean / (1 - DECAY ** (k + 1))) / root
         if to_input is None:
             v = z = project_into(region, v)
-        track.step()
+        best_points.step()
     return reached.reshape(-1, count)
 
 
-def _hinge(branch: Tensor, weight: Tensor, beyond: Tensor) -> Losses:
-    """``c·Σ_i max(L_i, −κ)`` of each lane, up to a constant."""
+def _hinge(candidate: Tensor, weight: Tensor, beyond: Tensor) -> Losses:
+    """``c·Σ_i max(L_i, −κ)`` of each run, up to a constant."""
 
     def loss(answer: Answer, which: Tensor) -> Tensor:
-        hinges = (answer.conditions(branch[which]) + beyond[which].unsqueeze(1)).clamp(min=0)
+        hinges = (answer.conditions(candidate[which]) + beyond[which].unsqueeze(1)).clamp(min=0)
         return weight[which].unsqueeze(1) * hinges.sum(1, keepdim=True)
 
     return loss
 
 
-def _pull(goal: Goal, z: Tensor, rows: Tensor) -> Tensor:
+def _pull(objective: AttackObjective, z: Tensor, indices: Tensor) -> Tensor:
     """The gradient of the squared distance."""
-    delta = 2 * (z - goal.x[rows])
-    return delta if goal.weights is None else delta * goal.weights[rows].square()
+    delta = 2 * (z - objective.x[indices])
+    return delta if objective.weights is None else delta * objective.weights[indices].square()
 
 
 def _variables(region: Region) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor]]:

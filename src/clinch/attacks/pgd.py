@@ -5,27 +5,26 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import goal_of, radius_of, steps_of
-from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.arguments import Attacked, objective_of, radius_of, steps_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import Rule, orthogonal, selective
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Goal, Loss, along
+from clinch.attacks.core.objective import AttackObjective, Loss
 from clinch.attacks.core.restarts import never_blind, random_offset
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import sparse_direction, steepest_direction, with_room
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients
 def pgd(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -55,7 +54,8 @@ def pgd(
     1909.05040). We differ in that elements which the range does not let move are not chosen.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
+            and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
@@ -88,47 +88,58 @@ def pgd(
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1.")
     if not 0 < share <= 1:
         raise ProblemError(f"share={share} is no share of the elements. Write a number above 0, at most 1.")
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    radius, function = radius_of(goal, eps), loss_of(goal, loss, published=not normalise)
-    size = 2.5 * radius / steps if step_size is None else steps_of(goal, step_size, radius)
-    size = size.clamp(min=1.0) if step_size is None and goal.p == 0 else size
-    track = Track(goal, record=history, progress=progress, steps=restarts * steps)
-    draws = goal.draws(seed)
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    radius, function = radius_of(objective, eps), loss_of(objective.query, loss, published=not normalise)
+    size = 2.5 * radius / steps if step_size is None else steps_of(objective, step_size, radius)
+    size = size.clamp(min=1.0) if step_size is None and objective.p == 0 else size
+    best_points = BestPoints(objective, record=history, progress=progress, steps=restarts * steps)
+    draws = objective.draws(seed)
     noisy = restarts > 1 if random_start is None else random_start
     for run in range(restarts):
-        rows = goal.todo[~track.success[goal.todo]]
-        ball = goal.within(radius[rows], rows)
-        start = goal.x[rows]
+        indices = objective.todo[~best_points.success[objective.todo]]
+        ball = objective.within(radius[indices], indices)
+        start = objective.x[indices]
         if noisy or run:
-            start = start + random_offset(goal, radius[rows], draws.at(run).take(rows))
-        _descend(track, rows, project_into(ball, start), ball, size[rows], steps, function, normalise, momentum, share)
-    return track.result(radius)
+            start = start + random_offset(objective, radius[indices], draws.at(run).take(indices))
+        _descend(
+            best_points,
+            indices,
+            project_into(ball, start),
+            ball,
+            size[indices],
+            steps,
+            function,
+            normalise,
+            momentum,
+            share,
+        )
+    return best_points.result(radius)
 
 
 def _descend(
-    track: Track, rows: Tensor, z: Tensor, ball: Region, size: Tensor, steps: int, loss: Loss | None,
+    best_points: BestPoints, indices: Tensor, z: Tensor, ball: Region, size: Tensor, steps: int, loss: Loss | None,
     normalise: bool, momentum: float, share: float,
 ) -> None:  # fmt: skip
-    """One run of rows ``(L,)`` from z; those that reach their goal leave it."""
-    goal, average = track.goal, torch.zeros_like(z)
+    """One run of indices ``(L,)`` from z; those that reach their goal leave it."""
+    objective, average = best_points.objective, torch.zeros_like(z)
     for k in range(steps):
-        if not len(rows):
+        if not len(indices):
             return
-        slope = goal.slope(z, rows, loss)
-        track.note_gradient(slope.gradient, rows)
-        track.update(z, rows, slope.margin)
+        slope = objective.slope(z, indices, loss)
+        best_points.note_gradient(slope.gradient, indices)
+        best_points.update(z, indices, slope.margin)
         going = slope.margin >= 0
         gradient = never_blind(slope.gradient, k) if normalise else slope.gradient
-        rows, z, average, gradient = rows[going], z[going], average[going], gradient[going]
+        indices, z, average, gradient = indices[going], z[going], average[going], gradient[going]
         ball, size = ball.take(going), size[going]
         if momentum:
             length = gradient.flatten(1).abs().sum(1)
             average = momentum * average + gradient / along(torch.where(length > 0, length, 1.0), gradient)
             gradient = average
-        direction = _direction(gradient, z, ball, goal.p, share) if normalise else gradient
+        direction = _direction(gradient, z, ball, objective.p, share) if normalise else gradient
         z = project_into(ball, z - along(size.to(z), z) * direction)
-        track.step()
-    track.update(z, rows, goal.look(z, rows))
+        best_points.step()
+    best_points.update(z, indices, objective.look(z, indices))
 
 
 def _direction(gradient: Tensor, z: Tensor, ball: Region, p: float, share: float) -> Tensor:
@@ -145,7 +156,7 @@ def _direction(gradient: Tensor, z: Tensor, ball: Region, p: float, share: float
 
 @with_gradients
 def fgsm(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -168,7 +179,7 @@ def fgsm(
 
 @with_gradients
 def selective_pgd(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -217,13 +228,13 @@ def selective_pgd(
         >>> selective_pgd(cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), rejected), eps=1.5).success
         tensor([True])
     """
-    goal, radius = _stated(net, x, y, target, bounds, norm, eps, steps, restarts)
-    return _in_turn(goal, radius, selective, steps, step_size, restarts, separate, seed, history, progress)
+    objective, radius = _stated(net, x, y, target, bounds, norm, eps, steps, restarts)
+    return _in_turn(objective, radius, selective, steps, step_size, restarts, separate, seed, history, progress)
 
 
 @with_gradients
 def orthogonal_pgd(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -250,58 +261,65 @@ def orthogonal_pgd(
         >>> orthogonal_pgd(cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), rejected), eps=1.5).success
         tensor([True])
     """
-    goal, radius = _stated(net, x, y, target, bounds, norm, eps, steps, restarts)
-    return _in_turn(goal, radius, orthogonal, steps, step_size, restarts, separate, seed, history, progress)
+    objective, radius = _stated(net, x, y, target, bounds, norm, eps, steps, restarts)
+    return _in_turn(objective, radius, orthogonal, steps, step_size, restarts, separate, seed, history, progress)
 
 
 def _stated(
-    net: nn.Module | Network | HasQuery | Query | Goal, x: Tensor | None, y: Tensor | None,
+    net: Attacked, x: Tensor | None, y: Tensor | None,
     target: Tensor | int | None, bounds: tuple[float, float] | None, norm: float, eps: float | Tensor | None,
     steps: int, restarts: int,
-) -> tuple[Goal, Tensor]:  # fmt: skip
+) -> tuple[AttackObjective, Tensor]:  # fmt: skip
     if steps < 1 or restarts < 1:
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1.")
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    return goal, radius_of(goal, eps)
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    return objective, radius_of(objective, eps)
 
 
 def _in_turn(
-    goal: Goal, radius: Tensor, rule: Rule, steps: int, step_size: float | Tensor | None, restarts: int,
+    objective: AttackObjective, radius: Tensor, rule: Rule, steps: int, step_size: float | Tensor | None, restarts: int,
     separate: bool, seed: int, history: bool, progress: Progress | None,
 ) -> AttackResult:  # fmt: skip
-    size = 2.5 / steps * _euclidean(goal, radius) if step_size is None else steps_of(goal, step_size, radius)
-    track = Track(goal, record=history, progress=progress, steps=restarts * steps)
-    draws = goal.draws(seed)
+    size = 2.5 / steps * _euclidean(objective, radius) if step_size is None else steps_of(objective, step_size, radius)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=restarts * steps)
+    draws = objective.draws(seed)
     for run in range(restarts):
-        rows = goal.todo[~track.success[goal.todo]]
-        ball, z = goal.within(radius[rows], rows), goal.x[rows]
+        indices = objective.todo[~best_points.success[objective.todo]]
+        ball, z = objective.within(radius[indices], indices), objective.x[indices]
         if run:
-            z = z + random_offset(goal, radius[rows], draws.at(run).take(rows))
-        _descend_in_turn(track, rows, project_into(ball, z), ball, size[rows], steps, rule, separate)
-    return track.result(radius)
+            z = z + random_offset(objective, radius[indices], draws.at(run).take(indices))
+        _descend_in_turn(best_points, indices, project_into(ball, z), ball, size[indices], steps, rule, separate)
+    return best_points.result(radius)
 
 
 def _descend_in_turn(
-    track: Track, rows: Tensor, z: Tensor, ball: Region, size: Tensor, steps: int, rule: Rule, separate: bool
+    best_points: BestPoints,
+    indices: Tensor,
+    z: Tensor,
+    ball: Region,
+    size: Tensor,
+    steps: int,
+    rule: Rule,
+    separate: bool,
 ) -> None:
-    """One run of rows ``(L,)`` from z; those that reach their goal leave it."""
-    goal = track.goal
+    """One run of indices ``(L,)`` from z; those that reach their goal leave it."""
+    objective = best_points.objective
     for _ in range(steps):
-        if not len(rows):
+        if not len(indices):
             return
-        slopes = goal.slopes(z, rows, lambda answer, _: answer.conditions(together=not separate))
-        track.note_gradient(slopes.gradients, rows)
-        track.update(z, rows, slopes.margin)
+        slopes = objective.slopes(z, indices, lambda answer, _: answer.conditions(together=not separate))
+        best_points.note_gradient(slopes.gradients, indices)
+        best_points.update(z, indices, slopes.margin)
         going = slopes.margin >= 0
-        rows, z, ball, size = rows[going], z[going], ball.take(going), size[going]
+        indices, z, ball, size = indices[going], z[going], ball.take(going), size[going]
         direction = steepest_direction(rule(slopes.losses[going], slopes.gradients[going]), 2.0)
         z = project_into(ball, z - along(size.to(z), z) * direction)
-        track.step()
-    track.update(z, rows, goal.look(z, rows))
+        best_points.step()
+    best_points.update(z, indices, objective.look(z, indices))
 
 
-def _euclidean(goal: Goal, radius: Tensor) -> Tensor:
+def _euclidean(objective: AttackObjective, radius: Tensor) -> Tensor:
     """The largest Euclidean distance within a ball of p = 1, 2 or infinity; for p = 0 elements count as one each."""
-    if goal.p in (1.0, 2.0):
+    if objective.p in (1.0, 2.0):
         return radius
-    return radius.sqrt() if goal.p == 0 else radius * math.sqrt(max(1, goal.x[0].numel()))
+    return radius.sqrt() if objective.p == 0 else radius * math.sqrt(max(1, objective.x[0].numel()))

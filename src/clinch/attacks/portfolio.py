@@ -6,43 +6,42 @@ import copy
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clinch.attacks.apgd import STAGES as BALLS
 from clinch.attacks.apgd import adaptive_steps
-from clinch.attacks.core.arguments import goal_of, radius_of
-from clinch.attacks.core.best_points import Progress, Track
-from clinch.attacks.core.classification import Labels
+from clinch.attacks.core.arguments import Attacked, lowering_objective, objective_of, radius_of
+from clinch.attacks.core.best_points import BestPoints, Progress
+from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.draws import Draws
-from clinch.attacks.core.objective import Goal
-from clinch.attacks.core.query_objective import Conditions, Objective
+from clinch.attacks.core.objective import AttackObjective
+from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.attacks.core.restarts import Start, restarted, starts
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.result import AttackResult
 from clinch.attacks.frank_wolfe import extreme_steps
 from clinch.attacks.local_search import polish_from
-from clinch.attacks.minimise import LANES_PER_START, minimise_steps
-from clinch.attacks.minimum_norm.averaged_linearization import Lanes
+from clinch.attacks.minimise import RUNS_PER_START, minimise_steps
+from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns
 from clinch.attacks.minimum_norm.nearest import search
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
 from clinch.query import Distance, Query
 from clinch.runtime.gradients import with_gradients
 from clinch.solver.ledger import Ledger
 
 
 class Stage(NamedTuple):
-    """Frank-Wolfe steps from where the lanes began, each aimed at a single class.
+    """Frank-Wolfe steps from where the runs began, each aimed at a single class.
 
     Attributes:
-        lanes: how many for each input.
+        runs: how many for each input.
         share: of the passes that the stages before all of them leave.
         average: weight of past gradients in the last step.
         last: length of the last step.
         next: how many go on to the stage after it, those that came closest.
     """
 
-    lanes: int
+    runs: int
     share: float
     average: float
     last: float
@@ -57,7 +56,7 @@ NEAREST_SHARE, NEAREST_MOST = 0.6, 700
 #: Frank-Wolfe steps from where that one ended, the first and the last as shares of the way
 CLOSER, SHORT = 20, (0.2, 0.02)
 STAGES = (Stage(9, 0.2, average=0.8, last=0.2, next=3), Stage(3, 0.4, average=0.8, last=0.05, next=2))
-#: random starts of each lane of the last stage, which has what the others leave
+#: random starts of each run of the last stage, which has what the others leave
 RESTARTS = 3
 #: fewest passes that leave each stage a few steps
 FEWEST = 500
@@ -65,7 +64,7 @@ FEWEST = 500
 
 @with_gradients
 def worst(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -85,7 +84,7 @@ def worst(
     2. The nearest input of another class (:func:`nearest`), brought into the ball where it lies outside, and from there
        a few short steps of Frank-Wolfe.
     3. Frank-Wolfe with averaged gradients (:func:`frank_wolfe`) on the margins to the nine nearest classes at once;
-       where there are fewer, from random starts too; then with more steps on the three lanes that came closest.
+       where there are fewer, from random starts too; then with more steps on the three runs that came closest.
     4. APGD on the two closest from random starts, on the difference-of-logits ratio.
 
     No input is given up before its passes are spent, whatever its margin or gradient; where a gradient is zero, steps
@@ -93,7 +92,8 @@ def worst(
     for its passes on images other than those of the benchmark (``benchmarks/attacks/fixed_budget.py``).
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
+            and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
@@ -117,25 +117,30 @@ def worst(
     """
     if passes < FEWEST:
         raise ProblemError(f"passes={passes} are too few for every stage. Write {FEWEST} or more, or take pgd or apgd.")
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    radius = radius_of(goal, eps)
-    ratio, aimed = ("dlr", "margin") if isinstance(goal, Labels) else 2 * (goal.default_loss,)
-    plan = _Plan.of(passes, min(STAGES[0].lanes, goal.width), goal.partial, looks=len(BALLS) if goal.p == 1 else 1)
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    radius = radius_of(objective, eps)
+    ratio, aimed = ("dlr", "margin") if isinstance(objective.query, ClassQuery) else 2 * (objective.query.default_loss,)
+    plan = _Plan.of(
+        passes,
+        min(STAGES[0].runs, objective.width),
+        objective.query.graded,
+        looks=len(BALLS) if objective.p == 1 else 1,
+    )
     steps = QUICK + bool(plan.nearest) * (1 + CLOSER) + sum(plan.steps) + plan.last
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    gradient_steps = extreme_steps if goal.p == 0 else adaptive_steps
-    gradient_steps(track, starts(track, radius), radius, QUICK, aimed if goal.p == 0 else ratio)
-    draws = goal.draws(seed)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    gradient_steps = extreme_steps if objective.p == 0 else adaptive_steps
+    gradient_steps(best_points, starts(best_points, radius), radius, QUICK, aimed if objective.p == 0 else ratio)
+    draws = objective.draws(seed)
     if plan.nearest:
-        close = _nearest(track, radius, plan.nearest, draws.at(2))
-        extreme_steps(track, close, radius, CLOSER, aimed, average=0.5, first=SHORT[0], last=SHORT[1])
-    lanes = starts(track, radius, targets=plan.width, restarts=STAGES[0].lanes // plan.width, draws=draws.at(0))
+        close = _nearest(best_points, radius, plan.nearest, draws.at(2))
+        extreme_steps(best_points, close, radius, CLOSER, aimed, average=0.5, first=SHORT[0], last=SHORT[1])
+    runs = starts(best_points, radius, targets=plan.width, restarts=STAGES[0].runs // plan.width, draws=draws.at(0))
     for stage, count in zip(STAGES, plan.steps):
-        end = extreme_steps(track, lanes, radius, count, aimed, average=stage.average, last=stage.last)
-        lanes = end.closest(stage.next)
-    lanes = restarted(goal, lanes, radius, RESTARTS, draws.at(1))
-    gradient_steps(track, lanes, radius, plan.last, ratio)
-    return track.result(radius)
+        end = extreme_steps(best_points, runs, radius, count, aimed, average=stage.average, last=stage.last)
+        runs = end.closest(stage.next)
+    runs = restarted(objective, runs, radius, RESTARTS, draws.at(1))
+    gradient_steps(best_points, runs, radius, plan.last, ratio)
+    return best_points.result(radius)
 
 
 class _Plan(NamedTuple):
@@ -154,44 +159,44 @@ class _Plan(NamedTuple):
     last: int
 
     @staticmethod
-    def of(passes: int, width: int, partial: bool, looks: int) -> _Plan:
+    def of(passes: int, width: int, graded: bool, looks: int) -> _Plan:
         """All passes, to the last one that makes a step; without a nearest input where the goal has none. A run of
         gradient steps ends with so many looks."""
         left = passes - 2 * QUICK - looks - 3  # and one pass before each other stage
-        left -= 0 if partial else 2 * CLOSER + 1
-        nearest = 0 if partial else min(NEAREST_MOST, int(NEAREST_SHARE * left))
-        lanes = [width * (stage.lanes // width) if stage is STAGES[0] else stage.lanes for stage in STAGES]
-        steps = tuple(max(1, int((s.share * (left - nearest) / n - 1) / 2)) for s, n in zip(STAGES, lanes))
-        spent = nearest + sum(n * (2 * count + 1) for n, count in zip(lanes, steps))
+        left -= 0 if graded else 2 * CLOSER + 1
+        nearest = 0 if graded else min(NEAREST_MOST, int(NEAREST_SHARE * left))
+        runs = [width * (stage.runs // width) if stage is STAGES[0] else stage.runs for stage in STAGES]
+        steps = tuple(max(1, int((s.share * (left - nearest) / n - 1) / 2)) for s, n in zip(STAGES, runs))
+        spent = nearest + sum(n * (2 * count + 1) for n, count in zip(runs, steps))
         return _Plan(width, nearest, steps, max(1, int(((left - spent) / (RESTARTS * STAGES[-1].next) - looks) / 2)))
 
 
-def _nearest(track: Track, radius: Tensor, passes: int, draws: Draws) -> Start:
+def _nearest(best_points: BestPoints, radius: Tensor, passes: int, draws: Draws) -> Start:
     """The nearest point that reaches the goal, brought into the ball where it lies outside, for what is left.
 
     Returns:
-        Lanes at those of these points that miss the goal.
+        Runs at those of these points that miss the goal.
     """
-    goal = track.goal
-    rows = goal.todo[~track.success[goal.todo]]
-    rest = copy.copy(goal)  # counts its passes in the same place
-    rest.todo = rows
-    own = Track(rest)
+    objective = best_points.objective
+    indices = objective.todo[~best_points.success[objective.todo]]
+    rest = copy.copy(objective)  # counts its passes in the same place
+    rest.todo = indices
+    own = BestPoints(rest)
     search(own, passes, draws)
-    z = project_into(goal.within(radius[rows], rows), own.x[rows])
-    if len(rows):
-        track.update(z, rows, goal.look(z, rows))
-    track.step()
-    return Start(rows, None, z).take(~track.success[rows])
+    z = project_into(objective.within(radius[indices], indices), own.x[indices])
+    if len(indices):
+        best_points.update(z, indices, objective.look(z, indices))
+    best_points.step()
+    return Start(indices, None, z).take(~best_points.success[indices])
 
 
-#: passes for each problem of a thorough attack on a distance, and of a quick one: where branches share conditions, so
-#: that many lanes go side by side, and elsewhere
+#: passes for each problem of a thorough attack on a distance, and of a quick one: where candidates share conditions, so
+#: that many runs go side by side, and elsewhere
 SHARED, OTHERS = (5000, 2200), (800, 120)
 #: the same where changed elements are counted: branch and bound has no walks for those
 SHARED_SPARSE = 10_000
-#: lanes and steps of a thorough attack on another objective, and of a quick one
-WALKS, QUICK_WALKS = (2 * LANES_PER_START, 60), (4, 15)
+#: runs and steps of a thorough attack on another objective, and of a quick one
+WALKS, QUICK_WALKS = (2 * RUNS_PER_START, 60), (4, 15)
 #: how far behind the incumbent a runner-up may lie to be polished
 RUNNER_UP = 0.1
 
@@ -208,31 +213,37 @@ def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True
         passes: for each problem whose objective is a distance; None: as many as ``thorough`` says.
     """
     if not isinstance(query.objective, Distance):
-        goal = Objective(query)
-        track = Track(goal, ledger=ledger)
-        lanes, steps = WALKS if thorough else QUICK_WALKS
+        objective = lowering_objective(query)
+        best_points = BestPoints(objective, ledger=ledger)
+        runs, steps = WALKS if thorough else QUICK_WALKS
         try:
-            minimise_steps(goal, track, count=lanes, steps=steps, draws=goal.draws(seed))
+            minimise_steps(objective, best_points, count=runs, steps=steps, draws=objective.draws(seed))
         finally:
-            track.report()
+            best_points.report()
         return
-    goal = Conditions(query, needed=False, scaled=True)
-    track = Track(goal, ledger=ledger)
-    track.report()
-    wanted = SHARED_SPARSE if goal.shared and goal.p == 0 else (SHARED if goal.shared else OTHERS)[not thorough]
+    objective = AttackObjective(ProblemQuery(query, needed=False), scaled=True)
+    best_points = BestPoints(objective, ledger=ledger)
+    best_points.report()
+    wanted = (
+        SHARED_SPARSE
+        if objective.multi_constraint and objective.p == 0
+        else (SHARED if objective.multi_constraint else OTHERS)[not thorough]
+    )
     try:
-        finalists = search(track, passes or wanted, goal.draws(seed), quick=not thorough)
+        finalists = search(best_points, passes or wanted, objective.draws(seed), quick=not thorough)
     finally:
-        track.report()
+        best_points.report()
     if thorough and finalists is not None and not ledger.exhausted:
-        _polish_runners_up(ledger, track, finalists)
+        _polish_runners_up(ledger, best_points, finalists)
 
 
-def _polish_runners_up(ledger: Ledger, track: Track, lanes: Lanes) -> None:
+def _polish_runners_up(ledger: Ledger, best_points: BestPoints, runs: LinearizedRuns) -> None:
     """A runner-up may lie on a better piece than the incumbent: polish those that are not far behind."""
-    value = track.goal.shortened(ledger.value.to(lanes.rows.device))[lanes.rows]
-    close = (lanes.distance <= (1 + RUNNER_UP) * value).nonzero().flatten()
-    close = close[lanes.distance[close].argsort(stable=True)]
-    rows = lanes.rows[close]
-    x = track.goal.x[rows]
-    polish_from(ledger.query, ledger, track.goal.point(x + lanes.nearest[close].view_as(x), rows), rows.cpu())
+    value = best_points.objective.shortened(ledger.value.to(runs.indices.device))[runs.indices]
+    close = (runs.distance <= (1 + RUNNER_UP) * value).nonzero().flatten()
+    close = close[runs.distance[close].argsort(stable=True)]
+    indices = runs.indices[close]
+    x = best_points.objective.x[indices]
+    polish_from(
+        ledger.query, ledger, best_points.objective.point(x + runs.nearest[close].view_as(x), indices), indices.cpu()
+    )

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import check_norm, goal_of
-from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import Moments, cosine
-from clinch.attacks.core.objective import along
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients
 def sigma_zero(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -34,10 +32,10 @@ def sigma_zero(
     history: bool = False,
     progress: Progress | None = None,
 ) -> AttackResult:
-    """Few changed elements (p = 0), by gradient descent on a smooth count with small changes put back.
+    """Few changed elements (p = 0), by gradient descent on a smooth count with small changes restored.
 
     ``L = max(m, 0) + 1/n·Σ_i δ_i²/(δ_i² + σ)``; ``g = ∇L/‖∇L‖_∞``; ``δ ← clip(x + δ − η·Adam(g)) − x``; elements with
-    ``|δ_i| < τ`` are put back, ``τ ← τ ± t·η`` (+ where δ reached the goal); η by cosine annealing to a tenth. Cinà et
+    ``|δ_i| < τ`` are restored, ``τ ← τ ± t·η`` (+ where δ reached the goal); η by cosine annealing to a tenth. Cinà et
     al. 2025 (arXiv 2402.01879, algorithm 1), with Adam's averages as in the authors' code.
 
     Args:
@@ -68,15 +66,15 @@ def sigma_zero(
     """
     if steps < 1 or step_size <= 0 or sigma <= 0:
         raise ProblemError(f"steps={steps}, step_size={step_size}, sigma={sigma}: at least 1, above 0, above 0.")
-    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=0.0), "σ-zero", (0.0,))
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    rows, region, center = goal.todo, goal.region.take(goal.todo), goal.x[goal.todo]
-    z, limit = track.x[rows], center.new_full((len(rows),), threshold)
+    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=0.0), "σ-zero", (0.0,))
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    indices, region, center = objective.todo, objective.region.take(objective.todo), objective.x[objective.todo]
+    z, limit = best_points.x[indices], center.new_full((len(indices),), threshold)
     base, moments = z, Moments(z)
-    for k in range(steps if len(rows) else 0):
-        slope = goal.slope(z, rows)
-        track.note_gradient(slope.gradient, rows)
-        track.update(z, rows, slope.margin)
+    for k in range(steps if len(indices) else 0):
+        slope = objective.slope(z, indices)
+        best_points.note_gradient(slope.gradient, indices)
+        best_points.update(z, indices, slope.margin)
         inside, delta = slope.margin < 0, z - base
         count = 2 * sigma * delta / (delta.square() + sigma).square() / max(delta[0].numel(), 1)
         gradient = torch.where(along(inside, z), 0.0, slope.gradient) + count
@@ -86,5 +84,5 @@ def sigma_zero(
         z = project_into(region, z - eta * mean / scale)
         limit = (limit + threshold_rate * eta * torch.where(inside, 1.0, -1.0)).clamp(0, 1)
         z = torch.where((z - base).abs() < along(limit, z), base, z)
-        track.step()
-    return track.result()
+        best_points.step()
+    return best_points.result()

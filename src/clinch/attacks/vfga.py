@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import check_norm, goal_of
-from clinch.attacks.core.best_points import Progress, Track
+from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Goal, Loss
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.objective import AttackObjective, Loss
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients
 def vfga(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -65,52 +63,56 @@ def vfga(
     """
     if samples < 1 or (steps is not None and steps < 1):
         raise ProblemError(f"steps={steps} and samples={samples} must be at least 1.")
-    goal = check_norm(goal_of(net, x, y, target=target, bounds=bounds, norm=0.0), "VFGA", (0.0,))
-    function = loss_of(goal, loss)
-    most = goal.x[:1].numel() if steps is None else steps
-    track = Track(goal, record=history, progress=progress, steps=most)
-    draws = goal.draws(seed)
-    start, rows = track.x.clone(), goal.todo
-    z = start[rows]
+    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=0.0), "VFGA", (0.0,))
+    function = loss_of(objective.query, loss)
+    most = objective.x[:1].numel() if steps is None else steps
+    best_points = BestPoints(objective, record=history, progress=progress, steps=most)
+    draws = objective.draws(seed)
+    start, indices = best_points.x.clone(), objective.todo
+    z = start[indices]
     for step in range(most):
-        if not len(rows):
+        if not len(indices):
             break
-        slope = goal.slope(z, rows, function)
-        track.note_gradient(slope.gradient, rows)
-        track.update(z, rows, slope.margin)
-        free = (z == start[rows]).flatten(1)
-        trials = _trials(goal, z, rows, slope.gradient.flatten(1), free, samples, draws.at(step).take(rows))
-        margin, value = _weigh(goal, trials.flatten(0, 1), rows.repeat_interleave(trials.shape[1]), function)
-        order = torch.where(margin < 0, -torch.inf, value).reshape(len(rows), -1)
+        slope = objective.slope(z, indices, function)
+        best_points.note_gradient(slope.gradient, indices)
+        best_points.update(z, indices, slope.margin)
+        free = (z == start[indices]).flatten(1)
+        trials = _trials(objective, z, indices, slope.gradient.flatten(1), free, samples, draws.at(step).take(indices))
+        margin, value = _weigh(objective, trials.flatten(0, 1), indices.repeat_interleave(trials.shape[1]), function)
+        order = torch.where(margin < 0, -torch.inf, value).reshape(len(indices), -1)
         best = order.argmin(1)
-        z = trials[torch.arange(len(rows), device=z.device), best]
+        z = trials[torch.arange(len(indices), device=z.device), best]
         margin = margin.reshape(order.shape).gather(1, best[:, None]).squeeze(1)
-        track.update(z, rows, margin)
+        best_points.update(z, indices, margin)
         going = (margin >= 0) & free.any(1)
-        rows, z = rows[going], z[going]
-        track.step()
-    return track.result()
+        indices, z = indices[going], z[going]
+        best_points.step()
+    return best_points.result()
 
 
-def _trials(goal: Goal, z: Tensor, rows: Tensor, gradient: Tensor, free: Tensor, samples: int, draws: Draws) -> Tensor:
+def _trials(
+    objective: AttackObjective, z: Tensor, indices: Tensor, gradient: Tensor, free: Tensor, samples: int, draws: Draws
+) -> Tensor:
     """Points ``(L, 2·samples, *input_shape)``: z with the element changed that gains most upwards, or downwards."""
-    region, flat = goal.region.take(rows), z.flatten(1)
+    region, flat = objective.region.take(indices), z.flatten(1)
     lower, upper = region.lower.flatten(1), region.upper.flatten(1)
     up, down = ((side - flat).abs().nan_to_num(posinf=1.0) for side in (upper, lower))
     gains = torch.stack([-gradient * up, gradient * down], 1)
     picked = torch.where(free.unsqueeze(1), gains, -torch.inf).argmax(2)
     room = torch.stack([up, -down], 1).gather(2, picked.unsqueeze(2))
-    noise = draws.normal(z.new_empty(len(rows), 2, samples)).abs()
+    noise = draws.normal(z.new_empty(len(indices), 2, samples)).abs()
     where = picked.repeat_interleave(samples, 1).unsqueeze(2)
     trials = flat.unsqueeze(1).expand(-1, 2 * samples, -1).scatter_add(2, where, (noise * room).flatten(1).unsqueeze(2))
     trials = torch.maximum(torch.minimum(trials, upper.unsqueeze(1)), lower.unsqueeze(1))
     return trials.unflatten(2, z.shape[1:])
 
 
-def _weigh(goal: Goal, z: Tensor, rows: Tensor, loss: Loss | None) -> tuple[Tensor, Tensor]:
+def _weigh(objective: AttackObjective, z: Tensor, indices: Tensor, loss: Loss | None) -> tuple[Tensor, Tensor]:
     """Margin and loss ``(L,)`` of points, forward only."""
     with torch.no_grad():
-        answer = goal.answer(z, rows)
-        value = answer.margin if loss is None else loss(answer, rows, torch.arange(len(rows), device=rows.device))
-    goal.count(rows, forward=1)
+        answer = objective.answer(z, indices)
+        value = (
+            answer.margin if loss is None else loss(answer, indices, torch.arange(len(indices), device=indices.device))
+        )
+    objective.count(indices, forward=1)
     return answer.margin, value

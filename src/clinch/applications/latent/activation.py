@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from clinch.applications.latent.misfit import Misfit
-from clinch.attacks.activation_steps import Lanes, PatternSettings
+from clinch.attacks.activation_steps import PatternRuns, PatternSettings
 from clinch.attacks.core.draws import Draws, fingerprint
 from clinch.attacks.core.gradient_steps import cosine
-from clinch.attacks.gated_network import Switched, relu_layers
+from clinch.attacks.gated_network import GatedNetwork, relu_layers
 from clinch.modeling.model import SymbolicNetwork, load
 
 #: Euclidean length of a step, first and last, in standard deviations of a latent element times √n
@@ -34,8 +34,8 @@ def activation_descent(misfit: Misfit, rows: Tensor, z: Tensor, steps: int) -> T
     def lowered(values: Mapping[int, Tensor], latent: Tensor) -> Tensor:
         return misfit.of_output(values[graph.output].flatten(1), latent.flatten(1), rows)
 
-    surrogate = Switched(graph, [0, graph.output], relu_layers(graph, None))
-    lanes = Lanes(surrogate, z.reshape(shape), SETTINGS, Draws.of(fingerprint(misfit.target), 0).lanes(rows))
+    surrogate = GatedNetwork(graph, [0, graph.output], relu_layers(graph, None))
+    lanes = PatternRuns(surrogate, z.reshape(shape), SETTINGS, Draws.of(fingerprint(misfit.target), 0).runs(rows))
     best, least = z.clone(), z.new_full((len(z),), torch.inf)
     forward, backward = lanes.passes
     unit = misfit.size**0.5

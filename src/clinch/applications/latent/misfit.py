@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from clinch.attacks.core.batches import AT_ONCE, parts_of
 from clinch.attacks.core.classification import Model
-from clinch.attacks.core.objective import AT_ONCE, parts_of
 
 
 class Residuals(NamedTuple):

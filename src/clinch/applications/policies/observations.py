@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from clinch.attacks.activation_descent import activation_descent
-from clinch.attacks.core.classification import Labels, Model, check_p
-from clinch.attacks.core.objective import parts_of
+from clinch.attacks.core.arguments import objective_of
+from clinch.attacks.core.batches import parts_of
+from clinch.attacks.core.classification import Model, check_p
 from clinch.attacks.core.restarts import random_offset
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.pgd import pgd
@@ -151,9 +152,12 @@ class ObservationAttack:
         return Perturbed(z, clean, self.scores(z).argmax(1))
 
     def _noisy(self, x: Tensor) -> Tensor:
-        goal = Labels(self.network, x, self.scores(x).argmax(1), bounds=self.bounds, p=self.norm)
-        rows, radius = torch.arange(len(x), device=x.device), x.new_full((len(x),), self.eps, dtype=torch.float64)
-        return project_into(goal.within(radius, rows), x + random_offset(goal, radius, goal.draws(self._seed())))
+        objective = objective_of(
+            self.network, x, self.scores(x).argmax(1), bounds=self.bounds, norm=self.norm, scaled=False
+        )
+        everyone, radius = torch.arange(len(x), device=x.device), x.new_full((len(x),), self.eps, dtype=torch.float64)
+        offset = random_offset(objective, radius, objective.draws(self._seed()))
+        return project_into(objective.within(radius, everyone), x + offset)
 
     def _seed(self) -> int:
         """The next one: the same observation at another time meets other random numbers."""

@@ -11,10 +11,11 @@ from clinch.applications.regression.jacobian import Jacobian
 from clinch.applications.regression.linear import SOLVERS, LinearChange, checked, linear_in, region_of
 from clinch.applications.regression.proof import axes_of, prove_by_directions
 from clinch.applications.regression.statement import Statement
-from clinch.attacks.core.best_points import Track
-from clinch.attacks.core.objective import along
-from clinch.attacks.core.query_objective import Objective
-from clinch.attacks.minimise import LANES_PER_START, minimise_steps
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints
+from clinch.attacks.core.objective import AttackObjective
+from clinch.attacks.core.problem_query import ProblemQuery
+from clinch.attacks.minimise import RUNS_PER_START, minimise_steps
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.geometry.projection import project_into
 from clinch.modeling.model import SymbolicNetwork
@@ -115,30 +116,31 @@ def largest_change(
 def _work(statement: Statement, query: Query, ledger: Ledger, linear: LinearChange, seed: int) -> None:
     """Points first: they say which directions the proof may leave out."""
     with ledger.share(ATTACK_SHARE):
-        _attack(statement, query, ledger, linear, seed, 2 * LANES_PER_START)
+        _attack(statement, query, ledger, linear, seed, 2 * RUNS_PER_START)
     few = query.region.free_elements <= Portfolio().few_inputs
     try:
         ENGINES["bounds"].run(query, ledger, seed, Bounds())
         with ledger.share(DIRECTIONS_SHARE if few else 1.0):
             prove_by_directions(statement, query, ledger, seed)
         if not ledger.exhausted:
-            _attack(statement, query, ledger, linear, seed + 1, 8 * LANES_PER_START)
+            _attack(statement, query, ledger, linear, seed + 1, 8 * RUNS_PER_START)
         if few and not ledger.exhausted:
             ENGINES["input_split"].run(query, ledger, seed, InputSplit())
     except UnsupportedByEngine as reason:
         ledger.note(f"The bound stays as it is. {reason}")
 
 
-def _attack(statement: Statement, query: Query, ledger: Ledger, linear: LinearChange, seed: int, lanes: int) -> None:
+def _attack(statement: Statement, query: Query, ledger: Ledger, linear: LinearChange, seed: int, runs: int) -> None:
     """Projected gradient from the linear model's answer, on its better side, and from random points."""
-    goal = Objective(query)
-    track = Track(goal, ledger=ledger, who="projected gradient from the linear model")
-    sides = [project_into(goal.region, (statement.x + sign * linear.eta).to(goal.x)) for sign in (1, -1)]
+    asked = ProblemQuery(query, needed=False, lowers=True)
+    objective = AttackObjective(asked)
+    best_points = BestPoints(objective, ledger=ledger, who="projected gradient from the linear model")
+    sides = [project_into(objective.region, (statement.x + sign * linear.eta).to(objective.x)) for sign in (1, -1)]
     with torch.no_grad():
-        values = torch.stack([goal.tight.evaluate(side)[0] for side in sides])
-    first = torch.where(along(values[0] <= values[1], goal.x), *sides)
-    minimise_steps(goal, track, count=lanes, steps=STEPS, draws=goal.draws(seed), first=first)
-    track.report()
+        values = torch.stack([asked.tight.evaluate(side)[0] for side in sides])
+    first = torch.where(along(values[0] <= values[1], objective.x), *sides)
+    minimise_steps(objective, best_points, count=runs, steps=STEPS, draws=objective.draws(seed), first=first)
+    best_points.report()
 
 
 def _result(problem: Problem, ledger: Ledger, linear: LinearChange) -> Change:

@@ -1,4 +1,4 @@
-"""The goal of attacks on segmentation: a class for every pixel, many of which are to change at once."""
+"""What attacks on segmentation are asked: a class for every pixel, many of which are to change at once."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clinch.attacks.core.batches import parts_of
 from clinch.attacks.core.classification import Model, check_p, checked_inputs
-from clinch.attacks.core.objective import Answer, Goal, Loss, parts_of
+from clinch.attacks.core.objective import Answer, AttackQuery, Loss
+from clinch.attacks.core.units import working_dtype
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.elementwise import sigmoid
 from clinch.geometry.region import Region
 from clinch.modeling.model import SymbolicNetwork
+from clinch.query import Distance
 from clinch.runtime.arguments import checked_outputs
 from clinch.runtime.gradients import with_gradients
 
 
-class Pixels(Goal):
+class Pixels(AttackQuery):
     """Wrong classes for pixels, or classes of one's own choice: ``cl.attacks.pgd(Pixels(...), eps=0.1)``.
 
     With scores ``f (C, *places)`` the margin of pixel i is ``m_i = f_{y_i} − max_{c≠y_i} f_c``, for a target map t
@@ -69,11 +72,10 @@ class Pixels(Goal):
         if share is not None and not 0 < share <= 1:
             raise ProblemError(f"share={share} is no share of the pixels. Write a number above 0, at most 1, or None.")
         self.model = Model(net)
-        self.x, self.p = checked_inputs(self.model, x, bounds), float(norm)
+        self.x = checked_inputs(self.model, x, bounds)
+        self.objective, self.dtype, self.size = Distance(self.x, float(norm)), self.x.dtype, len(self.x)
         low, high = bounds or (-torch.inf, torch.inf)
-        self.region = Region(torch.full_like(self.x, low), torch.full_like(self.x, high))
-        self.forward = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
-        self.backward = self.forward.clone()
+        self.region = self.limits = Region(torch.full_like(self.x, low), torch.full_like(self.x, high))
         scores = pixel_scores(self.model, self.x)
         self.classes, self.places = scores.shape[1], tuple(scores.shape[2:])
         here = "y", (self.size, *self.places), self.classes, self.x.device
@@ -81,42 +83,35 @@ class Pixels(Goal):
         self.target = None if target is None else checked_map(target, "target", *here[1:])
         self.counted = checked_mask(counted, self.size, self.places, self.x.device)
         number = self.counted.sum(1)
-        self.partial, self._some = share is None, share is not None and share < 1
+        self.graded, self._some = share is None, share is not None and share < 1
         self.needed = number if share is None else (share * number).ceil().long().clamp(min=1)
-        rows = torch.arange(self.size, device=self.x.device)
-        self.todo = (~self.verdict(self.x, rows)[0]).nonzero().flatten()
-
-    @property
-    def width(self) -> int:
-        """One branch."""
-        return 1
 
     @property
     def losses(self) -> Mapping[str, Loss]:  # type: ignore[override]
         """See :class:`Pixels`."""
         return {
-            "soft count": lambda answer, rows, which: self._sum(answer, rows, sigmoid),
-            "sum of margins": lambda answer, rows, which: self._sum(answer, rows, torch.clone),
-            "cross-entropy": lambda answer, rows, which: self._cross_entropy(answer, rows, masked=False),
-            "masked cross-entropy": lambda answer, rows, which: self._cross_entropy(answer, rows, masked=True),
+            "soft count": lambda answer, indices, which: self._sum(answer, indices, sigmoid),
+            "sum of margins": lambda answer, indices, which: self._sum(answer, indices, torch.clone),
+            "cross-entropy": lambda answer, indices, which: self._cross_entropy(answer, indices, masked=False),
+            "masked cross-entropy": lambda answer, indices, which: self._cross_entropy(answer, indices, masked=True),
         }
 
-    def answer(self, z: Tensor, rows: Tensor) -> Answer:
-        """See :meth:`Goal.answer`; logits are ``(L, C, P)``."""
-        scores = self.model(z).flatten(2)
-        return Answer(self._branch(self.margins(scores, rows), rows).unsqueeze(1), scores)
+    def answer(self, x: Tensor, indices: Tensor) -> Answer:
+        """See :meth:`AttackQuery.answer`; logits are ``(L, C, P)``."""
+        scores = self.model(x).to(working_dtype(self.dtype)).flatten(2)
+        return Answer(self._missing(self.margins(scores, indices), indices).unsqueeze(1), scores)
 
-    def margins(self, scores: Tensor, rows: Tensor) -> Tensor:
+    def margins(self, scores: Tensor, indices: Tensor) -> Tensor:
         """The margins m of all pixels ``(L, P)`` from scores ``(L, C, P)``: negative where a pixel has changed."""
-        wanted = (self.y if self.target is None else self.target)[rows].unsqueeze(1)
+        wanted = (self.y if self.target is None else self.target)[indices].unsqueeze(1)
         own = scores.gather(1, wanted).squeeze(1)
         others = scores.scatter(1, wanted, -torch.inf).amax(1)
         return own - others if self.target is None else others - own
 
-    def _branch(self, margins: Tensor, rows: Tensor) -> Tensor:
+    def _missing(self, margins: Tensor, indices: Tensor) -> Tensor:
         """``(L,)``: ``Σ [m_i]₊`` over the pixels that are needed, the easiest ones, divided by their number; once all
         of them are negative the largest. As many as possible: the number of those left, with the same gradient."""
-        counted, needed = self.counted[rows], self.needed[rows]
+        counted, needed = self.counted[indices], self.needed[indices]
         inside = margins.masked_fill(~counted, torch.inf)
         if self._some:
             inside = inside.sort(1).values
@@ -125,49 +120,48 @@ class Pixels(Goal):
             chosen = counted
         hardest = inside.masked_fill(~chosen, -torch.inf).amax(1)
         missing = inside.clamp(min=0).masked_fill(~chosen, 0.0).sum(1) / needed
-        branch = torch.where(hardest < 0, hardest, missing)
-        if not self.partial:
-            return branch
+        margin = torch.where(hardest < 0, hardest, missing)
+        if not self.graded:
+            return margin
         left = (chosen & ~(inside < 0)).sum(1)
-        return torch.where(left > 0, branch - branch.detach() + left, branch)
+        return torch.where(left > 0, margin - margin.detach() + left, margin)
 
-    def _sum(self, answer: Answer, rows: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+    def _sum(self, answer: Answer, indices: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
         """Of a function of the margins, over the pixels that count."""
         assert answer.logits is not None
-        each = of(self.margins(answer.logits, rows))
-        return each.masked_fill(~self.counted[rows], 0.0).sum(1) / self.needed[rows]
+        each = of(self.margins(answer.logits, indices))
+        return each.masked_fill(~self.counted[indices], 0.0).sum(1) / self.needed[indices]
 
-    def _cross_entropy(self, answer: Answer, rows: Tensor, masked: bool) -> Tensor:
+    def _cross_entropy(self, answer: Answer, indices: Tensor, masked: bool) -> Tensor:
         scores = answer.logits
         assert scores is not None
         wanted, sign = (self.y, -1.0) if self.target is None else (self.target, 1.0)
-        each = sign * functional.cross_entropy(scores, wanted[rows], reduction="none")
-        counts = self.counted[rows]
+        each = sign * functional.cross_entropy(scores, wanted[indices], reduction="none")
+        counts = self.counted[indices]
         if masked:
-            counts = counts & ~(self.margins(scores.detach(), rows) < 0)
-        return each.masked_fill(~counts, 0.0).sum(1) / self.needed[rows]
+            counts = counts & ~(self.margins(scores.detach(), indices) < 0)
+        return each.masked_fill(~counts, 0.0).sum(1) / self.needed[indices]
 
-    def verdict(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Goal.verdict`; a pixel must have changed in both dtypes."""
-        z = z.to(self.x)
-        margin = torch.cat([self._branch(self.worse(z[part], rows[part]), rows[part]) for part in parts_of(z)])
-        margin = torch.where(margin.isnan() | ~z.flatten(1).isfinite().all(1), torch.inf, margin)
-        return (margin < 0) & self.region.take(rows).contains(z), margin
+    def check(self, x: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`AttackQuery.check`; a pixel must have changed in both dtypes."""
+        margin = torch.cat([self._missing(self.worse(x[part], indices[part]), indices[part]) for part in parts_of(x)])
+        margin = torch.where(margin.isnan() | ~x.flatten(1).isfinite().all(1), torch.inf, margin)
+        return (margin < 0) & self.region.take(indices).contains(x), margin
 
-    def worse(self, z: Tensor, rows: Tensor) -> Tensor:
+    def worse(self, z: Tensor, indices: Tensor) -> Tensor:
         """The larger of each pixel's margins in the model's dtype and in float64, ``(L, P)`` in float64; NaN: not
         changed."""
         with torch.no_grad():
             scores = self.model(z).flatten(2), self.model.finest(z).flatten(2)
-            both = [self.margins(f, rows).double().nan_to_num(nan=torch.inf) for f in scores]
+            both = [self.margins(f, indices).double().nan_to_num(nan=torch.inf) for f in scores]
         return torch.maximum(*both)
 
     def changed(self, z: Tensor) -> Tensor:
         """Which counted pixels have changed, or taken their target, at points ``(B, *input_shape)``: booleans
         ``(B, *places)``."""
-        rows = torch.arange(self.size, device=self.x.device)
+        indices = torch.arange(self.size, device=self.x.device)
         z = z.to(self.x)
-        margins = torch.cat([self.worse(z[part], rows[part]) for part in parts_of(z)])
+        margins = torch.cat([self.worse(z[part], indices[part]) for part in parts_of(z)])
         return ((margins < 0) & self.counted).reshape(self.size, *self.places)
 
 

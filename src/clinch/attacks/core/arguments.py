@@ -1,117 +1,134 @@
-"""From the arguments that all attacks share to a goal, with every check made before a gradient is spent."""
+"""From the arguments that all attacks share to an objective, with every check made before a gradient is spent.
+
+Args that mean the same for every attack:
+
+    net: a classifier (``nn.Module`` or what ``cl.load`` returned); or, where that has a meaning, a problem
+        (``cl.Problem`` or its normal form), or what an application asks, such as
+        :class:`clinch.applications.segmentation.Pixels`: then without x and y.
+    x: ``(B, *input_shape)`` clean inputs.
+    y: ``(B,)`` labels.
+    eps: the radius of the ball to attack in, one or ``(B,)``; None: that of the problem's own ball.
+    norm: 0, 1, 2 or ``cl.inf`` unless the attack says otherwise; a problem whose objective is a distance has its own.
+    target: one class or ``(B,)``; None: any class but the label.
+    bounds: the range of inputs; None: no limits. A problem states its own.
+    seed: of everything random; an attack that draws nothing takes it for the sake of uniformity.
+    history: whether to keep the course of the attack.
+    progress: called after each step with the numbers of steps done and planned.
+
+All return an :class:`AttackResult`: points inside the ball, or the nearest ones found; and raise a ``ClinchError`` for
+an argument that does not fit, in one line, before any gradient is spent.
+"""
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.core.classification import Labels, check_p
-from clinch.attacks.core.objective import Goal
-from clinch.attacks.core.query_objective import Conditions
-from clinch.attacks.core.result import HasQuery
+from clinch.attacks.core.classification import ClassQuery, check_p
+from clinch.attacks.core.objective import AttackObjective, AttackQuery
+from clinch.attacks.core.problem_query import ProblemQuery
+from clinch.attacks.core.result import HasQuery, query_of
 from clinch.errors import ProblemError, ShapeError, UnsupportedByEngine
 from clinch.network.network import Network
 from clinch.query import Distance, Query
 
+#: what attacks take first
+Attacked: TypeAlias = nn.Module | Network | HasQuery | Query | AttackQuery | AttackObjective
 
-def goal_of(
-    net: nn.Module | Network | HasQuery | Query | Goal,
-    x: Tensor | None = None,
-    y: Tensor | None = None,
-    *,
-    target: Tensor | int | None = None,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
-    norm: float = torch.inf,
-    outputs: str = "logits",
-    any_p: bool = False,
-    scaled: bool = True,
-) -> Goal:
-    """The goal of an attack: classifier, inputs and labels, or a problem alone.
+
+def objective_of(
+    net: Attacked, x: Tensor | None = None, y: Tensor | None = None, *, target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0), norm: float = torch.inf, outputs: str = "logits",
+    any_p: bool = False, scaled: bool = True,
+) -> AttackObjective:  # fmt: skip
+    """The objective of an attack: classifier, inputs and labels, or a problem alone. An objective is returned as it is.
 
     Args:
-        net: a classifier, or a problem (``cl.Problem`` or its normal form); a goal is returned as it is.
-        x: ``(B, *input_shape)``; None for a problem.
-        y: ``(B,)`` labels; None for a problem.
-        target: one wanted class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits. A problem states its own.
-        norm: 0, 1, 2 or infinity; a problem whose objective is a distance has its own.
+        net: with ``x``, ``y``, ``target``, ``bounds`` and ``norm`` as in :mod:`clinch.attacks.core.arguments`.
         outputs: ``"logits"`` or ``"probabilities"``.
         any_p: whether the attack takes every p >= 1 (but not 0), instead of 0, 1, 2 and infinity.
         scaled: whether the attack works in the units of :mod:`clinch.attacks.core.units`; otherwise in the user's.
 
     Raises:
-        ProblemError: labels without inputs, or inputs for a problem; and what :class:`Labels` and
-            :class:`Conditions` raise.
+        ProblemError: labels without inputs, or inputs for a problem; and what :class:`ClassQuery` and
+            :class:`ProblemQuery` raise.
     """
-    if isinstance(net, Goal):
-        if x is not None or y is not None or target is not None:
-            raise ProblemError("A goal states its own inputs and conditions. Leave out x, y and target.")
-        if norm not in (torch.inf, net.p):
-            raise ProblemError(f"norm={norm:g}, but the goal measures distances with norm={net.p:g}. Leave norm out.")
-        return net
-    if isinstance(net, nn.Module | Network) or not (isinstance(net, Query) or hasattr(net, "query")):
+    stated, inputs = isinstance(net, AttackQuery | AttackObjective), not (x is None and y is None and target is None)
+    if not stated and (isinstance(net, nn.Module | Network) or not (isinstance(net, Query) or hasattr(net, "query"))):
         if x is None or y is None:
             raise ProblemError("A classifier is attacked at inputs x with labels y. Pass both, or a cl.Problem alone.")
-        return Labels(
-            net, x, y, target=target, bounds=bounds, p=norm, outputs=outputs, any_p=any_p, scaled=scaled,  # type: ignore[arg-type]
-        )  # fmt: skip
-    if x is not None or y is not None or target is not None:
-        raise ProblemError("A problem states its own inputs and conditions. Leave out x, y and target.")
-    goal = Conditions(net, norm, scaled=scaled)
-    check_p(goal.p, any_p)
-    return goal
+        query = ClassQuery(net, x, y, target=target, bounds=bounds, p=norm, outputs=outputs, any_p=any_p)  # type: ignore[arg-type]
+        return AttackObjective(query, scaled=scaled)
+    if inputs:
+        what = "A goal" if stated else "A problem"
+        raise ProblemError(f"{what} states its own inputs and conditions. Leave out x, y and target.")
+    if isinstance(net, AttackQuery | AttackObjective):
+        objective = AttackObjective(net) if isinstance(net, AttackQuery) else net
+        if norm not in (torch.inf, objective.p):
+            raise ProblemError(
+                f"norm={norm:g}, but the goal measures distances with norm={objective.p:g}. Leave norm out."
+            )
+        return objective
+    objective = AttackObjective(ProblemQuery(query_of(net), norm), scaled=scaled)  # type: ignore[arg-type]
+    check_p(objective.p, any_p)
+    return objective
 
 
-def nearest_goal_of(
-    net: nn.Module | Network | HasQuery | Query | Goal,
-    x: Tensor | None = None,
-    y: Tensor | None = None,
-    *,
-    target: Tensor | int | None = None,
-    bounds: tuple[float, float] | None = (0.0, 1.0),
-    norm: float = torch.inf,
-) -> Goal:
-    """:func:`goal_of` for attacks that look for the smallest distance.
+def nearest_objective_of(
+    net: Attacked, x: Tensor | None = None, y: Tensor | None = None, *, target: Tensor | int | None = None,
+    bounds: tuple[float, float] | None = (0.0, 1.0), norm: float = torch.inf,
+) -> AttackObjective:  # fmt: skip
+    """:func:`objective_of` for attacks that look for the smallest distance.
 
     Raises:
         UnsupportedByEngine: a problem with another objective than a distance, or a goal that is a matter of degree; and
-            what :func:`goal_of` raises.
+            what :func:`objective_of` raises.
     """
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    _check_enough(goal)
-    if isinstance(goal, Conditions) and not isinstance(goal.query.objective, Distance):
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
+    _check_enough(objective)
+    query = objective.query
+    if isinstance(query, ProblemQuery) and not isinstance(query.stated.objective, Distance):
         raise UnsupportedByEngine(
             "This attack looks for the smallest distance, and the problem's objective is none. Use "
             "clinch.attacks.minimise instead."
         )
-    return goal
+    return objective
 
 
-def check_norm(goal: Goal, method: str, norms: tuple[float, ...]) -> Goal:
-    """The goal itself, where a method that looks for the smallest distance can measure distances to it.
+def lowering_objective(problem: HasQuery | Query) -> AttackObjective:
+    """The objective of attacks that lower a problem's own: points that satisfy every clause, the smaller the better."""
+    return AttackObjective(ProblemQuery(query_of(problem), needed=False, lowers=True))
+
+
+def check_norm(objective: AttackObjective, method: str, norms: tuple[float, ...]) -> AttackObjective:
+    """The objective itself, where a method that looks for the smallest distance can measure distances to it.
 
     Raises:
         UnsupportedByEngine: another norm than the method has a meaning for, or weights, or a goal that is a matter of
             degree.
     """
-    _check_enough(goal)
-    if goal.p not in norms:
+    _check_enough(objective)
+    if objective.p not in norms:
         known = " or ".join("cl.inf" if p == torch.inf else f"{p:g}" for p in norms)
-        raise UnsupportedByEngine(f"{method} has no meaning for norm={goal.p:g}. Use norm={known}, or another attack.")
-    if goal.weights is not None:
+        raise UnsupportedByEngine(
+            f"{method} has no meaning for norm={objective.p:g}. Use norm={known}, or another attack."
+        )
+    if objective.weights is not None:
         raise UnsupportedByEngine(f"{method} measures distances without weights. Use solve() for them.")
-    return goal
+    return objective
 
 
-def _check_enough(goal: Goal) -> None:
-    if goal.partial:
+def _check_enough(objective: AttackObjective) -> None:
+    if objective.query.graded:
         raise UnsupportedByEngine(
             "This attack looks for the smallest distance, and the goal is as much as possible within a ball. State how "
             "much is enough, such as share=0.5 of the pixels."
         )
 
 
-def radius_of(goal: Goal, eps: float | Tensor | None) -> Tensor:
+def radius_of(objective: AttackObjective, eps: float | Tensor | None) -> Tensor:
     """Radii ``(B,)`` in float64.
 
     Raises:
@@ -119,19 +136,19 @@ def radius_of(goal: Goal, eps: float | Tensor | None) -> Tensor:
         ShapeError: neither one number nor one for each input.
     """
     if eps is None:
-        balls = goal.region.balls
-        if len(balls) != 1 or balls[0].p != goal.p:
+        balls = objective.region.balls
+        if len(balls) != 1 or balls[0].p != objective.p:
             raise ProblemError("eps is missing. Give the radius of the ball to attack in, such as eps=0.1.")
         return balls[0].radius.double()
-    radius = torch.as_tensor(eps, dtype=torch.float64, device=goal.x.device)
-    if radius.dim() and tuple(radius.shape) != (goal.size,):
-        raise ShapeError(f"eps has shape {tuple(radius.shape)}; expected one number or ({goal.size},).")
+    radius = torch.as_tensor(eps, dtype=torch.float64, device=objective.x.device)
+    if radius.dim() and tuple(radius.shape) != (objective.size,):
+        raise ShapeError(f"eps has shape {tuple(radius.shape)}; expected one number or ({objective.size},).")
     if not bool((radius > 0).all() and radius.isfinite().all()):
         raise ProblemError(f"eps={eps} must be positive and finite.")
-    return goal.shortened(radius.expand(goal.size)).clone()
+    return objective.shortened(radius.expand(objective.size)).clone()
 
 
-def steps_of(goal: Goal, step_size: float | Tensor, radius: Tensor) -> Tensor:
+def steps_of(objective: AttackObjective, step_size: float | Tensor, radius: Tensor) -> Tensor:
     """Step sizes that a user states, one or ``(B,)``, like radii ``(B,)`` of :func:`radius_of`.
 
     Raises:
@@ -139,7 +156,7 @@ def steps_of(goal: Goal, step_size: float | Tensor, radius: Tensor) -> Tensor:
     """
     size = torch.as_tensor(step_size).to(radius)
     if size.dim() > 1 or (size.dim() and len(size) not in (1, len(radius))):
-        raise ShapeError(f"step_size has shape {tuple(size.shape)}; expected one number or ({goal.size},).")
+        raise ShapeError(f"step_size has shape {tuple(size.shape)}; expected one number or ({objective.size},).")
     if not bool((size > 0).all() and size.isfinite().all()):
         raise ProblemError(f"step_size={step_size} must be positive and finite.")
-    return goal.shortened(size.expand(len(radius)), steps=True)
+    return objective.shortened(size.expand(len(radius)), steps=True)

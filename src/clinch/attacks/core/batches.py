@@ -1,7 +1,8 @@
-"""Batches of full height, so that what a network says about a point does not depend on how many others are asked about.
+"""How points are sent through a network: not too many at once, and in batches of full height.
 
 Matrix products on a CPU take rows four at a time, and those that are left over by another sum order. Rows that lie
-alike in memory are rounded alike once there are as many as a multiple of four.
+alike in memory are rounded alike once there are as many as a multiple of four: so what a network says about a point
+does not depend on how many others are asked about.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 
 #: rows of one block of a matrix product
 BLOCK = 4
+#: input elements sent through the network at once
+AT_ONCE = 2**21
 
 Values = TypeVar("Values", Tensor, dict[int, Tensor])
 
@@ -34,3 +37,16 @@ def filled(network: Callable[[Tensor], Values], z: Tensor) -> Values:
     if isinstance(found, Tensor) and found.dim() and len(found) == len(z) + missing:
         return found[: len(z)]
     return network(z)  # no row for each point: whoever asks finds fault with it
+
+
+def parts_of(z: Tensor, times: int = 1) -> list[slice]:
+    """Points ``(L, *input_shape)`` in parts that the network takes at once: what it keeps for gradients is many times
+    its input. ``times``: rows that each point stands for."""
+    size = max(1, AT_ONCE // (times * max(1, z.shape[1:].numel())))
+    size -= size % BLOCK if size > BLOCK else 0
+    return [slice(begin, begin + size) for begin in range(0, max(1, len(z)), size)]
+
+
+def along(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers ``(L,)`` shaped so that they multiply the rows of ``(L, *input_shape)``."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.objective import Goal, along
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import ALREADY, NO_GRADIENT, NOT_FOUND, NUDGES, AttackResult, History
 from clinch.geometry.projection import project_into
 from clinch.solver.check_points import RADIUS_ROUNDING
@@ -24,11 +25,11 @@ REPORT_EVERY = 0.1
 Progress = Callable[[int, int], None]
 
 
-class Track:
+class BestPoints:
     """Keeps, for each input, the nearest point that reaches the goal, or without one the point of least margin.
 
     Args:
-        goal: what is attacked.
+        objective: what is attacked.
         record: whether to keep a history, one line for each call of :meth:`step`.
         progress: called at the same time.
         steps: number of steps planned.
@@ -43,23 +44,23 @@ class Track:
     """
 
     def __init__(
-        self, goal: Goal, *, record: bool = False, progress: Progress | None = None, steps: int = 0,
+        self, objective: AttackObjective, *, record: bool = False, progress: Progress | None = None, steps: int = 0,
         ledger: Ledger | None = None, who: str = "attack",
     ) -> None:  # fmt: skip
-        self.goal, self.progress, self.ledger, self.who = goal, progress, ledger, who
+        self.objective, self.progress, self.ledger, self.who = objective, progress, ledger, who
         self._done, self._planned, self._reported = 0, steps, time.monotonic()
-        self.x = goal.start
-        self.distance = goal.x.new_full((goal.size,), torch.inf)
-        self.margin = goal.x.new_full((goal.size,), torch.inf)
+        self.x = objective.start
+        self.distance = objective.x.new_full((objective.size,), torch.inf)
+        self.margin = objective.x.new_full((objective.size,), torch.inf)
         #: inputs for which some gradient was not zero
-        self._moved = torch.zeros(goal.size, dtype=torch.bool, device=goal.x.device)
+        self._moved = torch.zeros(objective.size, dtype=torch.bool, device=objective.x.device)
         self._asked = self._moved.clone()
         self._lines: list[tuple[Tensor, Tensor, Tensor]] | None = [] if record else None
         done = torch.ones_like(self._moved)
-        done[goal.todo] = False
+        done[objective.todo] = False
         self._already = done
         self._fresh = done.clone()
-        self.distance[done] = goal.distance(self.x, torch.arange(goal.size, device=self.x.device))[done]
+        self.distance[done] = objective.distance(self.x, torch.arange(objective.size, device=self.x.device))[done]
         self._rank = torch.where(done, -torch.inf, torch.inf).to(torch.float64)
 
     @property
@@ -72,7 +73,7 @@ class Track:
         """Whether there is a ledger that says stop."""
         return self.ledger is not None and self.ledger.exhausted
 
-    def update(self, z: Tensor, rows: Tensor, margin: Tensor, distance: Tensor | None = None) -> Tensor:
+    def update(self, z: Tensor, indices: Tensor, margin: Tensor, distance: Tensor | None = None) -> Tensor:
         """Keep what is better; rows may repeat. Returns which of the points ``(L,)`` were the best of their input.
 
         A point that reaches the goal goes before one that does not; then the nearer one is better, or where none
@@ -80,25 +81,25 @@ class Track:
 
         Args:
             z: ``(L, *input_shape)`` points of the box.
-            rows: ``(L,)`` their inputs.
+            indices: ``(L,)`` their inputs.
             margin: ``(L,)``.
             distance: ``(L,)`` what is lowered; None: the distance.
         """
-        if self.goal.units is not None and self.goal.units.rounds:
-            z = self.goal.working(self.goal.point(z.detach(), rows), rows)
-        distance = self.goal.distance(z, rows) if distance is None else distance
-        outside = self.goal.outside(z, rows)
+        if self.objective.units is not None and self.objective.units.rounds:
+            z = self.objective.working(self.objective.point(z.detach(), indices), indices)
+        distance = self.objective.distance(z, indices) if distance is None else distance
+        outside = self.objective.outside(z, indices)
         if outside is not None:
             margin = torch.where(outside > 0, torch.maximum(margin, outside), margin)
         rank = _rank(margin, distance)
-        better = rank < self._rank[rows]
+        better = rank < self._rank[indices]
         if not bool(better.any()):
             return better
-        least = self._rank.scatter_reduce(0, rows, rank, "amin")
-        lane = torch.arange(len(rows), device=rows.device)
-        winner = torch.where(better & (rank == least[rows]), lane, len(lane))
-        winner = torch.full_like(self._already, len(lane), dtype=lane.dtype).scatter_reduce(0, rows, winner, "amin")
-        index = (winner < len(lane)).nonzero().flatten()
+        least = self._rank.scatter_reduce(0, indices, rank, "amin")
+        run = torch.arange(len(indices), device=indices.device)
+        winner = torch.where(better & (rank == least[indices]), run, len(run))
+        winner = torch.full_like(self._already, len(run), dtype=run.dtype).scatter_reduce(0, indices, winner, "amin")
+        index = (winner < len(run)).nonzero().flatten()
         chosen = winner[index]
         self.x[index] = z.detach()[chosen]
         self.distance[index] = torch.where(margin < 0, distance, torch.inf)[chosen].to(self.distance)
@@ -112,44 +113,46 @@ class Track:
     def report(self) -> None:
         """Offer what is new to the ledger, if there is one; points that it rejects are forgotten."""
         self._reported = time.monotonic()
-        rows = self._fresh.nonzero().flatten()
-        if self.ledger is None or not len(rows):
+        indices = self._fresh.nonzero().flatten()
+        if self.ledger is None or not len(indices):
             return
-        self._fresh[rows] = False
+        self._fresh[indices] = False
         for nudge in NUDGES:
-            accepted = self.ledger.offer(self.goal.point(self._nudged(self.x[rows], rows, nudge), rows), self.who, rows)
-            rows = rows[~accepted.to(rows.device)]
-            if not len(rows) or self.goal.p == 0:
+            accepted = self.ledger.offer(
+                self.objective.point(self._nudged(self.x[indices], indices, nudge), indices), self.who, indices
+            )
+            indices = indices[~accepted.to(indices.device)]
+            if not len(indices) or self.objective.p == 0:
                 break
-        value = self.goal.shortened(self.ledger.value.to(self.distance.device))[rows].cpu()
+        value = self.objective.shortened(self.ledger.value.to(self.distance.device))[indices].cpu()
         known = value.isfinite()
-        self.distance[rows] = value.to(self.distance)
-        self.margin[rows] = torch.where(known, -1.0, torch.inf).to(self.margin)
-        self._rank[rows] = _rank(self.margin[rows].double(), value.to(rows.device))
-        found = rows[known.to(rows.device)]
-        self.x[found] = self.goal.working(self.ledger.x[found.cpu()].to(rows.device), found)
+        self.distance[indices] = value.to(self.distance)
+        self.margin[indices] = torch.where(known, -1.0, torch.inf).to(self.margin)
+        self._rank[indices] = _rank(self.margin[indices].double(), value.to(indices.device))
+        found = indices[known.to(indices.device)]
+        self.x[found] = self.objective.working(self.ledger.x[found.cpu()].to(indices.device), found)
 
-    def _nudged(self, z: Tensor, rows: Tensor, nudge: float, radius: Tensor | None = None) -> Tensor:
+    def _nudged(self, z: Tensor, indices: Tensor, nudge: float, radius: Tensor | None = None) -> Tensor:
         """Points a little farther along the ray from their inputs."""
         if not nudge:
             return z
-        goal = self.goal
-        region = goal.region.take(rows) if radius is None else goal.within(radius[rows], rows)
-        return project_into(region, goal.x[rows] + (1 + nudge) * (z - goal.x[rows]))
+        objective = self.objective
+        region = objective.region.take(indices) if radius is None else objective.within(radius[indices], indices)
+        return project_into(region, objective.x[indices] + (1 + nudge) * (z - objective.x[indices]))
 
-    def note_gradient(self, gradient: Tensor, rows: Tensor) -> None:
+    def note_gradient(self, gradient: Tensor, indices: Tensor) -> None:
         """Remember whether gradients ``(L, *input_shape)`` gave any direction."""
-        self._asked[rows] = True
-        if bool(self._moved[rows].all()):
+        self._asked[indices] = True
+        if bool(self._moved[indices].all()):
             return
-        self._moved[rows[(gradient != 0).flatten(1).any(1)]] = True
+        self._moved[indices[(gradient != 0).flatten(1).any(1)]] = True
 
     def step(self) -> None:
         """End of one step: a line of history, and a call of ``progress``."""
         self._done += 1
         if self._lines is not None:
-            passes = self.goal.forward + self.goal.backward
-            distance = self.goal.lengths(self.distance, slice(None))
+            passes = self.objective.forward + self.objective.backward
+            distance = self.objective.lengths(self.distance, slice(None))
             self._lines.append((passes.clone(), distance.clone(), self.margin.clone()))
         if self.progress is not None:
             self.progress(self._done, max(self._done, self._planned))
@@ -160,29 +163,30 @@ class Track:
         Where rounding has left a point just short of its goal it goes on along the ray from the input, as long as it
         stays within ``radius (B,)``.
         """
-        goal, p0 = self.goal, self.goal.p == 0
+        objective, p0 = self.objective, self.objective.p == 0
         x, success = self.x.clone(), torch.zeros_like(self.distance, dtype=torch.bool)
         loss = torch.full_like(self.distance, torch.inf, dtype=torch.float64)
-        everyone = torch.arange(goal.size, device=x.device)
+        everyone = torch.arange(objective.size, device=x.device)
         for nudge in NUDGES:
-            rows = everyone[~success & (self.success if nudge else everyone >= 0)]
-            if not len(rows) or (nudge and p0):
+            indices = everyone[~success & (self.success if nudge else everyone >= 0)]
+            if not len(indices) or (nudge and p0):
                 break
-            z = self._nudged(self.x[rows], rows, nudge, radius)
-            reached, margin = goal.verdict(z, rows)
+            z = self._nudged(self.x[indices], indices, nudge, radius)
+            reached, margin = objective.verdict(z, indices)
             if radius is not None:
-                length = goal.distance(goal.working(goal.point(z, rows), rows).double(), rows)
-                reached &= length <= radius[rows] * (1 + RADIUS_ROUNDING)
-            better = reached | (loss[rows] == torch.inf)
-            x[rows[better]], loss[rows[better]] = z[better], margin[better]
-            success[rows] = reached
-        x = goal.point(x, everyone)
-        exact = goal.working(x, everyone)
-        distance = goal.lengths(goal.distance(exact.double(), everyone), everyone).where(success, torch.inf)
-        value = goal.lengths(goal.lowered(exact, everyone), everyone).where(success, torch.inf)
+                length = objective.distance(objective.working(objective.point(z, indices), indices).double(), indices)
+                reached &= length <= radius[indices] * (1 + RADIUS_ROUNDING)
+            better = reached | (loss[indices] == torch.inf)
+            x[indices[better]], loss[indices[better]] = z[better], margin[better]
+            success[indices] = reached
+        x = objective.point(x, everyone)
+        exact = objective.working(x, everyone)
+        distance = objective.lengths(objective.distance(exact.double(), everyone), everyone).where(success, torch.inf)
+        value = objective.lengths(objective.lowered(exact, everyone), everyone).where(success, torch.inf)
         return AttackResult(
-            x, success, value, distance, loss, goal.forward.clone(), goal.backward.clone(), self._reasons(success),
-            None if self._lines is None else History(*(torch.stack(c) for c in zip(*self._lines))), goal.exact,
+            x, success, value, distance, loss, objective.forward.clone(), objective.backward.clone(),
+            self._reasons(success), None if self._lines is None else History(*map(torch.stack, zip(*self._lines))),
+            objective.query.exact,
         )  # fmt: skip
 
     def _reasons(self, success: Tensor) -> tuple[str, ...]:
@@ -206,34 +210,34 @@ class Budget:
     """So many passes for each input, from now on.
 
     Attributes:
-        goal: counts what is spent.
+        objective: counts what is spent.
         passes: for each input.
         before: ``(B,)`` what had been spent when the budget was made.
     """
 
-    goal: Goal
+    objective: AttackObjective
     passes: int
     before: Tensor
 
     @staticmethod
-    def of(goal: Goal, passes: int) -> Budget:
+    def of(objective: AttackObjective, passes: int) -> Budget:
         """A budget that begins now."""
-        return Budget(goal, passes, goal.forward + goal.backward)
+        return Budget(objective, passes, objective.forward + objective.backward)
 
-    def left(self, rows: Tensor) -> Tensor:
+    def left(self, indices: Tensor) -> Tensor:
         """Passes ``(A,)`` that the given inputs still have."""
-        return self.passes - (self.goal.forward + self.goal.backward - self.before)[rows]
+        return self.passes - (self.objective.forward + self.objective.backward - self.before)[indices]
 
-    def steps(self, lanes: Tensor, each: int, share: float = 1.0, most: float = torch.inf) -> Tensor:
-        """Steps ``(L,)`` of lanes, whose inputs are ``lanes (L,)``, that a share of the budget and what is left of it
+    def steps(self, runs: Tensor, each: int, share: float = 1.0, most: float = torch.inf) -> Tensor:
+        """Steps ``(L,)`` of runs, whose inputs are ``runs (L,)``, that a share of the budget and what is left of it
         pay for, at ``each`` passes of a step; not more than ``most``."""
-        cost = each * torch.bincount(lanes, minlength=self.goal.size)[lanes]
+        cost = each * torch.bincount(runs, minlength=self.objective.size)[runs]
         paid = (share * self.passes / cost).clamp(max=most)
-        return torch.minimum(paid, self.left(lanes) / cost).clamp(min=0).long()
+        return torch.minimum(paid, self.left(runs) / cost).clamp(min=0).long()
 
 
 def groups(plans: Tensor) -> Iterator[tuple[list[int], Tensor]]:
-    """Each plan ``(k,)`` among those of some inputs or lanes ``(L, k)``, and which of them follow it: what one of them
+    """Each plan ``(k,)`` among those of some inputs or runs ``(L, k)``, and which of them follow it: what one of them
     can afford is not cut down to what all can."""
     if not len(plans):
         return
@@ -242,25 +246,25 @@ def groups(plans: Tensor) -> Iterator[tuple[list[int], Tensor]]:
         yield plan, (which == number).nonzero().flatten()
 
 
-def retract(track: Track, rounds: int = 10, least: float = 0.0) -> None:
+def line_search_to_input(best_points: BestPoints, rounds: int = 10, least: float = 0.0) -> None:
     """Bisect the way from the clean input to each best point; what is nearer and still reaches the goal is kept.
 
     Args:
-        track: holds the points. For p = 0 nothing is done: a shorter way changes as many elements.
+        best_points: holds the points. For p = 0 nothing is done: a shorter way changes as many elements.
         rounds: forward passes of each input that has such a point.
         least: the shortest part of the way that is tried.
     """
-    goal = track.goal
-    if goal.p == 0:
+    objective = best_points.objective
+    if objective.p == 0:
         return
-    rows = goal.todo[track.success[goal.todo]]
-    far, center = track.x[rows].clone(), goal.start[rows]
-    high = torch.ones_like(track.distance[rows])
+    indices = objective.todo[best_points.success[objective.todo]]
+    far, center = best_points.x[indices].clone(), objective.start[indices]
+    high = torch.ones_like(best_points.distance[indices])
     low = least * high
-    for _ in range(rounds if len(rows) else 0):
+    for _ in range(rounds if len(indices) else 0):
         share = (low + high) / 2
         z = center + along(share, far) * (far - center)
-        margin = goal.look(z, rows)
+        margin = objective.look(z, indices)
         reached = margin < 0
-        track.update(z[reached], rows[reached], margin[reached])
+        best_points.update(z[reached], indices[reached], margin[reached])
         low, high = torch.where(reached, low, share), torch.where(reached, share, high)

@@ -1,6 +1,7 @@
-"""The goal of the common attacks: another class than the label, or a class of one's own choice.
+"""Labels as a query: one clause, "some other class is at least as large", or for a target "no class is larger".
 
-Everything about the arguments is checked here, before any gradient is spent.
+Everything about the arguments is checked here, before any gradient is spent. The network need not be read into a graph:
+a module is used as it is.
 """
 
 from __future__ import annotations
@@ -14,24 +15,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clinch.attacks.core.batches import filled
+from clinch.attacks.core.batches import filled, parts_of
 from clinch.attacks.core.draws import mix
-from clinch.attacks.core.objective import Answer, Goal, linearised_distance, parts_of
-from clinch.attacks.core.units import Units, range_of
+from clinch.attacks.core.objective import Answer, AttackQuery
+from clinch.attacks.core.units import working_dtype
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.norms import NORMS
 from clinch.geometry.region import Region
 from clinch.network.network import Network
 from clinch.network.original import training_module
-from clinch.query import met
+from clinch.query import Distance, met
 from clinch.runtime.arguments import as_tensor, checked_batch, checked_outputs, checked_range, within_range
 from clinch.runtime.gradients import with_gradients
 
 OUTPUTS = ("logits", "probabilities")
 
 
-class Labels(Goal):
+class ClassQuery(AttackQuery):
     """Untargeted: ``f_c >= f_y`` for some class c ≠ y. Targeted: ``f_t >= f_c`` for every class c ≠ t.
+
+    Candidates are the classes, the label's own being infinite; for a target there is one, ``max_{c≠t} f_c − f_t``.
 
     Args:
         net: a classifier, ``nn.Module`` in evaluation mode or what ``cl.load`` returned; outputs ``(N, C)``.
@@ -42,7 +45,6 @@ class Labels(Goal):
         p: the norm of distances.
         outputs: what f is: the ``"logits"``, or their ``"probabilities"`` (softmax).
         any_p: whether the attack takes every p >= 1, instead of 0, 1, 2 and infinity.
-        scaled: whether to work in the units of :mod:`clinch.attacks.core.units`; otherwise in the user's.
 
     Raises:
         NetworkError: training mode, or outputs that are not one row of class scores for each input.
@@ -53,111 +55,65 @@ class Labels(Goal):
 
     @with_gradients
     def __init__(
-        self,
-        net: nn.Module | Network,
-        x: Tensor,
-        y: Tensor,
-        *,
-        target: Tensor | int | None = None,
-        bounds: tuple[float, float] | None = (0.0, 1.0),
-        p: float = torch.inf,
-        outputs: str = "logits",
+        self, net: nn.Module | Network, x: Tensor, y: Tensor, *, target: Tensor | int | None = None,
+        bounds: tuple[float, float] | None = (0.0, 1.0), p: float = torch.inf, outputs: str = "logits",
         any_p: bool = False,
-        scaled: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if outputs not in OUTPUTS:
             raise ProblemError(f"outputs={outputs!r} is not known. Write 'logits' or 'probabilities'.")
         check_p(p, any_p)
         self.model = Model(net)
         inputs = checked_inputs(self.model, x, bounds)
-        self.p, self.outputs = float(p), outputs
+        self.outputs, self.dtype, self.objective = outputs, inputs.dtype, Distance(inputs, float(p))
         ends = (-torch.inf, torch.inf) if bounds is None else checked_range(bounds)
         low, high = (torch.full_like(inputs[:1], limit) for limit in ends)
-        units = Units.of(inputs, low, high, inputs.dtype)
-        self._use(units)
-        self.forward = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
-        self.backward = self.forward.clone()
+        self.limits = Region(low, high)
+        self.region = Region(low.expand(inputs.shape), high.expand(inputs.shape))
         with torch.no_grad():
             parts = [checked_outputs(self.model, inputs[part]) for part in parts_of(inputs)]
-        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
-        self._check_logits(logits)
-        self.classes = logits.shape[1]
-        self.y = _checked_classes("y", y, len(self.x), self.classes).to(self.x.device)
+        self.classes = _checked_scores(parts[0] if len(parts) == 1 else torch.cat(parts), len(inputs))
+        self.y = _checked_classes("y", y, len(inputs), self.classes).to(inputs.device)
         self.target = None
         if target is not None:
             wanted = as_tensor(target, "target", "one class, or a tensor (B,) of whole numbers")
-            wanted = wanted.expand(len(self.x)) if wanted.dim() == 0 else wanted
-            self.target = _checked_classes("target", wanted, len(self.x), self.classes).to(self.x.device)
-        rows = torch.arange(self.size, device=self.x.device)
-        self.todo = (~self.verdict(self.x, rows)[0]).nonzero().flatten()
-        if scaled:
-            self._use(units.scaled(self._sizes()))
-
-    def _use(self, units: Units) -> None:
-        """Work in these units."""
-        self.units, self.x = units, units.start
-        whole = units.x.shape
-        region = units.region(Region(units.lower.expand(whole), units.upper.expand(whole)))
-        self.region = Region(region.lower.contiguous(), region.upper.contiguous())
-
-    def _sizes(self) -> Tensor:
-        """``(B,)`` the width of the range, or of the ball that reaches the linearised boundary."""
-        size = range_of(self.region.lower, self.region.upper)
-        if not bool(size.isfinite().all()) and len(self.todo):
-            size[self.todo] = 2 * linearised_distance(self, self.todo)
-        return size
-
-    def _check_logits(self, logits: Tensor) -> None:
-        if logits.dim() != 2 or len(logits) != len(self.x) or logits.shape[1] < 2:
-            raise NetworkError(
-                f"For {len(self.x)} inputs the network returns shape {tuple(logits.shape)}; a classifier returns one "
-                "row of scores for each. For other networks state a cl.Problem and pass that."
-            )
-        if not bool(logits.isfinite().all()):
-            raise NetworkError("The network returns NaN or infinity for a clean input. Check its weights and the data.")
+            wanted = wanted.expand(len(inputs)) if wanted.dim() == 0 else wanted
+            self.target = _checked_classes("target", wanted, len(inputs), self.classes).to(inputs.device)
+        self.width = self.classes if self.target is None else 1
 
     @property
-    def fingerprint(self) -> Tensor:
-        """See :meth:`Goal.fingerprint`."""
-        wanted = self.y if self.target is None else self.y + self.classes * (1 + self.target)
-        return mix(super().fingerprint + wanted)
-
-    @property
-    def exact(self) -> bool:
-        """See :meth:`Goal.exact`."""
+    def exact(self) -> bool:  # type: ignore[override]
+        """Whether the module can be run in float64, see :class:`Model`."""
         return self.model.has_exact
 
-    @property
-    def width(self) -> int:
-        """The classes, the label's own branch being infinite; one for a target."""
-        return self.classes if self.target is None else 1
+    def fingerprint(self, inputs: Tensor) -> Tensor:
+        """See :meth:`AttackQuery.fingerprint`."""
+        return mix(inputs + (self.y if self.target is None else self.y + self.classes * (1 + self.target)))
 
-    def answer(self, z: Tensor, rows: Tensor) -> Answer:
-        """See :meth:`Goal.answer`."""
-        return self.answer_from(self.model(self.point(z, rows)).to(self.x), rows)
+    def answer(self, x: Tensor, indices: Tensor) -> Answer:
+        """See :meth:`AttackQuery.answer`."""
+        return self.answer_from(self.model(x).to(working_dtype(self.dtype)), indices)
 
-    def answer_from(self, logits: Tensor, rows: Tensor) -> Answer:
-        """The answer of a network that returns these logits ``(L, C)`` for the given rows."""
+    def answer_from(self, logits: Tensor, indices: Tensor) -> Answer:
+        """The answer of a network that returns these logits ``(L, C)`` for the given inputs."""
         f = logits.softmax(1) if self.outputs == "probabilities" else logits
-        wanted = (self.y if self.target is None else self.target)[rows].unsqueeze(1)
+        wanted = (self.y if self.target is None else self.target)[indices].unsqueeze(1)
         own = f.gather(1, wanted)
         others = torch.scatter(f, 1, wanted, -torch.inf)
         if self.target is None:
             return Answer(own - others, logits)
         return Answer((others.amax(1, keepdim=True) - own), logits)
 
-    def verdict(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Goal.verdict`; a tie counts (:func:`clinch.query.met`), what is not finite does not."""
-        z = self.point(z.to(self.x), rows)
-        margin = torch.cat([self._worse(z[part], rows[part]) for part in parts_of(z)])
-        margin = torch.where(margin.isnan() | ~z.flatten(1).isfinite().all(1), torch.inf, margin)
+    def check(self, x: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`AttackQuery.check`; a tie counts (:func:`clinch.query.met`), what is not finite does not."""
+        margin = torch.cat([self._worse(x[part], indices[part]) for part in parts_of(x)])
+        margin = torch.where(margin.isnan() | ~x.flatten(1).isfinite().all(1), torch.inf, margin)
         return met(margin), margin
 
-    def _worse(self, z: Tensor, rows: Tensor) -> Tensor:
+    def _worse(self, x: Tensor, indices: Tensor) -> Tensor:
         """The larger margin of the two dtypes, in float64."""
         with torch.no_grad():
-            scores = self.model(z), self.model.exact(z)
-        margins = [self.answer_from(f.double(), rows).margin for f in scores if f is not None]
+            scores = self.model(x), self.model.exact(x)
+        margins = [self.answer_from(f.double(), indices).margin for f in scores if f is not None]
         return torch.stack(margins).amax(0)
 
 
@@ -253,6 +209,18 @@ def checked_inputs(model: Model, x: Tensor, bounds: tuple[float, float] | None) 
         low, high = checked_range(bounds)
         x = within_range(x, low, high, model.dtype)
     return x.to(model.device, model.dtype).clone()
+
+
+def _checked_scores(logits: Tensor, size: int) -> int:
+    """Number of classes of a network that returns these for the clean inputs."""
+    if logits.dim() != 2 or len(logits) != size or logits.shape[1] < 2:
+        raise NetworkError(
+            f"For {size} inputs the network returns shape {tuple(logits.shape)}; a classifier returns one row of "
+            "scores for each. For other networks state a cl.Problem and pass that."
+        )
+    if not bool(logits.isfinite().all()):
+        raise NetworkError("The network returns NaN or infinity for a clean input. Check its weights and the data.")
+    return logits.shape[1]
 
 
 def _checked_classes(name: str, y: Tensor, size: int, classes: int) -> Tensor:

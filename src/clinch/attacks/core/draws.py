@@ -49,9 +49,9 @@ class Draws:
         """The streams ``(B,)`` of inputs with the given hashes: equal inputs have equal ones."""
         return Draws(mix(fingerprint ^ _mixed(operator.index(seed))))
 
-    def lanes(self, rows: Tensor) -> Draws:
-        """Streams of lanes ``(L,)`` whose rows may repeat: those of one row differ by their place among each other."""
-        return Draws(mix(self.key[rows] + GAMMA * (1 + place_of(rows))))
+    def runs(self, indices: Tensor) -> Draws:
+        """Streams of runs ``(L,)`` whose inputs may repeat: those of one differ by their place among each other."""
+        return Draws(mix(self.key[indices] + GAMMA * (1 + place_of(indices))))
 
     def take(self, which: Tensor) -> Draws:
         """The chosen rows, in that order."""

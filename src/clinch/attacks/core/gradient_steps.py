@@ -9,8 +9,8 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.losses import branch_conditions, branch_loss
-from clinch.attacks.core.objective import Goal, Slope
+from clinch.attacks.core.losses import candidate_conditions, candidate_loss
+from clinch.attacks.core.objective import AttackObjective, Slope
 
 #: from losses ``(L, M)`` and gradients ``(L, M, *shape)`` to what is descended, ``(L, *shape)``
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -39,8 +39,8 @@ def selective(losses: Tensor, gradients: Tensor) -> Tensor:
 
     Arguments and result: see :func:`together`.
     """
-    lane = torch.arange(len(losses), device=losses.device)
-    return gradients[lane, _first(losses)]
+    run = torch.arange(len(losses), device=losses.device)
+    return gradients[run, _first(losses)]
 
 
 def orthogonal(losses: Tensor, gradients: Tensor) -> Tensor:
@@ -51,11 +51,11 @@ def orthogonal(losses: Tensor, gradients: Tensor) -> Tensor:
 
     Arguments and result: see :func:`together`.
     """
-    lane, first = torch.arange(len(losses), device=losses.device), _first(losses)
+    run, first = torch.arange(len(losses), device=losses.device), _first(losses)
     flat = _unit(gradients.flatten(2))
-    own = flat[lane, first].unsqueeze(1)
+    own = flat[run, first].unsqueeze(1)
     rest = flat.clone()
-    rest[lane, first] = 0.0
+    rest[run, first] = 0.0
     # the smallest coefficients c with rest·restᵀ c = rest·own, whatever gradients are zero or parallel
     gram = (rest @ rest.mT).double()
     share = torch.linalg.pinv(gram, rtol=1e-6, hermitian=True) @ (rest @ own.mT).double()
@@ -67,19 +67,19 @@ def orthogonal(losses: Tensor, gradients: Tensor) -> Tensor:
 RULES: dict[str, Rule] = {"together": together, "selective": selective, "orthogonal": orthogonal}
 
 
-def toward(goal: Goal, z: Tensor, rows: Tensor, branch: Tensor) -> Slope:
-    """What leads lanes to their branches: the branch's value and gradient, and where branches share conditions the
-    largest of both and :func:`together` of their gradients.
+def toward(objective: AttackObjective, z: Tensor, indices: Tensor, candidate: Tensor) -> Slope:
+    """What leads runs to their candidates: the candidate's value and gradient, and where candidates share conditions
+    the largest of both and :func:`together` of their gradients.
 
     Args:
-        goal: what is attacked.
+        objective: what is attacked.
         z: ``(L, *input_shape)``.
-        rows: ``(L,)`` their inputs.
-        branch: ``(L,)`` wanted branches, or ANY.
+        indices: ``(L,)`` their inputs.
+        candidate: ``(L,)`` wanted candidates, or ANY.
     """
-    if not goal.several:
-        return goal.slope(z, rows, branch_loss(branch))
-    slopes = goal.slopes(z, rows, branch_conditions(branch))
+    if not objective.query.surrogates:
+        return objective.slope(z, indices, candidate_loss(candidate))
+    slopes = objective.slopes(z, indices, candidate_conditions(candidate))
     return Slope(slopes.losses.amax(1), slopes.margin, together(slopes.losses, slopes.gradients))
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.classification import Labels
-from clinch.attacks.core.objective import ANY, Answer, Goal, Loss, Losses
+from clinch.attacks.core.classification import ClassQuery
+from clinch.attacks.core.objective import ANY, Answer, AttackObjective, AttackQuery, Loss, Losses
 from clinch.errors import ProblemError
 from clinch.geometry.elementwise import softplus
 
@@ -91,14 +91,16 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
 DIRECTIONS = {"cross-entropy": log_odds}
 
 
-def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None, *, published: bool = False) -> Loss | None:
-    """The named loss for a goal, as :meth:`Goal.slope` takes it.
+def loss_of(
+    query: AttackQuery, name: str | None, targets: Tensor | None = None, *, published: bool = False
+) -> Loss | None:
+    """The named loss for a goal, as :meth:`AttackObjective.slope` takes it.
 
     Cross-entropy is followed through :func:`log_odds`: attacks normalise gradients and compare values of one input,
     and neither may end where a network is certain of its class.
 
     Args:
-        goal: what is attacked; all losses but ``"margin"`` need labels, or are the goal's own.
+        query: what is asked; all losses but ``"margin"`` need labels, or are the goal's own.
         name: ``"margin"``, one of the goal's own or a key of :data:`LOSSES`; None: for labels cross-entropy, for a
             problem the margin, for any other goal what it says.
         targets: ``(B,)`` classes to aim at instead of the goal's own target: other misclassifications count as well.
@@ -107,98 +109,91 @@ def loss_of(goal: Goal, name: str | None, targets: Tensor | None = None, *, publ
     Raises:
         ProblemError: an unknown name, or a loss of class scores for a problem.
     """
-    name = goal.default_loss if name is None else name
+    name = query.default_loss if name is None else name
     if name == "margin":
         return None
-    if name in goal.losses:
-        return goal.losses[name]
-    if goal.losses:
-        raise ProblemError(f"loss={name!r} is not known. Write one of: margin, {', '.join(goal.losses)}.")
-    if name not in LOSSES:
-        raise ProblemError(f"loss={name!r} is not known. Write one of: margin, {', '.join(LOSSES)}.")
-    if not isinstance(goal, Labels):
+    if name in query.losses:
+        return query.losses[name]
+    known = query.losses or LOSSES
+    if name not in known:
+        raise ProblemError(f"loss={name!r} is not known. Write one of: margin, {', '.join(known)}.")
+    if not isinstance(query, ClassQuery):
         raise ProblemError(f"loss={name!r} compares class scores, and a problem has none. Write loss='margin'.")
-    function, y = _function(name, published), goal.y
-    wanted = goal.target if targets is None else targets
-    probabilities = goal.outputs == "probabilities" and name != "cross-entropy"
+    wanted = query.target if targets is None else targets
+    return _of_scores(query, name, published, lambda indices, which: None if wanted is None else wanted[indices])
 
-    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
+
+def _of_scores(query: ClassQuery, name: str, published: bool, aim: Callable[[Tensor, Tensor], Tensor | None]) -> Loss:
+    """A loss of class scores, aimed at a class for each point or at none."""
+    function = LOSSES[name] if published else DIRECTIONS.get(name, LOSSES[name])
+    probabilities = query.outputs == "probabilities" and name != "cross-entropy"
+
+    def loss(answer: Answer, indices: Tensor, which: Tensor) -> Tensor:
         assert answer.logits is not None
         scores = answer.logits.softmax(1) if probabilities else answer.logits
-        return function(scores, y[rows], None if wanted is None else wanted[rows])
+        return function(scores, query.y[indices], aim(indices, which))
 
     return loss
 
 
-def _function(name: str, published: bool = False) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    return LOSSES[name] if published else DIRECTIONS.get(name, LOSSES[name])
-
-
-def branch_loss(branches: Tensor) -> Loss | None:
-    """The value of a branch of its own for each of L lanes ``(L,)``, or of the smallest where it is ANY."""
-    if bool((branches == ANY).all()):
+def candidate_loss(candidates: Tensor) -> Loss | None:
+    """The value of a candidate of its own for each of L runs ``(L,)``, or of the smallest where it is ANY."""
+    if bool((candidates == ANY).all()):
         return None
 
-    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
-        mine = branches[which]
-        return torch.where(mine == ANY, answer.margin, _at(answer.branches, mine.clamp(min=0)))
+    def loss(answer: Answer, indices: Tensor, which: Tensor) -> Tensor:
+        mine = candidates[which]
+        return torch.where(mine == ANY, answer.margin, _at(answer.candidates, mine.clamp(min=0)))
 
     return loss
 
 
-def branch_conditions(branches: Tensor) -> Losses:
-    """What must become negative for each of L lanes ``(L,)``: its branch, the smallest where it is ANY, and where
-    branches share conditions the largest of those."""
+def candidate_conditions(candidates: Tensor) -> Losses:
+    """What must become negative for each of L runs ``(L,)``: its candidate, the smallest where it is ANY, and where
+    candidates share conditions the largest of those."""
 
     def losses(answer: Answer, which: Tensor) -> Tensor:
-        return answer.conditions(branches[which])
+        return answer.conditions(candidates[which])
 
     return losses
 
 
-def lane_loss(goal: Goal, name: str | None, branches: Tensor | None) -> Loss | None:
-    """The named loss aimed at a branch of its own for each of L lanes; None: as :func:`loss_of` has it.
+def run_loss(query: AttackQuery, name: str | None, candidates: Tensor | None) -> Loss | None:
+    """The named loss aimed at a candidate of its own for each of L runs; None: as :func:`loss_of` has it.
 
     Args:
-        goal: what is attacked; all losses but ``"margin"`` need labels without a target, whose branches are classes;
-            a goal's own losses are followed as they are.
+        query: what is asked; all losses but ``"margin"`` need labels without a target, whose candidates are
+            classes; a goal's own losses are followed as they are.
         name: as for :func:`loss_of`.
-        branches: ``(L,)``.
+        candidates: ``(L,)``.
     """
-    named = loss_of(goal, name)
-    if branches is None or (named is not None and goal.losses):
+    named = loss_of(query, name)
+    if candidates is None or (named is not None and query.losses):
         return named
-    if named is None or not isinstance(goal, Labels) or goal.target is not None:
-        return branch_loss(branches)
-    name = goal.default_loss if name is None else name
-    function, y = _function(name), goal.y
-    probabilities = goal.outputs == "probabilities" and name != "cross-entropy"
-
-    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
-        assert answer.logits is not None
-        return function(answer.logits.softmax(1) if probabilities else answer.logits, y[rows], branches[which])
-
-    return loss
+    if named is None or not isinstance(query, ClassQuery) or query.target is not None:
+        return candidate_loss(candidates)
+    name = query.default_loss if name is None else name
+    return _of_scores(query, name, False, lambda indices, which: candidates[which])
 
 
-def least_branches(goal: Goal, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The branches of least value at the inputs themselves: one pass forward.
+def least_candidates(objective: AttackObjective, indices: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The candidates of least value at the inputs themselves: one pass forward.
 
     Args:
-        goal: what is attacked.
-        rows: ``(A,)``.
+        objective: what is attacked.
+        indices: ``(A,)``.
         count: at most so many for each row.
 
     Returns:
-        Rows ``(L,)`` and branches ``(L,)`` of the lanes to come, nearest first; branches that a row does not have are
-        left out.
+        Rows ``(L,)`` and candidates ``(L,)`` of the runs to come, nearest first; candidates that a row does not have
+        are left out.
     """
     with torch.no_grad():
-        branches = goal.answer(goal.x[rows], rows).branches
-    goal.count(rows, forward=1)
-    value, which = branches.topk(min(count, goal.width), dim=1, largest=False)
+        candidates = objective.answer(objective.x[indices], indices).candidates
+    objective.count(indices, forward=1)
+    value, which = candidates.topk(min(count, objective.width), dim=1, largest=False)
     known = value.isfinite().t().flatten()
-    return rows.repeat(value.shape[1])[known], which.t().flatten()[known]
+    return indices.repeat(value.shape[1])[known], which.t().flatten()[known]
 
 
 def _at(z: Tensor, classes: Tensor) -> Tensor:

@@ -1,14 +1,16 @@
 """What an attack wants of each input of a batch, and how it asks the network: the one thing that methods are written
 against.
 
-A goal has K *branches*, numbers that depend on the input: it is reached where the smallest of them, the *margin*, is
-negative. For a label those are ``f_y − f_c`` for every other class c, for a target class ``max_{c≠t} f_c − f_t``
-(:mod:`clinch.attacks.core.classification`); for a problem they are the atoms of its largest clause, each with the other
-clauses (:mod:`clinch.attacks.core.query_objective`).
+An objective has K *candidates*, numbers that depend on the input: it is reached where the smallest of them, the
+*margin*, is negative. It is built from a query. Labels become one of a single clause, with candidates ``f_y − f_c`` for
+every other class c, for a target class ``max_{c≠t} f_c − f_t`` (:mod:`clinch.attacks.core.classification`); the
+candidates of a problem are the atoms of its largest clause, each with the other clauses
+(:mod:`clinch.attacks.core.problem_query`).
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -17,71 +19,71 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.batches import BLOCK
+from clinch.attacks.core.batches import parts_of
 from clinch.attacks.core.draws import Draws, fingerprint
-from clinch.attacks.core.units import Units
+from clinch.attacks.core.units import Units, range_of
 from clinch.geometry.norms import norm
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
 from clinch.geometry.rounding import round_down, round_up
+from clinch.query import Distance
+from clinch.runtime.gradients import with_gradients
 
 
 class Answer(NamedTuple):
     """What the network says about L points; gradients flow.
 
     Attributes:
-        branches: ``(L, K)``; infinity for a branch that a row does not have.
+        candidates: ``(L, K)``; infinity for a candidate that an input does not have.
         logits: ``(L, C)`` outputs of a classifier; None for a problem.
-        atoms: ``(L, K)`` the branches without the conditions that all of them share; None where they share none.
+        atoms: ``(L, K)`` the candidates without the conditions that all of them share; None where they share none.
         others: ``(L, M)`` those conditions, each negative where it holds; None where there are none.
         value: ``(L,)`` the objective of a problem that lowers one; None where distances are what is lowered.
     """
 
-    branches: Tensor
+    candidates: Tensor
     logits: Tensor | None
     atoms: Tensor | None = None
     others: Tensor | None = None
     value: Tensor | None = None
 
     @property
-    def alone(self) -> Tensor:
-        """``(L, K)`` the branches without what they share."""
-        return self.branches if self.atoms is None else self.atoms
+    def own(self) -> Tensor:
+        """``(L, K)`` the candidates without what they share."""
+        return self.candidates if self.atoms is None else self.atoms
 
     @property
     def margin(self) -> Tensor:
-        """``(L,)`` the smallest branch: negative where the goal is reached."""
-        return self.branches.amin(1)
+        """``(L,)`` the smallest candidate: negative where the objective is reached."""
+        return self.candidates.amin(1)
 
-    def conditions(self, branch: Tensor | None = None, together: bool = True) -> Tensor:
+    def conditions(self, candidate: Tensor | None = None, together: bool = True) -> Tensor:
         """What must all become negative, one after the other.
 
         Args:
-            branch: ``(L,)`` the branch that each row is to take, :data:`ANY` for the smallest; None: the smallest.
-            together: whether the conditions that branches share count as one, the largest of them.
+            candidate: ``(L,)`` what each point is to take, :data:`ANY` for the smallest; None: the smallest.
+            together: whether the conditions that candidates share count as one, the largest of them.
 
         Returns:
-            ``(L, 1)`` the branch alone where there are no others, ``(L, 2)`` or ``(L, 1 + M)``.
+            ``(L, 1)`` the candidate alone where there are no others, ``(L, 2)`` or ``(L, 1 + M)``.
         """
-        own = self.alone.amin(1, keepdim=True)
-        if branch is not None:
-            chosen = self.alone.gather(1, branch.clamp(min=0).unsqueeze(1))
-            own = torch.where((branch == ANY).unsqueeze(1), own, chosen)
+        own = self.own.amin(1, keepdim=True)
+        if candidate is not None:
+            chosen = self.own.gather(1, candidate.clamp(min=0).unsqueeze(1))
+            own = torch.where((candidate == ANY).unsqueeze(1), own, chosen)
         if self.others is None:
             return own
         return torch.cat([own, self.others.amax(1, keepdim=True) if together else self.others], 1)
 
 
-#: a branch of ANY stands for whichever is the smallest
+#: a candidate of ANY stands for whichever is the smallest
 ANY = -1
 
-#: what gradient steps lower, for points ``which`` among those that were asked about: ``loss(answer, rows, which)``
+#: what gradient steps lower, for points ``which`` among those that were asked about: ``loss(answer, indices, which)``
 Loss = Callable[[Answer, Tensor, Tensor], Tensor]
 #: several of them, for some of the points that were asked about: ``losses(answer, which) -> (len(which), M)``
 Losses = Callable[[Answer, Tensor], Tensor]
 
-#: input elements sent through the network at once
-AT_ONCE = 2**21
 #: losses up to which one backward pass after the other is quicker than all in one
 FEW = 2
 #: how much smaller than asked for the balls of p = 1 and 2 are, in roundings of the model's dtype
@@ -109,53 +111,139 @@ class Slopes(NamedTuple):
         losses: ``(L, M)``.
         margin: ``(L,)``.
         gradients: ``(L, M, *input_shape)``; zero where there is none or it is not finite.
-        leaky: ``(L, M)`` where the true gradient is zero, and that of :meth:`Goal.leaky_answer` stands in its place.
+        surrogate: ``(L, M)`` where the true gradient is zero, and that of
+            :meth:`AttackQuery.surrogate_answer` stands in its place.
     """
 
     losses: Tensor
     margin: Tensor
     gradients: Tensor
-    leaky: Tensor
+    surrogate: Tensor
 
 
-Rows = TypeVar("Rows", Slope, Slopes)
+Each = TypeVar("Each", Slope, Slopes)
 
 
-class Goal(ABC):
-    """B inputs with what is wanted of each.
+class AttackQuery(ABC):
+    """What is asked, in the normal form that attacks read: B problems in the user's units.
 
     Attributes:
-        units: from the units of attacks to those of the user; None where there is no difference.
+        objective: the distance that is lowered, from the clean inputs ``(B, *input_shape)``.
+        region: where points must stay; ``limits`` the same box, of one input where all have the same.
+        dtype: the model's.
+        width: number of candidates K, the atoms of the largest clause.
+        clauses: number of clauses.
+        surrogates: whether the network can be looked into, so that a gradient that is zero for want of an active
+            neuron has a surrogate.
+        spent: rows sent forward for each problem while it was stated.
+        lowers: whether another objective than the distance is lowered.
+        graded: whether a point short of the goal is worth something too, so that no attack gives up on an input.
+        exact: whether verdicts are those of float64 too.
+        losses: what gradient steps can lower besides the margin, by name; ``default_loss`` the one they take unless
+            told otherwise.
+    """
+
+    objective: Distance
+    region: Region
+    limits: Region
+    dtype: torch.dtype
+    width: int = 1
+    clauses: int = 1
+    surrogates: bool = False
+    spent: int = 0
+    lowers: bool = False
+    graded: bool = False
+    exact: bool = True
+    losses: Mapping[str, Loss] = MappingProxyType({})
+    default_loss: str = "margin"
+
+    @abstractmethod
+    def answer(self, x: Tensor, indices: Tensor) -> Answer:
+        """What the network says about inputs ``(L, *input_shape)`` of the given problems ``(L,)``."""
+
+    def surrogate_answer(self, x: Tensor, indices: Tensor) -> Answer | None:
+        """The same answer, with gradients that pass inactive neurons: where the true gradient is zero it shows a way.
+        None where the network cannot be looked into."""
+        return None
+
+    @abstractmethod
+    def check(self, x: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether inputs meet everything ``(L,)``, and their margin ``(L,)`` in float64: the worse of the original
+        model's in its own dtype and of float64, so that a point that counts holds in both."""
+
+    def value(self, x: Tensor, indices: Tensor) -> Tensor | None:
+        """The objective ``(L,)`` in float64 where another one than the distance is lowered."""
+        return None
+
+    def fingerprint(self, inputs: Tensor) -> Tensor:
+        """``(B,)`` hashes of what is wanted, given those of the inputs."""
+        return inputs
+
+    def within_reach(self, units: Units) -> None:  # noqa: B027 (most have nothing to do)
+        """Give elements without limits some, where distances count elements and each may move as far as it likes."""
+
+
+class AttackObjective:
+    """B inputs with what is wanted of each, and the passes that attacks spend on them.
+
+    Args:
+        query: labels or a problem as attacks read them.
+        scaled: whether to work in the units of :mod:`clinch.attacks.core.units`; otherwise in the user's.
+
+    Attributes:
+        query: what is asked.
+        units: from the units of attacks to those of the user.
         x: ``(B, *input_shape)`` where distances are measured from, in the units of attacks, on the model's device.
         region: where points must stay, besides any ball of the attack's own; in those units, as all points are.
         p: the norm of distances, 0, 1, 2 or infinity, for some attacks any number from 1 on; ``weights`` its weights
             ``(B, *input_shape)`` or None.
         forward: ``(B,)`` rows sent forward so far; ``backward`` the same for gradients.
-        todo: ``(A,)`` rows that are worth an attack: those that do not reach the goal as they are.
-        several: whether branches may share conditions, or have gradients that are zero for want of a switched-on
-            element: :meth:`slopes` then says more than :meth:`slope`.
-        losses: what gradient steps can lower besides the margin, by name; ``default_loss`` the one they take unless
-            told otherwise.
-        partial: whether a point short of the goal is worth something too, so that no attack gives up on an input.
+        todo: ``(A,)`` inputs that are worth an attack: those that do not reach the objective as they are.
     """
 
-    units: Units | None = None
-    x: Tensor
-    region: Region
-    p: float
-    weights: Tensor | None = None
-    several: bool = False
-    forward: Tensor
-    backward: Tensor
-    todo: Tensor
-    losses: Mapping[str, Loss] = MappingProxyType({})
-    default_loss: str = "margin"
-    partial: bool = False
+    @with_gradients
+    def __init__(self, query: AttackQuery, *, scaled: bool = False) -> None:
+        self.query, self.p, self.weights = query, query.objective.p, query.objective.weights
+        units = Units.of(query.objective.center, query.limits.lower, query.limits.upper, query.dtype)
+        self._use(units)
+        self.forward = torch.full((len(self.x),), query.spent, dtype=torch.int64, device=self.x.device)
+        self.backward = torch.zeros_like(self.forward)
+        self.todo = self._unreached()
+        if scaled:
+            units = units.scaled(self._sizes())
+        query.within_reach(units)
+        self._use(units)
 
-    @property
-    def exact(self) -> bool:
-        """Whether verdicts are those of float64 too."""
-        return True
+    def _use(self, units: Units) -> None:
+        """Work in these units."""
+        self.units, self.x, region = units, units.start, units.region(self.query.region)
+        self.region = Region(region.lower.contiguous(), region.upper.contiguous(), region.balls)
+
+    def _unreached(self) -> Tensor:
+        """Inputs whose start is not the answer already: it may miss the objective, or a ball may have pushed it away
+        from the point of the box that is next to x."""
+        everyone, start = torch.arange(self.size, device=self.x.device), self.start
+        if self.query.lowers:
+            return everyone
+        closest = torch.maximum(torch.minimum(self.x, self.region.upper), self.region.lower)
+        return (~(self.verdict(start, everyone)[0] & (start == closest).flatten(1).all(1))).nonzero().flatten()
+
+    def _sizes(self) -> Tensor:
+        """``(B,)`` the widest range of an element, or the width of the ball that reaches the linearised boundary."""
+        size = range_of(self.region.lower, self.region.upper)
+        indices = self.todo[~size[self.todo].isfinite()]
+        if len(indices) and self.query.clauses:
+            size[indices] = 2 * linearised_distance(self, indices)
+        return size
+
+    def view(self, indices: Tensor, query: AttackQuery) -> AttackObjective:
+        """Inputs ``(N,)``, which may repeat, with what another query wants of each; their passes are counted anew."""
+        other = copy.copy(self)
+        other.query, other.x, other.region = query, self.x[indices], self.region.take(indices)
+        other.units, other.weights = self.units.take(indices), None if self.weights is None else self.weights[indices]
+        other.todo = torch.arange(len(indices), device=self.x.device)
+        other.forward, other.backward = torch.zeros_like(other.todo), torch.zeros_like(other.todo)
+        return other
 
     @property
     def size(self) -> int:
@@ -163,14 +251,19 @@ class Goal(ABC):
         return len(self.x)
 
     @property
-    def shared(self) -> bool:
-        """Whether all branches share conditions."""
-        return False
+    def width(self) -> int:
+        """Number of candidates K."""
+        return self.query.width
+
+    @property
+    def multi_constraint(self) -> bool:
+        """Whether all candidates share conditions: the clauses besides the largest."""
+        return self.query.clauses > 1
 
     @property
     def fingerprint(self) -> Tensor:
         """``(B,)`` a hash of each input and of what is wanted of it, which its random numbers are drawn from."""
-        return fingerprint(self.x)
+        return self.query.fingerprint(fingerprint(self.x))
 
     def draws(self, seed: int) -> Draws:
         """The random numbers of each input ``(B,)``, which no other input has a part in."""
@@ -181,136 +274,127 @@ class Goal(ABC):
         """``(B, *input_shape)`` the points of the region next to x: x itself where that lies inside."""
         return project_into(self.region, self.x)
 
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """Number of branches K."""
+    def answer(self, z: Tensor, indices: Tensor) -> Answer:
+        """What the network says about points ``(L, *input_shape)`` of the given inputs ``(L,)``, uncounted."""
+        return self.query.answer(self.point(z, indices), indices)
 
-    @abstractmethod
-    def answer(self, z: Tensor, rows: Tensor) -> Answer:
-        """What the network says about points ``(L, *input_shape)`` of the given rows ``(L,)``, uncounted."""
-
-    @abstractmethod
-    def verdict(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether points reach the goal ``(L,)``, and their margin ``(L,)`` in float64: the worse of the original
-        model's in its own dtype and of float64, so that a point that counts holds in both."""
-
-    def leaky_answer(self, z: Tensor, rows: Tensor) -> Answer | None:
-        """The same answer, with gradients that pass switched-off elements: where the true gradient is zero it shows a
-        way. None where the network cannot be looked into."""
-        return None
+    def verdict(self, z: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether points reach the objective ``(L,)``, and their margin ``(L,)``: see :meth:`AttackQuery.check`."""
+        return self.query.check(self.point(z.to(self.x), indices), indices)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
-    def look(self, z: Tensor, rows: Tensor) -> Tensor:
+    def look(self, z: Tensor, indices: Tensor) -> Tensor:
         """Margins ``(L,)`` without gradients."""
         with torch.no_grad():
-            margins = [self.answer(z[part], rows[part]).margin for part in parts_of(z)]
-        self.count(rows, forward=1)
+            margins = [self.answer(z[part], indices[part]).margin for part in parts_of(z)]
+        self.count(indices, forward=1)
         return torch.cat(margins)
 
-    def slope(self, z: Tensor, rows: Tensor, loss: Loss | None = None) -> Slope:
+    def slope(self, z: Tensor, indices: Tensor, loss: Loss | None = None) -> Slope:
         """A loss (None: the margin) and its gradient at points ``(L, *input_shape)``: one pass each way."""
-        self.count(rows, forward=1, backward=1)
-        return _joined([self._slope(z[part], rows[part], loss, _positions(part, z)) for part in parts_of(z)])
+        self.count(indices, forward=1, backward=1)
+        return _joined([self._slope(z[part], indices[part], loss, _positions(part, z)) for part in parts_of(z)])
 
-    def _slope(self, z: Tensor, rows: Tensor, loss: Loss | None, which: Tensor) -> Slope:
+    def _slope(self, z: Tensor, indices: Tensor, loss: Loss | None, which: Tensor) -> Slope:
         z = z.detach().requires_grad_()
         with torch.enable_grad():
-            answer = self.answer(z, rows)
+            answer = self.answer(z, indices)
             margin = answer.margin
-            value = margin if loss is None else loss(answer, rows, which)
+            value = margin if loss is None else loss(answer, indices, which)
         return Slope(value.detach(), margin.detach(), _gradient(value, z))
 
-    def slopes(self, z: Tensor, rows: Tensor, losses: Losses) -> Slopes:
+    def slopes(self, z: Tensor, indices: Tensor, losses: Losses) -> Slopes:
         """Several losses and the gradient of each at points ``(L, *input_shape)``: one pass forward, one backward for
-        each loss. A positive loss whose gradient is zero gets that of :meth:`leaky_answer`, at two passes more."""
-        return _joined([self._slopes(z[part], rows[part], losses, _positions(part, z)) for part in parts_of(z)])
+        each loss. A positive loss whose gradient is zero gets that of :meth:`AttackQuery.surrogate_answer`, at two
+        passes more."""
+        return _joined([self._slopes(z[part], indices[part], losses, _positions(part, z)) for part in parts_of(z)])
 
-    def _slopes(self, z: Tensor, rows: Tensor, losses: Losses, which: Tensor) -> Slopes:
+    def _slopes(self, z: Tensor, indices: Tensor, losses: Losses, which: Tensor) -> Slopes:
         z = z.detach().requires_grad_()
         with torch.enable_grad():
-            answer = self.answer(z, rows)
+            answer = self.answer(z, indices)
             values = losses(answer, which)
-        self.count(rows, forward=1, backward=values.shape[1])
+        self.count(indices, forward=1, backward=values.shape[1])
         gradients = _gradients(values, z)
         dead = (values.detach() > 0) & (gradients == 0).flatten(2).all(2)
-        lanes = dead.any(1).nonzero().flatten()
-        if len(lanes):
-            point = z[lanes].detach().requires_grad_()
+        some = dead.any(1).nonzero().flatten()
+        if len(some):
+            point = z[some].detach().requires_grad_()
             with torch.enable_grad():
-                leaky = self.leaky_answer(point, rows[lanes])
-            if leaky is not None:
+                surrogate = self.query.surrogate_answer(self.point(point, indices[some]), indices[some])
+            if surrogate is not None:
                 with torch.enable_grad():
-                    again = losses(leaky, which[lanes])
-                self.count(rows[lanes], forward=1, backward=values.shape[1])
-                gradients[dead] = _gradients(again, point)[dead[lanes]]
+                    again = losses(surrogate, which[some])
+                self.count(indices[some], forward=1, backward=values.shape[1])
+                gradients[dead] = _gradients(again, point)[dead[some]]
         return Slopes(values.detach(), answer.margin.detach(), gradients, dead)
 
     def jacobian(
-        self, z: Tensor, rows: Tensor, which: Tensor | None = None, alone: bool = False
+        self, z: Tensor, indices: Tensor, which: Tensor | None = None, own: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """The branches ``which (L, T)`` of each point (None: all K), ``(L, T)``, and their gradients
-        ``(L, T, *input_shape)``: one pass forward, T backward. ``alone``: without what branches share."""
+        """The candidates ``which (L, T)`` of each point (None: all K), ``(L, T)``, and their gradients
+        ``(L, T, *input_shape)``: one pass forward, T backward. ``own``: without what candidates share."""
         count = self.width if which is None else which.shape[1]
-        self.count(rows, forward=1, backward=count)
+        self.count(indices, forward=1, backward=count)
         found = []
         for part in parts_of(z, count):
             point = z[part].detach().requires_grad_()
             with torch.enable_grad():
-                answer = self.answer(point, rows[part])
-                branches = answer.alone if alone else answer.branches
-                branches = branches if which is None else branches.gather(1, which[part])
-            found.append((branches.detach(), _gradients(branches, point)))
+                answer = self.answer(point, indices[part])
+                candidates = answer.own if own else answer.candidates
+                candidates = candidates if which is None else candidates.gather(1, which[part])
+            found.append((candidates.detach(), _gradients(candidates, point)))
         return found[0] if len(found) == 1 else (torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]))
 
-    def count(self, rows: Tensor, forward: int = 0, backward: int = 0) -> None:
-        """Note passes of the given rows, which may repeat."""
-        passes = torch.bincount(rows, minlength=self.size)
+    def count(self, indices: Tensor, forward: int = 0, backward: int = 0) -> None:
+        """Note passes of the given indices, which may repeat."""
+        passes = torch.bincount(indices, minlength=self.size)
         self.forward += forward * passes
         self.backward += backward * passes
 
     # --- units -------------------------------------------------------------------------------------------------------
 
-    def point(self, z: Tensor, rows: Tensor) -> Tensor:
+    def point(self, z: Tensor, indices: Tensor) -> Tensor:
         """The model's inputs at points ``(L, *input_shape)``: in the user's units, the model's dtype and the limits."""
-        return z if self.units is None else self.units.point(z, rows)
+        return self.units.point(z, indices)
 
-    def working(self, x: Tensor, rows: Tensor) -> Tensor:
+    def working(self, x: Tensor, indices: Tensor) -> Tensor:
         """Inputs of the model as points."""
-        return x.to(self.x) if self.units is None else self.units.back(x.to(self.x.device), rows)
+        return self.units.back(x.to(self.x.device), indices)
 
-    def lengths(self, values: Tensor, rows: Tensor | slice) -> Tensor:
+    def lengths(self, values: Tensor, indices: Tensor | slice) -> Tensor:
         """Distances ``(L,)`` between points in the user's units."""
-        return values if self.units is None or self.p == 0 else self.units.lengths(values, rows)
+        return values if self.p == 0 else self.units.lengths(values, indices)
 
     def shortened(self, values: Tensor, *, steps: bool = False) -> Tensor:
         """Radii ``(B,)`` of the user, or ``steps`` of elements, between points."""
-        return values if self.units is None or (self.p == 0 and not steps) else self.units.shortened(values)
+        return values if self.p == 0 and not steps else self.units.shortened(values)
 
     # --- distances and balls ------------------------------------------------------------------------------------------
 
-    def distance(self, z: Tensor, rows: Tensor) -> Tensor:
+    def distance(self, z: Tensor, indices: Tensor) -> Tensor:
         """``‖w ⊙ (z − x)‖_p``, ``(L,)``."""
-        return norm(z - self.x[rows], self.p, None if self.weights is None else self.weights[rows])
+        return norm(z - self.x[indices], self.p, None if self.weights is None else self.weights[indices])
 
-    def lowered(self, z: Tensor, rows: Tensor) -> Tensor:
-        """What the attack lowers at points that reach the goal, ``(L,)`` in float64: the distance, unless a problem has
-        another objective."""
-        return self.distance(z.double(), rows)
+    def lowered(self, z: Tensor, indices: Tensor) -> Tensor:
+        """What the attack lowers at points that reach the objective, ``(L,)`` in float64: the distance, unless a
+        problem has another objective."""
+        value = self.query.value(self.point(z, indices), indices)
+        return self.distance(z.double(), indices) if value is None else value
 
-    def outside(self, z: Tensor, rows: Tensor) -> Tensor | None:
+    def outside(self, z: Tensor, indices: Tensor) -> Tensor | None:
         """How far points lie outside the region's balls ``(L,)``, 0 inside; None where it has none."""
         if not self.region.balls:
             return None
-        balls = [ball.take(rows) for ball in self.region.balls]
+        balls = [ball.take(indices) for ball in self.region.balls]
         return torch.stack([(ball.distance(z) - ball.radius).clamp(min=0) for ball in balls]).amax(0)
 
-    def within(self, radius: Tensor, rows: Tensor) -> Region:
+    def within(self, radius: Tensor, indices: Tensor) -> Region:
         """The region cut by balls with radii ``(L,)``, float64, small enough that all that the model's dtype says to
         lie inside does so in exact arithmetic too."""
-        region, center = self.region.take(rows), self.x[rows]
-        weights = None if self.weights is None else self.weights[rows]
+        region, center = self.region.take(indices), self.x[indices]
+        weights = None if self.weights is None else self.weights[indices]
         if self.p != torch.inf:
             shrunk = radius if self.p == 0 else radius * (1 - BALL_ROUNDING * torch.finfo(center.dtype).eps)
             return region.within(Ball(center, shrunk.to(center), self.p, weights))
@@ -320,19 +404,11 @@ class Goal(ABC):
         return Region(torch.minimum(lower, upper), upper, region.balls)
 
 
-def linearised_distance(goal: Goal, rows: Tensor) -> Tensor:
+def linearised_distance(objective: AttackObjective, indices: Tensor) -> Tensor:
     """Euclidean distances ``(L,)`` from the given inputs to where their margin would vanish if it was linear."""
-    slope = goal.slope(goal.start[rows], rows)
+    slope = objective.slope(objective.start[indices], indices)
     steepness = torch.linalg.vector_norm(slope.gradient.double().flatten(1), dim=1)
     return slope.margin.double().abs() / steepness
-
-
-def parts_of(z: Tensor, times: int = 1) -> list[slice]:
-    """Points ``(L, *input_shape)`` in parts that the network takes at once: what it keeps for gradients is many times
-    its input. ``times``: rows that each point stands for."""
-    size = max(1, AT_ONCE // (times * max(1, z.shape[1:].numel())))
-    size -= size % BLOCK if size > BLOCK else 0
-    return [slice(begin, begin + size) for begin in range(0, max(1, len(z)), size)]
 
 
 def taken(slope: Slope | Slopes, which: Tensor) -> Slope | Slopes:
@@ -344,7 +420,7 @@ def _positions(part: slice, z: Tensor) -> Tensor:
     return torch.arange(part.start, min(part.stop, len(z)), device=z.device)
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def _joined(parts: list[Each]) -> Each:
     if len(parts) == 1:
         return parts[0]
     return type(parts[0])(*(torch.cat(column) for column in zip(*parts)))
@@ -374,8 +450,3 @@ def _gradients(values: Tensor, z: Tensor) -> Tensor:
     picks = torch.eye(values.shape[1], dtype=z.dtype, device=z.device).unsqueeze(1).expand(-1, len(z), -1)
     (gradients,) = torch.autograd.grad(finite, z, picks, is_grads_batched=True)
     return gradients.transpose(0, 1).nan_to_num(0.0, 0.0, 0.0)
-
-
-def along(values: Tensor, like: Tensor) -> Tensor:
-    """Numbers ``(L,)`` shaped so that they multiply the rows of ``(L, *input_shape)``."""
-    return values.reshape(-1, *[1] * (like.dim() - 1))

@@ -6,7 +6,7 @@
 
 One step with a = 0 and s = 1 is DeepFool's (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599), with the exact box FAB's
 (Croce and Hein 2020, arXiv 1907.02044). Averaging stops the zigzag at kinks and does nearly all of the work; it is
-ours, as is the second half-space for conditions that all branches of a problem share. Made for networks whose
+ours, as is the second half-space for conditions that all candidates of a problem share. Made for networks whose
 linearisation says where their nearest boundary is; for others see :mod:`clinch.attacks.minimum_norm.shrinking_ball`.
 """
 
@@ -17,30 +17,30 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.gradient_steps import cosine
-from clinch.attacks.core.losses import branch_conditions, branch_loss
-from clinch.attacks.core.objective import Goal, Slope, Slopes
-from clinch.attacks.minimum_norm.feasible_steps import HalfSpaces, Room
+from clinch.attacks.core.losses import candidate_conditions, candidate_loss
+from clinch.attacks.core.objective import AttackObjective, Slope, Slopes
+from clinch.attacks.minimum_norm.feasible_steps import FeasibleSteps, HalfSpaces
 
 
 @dataclass(frozen=True)
-class Lanes:
-    """L attempts: which input, which branch, where, and the averaged half-spaces they aim into.
+class LinearizedRuns:
+    """L attempts: which input, which candidate, where, and the averaged half-spaces they aim into.
 
     Attributes:
-        rows: ``(L,)``; may repeat.
-        branch: ``(L,)`` the wanted branch, or ANY.
-        move: ``(L, n)`` from the input to where the lane is.
-        own: where the lane's branch holds.
-        shared: where the conditions hold that all branches share; None where there are none.
-        distance: ``(L,)`` of the nearest point of the lane that reaches the goal, infinity before there is one.
+        indices: ``(L,)``; may repeat.
+        candidate: ``(L,)`` the wanted candidate, or ANY.
+        move: ``(L, n)`` from the input to where the run is.
+        own: where the run's candidate holds.
+        shared: where the conditions hold that all candidates share; None where there are none.
+        distance: ``(L,)`` of the nearest point of the run that reaches the goal, infinity before there is one.
         nearest: ``(L, n)`` the move to that point.
-        lost: ``(L,)`` whether the last gradient of the lane's branch was zero, without its goal being reached.
+        lost: ``(L,)`` whether the last gradient of the run's candidate was zero, without its goal being reached.
     """
 
-    rows: Tensor
-    branch: Tensor
+    indices: Tensor
+    candidate: Tensor
     move: Tensor
     own: HalfSpaces
     shared: HalfSpaces | None
@@ -49,101 +49,107 @@ class Lanes:
     lost: Tensor
 
     @staticmethod
-    def at(rows: Tensor, branch: Tensor, move: Tensor) -> Lanes:
-        """Lanes without a past."""
-        far = move.new_full((len(rows),), torch.inf)
-        return Lanes(rows, branch, move, HalfSpaces.none(move), None, far, move, torch.zeros_like(rows).bool())
+    def at(indices: Tensor, candidate: Tensor, move: Tensor) -> LinearizedRuns:
+        """Runs without a past."""
+        far = move.new_full((len(indices),), torch.inf)
+        return LinearizedRuns(
+            indices, candidate, move, HalfSpaces.none(move), None, far, move, torch.zeros_like(indices).bool()
+        )
 
     @staticmethod
-    def of(parts: list[Lanes]) -> Lanes:
-        """Lanes after each other; all or none of them have shared half-spaces."""
+    def of(parts: list[LinearizedRuns]) -> LinearizedRuns:
+        """Runs after each other; all or none of them have shared half-spaces."""
         shared = [part.shared for part in parts if part.shared is not None]
-        return Lanes(
-            torch.cat([part.rows for part in parts]), torch.cat([part.branch for part in parts]),
+        return LinearizedRuns(
+            torch.cat([part.indices for part in parts]), torch.cat([part.candidate for part in parts]),
             torch.cat([part.move for part in parts]), HalfSpaces.of([part.own for part in parts]),
             HalfSpaces.of(shared) if len(shared) == len(parts) else None,
             torch.cat([part.distance for part in parts]), torch.cat([part.nearest for part in parts]),
             torch.cat([part.lost for part in parts]),
         )  # fmt: skip
 
-    def take(self, which: Tensor) -> Lanes:
-        """The chosen lanes, in that order."""
-        return Lanes(
-            self.rows[which], self.branch[which], self.move[which], self.own.take(which),
+    def take(self, which: Tensor) -> LinearizedRuns:
+        """The chosen runs, in that order."""
+        return LinearizedRuns(
+            self.indices[which], self.candidate[which], self.move[which], self.own.take(which),
             None if self.shared is None else self.shared.take(which), self.distance[which], self.nearest[which],
             self.lost[which],
         )  # fmt: skip
 
 
 def linearised_steps(
-    track: Track,
-    lanes: Lanes,
+    best_points: BestPoints,
+    runs: LinearizedRuns,
     *,
     steps: int,
     step_size: tuple[float, float],
     averaging: tuple[float, float],
     overshoot: float,
     first: Slope | Slopes | None = None,
-) -> Lanes:
-    """Run the iteration, two passes for each step of each lane (three where branches share conditions); what is found
-    goes to the track.
+) -> LinearizedRuns:
+    """Run the iteration, two passes for each step of each run (three where candidates share conditions); what is found
+    goes to the best points.
 
     Args:
-        track: where points are kept.
-        lanes: where to start.
+        best_points: where points are kept.
+        runs: where to start.
         steps: number of steps.
         step_size: s at the first and at the last step.
         averaging: a at the first and at the last step.
         overshoot: how much farther than the linearised boundary to aim.
-        first: what :func:`slopes_of` says about the lanes where that is known already.
+        first: what :func:`slopes_of` says about the runs where that is known already.
     """
-    goal = track.goal
-    room, x = Room.of(goal, lanes.rows), goal.x[lanes.rows]
+    objective = best_points.objective
+    feasible, x = FeasibleSteps.of(objective, runs.indices), objective.x[runs.indices]
     for k in range(steps):
-        if track.exhausted:
+        if best_points.exhausted:
             break
-        z = x + lanes.move.view_as(x)
+        z = x + runs.move.view_as(x)
         keep = cosine(*averaging, k, steps)
-        slope = slopes_of(goal, lanes) if k or first is None else first
-        lanes = _kept(track, lanes, room, z, slope.margin)
+        slope = slopes_of(objective, runs) if k or first is None else first
+        runs = _kept(best_points, runs, feasible, z, slope.margin)
         if isinstance(slope, Slopes):
-            track.note_gradient(slope.gradients, lanes.rows)
-            lanes = _averaged_both(lanes, slope.losses, slope.gradients.flatten(2), keep)
+            best_points.note_gradient(slope.gradients, runs.indices)
+            runs = _averaged_both(runs, slope.losses, slope.gradients.flatten(2), keep)
         else:
-            lanes = replace(lanes, own=lanes.own.averaged(slope.loss, slope.gradient.flatten(1), lanes.move, keep))
-        shared = None if lanes.shared is None else lanes.shared.beyond(overshoot)
-        aim = room.meeting(lanes.own.beyond(overshoot), shared)
-        move = torch.lerp(lanes.move, aim, cosine(*step_size, k, steps))
-        if goal.several and bool(lanes.own.fresh.any()):  # without any gradient so far a lane stays where it is
-            move = torch.where(lanes.own.fresh.unsqueeze(1), lanes.move, move)
-        lanes = replace(lanes, move=room.inside(move))
-    return lanes
+            runs = replace(runs, own=runs.own.averaged(slope.loss, slope.gradient.flatten(1), runs.move, keep))
+        shared = None if runs.shared is None else runs.shared.beyond(overshoot)
+        aim = feasible.meeting(runs.own.beyond(overshoot), shared)
+        move = torch.lerp(runs.move, aim, cosine(*step_size, k, steps))
+        if objective.query.surrogates and bool(
+            runs.own.fresh.any()
+        ):  # without any gradient so far a run stays where it is
+            move = torch.where(runs.own.fresh.unsqueeze(1), runs.move, move)
+        runs = replace(runs, move=feasible.inside(move))
+    return runs
 
 
-def slopes_of(goal: Goal, lanes: Lanes) -> Slope | Slopes:
-    """The conditions of lanes where they are, and their gradients: :class:`Slopes` where branches share conditions."""
-    z = goal.x[lanes.rows] + lanes.move.view(len(lanes.rows), *goal.x.shape[1:])
-    if goal.several:
-        return goal.slopes(z, lanes.rows, branch_conditions(lanes.branch))
-    return goal.slope(z, lanes.rows, branch_loss(lanes.branch))
+def slopes_of(objective: AttackObjective, runs: LinearizedRuns) -> Slope | Slopes:
+    """The conditions of runs where they are, and their gradients: :class:`Slopes` where candidates share conditions."""
+    z = objective.x[runs.indices] + runs.move.view(len(runs.indices), *objective.x.shape[1:])
+    if objective.query.surrogates:
+        return objective.slopes(z, runs.indices, candidate_conditions(runs.candidate))
+    return objective.slope(z, runs.indices, candidate_loss(runs.candidate))
 
 
-def _kept(track: Track, lanes: Lanes, room: Room, z: Tensor, margin: Tensor) -> Lanes:
-    """With the nearest points brought up to date, of the lanes and of the track."""
-    distance = room.norm(lanes.move)
-    track.update(z, lanes.rows, margin, distance)
-    better = ((margin < 0) & (distance < lanes.distance)).nonzero().flatten()
+def _kept(
+    best_points: BestPoints, runs: LinearizedRuns, feasible: FeasibleSteps, z: Tensor, margin: Tensor
+) -> LinearizedRuns:
+    """With the nearest points brought up to date, of the runs and of the best points."""
+    distance = feasible.norm(runs.move)
+    best_points.update(z, runs.indices, margin, distance)
+    better = ((margin < 0) & (distance < runs.distance)).nonzero().flatten()
     if not len(better):
-        return lanes
-    nearest = lanes.nearest.index_copy(0, better, lanes.move[better])
-    return replace(lanes, distance=lanes.distance.index_copy(0, better, distance[better]), nearest=nearest)
+        return runs
+    nearest = runs.nearest.index_copy(0, better, runs.move[better])
+    return replace(runs, distance=runs.distance.index_copy(0, better, distance[better]), nearest=nearest)
 
 
-def _averaged_both(lanes: Lanes, values: Tensor, gradients: Tensor, keep: float) -> Lanes:
-    """With the half-spaces of this step averaged in: the branch's own, and where there is one the shared."""
-    lost = (gradients[:, 0] == 0).all(1) & lanes.distance.isinf()
-    lanes = replace(lanes, lost=lost, own=lanes.own.averaged(values[:, 0], gradients[:, 0], lanes.move, keep))
+def _averaged_both(runs: LinearizedRuns, values: Tensor, gradients: Tensor, keep: float) -> LinearizedRuns:
+    """With the half-spaces of this step averaged in: the candidate's own, and where there is one the shared."""
+    lost = (gradients[:, 0] == 0).all(1) & runs.distance.isinf()
+    runs = replace(runs, lost=lost, own=runs.own.averaged(values[:, 0], gradients[:, 0], runs.move, keep))
     if values.shape[1] == 1:
-        return lanes
-    shared = HalfSpaces.none(lanes.move) if lanes.shared is None else lanes.shared
-    return replace(lanes, shared=shared.averaged(values[:, 1], gradients[:, 1], lanes.move, keep))
+        return runs
+    shared = HalfSpaces.none(runs.move) if runs.shared is None else runs.shared
+    return replace(runs, shared=shared.averaged(values[:, 1], gradients[:, 1], runs.move, keep))

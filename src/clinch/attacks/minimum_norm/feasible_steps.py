@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.objective import Goal
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.units import FARTHEST
 from clinch.geometry.norms import norm
 from clinch.geometry.projection import project, project_into
@@ -68,7 +68,7 @@ class HalfSpaces:
 
 
 @dataclass(frozen=True)
-class Room:
+class FeasibleSteps:
     """Limits of the offsets of L lanes, and how their length is measured.
 
     Attributes:
@@ -80,7 +80,7 @@ class Room:
         plain: ``(L,)`` whether the input lies in its box and there are no weights.
     """
 
-    goal: Goal
+    goal: AttackObjective
     rows: Tensor
     region: Region
     lower: Tensor
@@ -88,7 +88,7 @@ class Room:
     plain: Tensor
 
     @staticmethod
-    def of(goal: Goal, rows: Tensor) -> Room:
+    def of(goal: AttackObjective, rows: Tensor) -> FeasibleSteps:
         """The room of the given rows ``(L,)``, which may repeat."""
         region, x = goal.region.take(rows), goal.x[rows].flatten(1)
         lower, upper = region.lower.flatten(1) - x, region.upper.flatten(1) - x
@@ -98,7 +98,7 @@ class Room:
         # finite limits, so that no move is infinity times zero
         lower = torch.where(plain.unsqueeze(1), lower.clamp(min=-FARTHEST), lower)
         upper = torch.where(plain.unsqueeze(1), upper.clamp(max=FARTHEST), upper)
-        return Room(goal, rows, region, lower, upper, plain)
+        return FeasibleSteps(goal, rows, region, lower, upper, plain)
 
     @cached_property
     def _kinds(self) -> tuple[bool, bool]:
@@ -182,10 +182,10 @@ class Room:
         """The same for moves that may leave the box."""
         return self.inside(torch.maximum(torch.minimum(move, self.upper), self.lower))
 
-    def take(self, which: Tensor) -> Room:
+    def take(self, which: Tensor) -> FeasibleSteps:
         """The room of the chosen lanes."""
         limits = self.lower[which], self.upper[which]
-        return Room(self.goal, self.rows[which], self.region.take(which), *limits, self.plain[which])
+        return FeasibleSteps(self.goal, self.rows[which], self.region.take(which), *limits, self.plain[which])
 
     def ball(self, radius: Tensor) -> Ball:
         """Balls of the given radii ``(L,)`` around the inputs."""
@@ -194,16 +194,16 @@ class Room:
         return Ball(goal.x[self.rows], radius, goal.p, weights)
 
 
-def _within(room: Room, move: Tensor, radius: Tensor) -> Tensor:
+def _within(room: FeasibleSteps, move: Tensor, radius: Tensor) -> Tensor:
     return move * (radius / room.norm(move).clamp(min=1e-12)).clamp(max=1).unsqueeze(1)
 
 
-def _exact_within(room: Room, move: Tensor, radius: Tensor) -> Tensor:
+def _exact_within(room: FeasibleSteps, move: Tensor, radius: Tensor) -> Tensor:
     x = room.goal.x[room.rows]
     point = project(x + move.reshape(x.shape), room.region.lower, room.region.upper, room.ball(radius))
     return _exact_inside(room, (point - x).flatten(1))
 
 
-def _exact_inside(room: Room, move: Tensor) -> Tensor:
+def _exact_inside(room: FeasibleSteps, move: Tensor) -> Tensor:
     x = room.goal.x[room.rows]
     return (project_into(room.region, x + move.reshape(x.shape)) - x).flatten(1)

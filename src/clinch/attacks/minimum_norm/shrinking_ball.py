@@ -13,46 +13,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.gradient_steps import cosine, toward
-from clinch.attacks.minimum_norm.feasible_steps import Room
+from clinch.attacks.minimum_norm.feasible_steps import FeasibleSteps
 
 
 def shrinking_steps(
-    track: Track, rows: Tensor, branch: Tensor, z: Tensor, radius: Tensor, steps: int, *,
+    best_points: BestPoints, indices: Tensor, candidate: Tensor, z: Tensor, radius: Tensor, steps: int, *,
     rate: tuple[float, float] = (0.2, 0.01), step_size: tuple[float | Tensor, float] = (0.5, 0.1),
     averaging: tuple[float, float] = (0.0, 0.5),
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Run the iteration, two passes for each step of each lane (three where branches share conditions); what is found
-    goes to the track.
+    """Run the iteration, two passes for each step of each run (three where candidates share conditions); what is found
+    goes to the best points.
 
     Args:
-        track: where points are kept.
-        rows: ``(L,)`` inputs, may repeat.
-        branch: ``(L,)`` wanted branches, or ANY.
+        best_points: where points are kept.
+        indices: ``(L,)`` inputs, may repeat.
+        candidate: ``(L,)`` wanted candidates, or ANY.
         z: ``(L, *input_shape)`` where to start.
         radius: ``(L,)`` first radius.
         steps: number of steps.
         rate: γ at the first and at the last step.
-        step_size: s likewise, at the first step for each lane ``(L, 1)`` or for all; without meaning for p = 0.
+        step_size: s likewise, at the first step for each run ``(L, 1)`` or for all; without meaning for p = 0.
         averaging: a likewise.
 
     Returns:
-        ``(L,)`` the smallest distance at which each lane reached the goal, infinity where it did not; and the moves
+        ``(L,)`` the smallest distance at which each run reached the goal, infinity where it did not; and the moves
         ``(L, n)`` to these points, where there is none the first one.
     """
-    goal, sparse, (first, last) = track.goal, track.goal.p == 0, step_size
-    room, x = Room.of(goal, rows), goal.x[rows]
-    move, average = (z - x).flatten(1), z.new_zeros(len(rows), z.shape[1:].numel())
+    objective, sparse, (first, last) = best_points.objective, best_points.objective.p == 0, step_size
+    feasible, x = FeasibleSteps.of(objective, indices), objective.x[indices]
+    move, average = (z - x).flatten(1), z.new_zeros(len(indices), z.shape[1:].numel())
     nearest, best = torch.full_like(radius, torch.inf), move.clone()
     for k in range(steps):
-        if track.exhausted:
+        if best_points.exhausted:
             break
         z = x + move.view_as(x)
-        slope = toward(goal, z, rows, branch)
-        track.note_gradient(slope.gradient, rows)
-        distance = goal.distance(z, rows)
-        track.update(z, rows, slope.margin, distance)
+        slope = toward(objective, z, indices, candidate)
+        best_points.note_gradient(slope.gradient, indices)
+        distance = objective.distance(z, indices)
+        best_points.update(z, indices, slope.margin, distance)
         reached = slope.margin < 0
         better = (reached & (distance < nearest)).nonzero().flatten()
         nearest, best[better] = nearest.index_copy(0, better, distance[better]), move[better]
@@ -62,11 +62,11 @@ def shrinking_steps(
         length = torch.linalg.vector_norm(g, dim=1, keepdim=True)
         keep = cosine(*averaging, k, steps)
         average = keep * average + (1 - keep) * g / torch.where(length > 0, length, 1.0)
-        extreme = room.farthest(average, radius)
+        extreme = feasible.farthest(average, radius)
         if sparse:
-            move = room.inside(extreme)
+            move = feasible.inside(extreme)
         else:
-            move = room.within(torch.lerp(move, extreme, cosine(first, last, k, steps)), radius)
+            move = feasible.within(torch.lerp(move, extreme, cosine(first, last, k, steps)), radius)
     return nearest, best
 
 

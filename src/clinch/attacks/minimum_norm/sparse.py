@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.gradient_steps import cosine, toward
 from clinch.attacks.core.objective import ANY
 
@@ -13,22 +13,22 @@ from clinch.attacks.core.objective import ANY
 STEP, WIDEST = (0.5, 0.02), 2.0
 
 
-def put_back(track: Track, rows: Tensor, passes: Tensor, points: Tensor | None = None) -> None:
-    """Greedy, for p = 0: of all changed elements of an input's point, put back the one that leaves the smallest
+def greedy_sparsify(best_points: BestPoints, indices: Tensor, passes: Tensor, points: Tensor | None = None) -> None:
+    """Greedy, for p = 0: of all changed elements of an input's point, restored the one that leaves the smallest
     margin; again and again, as long as some trial reaches the goal and passes are left.
 
     Args:
-        track: whose best points are improved.
-        rows: ``(A,)`` inputs.
+        best_points: whose best points are improved.
+        indices: ``(A,)`` inputs.
         passes: ``(A,)`` rows sent forward for each input, at most; a round takes one for each changed element.
         points: ``(A, *input_shape)`` where to begin; None: the best points.
     """
-    goal = track.goal
-    clean = _clean(track, rows)
-    z = (track.x[rows] if points is None else points).flatten(1).clone()
+    objective = best_points.objective
+    clean = _clean(best_points, indices)
+    z = (best_points.x[indices] if points is None else points).flatten(1).clone()
     left = passes.clone()
-    active = torch.arange(len(rows), device=rows.device)[track.success[rows]]
-    while not track.exhausted:
+    active = torch.arange(len(indices), device=indices.device)[best_points.success[indices]]
+    while not best_points.exhausted:
         changed = z[active] != clean[active]
         count = changed.sum(1)
         keep = (count > 1) & (count <= left[active])
@@ -36,47 +36,47 @@ def put_back(track: Track, rows: Tensor, passes: Tensor, points: Tensor | None =
         if not len(active):
             return
         left[active] -= count
-        lane, element = changed.nonzero(as_tuple=True)
-        owner = active[lane]
+        run, element = changed.nonzero(as_tuple=True)
+        owner = active[run]
         trial = z[owner]
-        place = torch.arange(len(lane), device=lane.device)
+        place = torch.arange(len(run), device=run.device)
         trial[place, element] = clean[owner, element]
-        point = trial.reshape(-1, *goal.x.shape[1:])
-        margin = goal.look(point, rows[owner])
+        point = trial.reshape(-1, *objective.x.shape[1:])
+        margin = objective.look(point, indices[owner])
         # of trials that reach the goal all are equally near: the deepest one leaves most room for the next round
-        deepest = margin.new_full((len(rows),), torch.inf).scatter_reduce(0, owner, margin, "amin")
+        deepest = margin.new_full((len(indices),), torch.inf).scatter_reduce(0, owner, margin, "amin")
         best = margin == deepest[owner]
-        track.update(point[best], rows[owner[best]], margin[best])
+        best_points.update(point[best], indices[owner[best]], margin[best])
         z[owner[best]] = trial[best]
         active = active[deepest[active] < 0]
 
 
-def pushed(track: Track, rows: Tensor, steps: int) -> Tensor:
+def deepened(best_points: BestPoints, indices: Tensor, steps: int) -> Tensor:
     """The points with the same changed elements as the best ones that lie deepest in the goal, by sign steps: they
-    leave most room for elements to be put back. Two passes for each step.
+    leave most room for elements to be restored. Two passes for each step.
 
     Args:
-        track: whose best points to begin at.
-        rows: ``(A,)`` inputs.
+        best_points: whose best points to begin at.
+        indices: ``(A,)`` inputs.
         steps: number of steps.
     """
-    goal = track.goal
-    x, lower, upper = track.x[rows], goal.region.lower[rows], goal.region.upper[rows]
-    changed = (x.flatten(1) != _clean(track, rows)).reshape(x.shape)
+    objective = best_points.objective
+    x, lower, upper = best_points.x[indices], objective.region.lower[indices], objective.region.upper[indices]
+    changed = (x.flatten(1) != _clean(best_points, indices)).reshape(x.shape)
     width = (upper - lower).nan_to_num(posinf=WIDEST).clamp(max=WIDEST) * changed
-    deepest, depth = x.clone(), track.margin[rows].clone()
-    anyone = torch.full_like(rows, ANY)
+    deepest, depth = x.clone(), best_points.margin[indices].clone()
+    anyone = torch.full_like(indices, ANY)
     for k in range(steps):
-        slope = toward(goal, x, rows, anyone)
+        slope = toward(objective, x, indices, anyone)
         deeper = slope.margin < depth
         deepest[deeper], depth = x[deeper], torch.where(deeper, slope.margin, depth)
         x = torch.clamp(x - cosine(*STEP, k, steps) * width * slope.gradient.sign(), lower, upper)
         # an element that is not changed has no width, but the clean input may lie outside its box
-        x = torch.where(changed, x, track.x[rows])
+        x = torch.where(changed, x, best_points.x[indices])
     return deepest
 
 
-def _clean(track: Track, rows: Tensor) -> Tensor:
+def _clean(best_points: BestPoints, indices: Tensor) -> Tensor:
     """The inputs as they are, ``(A, n)``, brought into the box."""
-    region = track.goal.region
-    return torch.clamp(track.goal.x[rows], region.lower[rows], region.upper[rows]).flatten(1)
+    region = best_points.objective.region
+    return torch.clamp(best_points.objective.x[indices], region.lower[indices], region.upper[indices]).flatten(1)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import goal_of, radius_of
-from clinch.attacks.core.best_points import Progress, Track
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.best_points import BestPoints, Progress
+from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import first_points, steepest_step
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients
 def algorithm1(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -39,7 +37,7 @@ def algorithm1(
     the first step that reaches its goal.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, whose branches stand for classes.
+        net: a classifier; or a problem with constraints on the network, whose candidates stand for classes.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: ε, one or ``(B,)``; None: that of the problem's own ball.
@@ -63,23 +61,23 @@ def algorithm1(
     """
     if steps < 1:
         raise ProblemError(f"steps={steps} must be at least 1.")
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
-    radius = radius_of(goal, eps)
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    rows = goal.todo
-    z, ball = first_points(goal, rows), goal.within(radius[rows], rows)
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    radius = radius_of(objective, eps)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    indices = objective.todo
+    z, ball = first_points(objective, indices), objective.within(radius[indices], indices)
     for _ in range(steps):
-        if not len(rows):
+        if not len(indices):
             break
-        branches, gradients = goal.jacobian(z, rows)
-        track.note_gradient(gradients.flatten(1, 2), rows)
-        margin = branches.amin(1)
-        track.update(z, rows, margin)
+        candidates, gradients = objective.jacobian(z, indices)
+        best_points.note_gradient(gradients.flatten(1, 2), indices)
+        margin = candidates.amin(1)
+        best_points.update(z, indices, margin)
         going = margin >= 0
-        rows, z, ball = rows[going], z[going], ball.take(going)
-        step = steepest_step(goal, z, rows, branches[going], gradients[going], radius[rows] / steps)
+        indices, z, ball = indices[going], z[going], ball.take(going)
+        step = steepest_step(objective, z, indices, candidates[going], gradients[going], radius[indices] / steps)
         z = project_into(ball, z + step)
-        track.step()
-    if len(rows):
-        track.update(z, rows, goal.look(z, rows))
-    return track.result(radius)
+        best_points.step()
+    if len(indices):
+        best_points.update(z, indices, objective.look(z, indices))
+    return best_points.result(radius)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import goal_of, radius_of
-from clinch.attacks.core.best_points import Track
-from clinch.attacks.core.objective import along
-from clinch.attacks.core.result import NO_GRADIENT, AttackResult, HasQuery
+from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints
+from clinch.attacks.core.result import NO_GRADIENT, AttackResult
 from clinch.attacks.linear_model import first_points, ratios, shortest_step
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 #: how far a point goes beyond the boundary of the linear model, relative to the way there
@@ -25,7 +23,7 @@ INFEASIBLE = "to first order nothing inside the ball reaches the goal (propositi
 
 @with_gradients
 def first_order_radius(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -56,17 +54,19 @@ def first_order_radius(
     Example:
         >>> rho2 = first_order_radius(net, x, y).mean()
     """
-    goal = goal_of(net, x, y, target=target, bounds=None, norm=norm, outputs=outputs, any_p=True, scaled=False)
-    radius = torch.zeros(goal.size, dtype=torch.float64, device=goal.x.device)
-    if len(rows := goal.todo):
-        branches, gradients = goal.jacobian(first_points(goal, rows), rows)
-        radius[rows] = ratios(goal, rows, branches, gradients).amin(1)
+    objective = objective_of(
+        net, x, y, target=target, bounds=None, norm=norm, outputs=outputs, any_p=True, scaled=False
+    )
+    radius = torch.zeros(objective.size, dtype=torch.float64, device=objective.x.device)
+    if len(indices := objective.todo):
+        candidates, gradients = objective.jacobian(first_points(objective, indices), indices)
+        radius[indices] = ratios(objective, indices, candidates, gradients).amin(1)
     return radius
 
 
 @with_gradients
 def gn_feasibility(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -103,23 +103,23 @@ def gn_feasibility(
         >>> found = gn_feasibility(net, x, y, eps=0.05)
         >>> feasible = [reason != INFEASIBLE for reason in found.reason]
     """
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
-    radius = radius_of(goal, eps)
-    track = Track(goal)
-    feasible = torch.ones(goal.size, dtype=torch.bool, device=goal.x.device)
-    if len(rows := goal.todo):
-        z = first_points(goal, rows)
-        branches, gradients = goal.jacobian(z, rows)
-        track.note_gradient(gradients.flatten(1, 2), rows)
-        length, step = shortest_step(goal, z, rows, branches, gradients)
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    radius = radius_of(objective, eps)
+    best_points = BestPoints(objective)
+    feasible = torch.ones(objective.size, dtype=torch.bool, device=objective.x.device)
+    if len(indices := objective.todo):
+        z = first_points(objective, indices)
+        candidates, gradients = objective.jacobian(z, indices)
+        best_points.note_gradient(gradients.flatten(1, 2), indices)
+        length, step = shortest_step(objective, z, indices, candidates, gradients)
         length = length.double()
-        inside = length < radius[rows]
-        feasible[rows] = inside
-        rows, z, step = rows[inside], z[inside], step[inside]
-        longer = (radius[rows] / length[inside].clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1 + OVERSHOOT)
-        z = project_into(goal.within(radius[rows], rows), z + along(longer.to(z), z) * step)
-        track.update(z, rows, goal.look(z, rows))
-    found = track.result(radius)
+        inside = length < radius[indices]
+        feasible[indices] = inside
+        indices, z, step = indices[inside], z[inside], step[inside]
+        longer = (radius[indices] / length[inside].clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1 + OVERSHOOT)
+        z = project_into(objective.within(radius[indices], indices), z + along(longer.to(z), z) * step)
+        best_points.update(z, indices, objective.look(z, indices))
+    found = best_points.result(radius)
     reason = tuple(
         old if possible or old == NO_GRADIENT else INFEASIBLE for old, possible in zip(found.reason, feasible.tolist())
     )

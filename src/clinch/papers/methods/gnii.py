@@ -5,21 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.core.arguments import goal_of, radius_of
-from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Goal
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import first_points, steepest_step
 from clinch.geometry.projection import project_into
 from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients
 def gnii(
-    net: nn.Module | Network | HasQuery | Query | Goal,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -38,7 +36,8 @@ def gnii(
     chooses the class.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`Goal`, then without x and y.
+        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
+            and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
@@ -58,17 +57,19 @@ def gnii(
         >>> gnii(net, x, y, eps=0.5, norm=2).success
         tensor([ True,  True, False,  True, False,  True, False, False])
     """
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
-    radius, function = radius_of(goal, eps), loss_of(goal, loss)
-    track = Track(goal)
-    if len(rows := goal.todo):
-        z = first_points(goal, rows)
-        slope = goal.slope(z, rows, function)
-        track.note_gradient(slope.gradient, rows)
-        step = steepest_step(goal, z, rows, slope.loss.unsqueeze(1), slope.gradient.unsqueeze(1), radius[rows])
-        z = project_into(goal.within(radius[rows], rows), z + step)
-        track.update(z, rows, goal.look(z, rows))
-    return track.result(radius)
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
+    radius, function = radius_of(objective, eps), loss_of(objective.query, loss)
+    best_points = BestPoints(objective)
+    if len(indices := objective.todo):
+        z = first_points(objective, indices)
+        slope = objective.slope(z, indices, function)
+        best_points.note_gradient(slope.gradient, indices)
+        step = steepest_step(
+            objective, z, indices, slope.loss.unsqueeze(1), slope.gradient.unsqueeze(1), radius[indices]
+        )
+        z = project_into(objective.within(radius[indices], indices), z + step)
+        best_points.update(z, indices, objective.look(z, indices))
+    return best_points.result(radius)
 
 
 @with_gradients

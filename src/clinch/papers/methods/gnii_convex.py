@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import goal_of, radius_of
-from clinch.attacks.core.best_points import Track
+from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Goal
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.objective import AttackObjective
+from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import first_points
 from clinch.errors import BackendError, ProblemError
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 #: ``constraints(eta, x)``: what must hold of the perturbation ``(n,)``, given the input ``(n,)`` as a parameter
@@ -35,7 +33,7 @@ UNSOLVED, UNMET = (
 
 @with_gradients
 def gnii_convex(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -81,30 +79,30 @@ def gnii_convex(
         >>> gnii_convex(net, x, y, eps=0.1, constraints=lambda eta, x: [cp.sum(eta) == 0, eta >= 0]).success
         tensor([False, False, False, False, False, False, False, False])
     """
-    goal = goal_of(
+    objective = objective_of(
         net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True, scaled=constraints is None
     )
-    radius, function = radius_of(goal, eps), loss_of(goal, loss)
-    program = _Program(goal, constraints)
-    track = Track(goal)
-    trouble = [""] * goal.size
-    if len(rows := goal.todo):
-        z = first_points(goal, rows)
-        slope = goal.slope(z, rows, function)
-        track.note_gradient(slope.gradient, rows)
-        region = goal.within(radius[rows], rows)
-        offsets = goal.x[rows]
-        weights = torch.ones_like(offsets) if goal.weights is None else goal.weights[rows]
-        columns = slope.gradient, offsets, region.lower, region.upper, weights, radius[rows]
-        moves = [program.solve(*lane) for lane in zip(*columns)]
-        for row, move in zip(rows.tolist(), moves):
+    radius, function = radius_of(objective, eps), loss_of(objective.query, loss)
+    program = _Program(objective, constraints)
+    best_points = BestPoints(objective)
+    trouble = [""] * objective.size
+    if len(indices := objective.todo):
+        z = first_points(objective, indices)
+        slope = objective.slope(z, indices, function)
+        best_points.note_gradient(slope.gradient, indices)
+        region = objective.within(radius[indices], indices)
+        offsets = objective.x[indices]
+        weights = torch.ones_like(offsets) if objective.weights is None else objective.weights[indices]
+        columns = slope.gradient, offsets, region.lower, region.upper, weights, radius[indices]
+        moves = [program.solve(*run) for run in zip(*columns)]
+        for row, move in zip(indices.tolist(), moves):
             trouble[row] = UNSOLVED if move is None else ""
         step = torch.stack([torch.zeros_like(o) if m is None else m.to(o) for m, o in zip(moves, offsets)])
         z = project_into(region, offsets + step)
-        track.update(z, rows, goal.look(z, rows))
-    found = track.result(radius)
-    for row in goal.todo.tolist():
-        if not trouble[row] and not program.missed(found.x[row], goal.x[row], radius[row]) <= tolerance:
+        best_points.update(z, indices, objective.look(z, indices))
+    found = best_points.result(radius)
+    for row in objective.todo.tolist():
+        if not trouble[row] and not program.missed(found.x[row], objective.x[row], radius[row]) <= tolerance:
             trouble[row] = UNMET
     return _without(found, trouble)
 
@@ -112,19 +110,19 @@ def gnii_convex(
 class _Program:
     """GNII for one input, with the gradient, the input and the limits as parameters."""
 
-    def __init__(self, goal: Goal, constraints: Constraints | None) -> None:
+    def __init__(self, objective: AttackObjective, constraints: Constraints | None) -> None:
         self.cp = cp = _cvxpy()
-        size = goal.x[0].numel()
+        size = objective.x[0].numel()
         self.eta = cp.Variable(size)
         self.gradient, self.x = cp.Parameter(size), cp.Parameter(size)
         self.lower, self.upper = cp.Parameter(size), cp.Parameter(size)
         self.radius = cp.Parameter(nonneg=True)
         extra = list(constraints(self.eta, self.x)) if constraints is not None else []
-        self.boxed = bool(goal.region.lower.isfinite().all() or goal.p == torch.inf)
+        self.boxed = bool(objective.region.lower.isfinite().all() or objective.p == torch.inf)
         limits = [self.eta >= self.lower, self.eta <= self.upper] if self.boxed else []
         self.weights = cp.Parameter(size, nonneg=True)
-        scaled = self.eta if goal.weights is None else cp.multiply(self.weights, self.eta)
-        ball = [] if goal.p == torch.inf else [cp.norm(scaled, goal.p) <= self.radius]
+        scaled = self.eta if objective.weights is None else cp.multiply(self.weights, self.eta)
+        ball = [] if objective.p == torch.inf else [cp.norm(scaled, objective.p) <= self.radius]
         self.extra = extra
         self.problem = cp.Problem(cp.Minimize(self.gradient @ self.eta), [*extra, *limits, *ball])
         if not self.problem.is_dcp():

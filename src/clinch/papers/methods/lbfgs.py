@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.core.arguments import goal_of
-from clinch.attacks.core.best_points import Progress, Track
-from clinch.attacks.core.classification import Labels
+from clinch.attacks.core.arguments import objective_of
+from clinch.attacks.core.best_points import BestPoints, Progress
+from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Answer, Loss
+from clinch.attacks.core.objective import Answer, AttackObjective, Loss
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import draw_back
 from clinch.errors import ProblemError, UnsupportedByEngine
@@ -76,48 +76,45 @@ def lbfgs(
         raise ProblemError(f"steps={steps} and searches={searches} must be at least 1, halvings={halvings} at least 0.")
     if not 0 < sharpness < torch.inf:
         raise ProblemError(f"sharpness={sharpness} must be positive and finite.")
-    goal = goal_of(net, x, y, target=target, bounds=bounds, norm=2)
-    if not isinstance(goal, Labels):
+    objective = objective_of(net, x, y, target=target, bounds=bounds, norm=2)
+    query = objective.query
+    if not isinstance(query, ClassQuery):
         raise UnsupportedByEngine("L-BFGS lowers a loss of class scores, and a problem has none. Use deepfool or pgd.")
-    losses = _losses(goal, sharpness)
-    track = Track(goal, record=history, progress=progress, steps=len(losses) * searches)
+    classes = [None] if query.target is not None else range(query.classes)
+    losses = [(wanted, _sharpened(objective, query, wanted, sharpness)) for wanted in classes]
+    best_points = BestPoints(objective, record=history, progress=progress, steps=len(losses) * searches)
     for wanted, function in losses:
-        aimed = [int(row) for row in goal.todo if wanted is None or int(goal.y[row]) != wanted]
-        lanes = [_Lane(track, row, function, steps) for row in aimed]
+        aimed = [int(row) for row in objective.todo if wanted is None or int(query.y[row]) != wanted]
+        runs = [_Run(best_points, row, function, steps) for row in aimed]
         for search in range(searches):
-            for lane in lanes:
-                lane.search(first=search == 0)
-            track.step()
-    draw_back(track, halvings)
-    return track.result()
+            for run in runs:
+                run.search(first=search == 0)
+            best_points.step()
+    draw_back(best_points, halvings)
+    return best_points.result()
 
 
-def _losses(goal: Labels, sharpness: float) -> list[tuple[int | None, Loss]]:
-    """Cross-entropy of the goal's own target, or of each class in turn."""
-    classes = [None] if goal.target is not None else range(goal.classes)
-    return [(t, _sharpened(goal, t, sharpness)) for t in classes]
-
-
-def _sharpened(goal: Labels, target: int | None, sharpness: float) -> Loss:
-    classes = None if target is None else torch.full_like(goal.y, target)
-    plain = loss_of(goal, "cross-entropy", classes, published=True)
+def _sharpened(objective: AttackObjective, query: ClassQuery, target: int | None, sharpness: float) -> Loss:
+    """Cross-entropy of the objective's own target, or of a class."""
+    classes = None if target is None else torch.full_like(query.y, target)
+    plain = loss_of(objective.query, "cross-entropy", classes, published=True)
     assert plain is not None
 
-    def loss(answer: Answer, rows: Tensor, which: Tensor) -> Tensor:
+    def loss(answer: Answer, indices: Tensor, which: Tensor) -> Tensor:
         assert answer.logits is not None
-        return plain(answer._replace(logits=sharpness * answer.logits), rows, which) / sharpness
+        return plain(answer._replace(logits=sharpness * answer.logits), indices, which) / sharpness
 
     return loss
 
 
-class _Lane:
+class _Run:
     """One input on its way to one class."""
 
-    def __init__(self, track: Track, row: int, loss: Loss, steps: int) -> None:
-        self.track, self.loss, self.steps = track, loss, steps
-        self.rows = torch.tensor([row], device=track.goal.x.device)
-        self.x = track.goal.x[self.rows]
-        region = track.goal.region.take(self.rows)
+    def __init__(self, best_points: BestPoints, row: int, loss: Loss, steps: int) -> None:
+        self.best_points, self.loss, self.steps = best_points, loss, steps
+        self.indices = torch.tensor([row], device=best_points.objective.x.device)
+        self.x = best_points.objective.x[self.indices]
+        region = best_points.objective.region.take(self.indices)
         self.lower, self.upper = region.lower, region.upper
         room = ((limit - self.x).double().flatten().cpu().numpy() for limit in (self.lower, self.upper))
         self.limits = list(zip(*room)) if bool(self.lower.isfinite().any()) else None
@@ -147,16 +144,16 @@ class _Lane:
 
     def evaluate(self, r: np.ndarray) -> tuple[float, np.ndarray]:
         """The loss at x + r and its gradient."""
-        slope = self.track.goal.slope(self.point(r), self.rows, self.loss)
+        slope = self.best_points.objective.slope(self.point(r), self.indices, self.loss)
         if not self.r.any():
-            self.track.note_gradient(slope.gradient, self.rows)
+            self.best_points.note_gradient(slope.gradient, self.indices)
         return float(slope.loss), slope.gradient.double().flatten().cpu().numpy()
 
     def reached(self, r: np.ndarray) -> bool:
         """Whether a minimiser reaches the goal; it is kept."""
         z = self.point(r)
-        margin = self.track.goal.look(z, self.rows)
-        self.track.update(z, self.rows, margin)
+        margin = self.best_points.objective.look(z, self.indices)
+        self.best_points.update(z, self.indices, margin)
         return bool(margin < 0)
 
     def point(self, r: np.ndarray) -> Tensor:

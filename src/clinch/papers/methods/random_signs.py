@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clinch.attacks.core.arguments import goal_of, radius_of
-from clinch.attacks.core.best_points import Progress, Track
-from clinch.attacks.core.objective import along
-from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.batches import along
+from clinch.attacks.core.best_points import BestPoints, Progress
+from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
-from clinch.network.network import Network
-from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
 
 
 @with_gradients
 def random_signs(
-    net: nn.Module | Network | HasQuery | Query,
+    net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -59,19 +57,19 @@ def random_signs(
     """
     if steps < 1:
         raise ProblemError(f"steps={steps} must be at least 1.")
-    goal = goal_of(net, x, y, target=target, bounds=bounds)
-    if goal.p != torch.inf or goal.weights is not None:
+    objective = objective_of(net, x, y, target=target, bounds=bounds)
+    if objective.p != torch.inf or objective.weights is not None:
         raise ProblemError("Random signs are corners of the ℓ∞ ball. State the problem with cl.norm(…, cl.inf).")
-    radius = radius_of(goal, eps)
-    track = Track(goal, record=history, progress=progress, steps=steps)
-    draws = goal.draws(seed)
+    radius = radius_of(objective, eps)
+    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    draws = objective.draws(seed)
     for step in range(steps):
-        rows = goal.todo[~track.success[goal.todo]]
-        if not len(rows):
+        indices = objective.todo[~best_points.success[objective.todo]]
+        if not len(indices):
             break
-        x = goal.x[rows]
-        signs = draws.at(step).take(rows).signs(x)
-        z = project_into(goal.within(radius[rows], rows), x + along(radius[rows].to(x), x) * signs)
-        track.update(z, rows, goal.look(z, rows))
-        track.step()
-    return track.result(radius)
+        x = objective.x[indices]
+        signs = draws.at(step).take(indices).signs(x)
+        z = project_into(objective.within(radius[indices], indices), x + along(radius[indices].to(x), x) * signs)
+        best_points.update(z, indices, objective.look(z, indices))
+        best_points.step()
+    return best_points.result(radius)

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.best_points import Track
-from clinch.attacks.core.query_objective import Objective
+from clinch.attacks.core.arguments import lowering_objective
+from clinch.attacks.core.best_points import BestPoints
+from clinch.attacks.core.objective import AttackObjective
+from clinch.attacks.core.problem_query import ProblemQuery, disjunctive_clause
 from clinch.attacks.core.result import AttackResult, HasQuery, query_of
-from clinch.attacks.core.rounding_margins import disjunctive_clause
 from clinch.errors import ProblemError
 from clinch.query import Distance, Query
 from clinch.runtime.deadline import OutOfTime
@@ -79,12 +80,13 @@ def scipy_minimise(
         raise ProblemError(f"solver={solver!r} is not known. Write one of: {', '.join((*LOCAL, *GLOBAL))}.")
     if not time_limit > 0:
         raise ProblemError(f"time_limit={time_limit}; give seconds, more than zero.")
-    goal = Objective(query_of(problem).moved("cpu"))
-    if (refusal := without_slope(goal.query)) is not None:
+    query = query_of(problem).moved("cpu")
+    objective = lowering_objective(query)
+    if (refusal := without_slope(query)) is not None:
         raise refusal
-    track = Track(goal)
-    _each(goal, track, solver, sides, seed, lambda: time_limit)
-    return track.result()
+    best_points = BestPoints(objective)
+    _each(objective, best_points, solver, sides, seed, lambda: time_limit)
+    return best_points.result()
 
 
 def scipy_search(solver: str, sides: bool, ledger: Ledger, seed: int, settings: Scipy) -> None:
@@ -98,8 +100,10 @@ def scipy_search(solver: str, sides: bool, ledger: Ledger, seed: int, settings: 
         return share
 
     try:
-        goal = Objective(ledger.query)
-        notes = _each(goal, Track(goal, who=f"SciPy {solver}"), solver, sides, seed, seconds, ledger, settings)
+        objective = lowering_objective(ledger.query)
+        notes = _each(
+            objective, BestPoints(objective, who=f"SciPy {solver}"), solver, sides, seed, seconds, ledger, settings
+        )
     except OutOfTime:
         notes = [STOPPED.format(solver=solver)]
     for text in notes:
@@ -107,15 +111,26 @@ def scipy_search(solver: str, sides: bool, ledger: Ledger, seed: int, settings: 
 
 
 def _each(
-    goal: Objective, track: Track, solver: str, sides: bool, seed: int, seconds: Callable[[], float],
-    ledger: Ledger | None = None, settings: Scipy | None = None,
+    objective: AttackObjective, best_points: BestPoints, solver: str, sides: bool, seed: int,
+    seconds: Callable[[], float], ledger: Ledger | None = None, settings: Scipy | None = None,
 ) -> list[str]:  # fmt: skip
     """All problems, one after the other; what went wrong, in words."""
-    slack = (goal.tight.atoms.constant - goal.query.atoms.constant.to(goal.tight.dtype)).double()
+    query = objective.query
+    assert isinstance(query, ProblemQuery)
+    slack = (query.tight.atoms.constant - query.stated.atoms.constant.to(query.tight.dtype)).double()
     notes: list[str] = []
-    for b in range(goal.size):
+    for b in range(objective.size):
         clock = time.monotonic if ledger is None else lambda: ledger.seconds
-        stated = _Stated(goal, track, b, slack[b], clock, clock() + seconds(), settings or Scipy())
+        stated = _Stated(
+            objective,
+            query.stated.take(torch.tensor([b])),
+            best_points,
+            b,
+            slack[b],
+            clock,
+            clock() + seconds(),
+            settings or Scipy(),
+        )
         try:
             with warnings.catch_warnings():
                 # what a solver thinks of its own progress is no concern of the user's
@@ -128,8 +143,8 @@ def _each(
                 raise
             line = str(reason).strip().splitlines()[:1] or [""]
             notes.append(f"SciPy's {solver} gave up on problem {b}: {type(reason).__name__} {line[0]}".rstrip())
-        if ledger is not None and bool(track.success[b]):
-            ledger.offer(track.x[b : b + 1], track.who, torch.tensor([b]))
+        if ledger is not None and bool(best_points.success[b]):
+            ledger.offer(best_points.x[b : b + 1], best_points.who, torch.tensor([b]))
     return notes
 
 
@@ -180,16 +195,18 @@ class _Stated:
     """Problem b in float64 on flat arrays; every point that is looked at and satisfies everything is kept.
 
     Attributes:
-        goal: all problems.
-        track: keeps the points.
+        objective: all problems.
+        query: this one, in float64.
+        best_points: keeps the points.
         b: which problem.
         slack: ``(K,)`` what rounding may cost each atom in the model's dtype.
         clock: what tells the time, and ``deadline`` when it is over.
         settings: of the solvers.
     """
 
-    goal: Objective
-    track: Track
+    objective: AttackObjective
+    query: Query
+    best_points: BestPoints
     b: int
     slack: Tensor
     clock: Callable[[], float]
@@ -198,12 +215,11 @@ class _Stated:
 
     def __post_init__(self) -> None:
         self.index = torch.tensor([self.b])
-        self.query = self.goal.query.take(self.index)
         self.main = disjunctive_clause(self.query)
         self.lock = threading.Lock()
         #: what went wrong in the network rather than in the solver: that is not forgiven
         self.broken: Exception | None = None
-        middle = self.goal.start[self.b].double()
+        middle = self.objective.start[self.b].double()
         self.start: Array = middle.flatten().numpy()
         self.lower: Array = self.query.region.lower[0].flatten().numpy()
         self.upper: Array = self.query.region.upper[0].flatten().numpy()
@@ -232,12 +248,12 @@ class _Stated:
             value, atoms = query.evaluate(x)
             atoms = torch.cat([atoms + self.slack, *(self._ball(ball, x) for ball in query.region.balls)], 1)
         problem = self.index.expand(len(x))
-        self.goal.count(problem, forward=1)
+        self.objective.count(problem, forward=1)
         with torch.no_grad():
             violation = self._violation(atoms)
             met = (violation <= 0) & query.region.contains(x)
             margin = torch.where(met, -1.0, violation.clamp(min=TO_SPARE))
-            self.track.update(x.detach().to(self.goal.x), problem, margin, value.detach())
+            self.best_points.update(x.detach().to(self.objective.x), problem, margin, value.detach())
         return value, atoms, x
 
     @staticmethod
@@ -256,7 +272,7 @@ class _Stated:
 
     # --- what SciPy asks for ----------------------------------------------------------------------------------------
 
-    def objective(self, value: Tensor, x: Tensor) -> Tensor:
+    def smooth_objective(self, value: Tensor, x: Tensor) -> Tensor:
         """Smooth where it can be: a Euclidean distance is squared."""
         objective = self.query.objective
         if not isinstance(objective, Distance) or objective.p != 2:
@@ -282,12 +298,12 @@ class _Stated:
     def value_at(self, x: Array) -> float:
         """Objective at one point ``(n,)``; a large number where it is not finite."""
         value, _, point = self.look(x[None])
-        return float(np.nan_to_num(float(self.objective(value, point)[0]), nan=1e30, posinf=1e30, neginf=-1e30))
+        return float(np.nan_to_num(float(self.smooth_objective(value, point)[0]), nan=1e30, posinf=1e30, neginf=-1e30))
 
     def slope_at(self, x: Array) -> Array:
         """Gradient of the objective at one point."""
         value, _, point = self.look(x[None], gradients=True)
-        return self._gradients(self.objective(value, point).unsqueeze(1), point)[0]
+        return self._gradients(self.smooth_objective(value, point).unsqueeze(1), point)[0]
 
     def conditions_at(self, x: Array, side: int | None) -> Array:
         """Conditions at one point, or ``(M, N)`` for points ``(n, N)`` as differential evolution asks for them."""
@@ -303,7 +319,7 @@ class _Stated:
 
     def _gradients(self, values: Tensor, point: Tensor) -> Array:
         count = values.shape[1]
-        self.goal.count(self.index, backward=count)
+        self.objective.count(self.index, backward=count)
         if not values.requires_grad or not count:
             return np.zeros((count, point[0].numel()))
         rows = [torch.autograd.grad(v, point, retain_graph=True)[0].flatten() for v in values[0].unbind()]
@@ -374,7 +390,7 @@ def _evolution(stated: _Stated, seed: int) -> None:
 
     def values(x: Array) -> Array:
         found, _, point = stated.look(x.T)
-        return np.nan_to_num(stated.objective(found, point).detach().numpy(), nan=1e30, posinf=1e30)
+        return np.nan_to_num(stated.smooth_objective(found, point).detach().numpy(), nan=1e30, posinf=1e30)
 
     limits = _bounded(stated)
     random = np.random.default_rng(seed)
