@@ -6,7 +6,6 @@ which shares incumbents and radii with both through the ledger.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -17,19 +16,18 @@ import torch
 from clinch.errors import CertificateError, ProblemError, UnsupportedByEngine
 from clinch.query import Distance, Query, Statement
 from clinch.runtime import memory
-from clinch.runtime.deadline import exactly_until
 from clinch.runtime.devices import usable_device
 from clinch.runtime.gradients import with_gradients
-from clinch.search.engines import BOUNDS, ENGINES
+from clinch.search.engines import BOUNDS, ENGINES, NEVER
 from clinch.solver.checkpoint import Keeper
 from clinch.solver.conclusion import conclude
-from clinch.solver.engine import MEMORY_NOTE, Engine, Resumable, Search, outlook, surviving
+from clinch.solver.engine import MEMORY_NOTE, Capability, Engine, Resumable, Search, outlook, surviving
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Attack, Portfolio, Settings
 from clinch.solver.solution import Event, Proof, Solution
 
 if TYPE_CHECKING:
-    from clinch.network.ops.base import Interval
+    pass
 
 
 @with_gradients
@@ -94,7 +92,7 @@ def solve(
     finally:
         if keeper is not None:
             keeper.close()
-    solution = conclude(problem, ledger, _layer_limits(query, ledger, reported, memory_limit) if reported else {})
+    solution = conclude(problem, ledger, BOUNDS.limits(query, ledger, reported, memory_limit))
     return _with_certificate(solution, problem, ledger) if certificate else solution
 
 
@@ -163,18 +161,9 @@ def search(
         ledger.note("Interrupted: these are the best input and bound so far.")
 
 
-def _layer_limits(
-    query: Query, ledger: Ledger, layers: dict[str, int], memory_limit: int | None
-) -> dict[str, Interval]:
-    """Limits of layers over what is left to search: by CROWN, or by intervals where the time is over."""
-    found: dict[int, Interval] = {}
-    try:
-        # whoever asks for them gets intervals at least, which take a pass over the network
-        with memory.guarded(memory_limit), surviving(ledger), exactly_until(math.inf):
-            found = BOUNDS.limits(query, ledger, list(layers.values()))
-    except UnsupportedByEngine as reason:
-        ledger.note(f"There are no limits of layers. {reason}")
-    return {layer: found[i] for layer, i in layers.items() if i in found}
+def capabilities(query: Query) -> dict[str, Capability]:
+    """What each engine that the portfolio chooses among says about a query."""
+    return {name: outlook(engine, query) for name, engine in ENGINES.items() if engine.suits != NEVER}
 
 
 # --- the portfolio ------------------------------------------------------------------------------------------------

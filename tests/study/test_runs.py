@@ -17,7 +17,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     net = cl.load(network(), input_shape=(8, 8))
     ball = evaluate(net, "digits", eps=0.05, limit=40, out=folder / "ball", time_limit=20)
-    far = evaluate(net, "digits", norm=2, limit=30, out=folder / "far", time_limit=2)
+    far = evaluate(net, "digits", norm=2, limit=30, out=folder / "far", time_limit=2, settings={"attack_share": 0.2})
     return folder, {"ball": ball, "far": far}
 
 
@@ -28,6 +28,7 @@ def test_a_run_says_what_the_evaluation_said(made, name):
     assert run.rows == first.rows and run.template == first.template and run.notes == first.notes
     assert run.tally.counts == first.tally.counts and run.tally.images == first.tally.images
     assert run.versions == first.versions and run.model == first.model
+    assert run.settings == first.settings and run.settings["attack_share"] == (0.2 if name == "far" else 0.35)
     images = [row.image for row in run.rows if row.value is not None]
     x, found = run.found(images)
     clean = run.source().read(images, run.input_shape, run.dtype).x

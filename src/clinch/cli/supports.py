@@ -57,18 +57,13 @@ def _engines(network: SymbolicNetwork) -> dict[str, str]:
     """What every engine that Clinch chooses among says about problems of the whole network: yes, or why not."""
     from clinch.modeling.norms import norm
     from clinch.modeling.problem import Minimize, Problem
-    from clinch.search.engines import ENGINES as SEARCHES
-    from clinch.search.engines import NEVER
+    from clinch.solve import capabilities
 
     x, total = network.input, network.output.sum()
     box = [x >= 0, x <= 1]
-    typical = [Problem(Minimize(total), box), Problem(Minimize(norm(x, 0)), [*box, total <= 0])]
-    answers = {}
-    for name, engine in SEARCHES.items():
-        said = [engine.capability(problem.query) for problem in typical]
-        if engine.suits != NEVER:
-            answers[name] = str(next((one for one in said if one), said[-1]))
-    return answers
+    linear, counted = Problem(Minimize(total), box), Problem(Minimize(norm(x, 0)), [*box, total <= 0])
+    first, second = capabilities(linear.query), capabilities(counted.query)
+    return {name: str(said if said else second[name]) for name, said in first.items()}
 
 
 def _content(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,10 +10,9 @@ from torch import Tensor
 from clinch.applications.monitors import BoxMonitor
 from clinch.demo import SHAPE, digits, network
 from clinch.errors import ProblemError
-
-if TYPE_CHECKING:
-    from clinch.modeling.model import SymbolicNetwork
-    from clinch.modeling.problem import Problem
+from clinch.modeling.model import SymbolicNetwork, load
+from clinch.modeling.norms import norm
+from clinch.modeling.problem import Minimize, Problem
 
 #: the layer that the monitor watches: the second hidden one
 LAYER = "relu2"
@@ -51,8 +49,6 @@ def build(index: int = 60, p: float = 2) -> Demo:
     Raises:
         ProblemError: there is no such digit.
     """
-    import clinch
-
     images = digits("test").x
     if not 0 <= index < len(images):
         raise ProblemError(f"There is no digit {index}; give 0 to {len(images) - 1}.")
@@ -60,8 +56,8 @@ def build(index: int = 60, p: float = 2) -> Demo:
     model = network()
     with torch.no_grad():
         label = int(model(x0[None]).argmax())
-    net = clinch.load(model, input_shape=SHAPE)
+    net = load(model, input_shape=SHAPE)
     monitor = BoxMonitor.fit(net, LAYER, digits("train").x)
     x, z = net.input, net.output
     constraints = [x >= 0, x <= 1, z.argmax(margin=CLASS_MARGIN) == label, monitor.outside(net, label)]
-    return Demo(clinch.Problem(clinch.Minimize(clinch.norm(x - x0, p)), constraints), net, monitor, x0, label)
+    return Demo(Problem(Minimize(norm(x - x0, p)), constraints), net, monitor, x0, label)

@@ -15,7 +15,7 @@ from clinch.network.activations import activations
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from clinch.modeling.model import SymbolicNetwork
+    from clinch.network.network import Network
 
 
 class _Boxes(Protocol):
@@ -52,7 +52,7 @@ class Watched:
     layer: str = ""
 
     @staticmethod
-    def of(monitor: _Boxes, network: SymbolicNetwork, label: int, x0: Tensor, x: Tensor) -> Watched:
+    def of(monitor: _Boxes, network: Network, label: int, x0: Tensor, x: Tensor) -> Watched:
         """What a monitor sees of two inputs of one class, each of shape ``input_shape``."""
         (h,) = activations(network, torch.stack([x0.to(x), x]), monitor.layer)
         return Watched(monitor.lower[label], monitor.upper[label], monitor.margin[label], h[0], h[1], monitor.layer)

@@ -18,9 +18,7 @@ from clinch.modeling.norms import NormExpression
 from clinch.modeling.symbols import merge_batches
 from clinch.query import Distance, Query
 from clinch.runtime.gradients import with_gradients
-from clinch.search.engines import ENGINES, NEVER
-from clinch.solve import solve
-from clinch.solver.engine import outlook
+from clinch.solve import capabilities, solve
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
@@ -192,7 +190,7 @@ class Problem:
             ("box", self._box()),
             ("balls", self._balls()),
             ("clauses", self._clauses()),
-            *((f"{name}", answer) for name, answer in self._engines().items()),
+            *((name, str(answer)) for name, answer in capabilities(self.query).items()),
         ]
         width = max(len(name) for name, _ in rows) + 2
         return "\n".join(f"{name:<{width}}{text}" for name, text in rows)
@@ -246,7 +244,3 @@ class Problem:
         return (
             f"{query.clauses} with {query.atoms.count} atoms on {self._layers(query.atoms.nodes)}: {', '.join(kinds)}"
         )
-
-    def _engines(self) -> dict[str, str]:
-        """Which engines can take the problem, and why the others cannot; references for comparison are left out."""
-        return {name: str(outlook(one, self.query)) for name, one in ENGINES.items() if one.suits != NEVER}

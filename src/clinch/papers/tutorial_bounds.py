@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 import clinch as cl
-from clinch.bounds import Region
 from clinch.io.data import model_file
 from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
@@ -105,7 +104,7 @@ def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     )  # fmt: skip
 
 
-def _region(x0: Tensor, eps: float) -> Region:
+def _region(x0: Tensor, eps: float) -> cl.bounds.Region:
     return cl.bounds.ball(x0, eps, cl.inf, lower=0, upper=1)
 
 

@@ -6,15 +6,18 @@ What an engine needs is imported when it works, so that ``import clinch`` stays 
 from __future__ import annotations
 
 import importlib
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
-from clinch.errors import UnsupportedByEngine
 from clinch.geometry.region import unbounded
 from clinch.network.ops.base import Interval
 from clinch.query import Distance, FormsNorm, Linear, Query
-from clinch.solver.engine import Capability, Engine, admit, without_slope
+from clinch.runtime import memory
+from clinch.runtime.deadline import exactly_until
+from clinch.solver.engine import Capability, Engine, admit, lacking, surviving, without_slope
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Attack, Bounds, BranchAndBound, Count, InputSplit, Milp, Scipy
 from clinch.solver.solution import Proof
@@ -27,11 +30,6 @@ if TYPE_CHECKING:
 NEVER = "never"
 #: facts of operators that CROWN, and everything built on it, reads
 RELAXED = ("interval", "relax")
-
-
-def _lacking(engine: Engine, query: Query) -> UnsupportedByEngine | None:
-    """What a layer that the query looks at does not state of what the engine reads; None: nothing is missing."""
-    return query.graph.lacking(query.nodes, engine.facts)
 
 
 class AttackEngine:
@@ -72,7 +70,7 @@ class BoundsEngine:
 
     def capability(self, query: Query) -> Capability:
         """Whatever has relaxations; without limits of the input the bound may be infinite."""
-        return Capability.of(_lacking(self, query))
+        return Capability.of(lacking(self, query))
 
     def run(self, query: Query, ledger: Ledger, seed: int, settings: Bounds) -> None:
         """See :class:`clinch.solver.engine.Engine`."""
@@ -96,23 +94,33 @@ class BoundsEngine:
             bound = form_interval(query.graph, query.objective.form, query.region)[:, 0]
             ledger.prove(bound, Proof.INTERVAL, "intervals")
 
-    def limits(self, query: Query, ledger: Ledger, nodes: list[int]) -> dict[int, Interval]:
-        """Limits of activations over what is left to search; once the time is over those that intervals give.
+    def limits(
+        self, query: Query, ledger: Ledger, layers: Mapping[str, int], memory_limit: int | None
+    ) -> dict[str, Interval]:
+        """Limits of activations over what is left to search: by CROWN, by intervals where the time is over.
 
         Args:
-            nodes: positions of nodes.
+            layers: name -> position.
+            memory_limit: bytes that they may take; where that is not enough, or a layer has no interval rule, a note
+                says so.
 
         Returns:
-            Position -> limits ``(B, *node_shape)``, on the CPU.
-
-        Raises:
-            UnsupportedOperator: a layer below has no interval rule.
+            Name -> limits ``(B, *layer_shape)``, on the CPU.
         """
         from clinch.bounds.limits import node_limits
 
+        reason = query.graph.lacking(layers.values(), ("interval",))
+        if reason is not None:
+            ledger.note(f"There are no limits of layers. {reason}")
+        if reason is not None or not layers:
+            return {}
         query = query.narrowed(ledger.on(query.device).value)
-        found = node_limits(query.graph, query.region, nodes, stop=lambda: ledger.remaining <= 0)
-        return {i: Interval(limits.lower.cpu(), limits.upper.cpu()) for i, limits in found.items()}
+        found: dict[int, Interval] = {}
+        # whoever asks for them gets intervals at least, which take a pass over the network
+        with memory.guarded(memory_limit), surviving(ledger), exactly_until(math.inf):
+            nodes = list(layers.values())
+            found = node_limits(query.graph, query.region, nodes, stop=lambda: ledger.remaining <= 0)
+        return {name: Interval(*(side.cpu() for side in found[i])) for name, i in layers.items() if i in found}
 
 
 class BranchAndBoundEngine:
@@ -128,13 +136,11 @@ class BranchAndBoundEngine:
     def capability(self, query: Query) -> Capability:
         """Distances and linear objectives; where all kinks can be split it ends."""
         if isinstance(query.objective, FormsNorm):
-            return Capability(
-                UnsupportedByEngine(
-                    "Branch and bound takes distances and linear objectives, not a norm of activations. Use "
-                    "solver='bounds', or state one linear objective per component."
-                )
+            return Capability.no(
+                "Branch and bound takes distances and linear objectives, not a norm of activations. Use "
+                "solver='bounds', or state one linear objective per component."
             )
-        return Capability.of(_lacking(self, query), closes=query.graph.bends_only_at_kinks(query.nodes))
+        return Capability.of(lacking(self, query), closes=query.graph.bends_only_at_kinks(query.nodes))
 
     def begin(self, query: Query, ledger: Ledger, settings: BranchAndBound) -> ReluSplit:
         """See :class:`clinch.solver.engine.Resumable`."""
@@ -163,7 +169,7 @@ class InputSplitEngine:
 
     def capability(self, query: Query) -> Capability:
         """Any objective over a bounded input; relaxations become exact as boxes shrink."""
-        refusal = unbounded(query.region, "Splitting the input") or _lacking(self, query)
+        refusal = unbounded(query.region, "Splitting the input") or lacking(self, query)
         return Capability.of(refusal, closes=True)
 
     def begin(self, query: Query, ledger: Ledger, settings: InputSplit) -> BoxSearch:
@@ -192,7 +198,7 @@ class MilpEngine:
         """What can be encoded."""
         from clinch.encoding.query_program import unencodable
 
-        return Capability.of(unencodable(query) or _lacking(self, query), closes=True)
+        return Capability.of(unencodable(query) or lacking(self, query), closes=True)
 
     def run(self, query: Query, ledger: Ledger, seed: int, settings: Milp) -> None:
         """See :class:`clinch.solver.engine.Engine`."""
@@ -215,13 +221,10 @@ class CountEngine:
     def capability(self, query: Query) -> Capability:
         """Distances with p = 0."""
         if not isinstance(query.objective, Distance) or query.objective.p != 0:
-            return Capability(
-                UnsupportedByEngine(
-                    "The search for the fewest changed elements takes distances with p = 0. Use "
-                    "solver='branch_and_bound'."
-                )
+            return Capability.no(
+                "The search for the fewest changed elements takes distances with p = 0. Use solver='branch_and_bound'."
             )
-        return Capability.of(_lacking(self, query), closes=query.graph.bends_only_at_kinks(query.nodes))
+        return Capability.of(lacking(self, query), closes=query.graph.bends_only_at_kinks(query.nodes))
 
     def run(self, query: Query, ledger: Ledger, seed: int, settings: Count) -> None:
         """See :class:`clinch.solver.engine.Engine`."""

@@ -41,6 +41,11 @@ class Capability:
         """Yes where nothing is said against it."""
         return cls(refusal, closes and refusal is None)
 
+    @classmethod
+    def no(cls, reason: str) -> Capability:
+        """It cannot: what was seen, and what to write instead."""
+        return cls(UnsupportedByEngine(reason))
+
     def __bool__(self) -> bool:
         return self.refusal is None
 
@@ -134,6 +139,11 @@ def admit(engine: Engine, query: Query, ledger: Ledger) -> None:
         refusal = engine.capability(query.take(left).narrowed(there.value[left])).refusal
         if refusal is not None:
             raise refusal
+
+
+def lacking(engine: Engine, query: Query) -> UnsupportedByEngine | None:
+    """What a layer that the query looks at does not state of what the engine reads; None: nothing is missing."""
+    return query.graph.lacking(query.nodes, engine.facts)
 
 
 def without_slope(query: Query) -> UnsupportedByEngine | None:

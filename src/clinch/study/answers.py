@@ -25,6 +25,7 @@ from clinch.study.template import ATTACKED, CLOSED, MISCLASSIFIED, OPEN, ROBUST,
 if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
     from clinch.query import Query
+    from clinch.solver.settings import Portfolio
 
 #: passes of the attack inside the ball that every image gets whose bound leaves it open
 PASSES = 500
@@ -126,12 +127,12 @@ class Batch:
         """Whether there was time for everything that was called."""
         return not self._late()
 
-    def search(self, seed: int) -> bool:
+    def search(self, seed: int, settings: Portfolio) -> bool:
         """All engines together, until the time is over; whether the user stopped them."""
         from clinch.solve import search
 
         before = self.ledger.value.clone(), self.ledger.bound.clone()
-        search(self.query.moved(self.device), self.ledger, seed)
+        search(self.query.moved(self.device), self.ledger, seed, settings=settings)
         better = (self.ledger.value < before[0]) | (self.ledger.bound > before[1])
         self._sign(SEARCH, better.nonzero().flatten())
         return any(note.startswith("Interrupted") for note in self.ledger.notes)

@@ -83,6 +83,7 @@ class Evaluation:
         rows: one :class:`Row` per image that was looked at, in the order of the data, without the inputs.
         notes: what happened on the way that the user should know, one sentence each.
         versions: of Python and the packages that the numbers depend on.
+        settings: of the search, as they were last, by name; see :class:`clinch.solver.settings.Portfolio`.
     """
 
     template: Template
@@ -92,6 +93,7 @@ class Evaluation:
     rows: tuple[Row, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=installed_versions, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -270,6 +272,7 @@ class Evaluation:
                 for y, part in self.classes().items()
             },
             "seconds": self.tally.seconds, "notes": list(self.notes), "versions": dict(self.versions),
+            "settings": dict(self.settings),
             "rows": [{name: getattr(row, name) for name in COLUMNS} for row in self.rows],
         }  # fmt: skip
 

@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ import torch
 from clinch.errors import ProblemError, WorkerError
 from clinch.runtime.devices import usable_device
 from clinch.runtime.gradients import with_gradients
+from clinch.solver.settings import Portfolio
 from clinch.solver.solution import installed_versions
 from clinch.study.answers import ATTACK, passes_of
 from clinch.study.crew import Alone, Crew
@@ -63,6 +64,7 @@ def evaluate(
     executor: Executor | None = None,
     workers: int | None = None,
     progress: Callable[[Tally], None] | None = None,
+    settings: Portfolio | Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Robust accuracy of a classifier at a radius as an interval, or the distance of every image to another class.
 
@@ -93,6 +95,9 @@ def evaluate(
         workers: tasks at a time; None: one, or what the executor has. More than one without an executor: so many
             processes of one thread each. The time limit is wall time, whatever their number.
         progress: called with a :class:`Tally` after every result.
+        settings: how the engines of the search share their time and what each does, as ``cl.settings.Portfolio``;
+            recorded with the run. They change how soon an answer is found, not what it means, so that a run goes on
+            with others.
 
     Raises:
         ProblemError: a setting that has no meaning. DataError: data that is not there. NetworkError: a network that is
@@ -105,26 +110,40 @@ def evaluate(
     """
     radius = None if eps is None else float(eps)
     template = Template(float(norm), radius, float(lower), float(upper), float(gap), methods)
-    if not time_limit >= 0:
-        raise ProblemError(f"time_limit is {time_limit}; give seconds, zero or more.")
-    if limit is not None and limit < 1:
-        raise ProblemError(f"limit is {limit}; give a number of images, 1 or more.")
-    if workers is not None and workers < 1:
-        raise ProblemError(f"workers is {workers}; give a number of workers, 1 or more.")
+    _check_numbers(time_limit, limit, workers)
+    chosen = Portfolio.of(settings)
     source = open_source(data)
     network = classifier(net, source)
     place = usable_device(network.device if device is None else device)
     images = source.size if limit is None else min(limit, source.size)
     check_data(template, network, source, images)
     with Store(out, _identity(template, network, source, seed)) as store:
-        run = _Run(Study(template, network, seed, str(place)), source, store, images, time_limit, progress)
-        versions = installed_versions()
-        store.say({"template": template.to_json(), "images": str(images), "versions": json.dumps(versions)})
+        run = _Run(Study(template, network, seed, str(place), chosen), source, store, images, time_limit, progress)
+        store.say(_facts(template, images, chosen))
         run.work(executor, workers)
         run.note_untried()
         store.say({"notes": json.dumps(list(run.notes))})
         rows = tuple(store.rows(images))
-        return Evaluation(template, network.name, source.name, run.tally("done"), rows, tuple(run.notes))
+        return Evaluation(
+            template, network.name, source.name, run.tally("done"), rows, tuple(run.notes), settings=chosen.to_dict()
+        )
+
+
+def _check_numbers(time_limit: float, limit: int | None, workers: int | None) -> None:
+    if not time_limit >= 0:
+        raise ProblemError(f"time_limit is {time_limit}; give seconds, zero or more.")
+    if limit is not None and limit < 1:
+        raise ProblemError(f"limit is {limit}; give a number of images, 1 or more.")
+    if workers is not None and workers < 1:
+        raise ProblemError(f"workers is {workers}; give a number of workers, 1 or more.")
+
+
+def _facts(template: Template, images: int, settings: Portfolio) -> dict[str, str]:
+    """What a run says about itself besides its identity."""
+    return {
+        "template": template.to_json(), "images": str(images), "versions": json.dumps(installed_versions()),
+        "settings": json.dumps(settings.to_dict()),
+    }  # fmt: skip
 
 
 def _identity(template: Template, network: SymbolicNetwork, source: Source, seed: int) -> dict[str, str]:

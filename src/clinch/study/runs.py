@@ -169,10 +169,10 @@ def open_run(path: str | Path) -> Run:
     if not rows:
         raise StoreError(f"The run {path} has no result yet. Run clinch evaluate with this folder as --out first.")
     counts = {status: sum(row.status == status for row in rows) for status in STATUSES}
-    images, notes, versions = _facts(identity, rows, file)
+    images, notes, versions, settings = _facts(identity, rows, file)
     tally = Tally(images, {s: n for s, n in counts.items() if n}, math.fsum(row.seconds for row in rows))
     names = identity["model"], identity["data"]
-    return Run(_template(identity, file), *names, tally, rows, notes, versions, path=file, identity=identity)
+    return Run(_template(identity, file), *names, tally, rows, notes, versions, settings, path=file, identity=identity)
 
 
 @contextmanager
@@ -252,20 +252,25 @@ def _template(identity: Mapping[str, str], file: Path) -> Template:
         raise StoreError(f"{file} is damaged: {error} {_ADVICE}.") from None
 
 
-def _facts(identity: Mapping[str, str], rows: Sequence[Row], file: Path) -> tuple[int, tuple[str, ...], dict[str, str]]:
-    """How many images were asked for last, but at least those that have a row; notes; versions of packages."""
+def _facts(
+    identity: Mapping[str, str], rows: Sequence[Row], file: Path
+) -> tuple[int, tuple[str, ...], dict[str, str], dict[str, Any]]:
+    """How many images were asked for last, but at least those that have a row; notes; versions; settings."""
     try:
         images = int(identity["images"][:18])
         notes = json.loads(identity.get("notes", "[]"))
         versions = json.loads(identity["versions"])
-        if not 1 <= images <= MOST_IMAGES or not isinstance(notes, list) or not isinstance(versions, dict):
+        settings = json.loads(identity.get("settings", "{}"))
+        if not 1 <= images <= MOST_IMAGES or not isinstance(notes, list):
+            raise ValueError
+        if not isinstance(versions, dict) or not isinstance(settings, dict):
             raise ValueError
     except (ValueError, RecursionError):
-        raise StoreError(f"{file} is damaged: images, notes or versions cannot be read. {_ADVICE}.") from None
+        raise StoreError(f"{file} is damaged: images, notes, versions or settings cannot be read. {_ADVICE}.") from None
     last = rows[-1].image
     # an earlier call may have asked for more, and workers end out of order: then most of those below have rows
     if last >= max(images, 2 * len(rows) + LEEWAY):
         raise StoreError(
             f"{file} is damaged: {len(rows):,} of {images:,} images have a row, among them {last}. {_ADVICE}."
         )
-    return max(images, last + 1), tuple(map(str, notes)), {str(k): str(v) for k, v in versions.items()}
+    return max(images, last + 1), tuple(map(str, notes)), {str(k): str(v) for k, v in versions.items()}, settings

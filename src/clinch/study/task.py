@@ -8,7 +8,7 @@ nothing here reads a file.
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import NetworkError, UnsoundResult, WorkerError, one_line
+from clinch.solver.settings import Portfolio
 from clinch.study.answers import Batch
 from clinch.study.fingerprint import fingerprint, model_fingerprint
 from clinch.study.store import Row
@@ -34,17 +35,19 @@ class Study:
         network: the classifier.
         seed: of every random choice.
         device: where engines compute, by its name.
+        settings: of the search.
     """
 
     template: Template
     network: SymbolicNetwork
     seed: int
     device: str
+    settings: Portfolio = field(default_factory=Portfolio)
 
     @property
     def key(self) -> str:
         """Hash of all of it."""
-        return fingerprint(self.template.hash, model_fingerprint(self.network), self.seed, self.device)
+        return fingerprint(self.template.hash, model_fingerprint(self.network), self.seed, self.device, self.settings)
 
     def packed(self) -> bytes:
         """The study as bytes for another process.
@@ -135,7 +138,7 @@ def answer(study: Study, task: Task) -> Outcome:
             batch.cheap(task.methods, study.seed)
             passes = task.passes - (not batch.complete)
         else:
-            stopped = batch.search(study.seed)
+            stopped = batch.search(study.seed, study.settings)
         spent = None if task.earlier is None else [row.seconds for row in task.earlier]
         return Outcome(task, batch.rows(task.images, passes, spent), tuple(batch.ledger.notes), stopped)
     except UnsoundResult:

@@ -13,8 +13,7 @@ import torch
 from clinch.errors import CertificateError, ProblemError, UnsoundResult, UnsupportedByEngine
 from clinch.runtime import memory
 from clinch.runtime.devices import usable_device
-from clinch.search.engines import ENGINES
-from clinch.solve import search
+from clinch.solve import ENGINES, search
 from clinch.solver.engine import surviving
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Attack, Bounds

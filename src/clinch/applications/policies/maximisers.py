@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from clinch import bounds
 from clinch.attacks.activation_descent import minimise_by_activation_descent
 from clinch.attacks.core.gradient_steps import cosine
 from clinch.errors import UnsoundResult
-
-if TYPE_CHECKING:
-    from clinch.modeling.problem import Problem
+from clinch.modeling.model import load
+from clinch.modeling.problem import Maximize, Problem
 
 #: seconds for all states together that :func:`exact` may take
 EXACT_SECONDS = 10.0
@@ -150,20 +150,16 @@ def chosen(actions: Tensor, values: Tensor) -> Best:
 
 def relaxed(question: Question) -> Tensor:
     """``(B,)`` float64, at least the critic's maximum over each box: ``−min(−Q)`` by CROWN (arXiv 1811.00866)."""
-    import clinch as cl
-
     low, high = question.box()
-    network = cl.load(question.critic, input_shape=low.shape[1:])
-    return -cl.bounds.crown(network, cl.bounds.box(low, high), -low.new_ones(1, 1)).flatten().cpu()
+    network = load(question.critic, input_shape=low.shape[1:])
+    return -bounds.crown(network, bounds.box(low, high), -low.new_ones(1, 1)).flatten().cpu()
 
 
 def stated(question: Question) -> Problem:
     """``maximize Q(s, a)`` over the boxes: B problems on the critic itself, with states that have no room."""
-    import clinch as cl
-
     low, high = question.box()
-    network = cl.load(question.critic, input_shape=low.shape[1:])
-    return cl.Problem(cl.Maximize(network.output[0]), [network.input >= low, network.input <= high])
+    network = load(question.critic, input_shape=low.shape[1:])
+    return Problem(Maximize(network.output[0]), [network.input >= low, network.input <= high])
 
 
 def searched(question: Question, seconds: float, gap: float) -> tuple[Tensor, Tensor]:

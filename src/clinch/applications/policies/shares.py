@@ -7,10 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clinch import bounds
 from clinch.applications.policies.observations import ObservationAttack
 from clinch.attacks.core.classification import Model
 from clinch.errors import ProblemError, UnsoundResult
-from clinch.modeling.model import SymbolicNetwork
+from clinch.modeling.model import SymbolicNetwork, load
+from clinch.modeling.norms import norm
+from clinch.modeling.problem import Minimize, Problem
+from clinch.solver.solution import Status
 
 
 class ActionShares(NamedTuple):
@@ -50,8 +54,6 @@ def action_shares(attack: ObservationAttack, observations: Tensor, *, time_limit
         >>> action_shares(ObservationAttack(network, eps=0.005), observations).interval
         (0.0, 0.0)
     """
-    import clinch as cl
-
     if attack.attack in ("none", "noise"):
         raise ProblemError(f"attack='{attack.attack}' looks for nothing. Take 'worst' or 'pgd'.")
     if time_limit < 0:
@@ -62,21 +64,21 @@ def action_shares(attack: ObservationAttack, observations: Tensor, *, time_limit
     changed = _confirmed(attack.network, found.observation, y)
     network = attack.network
     if not isinstance(network, SymbolicNetwork):
-        network = cl.load(network, input_shape=tuple(x.shape[1:]))
+        network = load(network, input_shape=tuple(x.shape[1:]))
     low, high = attack.bounds or (-torch.inf, torch.inf)
-    ball = cl.bounds.ball(x, attack.eps, attack.norm, lower=low, upper=high)
+    ball = bounds.ball(x, attack.eps, attack.norm, lower=low, upper=high)
     scores = attack.scores(x)
     eye = torch.eye(scores.shape[1], dtype=torch.float64, device=x.device)
-    margin = cl.bounds.crown(network, ball, eye[y].unsqueeze(1) - eye)
+    margin = bounds.crown(network, ball, eye[y].unsqueeze(1) - eye)
     fixed = (margin.scatter(1, y.unsqueeze(1), torch.inf) > 0).all(1)
     left = ~fixed & ~changed
     if time_limit > 0 and bool(left.any()):
         z, s = network.output, network.input
         limits = [] if attack.bounds is None else [s >= low, s <= high]
-        other = [cl.norm(s - x[left], attack.norm) <= attack.eps, z.argmax(margin=0.0) != y[left]]
-        solution = cl.Problem(cl.Minimize(0), [*limits, *other]).solve(time_limit=time_limit)
+        other = [norm(s - x[left], attack.norm) <= attack.eps, z.argmax(margin=0.0) != y[left]]
+        solution = Problem(Minimize(0), [*limits, *other]).solve(time_limit=time_limit)
         status = solution.status if isinstance(solution.status, tuple | list) else [solution.status]
-        fixed[left] = torch.tensor([one is cl.Status.INFEASIBLE for one in status])
+        fixed[left] = torch.tensor([one is Status.INFEASIBLE for one in status])
         # a point of the search may be a tie, and NaN where there is none: both fail the strict comparison
         changed[left] = _confirmed(attack.network, solution.x.to(x), y[left])
     if bool((fixed & changed).any()):

@@ -21,7 +21,7 @@ from clinch.geometry.projection import project_into
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.problem import Problem
 from clinch.query import Query
-from clinch.search.engines import ENGINES
+from clinch.solve import ENGINES
 from clinch.solver.conclusion import conclude
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Bounds, InputSplit, Portfolio
