@@ -95,9 +95,7 @@ def evaluate(
         workers: tasks at a time; None: one, or what the executor has. More than one without an executor: so many
             processes of one thread each. The time limit is wall time, whatever their number.
         progress: called with a :class:`Tally` after every result.
-        settings: how the engines of the search share their time and what each does, as ``cl.settings.Portfolio``;
-            recorded with the run. They change how soon an answer is found, not what it means, so that a run goes on
-            with others.
+        settings: of the search, as ``cl.settings.Portfolio``; recorded with the run, which goes on with others.
 
     Raises:
         ProblemError: a setting that has no meaning. DataError: data that is not there. NetworkError: a network that is
@@ -123,10 +121,7 @@ def evaluate(
         run.work(executor, workers)
         run.note_untried()
         store.say({"notes": json.dumps(list(run.notes))})
-        rows = tuple(store.rows(images))
-        return Evaluation(
-            template, network.name, source.name, run.tally("done"), rows, tuple(run.notes), settings=chosen.to_dict()
-        )
+        return run.evaluation()
 
 
 def _check_numbers(time_limit: float, limit: int | None, workers: int | None) -> None:
@@ -187,6 +182,12 @@ class _Run:
         """Where the study stands."""
         counts = {status: count for status, count in self.counts.items() if count}
         return Tally(self.images, counts, time.monotonic() - self._began, self.done, self.left, phase)
+
+    def evaluation(self) -> Evaluation:
+        """What is known now."""
+        rows, name, settings = tuple(self.store.rows(self.images)), self.network.name, self.study.settings.to_dict()
+        notes = tuple(self.notes)
+        return Evaluation(self.template, name, self.source.name, self.tally("done"), rows, notes, settings=settings)
 
     def work(self, executor: Executor | None, workers: int | None) -> None:
         """Both phases; an interruption by the user ends them as the time limit does."""
