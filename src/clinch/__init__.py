@@ -88,6 +88,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-renamed.modules(__name__)
+renamed.install()
 for _name, _place in _ALIASES.items():
     renamed.alias(f"clinch.{_name}", _place)

@@ -6,11 +6,11 @@ The table names the new place as text: nothing is imported before an old name is
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 import warnings
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -68,19 +68,23 @@ def attributes(module: str) -> Callable[[str], Any]:
     return __getattr__
 
 
-def modules(package: str) -> None:
-    """Let the old submodules of a package be imported: each finds its names where they are now."""
+def install() -> None:
+    """Let old modules that have gone be imported: each finds its names where they are now."""
+    package = Path(__file__).parents[1]
     for name in RENAMED:
-        if name.rpartition(".")[0] == package and importlib.util.find_spec(name) is None:
-            module = ModuleType(
-                name, "The old place of names that are elsewhere now: see :data:`clinch.runtime.renamed.RENAMED`."
-            )
-            module.__path__ = []  # it may have submodules
-            module.__spec__ = ModuleSpec(name, None)
-            module.__getattr__ = attributes(name)  # type: ignore[method-assign]
-            sys.modules[name] = module
-            setattr(sys.modules[package], name.rpartition(".")[2], module)
-            modules(name)
+        place = package.joinpath(*name.split(".")[1:])
+        if place.exists() or place.with_suffix(".py").exists():
+            continue
+        module = ModuleType(
+            name, "The old place of names that are elsewhere now: see :data:`clinch.runtime.renamed.RENAMED`."
+        )
+        module.__path__ = []  # it may have submodules
+        module.__spec__ = ModuleSpec(name, None)
+        module.__getattr__ = attributes(name)  # type: ignore[method-assign]
+        sys.modules[name] = module
+        parent, _, last = name.rpartition(".")
+        if parent in sys.modules:
+            setattr(sys.modules[parent], last, module)
 
 
 class _Alias(ModuleType):
@@ -92,6 +96,8 @@ class _Alias(ModuleType):
         self._place = place
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":  # what tools ask every module for
+            raise AttributeError(name)
         module = importlib.import_module(self._place)
         sys.modules[self.__name__] = module
         return getattr(module, name)
