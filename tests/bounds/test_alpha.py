@@ -9,7 +9,7 @@ import torch
 from bound_cases import NETWORKS, NORMS, around, inside
 
 import clinch as cl
-from clinch.bounds import alpha, dead, layerwise, slopes
+from clinch.bounds import alpha, dead, free_lines, layerwise, slopes
 from clinch.bounds.alpha import alpha_activation_bounds, alpha_form_bounds
 from clinch.bounds.crown import activation_bounds, form_bounds, relaxations_from
 from clinch.errors import ProblemError
@@ -64,7 +64,7 @@ def test_the_gradient_is_that_of_the_bound(make, p: float) -> None:
     for i in graph.ancestors(forms.nodes):
         op, inputs = graph.nodes[i].op, graph.nodes[i].inputs
         if isinstance(op, LeakyReLU):
-            lines[i] = slopes.OpenLines.of(op, limits[inputs[0]])
+            lines[i] = free_lines.OpenLines.of(op, limits[inputs[0]])
         elif i and not op.affine:
             fixed[i] = graph.relax(i, [limits[j] for j in inputs])
     passes = slopes.Passes(graph, forms, region, lines, fixed)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from clinch.network.ops.elementwise import ScalarFunction
+from clinch.network.ops.erf import Erf
 from clinch.network.ops.functions import (
     Asinh,
     Atan,
     Cos,
     Cosh,
-    Erf,
     Exp,
     Expm1,
     Log,

@@ -9,26 +9,26 @@ pass backward and a pass forward:
 The bound is linear in each layer's slopes given the others', with ``∂ bound / ∂ α_j = max(A_j, 0) · v_j``: what
 automatic differentiation would find, without its memory and temporaries.
 
-Every form has slopes of its own. They are looked for in float32, where a pass costs half, and the bound is evaluated in
-float64 at the slopes found. Any slopes in range give a proven bound, so that nothing rests on float32.
+Nodes of other functions choose among mixtures of valid lines (:mod:`clinch.bounds.free_lines`) in the same two passes.
+Every form has choices of its own. They are looked for in float32, where a pass costs half, and the bound is evaluated
+in float64 at the choices found. Any in range give a proven bound, so that nothing rests on float32.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from clinch.bounds.dead import MOSTLY_ALIVE, cut, cuttable
+from clinch.bounds.free_lines import FreeLines, lines_of
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Relaxation
-from clinch.network.ops.views import TwoPieces
 from clinch.query import Forms
 from clinch.runtime import deadline
 
@@ -43,41 +43,6 @@ SEARCH = torch.float32
 Slopes = dict[int, Tensor]
 
 
-@dataclass(frozen=True)
-class OpenLines:
-    """The lines of one ReLU node, the lower slopes of its open elements left open.
-
-    Attributes:
-        chord, rise: the upper line of each element, ``(b, 1, n)``.
-        least, most: what its lower slope may be, ``(b, 1, n)``; equal for stable elements. Lower lines pass through 0.
-        start: CROWN's choice, ``(b, 1, n)``.
-    """
-
-    chord: Tensor
-    rise: Tensor
-    least: Tensor
-    most: Tensor
-    start: Tensor
-
-    @staticmethod
-    def of(op: TwoPieces, limits: Interval) -> OpenLines:
-        """From limits ``(b, *shape)`` of the node's input."""
-        lower, upper = (t.flatten(1).unsqueeze(1) for t in limits)
-        lines = op.relax([Interval(lower, upper)], ())
-        is_open = (lower < 0) & (upper > 0)
-        least = torch.where(is_open, torch.full_like(lower, op.negative_slope), lines.lower_slope)
-        most = torch.where(is_open, torch.ones_like(lower), lines.lower_slope)
-        return OpenLines(lines.upper_slope, lines.upper_offset, least, most, lines.lower_slope)
-
-    def take(self, elements: Tensor) -> OpenLines:
-        """The lines of the chosen elements."""
-        return OpenLines(*(getattr(self, name)[..., elements] for name in self.__dataclass_fields__))
-
-    def to(self, dtype: torch.dtype) -> OpenLines:
-        """A copy in another dtype."""
-        return OpenLines(*(getattr(self, name).to(dtype) for name in self.__dataclass_fields__))
-
-
 class Passes:
     """The two passes for one block of problems and forms.
 
@@ -85,26 +50,27 @@ class Passes:
         graph: the network in the dtype to compute in.
         forms: r forms for b problems.
         region: b regions.
-        lines: of every ReLU node that the forms depend on, for the b problems.
+        lines: of every node with a choice that the forms depend on, for the b problems.
         relaxations: of the other non-affine nodes, likewise.
     """
 
     def __init__(
         self, graph: Graph, forms: Forms, region: Region,
-        lines: Mapping[int, OpenLines], relaxations: Mapping[int, Relaxation],
+        lines: Mapping[int, FreeLines], relaxations: Mapping[int, Relaxation],
     ) -> None:  # fmt: skip
         self.graph, self.forms, self.region = graph, forms, region
         self.lines, self.relaxations = lines, relaxations
         self.shape = (region.size, forms.count)
         self.lower, self.upper = (t.flatten(1).unsqueeze(1) for t in (region.lower, region.upper))
         self.nodes = [i for i in graph.ancestors(forms.nodes) if i]
-        #: what the ReLU nodes read
+        self.affine = {i: graph.relax(i, []) for i in self.nodes if graph.nodes[i].op.affine}
+        #: what the nodes with a choice read
         self.read = [j for i in lines for j in graph.nodes[i].inputs]
-        #: coefficients on the outputs of non-affine nodes in the last backward pass (for ReLUs: their positive parts)
+        #: coefficients on the outputs of non-affine nodes in the last backward pass, as their lines keep them
         self.seen: dict[int, Tensor] = {}
 
     def backward(self, slopes: Slopes) -> tuple[Tensor, Tensor]:
-        """Bounds ``(b, r)`` at lower slopes ``(b, r, n)`` of each ReLU node, and the minimisers ``(b, r, inputs)``."""
+        """Bounds ``(b, r)`` at choices ``(b, r, m)`` of each node, and the minimisers ``(b, r, inputs)``."""
         offset = self.forms.constant.expand(self.shape)
         pending = {i: c.expand(self.shape[0], *c.shape[1:]) for i, c in self.forms.coefficients.items()}
         for i in reversed(self.nodes):
@@ -113,9 +79,13 @@ class Passes:
             deadline.look()
             rows = pending.pop(i)
             if i in self.lines:
-                carried, constant = self._through_lines(i, rows, slopes[i])
+                back, constant, self.seen[i] = self.lines[i].backward(rows.flatten(2), slopes[i])
+                carried = [back.reshape(rows.shape)]
+            elif i in self.affine:
+                carried, constant = self.affine[i].backward(rows)
             else:
-                carried, constant = self._through_operator(i, rows)
+                self.seen[i] = rows
+                carried, constant = self.relaxations[i].backward(rows)
             offset = offset + constant
             for j, part in zip(self.graph.nodes[i].inputs, carried):
                 pending[j] = pending[j] + part if j in pending else part
@@ -123,21 +93,6 @@ class Passes:
             return offset, self.lower.expand(*self.shape, -1)
         value, point = self._minimum(pending[0].flatten(2))
         return offset + value, point
-
-    def _through_operator(self, i: int, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        if self.graph.nodes[i].op.affine:
-            return self.graph.relax(i, []).backward(rows)
-        self.seen[i] = rows
-        return self.relaxations[i].backward(rows)
-
-    def _through_lines(self, i: int, rows: Tensor, slopes: Tensor) -> tuple[list[Tensor], Tensor]:
-        line, flat = self.lines[i], rows.flatten(2)
-        positive = flat.clamp(min=0)
-        negative = flat - positive
-        self.seen[i] = positive
-        offset = torch.bmm(negative, line.rise.transpose(1, 2)).squeeze(2)
-        carried = negative.mul_(line.chord).addcmul_(positive, slopes)
-        return [carried.reshape(rows.shape)], offset
 
     def _minimum(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The minimum over box ∩ ball; with several balls the largest of their minima."""
@@ -152,18 +107,20 @@ class Passes:
         return value, torch.stack(points).gather(0, index)[0]
 
     def gradient(self, slopes: Slopes, point: Tensor) -> Slopes:
-        """Each bound's gradient by its slopes, ``(b, r, n)`` per ReLU node, after :meth:`backward` at these slopes."""
+        """Each bound's gradient by its choices, ``(b, r, m)`` per node, after :meth:`backward` at these choices."""
         nodes = self.graph.nodes
 
-        def through_line(i: int, h: Tensor) -> Tensor:
-            v, line = h.reshape(*self.shape, -1), self.lines[i]
-            above = torch.addcmul(line.rise, v, line.chord)
-            return torch.where(self.seen[i] > 0, v * slopes[i], above).reshape(-1, *nodes[i].shape)
+        def through_lines(i: int, h: Tensor) -> Tensor:
+            v = h.reshape(*self.shape, -1)
+            return self.lines[i].forward(v, self.seen[i], slopes[i]).reshape(-1, *nodes[i].shape)
 
-        override = {i: partial(through_line, i) for i in self.lines}
+        override = {i: partial(through_lines, i) for i in self.lines}
         override |= {i: partial(self._adjoint, i) for i in self.relaxations}
         before = self.graph.forward(point.reshape(-1, *self.graph.input_shape), self.read, override)
-        return {i: self.seen[i] * before[nodes[i].inputs[0]].reshape(*self.shape, -1) for i in self.lines}
+        return {
+            i: line.gradient(before[nodes[i].inputs[0]].reshape(*self.shape, -1), self.seen[i], slopes[i])
+            for i, line in self.lines.items()
+        }
 
     def _adjoint(self, i: int, *inputs: Tensor) -> Tensor:
         """Values at a node's inputs through the lines its relaxation used: the derivative of the bound by its rows."""
@@ -203,8 +160,9 @@ def ascend(
         if not i or node.op.affine:
             continue
         inputs = [limits[j] for j in node.inputs]
-        if (pieces := node.op.two_pieces()) is not None:
-            lines[i] = OpenLines.of(pieces, inputs[0])
+        free = lines_of(node.op, inputs[0], graph.shapes(i)) if len(inputs) == 1 else None
+        if free is not None:
+            lines[i] = free
         else:
             fixed[i] = graph.relax(i, inputs)
             coarse[i] = light.relax(i, [Interval(*(t.to(SEARCH) for t in limit)) for limit in inputs])
@@ -233,12 +191,13 @@ def ascend(
     return torch.where(torch.isfinite(bound), bound, -torch.inf)
 
 
-def _alive(graph: Graph, forms: Forms, lines: Mapping[int, OpenLines]) -> dict[int, Tensor]:
+def _alive(graph: Graph, forms: Forms, lines: Mapping[int, FreeLines]) -> dict[int, Tensor]:
     """The elements that are not dead for all problems, of ReLU nodes where leaving out the others pays."""
     alive = {}
     for i in cuttable(graph, forms.nodes):
-        if i in lines:
-            kept = ((lines[i].most != 0) | (lines[i].chord != 0)).any(0)[0].nonzero().flatten()
+        living = lines[i].alive() if i in lines else None
+        if living is not None:
+            kept = living.nonzero().flatten()
             if len(kept) < MOSTLY_ALIVE * graph.nodes[i].size:
                 alive[i] = kept
     return alive

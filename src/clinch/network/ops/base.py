@@ -21,6 +21,7 @@ how, or None: it does not apply.
 hook           method                                      used by
 ============== =========================================== ======================================================
 two pieces     ``two_pieces()``                            splits, α-CROWN's slopes, certificates, gated attacks
+other lines    ``lines_at(bounds, places)``                 α-CROWN mixes them
 matrix         ``as_matrix(shapes)``                       CROWN's last and first layers, input splits
 convolution    ``as_convolution(shapes)``                  CROWN's windows
 factors        ``as_factors(shapes)``                      CROWN's windows
@@ -104,6 +105,13 @@ class Operator:
     def splits_at_zero(self) -> bool:
         """Whether it is two linear pieces that meet at zero."""
         return self.two_pieces() is not None
+
+    def lines_at(self, bounds: Interval, places: Sequence[float]) -> list[Lines]:
+        """Valid lines for each place in [l, u], 0 for l to 1 for u: the tightest ones there; α-CROWN mixes them.
+
+        Empty: the operator has one pair of lines.
+        """
+        return []
 
     def as_matrix(self, shapes: Sequence[Shape]) -> Matrix | None:
         """The operator as ``W x + b`` on samples of one dimension."""

@@ -12,26 +12,7 @@ So every slope gives a valid line, and
   functions these are the chord and the tangents that CROWN takes (Zhang et al. 2018, arXiv 1811.00866, section 3);
 * α-CROWN may mix the lines that are tightest at other points: any mixture is valid.
 
-Example of an operator, all of it:
-
-    @spelled("aten.erf", "Erf")
-    @dataclass(frozen=True, eq=False)
-    class Erf(ScalarFunction):
-        \"\"\"``f(x) = 2/√π ∫₀ˣ e^(−t²) dt``.\"\"\"
-
-        increasing: ClassVar[bool] = True
-
-        def forward(self, *inputs: Tensor) -> Tensor:
-            \"\"\"The error function.\"\"\"
-            return inputs[0].erf()
-
-        def derivative(self, x: Tensor) -> Tensor:
-            \"\"\"``2/√π e^(−x²)``.\"\"\"
-            return 2 / math.sqrt(math.pi) * (-x * x).exp()
-
-        def turns(self) -> tuple[float, ...]:
-            \"\"\"The inflection.\"\"\"
-            return (0.0,)
+A whole operator is :mod:`clinch.network.ops.erf`.
 """
 
 from __future__ import annotations
@@ -342,6 +323,7 @@ def spelled(*names: str) -> Callable[[type[Kind]], type[Kind]]:
                 given[name] = value if isinstance(value, str) else call.number(name, 0.0)
             return kind(**given)
 
+        read.__module__ = kind.__module__
         from_aten(*(name for name in names if name.startswith("aten.")))(read)
         from_onnx(*(name for name in names if not name.startswith("aten.")))(read)
         return kind

@@ -1,4 +1,4 @@
-"""Functions of one number: exponential, logarithm, powers and roots, trigonometric ones, the error function."""
+"""Functions of one number: exponential, logarithm, powers and roots, trigonometric and hyperbolic ones."""
 
 from __future__ import annotations
 
@@ -223,26 +223,6 @@ class Asinh(ScalarFunction):
     def derivative(self, x: Tensor) -> Tensor:
         """``1/√(1 + x²)``."""
         return (1 + x * x).rsqrt()
-
-    def turns(self) -> tuple[float, ...]:
-        """The inflection."""
-        return (0.0,)
-
-
-@spelled("aten.erf", "aten.special_erf", "Erf")
-@dataclass(frozen=True, eq=False)
-class Erf(ScalarFunction):
-    """``f(x) = 2/√π ∫₀ˣ e^(−t²) dt``."""
-
-    increasing: ClassVar[bool] = True
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The error function."""
-        return inputs[0].erf()
-
-    def derivative(self, x: Tensor) -> Tensor:
-        """``2/√π e^(−x²)``."""
-        return 2 / math.sqrt(math.pi) * (-x * x).exp()
 
     def turns(self) -> tuple[float, ...]:
         """The inflection."""
