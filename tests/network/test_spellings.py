@@ -57,15 +57,20 @@ SPELLINGS: dict[str, tuple[str, list[Callable[[Tensor], Tensor]], tuple[str, dic
     "sigmoid": ("Sigmoid", [nn.Sigmoid(), torch.sigmoid, Tensor.sigmoid], ("Sigmoid", {})),
     "sign": ("Sign", [torch.sign, Tensor.sgn], ("Sign", {})),
     "silu": ("SiLU", [nn.SiLU(), functional.silu], None),
+    "silu by hand": ("SiLU", [lambda x: x * torch.sigmoid(x), lambda x: x / (1 + (-x).exp())], None),
+    "gelu by hand": ("GELU", [lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))], None),
+    "gelu in another order": ("GELU", [lambda x: (x * ((x * 0.5**0.5).erf() + 1)) * 0.5], None),
+    "mish by hand": ("Mish", [lambda x: x * torch.tanh(functional.softplus(x))], None),
+    "hardswish by hand": ("Hardswish", [lambda x: x * functional.relu6(x + 3) / 6], None),
     "sin": ("Sin", [torch.sin, Tensor.sin], ("Sin", {})),
     "sinh": ("Sinh", [torch.sinh], ("Sinh", {})),
     "softplus": ("Softplus", [nn.Softplus(2.0), lambda x: functional.softplus(x, 2.0)], ("Softplus", {})),
     "softshrink": ("ReLU", [nn.Softshrink(), functional.softshrink], ("Shrink", {"lambd": 0.5, "bias": 0.5})),
-    "softsign": ("Softsign", [], ("Softsign", {})),
+    "softsign": ("Softsign", [nn.Softsign(), functional.softsign], ("Softsign", {})),
     "sqrt": ("Sqrt", [lambda x: torch.sqrt(x.abs()), lambda x: x.abs() ** 0.5], None),
-    "square": ("Power", [torch.square, lambda x: x**2], None),
+    "square": ("Power", [torch.square, lambda x: x**2, lambda x: x * x], None),
     "tanh": ("Tanh", [nn.Tanh(), torch.tanh, Tensor.tanh], ("Tanh", {})),
-    "tanhshrink": ("Subtract", [nn.Tanhshrink(), functional.tanhshrink], None),
+    "tanhshrink": ("Tanhshrink", [nn.Tanhshrink(), functional.tanhshrink], None),
     "threshold": ("Threshold", [nn.Threshold(0.5, 2.0), lambda x: functional.threshold(x, 0.5, 2.0)], None),
     "threshold without a jump": ("ReLU", [nn.Threshold(0.5, 0.5)], None),
     "thresholded relu": ("Threshold", [], ("ThresholdedRelu", {"alpha": 0.5})),
@@ -124,3 +129,16 @@ def test_slopes_by_channel_are_exact_where_signs_are_known():
     x = torch.tensor([[1.0, 1.0, 1.0], [-2.0, -2.0, -2.0]]).double()
     expected = net(x).detach()
     assert np.allclose(interval(network, box(x, x)), expected)
+
+
+def test_what_is_no_such_function_stays_what_it_is():
+    """Two activations, constants that differ from element to element, and products of other functions."""
+
+    class Others(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mixed = x * torch.sigmoid(x.flip(1))
+            by_place = x * torch.sigmoid(x * torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=x.dtype))
+            return mixed + by_place + x.sin() * x.cos()
+
+    labels = [row.operator for row in supports(load(Others().double().eval(), SHAPE))]
+    assert labels.count("Multiply") == 3

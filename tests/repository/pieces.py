@@ -266,8 +266,10 @@ KINDS: dict[str, Kind] = {
         _operators, lambda: _bare_class(Operator),
         (
             documented(), overridden("forward", Operator), RELAXED,
-            Text("its reader, @from_aten or @from_onnx", "src/clinch/network/**/*.py", r"(?<!class )\b{}(?:\.\w+)?\("),
-            Text("a specimen in tests/network/operator_specimens.py", "tests/network/operator_specimens.py", r"\b{}\("),
+            Text("its reader: @spelled, @from_aten or @from_onnx", "src/clinch/network/**/*.py",
+                 r"(?<!class )\b{}(?:\.\w+)?\(|@spelled\([^)]*\)\n(?=@dataclass[^\n]*\nclass {}\()"),
+            Text("a specimen in tests/network/operator_specimens.py, or a row in scalar_functions.py",
+                 "tests/network/operator_specimens.py tests/network/scalar_functions.py", r"\b{}\("),
         ),
     ),
     "attack": Kind(

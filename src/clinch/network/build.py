@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from clinch.errors import NetworkError, UnsupportedOperator
+from clinch.network.composites import recognised
 from clinch.network.graph import Graph, Input, Node
 from clinch.network.ops.base import Operator, Shape
 from clinch.network.ops.reading import Value
+from clinch.network.ops.scale import Scale
 
 #: elements of a layer beyond which a network is refused: a file of some hundred bytes can ask for any number by padding
 MOST_ELEMENTS = 2**26
@@ -40,6 +42,11 @@ class Builder:
         shapes = [value.shape for value in inputs]
         if len(inputs) == 1 and op.is_identity(shapes):
             return inputs[0]
+        if (whole := recognised(self.nodes, op, inputs)) is not None:
+            known, factor, x = whole
+            value = self.emit(known, [x], name, source)
+            scale = Scale(torch.tensor(factor, dtype=torch.float64)) if factor != 1 else None
+            return value if scale is None else self.emit(scale, [value], name, source)
         op = op.to(torch.float64, self.device)
         where = f"Layer '{name}'" + (f" ({source})" if source else "")
         for field in fields(op):

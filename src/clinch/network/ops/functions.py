@@ -11,8 +11,9 @@ from torch import Tensor
 
 from clinch.network.ops.base import Interval, Operator
 from clinch.network.ops.elementwise import ROUNDINGS, Jump, Pieces, ScalarFunction, spelled
+from clinch.network.ops.forward_only import multiply
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
-from clinch.network.ops.scale import Scale, per_sample
+from clinch.network.ops.scale import Scale, per_sample, sides
 
 
 @spelled("aten.exp", "Exp")
@@ -342,3 +343,17 @@ def _square(call: Call) -> Value:
 @from_aten("aten.rsqrt")
 def _rsqrt(call: Call) -> Value:
     return power(call, call.activation("self"), -0.5)
+
+
+@from_aten("aten.div", "aten.divide", "aten.true_divide")
+@from_onnx("Div")
+def _divide(call: Call) -> Operator | Value | None:
+    a, b = sides(call)
+    if call.get("rounding_mode") is not None:
+        return None
+    if isinstance(b, Tensor):
+        return None if isinstance(a, Tensor) else Scale(1.0 / per_sample(call, b, len(a.shape)))
+    inverse = call.emit(Reciprocal(), b)
+    if isinstance(a, Tensor):
+        return call.emit(Scale(per_sample(call, a, len(b.shape))), inverse)
+    return multiply(call, a, inverse)

@@ -128,7 +128,8 @@ def per_sample(call: Call, constant: Tensor, rank: int) -> Tensor:
     return constant
 
 
-def _sides(call: Call) -> tuple[Value | Tensor, Value | Tensor]:
+def sides(call: Call) -> tuple[Value | Tensor, Value | Tensor]:
+    """Both arguments of an arithmetic call."""
     names = ("self", "other") if "self" in call.arguments else ("A", "B")
     return call.operand(names[0]), call.operand(names[1])
 
@@ -136,21 +137,12 @@ def _sides(call: Call) -> tuple[Value | Tensor, Value | Tensor]:
 @from_aten("aten.mul", "aten.multiply")
 @from_onnx("Mul")
 def _multiply(call: Call) -> Operator | Value:
-    a, b = _sides(call)
+    a, b = sides(call)
     if isinstance(a, Tensor):
         a, b = b, a
     if isinstance(a, Tensor):
         raise call.refuse("it multiplies two constants")
     return Scale(per_sample(call, b, len(a.shape))) if isinstance(b, Tensor) else multiply(call, a, b)
-
-
-@from_aten("aten.div", "aten.divide", "aten.true_divide")
-@from_onnx("Div")
-def _divide(call: Call) -> Operator | None:
-    a, b = _sides(call)
-    if not isinstance(b, Tensor) or call.get("rounding_mode") is not None:
-        return None
-    return Scale(1.0 / per_sample(call, b, len(a.shape)))
 
 
 @from_aten("aten.neg", "aten.negative")
