@@ -17,6 +17,7 @@ from clinch.network.ops.base import Operator
 from clinch.network.ops.convolution import Convolution, TransposedConvolution
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.forward_only import LayerNorm, LogSoftmax, MatrixProduct, Multiply, Softmax
+from clinch.network.ops.layout import FRONT, Layout
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
 from clinch.network.ops.max_pool import MaxPool, WindowTap
 from clinch.network.ops.piecewise import Ceil, Floor, Round
@@ -130,7 +131,9 @@ def specimens() -> list[Specimen]:
     indices = torch.tensor([2, 0, 2])
     total = Lazy(torch.sum, (Slot(0), 1), {})
     rows = RowFunction("cosine of sums", Lazy(torch.cos, (total,), {}), ((1, 2, 3),), (3,))
-    tangent = TorchFunction("aten.tan", torch.tan, (Slot(0),), {})
+    tangent = TorchFunction("aten.tan", Lazy(torch.tan, (Slot(0),), {}), ((4,),), (FRONT,))
+    turned = Lazy(torch.matmul, (Slot(0), torch.eye(2, dtype=torch.float64) * 2), {})
+    second = TorchFunction("batch second", turned, ((3, 2),), (Layout(1),), Layout(1))
     return [
         Specimen(Input(), ((2, 3),), lambda x: x),
         Specimen(Dense(weight, bias), ((5,),), lambda x: functional.linear(x, weight, bias)),
@@ -162,6 +165,7 @@ def specimens() -> list[Specimen]:
         Specimen(Multiply(), ((2, 3), (2, 3)), lambda x, y: x * y),
         Specimen(MatrixProduct(), ((2, 3), (3, 4)), lambda x, y: x @ y),
         Specimen(tangent, ((4,),), torch.tan),
+        Specimen(second, ((3, 2),), lambda x: 2 * x),
         Specimen(rows, ((2, 3),), lambda x: x.sum(1).cos()),
         *(Specimen(op, ((2, 3),), REFERENCES[name], (low, high)) for name, (op, low, high) in FUNCTIONS.items()),
         *_convolutions(),

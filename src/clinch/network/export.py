@@ -29,9 +29,10 @@ def export(model: nn.Module, x: Tensor) -> Any:
         NetworkError: the module branches on values or on the number of inputs, or fails; gives the user's line.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _written_out(), torch.no_grad():
             dynamic = ({0: torch.export.Dim.DYNAMIC},)
-            return torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=False)
+            program = torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=False)
+            return program.run_decompositions({}) if _writes_into_a_part(program) else program
     except Exception as error:
         line = user_line(error)
         text = str(error)
@@ -50,6 +51,38 @@ def export(model: nn.Module, x: Tensor) -> Any:
             f"{type(model).__name__} cannot be exported{line}: {reason}. "
             "Export it to ONNX, or rewrite that line with functions of torch only."
         ) from error
+
+
+#: calls that give a part of their input, or its elements in another order, as the same memory
+_VIEWS = frozenset(
+    f"aten.{name}" for name in ("select", "slice", "narrow", "transpose", "permute", "t", "diagonal", "split", "chunk",
+                                "unbind", "squeeze", "unsqueeze", "unflatten", "index", "as_strided", "view", "reshape")
+)  # fmt: skip
+
+
+def _writes_into_a_part(program: Any) -> bool:
+    """Whether a call works in place on a part of another tensor, which changes with it."""
+    for node in program.graph.nodes:
+        target = node.target
+        if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and node.args:
+            changed = node.args[0]
+            if not isinstance(changed, Exported) or changed.op != "call_function":
+                continue
+            packet = getattr(changed.target, "overloadpacket", "aten.select")
+            if str(packet) in _VIEWS:
+                return True
+    return False
+
+
+@contextmanager
+def _written_out() -> Iterator[None]:
+    """Attention and transformer layers as their parts: torch's fused kernels for inference have no gradient."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -71,7 +70,7 @@ class Given(NamedTuple):
 
 def _load(model: nn.Module | str | PathLike[str] | ModelProto, given: Given) -> Network:
     if isinstance(model, nn.Module):
-        return _load_module(model, given, given.name or type(model).__name__)
+        return _load_module(model, given)
     if isinstance(model, (str, PathLike)):
         path = Path(model)
         if not path.name.endswith((".onnx", ".onnx.gz")) and is_pickled(path):
@@ -97,10 +96,13 @@ def _load(model: nn.Module | str | PathLike[str] | ModelProto, given: Given) -> 
 # --- modules -------------------------------------------------------------------------------------------------------
 
 
-def _load_module(model: nn.Module, given: Given, name: str) -> Network:
+def _load_module(model: nn.Module, given: Given) -> Network:
+    from clinch.network.module_interface import unwrapped
     from clinch.network.original import OriginalModule, training_module
     from clinch.network.trace import trace
 
+    model = unwrapped(model)
+    name = given.name or type(model).__name__
     if given.input_shape is None:
         raise NetworkError(
             f"The shape of one input of {name} is not known. Give it, without the batch: "
@@ -111,17 +113,22 @@ def _load_module(model: nn.Module, given: Given, name: str) -> Network:
     if training is not None:
         part = f"The part '{training}' of {name}" if training else name
         raise NetworkError(f"{part} is in training mode. Call model.eval() first.")
-    _one_argument(model, name)
     _finite(model, name)
     parameters = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     dtype = parameters[0].dtype if parameters else torch.float32
     device = parameters[0].device if parameters else torch.device("cpu")
     samples = _samples(shape, dtype, device)
-    _try(model, samples[0][:2], name)
+    model = _one_in_one_out(model, given, samples[0][:2], name)
     traced = trace(model, samples[0][:2])
     native = traced.graph.to(dtype, device)
     original = OriginalModule(model, native, traced.invocations)
-    compare(traced.graph, native, original, samples, name)
+    try:
+        compare(traced.graph, native, original, samples, name)
+    except NetworkError:
+        mixing = [error for error in traced.refusals if "batch" in str(error)]
+        if mixing:
+            raise mixing[0] from None
+        raise
     if not given.live:
         return Network(traced.graph, original, dtype=dtype, device=device, name=name)
 
@@ -148,21 +155,20 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return whole
 
 
-def _one_argument(model: nn.Module, name: str) -> None:
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
-        return
-    needed = [
-        p.name
-        for p in parameters
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    if len(needed) > 1:
-        raise NetworkError(
-            f"{name}.forward takes {len(needed)} inputs ({', '.join(needed)}). "
-            "Wrap it in a module that fixes all but one of them."
-        )
+def _one_in_one_out(model: nn.Module, given: Given, x: Tensor, name: str) -> nn.Module:
+    """The module itself, or wrapped so that it takes one tensor and returns one."""
+    from clinch.network.module_interface import OneInOneOut, chosen_output, fixed_values, one_input
+
+    fixed = fixed_values(given.fixed or {}, x.dtype, x.device)
+    free, wrap = one_input(model, fixed, name)
+    whole = OneInOneOut(model, free, fixed, None) if wrap else model
+    result = _try(whole, x, name)
+    output = chosen_output(result, given.output, len(x), name)
+    if output is not None:
+        whole = OneInOneOut(model, free, fixed, output)
+        result = _try(whole, x, name)
+    _rows(result, x, name)
+    return whole
 
 
 def _finite(model: nn.Module, name: str) -> None:
@@ -179,23 +185,31 @@ def _channels(shape: tuple[int, ...]) -> str:
     return f" Its channels stand last: give input_shape {first} (--input-shape {','.join(map(str, first))})."
 
 
-def _try(model: nn.Module, x: Tensor, name: str) -> None:
-    """Run the module once on two inputs: two rows must come out."""
+def _try(model: nn.Module, x: Tensor, name: str) -> Any:
+    """What the module returns for two inputs."""
     from clinch.network.export import user_line
     from clinch.network.original import run
 
     try:
-        output, _ = run(model, x)
+        return run(model, x)[0]
     except Exception as error:
+        embedding = next((path for path, part in model.named_modules() if isinstance(part, nn.Embedding)), None)
+        if embedding is not None and "ind" in str(error):
+            size = model.get_submodule(embedding).embedding_dim
+            raise NetworkError(
+                f"{name} looks up the embedding '{embedding}' of whole numbers, which cannot move a little. Load what "
+                f"comes behind it: a module that takes the embedded input, of shape (length, {size})."
+            ) from error
+        reason = " ".join(str(error).split())
         raise NetworkError(
             f"{name} fails on two inputs of shape {tuple(x.shape[1:])}{user_line(error)}: "
-            f"{type(error).__name__}: {error}. "
+            f"{type(error).__name__}: {reason}. "
             f"Correct input_shape, or the model, which must take a batch of any size.{_channels(tuple(x.shape[1:]))}"
         ) from error
-    if not isinstance(output, Tensor):
-        raise NetworkError(
-            f"{name} returns a {type(output).__name__}, not a tensor. Wrap it in a module that returns one tensor."
-        )
+
+
+def _rows(output: Any, x: Tensor, name: str) -> None:
+    """Two rows of real numbers must come out of two inputs."""
     if output.dim() == 0 or output.shape[0] != len(x):
         raise NetworkError(
             f"{name} returns shape {tuple(output.shape)} for a batch of {len(x)} inputs: it has no batch dimension. "

@@ -16,11 +16,15 @@ from torch.utils import _pytree as tree
 
 from clinch.errors import NetworkError, UnsupportedOperator
 from clinch.network.build import Builder, Unique
+from clinch.network.call_reader import CallReader
 from clinch.network.export import export, source_line
 from clinch.network.graph import Graph
-from clinch.network.ops.base import Shape
-from clinch.network.ops.reading import ATEN, Call, Value
-from clinch.network.ops.torch_function import Slot, TorchFunction
+from clinch.network.missing import Missing
+from clinch.network.module_call import base_name, bind, draws, in_place
+from clinch.network.module_interface import WHOLE
+from clinch.network.ops.layout import Moved, batch_extent, value_of
+from clinch.network.ops.lazy import BatchSize, Lazy, leaves
+from clinch.network.ops.reading import Value
 from clinch.network.original import Invocation, run
 
 #: calls that may return their input itself, so that working in place on the result changes the input
@@ -32,16 +36,6 @@ _ALIASES = (
 _SAME = 1e-3
 
 
-class _BatchSize:
-    """Stands for the number of inputs, and for whatever is computed from it."""
-
-    def __repr__(self) -> str:
-        return "the batch size"
-
-
-_BATCH = _BatchSize()
-
-
 @dataclass
 class Traced:
     """What :func:`trace` found.
@@ -50,11 +44,13 @@ class Traced:
         graph: float64.
         invocations: position of a layer -> the call of a part of the module whose output it is.
         read_again: the same graph with the weights that the module has now; gradients flow to them.
+        refusals: calls that a function of torch computes, because their operator could not.
     """
 
     graph: Graph
     invocations: dict[int, Invocation]
     read_again: Callable[[], Graph]
+    refusals: list[UnsupportedOperator]
 
 
 def trace(model: nn.Module, x: Tensor) -> Traced:
@@ -84,50 +80,10 @@ def trace(model: nn.Module, x: Tensor) -> Traced:
             )
         return Graph(tuple(replace(node, op=op) for node, op in zip(graph.nodes, ops)))
 
-    return Traced(graph, invocations, read_again)
+    return Traced(graph, invocations, read_again, reading.refusals)
 
 
 # --- reading the exported calls --------------------------------------------------------------------------------------
-
-
-class _AtenCall(Call):
-    """One call in the exported module."""
-
-    def __init__(self, reading: _Reading, node: Exported, arguments: dict[str, Any], name: str, source: str) -> None:
-        super().__init__(reading.builder, base_name(node), arguments, name, source)
-        self.dtype = reading.dtype
-        self._reading = reading
-        self._node = node
-
-    @property
-    def advice(self) -> str:
-        """What would work instead."""
-        return "Rewrite that line with functions that treat each input alone and that `clinch supports` lists."
-
-    @property
-    def output_shape(self) -> Shape:
-        """From the export itself."""
-        value = self._node.meta["val"]
-        if not isinstance(value, Tensor) or value.dim() == 0 or not self._reading.is_batch(value.shape[0]):
-            raise self.refuse("its result does not have the batch as first dimension")
-        return tuple(int(n) for n in value.shape[1:])
-
-
-def base_name(node: Exported) -> str:
-    """``aten.add`` of ``aten.add_.Tensor``: without the overload and the mark of working in place."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return str(getattr(target, "__name__", target))
-    name = str(target.overloadpacket)
-    return name[:-1] if _in_place(target) else name
-
-
-def _in_place(target: Any) -> bool:
-    return (
-        isinstance(target, torch._ops.OpOverload)
-        and target._schema.is_mutable
-        and str(target.overloadpacket).endswith("_")
-    )
 
 
 class _Reading:
@@ -140,21 +96,19 @@ class _Reading:
         self.dtype = x.dtype
         self.builder = Builder("input", tuple(x.shape[1:]), x.device)
         self.values: dict[Exported, Any] = {}
-        self._batch: Any = None
         self._tensors = dict(
             (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
         )
         self._canonical = {id(module): path for path, module in model.named_modules()}
+        self.missing = Missing()
+        #: calls that a function of torch computes, because their operator could not
+        self.refusals: list[UnsupportedOperator] = []
         self._calls: dict[str, Invocation] = {}
         self._counts: Counter[str] = Counter()
         #: calls of parts that enclose each exported call, from the outside in, and the positions it gave
         self.enclosing: list[tuple[list[Invocation], list[int]]] = []
         #: innermost call and operator of each position
         self.origin: dict[int, tuple[Invocation, str]] = {}
-
-    def is_batch(self, size: Any) -> bool:
-        """Whether a size is that of the batch."""
-        return not isinstance(size, int) and str(size) == str(self._batch)
 
     def read(self) -> Value:
         """Build the nodes; the value of the output."""
@@ -168,7 +122,10 @@ class _Reading:
                     output = tree.tree_map_only(Exported, self._value_of, node.args[0])
                 elif node.op == "call_function":
                     self._call(node)
+        self.missing.raise_all(type(self.model).__name__)
         # The last output is the user's; those before it are buffers that the forward pass changes.
+        if isinstance(output[-1], Moved):
+            raise NetworkError(f"The output of {type(self.model).__name__} does not have the batch in front.")
         if not isinstance(output[-1], Value):
             raise NetworkError(f"The output of {type(self.model).__name__} does not depend on its input.")
         return output[-1]
@@ -187,7 +144,6 @@ class _Reading:
                     return self._tensors[name].clone()
                 # a copy: the graph keeps its weights when the module is trained on
                 return source[name].detach().clone()
-        self._batch = node.meta["val"].shape[0]
         return self.builder.input
 
     def _value_of(self, node: Exported) -> Any:
@@ -203,32 +159,35 @@ class _Reading:
         stack, kind = self._stack(node)
         source = source_line(node, kind)
         arguments, keywords = tree.tree_map_only(Exported, self._value_of, (list(node.args), dict(node.kwargs)))
-        leaves = tree.tree_leaves((arguments, keywords), is_leaf=lambda v: isinstance(v, Value))
-        target = node.target
-        if target is operator.getitem:
-            self.values[node] = arguments[0][arguments[1]]
-            return
         name = base_name(node)
-        depends = any(isinstance(leaf, Value) for leaf in leaves)
-        if name == "aten.sym_size":
-            axis = arguments[1] % (len(arguments[0].shape) + 1) if depends else arguments[1]
-            self.values[node] = _BATCH if depends and axis == 0 else arguments[0].shape[axis - 1 if depends else axis]
-            return
         if name.startswith(("aten._assert", "aten.sym_constrain")):
             return
-        if not depends:
-            unknown = any(leaf is _BATCH for leaf in leaves)
-            self.values[node] = _BATCH if unknown else self._constant(node, arguments, keywords, source)
+        found = leaves((arguments, keywords))
+        if any(isinstance(leaf, Unread) for leaf in found):
+            self.values[node] = Unread()
+            return
+        if name == "aten.sym_size" or isinstance(node.meta.get("val"), (int, torch.SymInt)):
+            self.values[node] = _size(node.meta["val"])
+            return
+        if not any(isinstance(leaf, (Value, Moved, BatchSize)) for leaf in found):
+            self.values[node] = self._constant(node, arguments, keywords, source)
             return
         layer = f"{_label(stack[-1])}.{name.removeprefix('aten.')}".lstrip(".")
         first = len(self.builder.nodes)
-        result = self._read(node, arguments, keywords, layer, source)
-        if isinstance(result, Value) and name not in _ALIASES:
+        reader = CallReader(self.builder, node, layer, source, self.dtype)
+        try:
+            result = reader.read(arguments, keywords)
+            self.refusals += reader.refusals
+        except UnsupportedOperator as error:
+            self.missing.add(error)
+            result = Unread()
+        if isinstance(result, (Value, Moved)) and name not in _ALIASES:
             result = result._replace()  # a tensor of its own, even where its value is its input's
         self.values[node] = result
         self._mutate(node, result)
-        positions = [value.position for value in (result if isinstance(result, list) else [result])]
-        self.enclosing.append((stack, positions))
+        positions = [value_of(a).position for a in leaves(result) if isinstance(a, (Value, Moved))]
+        positions = [] if isinstance(result, Lazy) else positions
+        self.enclosing.append((stack, [i for i in positions if i >= first] or positions))
         for i in range(first, len(self.builder.nodes)):
             what = name.removeprefix("aten.") if i in positions else self.builder.nodes[i].op.label.lower()
             self.origin[i] = (stack[-1], what)
@@ -238,10 +197,8 @@ class _Reading:
             raise UnsupportedOperator(
                 f"{node.target} ({source}) cannot be read. Rewrite that line with functions of torch only."
             )
-        random = (
-            isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
-        )
-        if random:
+        target = node.target
+        if isinstance(target, torch._ops.OpOverload) and draws(target, bind(target, arguments, keywords)):
             raise UnsupportedOperator(f"{base_name(node)} ({source}) draws random numbers. Leave it out of the model.")
         value = node.target(*arguments, **keywords)
         self._mutate(node, value)
@@ -249,60 +206,13 @@ class _Reading:
 
     def _mutate(self, node: Exported, result: Any) -> None:
         """A call that works in place changes what its first argument stands for from here on."""
-        if _in_place(node.target) and node.args:
+        if in_place(node.target) and node.args:
             changed = node.args[0]
             if isinstance(changed, Exported):
                 before = self.values[changed]
                 for other, value in self.values.items():
                     if value is before:
                         self.values[other] = result
-
-    def _read(
-        self, node: Exported, arguments: list[Any], keywords: dict[str, Any], layer: str, source: str
-    ) -> Value | list[Value]:
-        target = node.target
-        if not isinstance(target, torch._ops.OpOverload):
-            raise UnsupportedOperator(
-                f"Layer '{layer}' ({source}): {target} cannot be read. "
-                "Leave autocast, gradient modes and control-flow functions out of forward."
-            )
-        bound = _bind(target, arguments, keywords)
-        call = _AtenCall(self, node, bound, layer, source)
-        reader = ATEN.get(call.operator)
-        result = None if reader is None else call.read(reader)
-        if result is None:
-            result = self._other(call, node, arguments, keywords)
-        if isinstance(result, Value) and isinstance(node.meta.get("val"), Tensor) and result.shape != call.output_shape:
-            raise call.refuse(f"its result has shape {call.output_shape}, read as {result.shape}")
-        return result
-
-    def _other(self, call: _AtenCall, node: Exported, arguments: list[Any], keywords: dict[str, Any]) -> Value:
-        """A function without an operator of its own: attacks can follow it."""
-        target = node.target
-        assert isinstance(target, torch._ops.OpOverload)
-        returns = target._schema.returns
-        if len(returns) != 1 or str(returns[0].type) != "Tensor":
-            raise call.refuse("it does not return a single tensor")
-        if torch.Tag.nondeterministic_seeded in target.tags:
-            raise call.refuse("it draws random numbers")
-        leaves = tree.tree_leaves((arguments, keywords), is_leaf=lambda v: isinstance(v, Value))
-        if any(leaf is _BATCH for leaf in leaves):
-            raise call.refuse("one of its arguments depends on the size of the batch")
-        if any(isinstance(leaf, (torch.dtype, torch.device)) for leaf in leaves):
-            raise call.refuse("it fixes a dtype or a device")
-        inputs: list[Value] = []
-
-        def slot(value: Value) -> Slot:
-            inputs.append(value)
-            return Slot(len(inputs) - 1)
-
-        filled = tree.tree_map(
-            lambda v: slot(v) if isinstance(v, Value) else v,
-            (arguments, keywords),
-            is_leaf=lambda v: isinstance(v, Value),
-        )
-        functional = _out_of_place(target)
-        return call.emit(TorchFunction(call.operator, functional, tuple(filled[0]), filled[1]), *inputs)
 
     # --- names -------------------------------------------------------------------------------------------------------
 
@@ -355,8 +265,8 @@ class _Reading:
             # the part that makes the call itself goes before parts around it and before parts that change nothing
             made_by = self.origin[i][0] if i in self.origin else None
             ordered = sorted(owned, key=lambda invocation: (invocation != made_by, -len(invocation[0])))
-            labels = [_label(invocation) for invocation in ordered]
-            if not names[i]:
+            labels = [label for label in map(_label, ordered) if label]
+            if not names[i] and labels:
                 names[i] = unique(labels.pop(0))
             aliases[i] = labels
         for i in range(count):
@@ -368,6 +278,7 @@ class _Reading:
 
 def _label(invocation: Invocation) -> str:
     path, count = invocation
+    path = "" if path == WHOLE else path.removeprefix(f"{WHOLE}.")
     return f"{path}:{count}" if count else path
 
 
@@ -379,23 +290,18 @@ def _close(ours: Tensor, theirs: Tensor) -> bool:
     return bool(difference <= _SAME * max(float(theirs.abs().max()) if theirs.numel() else 0.0, 1e-30))
 
 
-def _bind(target: Any, arguments: list[Any], keywords: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by the names of the operator's schema, with its defaults."""
-    bound = {}
-    for i, argument in enumerate(target._schema.arguments):
-        if i < len(arguments):
-            bound[argument.name] = arguments[i]
-        elif argument.name in keywords:
-            bound[argument.name] = keywords[argument.name]
-        elif argument.has_default_value():
-            bound[argument.name] = argument.default_value
-    return bound
+class Unread:
+    """What a call would have given that cannot be read."""
 
 
-def _out_of_place(target: Any) -> Callable[..., Tensor]:
-    """The overload that returns a new tensor, for one that works in place."""
-    if not _in_place(target):
-        return target
-    namespace, name = str(target.overloadpacket).split(".")
-    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"))
-    return getattr(packet, target._overloadname)
+def _size(size: Any) -> Any:
+    """A number that may depend on the number of inputs, of an exported program."""
+    try:
+        share = batch_extent(size)
+    except ValueError as error:
+        raise UnsupportedOperator(
+            f"A size of {error} cannot be read. Write the model for a batch of any size."
+        ) from error
+    if share is None:
+        return int(size)
+    return BatchSize() if share == 1 else Lazy(operator.mul, (BatchSize(), share), {})

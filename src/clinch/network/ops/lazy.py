@@ -40,6 +40,11 @@ class Lazy:
     keywords: dict[str, Any]
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether a value is a list or tuple of further ones; an activation, a tuple with names, is not."""
+    return isinstance(value, list) or type(value) is tuple
+
+
 def map_leaves(value: Any, leaf: Callable[[Any], Any], done: dict[int, Lazy] | None = None) -> Any:
     """A copy of a tree of calls with other leaves; a call that occurs twice stays one."""
     done = {} if done is None else done
@@ -50,28 +55,43 @@ def map_leaves(value: Any, leaf: Callable[[Any], Any], done: dict[int, Lazy] | N
         return done[id(value)]
     if isinstance(value, dict):
         return {key: map_leaves(v, leaf, done) for key, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map_leaves(v, leaf, done) for v in value)
+    if is_sequence(value):
+        return (list if isinstance(value, list) else tuple)(map_leaves(v, leaf, done) for v in value)
     return leaf(value)
 
 
-def evaluate(value: Any, inputs: Sequence[Tensor], done: dict[int, Any] | None = None) -> Any:
-    """The value of a tree, given those of its activations."""
+def evaluate(value: Any, inputs: Sequence[Tensor], done: dict[int, Any] | None = None, *, size: int = 1) -> Any:
+    """The value of a tree, given those of its activations and the number of inputs."""
     done = {} if done is None else done
     if isinstance(value, Lazy):
         if id(value) not in done:
-            arguments, keywords = (evaluate(v, inputs, done) for v in (value.arguments, value.keywords))
+            arguments, keywords = (evaluate(v, inputs, done, size=size) for v in (value.arguments, value.keywords))
             done[id(value)] = value.function(*arguments, **keywords)
         return done[id(value)]
     if isinstance(value, Slot):
         return inputs[value.index]
     if isinstance(value, BatchSize):
-        return len(inputs[0])
+        return size
     if isinstance(value, dict):
-        return {key: evaluate(v, inputs, done) for key, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(evaluate(v, inputs, done) for v in value)
+        return {key: evaluate(v, inputs, done, size=size) for key, v in value.items()}
+    if is_sequence(value):
+        return (list if isinstance(value, list) else tuple)(evaluate(v, inputs, done, size=size) for v in value)
     return value
+
+
+def leaves(value: Any, done: set[int] | None = None) -> list[Any]:
+    """The leaves of a tree of calls; those of a call that occurs twice once."""
+    done = set() if done is None else done
+    if isinstance(value, Lazy):
+        if id(value) in done:
+            return []
+        done.add(id(value))
+        return [*leaves(value.arguments, done), *leaves(value.keywords, done)]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if is_sequence(value):
+        return [leaf for v in value for leaf in leaves(v, done)]
+    return [value]
 
 
 def moved(value: Any, dtype: torch.dtype, device: torch.device | str) -> Any:

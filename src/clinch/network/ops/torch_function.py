@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as tree
 
 from clinch.network.ops.base import Operator, Shape
-from clinch.network.ops.lazy import Slot as Slot
+from clinch.network.ops.layout import FRONT, Layout
+from clinch.network.ops.lazy import evaluate, moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,39 +20,36 @@ class TorchFunction(Operator):
 
     Attributes:
         name: for tables and messages, such as ``aten.sin``.
-        function: what is called.
-        arguments: positional ones, with a :class:`Slot` for each activation.
-        keywords: the others.
-        shapes: of the activations as the model has them, where one of them or the result is one number per input, in
-            the graph a row of one; None elsewhere.
+        value: the call and those whose results it needs, with a :class:`clinch.network.ops.lazy.Slot` for each
+            activation.
+        shapes: of the activations in the model, without the batch; ``()`` is one number, in the graph a row of one.
+        layouts: where their batch is in the model.
+        layout: where the result's is.
+        one: whether one number as a result is a row of one.
     """
 
     name: str
-    function: Callable[..., Tensor]
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    shapes: tuple[Shape, ...] | None = None
+    value: Any
+    shapes: tuple[Shape, ...]
+    layouts: tuple[Layout, ...]
+    layout: Layout = FRONT
+    one: bool = False
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The call."""
-        if self.shapes is not None:
-            inputs = tuple(x.reshape(len(x), *shape) for x, shape in zip(inputs, self.shapes))
-        filled = tree.tree_map_only(Slot, lambda slot: inputs[slot.index], (list(self.arguments), self.keywords))
-        found = self.function(*filled[0], **filled[1])
-        return found.unsqueeze(1) if self.shapes is not None and found.dim() == 1 else found
+        rows = [x.reshape(len(x), *shape) for x, shape in zip(inputs, self.shapes)]
+        given = [x if layout.plain else layout.spread(x) for x, layout in zip(rows, self.layouts)]
+        found = evaluate(self.value, given, size=len(inputs[0]))
+        found = found if self.layout.plain else self.layout.rows(found)
+        return found.unsqueeze(1) if self.one and found.dim() == 1 else found
 
     def with_an_axis(self, shapes: Sequence[Shape]) -> TorchFunction:
         """The call itself sees what the model has."""
-        return replace(self, shapes=tuple(shapes))
+        return replace(self, one=True)
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
         """A copy whose constants have the given dtype and device."""
-
-        def move(value: Tensor) -> Tensor:
-            return value.to(device, dtype) if value.is_floating_point() else value.to(device)
-
-        arguments, keywords = tree.tree_map_only(Tensor, move, (list(self.arguments), self.keywords))
-        return replace(self, arguments=tuple(arguments), keywords=keywords)
+        return replace(self, value=moved(self.value, dtype, device))
 
     @property
     def label(self) -> str:

@@ -1,0 +1,1 @@
+"""Which networks load, are attacked, bounded and proven?"""

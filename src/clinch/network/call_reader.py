@@ -1,0 +1,220 @@
+"""From one exported call to a node: by its operator's reader, on rows where the batch is elsewhere, or as it stands."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node as Exported
+
+from clinch.errors import UnsupportedOperator
+from clinch.network.build import Builder
+from clinch.network.module_call import AtenCall, base_name, bind, draws, out_of_place
+from clinch.network.module_layouts import PERMUTATIONS, RESHAPES, as_rows, result
+from clinch.network.ops.layout import FRONT, Activation, Layout, Moved, arranged, batch_axis, layout_of, value_of
+from clinch.network.ops.lazy import BatchSize, Lazy, Slot, evaluate, is_sequence, leaves, map_leaves
+from clinch.network.ops.reading import ATEN, Value
+from clinch.network.ops.torch_function import TorchFunction
+
+#: calls whose result depends on their input's shape alone
+_BY_SHAPE = frozenset(
+    f"aten.{name}"
+    for name in ("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty")
+)
+#: of a call with the largest or smallest elements and their places, the call that gives the elements alone
+_ELEMENTS = {"aten.max": "aten.amax", "aten.min": "aten.amin"}
+
+
+class CallReader:
+    """Reads one exported call.
+
+    Args:
+        builder: takes the nodes.
+        node: the call.
+        layer: its name.
+        source: file and line.
+        dtype: the model's.
+    """
+
+    def __init__(self, builder: Builder, node: Exported, layer: str, source: str, dtype: torch.dtype) -> None:
+        self.builder, self.node, self.layer, self.source, self.dtype = builder, node, layer, source, dtype
+        self.name = base_name(node)
+        #: why an operator could not, where a function of torch did
+        self.refusals: list[UnsupportedOperator] = []
+
+    def read(self, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+        """The call's value: an activation, several, or a tree of calls that waits for one that gives real numbers.
+
+        Raises:
+            UnsupportedOperator: it cannot be read.
+        """
+        target = self.node.target
+        if target is operator.getitem:
+            return self._item(arguments[0], arguments[1])
+        if not isinstance(target, torch._ops.OpOverload):
+            if not leaves_of(arguments, (Value, Moved)) and callable(target):
+                return Lazy(target, tuple(arguments), keywords)  # arithmetic of sizes
+            raise UnsupportedOperator(
+                f"Layer '{self.layer}' ({self.source}): {target} cannot be read. "
+                "Leave autocast, gradient modes and control-flow functions out of forward."
+            )
+        bound = bind(target, arguments, keywords)
+        if draws(target, bound):
+            raise self._call(bound).refuse("it draws random numbers")
+        if self.name in _BY_SHAPE:
+            arguments = [_shape_only(arguments[0], self.dtype), *arguments[1:]]
+        found = None
+        if leaves_of((arguments, keywords), (Value, Moved)):
+            found = self._as_operator(bind(target, arguments, keywords))
+        return found if found is not None else self._as_function(out_of_place(target), arguments, keywords)
+
+    def _item(self, values: Any, index: int) -> Any:
+        if not isinstance(values, Lazy):
+            return values[index]
+        of = base_name(self.node.args[0]) if isinstance(self.node.args[0], Exported) else ""
+        if index == 0 and of in _ELEMENTS and len(values.arguments) > 1:
+            x, dim, *keep = values.arguments
+            self.name = _ELEMENTS[of]
+            found = self._as_operator({"self": x, "dim": [dim], "keepdim": bool(keep and keep[0])})
+            if found is not None:
+                return found
+        self.name = of or self.name
+        return self._as_function(operator.getitem, [values, index], {})
+
+    def _call(self, arguments: dict[str, Any], layout: Layout = FRONT) -> AtenCall:
+        call = AtenCall(self.builder, self.node, arguments, self.layer, self.source, self.dtype, layout)
+        call.operator = self.name
+        return call
+
+    # --- operators ---------------------------------------------------------------------------------------------------
+
+    def _as_operator(self, bound: dict[str, Any]) -> Any:
+        """What the operator's reader makes of the call, or of the same call on rows; None: neither does."""
+        bound = {key: _of_batch_one(value) for key, value in bound.items()}
+        if leaves_of(bound, (Lazy,)) and self.name not in RESHAPES:
+            return None
+        found: Any = None
+        if not leaves_of(bound, (Moved,)):
+            found = self._attempt(self.name, bound, FRONT)
+        if found is None and (leaves_of(bound, (Moved,)) or self.name in RESHAPES | PERMUTATIONS):
+            first = next((n for n in self.node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)), None)
+            old = first.meta["val"].shape if first is not None else ()
+            rows = as_rows(self.name, bound, old, self.node.meta["val"])
+            if rows is not None:
+                found = self._attempt(*rows)
+        return found
+
+    def _attempt(self, name: str, arguments: dict[str, Any], layout: Layout) -> Any:
+        reader = ATEN.get(name)
+        if reader is None and name not in RESHAPES:
+            return None
+        before, self.name = self.name, name
+        call = self._call(arguments, layout)
+        self.name = before
+        try:
+            found = None if reader is None else call.read(reader)
+            if found is None:
+                return None
+            expected = self.node.meta["val"]
+            if isinstance(found, Value) and isinstance(expected, Tensor) and found.shape != call.output_shape:
+                raise call.refuse(f"its result has shape {call.output_shape}, read as {found.shape}")
+        except UnsupportedOperator as error:
+            self.refusals.append(error)
+            return None
+        return result(found, layout)
+
+    # --- functions of torch ------------------------------------------------------------------------------------------
+
+    def _as_function(self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> Any:
+        expected = self.node.meta.get("val")
+        if isinstance(expected, Tensor) and expected.is_floating_point() and _makes(self.node.target):
+            # the graph's type, where the module takes torch's default
+            keywords = {**keywords, "dtype": expected.dtype}
+        value = Lazy(function, tuple(arguments), keywords)
+        inputs: list[Activation] = []
+        seen = [leaf for leaf in leaves(value) if isinstance(leaf, (Value, Moved))]
+        if not isinstance(expected, Tensor) or not expected.is_floating_point() or not seen:
+            return value
+        layout = self._result_layout(expected, seen)
+        if layout is None:
+            return value
+
+        def slot(leaf: Any) -> Any:
+            if not isinstance(leaf, (Value, Moved)):
+                return leaf
+            if leaf not in inputs:
+                inputs.append(leaf)
+            return Slot(inputs.index(leaf))
+
+        tree = map_leaves(value, slot)
+        values, layouts = [value_of(a) for a in inputs], tuple(layout_of(a) for a in inputs)
+        op = TorchFunction(self.name, tree, tuple(v.shape for v in values), layouts, layout)
+        return arranged(self._call({}, layout).emit(op, *values), layout)
+
+    def _result_layout(self, expected: Tensor, inputs: list[Activation]) -> Layout | None:
+        """Where the batch of the result is; None: it has none, or elements of the sample in an unknown order."""
+        found = batch_axis(expected.shape)
+        if found is None:
+            return None
+        axis, share = found
+        if share == 1:
+            return Layout(axis)
+        for other in map(layout_of, inputs):
+            if other.axis == axis and other.outer * other.inner == share:
+                return other
+        return None
+
+
+def _makes(target: Any) -> bool:
+    """Whether a call makes a tensor from numbers alone."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    names = [a.name for a in target._schema.arguments]
+    return "dtype" in names and not any("Tensor" in str(a.type) for a in target._schema.arguments)
+
+
+def leaves_of(tree: Any, kinds: tuple[type, ...]) -> list[Any]:
+    """The leaves of a kind; a tree of calls is one itself."""
+    found = []
+    for item in tree.values() if isinstance(tree, dict) else tree if is_sequence(tree) else [tree]:
+        if isinstance(item, kinds):
+            found.append(item)
+        elif is_sequence(item) or isinstance(item, dict):
+            found += leaves_of(item, kinds)
+    return found
+
+
+def _of_batch_one(value: Any) -> Any:
+    """What depends on the number of inputs alone, for a batch of one, where that is the same for each of them."""
+    if is_sequence(value):
+        return [_of_batch_one(v) for v in value]
+    if not isinstance(value, Lazy) or leaves_of_all(value):
+        return value
+    one, two = (evaluate(value, [], size=n) for n in (1, 2))
+    if not isinstance(one, Tensor) or one.dim() != two.dim():
+        return value
+    repeated = one.expand_as(two) if all(a in (1, b) for a, b in zip(one.shape, two.shape)) else None
+    return one if repeated is not None and bool((repeated == two).all()) else value
+
+
+def leaves_of_all(value: Lazy) -> bool:
+    """Whether a tree of calls holds an activation."""
+    return any(isinstance(leaf, (Value, Moved)) for leaf in leaves(value))
+
+
+def _zeros(dtype: torch.dtype, extents: list[Any]) -> Tensor:
+    return torch.zeros(extents, dtype=dtype)
+
+
+def _shape_only(value: Any, dtype: torch.dtype) -> Any:
+    """Zeros in the shape of an activation."""
+    if not isinstance(value, (Value, Moved)):
+        return value
+    layout, shape = layout_of(value), value_of(value).shape
+    count = BatchSize()
+    if layout.folded:
+        return value
+    return Lazy(_zeros, (dtype, [*shape[: layout.axis], count, *shape[layout.axis :]]), {})
