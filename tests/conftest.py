@@ -7,6 +7,7 @@ Hypothesis draws the same examples on every run, so that a red suite means a cha
 import importlib.util
 import os
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,30 @@ os.environ[VARIABLE] = DATA
 def pytest_runtest_setup(item):
     """Data is there for tests marked ``data`` alone: the others are the same on every machine."""
     os.environ[VARIABLE] = DATA if item.get_closest_marker("data") else NO_DATA
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _entry(name, value, item):
+    """One entry of one axis of a table, the same in every process."""
+    if value is None or isinstance(value, (bool, int, float, str, tuple)):
+        return name, repr(value)
+    # what has no name of its own makes its row stand for itself
+    return name, getattr(value, "name", None) or getattr(value, "__name__", None) or item.callspec.id
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked ``table`` the quick suite runs rows that hold every entry of every axis; the others are slow.
+
+    Rows are taken in the order of a hash, so that entries meet by chance and no axis stays at its first entry.
+    """
+    seen = {}
+    tables = [item for item in items if item.get_closest_marker("table") and hasattr(item, "callspec")]
+    for item in sorted(tables, key=lambda item: (zlib.crc32(item.nodeid.encode()), item.nodeid)):
+        entries = {_entry(name, value, item) for name, value in item.callspec.params.items()}
+        known = seen.setdefault((item.path, item.originalname), set())
+        if entries <= known:
+            item.add_marker(pytest.mark.slow)
+        known |= entries

@@ -12,6 +12,8 @@ from torch import nn
 
 from clinch.attacks import AttackResult
 
+pytestmark = pytest.mark.table
+
 EACH = [
     pytest.param(
         m, p, id=f"{m.name}-{p}",

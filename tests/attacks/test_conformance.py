@@ -16,6 +16,8 @@ import clinch as cl
 from clinch.attacks import AttackResult
 from clinch.geometry.norms import norm, norm_of
 
+pytestmark = pytest.mark.table
+
 INF = math.inf
 
 

@@ -13,6 +13,8 @@ import clinch as cl
 from clinch.attacks.core.classification import ClassQuery
 from clinch.runtime.gradients import usable
 
+pytestmark = pytest.mark.table
+
 #: modes that evaluation code runs in
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
 #: the mode, and whether model and inputs are made in it, with parameters that ask for gradients or not

@@ -14,6 +14,8 @@ import clinch as cl
 from clinch.attacks.core.arguments import objective_of
 from clinch.attacks.core.losses import LOSSES, loss_of
 
+pytestmark = pytest.mark.table
+
 #: powers of two: products with them are exact, so that every decision must come out the same to the last bit
 SCALES = (2.0**-10, 2.0**4, 2.0**10)
 #: attacks whose published iteration weighs a loss against a distance, or takes a loss that has a scale of its own, by

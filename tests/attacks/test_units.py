@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import clinch as cl
 from clinch.geometry.norms import norm
 
+pytestmark = pytest.mark.table
+
 EPS = {0.0: 4.0, 1.0: 1.0, 2.0: 0.5}
 
 

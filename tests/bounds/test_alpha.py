@@ -18,6 +18,8 @@ from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Forms
 from clinch.testing.networks import dense, multilayer, network_of
 
+pytestmark = pytest.mark.table
+
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("make", NETWORKS)

@@ -16,6 +16,8 @@ from clinch.bounds.ascent import SLOWEST, ascend
 from clinch.bounds.dual import DualFunction, Multipliers, evaluate
 from clinch.testing.networks import KINKED, multilayer, residual
 
+pytestmark = pytest.mark.table
+
 LAW = settings(max_examples=3, deadline=None)
 SEEDS = st.integers(0, 2**31)
 NAMES = [f"{kind}-{p}" for kind, p in OBJECTIVES]

@@ -26,6 +26,8 @@ from clinch.network.ops.shape import Reshape
 from clinch.query import Forms
 from clinch.testing.networks import KINKED, dense, network_of
 
+pytestmark = pytest.mark.table
+
 Make = Callable[[torch.Generator], Network]
 
 

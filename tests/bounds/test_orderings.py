@@ -26,6 +26,8 @@ from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Forms
 from clinch.testing.networks import ENCODABLE, multilayer, network_of
 
+pytestmark = pytest.mark.table
+
 #: what a proven bound may pass a value of float64 by
 ROUNDING = 1e-9
 

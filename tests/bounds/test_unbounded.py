@@ -20,6 +20,8 @@ from clinch.network.ops.dense import Dense
 from clinch.network.ops.relu import LeakyReLU
 from clinch.testing.networks import convolutional, leaky, multilayer, residual
 
+pytestmark = pytest.mark.table
+
 INF = math.inf
 WITHOUT_LP = [name for name in BOUNDS if name != "lp"]
 

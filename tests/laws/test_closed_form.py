@@ -16,6 +16,8 @@ import clinch as cl
 from clinch.solver.solution import Status
 from clinch.testing.networks import dense, network_of
 
+pytestmark = pytest.mark.table
+
 MARGIN = 1e-3
 SIZE = 4
 

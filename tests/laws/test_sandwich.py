@@ -18,6 +18,8 @@ from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import ENCODABLE, KINKED
 
+pytestmark = pytest.mark.table
+
 LAW = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SEEDS = st.integers(0, 2**31)
 TOLERANCE = 2e-6
