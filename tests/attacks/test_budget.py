@@ -19,6 +19,8 @@ from clinch.geometry.directions import sparse_direction, with_room
 from clinch.geometry.region import Region
 from clinch.io.data import DataError, mnist, model_file
 
+pytestmark = pytest.mark.table
+
 
 def mlp(seed: int = 0, size: int = 20, classes: int = 6) -> nn.Module:
     torch.manual_seed(seed)

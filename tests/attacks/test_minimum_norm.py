@@ -16,6 +16,8 @@ from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.pdpgd import _proximal
 from clinch.geometry.halfspace import halfspace_distance
 
+pytestmark = pytest.mark.table
+
 INF = math.inf
 A = cl.attacks
 

@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from attack_cases import mlp, other_class, query
 from test_nearest import closed_form, linear_classifier
 
+pytestmark = pytest.mark.table
+
 INF = math.inf
 A = cl.attacks
 NEAREST = {

@@ -17,6 +17,8 @@ from clinch.solver.ledger import Ledger
 sys.path.insert(0, str(Path(__file__).parent))
 from attack_cases import mlp, network, other_class, query
 
+pytestmark = pytest.mark.table
+
 INF = math.inf
 NORMS = [0.0, 1.0, 2.0, INF]
 

@@ -19,6 +19,8 @@ from clinch.geometry.region import Ball, Region
 from clinch.query import Distance, Forms, Linear, Query
 from clinch.testing.networks import convolutional, multilayer
 
+pytestmark = pytest.mark.table
+
 LAW = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(0, 2**31)
 DISTANCES = (0.0, 1.0, 2.0, math.inf)

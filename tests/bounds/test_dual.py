@@ -18,6 +18,8 @@ from clinch.bounds.dual import DualFunction, Multipliers, evaluate
 from clinch.query import Distance
 from clinch.testing.networks import ENCODABLE, multilayer, residual
 
+pytestmark = pytest.mark.table
+
 LAW = settings(max_examples=3, deadline=None)
 SEEDS = st.integers(0, 2**31)
 NAMES = [f"{kind}-{p}" for kind, p in OBJECTIVES]

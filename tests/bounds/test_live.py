@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import clinch as cl
 from clinch.errors import NetworkError
 
+pytestmark = pytest.mark.table
+
 
 class Functional(nn.Module):
     """Weights used outside of layers, and one of them twice."""

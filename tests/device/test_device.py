@@ -21,6 +21,8 @@ from clinch.solver.ledger import Ledger
 from clinch.solver.settings import InputSplit
 from clinch.testing.networks import ENCODABLE, convolutional, max_pooled, multilayer, residual
 
+pytestmark = pytest.mark.table
+
 PLACES = [
     pytest.param(PretendCuda, id="pretend"),
     pytest.param(

@@ -21,6 +21,8 @@ from clinch.search.milp.milp import milp
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import KINKED, multilayer
 
+pytestmark = pytest.mark.table
+
 CASES = [
     ("distance", 1.0), ("distance", 2.0), ("distance", math.inf), ("linear", None), ("linear", 1.0), ("linear", 2.0)
 ]  # fmt: skip

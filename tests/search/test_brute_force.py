@@ -12,6 +12,8 @@ from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import ENCODABLE, dense, multilayer, network_of
 
+pytestmark = pytest.mark.table
+
 
 def test_a_grid_of_points_is_never_better_and_comes_close():
     for seed, make in enumerate(ENCODABLE):

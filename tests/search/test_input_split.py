@@ -25,6 +25,8 @@ from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import dense, leaky, max_pooled, multilayer, network_of, residual
 
+pytestmark = pytest.mark.table
+
 SEEDS = st.integers(0, 10_000)
 NETWORKS = st.sampled_from([multilayer, leaky, residual])
 

@@ -22,6 +22,8 @@ from clinch.solver.solution import Proof
 from clinch.testing.brute_force import brute_force
 from clinch.testing.networks import ENCODABLE, dense, multilayer, network_of
 
+pytestmark = pytest.mark.table
+
 SEEDS = st.integers(0, 10_000)
 
 

@@ -22,6 +22,8 @@ from clinch.solver.ledger import Ledger
 from clinch.solver.settings import BranchAndBound
 from clinch.testing.networks import KINKED, multilayer, residual
 
+pytestmark = pytest.mark.table
+
 LAW = settings(max_examples=3, deadline=None)
 SEEDS = st.integers(0, 2**31)
 REGIONS = [None, 1.0, 2.0]
