@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from clinch.geometry.norms import norm
+from clinch.geometry.norms import Norm, norm_of
 from clinch.geometry.region import Ball, Region
 
 if TYPE_CHECKING:
@@ -98,9 +99,14 @@ class Distance:
     p: float
     weights: Tensor | None = None
 
+    @cached_property
+    def norm(self) -> Norm:
+        """What p stands for."""
+        return norm_of(self.p)
+
     def value(self, x: Tensor, activations: Activations) -> Tensor:
         """Shape ``(B,)``."""
-        return norm(x - self.center, self.p, self.weights)
+        return self.norm.value(x - self.center, self.weights)
 
     def ball(self, radius: Tensor) -> Ball:
         """The inputs at most this far away."""
@@ -155,9 +161,14 @@ class FormsNorm:
     scale: float = 1.0
     weights: Tensor | None = None
 
+    @cached_property
+    def norm(self) -> Norm:
+        """What p stands for."""
+        return norm_of(self.p)
+
     def value(self, x: Tensor, activations: Activations) -> Tensor:
         """Shape ``(B,)``."""
-        return self.scale * norm(self.forms.values(activations), self.p, self.weights)
+        return self.scale * self.norm.value(self.forms.values(activations), self.weights)
 
     @property
     def nodes(self) -> list[int]:

@@ -19,6 +19,7 @@ from clinch.backends import highs
 from clinch.backends.program import Outcome, Program, Vector, sparse
 from clinch.errors import BackendError
 from clinch.geometry.halfspace import Projection, halfspace_distance
+from clinch.geometry.norms import Encoded, Norm, norm_of
 from clinch.runtime import deadline
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class DistanceCost:
     p: float
     weights: Vector | None = None
 
+    @property
+    def norm(self) -> Norm:
+        """What p stands for."""
+        return norm_of(self.p)
+
 
 @dataclass(frozen=True)
 class BallLimit:
@@ -69,6 +75,11 @@ class BallLimit:
     radius: float
     p: float
     weights: Vector | None = None
+
+    @property
+    def norm(self) -> Norm:
+        """What p stands for."""
+        return norm_of(self.p)
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,8 @@ def minimise_over_polyhedron(
         time_limit: seconds.
 
     Raises:
-        BackendError: NaN or an infinite coefficient, or p is not 1, 2 or infinity.
+        BackendError: NaN or an infinite coefficient, or p is not 1, 2 or infinity
+            (with a single row any number from 1 on).
 
     Example:
         >>> one = np.ones(2)
@@ -122,7 +134,8 @@ def minimise_over_polyhedron(
         return ConvexResult(None, np.zeros(len(limits)), None)
     if isinstance(objective, LinearCost):
         return _linear(objective.cost, lower, upper, rows, limits, time_limit)
-    if objective.p == 2:
+    norm = objective.norm
+    if norm.encoded is Encoded.QUADRATIC:
         weights = np.ones(len(lower)) if objective.weights is None else objective.weights
         if (weights > 0).all():
             result = _Dual(objective.center, weights**2, lower, upper, rows, limits).solve(time_limit)
@@ -130,13 +143,14 @@ def minimise_over_polyhedron(
                 return result
         remaining = began + time_limit - time.monotonic()
         return _quadratic(objective.center, weights**2, lower, upper, rows, limits, remaining)
-    if objective.p in (1, np.inf) and len(limits) == 1:
+    if not norm.counts and len(limits) == 1:
         return _one_row(objective, lower, upper, rows, limits)
-    if objective.p == 1:
-        return _sum(objective, lower, upper, rows, limits, time_limit)
-    if objective.p == np.inf:
-        return _maximum(objective, lower, upper, rows, limits, time_limit)
-    raise BackendError(f"A distance with p = {objective.p} is not convex. Use p = 1, 2 or infinity.")
+    if norm.encoded is Encoded.LINEAR:
+        solve = _maximum if norm.is_box else _sum
+        return solve(objective, lower, upper, rows, limits, time_limit)
+    raise BackendError(
+        f"A distance with p = {norm.written} is no linear or quadratic program. Use p = 1, 2 or infinity."
+    )
 
 
 def minimise_in_ball(
@@ -169,9 +183,9 @@ def minimise_in_ball(
     """
     began = time.monotonic()
     weights = np.ones(len(cost)) if ball.weights is None else ball.weights
-    if ball.p not in (1, 2) or not (weights > 0).all():
+    if not ball.norm.in_convex_programs or ball.norm.is_box or not (weights > 0).all():
         raise BackendError("A ball takes p = 1 or 2 and positive weights.")
-    if ball.p == 1:
+    if ball.norm.encoded is Encoded.LINEAR:
         return _linear_in_cross_polytope(cost, ball, weights, lower, upper, rows, limits, time_limit)
     free = minimise_over_polyhedron(LinearCost(cost), lower, upper, rows, limits, time_limit=time_limit)
     if free.point is None or np.linalg.norm(weights * (free.point - ball.center)) <= ball.radius:
@@ -342,7 +356,7 @@ def _halfspaces(o: DistanceCost, rows: Vector, limits: Vector, lower: Vector, up
 
     weights = None if o.weights is None else repeated(o.weights)
     around = repeated(lower), repeated(upper), repeated(o.center)
-    return halfspace_distance(torch.from_numpy(rows), torch.from_numpy(-limits), *around, o.p, weights)
+    return halfspace_distance(torch.from_numpy(rows), torch.from_numpy(-limits), *around, o.norm, weights)
 
 
 def _sum(

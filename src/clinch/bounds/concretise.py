@@ -18,7 +18,6 @@ predicted on such rows: a pass over them takes ten times as long.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
+from clinch.geometry.norms import EuclideanNorm, MaximumNorm, Norm, TaxicabNorm
 from clinch.query import Distance, Query
 
 #: Newton steps of p = 2 without a start
@@ -77,12 +77,10 @@ class Concretiser:
         if not (finite and inside and self.weights is None):
             return _General
         if isinstance(self.objective, Distance):
-            quick: dict[float, type[Concretise]] = {math.inf: _LargestMove, 2.0: _Euclid, 1.0: _SumOfMoves}
-            return quick.get(self.objective.p, _General)
+            return DISTANCES.get(type(self.objective.norm), _General)
         assert self.ball is not None
         limited = bool((torch.isfinite(self.ball.radius) & (self.ball.radius > 0)).all())
-        in_ball: dict[float, type[Concretise]] = {2.0: _LinearInEuclid, 1.0: _LinearInSum}
-        return in_ball.get(self.ball.p, _General) if limited else _General
+        return IN_BALLS.get(type(self.ball.norm), _General) if limited else _General
 
     def on(self, problem: Tensor, *, exact: bool = False) -> Concretise:
         """For domains of the problems ``(D,)``; ``exact`` asks for the best number that follows, at any price."""
@@ -132,7 +130,7 @@ class _General(Concretise):
         if isinstance(objective, Distance):
             assert self.center is not None
             weights = None if self.weights is None else self.weights.expand(size)
-            found = halfspace_distance(rows, offset, lower, upper, self.center.expand(size), objective.p, weights)
+            found = halfspace_distance(rows, offset, lower, upper, self.center.expand(size), objective.norm, weights)
             return Concretised(found.distance, found.point, _climbing(found.multiplier), None)
         ball = self.ball
         if ball is not None and len(ball.radius) != size[0]:
@@ -362,6 +360,13 @@ class _LinearInSum(_InBall):
         delta = torch.zeros_like(rows).scatter_(1, at, move).mul_(-rows.sign())
         bound = torch.maximum(at_center - spent, in_box)
         return Concretised(bound, delta.add_(self.center), torch.ones_like(offset), None)
+
+
+#: the evaluations that follow a search, by norm: of distances, and of linear objectives in a ball
+DISTANCES: dict[type[Norm], type[Concretise]] = {
+    MaximumNorm: _LargestMove, EuclideanNorm: _Euclid, TaxicabNorm: _SumOfMoves
+}  # fmt: skip
+IN_BALLS: dict[type[Norm], type[Concretise]] = {EuclideanNorm: _LinearInEuclid, TaxicabNorm: _LinearInSum}
 
 
 def _dot(rows: Tensor, vector: Tensor) -> Tensor:

@@ -161,7 +161,8 @@ def lp(
         ``(B, R)`` float64 on the CPU, nowhere below CROWN's with the same limits. No gradients flow.
 
     Raises:
-        UnsupportedByEngine: a ball with p = 2. UnboundedInputError: an input element has no finite limits.
+        UnsupportedByEngine: a ball with another p than 0, 1 and infinity.
+        UnboundedInputError: an input element has no finite limits.
         UnknownLayer, ShapeError, UnsupportedOperator: there is no such layer, rows or limits do not fit, or a layer
             below has no encoding. ProblemError: limits is a text other than ``"crown"``.
 
@@ -172,10 +173,12 @@ def lp(
     """
     if isinstance(limits, str) and limits != "crown":
         raise ProblemError(f"limits is '{limits}'; write 'crown', or pass clinch.bounds.layer_limits(net, region).")
-    if any(ball.p == 2 and bool(torch.isfinite(ball.radius).any()) for ball in region.balls):
-        raise UnsupportedByEngine(
-            "An ℓ2 ball is not linear, so that clinch.bounds.lp cannot take it. Use clinch.bounds.alpha_crown."
-        )
+    for ball in region.balls:
+        if not ball.norm.in_rows and bool(torch.isfinite(ball.radius).any()):
+            raise UnsupportedByEngine(
+                f"An {ball.norm.text} ball is not linear, so that clinch.bounds.lp cannot take it. Use "
+                "clinch.bounds.alpha_crown."
+            )
     if not bool(torch.isfinite(region.lower).all() & torch.isfinite(region.upper).all()):
         raise UnboundedInputError(
             "The LP relaxation needs finite limits of every input element. Give the region lower= and upper=."

@@ -18,7 +18,6 @@ from torch import Tensor
 from clinch.bounds.crown import activation_bounds, form_bounds, linear_lower, never, relaxations_from
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import minimum_over
-from clinch.geometry.norms import norm
 from clinch.network.ops.base import Interval
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
@@ -89,7 +88,7 @@ def _clause_bound(query: Query, relaxations: dict) -> tuple[Tensor, Tensor]:
         assert center is not None
         reach, _, _ = halfspace_distance(
             rows.reshape(size * k, -1), offset.reshape(-1),
-            _repeat(query.region.lower, k), _repeat(query.region.upper, k), center, d.p, weights,
+            _repeat(query.region.lower, k), _repeat(query.region.upper, k), center, d.norm, weights,
         )  # fmt: skip
         distance = torch.maximum(distance, reach.reshape(size, k))
     per_clause = query.clause_values(distance)
@@ -119,5 +118,5 @@ def _norm_bound(query: Query, objective: FormsNorm, relaxations: dict) -> Tensor
     lower, upper = limits[:, : forms.count], -limits[:, forms.count :]
     if objective.scale > 0:
         nearest_zero = torch.maximum(lower, -upper).clamp(min=0)
-        return norm(nearest_zero, objective.p, objective.weights)
-    return -norm(torch.maximum(lower.abs(), upper.abs()), objective.p, objective.weights)
+        return objective.norm.value(nearest_zero, objective.weights)
+    return -objective.norm.value(torch.maximum(lower.abs(), upper.abs()), objective.weights)

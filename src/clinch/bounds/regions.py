@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import EmptyRegionError, NonFiniteError, ShapeError
-from clinch.geometry.norms import NORMS
+from clinch.geometry.norms import Norm, norm_of
 from clinch.geometry.region import Ball, Region
 from clinch.runtime.arguments import as_tensor
 from clinch.runtime.devices import usable_device
@@ -46,7 +46,7 @@ def box(lower: Any, upper: Any, *, device: torch.device | str | None = None) -> 
 def ball(
     center: Any,
     radius: Any,
-    norm: float,
+    norm: float | str,
     *,
     lower: Any = -math.inf,
     upper: Any = math.inf,
@@ -59,21 +59,19 @@ def ball(
         radius: a number, one per input ``(B,)``, or one per element, ``(1, *input_shape)`` or
             ``(B, *input_shape)``: then ``{‖(x − center)/radius‖_p <= 1}``, for p = infinity a box; where it is 0 the
             element stays at the centre.
-        norm: p: 0, 1, 2 or infinity.
+        norm: p: 0, any number from 1 on, or infinity.
         lower: a number or ``(B, *input_shape)``.
         upper: a number or ``(B, *input_shape)``.
         device: where bounds over the region are computed; None: where ``center`` is.
 
     Raises:
-        ShapeError, NonFiniteError, EmptyRegionError, ProblemError: as :func:`box`; also for a norm that is none of the
-            four.
+        ShapeError, NonFiniteError, EmptyRegionError, ProblemError: as :func:`box`; also for what is no norm.
 
     Example:
         >>> ball(torch.zeros(1, 3), 0.1, math.inf, lower=0, upper=1).upper
         tensor([[0.1000, 0.1000, 0.1000]], dtype=torch.float64)
     """
-    if not isinstance(norm, int | float) or float(norm) not in NORMS:
-        raise ShapeError(f"norm is {norm}; choose 0, 1, 2 or infinity.")
+    kind = norm_of(norm)
     middle = _placed(center, device, "center")
     if middle.dim() < 2:
         raise ShapeError(f"center has shape {tuple(middle.shape)}; give (B, *input_shape), for one input center[None].")
@@ -84,15 +82,15 @@ def ball(
         raise EmptyRegionError("radius is negative or NaN; give a radius of zero or more.")
     whole = box(_filled(lower, middle, "lower"), _filled(upper, middle, "upper"))
     if tuple(reach.shape) in ((), (len(middle),)):
-        region = whole.within(Ball(middle, reach.expand(len(middle)), float(norm)))
+        region = whole.within(Ball(middle, reach.expand(len(middle)), kind.p))
     else:
-        region = _stretched(whole, middle, reach, float(norm))
+        region = _stretched(whole, middle, reach, kind)
     if bool((region.lower > region.upper).any()):
         raise EmptyRegionError("The ball does not meet the box; enlarge the radius or the limits.")
     return region
 
 
-def _stretched(whole: Region, middle: Tensor, reach: Tensor, p: float) -> Region:
+def _stretched(whole: Region, middle: Tensor, reach: Tensor, norm: Norm) -> Region:
     """The part of a box inside a ball with a radius for each element."""
     shape = tuple(middle.shape)
     if tuple(reach.shape) not in ((1, *shape[1:]), shape):
@@ -101,14 +99,14 @@ def _stretched(whole: Region, middle: Tensor, reach: Tensor, p: float) -> Region
             f"radius has shape {tuple(reach.shape)}; give one number, ({len(middle)},) for one per input, or "
             f"{(1, *shape[1:])} or {shape} for one per element.{one}"
         )
-    if p == 0:
+    if norm.counts:
         raise ShapeError("A ball of p = 0 counts elements: its radius is one number per input, not one per element.")
     reach = reach.expand_as(middle)
     region = Region(torch.maximum(whole.lower, middle - reach), torch.minimum(whole.upper, middle + reach))
-    if p == torch.inf:
+    if norm.is_box:
         return region
     weights = torch.where((reach > 0) & reach.isfinite(), 1 / torch.where(reach > 0, reach, 1.0), 0.0)
-    return region.within(Ball(middle, middle.new_ones(len(middle)), p, weights))
+    return region.within(Ball(middle, middle.new_ones(len(middle)), norm.p, weights))
 
 
 def _filled(limit: Any, like: Tensor, name: str) -> Tensor:

@@ -18,6 +18,7 @@ from clinch.checker.check import CertifiedQuery, values_at
 from clinch.checker.layers import Array, Layer
 from clinch.checker.rigorous import Ball, Box
 from clinch.checker.words import atom_text, element, norm_text
+from clinch.geometry.norms import Encoded, norm_of
 
 #: places of the terms of a form and its coefficients, scaled so that the first one is 1 or −1
 Direction = tuple[tuple[int, int, Fraction], ...]
@@ -131,10 +132,11 @@ def _box_within(box: Box, ball: Ball, *, strictly: bool) -> bool:
         for w, a, b, c in zip(*(t.tolist() for t in (ball.weights[counts], low, high, ball.center[counts])))
     ]
     radius = Fraction(ball.radius)
-    if ball.p == 2:
+    norm = norm_of(ball.p)
+    if norm.encoded is Encoded.QUADRATIC:
         far, radius = sum((t * t for t in terms), Fraction(0)), radius * radius
     else:
-        far = sum(terms, Fraction(0)) if ball.p == 1 else max(terms, default=Fraction(0))
+        far = max(terms, default=Fraction(0)) if norm.is_box else sum(terms, Fraction(0))
     return far < radius or (far == radius and not strictly)
 
 

@@ -126,12 +126,12 @@ def certify(
 
 def _check_supported(query: Query) -> None:
     objective = query.objective
-    if isinstance(objective, FormsNorm) or (isinstance(objective, Distance) and objective.p not in (1, 2, math.inf)):
+    if isinstance(objective, FormsNorm) or (isinstance(objective, Distance) and not objective.norm.certified):
         raise CertificateError(
             "Certificates take linear objectives and distances with p = 1, 2 or infinity. "
             "State such an objective, or solve without a certificate."
         )
-    if any(ball.p not in (1, 2) for ball in query.region.balls):
+    if any(not ball.norm.certified for ball in query.region.balls):
         raise CertificateError("Certificates take balls with p = 1, 2 or infinity. Bound the input by one of these.")
     names = places(query.graph)
     for node in query.nodes:
@@ -279,7 +279,7 @@ def _statement(query: Query) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         tensors |= _ball_tensors(f"ball.{i}.", ball.center, ball.weights) | {f"ball.{i}.radius": ball.radius}
     stated: dict[str, Any] = {"balls": [ball.p for ball in query.region.balls], "sense": query.sense}
     if isinstance(objective, Distance):
-        stated |= {"objective": "distance", "p": "inf" if objective.p == math.inf else objective.p}
+        stated |= {"objective": "distance", "p": "inf" if objective.norm.is_box else objective.p}
         tensors |= _ball_tensors("objective.", objective.center, objective.weights)
     elif query.feasibility:
         stated["objective"] = "none"

@@ -16,6 +16,7 @@ from clinch.cli.linear_forms import parse_constraint, parse_form
 from clinch.cli.models import load_model, names_function
 from clinch.cli.tables import Table, check_keys, get, read_array, read_toml
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
+from clinch.geometry.norms import norm_of
 from clinch.io.files import ARRAY_LIMIT
 
 if TYPE_CHECKING:
@@ -193,15 +194,17 @@ class _Reader:
         if self.x0 is None:
             raise ProblemError(f"{where}: a norm measures the distance to x0, and the file has no x0. Add it.")
         p = get(table, key, (float, str), where)
-        if isinstance(p, str) and p != "inf":
-            raise ProblemError(f"{where}: {key} is '{p}'; give 0, 1, 2 or inf.")
+        try:
+            kind = norm_of(p)
+        except ProblemError as reason:
+            raise ProblemError(f"{where}, {key}: {reason}") from None
         shape = self.network.input_shape
         extra = {
             name: self._limits(table[name], shape, f"{where}, {name}") for name in ("weights", "mask") if name in table
         }
         if "mask" in extra:
             extra["mask"] = extra["mask"] != 0
-        return clinch.norm(self.network.input - self.x0, float(p), **extra)
+        return clinch.norm(self.network.input - self.x0, kind.p, **extra)
 
     # --- constraints ----------------------------------------------------------------------------------------------
 

@@ -223,7 +223,7 @@ def stated_as(query: Query, positions: dict[int, int]) -> CertifiedQuery:
     # one that counts elements, or that has no limit, only makes the question's region smaller
     balls = [
         _ball(ball.center, ball.weights, ball.p, float(ball.radius[0]))
-        for ball in region.balls if ball.p in (1, 2) and math.isfinite(float(ball.radius[0]))
+        for ball in region.balls if ball.norm.certified and math.isfinite(float(ball.radius[0]))
     ]  # fmt: skip
     distance = isinstance(objective, Distance)
     form = objective.form if isinstance(objective, Linear) else None

@@ -15,6 +15,7 @@ from torch import Tensor
 from clinch.backends.program import Program, Vector, sparse
 from clinch.encoding.mixed_integer import Encoder, Kink
 from clinch.errors import UnsupportedByEngine
+from clinch.geometry.norms import Encoded, Norm
 from clinch.geometry.region import Ball, unbounded
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Shape
@@ -104,7 +105,7 @@ def encode(
     expressions = encode_network(query.graph, query.nodes, encoder, sharper, bounds)
     builder = _Builder(query, encoder, expressions, sharper, bounds, form_limits)
     objective = builder.objective()
-    strict = [builder.ball(ball) for ball in query.region.balls if ball.p != 2] + builder.clauses()
+    strict = [builder.ball(ball) for ball in query.region.balls if ball.norm.in_rows] + builder.clauses()
     rows = [np.arange(row.start, row.stop) for row in strict]
     return Encoding(
         program=encoder.program(objective, builder.quadratic),
@@ -179,7 +180,7 @@ def encode_balls(query: Query, encoder: Encoder) -> None:
 
 def _step(query: Query) -> float:
     objective = query.objective
-    if not isinstance(objective, Distance) or objective.p != 0:
+    if not isinstance(objective, Distance) or not objective.norm.counts:
         return 0.0
     whole = objective.weights is None or bool((objective.weights == objective.weights.round()).all())
     return 1.0 if whole else 0.0
@@ -192,15 +193,20 @@ def unencodable(query: Query) -> UnsupportedByEngine | None:
         return error
     # the incumbent's own ball may be left out: what lies outside of it is worse, and the objective says so
     others = [ball for ball in region.balls if not _is_sublevel_set(objective, ball)]
-    if any(ball.p == 2 and bool(torch.isfinite(ball.radius).any()) for ball in others):
-        return UnsupportedByEngine("An ℓ2 ball is not linear, so MILP cannot take it. Use solver='branch_and_bound'.")
-    if isinstance(objective, FormsNorm) and objective.p == 2:
+    for ball in others:
+        if not ball.norm.in_rows and bool(torch.isfinite(ball.radius).any()):
+            return UnsupportedByEngine(
+                f"An {ball.norm.text} ball is not linear, so MILP cannot take it. Use solver='branch_and_bound'."
+            )
+    if isinstance(objective, FormsNorm) and objective.norm.encoded is not Encoded.LINEAR:
+        instead = "solver='attack'" if objective.norm.counts else "solver='bounds' or p = 1 or inf"
         return UnsupportedByEngine(
-            "MILP takes a norm of activations with p = 1 or inf, not p = 2. Use solver='bounds' or p = 1 or inf."
+            f"MILP takes a norm of activations with p = 1 or inf, not p = {objective.norm.written}. Use {instead}."
         )
-    if isinstance(objective, FormsNorm) and objective.p == 0:
+    if isinstance(objective, Distance) and objective.norm.encoded is Encoded.CONIC:
         return UnsupportedByEngine(
-            "MILP takes a norm of activations with p = 1 or inf, not p = 0. Use solver='attack'."
+            f"MILP takes distances with p = 0, 1, 2 or inf, not p = {objective.norm.written}. Use "
+            "solver='branch_and_bound'."
         )
     return None
 
@@ -232,7 +238,7 @@ class _Builder:
         self.bounds, self.unconditional, self._form_limits = bounds, unconditional, form_limits
         #: coefficients of the squared inputs in an ℓ2 objective, ``(n,)``
         self.quadratic: Vector | None = None
-        self._distances: list[tuple[Tensor, float, Tensor | None, Expression]] = []
+        self._distances: list[tuple[Tensor, Norm, Tensor | None, Expression]] = []
 
     def form(self, forms: Forms) -> Expression:
         """Linear forms of activations as an expression ``(K,)``."""
@@ -262,26 +268,25 @@ class _Builder:
                 return self.form(form)
             case FormsNorm() as norm:
                 return self._forms_norm(norm)
-            case Distance(center=center, p=2.0, weights=weights):
-                return self._squared(center, weights)
-            case Distance(center=center, p=p, weights=weights):
-                return self._distance(center, p, weights)
+            case Distance(norm=norm, center=center, weights=weights):
+                squared = norm.encoded is Encoded.QUADRATIC
+                return self._squared(center, weights) if squared else self._distance(center, norm, weights)
 
     def ball(self, ball: Ball) -> slice:
         """The row ``‖w ⊙ (x − c)‖_p <= radius`` for p = 0 or 1."""
         radius = float(ball.radius[0])
         if not np.isfinite(radius):
             return slice(0, 0)
-        return self.encoder.constrain(self._distance(ball.center, ball.p, ball.weights), -np.inf, radius)
+        return self.encoder.constrain(self._distance(ball.center, ball.norm, ball.weights), -np.inf, radius)
 
-    def _distance(self, center: Tensor, p: float, weights: Tensor | None) -> Expression:
+    def _distance(self, center: Tensor, norm: Norm, weights: Tensor | None) -> Expression:
         """A distance as an expression ``(1,)``; the incumbent's ball shares the objective's variables."""
-        for known_center, known_p, known_weights, expression in self._distances:
-            if known_p == p and torch.equal(known_center, center) and _same(known_weights, weights):
+        for known_center, known, known_weights, expression in self._distances:
+            if known is norm and torch.equal(known_center, center) and _same(known_weights, weights):
                 return expression
         c, w = self._flat(center, weights)
-        build = {0.0: self._count, 1.0: self._sum}.get(p, self._largest)
-        self._distances.append((center, p, weights, build(c, w)))
+        build = self._count if norm.counts else self._largest if norm.is_box else self._sum
+        self._distances.append((center, norm, weights, build(c, w)))
         return self._distances[-1][3]
 
     @staticmethod
@@ -367,7 +372,7 @@ class _Builder:
         weights = torch.ones_like(values.constant) if norm.weights is None else norm.weights[0].flatten()
         limits = self.limits(norm.forms, values, self.bounds)
         absolute = self.encoder.two_pieces(values, limits, -1.0).scaled(weights)
-        if norm.p == 1:
+        if not norm.norm.is_box:
             return absolute.map(lambda t: norm.scale * t.sum(1, keepdim=True))
         each = [absolute.take(torch.tensor([k])) for k in range(norm.forms.count)]
         return self.encoder.maximum(each, [self.encoder.limits(e) for e in each]).map(lambda t: norm.scale * t)

@@ -198,7 +198,7 @@ def _distance(norm: NormExpression, network: Network, batch: int) -> Distance | 
         return None
     size, shape = network.graph.nodes[0].size, network.input_shape
     weights = torch.ones(1, e.size, dtype=torch.float64) if norm.weights is None else norm.weights
-    weights = weights[:, rows.row] * (1.0 if norm.p == 0 else rows.coefficient.abs())
+    weights = weights[:, rows.row] * (1.0 if norm.kind.counts else rows.coefficient.abs())
     center = in_dtype(-e.constant[:, rows.row] / rows.coefficient, network)
     full = torch.zeros(batch, size, dtype=torch.float64)
     spread_center = full.index_copy(1, rows.column, center.expand(batch, -1))
@@ -213,7 +213,7 @@ def _ball(constraint: NormBall, network: Network, batch: int) -> Ball | None:
     """The ball of inputs, or None where the maximum norm of something else is to be written as linear atoms."""
     distance = _distance(constraint.norm, network, batch)
     if distance is None:
-        if constraint.norm.p == torch.inf:
+        if constraint.norm.kind.is_box:
             return None
         raise ProblemError(
             f"A norm of p = {constraint.norm.p:g} can only bound the distance of the input from a constant, as in "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import EmptyRegionError, ProblemError
-from clinch.geometry.norms import NORMS
+from clinch.geometry.norms import Norm, norm_of
 from clinch.modeling.constraints import MARGIN, Constraint
 from clinch.modeling.expressions import Atoms, LinearExpression
 from clinch.modeling.limits import within_ball
@@ -30,7 +30,7 @@ class NormExpression(Symbolic):
 
     Attributes:
         expression: e.
-        p: 0, 1, 2 or infinity.
+        p: 0, any number from 1 on, or infinity.
         weights: w, shape ``(B, n)`` or ``(1, n)``; None stands for ones.
         weights_batch: number of problems that the weights state.
     """
@@ -41,6 +41,11 @@ class NormExpression(Symbolic):
     weights_batch: int | None
 
     _kind: ClassVar[str] = "norms (scale the radius or the weights; for the negative write Maximize)"
+
+    @property
+    def kind(self) -> Norm:
+        """What p stands for."""
+        return norm_of(self.p)
 
     @property
     def batch(self) -> int | None:
@@ -55,7 +60,7 @@ class NormExpression(Symbolic):
         if bool((radius < 0).any()):
             raise EmptyRegionError(f"A ball of radius {float(radius.min()):g} is empty. Write a radius >= 0.")
         finite = radius[radius.isfinite()]
-        if self.p == 0 and self.weights is None and bool((finite != finite.round()).any()):
+        if self.kind.counts and self.weights is None and bool((finite != finite.round()).any()):
             raise ProblemError("The radius of a p = 0 ball counts elements: write a whole number.")
         return NormBall(self, radius[:, 0], batch)
 
@@ -97,22 +102,22 @@ class NormBall(Constraint):
 
     def expanded(self) -> Atoms:
         """For p = infinity, the same as linear atoms ``±w_i·e_i <= radius``; elements of weight zero count as 0."""
-        assert self.norm.p == torch.inf
+        assert self.norm.kind.is_box
         e, weights, radius = self.norm.expression.flatten(), self.norm.weights, self.radius.reshape(-1, 1)
         scaled = e if weights is None else e.scaled(weights, self.norm.batch)
         beyond = scaled.stacked(-scaled).shifted(-radius, self.radius_batch)
         return Atoms(within_ball(e, weights, radius, self.batch), (-beyond) + MARGIN)
 
     def refuse_alternatives(self) -> None:
-        """A ball of p = 0, 1, 2 has no linear form."""
-        if self.norm.p != torch.inf:
+        """Only a ball of p = infinity has a linear form."""
+        if not self.norm.kind.is_box:
             raise ProblemError(
                 f"A ball of norm {self.norm.p:g} cannot stand inside |. List it among the constraints by itself, state "
                 "one problem per alternative, or use p = inf."
             )
 
     def __invert__(self) -> Constraint:
-        if self.norm.p != torch.inf:
+        if not self.norm.kind.is_box:
             raise ProblemError(
                 f"The outside of a ball of norm {self.norm.p:g} is not a linear condition and cannot be negated. "
                 "Maximise the norm instead, or use p = inf: ~(cl.norm(x - x0, cl.inf) <= r)."
@@ -121,26 +126,25 @@ class NormBall(Constraint):
 
 
 def norm(
-    expr: LinearExpression, p: float = 2, weights: Constant | None = None, mask: Constant | None = None
+    expr: LinearExpression, p: float | str = 2, weights: Constant | None = None, mask: Constant | None = None
 ) -> NormExpression:
     """``‖w ⊙ e‖_p``; for p = 0 ``Σ_i w_i [e_i ≠ 0]``. Of ``x − x0`` it is a distance between inputs.
 
     Args:
         expr: a linear expression of any layers.
-        p: 0, 1, 2 or infinity.
+        p: 0, any number from 1 on, or infinity; or a name such as "l2".
         weights: non-negative, shape of the expression, or one more axis in front for one problem per entry.
         mask: booleans of the same shapes; elements where it is False do not count.
 
     Raises:
-        ProblemError: another p, negative weights, a mask that is not boolean, an expression that is not linear.
+        ProblemError: no such norm, negative weights, a mask that is not boolean, an expression that is not linear.
 
     Example:
         >>> ball = cl.norm(net.input - x0, cl.inf) <= 0.1
     """
     if not isinstance(expr, LinearExpression):
         raise ProblemError("norm takes an expression of a network's layers, such as net.input - x0.")
-    if p not in NORMS:
-        raise ProblemError(f"p = {p} is not among the norms. Write 0, 1, 2 or cl.inf.")
+    kind = norm_of(p)
     combined, batch = None, None
     if weights is not None:
         combined, batch = constant(weights, expr.shape, "weights")
@@ -153,4 +157,4 @@ def norm(
         batch = merge_batches([batch, mask_batch])
         combined = counted if combined is None else combined * counted
     merge_batches([expr.batch, batch])
-    return NormExpression(expr, float(p), combined, batch)
+    return NormExpression(expr, kind.p, combined, batch)

@@ -41,13 +41,16 @@ LEAVES_PER_ROUND, FEW_LEAVES = 16, 4
 
 
 def is_convex(query: Query) -> bool:
-    """Whether a leaf is a convex program that a backend takes: counting elements is not convex.
+    """Whether a leaf is a convex program that a backend takes: counting elements is none.
 
     Under a distance no ball is part of a leaf's program: leaving it out can only lower the bound.
     """
     if isinstance(query.objective, Distance):
-        return query.objective.p != 0
-    return all(ball.p != 0 and (ball.weights is None or bool((ball.weights > 0).all())) for ball in query.region.balls)
+        return query.objective.norm.in_convex_programs
+    balls = query.region.balls
+    return all(
+        ball.norm.in_convex_programs and (ball.weights is None or bool((ball.weights > 0).all())) for ball in balls
+    )
 
 
 def solve_leaf(relaxed: Relaxed, leaf: Domains, target: float, time_limit: float) -> tuple[Domains, list[Tensor]]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from clinch.bounds.crown import activation_bounds
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import minimum_over
-from clinch.geometry.norms import norm
 from clinch.geometry.region import Region
 from clinch.network.fold import fold
 from clinch.network.graph import Graph
@@ -119,9 +118,9 @@ class Bounder:
             case FormsNorm(forms=forms) as objective:
                 low, high = lower[:, count : count + forms.count], -lower[:, count + forms.count :]
                 if objective.scale > 0:
-                    least = norm(torch.maximum(low, -high).clamp(min=0), objective.p, objective.weights)
+                    least = objective.norm.value(torch.maximum(low, -high).clamp(min=0), objective.weights)
                 else:
-                    least = norm(torch.maximum(low.abs(), high.abs()), objective.p, objective.weights)
+                    least = objective.norm.value(torch.maximum(low.abs(), high.abs()), objective.weights)
                 value = objective.scale * least
         return torch.where(infeasible, torch.inf, value)
 
@@ -208,5 +207,5 @@ def _distance(objective: Distance, boxes: Boxes, rows: Tensor, offset: Tensor, q
     lower, upper, center, weights = repeated
     assert lower is not None and upper is not None and center is not None
     flat = rows.reshape(len(boxes) * count, -1)
-    reach = halfspace_distance(flat, offset.reshape(-1), lower, upper, center, objective.p, weights).distance
+    reach = halfspace_distance(flat, offset.reshape(-1), lower, upper, center, objective.norm, weights).distance
     return torch.maximum(value, query.clause_values(reach.reshape(len(boxes), count)).amax(1))

@@ -70,7 +70,7 @@ def count_envelope(query: Query) -> tuple[Query, Tensor]:
     objective, balls = query.objective, []
     weights, constant = _envelope(objective.center, objective.weights, query.region)
     for ball in query.region.balls:
-        if ball.p == 0:
+        if ball.norm.counts:
             scaled, spent = _envelope(ball.center, ball.weights, query.region)
             ball = Ball(ball.center, ball.radius - spent + ALLOWANCE, 1.0, scaled)
         balls.append(ball)

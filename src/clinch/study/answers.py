@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ClinchError, UnboundedInputError, UnsupportedOperator
-from clinch.geometry.norms import norm
+from clinch.geometry.norms import norm, norm_of
 from clinch.solver.ledger import Ledger
 from clinch.solver.solution import Proof
 from clinch.study.store import Row
@@ -157,7 +157,7 @@ class Batch:
         from clinch import attacks
 
         classes = self.network.graph.nodes[-1].size
-        if self.template.norm < 1 or classes > CLASSES:
+        if norm_of(self.template.norm).counts or classes > CLASSES:
             return
         length = max(1, GRADIENTS // (classes * self.x[0].numel()))
         try:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from clinch.errors import NetworkError
+from clinch.geometry.norms import norm_of
 from clinch.io.data import DataError
 from clinch.study.sources import SAMPLES, Source, first_shape
 
@@ -94,7 +95,7 @@ def check_scale(template: Template, network: SymbolicNetwork, source: Source, im
 def note_on_radius(template: Template) -> list[str]:
     """A word where the radius looks as if it were one for pixels in [0, 1] while the inputs are bytes."""
     size = template.upper - template.lower
-    if template.eps is None or size < _BYTES or not 0 < template.eps < _TINY * size or template.norm == 0:
+    if template.eps is None or size < _BYTES or not 0 < template.eps < _TINY * size or norm_of(template.norm).counts:
         return []
     return [
         f"eps {template.eps:g} is small against inputs in [{template.lower:g}, {template.upper:g}]: it is in their "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ProblemError
-from clinch.geometry.norms import NORMS
+from clinch.geometry.norms import NORMS, norm_of
 from clinch.runtime.arguments import RANGE_ROUNDING, size_of_range
 from clinch.study.fingerprint import fingerprint
 
@@ -136,7 +136,7 @@ class Template:
 
 def norm_name(p: float) -> str:
     """How a norm is written: ``linf``, ``l2``."""
-    return "linf" if p == torch.inf else f"l{p:g}"
+    return norm_of(p).name
 
 
 def norm_of_name(text: str) -> float:

@@ -12,6 +12,7 @@ import torch
 from clinch.backends.convex import BallLimit, DistanceCost, LinearCost, minimise_in_ball, minimise_over_polyhedron
 from clinch.backends.program import Vector
 from clinch.errors import ProblemError, UnsupportedByEngine
+from clinch.geometry.norms import Encoded
 from clinch.geometry.region import Ball
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
@@ -86,17 +87,21 @@ def _check(query: Query) -> None:
     if sum(graph.nodes[i].size for i in bent) > MOST_KINKS:
         raise ProblemError(f"Brute force takes at most {MOST_KINKS} piecewise elements. Use solver='milp'.")
     balls, objective = query.region.balls, query.objective
-    if any(ball.p == 0 for ball in balls):
+    if any(ball.norm.counts for ball in balls):
         raise UnsupportedByEngine("Brute force takes balls of p = 1 and 2, not p = 0. Use solver='count'.")
     if isinstance(objective, FormsNorm):
-        curved = objective.p == 2 and objective.scale < 0
-        if objective.p == 0 or curved or any(ball.p == 2 for ball in balls):
+        curved = objective.norm.encoded is not Encoded.LINEAR and objective.scale < 0
+        programs = objective.norm.in_convex_programs
+        if not programs or curved or any(ball.norm.encoded is not Encoded.LINEAR for ball in balls):
             raise UnsupportedByEngine("Brute force takes no such norm of activations. Use p = 1 or inf.")
     if balls and query.graph.nodes[0].size > MOST_IN_BALL:
         raise ProblemError(f"Brute force in a ball takes at most {MOST_IN_BALL} input elements. Use another solver.")
     if not torch.isfinite(query.region.lower).all() or not torch.isfinite(query.region.upper).all():
         raise ProblemError("Brute force needs finite limits of every input element. Add constraints on x.")
-    counted = isinstance(query.objective, Distance) and query.objective.p == 0
+    counted = isinstance(query.objective, Distance) and query.objective.norm.counts
+    norms = [ball.norm for ball in balls] + ([objective.norm] if isinstance(objective, Distance) else [])
+    if any(norm.encoded is Encoded.CONIC for norm in norms):
+        raise UnsupportedByEngine("Brute force takes distances and balls of p = 0, 1, 2 and inf. Use another p.")
     if counted and query.graph.nodes[0].size > MOST_INPUTS:
         raise ProblemError(f"Brute force with p = 0 takes at most {MOST_INPUTS} input elements. Use solver='milp'.")
 
@@ -104,7 +109,7 @@ def _check(query: Query) -> None:
 def _pieces(query: Query, lower: Vector, upper: Vector) -> Iterator[_Piece]:
     """All linear pieces of the network that the box meets."""
     n = len(lower)
-    faces = [_faces(ball) for ball in query.region.balls if ball.p == 1]
+    faces = [_faces(ball) for ball in query.region.balls if ball.norm.encoded is Encoded.LINEAR]
     rows = np.vstack([np.zeros((0, n)), *(r for r, _ in faces)])
     limits = np.concatenate([np.zeros(0), *(e for _, e in faces)])
     start = _Piece(rows, limits, {0: _Affine(np.eye(n), np.zeros(n))})
@@ -209,7 +214,7 @@ def _empty(rows: Vector, limits: Vector, lower: Vector, upper: Vector) -> bool:
 
 def _optimum(query: Query, piece: _Piece, rows: Vector, limits: Vector, lower: Vector, upper: Vector) -> float:
     """The best objective on one piece for one choice of atoms."""
-    objective, balls = query.objective, [ball for ball in query.region.balls if ball.p == 2]
+    objective, balls = query.objective, [ball for ball in query.region.balls if ball.norm.encoded is Encoded.QUADRATIC]
     if isinstance(objective, Linear):
         cost, constant = _form(objective.form, 0, piece)
         if len(balls) == 1 and (_flat(balls[0])[1] > 0).all():
@@ -222,7 +227,7 @@ def _optimum(query: Query, piece: _Piece, rows: Vector, limits: Vector, lower: V
     if isinstance(objective, FormsNorm):
         return _norm_of_forms(objective, piece, rows, limits, lower, upper)
     center, weights = _flat(objective)
-    if objective.p == 0:
+    if objective.norm.counts:
         return _fewest(center, weights, balls, rows, limits, lower, upper)
     point = _least(DistanceCost(center, objective.p, weights), balls, rows, limits, lower, upper)
     if point is None:
@@ -267,7 +272,7 @@ def _norm_of_forms(
     if objective.scale < 0:
         eye = np.eye(len(offset))
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(offset))))
-        faces = weights * (signs if objective.p == 1 else np.vstack([eye, -eye]))
+        faces = weights * (np.vstack([eye, -eye]) if objective.norm.is_box else signs)
         values = []
         for face in faces:
             point = minimise_over_polyhedron(LinearCost(-face @ matrix), lower, upper, rows, limits).point

@@ -17,6 +17,7 @@ from torch import Tensor
 from clinch.attacks.portfolio import attack
 from clinch.bounds.objective import objective_bound
 from clinch.errors import UnsupportedByEngine
+from clinch.geometry.norms import norm as length_of
 from clinch.modeling.constraints import Constraint
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import norm as norm_of
@@ -188,7 +189,7 @@ class RadiusSchedule:
             return self.ledger.bound.clone()
         low, high = self.range
         far = torch.maximum(self.x - low, high - self.x).double().flatten(1)
-        return (far > 0).sum(1).double() if self.norm == 0 else torch.linalg.vector_norm(far, ord=self.norm, dim=1)
+        return length_of(far, self.norm)
 
     def _prove(self, bound: Tensor, proof: Proof) -> None:
         """Nothing nearer than the nearest input known was looked for."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clinch.errors import ShapeError
 from clinch.figures.style import BOUND, GAP, INK, MUTED, VALUE, flat, number, style
+from clinch.geometry.norms import norm_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,11 +71,12 @@ def random_in_ball(x: Tensor, eps: float, p: float, count: int) -> Tensor:
     """``(count, *input_shape)`` random inputs around one input, half of them on the ball's surface."""
     generator = torch.Generator().manual_seed(0)
     offset = torch.randn(count, x.numel(), generator=generator, dtype=torch.float64)
-    if p == 1:  # few elements, as the extreme points have
+    norm = norm_of(p)
+    if norm.sparse:  # few elements, as the extreme points have
         offset = offset.sign() * offset.abs().pow(4)
-    elif p == torch.inf:
+    elif norm.is_box:
         offset = (2 * offset).clamp(-1, 1)  # many elements at their limits
-    length = torch.linalg.vector_norm(offset, ord=p, dim=1, keepdim=True)
+    length = norm.of(offset).unsqueeze(1)
     share = torch.rand(count, 1, generator=generator, dtype=torch.float64).mul(2).clamp(max=1)
     return x + (eps * share * offset / length).reshape(count, *x.shape).to(x)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from clinch.applications.regression.jacobian import BLOCK, Jacobian, top_singular_vector
 from clinch.applications.regression.semidefinite import conic, low_rank, rounded
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
+from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
 from clinch.modeling.model import SymbolicNetwork, load
@@ -95,9 +96,10 @@ def linear_in(
     network: SymbolicNetwork, x: Tensor, radius: Tensor, region: Region, norm: float, semidefinite: str, seed: int
 ) -> LinearChange:
     """:func:`linear_change` for arguments that are checked, in a region around x."""
-    if norm != torch.inf:
+    kind = norm_of(norm)
+    if not kind.is_box:
         jacobian = Jacobian(network, x)
-        find = _steepest if norm == 2 else _single
+        find = _single if kind.sparse else _steepest
         return _measured(jacobian, *find(jacobian, radius, region, seed))
     size = x[0].numel()
     rows = network.graph.nodes[network.graph.output].size

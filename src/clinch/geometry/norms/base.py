@@ -25,7 +25,7 @@ class Encoded(Enum):
     LINEAR = "linear rows"
     QUADRATIC = "a convex quadratic"
     COUNTING = "a binary variable for each element"
-    CONIC = "a power cone"
+    CONIC = "power cones, which no backend takes"
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ class Norm(ABC):
         is_box: whether its balls are boxes.
         sparse: whether its steepest step changes a single element.
         encoded: what a program needs to state ``‖x‖ <= r``.
+        certified: whether the independent checker of certificates knows it.
         short_cut: whether it has :meth:`halfspace_in_box`.
     """
 
@@ -127,6 +128,7 @@ class Norm(ABC):
     is_box: bool = False
     sparse: bool = False
     encoded: Encoded = Encoded.CONIC
+    certified: bool = False
     short_cut: bool = False
 
     def __repr__(self) -> str:
@@ -148,6 +150,21 @@ class Norm(ABC):
     def written(self) -> str:
         """What users write in Python: ``2``, ``cl.inf``."""
         return f"{self.p:g}"
+
+    @property
+    def text(self) -> str:
+        """How a norm is printed: ``ℓ2``, ``ℓ∞``."""
+        return f"ℓ{self.p:g}"
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether rows of a mixed-integer linear program state ``‖x‖ <= r``."""
+        return self.encoded in (Encoded.LINEAR, Encoded.COUNTING)
+
+    @property
+    def in_convex_programs(self) -> bool:
+        """Whether the least ``‖x‖`` over a polyhedron is a linear or quadratic program."""
+        return self.encoded in (Encoded.LINEAR, Encoded.QUADRATIC)
 
     def tuned(self, constants: dict[float, float]) -> float:
         """The constant, of those tuned for p = 0, 1, 2 and infinity, that suits this norm."""

@@ -18,15 +18,15 @@ from clinch.geometry.norms.taxicab import largest_alone
 class CountingNorm(Norm):
     """p = 0."""
 
-    @classmethod
-    def make(cls, p: float) -> Norm | None:
-        """See :meth:`Norm.make`."""
-        return CountingNorm() if p == 0 else None
-
     p = like = 0.0
     encoded = Encoded.COUNTING
     counts = True
     sparse = True
+
+    @classmethod
+    def make(cls, p: float) -> Norm | None:
+        """See :meth:`Norm.make`."""
+        return CountingNorm() if p == 0 else None
 
     def of(self, values: Tensor) -> Tensor:
         """See :meth:`Norm.of`; no gradient flows."""

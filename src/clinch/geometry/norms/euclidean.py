@@ -14,12 +14,13 @@ from clinch.geometry.roots import decreasing_root, saturating_root
 class EuclideanNorm(PowerNorm):
     """p = 2."""
 
+    encoded = Encoded.QUADRATIC
+    certified = True
+
     @classmethod
     def make(cls, p: float) -> Norm | None:
         """See :meth:`Norm.make`."""
         return EuclideanNorm() if p == 2 else None
-
-    encoded = Encoded.QUADRATIC
 
     def __init__(self) -> None:
         self.p = self.like = 2.0

@@ -28,13 +28,14 @@ from clinch.geometry.roots import saturating_root
 class MaximumNorm(PowerNorm):
     """p = infinity."""
 
+    encoded = Encoded.LINEAR
+    certified = True
+    is_box = True
+
     @classmethod
     def make(cls, p: float) -> Norm | None:
         """See :meth:`Norm.make`."""
         return MaximumNorm() if p == math.inf else None
-
-    encoded = Encoded.LINEAR
-    is_box = True
 
     def __init__(self) -> None:
         self.p = self.like = math.inf
@@ -43,6 +44,11 @@ class MaximumNorm(PowerNorm):
     def name(self) -> str:
         """See :attr:`Norm.name`."""
         return "linf"
+
+    @property
+    def text(self) -> str:
+        """See :attr:`Norm.text`."""
+        return "ℓ∞"
 
     @property
     def written(self) -> str:

@@ -27,14 +27,15 @@ from clinch.geometry.roots import decreasing_root
 class TaxicabNorm(Norm):
     """p = 1."""
 
+    p = like = 1.0
+    encoded = Encoded.LINEAR
+    certified = True
+    sparse = True
+
     @classmethod
     def make(cls, p: float) -> Norm | None:
         """See :meth:`Norm.make`."""
         return TaxicabNorm() if p == 1 else None
-
-    p = like = 1.0
-    encoded = Encoded.LINEAR
-    sparse = True
 
     def of(self, values: Tensor) -> Tensor:
         """See :meth:`Norm.of`."""

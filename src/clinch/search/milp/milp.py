@@ -137,7 +137,7 @@ class MilpSearch:
         encoding = encode(narrowed, 0, bounds, form_limits=limits_of_forms)
         objective = narrowed.objective
         loads = hasattr(self.library, "load")
-        if not (loads and isinstance(objective, Distance) and objective.p == np.inf and encoding.kinks):
+        if not (loads and isinstance(objective, Distance) and objective.norm.is_box and encoding.kinks):
             return encoding
         end = self.ledger.seconds + self.settings.obbt_share * self.remaining()
         sharper = obbt(narrowed.graph, encoding, bounds, self._load, lambda: end - self.ledger.seconds)
