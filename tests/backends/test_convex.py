@@ -108,4 +108,6 @@ def test_not_a_number_is_refused():
     with pytest.raises(BackendError, match="NaN"):
         minimise_over_polyhedron(objective, lower, upper, rows * np.nan, limits)
     with pytest.raises(BackendError, match="p = 3"):
-        minimise_over_polyhedron(DistanceCost(objective.center, 3.0), lower, upper, rows, limits)
+        minimise_over_polyhedron(
+            DistanceCost(objective.center, 3.0), lower, upper, np.tile(rows, (2, 1)), np.tile(limits, 2)
+        )

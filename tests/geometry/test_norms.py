@@ -156,6 +156,24 @@ def test_the_dual_is_what_the_steepest_direction_gains(p, seed):
 
 
 @pytest.mark.parametrize("p", EXAMPLES)
+@given(seed=SEEDS, weight=st.floats(0.05, 2))
+@LAW
+def test_the_proximal_point_is_beaten_by_no_other(p, seed, weight):
+    generator = torch.Generator().manual_seed(seed)
+    norm, delta = norm_of(p), torch.randn(1, 4, generator=generator, dtype=torch.float64)
+    strength = torch.tensor([weight], dtype=torch.float64)
+    point = norm.proximal(delta, strength)
+
+    def cost(u):
+        return (u - delta).square().sum(1) / 2 + weight * norm.of(u)
+
+    size = torch.logspace(-4, 0, 400, dtype=torch.float64).unsqueeze(1)
+    near = point + size * torch.randn(400, 4, generator=generator, dtype=torch.float64)
+    others = torch.cat([near, near * (torch.rand(400, 4, generator=generator) > 0.5), delta, 0 * delta])
+    assert bool((cost(point) <= cost(others) + 1e-9).all())
+
+
+@pytest.mark.parametrize("p", EXAMPLES)
 @given(seed=SEEDS)
 @LAW
 def test_reach_cuts_off_no_point_of_the_ball(p, seed):
@@ -186,3 +204,11 @@ def test_a_norm_with_a_piece_forgotten_says_which(piece):
     with pytest.raises(TypeError, match=f"OwnNorm lacks {PIECES[piece]}. Write its '{piece}'"):
         register(type("OwnNorm", (Norm,), pieces))
     assert all(family.__name__ != "OwnNorm" for family in FAMILIES)
+
+
+@pytest.mark.parametrize("p", CONVEX)
+def test_the_euclidean_length_of_a_ball(p):
+    norm = norm_of(p)
+    corners = torch.cat([torch.eye(5), torch.ones(1, 5)]).double()
+    lengths = (corners / norm.of(corners).unsqueeze(1)).norm(dim=1)
+    assert float(norm.euclidean(torch.tensor(1.0), 5)) == pytest.approx(float(lengths.max()))

@@ -119,7 +119,7 @@ def activation_descent(
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1, last={last} in (0, 1].")
     objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, scaled=False)
     radius, named = radius_of(objective, eps), loss_of(objective.query, loss, published=not settings.normalise)
-    if objective.p == 0:
+    if objective.norm.counts:
         raise ProblemError(
             "Activation descent has no step for norm=0. Take frank_wolfe or pgd, or norm 1, 2 or cl.inf."
         )
@@ -316,5 +316,5 @@ def _radius(region: Region) -> Tensor:
     half = ((region.upper - region.lower) / 2).flatten(1)
     length = torch.linalg.vector_norm(torch.where(half.isfinite(), half, TYPICAL), dim=1)
     for ball in region.balls:
-        length = torch.minimum(length, ball.radius) if ball.p and ball.weights is None else length
+        length = torch.minimum(length, ball.radius) if not ball.norm.counts and ball.weights is None else length
     return length

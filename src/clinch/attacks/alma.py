@@ -16,6 +16,7 @@ from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.elementwise import power
+from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.roots import saturating_root
 from clinch.runtime.gradients import with_gradients
@@ -113,7 +114,7 @@ def lagrangian_steps(best_points: BestPoints, steps: int, draws: Draws) -> None:
     """
     objective = best_points.objective
     if steps > 0 and len(objective.todo):
-        p = 1.0 if objective.p <= 1 else 2.0
+        p = 1.0 if objective.norm.sparse else 2.0
         penalty = _Penalty(objective, steps, AVERAGE, CHECK_EVERY, GROWTH, IMPROVEMENT)
         _descend(best_points, penalty, steps, FIRST_DISTANCE[p], REDUCTION, draws, p)
 
@@ -205,7 +206,7 @@ def _ratio(objective: AttackObjective) -> Loss | None:
 
 def _outwards(delta: Tensor, p: float) -> Tensor:
     """Gradient of ``‖δ‖_p``."""
-    return delta.sign() if p == 1 else steepest_direction(delta, 2)
+    return delta.sign() if norm_of(p).sparse else steepest_direction(delta, 2)
 
 
 def _first_size(

@@ -86,7 +86,7 @@ def apgd(
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1, targets={targets} at least 0.")
     objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
     radius, _ = radius_of(objective, eps), loss_of(objective.query, loss)
-    if objective.p == 0:
+    if objective.norm.counts:
         raise ProblemError(
             "APGD has no step for norm=0. Take clinch.attacks.frank_wolfe or pgd, or norm 1, 2 or cl.inf."
         )
@@ -109,7 +109,7 @@ def adaptive_steps(best_points: BestPoints, start: Start, radius: Tensor, steps:
         steps: number of steps.
         loss: its name.
     """
-    if best_points.objective.p != 1:
+    if not best_points.objective.norm.sparse:
         runs = BallRuns(best_points.objective, start, radius, 2 * radius)
         return _dense_steps(best_points, runs, steps, loss)
     end, left = End(start, start.z, start.z.new_empty(0)), steps

@@ -1,4 +1,4 @@
-"""FAB: steps onto the linearised boundary, drawn towards the clean input (p = 1, 2 and infinity)."""
+"""FAB: steps onto the linearised boundary, drawn towards the clean input (any p from 1 on)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.halfspace import halfspace_distance
-from clinch.geometry.norms import norm as length_of
-from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.runtime.gradients import with_gradients
 
@@ -81,9 +79,7 @@ def fab(
     """
     if steps < 1 or restarts < 1 or (classes is not None and classes < 1):
         raise ProblemError(f"steps={steps}, restarts={restarts} and classes={classes} must be at least 1.")
-    objective = check_norm(
-        objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "FAB", (1.0, 2.0, torch.inf)
-    )
+    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "FAB")
     best_points = BestPoints(objective, record=history, progress=progress, steps=steps * restarts)
     draws = objective.draws(seed)
     if len(objective.todo):
@@ -150,9 +146,8 @@ def _start(best_points: BestPoints, indices: Tensor, draws: Draws | None) -> Ten
     if draws is None:
         return project_into(objective.region.take(indices), x)
     noise = draws.runs(indices).symmetric(x)
-    length = (
-        best_points.distance[indices].clamp(max=START[objective.p]) / 2 / length_of(noise, objective.p).clamp(min=1e-12)
-    )
+    norm, near = objective.norm, best_points.distance[indices]
+    length = near.clamp(max=norm.tuned(START)) / 2 / norm.value(noise).clamp(min=1e-12)
     return project_into(objective.region.take(indices), x + along(length, x) * noise)
 
 
@@ -180,7 +175,7 @@ def _run(
             (side.unsqueeze(2) * normal).flatten(0, 1), (side * (height - (points * normal).sum(2))).flatten(),
             lower.repeat(2, 1), upper.repeat(2, 1), points.flatten(0, 1), objective.p,
         ).point.reshape(points.shape)  # fmt: skip
-        near, far = (length_of(d, objective.p) for d in found - points)
+        near, far = (objective.norm.value(d) for d in found - points)
         alpha = (near / (near + far).clamp(min=1e-12)).clamp(max=alpha_max)
         shares = torch.stack([1 - alpha, alpha]).unsqueeze(2)
         moved = (shares * (points + eta * (found - points))).sum(0).reshape(z.shape)
@@ -197,7 +192,7 @@ def _boundary(
     """Value ``(L,)`` and gradient of the candidate whose linearised boundary is nearest, or of the run's own."""
     if candidate is None:
         values, normals = objective.jacobian(z, indices)
-        steepness = norm_of(objective.p).dual.value(normals.flatten(0, 1)).reshape(values.shape)
+        steepness = objective.norm.dual.value(normals.flatten(0, 1)).reshape(values.shape)
         nearest = (values.abs() / steepness.clamp(min=1e-12)).argmin(1)
         run = torch.arange(len(indices), device=z.device)
         return values[run, nearest], normals[run, nearest]

@@ -13,7 +13,6 @@ from clinch.attacks.core.objective import Slope
 from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
-from clinch.geometry.norms import NORMS, norm_of
 from clinch.geometry.projection import project_into
 from clinch.runtime.gradients import with_gradients
 
@@ -73,7 +72,7 @@ def fmn(
     """
     if steps < 1 or not 0 < gamma < 1 or step_size <= 0:
         raise ProblemError(f"steps={steps}, gamma={gamma}, step_size={step_size}: at least 1, in (0, 1), above 0.")
-    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "FMN", NORMS)
+    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "FMN", counts=True)
     function = loss_of(objective.query, loss)
     best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
     indices = objective.todo
@@ -96,16 +95,16 @@ def _next_radius(
     best_points: BestPoints, slope: Slope, radius: Tensor, here: Tensor, share: float, linear: bool
 ) -> Tensor:
     """Radii ``(L,)`` for points at the distances ``here``."""
-    p, best = best_points.objective.p, best_points.distance[best_points.objective.todo]
+    norm, best = best_points.objective.norm, best_points.distance[best_points.objective.todo]
     inside, found = slope.margin < 0, best.isfinite()
     smaller, larger = (1 - share) * radius, (1 + share) * radius
-    if p == 0:
+    if norm.counts:
         smaller = torch.minimum(smaller.floor(), radius - 1)
         larger = torch.maximum(larger.floor(), radius + 1)
     elif linear:
-        steepness = norm_of(p).dual.value(slope.gradient)
+        steepness = norm.dual.value(slope.gradient)
         reach = here + slope.margin / steepness
         # beyond it, or rounding keeps the points just short of the boundary for good
         larger = torch.where(found | (steepness == 0), larger, (1 + share) * reach)
     radius = torch.where(inside, torch.minimum(smaller, best), larger)
-    return radius.clamp(min=1.0) if p == 0 else radius
+    return radius.clamp(min=1.0) if norm.counts else radius

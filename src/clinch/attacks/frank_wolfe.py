@@ -117,7 +117,7 @@ def extreme_steps(
         length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         a = cosine(0.0, average, k, steps)
         mean = a * mean + (1 - a) * gradient / along(torch.where(length > 0, length, 1.0), gradient)
-        share = 1.0 if objective.p == 0 else cosine(first, last, k, steps)
+        share = 1.0 if objective.norm.counts else cosine(first, last, k, steps)
         runs.z = project_into(runs.ball, z + share * (_extreme_point(mean, z, runs.ball) - z))
         best_points.step()
     return runs.finish(best_points)

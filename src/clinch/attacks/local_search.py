@@ -66,7 +66,7 @@ def polish_from(query: Query, ledger: Ledger, points: Tensor, problems: Tensor) 
         points: ``(N, *input_shape)``, feasible or nearly so.
         problems: ``(N,)`` problem of each point; closed ones are left alone.
     """
-    if isinstance(query.objective, Distance) and query.objective.p == 0:
+    if isinstance(query.objective, Distance) and query.objective.norm.counts:
         return  # counting is not convex; the attack prunes instead
     for start, b in zip(points.to(query.device, query.dtype).split(1), problems.tolist()):
         if ledger.remaining <= 0:

@@ -149,12 +149,12 @@ def _step(region: Region, z: Tensor, direction: Tensor, size: float, scale: Tens
 
 
 def _ball_step(region: Region, ball: Ball, z: Tensor, direction: Tensor, size: float) -> Tensor:
-    if ball.p == 2:
+    if ball.norm.smooth:
         length = along(ball.radius, z)
-        return project_into(region, z + size * length * steepest_direction(direction, 2, ball.weights))
+        return project_into(region, z + size * length * steepest_direction(direction, ball.norm, ball.weights))
     extreme = linear_maximiser(direction, region.lower, region.upper, ball)
     extreme = torch.where(torch.isfinite(extreme), extreme, z)
-    return project_into(region, extreme if ball.p == 0 else z + size * (extreme - z))
+    return project_into(region, extreme if ball.norm.counts else z + size * (extreme - z))
 
 
 def _reach(region: Region) -> Tensor:
@@ -178,6 +178,6 @@ def random_starts(region: Region, anchor: Tensor, count: int, draws: Draws) -> T
 
 def _inside(ball: Ball, z: Tensor, anchor: Tensor, share: Tensor) -> Tensor:
     """Not all starts on the sphere: a random part of the way back to the anchor."""
-    if ball.p == 0:
+    if ball.norm.counts:
         return z
     return anchor + along(share, z) * (z - anchor)

@@ -15,7 +15,7 @@ from clinch.attacks.core.objective import Answer
 from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.elementwise import power, sigmoid, softplus
-from clinch.geometry.norms import NORMS
+from clinch.geometry.norms import Norm
 from clinch.geometry.projection import project_into
 from clinch.runtime.gradients import with_gradients
 
@@ -81,7 +81,7 @@ def pdpgd(
     """
     if steps < 1 or step_size <= 0 or first_ratio <= 0:
         raise ProblemError(f"steps={steps}, step_size={step_size}, first_ratio={first_ratio} must be positive.")
-    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "PDPGD", NORMS)
+    objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "PDPGD", counts=True)
     best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
     indices, region, center = objective.todo, objective.region.take(objective.todo), objective.x[objective.todo]
     z, moments = best_points.x[indices], Moments(center)
@@ -112,7 +112,7 @@ def _proximal_step(best_points: BestPoints, z: Tensor, metric: Tensor, weight: T
     going = torch.ones_like(weight, dtype=torch.bool)
     for _ in range(ITERATIONS):
         inner = z - metric * (z - wanted)
-        moved = project_into(region, center + _proximal(inner - center, weight, objective.p))
+        moved = project_into(region, center + _proximal(inner - center, weight, objective.norm))
         moved = torch.where(along(going, z), moved, z)
         change, length = (moved - z).flatten(1).norm(dim=1), (moved - center).flatten(1).norm(dim=1)
         z, going = moved, going & (change > SETTLED * length)
@@ -125,26 +125,11 @@ def _softplus(answer: Answer, indices: Tensor, which: Tensor) -> Tensor:
     return softplus(answer.margin)
 
 
-def _proximal(delta: Tensor, weight: Tensor, p: float) -> Tensor:
+def _proximal(delta: Tensor, weight: Tensor, norm: Norm) -> Tensor:
     """``argmin_u ½‖u − δ‖₂² + weight·‖u‖_p`` for weights ``(L,)``; p = 0: ``Σ|u_i|^{2/3}`` in place of the norm."""
-    threshold = along(weight, delta)
-    if p == 0:
-        return _two_thirds(delta, threshold)
-    if p == 1:
-        return delta.sign() * (delta.abs() - threshold).clamp(min=0)
-    if p == 2:
-        length = along(delta.flatten(1).norm(dim=1), delta)
-        return delta * (1 - threshold / length.clamp(min=1e-12)).clamp(min=0)
-    # Moreau: what a projection onto the dual ball, of p = 1, takes away is a clip at the projection's threshold
-    level = along(_level(delta.flatten(1).abs(), weight), delta)
-    return torch.maximum(torch.minimum(delta, level), -level)
-
-
-def _level(size: Tensor, total: Tensor) -> Tensor:
-    """The ``t >= 0`` with ``Σ (size_i − t)₊ = total``, zero where the sum is smaller: by sorting, Duchi et al. 2008."""
-    order = size.sort(1, descending=True).values
-    levels = (order.cumsum(1) - total.unsqueeze(1)) / torch.arange(1, size.shape[1] + 1, device=size.device)
-    return levels.amax(1).clamp(min=0)
+    if norm.counts:
+        return _two_thirds(delta, along(weight, delta))
+    return norm.proximal(delta.flatten(1), weight).reshape(delta.shape)
 
 
 def _two_thirds(delta: Tensor, threshold: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from clinch.attacks.core.result import AttackResult
 from clinch.attacks.minimum_norm.candidates import nearest_candidates
 from clinch.errors import ProblemError
 from clinch.geometry.elementwise import atanh
+from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
 from clinch.runtime.gradients import with_gradients
@@ -101,7 +102,7 @@ def penalty(
         if number is not None and not number > 0:
             raise ProblemError(f"{name}={number} must be positive.")
     objective = nearest_objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    if objective.p != 2:
+    if objective.norm is not norm_of(2):
         raise ProblemError(f"The penalty is a squared Euclidean distance, not norm={objective.p:g}. Write norm=2.")
     best_points = BestPoints(objective, record=history, progress=progress, steps=rounds * steps)
     scale = _scale(best_points, branches, first_weight, step_size)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from clinch.attacks.core.restarts import never_blind, random_offset
 from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import sparse_direction, steepest_direction, with_room
+from clinch.geometry.norms import Norm
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
 from clinch.runtime.gradients import with_gradients
@@ -91,7 +90,7 @@ def pgd(
     objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
     radius, function = radius_of(objective, eps), loss_of(objective.query, loss, published=not normalise)
     size = 2.5 * radius / steps if step_size is None else steps_of(objective, step_size, radius)
-    size = size.clamp(min=1.0) if step_size is None and objective.p == 0 else size
+    size = size.clamp(min=1.0) if step_size is None and objective.norm.counts else size
     best_points = BestPoints(objective, record=history, progress=progress, steps=restarts * steps)
     draws = objective.draws(seed)
     noisy = restarts > 1 if random_start is None else random_start
@@ -136,18 +135,18 @@ def _descend(
             length = gradient.flatten(1).abs().sum(1)
             average = momentum * average + gradient / along(torch.where(length > 0, length, 1.0), gradient)
             gradient = average
-        direction = _direction(gradient, z, ball, objective.p, share) if normalise else gradient
+        direction = _direction(gradient, z, ball, objective.norm, share) if normalise else gradient
         z = project_into(ball, z - along(size.to(z), z) * direction)
         best_points.step()
     best_points.update(z, indices, objective.look(z, indices))
 
 
-def _direction(gradient: Tensor, z: Tensor, ball: Region, p: float, share: float) -> Tensor:
-    """Unit length for p = 1, 2 and infinity; for p = 0 the largest change is one."""
-    if p > 1:
-        return steepest_direction(gradient, p)
+def _direction(gradient: Tensor, z: Tensor, ball: Region, norm: Norm, share: float) -> Tensor:
+    """Unit length for p >= 1; for p = 0 the largest change is one."""
+    if not norm.sparse:
+        return steepest_direction(gradient, norm)
     gradient = with_room(gradient, z, ball)
-    if p == 1:
+    if not norm.counts:
         count = max(1.0, share * gradient.shape[1:].numel())
         return sparse_direction(gradient, torch.full_like(gradient.flatten(1)[:, 0], count))
     largest = gradient.abs().flatten(1).amax(1)
@@ -319,7 +318,5 @@ def _descend_in_turn(
 
 
 def _euclidean(objective: AttackObjective, radius: Tensor) -> Tensor:
-    """The largest Euclidean distance within a ball of p = 1, 2 or infinity; for p = 0 elements count as one each."""
-    if objective.p in (1.0, 2.0):
-        return radius
-    return radius.sqrt() if objective.p == 0 else radius * math.sqrt(max(1, objective.x[0].numel()))
+    """The largest Euclidean distance within a ball; for p = 0 elements count as one each."""
+    return objective.norm.euclidean(radius, max(1, objective.x[0].numel()))

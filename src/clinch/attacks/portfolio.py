@@ -124,12 +124,12 @@ def worst(
         passes,
         min(STAGES[0].runs, objective.width),
         objective.query.graded,
-        looks=len(BALLS) if objective.p == 1 else 1,
+        looks=len(BALLS) if objective.norm.sparse and not objective.norm.counts else 1,
     )
     steps = QUICK + bool(plan.nearest) * (1 + CLOSER) + sum(plan.steps) + plan.last
     best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
-    gradient_steps = extreme_steps if objective.p == 0 else adaptive_steps
-    gradient_steps(best_points, starts(best_points, radius), radius, QUICK, aimed if objective.p == 0 else ratio)
+    gradient_steps = extreme_steps if objective.norm.counts else adaptive_steps
+    gradient_steps(best_points, starts(best_points, radius), radius, QUICK, aimed if objective.norm.counts else ratio)
     draws = objective.draws(seed)
     if plan.nearest:
         close = _nearest(best_points, radius, plan.nearest, draws.at(2))
@@ -226,7 +226,7 @@ def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True
     best_points.report()
     wanted = (
         SHARED_SPARSE
-        if objective.multi_constraint and objective.p == 0
+        if objective.multi_constraint and objective.norm.counts
         else (SHARED if objective.multi_constraint else OTHERS)[not thorough]
     )
     try:

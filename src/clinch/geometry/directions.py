@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
-from clinch.geometry.norms import norm_of
+from clinch.geometry.norms import Norm, norm_of
 from clinch.geometry.region import Ball, Region
 
 
-def steepest_direction(gradient: Tensor, p: float, weights: Tensor | None = None) -> Tensor:
+def steepest_direction(gradient: Tensor, p: float | Norm, weights: Tensor | None = None) -> Tensor:
     """The direction of unit length that gains most: ``argmax <g, v>  subject to  ‖w ⊙ v‖_p <= 1``.
 
     ``v = sign(g)·|g/w|^(q−1)/‖g/w‖_q^(q−1)/w`` with ``q = p/(p−1)``: for p = inf ``sign(g)/w``, for p = 2

@@ -220,7 +220,7 @@ class CountEngine:
 
     def capability(self, query: Query) -> Capability:
         """Distances with p = 0."""
-        if not isinstance(query.objective, Distance) or query.objective.p != 0:
+        if not isinstance(query.objective, Distance) or not query.objective.norm.counts:
             return Capability.no(
                 "The search for the fewest changed elements takes distances with p = 0. Use solver='branch_and_bound'."
             )

@@ -148,7 +148,7 @@ def lacking(engine: Engine, query: Query) -> UnsupportedByEngine | None:
 
 def without_slope(query: Query) -> UnsupportedByEngine | None:
     """Why methods that follow slopes alone cannot take a query; None: they can."""
-    if isinstance(query.objective, Distance) and query.objective.p == 0:
+    if isinstance(query.objective, Distance) and query.objective.norm.counts:
         return UnsupportedByEngine(
             "SciPy's solvers need slopes, and a count of changed elements has none. Use solver='attack'."
         )

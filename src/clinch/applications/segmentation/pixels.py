@@ -15,6 +15,7 @@ from clinch.attacks.core.objective import Answer, AttackQuery, Loss
 from clinch.attacks.core.units import working_dtype
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.elementwise import sigmoid
+from clinch.geometry.norms import norm_of
 from clinch.geometry.region import Region
 from clinch.modeling.model import SymbolicNetwork
 from clinch.query import Distance
@@ -68,12 +69,12 @@ class Pixels(AttackQuery):
         target: Tensor | int | None = None, counted: Tensor | None = None, share: float | None = None,
         bounds: tuple[float, float] | None = (0.0, 1.0), norm: float = torch.inf,
     ) -> None:  # fmt: skip
-        check_p(norm, any_p=norm != 0)
+        check_p(norm, any_p=False)
         if share is not None and not 0 < share <= 1:
             raise ProblemError(f"share={share} is no share of the pixels. Write a number above 0, at most 1, or None.")
         self.model = Model(net)
         self.x = checked_inputs(self.model, x, bounds)
-        self.objective, self.dtype, self.size = Distance(self.x, float(norm)), self.x.dtype, len(self.x)
+        self.objective, self.dtype, self.size = Distance(self.x, norm_of(norm).p), self.x.dtype, len(self.x)
         low, high = bounds or (-torch.inf, torch.inf)
         self.region = self.limits = Region(torch.full_like(self.x, low), torch.full_like(self.x, high))
         scores = pixel_scores(self.model, self.x)

@@ -31,6 +31,7 @@ from clinch.attacks.core.objective import AttackObjective, AttackQuery
 from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.attacks.core.result import HasQuery, query_of
 from clinch.errors import ProblemError, ShapeError, UnsupportedByEngine
+from clinch.geometry.norms import norm_of
 from clinch.network.network import Network
 from clinch.query import Distance, Query
 
@@ -48,13 +49,14 @@ def objective_of(
     Args:
         net: with ``x``, ``y``, ``target``, ``bounds`` and ``norm`` as in :mod:`clinch.attacks.core.arguments`.
         outputs: ``"logits"`` or ``"probabilities"``.
-        any_p: whether the attack takes every p >= 1 (but not 0), instead of 0, 1, 2 and infinity.
+        any_p: whether the attack takes every p >= 1, but not 0.
         scaled: whether the attack works in the units of :mod:`clinch.attacks.core.units`; otherwise in the user's.
 
     Raises:
         ProblemError: labels without inputs, or inputs for a problem; and what :class:`ClassQuery` and
             :class:`ProblemQuery` raise.
     """
+    norm = norm_of(norm).p
     stated, inputs = isinstance(net, AttackQuery | AttackObjective), not (x is None and y is None and target is None)
     if not stated and (isinstance(net, nn.Module | Network) or not (isinstance(net, Query) or hasattr(net, "query"))):
         if x is None or y is None:
@@ -102,16 +104,24 @@ def lowering_objective(problem: HasQuery | Query) -> AttackObjective:
     return AttackObjective(ProblemQuery(query_of(problem), needed=False, lowers=True))
 
 
-def check_norm(objective: AttackObjective, method: str, norms: tuple[float, ...]) -> AttackObjective:
+def check_norm(
+    objective: AttackObjective, method: str, norms: tuple[float, ...] | None = None, *, counts: bool = False
+) -> AttackObjective:
     """The objective itself, where a method that looks for the smallest distance can measure distances to it.
+
+    Args:
+        objective: the objective.
+        method: its name.
+        norms: what it has a meaning for; None: every p from 1 on.
+        counts: whether p = 0 is taken too.
 
     Raises:
         UnsupportedByEngine: another norm than the method has a meaning for, or weights, or a goal that is a matter of
             degree.
     """
     _check_enough(objective)
-    if objective.p not in norms:
-        known = " or ".join("cl.inf" if p == torch.inf else f"{p:g}" for p in norms)
+    if objective.norm.counts > counts or (norms is not None and objective.p not in norms):
+        known = "a number from 1 on" if norms is None else " or ".join(norm_of(p).written for p in norms)
         raise UnsupportedByEngine(
             f"{method} has no meaning for norm={objective.p:g}. Use norm={known}, or another attack."
         )
@@ -137,7 +147,7 @@ def radius_of(objective: AttackObjective, eps: float | Tensor | None) -> Tensor:
     """
     if eps is None:
         balls = objective.region.balls
-        if len(balls) != 1 or balls[0].p != objective.p:
+        if len(balls) != 1 or balls[0].norm is not objective.norm:
             raise ProblemError("eps is missing. Give the radius of the ball to attack in, such as eps=0.1.")
         return balls[0].radius.double()
     radius = torch.as_tensor(eps, dtype=torch.float64, device=objective.x.device)

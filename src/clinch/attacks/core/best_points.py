@@ -122,7 +122,7 @@ class BestPoints:
                 self.objective.point(self._nudged(self.x[indices], indices, nudge), indices), self.who, indices
             )
             indices = indices[~accepted.to(indices.device)]
-            if not len(indices) or self.objective.p == 0:
+            if not len(indices) or self.objective.norm.counts:
                 break
         value = self.objective.shortened(self.ledger.value.to(self.distance.device))[indices].cpu()
         known = value.isfinite()
@@ -163,7 +163,7 @@ class BestPoints:
         Where rounding has left a point just short of its goal it goes on along the ray from the input, as long as it
         stays within ``radius (B,)``.
         """
-        objective, p0 = self.objective, self.objective.p == 0
+        objective, p0 = self.objective, self.objective.norm.counts
         x, success = self.x.clone(), torch.zeros_like(self.distance, dtype=torch.bool)
         loss = torch.full_like(self.distance, torch.inf, dtype=torch.float64)
         everyone = torch.arange(objective.size, device=x.device)
@@ -255,7 +255,7 @@ def line_search_to_input(best_points: BestPoints, rounds: int = 10, least: float
         least: the shortest part of the way that is tried.
     """
     objective = best_points.objective
-    if objective.p == 0:
+    if objective.norm.counts:
         return
     indices = objective.todo[best_points.success[objective.todo]]
     far, center = best_points.x[indices].clone(), objective.start[indices]

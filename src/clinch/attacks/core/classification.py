@@ -20,7 +20,7 @@ from clinch.attacks.core.draws import mix
 from clinch.attacks.core.objective import Answer, AttackQuery
 from clinch.attacks.core.units import working_dtype
 from clinch.errors import NetworkError, ProblemError, ShapeError
-from clinch.geometry.norms import NORMS
+from clinch.geometry.norms import norm_of
 from clinch.geometry.region import Region
 from clinch.network.network import Network
 from clinch.network.original import training_module
@@ -44,7 +44,7 @@ class ClassQuery(AttackQuery):
         bounds: the declared range of inputs; None: no limits.
         p: the norm of distances.
         outputs: what f is: the ``"logits"``, or their ``"probabilities"`` (softmax).
-        any_p: whether the attack takes every p >= 1, instead of 0, 1, 2 and infinity.
+        any_p: whether the attack takes every p >= 1, but not 0.
 
     Raises:
         NetworkError: training mode, or outputs that are not one row of class scores for each input.
@@ -64,7 +64,7 @@ class ClassQuery(AttackQuery):
         check_p(p, any_p)
         self.model = Model(net)
         inputs = checked_inputs(self.model, x, bounds)
-        self.outputs, self.dtype, self.objective = outputs, inputs.dtype, Distance(inputs, float(p))
+        self.outputs, self.dtype, self.objective = outputs, inputs.dtype, Distance(inputs, norm_of(p).p)
         ends = (-torch.inf, torch.inf) if bounds is None else checked_range(bounds)
         low, high = (torch.full_like(inputs[:1], limit) for limit in ends)
         self.limits = Region(low, high)
@@ -192,10 +192,8 @@ class KeptDouble(TorchDispatchMode):
 
 def check_p(p: float, any_p: bool) -> None:
     """Raise a ProblemError for a norm that an attack does not take."""
-    if any_p and not p >= 1:
+    if norm_of(p).counts and any_p:
         raise ProblemError(f"norm={p} has no dual norm, which this attack needs. Write a number from 1 on, or cl.inf.")
-    if not any_p and p not in NORMS:
-        raise ProblemError(f"norm={p} is not known. Write 0, 1, 2 or cl.inf.")
 
 
 def checked_inputs(model: Model, x: Tensor, bounds: tuple[float, float] | None) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from clinch.attacks.core.batches import parts_of
 from clinch.attacks.core.draws import Draws, fingerprint
 from clinch.attacks.core.units import Units, range_of
-from clinch.geometry.norms import norm
+from clinch.geometry.norms import Norm, norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
 from clinch.geometry.rounding import round_down, round_up
@@ -195,7 +195,7 @@ class AttackObjective:
         units: from the units of attacks to those of the user.
         x: ``(B, *input_shape)`` where distances are measured from, in the units of attacks, on the model's device.
         region: where points must stay, besides any ball of the attack's own; in those units, as all points are.
-        p: the norm of distances, 0, 1, 2 or infinity, for some attacks any number from 1 on; ``weights`` its weights
+        p: the norm of distances, 0, any number from 1 on, or infinity; ``weights`` its weights
             ``(B, *input_shape)`` or None.
         forward: ``(B,)`` rows sent forward so far; ``backward`` the same for gradients.
         todo: ``(A,)`` inputs that are worth an attack: those that do not reach the objective as they are.
@@ -365,17 +365,22 @@ class AttackObjective:
 
     def lengths(self, values: Tensor, indices: Tensor | slice) -> Tensor:
         """Distances ``(L,)`` between points in the user's units."""
-        return values if self.p == 0 else self.units.lengths(values, indices)
+        return values if self.norm.counts else self.units.lengths(values, indices)
 
     def shortened(self, values: Tensor, *, steps: bool = False) -> Tensor:
         """Radii ``(B,)`` of the user, or ``steps`` of elements, between points."""
-        return values if self.p == 0 and not steps else self.units.shortened(values)
+        return values if self.norm.counts and not steps else self.units.shortened(values)
 
     # --- distances and balls ------------------------------------------------------------------------------------------
 
+    @property
+    def norm(self) -> Norm:
+        """What p stands for."""
+        return norm_of(self.p)
+
     def distance(self, z: Tensor, indices: Tensor) -> Tensor:
         """``‖w ⊙ (z − x)‖_p``, ``(L,)``."""
-        return norm(z - self.x[indices], self.p, None if self.weights is None else self.weights[indices])
+        return self.norm.value(z - self.x[indices], None if self.weights is None else self.weights[indices])
 
     def lowered(self, z: Tensor, indices: Tensor) -> Tensor:
         """What the attack lowers at points that reach the objective, ``(L,)`` in float64: the distance, unless a
@@ -395,8 +400,8 @@ class AttackObjective:
         lie inside does so in exact arithmetic too."""
         region, center = self.region.take(indices), self.x[indices]
         weights = None if self.weights is None else self.weights[indices]
-        if self.p != torch.inf:
-            shrunk = radius if self.p == 0 else radius * (1 - BALL_ROUNDING * torch.finfo(center.dtype).eps)
+        if not self.norm.is_box:
+            shrunk = radius if self.norm.counts else radius * (1 - BALL_ROUNDING * torch.finfo(center.dtype).eps)
             return region.within(Ball(center, shrunk.to(center), self.p, weights))
         exact = None if weights is None else weights.double()
         box = Region(region.lower.double(), region.upper.double()).within(Ball(center.double(), radius, self.p, exact))

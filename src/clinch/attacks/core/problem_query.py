@@ -135,7 +135,7 @@ def with_rounding_margins(query: Query, anchor: Tensor) -> Query:
     eps = torch.finfo(dtype).eps
     slack = 2 * slack + 4 * eps * (1 + model.atoms.constant.abs())
     atoms = Forms(model.atoms.coefficients, model.atoms.constant + slack)
-    balls = tuple(replace(b, radius=b.radius * (1 - 16 * eps)) if b.p else b for b in model.region.balls)
+    balls = tuple(b if b.norm.counts else replace(b, radius=b.radius * (1 - 16 * eps)) for b in model.region.balls)
     return replace(model, atoms=atoms, region=replace(model.region, balls=balls))
 
 
@@ -165,7 +165,7 @@ def before_relus(query: Query) -> Forms:
 def within_reach(query: Query, units: Units) -> Query:
     """For p = 0 an element may move as far as it likes: without limits of its own it gets some, to move to."""
     objective, region = query.objective, query.region
-    if not isinstance(objective, Distance) or objective.p != 0:
+    if not isinstance(objective, Distance) or not objective.norm.counts:
         return query
     reach = FARTHEST * along(units.unit, objective.center)
     lower = torch.maximum(region.lower, objective.center - reach)

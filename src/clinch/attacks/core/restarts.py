@@ -93,7 +93,7 @@ def restarted(objective: AttackObjective, start: Start, radius: Tensor, count: i
 def random_offset(objective: AttackObjective, radius: Tensor, draws: Draws) -> Tensor:
     """Uniform in the cube around balls of radii ``(L,)``; for p = 0 in that of side 2. ``draws (L,)``."""
     noise = draws.symmetric(objective.x.new_empty(len(radius), *objective.x.shape[1:]))
-    return noise if objective.p == 0 else along(radius.to(noise), noise) * noise
+    return noise if objective.norm.counts else along(radius.to(noise), noise) * noise
 
 
 def never_blind(gradient: Tensor, step: int) -> Tensor:

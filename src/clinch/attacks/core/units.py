@@ -87,7 +87,7 @@ class Units:
         unit, balls = self._along(slice(None)), []
         region = region.to(self.unit.dtype, self.unit.device)
         for ball in region.balls:
-            radius = ball.radius if ball.p == 0 else ball.radius / self.unit
+            radius = ball.radius if ball.norm.counts else ball.radius / self.unit
             balls.append(Ball(ball.center / unit, radius, ball.p, ball.weights))
         return Region(region.lower / unit, region.upper / unit, tuple(balls))
 

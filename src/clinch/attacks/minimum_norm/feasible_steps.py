@@ -11,7 +11,6 @@ from torch import Tensor
 
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.units import FARTHEST
-from clinch.geometry.norms import norm
 from clinch.geometry.projection import project, project_into
 from clinch.geometry.region import Ball, Region
 from clinch.geometry.steps import max_descent_step, min_norm_step
@@ -132,7 +131,7 @@ class FeasibleSteps:
 
     def norm(self, move: Tensor) -> Tensor:
         """Lengths ``(L,)`` of moves ``(L, n)``."""
-        return norm(move, self.goal.p, self.weights)
+        return self.goal.norm.value(move, self.weights)
 
     def shortest(self, spaces: HalfSpaces) -> Tensor:
         """The shortest move ``(L, n)`` of the box into half-spaces; the corner nearest to them where there is none."""

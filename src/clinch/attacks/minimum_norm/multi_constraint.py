@@ -92,7 +92,7 @@ def search_multi_constraint(
     near = nearest_candidates(objective, objective.todo, candidates, max(MOST_LOOKED_AT, candidates))
     best_points.note_gradient(near.steepness.unsqueeze(1), near.indices)
     near = near.take((near.steepness > 0).nonzero().flatten())
-    if objective.p == 0:
+    if objective.norm.counts:
         _sparse(best_points, near, budget, draws)
         return None
     first, second = QUICK if quick else (FIRST, SECOND)
@@ -199,7 +199,7 @@ def _shrink(
     steps = budget.steps(indices, EACH, stage[0], stage[1] * max(1.0, budget.passes / USUAL))
     z, distance = objective.start[indices], best_points.distance[indices]
     radius = torch.where(best_points.success[indices], 1.5 * distance, _half_way(best_points, indices))
-    if objective.p == 0:
+    if objective.norm.counts:
         radius = radius.clamp(min=max(4.0, 0.08 * z[0].numel()))
     second = slice(len(todo), 2 * len(todo))
     noise = draws.take(todo).symmetric(z[second])
@@ -207,7 +207,7 @@ def _shrink(
     z[second] = project_into(objective.region.take(todo), z[second] + noise * along(reach, z))
     for (count,), some in groups(steps.unsqueeze(1)):
         columns = indices[some], candidate[some], z[some], radius[some]
-        shrinking_steps(best_points, *columns, count, averaging=(0.0, 0.5 if objective.p else 0.8))
+        shrinking_steps(best_points, *columns, count, averaging=(0.0, 0.8 if objective.norm.counts else 0.5))
     best_points.step()
 
 

@@ -131,7 +131,7 @@ def search(best_points: BestPoints, passes: int, draws: Draws, quick: bool = Fal
         best_points.update(objective.start[indices], indices, objective.look(objective.start[indices], indices))
     if objective.multi_constraint or (objective.query.surrogates and objective.width > FEW):
         return search_multi_constraint(best_points, passes, draws, quick)
-    return (_sparse if objective.p == 0 else _dense)(best_points, passes, draws)
+    return (_sparse if objective.norm.counts else _dense)(best_points, passes, draws)
 
 
 def _dense(best_points: BestPoints, passes: int, draws: Draws) -> LinearizedRuns | None:
@@ -209,7 +209,7 @@ def _misled(objective: AttackObjective, near: Linearised, there: Slope | Slopes)
     lengths = torch.linalg.vector_norm(gradient, dim=1) * near.steepness
     cosine = torch.linalg.vecdot(gradient, near.gradient) / torch.where(lengths > 0, lengths, 1.0)
     turned = cosine.new_zeros(objective.size).scatter_reduce(0, near.indices, 1 - cosine, "mean", include_self=False)
-    misled, limit = turned > MISLEADING, ASTRAY.get(objective.p)
+    misled, limit = turned > MISLEADING, ASTRAY.get(objective.norm.like)
     if limit is not None:
         error = (value / near.value).abs()
         misled &= error.new_zeros(objective.size).scatter_reduce(0, near.indices, error, "amax") < limit
@@ -260,7 +260,7 @@ def _best(best_points: BestPoints, runs: LinearizedRuns, count: int) -> Lineariz
 def _balls(best_points: BestPoints, indices: Tensor, passes: int, draws: Draws) -> None:
     """Shrinking balls: runs of different step sizes from far away, a few side by side, then one from the best end."""
     objective = best_points.objective
-    sizes = BALL_STEPS[objective.p]
+    sizes = objective.norm.tuned(BALL_STEPS)
     runs = max(len(sizes), passes // RUN)
     length = int(BALL_STAGE * passes / (2 * runs))
     radius, anyone = _far(objective, indices), torch.full_like(indices, ANY)
@@ -302,4 +302,4 @@ def _far(objective: AttackObjective, indices: Tensor) -> Tensor:
     """First radii ``(L,)``: a share of the distance of the farthest corner of the box."""
     feasible = FeasibleSteps.of(objective, indices)
     reach = torch.maximum(-feasible.lower, feasible.upper)
-    return FAR[objective.p] * feasible.norm(torch.where(reach < FARTHEST, reach, TYPICAL))
+    return objective.norm.tuned(FAR) * feasible.norm(torch.where(reach < FARTHEST, reach, TYPICAL))

@@ -41,7 +41,7 @@ def shrinking_steps(
         ``(L,)`` the smallest distance at which each run reached the goal, infinity where it did not; and the moves
         ``(L, n)`` to these points, where there is none the first one.
     """
-    objective, sparse, (first, last) = best_points.objective, best_points.objective.p == 0, step_size
+    objective, sparse, (first, last) = best_points.objective, best_points.objective.norm.counts, step_size
     feasible, x = FeasibleSteps.of(objective, indices), objective.x[indices]
     move, average = (z - x).flatten(1), z.new_zeros(len(indices), z.shape[1:].numel())
     nearest, best = torch.full_like(radius, torch.inf), move.clone()

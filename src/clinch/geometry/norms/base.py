@@ -7,6 +7,7 @@ the last axis ``n``, in coordinates relative to the centre of a ball.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from clinch.errors import ProblemError
 from clinch.geometry.roots import saturating_root
+
+Constant = TypeVar("Constant")
 
 
 class Encoded(Enum):
@@ -117,6 +120,7 @@ class Norm(ABC):
         counts: whether changes are counted, so that their size and the unit of the inputs do not matter.
         is_box: whether its balls are boxes.
         sparse: whether its steepest step changes a single element.
+        smooth: whether it has one steepest step, which changes with the gradient all the way.
         encoded: what a program needs to state ``‖x‖ <= r``.
         certified: whether the independent checker of certificates knows it.
         short_cut: whether it has :meth:`halfspace_in_box`.
@@ -127,6 +131,7 @@ class Norm(ABC):
     counts: bool = False
     is_box: bool = False
     sparse: bool = False
+    smooth: bool = False
     encoded: Encoded = Encoded.CONIC
     certified: bool = False
     short_cut: bool = False
@@ -166,7 +171,7 @@ class Norm(ABC):
         """Whether the least ``‖x‖`` over a polyhedron is a linear or quadratic program."""
         return self.encoded in (Encoded.LINEAR, Encoded.QUADRATIC)
 
-    def tuned(self, constants: dict[float, float]) -> float:
+    def tuned(self, constants: Mapping[float, Constant]) -> Constant:
         """The constant, of those tuned for p = 0, 1, 2 and infinity, that suits this norm."""
         return constants[self.like]
 
@@ -210,6 +215,18 @@ class Norm(ABC):
             z: ``(B, n)``; lower, upper: ``(B, n)``, may be infinite; base: ``(B, n)`` the box's point next to 0.
             radius: ``(B,)``; weights: ``(B, n)``, non-negative, or None.
         """
+
+    def proximal(self, delta: Tensor, weight: Tensor) -> Tensor:
+        """``argmin_u ½‖u − δ‖₂² + weight·‖u‖`` for δ ``(L, n)`` and weights ``(L,)``: what a projection onto the dual
+        ball takes away (Moreau 1965)."""
+        endless, origin = torch.full_like(delta, torch.inf), torch.zeros_like(delta)
+        inside = self.dual.length(delta) <= weight
+        found = delta - self.dual.project(delta, -endless, endless, origin, weight, None)
+        return torch.where(inside.unsqueeze(1), 0.0, found)
+
+    def euclidean(self, radius: Tensor, size: int) -> Tensor:
+        """The largest Euclidean length of n elements within radii of this norm."""
+        return radius * size ** max(0.0, 0.5 - 1 / self.p)
 
     @abstractmethod
     def linear_minimum(

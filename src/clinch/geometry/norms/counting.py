@@ -42,6 +42,14 @@ class CountingNorm(Norm):
         changed = (delta != 0).to(delta.dtype)
         return (changed if weights is None else changed * weights).flatten(1).sum(1)
 
+    def proximal(self, delta: Tensor, weight: Tensor) -> Tensor:
+        """See :meth:`Norm.proximal`: an element stays where it saves more than it costs."""
+        return torch.where(delta.square() > 2 * weight.unsqueeze(1), delta, 0.0)
+
+    def euclidean(self, radius: Tensor, size: int) -> Tensor:
+        """See :meth:`Norm.euclidean`: changed elements count as one each."""
+        return radius.sqrt()
+
     def length(self, delta: Tensor, weights: Tensor | None = None) -> Tensor:
         """See :meth:`Norm.length`."""
         changed = (delta != 0).to(delta.dtype)

@@ -73,6 +73,11 @@ class EuclideanNorm(PowerNorm):
         """See :meth:`Norm.max_descent_step`."""
         return torch.clamp(self._descent(gradient, ends_of(gradient, lower, upper), radius), lower, upper)
 
+    def proximal(self, delta: Tensor, weight: Tensor) -> Tensor:
+        """See :meth:`Norm.proximal`."""
+        length = torch.linalg.vector_norm(delta, dim=1, keepdim=True)
+        return delta * (1 - weight.unsqueeze(1) / length.clamp(min=1e-12)).clamp(min=0)
+
     def project(
         self, z: Tensor, lower: Tensor, upper: Tensor, base: Tensor, radius: Tensor, weights: Tensor | None
     ) -> Tensor:

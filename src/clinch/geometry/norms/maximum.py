@@ -31,6 +31,7 @@ class MaximumNorm(PowerNorm):
     encoded = Encoded.LINEAR
     certified = True
     is_box = True
+    smooth = False
 
     @classmethod
     def make(cls, p: float) -> Norm | None:
@@ -87,6 +88,14 @@ class MaximumNorm(PowerNorm):
         wide = radius.unsqueeze(1)
         reach = wide if weights is None else self.reach(z, wide, weights)
         return clip(clip(z, -reach, reach), lower, upper)
+
+    def proximal(self, delta: Tensor, weight: Tensor) -> Tensor:
+        """See :meth:`Norm.proximal`: a clip at the ``t >= 0`` with ``Σ (|δ_i| − t)₊ = weight``, zero where the sum is
+        smaller; by sorting (Duchi et al. 2008)."""
+        order = delta.abs().sort(1, descending=True).values
+        count = torch.arange(1, delta.shape[1] + 1, device=delta.device)
+        level = ((order.cumsum(1) - weight.unsqueeze(1)) / count).amax(1, keepdim=True).clamp(min=0)
+        return clip(delta, -level, level)
 
     def linear_minimum(
         self, rows: Tensor, lower: Tensor, upper: Tensor, base: Tensor, radius: Tensor, weights: Tensor | None

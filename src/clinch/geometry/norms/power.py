@@ -40,6 +40,7 @@ class PowerNorm(Norm):
     """p between 1 and infinity."""
 
     short_cut = True
+    smooth = True
 
     @classmethod
     def make(cls, p: float) -> Norm | None:

@@ -66,6 +66,10 @@ class TaxicabNorm(Norm):
 
         return soft(decreasing_root(length, radius))[0]
 
+    def proximal(self, delta: Tensor, weight: Tensor) -> Tensor:
+        """See :meth:`Norm.proximal`."""
+        return delta.sign() * (delta.abs() - weight.unsqueeze(1)).clamp(min=0)
+
     def linear_minimum(
         self, rows: Tensor, lower: Tensor, upper: Tensor, base: Tensor, radius: Tensor, weights: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ from clinch.attacks.core.result import AttackResult
 from clinch.attacks.minimum_norm.candidates import nearest_candidates
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
+from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.runtime.gradients import with_gradients
 
@@ -131,7 +132,7 @@ def _descend(best_points: BestPoints, runs: _Runs, steps: int, rule: Rule) -> tu
     objective, indices = best_points.objective, runs.indices
     ball = objective.within(runs.radius.double(), indices)
     weights = None if objective.weights is None else objective.weights[indices]
-    p = 2.0 if objective.p in (0, 1) else objective.p  # one element at a time would take one step per element
+    p = norm_of(2) if objective.norm.sparse else objective.norm  # one element at a time would take one step per element
     z = project_into(ball, runs.z)
     point, reached = z.clone(), torch.full_like(runs.radius, torch.inf)
     length = along(runs.radius, z)
@@ -157,7 +158,7 @@ def _next_radius(best_points: BestPoints, runs: _Runs, point: Tensor, reached: T
     found = torch.isfinite(reached)
     high = torch.minimum(runs.high, reached)
     low = torch.minimum(torch.where(found, runs.low, torch.maximum(runs.low, runs.radius)), high)
-    if best_points.objective.p == 0:
+    if best_points.objective.norm.counts:
         radius = torch.where(torch.isfinite(high), ((low + high) / 2).floor(), (2 * runs.radius).ceil())
     else:
         radius = torch.where(torch.isfinite(high), (low + high) / 2, 2 * runs.radius)

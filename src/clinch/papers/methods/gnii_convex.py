@@ -118,11 +118,11 @@ class _Program:
         self.lower, self.upper = cp.Parameter(size), cp.Parameter(size)
         self.radius = cp.Parameter(nonneg=True)
         extra = list(constraints(self.eta, self.x)) if constraints is not None else []
-        self.boxed = bool(objective.region.lower.isfinite().all() or objective.p == torch.inf)
+        self.boxed = bool(objective.region.lower.isfinite().all() or objective.norm.is_box)
         limits = [self.eta >= self.lower, self.eta <= self.upper] if self.boxed else []
         self.weights = cp.Parameter(size, nonneg=True)
         scaled = self.eta if objective.weights is None else cp.multiply(self.weights, self.eta)
-        ball = [] if objective.p == torch.inf else [cp.norm(scaled, objective.p) <= self.radius]
+        ball = [] if objective.norm.is_box else [cp.norm(scaled, objective.p) <= self.radius]
         self.extra = extra
         self.problem = cp.Problem(cp.Minimize(self.gradient @ self.eta), [*extra, *limits, *ball])
         if not self.problem.is_dcp():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
@@ -58,7 +57,7 @@ def random_signs(
     if steps < 1:
         raise ProblemError(f"steps={steps} must be at least 1.")
     objective = objective_of(net, x, y, target=target, bounds=bounds)
-    if objective.p != torch.inf or objective.weights is not None:
+    if not objective.norm.is_box or objective.weights is not None:
         raise ProblemError("Random signs are corners of the ℓ∞ ball. State the problem with cl.norm(…, cl.inf).")
     radius = radius_of(objective, eps)
     best_points = BestPoints(objective, record=history, progress=progress, steps=steps)

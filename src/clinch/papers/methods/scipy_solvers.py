@@ -26,6 +26,7 @@ from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.problem_query import ProblemQuery, disjunctive_clause
 from clinch.attacks.core.result import AttackResult, HasQuery, query_of
 from clinch.errors import ProblemError
+from clinch.geometry.norms import norm_of
 from clinch.query import Distance, Query
 from clinch.runtime.deadline import OutOfTime
 from clinch.runtime.gradients import with_gradients
@@ -275,7 +276,7 @@ class _Stated:
     def smooth_objective(self, value: Tensor, x: Tensor) -> Tensor:
         """Smooth where it can be: a Euclidean distance is squared."""
         objective = self.query.objective
-        if not isinstance(objective, Distance) or objective.p != 2:
+        if not isinstance(objective, Distance) or objective.norm is not norm_of(2):
             return value
         delta = x - objective.center
         return (delta if objective.weights is None else delta * objective.weights).square().flatten(1).sum(1)
