@@ -1,4 +1,4 @@
-"""FMN: projected gradient steps in a ball whose radius follows the boundary (p = 0, 1, 2 and infinity)."""
+"""FMN: projected gradient steps in a ball whose radius follows the boundary (p = 0, and any from 1 on)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fmn(
             and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
-        norm: 0, 1, 2 or ``cl.inf``.
+        norm: 0, any number from 1 on, or ``cl.inf``.
         steps: one pass forward and one backward each.
         step_size: α at the start, in units of the input.
         gamma: γ at the start.

@@ -53,7 +53,7 @@ def frank_wolfe(
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
-        norm: 0, 1, 2 or ``cl.inf``.
+        norm: 0, any number from 1 on, or ``cl.inf``.
         steps: steps of each run.
         average: a at the end.
         last: s at the end.

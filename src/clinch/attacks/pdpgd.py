@@ -57,7 +57,7 @@ def pdpgd(
         net: a classifier; or a problem with constraints on the network, then without x and y.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
-        norm: 0, 1, 2 or ``cl.inf``.
+        norm: 0, any number from 1 on, or ``cl.inf``.
         steps: one pass forward and one backward each.
         step_size: of δ at the start.
         reduction: last step size over the first, falling geometrically.

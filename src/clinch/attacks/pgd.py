@@ -58,7 +58,7 @@ def pgd(
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
-        norm: 0, 1, 2 or ``cl.inf``.
+        norm: 0, any number from 1 on, or ``cl.inf``.
         steps: gradient steps of each restart.
         step_size: α, one or ``(B,)``; None: ``2.5·eps/steps``, at least 1 for p = 0.
         restarts: runs of each input; those that are left start at random points of the ball.
@@ -206,7 +206,7 @@ def selective_pgd(
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
-        norm: 0, 1, 2 or ``cl.inf``.
+        norm: 0, any number from 1 on, or ``cl.inf``.
         steps: gradient steps of each restart.
         step_size: α, one or ``(B,)``; None: ``2.5/steps`` of the ball's largest Euclidean radius.
         restarts: runs of each input; all but the first start at random points of the ball.

@@ -97,7 +97,7 @@ def worst(
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
         eps: radius, one or ``(B,)``; None: that of the problem's own ball.
-        norm: 0, 1, 2 or ``cl.inf``.
+        norm: 0, any number from 1 on, or ``cl.inf``.
         passes: rows forward and backward for each input, 500 or more: so many where nothing is found, at most.
         target: one class or ``(B,)``; None: any class but the label.
         bounds: the range of inputs; None: no limits.

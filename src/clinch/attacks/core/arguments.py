@@ -8,7 +8,8 @@ Args that mean the same for every attack:
     x: ``(B, *input_shape)`` clean inputs.
     y: ``(B,)`` labels.
     eps: the radius of the ball to attack in, one or ``(B,)``; None: that of the problem's own ball.
-    norm: 0, 1, 2 or ``cl.inf`` unless the attack says otherwise; a problem whose objective is a distance has its own.
+    norm: 0, any number from 1 on, or ``cl.inf`` unless the attack says otherwise; a problem whose objective is a
+        distance has its own.
     target: one class or ``(B,)``; None: any class but the label.
     bounds: the range of inputs; None: no limits. A problem states its own.
     seed: of everything random; an attack that draws nothing takes it for the sake of uniformity.

@@ -81,7 +81,7 @@ def nearest(
             candidates share become a second half-space that moves must lead into.
         x: ``(B, *input_shape)``.
         y: ``(B,)`` labels.
-        norm: 0, 1, 2 or ``cl.inf``.
+        norm: 0, any number from 1 on, or ``cl.inf``.
         passes: rows sent forward or backward for each input, at most; the clean prediction and the check of the
             result are not counted.
         target: one class or ``(B,)``; None: any class but the label.
