@@ -15,6 +15,7 @@ from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.pdpgd import _proximal
 from clinch.geometry.halfspace import halfspace_distance
+from clinch.geometry.norms import norm_of
 
 pytestmark = pytest.mark.table
 
@@ -75,7 +76,7 @@ def test_proximal_steps_are_minima(p):
         size = u.abs().pow(2 / 3).sum(-1) if p == 0 else torch.linalg.vector_norm(u, p, dim=-1)
         return (u - delta).square().sum(-1) / 2 + weight * size
 
-    found = _proximal(delta, weight, p)
+    found = _proximal(delta, weight, norm_of(p))
     least = value(found)
     assert bool((least <= value(torch.zeros_like(delta)) + 1e-9).all()) and bool((least <= value(delta) + 1e-9).all())
     for scale in (1e-3, 1e-2, 0.1, 1.0):

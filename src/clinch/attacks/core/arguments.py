@@ -114,14 +114,15 @@ def check_norm(
         objective: the objective.
         method: its name.
         norms: what it has a meaning for; None: every p from 1 on.
-        counts: whether p = 0 is taken too.
+        counts: whether p = 0 is taken too, where norms is None.
 
     Raises:
         UnsupportedByEngine: another norm than the method has a meaning for, or weights, or a goal that is a matter of
             degree.
     """
     _check_enough(objective)
-    if objective.norm.counts > counts or (norms is not None and objective.p not in norms):
+    taken = objective.p in norms if norms is not None else counts or not objective.norm.counts
+    if not taken:
         known = "a number from 1 on" if norms is None else " or ".join(norm_of(p).written for p in norms)
         raise UnsupportedByEngine(
             f"{method} has no meaning for norm={objective.p:g}. Use norm={known}, or another attack."
