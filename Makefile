@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-data test-slow test-newest lint types format bench docs pins ci clean
+.PHONY: demo test test-data test-slow test-newest coverage lint types format hooks bench docs pins ci clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clinch demo
@@ -29,6 +29,12 @@ test-slow: $(VENV)/.installed-dev
 test-newest:
 	PYTHON="$(PYTHON)" WORKERS=$(WORKERS) bash .ci/newest $(TESTS)
 
+# the quick suite again, watched: each room's share of lines that run, beside its floor in .ci/coverage.toml
+coverage: $(VENV)/.installed-dev
+	$(BIN)/python -m coverage erase
+	$(ONE_THREAD) $(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(TESTS)
+	$(BIN)/python .ci/coverage_floors.py
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,6 +45,10 @@ types: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+# lint and types before every commit, see .pre-commit-config.yaml
+hooks: $(VENV)/.installed-dev
+	$(BIN)/pre-commit install
 
 bench: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m benchmarks monitor
@@ -51,12 +61,12 @@ docs: $(VENV)/.installed-docs
 pins: $(VENV)/.installed
 	$(BIN)/python .ci/pins.py $(if $(UPGRADE),--upgrade)
 
-# what continuous integration runs: lint, types, test without any data, test-data, docs
+# what continuous integration runs: lint, types, docs, test without any data, test-data, coverage
 ci:
 	bash .ci/run
 
 clean:
-	rm -rf site $(VENV) .venv-newest .pytest_cache .ruff_cache .hypothesis
+	rm -rf site $(VENV) .venv-newest .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Clinch needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
