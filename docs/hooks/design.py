@@ -20,6 +20,8 @@ PAGE = ROOT / "docs" / "design.md"
 PACKAGE = ROOT / "src" / "clinch"
 #: functions named beside each room, at most
 NAMED = 3
+#: where their names begin
+COLUMN = 36
 
 
 def floors() -> list[list[str]]:
@@ -87,7 +89,8 @@ class Watch:
         waiting = [(room, 0) for room, caller in self.callers.items() if not caller]
         while waiting:
             room, depth = waiting.pop(0)
-            lines.append(f"{'    ' * depth}{room:<{28 - 4 * depth}}{', '.join(self.functions[room][:NAMED])}")
+            named = ", ".join(self.functions[room][:NAMED])
+            lines.append(f"{'    ' * depth}{room:<{COLUMN - 4 * depth}}{named}")
             waiting[:0] = [(inner, depth + 1) for inner, caller in self.callers.items() if caller == room]
         return "```text\n" + "\n".join(line.rstrip() for line in lines) + "\n```"
 

@@ -1,5 +1,6 @@
 """Pages with a form of their own: glossary, decisions, design."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -57,6 +58,34 @@ def test_a_decision_is_half_a_page_with_its_four_parts(path):
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def design():
+    spec = importlib.util.spec_from_file_location("design", DOCS / "hooks" / "design.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def part_of(page, name):
+    return re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", page, re.DOTALL)[1]
+
+
+def rooms_of(table):
+    """Each row's floor and room."""
+    return re.findall(r"^\| *(\d*) *\| `(\w+)` \|", table, re.MULTILINE)
+
+
+def nesting(picture):
+    """Each room with its depth; the functions named beside it may differ."""
+    return [(len(line) - len(line.lstrip()), line.split()[0]) for line in picture.splitlines() if line.strip(" `")]
+
+
+def test_the_design_page_has_the_floors_and_the_way_of_the_code():
+    made = design()
+    page = made.PAGE.read_text()
+    assert rooms_of(part_of(page, "floors")) == rooms_of(made.floors_table()), "run: python docs/hooks/design.py"
+    assert nesting(part_of(page, "way")) == nesting(made.way()), "run: python docs/hooks/design.py"
 
 
 def test_the_navigation_has_every_page():
