@@ -59,3 +59,12 @@ def test_the_citation_is_of_this_version():
     title = re.search(r'^title: "(.*)"$', citation, re.MULTILINE)[1]
     assert f"title   = {{{title}}}" in page
     assert all(re.search(rf"^{key}:", citation, re.MULTILINE) for key in ("cff-version", "message", "authors", "type"))
+
+
+def test_papers_to_cite_are_those_that_docstrings_name():
+    page = (ROOT / "docs" / "cite.md").read_text()
+    keys, numbers = re.findall(r"^@\w+\{(\w+),", page, re.MULTILINE), re.findall(r"eprint = \{([\d.]+)\}", page)
+    assert len(set(keys)) == len(keys) == len(numbers) + 1 and len(set(numbers)) == len(numbers) >= 10
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    assert [number for number in numbers if number not in sources] == []
+    assert [n for n in re.findall(r"arXiv (\d{4}\.\d{5})", page) if n not in sources] == []
