@@ -46,7 +46,7 @@ def test_every_room_has_a_floor_that_asks_for_something():
     written = tomllib.loads((ROOT / ".ci" / "coverage.toml").read_text())["percent"]
     package = ROOT / "src" / "clinch"
     assert set(written) == {"clinch", *(path.parent.name for path in package.glob("*/__init__.py"))}
-    assert all(30 <= floor <= 100 for floor in written.values()), written
+    assert all(20 <= floor <= 100 for floor in written.values()), written
 
 
 def test_coverage_costs_the_quick_suite_nothing():
