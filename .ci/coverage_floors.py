@@ -33,6 +33,7 @@ class Share(NamedTuple):
 
     @property
     def percent(self) -> float:
+        """Of the lines that can run."""
         return 100.0 * self.run / self.lines if self.lines else 100.0
 
 
@@ -95,7 +96,7 @@ def main() -> int:
     print(f"{'all':<16}{total.percent:6.1f}% of {total.lines:>5} lines")
     if options.write:
         lines = [f"{room} = {floor:g}" for room, floor in raised(found, floors).items()]
-        head = "# Share of a room's lines that the quick suite must run, see coverage_floors.py; `make coverage` measures it."
+        head = "# Percent of a room's lines that the quick suite must run: `make coverage` measures it."
         FLOORS.write_text("\n".join([head, "[percent]", *lines]) + "\n", encoding="utf-8")
         return 0
     wrong = complaints(found, floors)
