@@ -289,7 +289,8 @@ KINDS: dict[str, Kind] = {
         _operators, lambda: _bare_class(Operator),
         (
             documented(), overridden("forward", Operator), RELAXED,
-            Text("its reader, @from_aten or @from_onnx", "src/clinch/network/**/*.py", r"(?<!class )(?<![`:.])\b{}\b"),
+            Text("its reader: @spelled, @from_aten or @from_onnx", "src/clinch/network/**/*.py",
+                 r"(?<!class )(?<![`:.])\b{}\b(?=.)|@spelled\([^)]*\)\n(?=@dataclass[^\n]*\nclass {}\()"),
             Row("a specimen in tests/network/operator_specimens.py", _specimens),
         ),
     ),
