@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.activation_steps import CLASSIFIER, SMALL, PatternRuns, PatternSettings
-from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.gradient_steps import cosine
@@ -54,7 +54,7 @@ from clinch.runtime.gradients import with_gradients
 STEP, LAST = 0.25, 0.02
 
 
-@with_gradients
+@attack_method
 def activation_descent(
     net: Attacked,
     x: Tensor | None = None,
@@ -84,9 +84,6 @@ def activation_descent(
 
     Args:
         net: a classifier that ``cl.load`` can read; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
         norm: 1, 2 or ``cl.inf``.
         steps: of each run.
         step_size: of the input, one or ``(B,)``; None: ``eps/4``.
@@ -97,11 +94,7 @@ def activation_descent(
         settings: of the pattern variables: ``CLASSIFIER``, ``ROBUST_CLASSIFIER`` or your own.
         layers: names of the ReLUs that have variables; None: all. The others switch by their own sign.
         loss: L: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
         seed: of random starts, noise and probes.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
 
     Returns:
         Points inside the ball; see :class:`AttackResult`. Probes count as rows sent forward.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, objective_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.classification import ClassQuery
@@ -19,7 +19,6 @@ from clinch.geometry.elementwise import power
 from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.roots import saturating_root
-from clinch.runtime.gradients import with_gradients
 
 #: distance of the first step, by norm
 FIRST_DISTANCE = {1.0: 0.5, 2.0: 0.1}
@@ -31,7 +30,7 @@ SMALLEST, LARGEST = 1e-6, 1e12
 ROOM = 1e-4
 
 
-@with_gradients
+@attack_method
 def alma(
     net: Attacked,
     x: Tensor | None = None,
@@ -62,9 +61,6 @@ def alma(
     classifier of two classes, for which the ratio says nothing, takes the margin over its value at x for r.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
         norm: 1 or 2.
         steps: one pass forward and one backward each.
         first_distance: length of the first step; None: 0.5 for p = 1, 0.1 for p = 2 (ours, for images).
@@ -73,17 +69,7 @@ def alma(
         check_every: M.
         growth: γ.
         improvement: τ.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
         seed: of the random direction that stands for a gradient of zero in the first step.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        The nearest points found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> alma(net, x, y, norm=2, steps=120).distance.median()

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.losses import loss_of
@@ -16,7 +16,6 @@ from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import sparse_direction, steepest_direction, with_room
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 #: share of a step that is its own, the rest is momentum; share of steps that have to gain between checkpoints
 OWN, GAINING = 0.75, 0.75
@@ -26,7 +25,7 @@ STAGES = ((0.3, 3.0), (0.3, 2.0), (0.4, 1.0))
 SHARE, SHRINK, SMALLEST = 0.2, 1.5, 0.1
 
 
-@with_gradients
+@attack_method
 def apgd(
     net: Attacked,
     x: Tensor | None = None,
@@ -55,28 +54,11 @@ def apgd(
     APGD-T; targets, restarts and inputs run at the same time, and an input leaves as soon as its goal is reached.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
-            and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
         norm: 1, 2 or ``cl.inf``.
         steps: gradient steps of each run.
-        loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
         targets: aim at so many of the nearest classes, one run each; 0: at none alone.
         restarts: runs for each of those; all but the first start at random points of the ball.
         random_start: whether the first does so too; None: only where there are several.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: of the random starts.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        Points inside the ball; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> apgd(net, x, y, eps=0.1, loss="dlr", targets=9).success.double().mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, objective_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import cosine
@@ -14,10 +14,9 @@ from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 
-@with_gradients
+@attack_method
 def ddn(
     net: Attacked,
     x: Tensor | None = None,
@@ -43,26 +42,11 @@ def ddn(
     that of ``loss="margin"`` does not.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
-            and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
         steps: one pass forward and one backward each.
         gamma: γ.
         first_radius: ε at the start, in units of the input.
         step_size: α at the start.
-        loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
         seed: of the random direction that stands for a gradient of zero.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        The nearest points found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> ddn(net, x, y, steps=120).distance.median()

@@ -7,14 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import draw_back, first_points, shortest_step
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 #: the least that a step takes off a candidate, relative to the margin at the start: at a tie the exact step has no
 #: length
@@ -23,7 +22,7 @@ LEAST = 1e-5
 Models = Callable[[AttackObjective, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-@with_gradients
+@attack_method
 def deepfool(
     net: Attacked,
     x: Tensor | None = None,
@@ -48,24 +47,10 @@ def deepfool(
     undoes what the overshoot did not need. ``halvings=0, bounds=None`` is the paper's.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, whose candidates stand for classes.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
         norm: any p >= 1 or ``cl.inf``; a problem whose objective is a distance has its own.
         steps: at most so many.
         overshoot: how far each point lies beyond the sum of its steps, relative to that sum.
         halvings: of the bisection at the end.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        outputs: what f is, ``"logits"`` or ``"probabilities"``.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        The nearest points found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> deepfool(net, x, y, norm=cl.inf).distance.median()
@@ -79,7 +64,7 @@ def deepfool(
     return best_points.result()
 
 
-@with_gradients
+@attack_method
 def shortest_linear(
     net: Attacked,
     x: Tensor | None = None,

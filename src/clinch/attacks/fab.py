@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, objective_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.draws import Draws
@@ -15,7 +15,6 @@ from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 #: length of random starts, by norm, where no nearer point is known
 START = {1.0: 5.0, 2.0: 1.0, torch.inf: 0.3}
@@ -25,7 +24,7 @@ SEARCH = 3
 BEYOND = 1e-3
 
 
-@with_gradients
+@attack_method
 def fab(
     net: Attacked,
     x: Tensor | None = None,
@@ -61,17 +60,6 @@ def fab(
         alpha_max: largest share of the projection of x.
         eta: η, how far to go beyond the boundary.
         beta: β.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: of the random starts.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        The nearest points found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> fab(net, x, y, norm=2, steps=20).distance.median()
@@ -99,7 +87,7 @@ def fab(
     return best_points.result()
 
 
-@with_gradients
+@attack_method
 def fab_t(
     net: Attacked,
     x: Tensor | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, objective_of
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import cosine
 from clinch.attacks.core.losses import loss_of
@@ -14,10 +14,9 @@ from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 
-@with_gradients
+@attack_method
 def fmn(
     net: Attacked,
     x: Tensor | None = None,
@@ -44,27 +43,11 @@ def fmn(
     boundary may stay just short of it for good.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
-            and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        norm: 0, any number from 1 on, or ``cl.inf``.
         steps: one pass forward and one backward each.
         step_size: α at the start, in units of the input.
         gamma: γ at the start.
         loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin. The
             radius of the linear model is that of the margin, and with another loss the ball grows by γ instead.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: the attack draws nothing.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        The nearest points found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> fmn(net, x, y, norm=1, steps=120).distance.median()

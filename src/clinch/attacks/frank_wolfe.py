@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import cosine
@@ -16,10 +16,9 @@ from clinch.errors import ProblemError
 from clinch.geometry.directions import linear_maximiser
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
-from clinch.runtime.gradients import with_gradients
 
 
-@with_gradients
+@attack_method
 def frank_wolfe(
     net: Attacked,
     x: Tensor | None = None,
@@ -48,29 +47,11 @@ def frank_wolfe(
     are as long as the ball: that helps where the gradient at x misleads, on adversarially trained networks.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
-            and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
-        norm: 0, any number from 1 on, or ``cl.inf``.
         steps: steps of each run.
         average: a at the end.
         last: s at the end.
-        loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
         targets: aim at so many of the nearest classes, all at the same time; 0: at none alone.
         restarts: runs at the same time; all but the first start at random points of the ball.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: of the random starts.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        Points inside the ball; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> frank_wolfe(net, x, y, eps=0.25, targets=4).success.double().mean()

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, objective_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import Moments
@@ -17,7 +17,6 @@ from clinch.errors import ProblemError
 from clinch.geometry.elementwise import power, sigmoid, softplus
 from clinch.geometry.norms import Norm
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 #: smallest ratio of the two multipliers, and its inverse the largest
 SMALLEST_RATIO = 1e-6
@@ -27,7 +26,7 @@ AVERAGE = 0.9
 ITERATIONS, SETTLED = 5, 1e-2
 
 
-@with_gradients
+@attack_method
 def pdpgd(
     net: Attacked,
     x: Tensor | None = None,
@@ -54,26 +53,11 @@ def pdpgd(
     the smallest distance even of a linear classifier.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        norm: 0, any number from 1 on, or ``cl.inf``.
         steps: one pass forward and one backward each.
         step_size: of δ at the start.
         reduction: last step size over the first, falling geometrically.
         first_ratio: λ_0/λ_1 at the start; small: the goal counts more than the distance.
         dual_step_size: θ at the start, falling linearly to a tenth.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: the attack draws nothing.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        The nearest points found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> pdpgd(net, x, y, norm=1, steps=120).distance.median()

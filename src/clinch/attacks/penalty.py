@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, nearest_objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, nearest_objective_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress, line_search_to_input
 from clinch.attacks.core.gradient_steps import cosine
@@ -20,7 +20,6 @@ from clinch.geometry.elementwise import atanh
 from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
-from clinch.runtime.gradients import with_gradients
 
 #: Adam's averages (Kingma and Ba 2015, arXiv 1412.6980), and the smallest root it divides by
 DECAY, SQUARES, TINY = 0.9, 0.999, 1e-12
@@ -32,7 +31,7 @@ APART = 3.0
 BEYOND = 1e-4
 
 
-@with_gradients
+@attack_method
 def penalty(
     net: Attacked,
     x: Tensor | None = None,
@@ -66,8 +65,6 @@ def penalty(
 
     Args:
         net: a classifier; or a problem whose objective is a Euclidean distance, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
         norm: 2, as the penalty is a squared Euclidean distance.
         steps: of Adam in each round.
         rounds: of the search over c.
@@ -79,17 +76,6 @@ def penalty(
             nearest; None: whichever is smallest at each step, which ends where that one cannot be moved.
         change_of_variables: optimise w with ``z = (l+u)/2 + (u−l)/2·tanh w`` instead of clipping to the range; elements
             without limits stay as they are.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: taken for the sake of uniformity; nothing is random.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        The nearest points found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> nearest_found = penalty(problem, steps=50, rounds=3).distance
@@ -115,7 +101,7 @@ def penalty(
     return best_points.result()
 
 
-@with_gradients
+@attack_method
 def carlini_wagner(
     net: Attacked,
     x: Tensor | None = None,

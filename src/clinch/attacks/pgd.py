@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, objective_of, radius_of, steps_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of, steps_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import Rule, orthogonal, selective
@@ -18,10 +18,9 @@ from clinch.geometry.directions import sparse_direction, steepest_direction, wit
 from clinch.geometry.norms import Norm
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
-from clinch.runtime.gradients import with_gradients
 
 
-@with_gradients
+@attack_method
 def pgd(
     net: Attacked,
     x: Tensor | None = None,
@@ -53,12 +52,6 @@ def pgd(
     1909.05040). We differ in that elements which the range does not let move are not chosen.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
-            and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
-        norm: 0, any number from 1 on, or ``cl.inf``.
         steps: gradient steps of each restart.
         step_size: α, one or ``(B,)``; None: ``2.5·eps/steps``, at least 1 for p = 0.
         restarts: runs of each input; those that are left start at random points of the ball.
@@ -66,18 +59,6 @@ def pgd(
         normalise: follow the steepest direction; otherwise the plain gradient, which shows why that is needed.
         momentum: β.
         share: of the elements that change in one step, for p = 1 at least one.
-        loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: of the random starts.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        Points inside the ball; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> pgd(net, x, y, eps=0.1, steps=40, step_size=0.01, restarts=10).success.double().mean()
@@ -153,7 +134,7 @@ def _direction(gradient: Tensor, z: Tensor, ball: Region, norm: Norm, share: flo
     return gradient / along(torch.where(largest > 0, largest, 1.0), gradient)
 
 
-@with_gradients
+@attack_method
 def fgsm(
     net: Attacked,
     x: Tensor | None = None,
@@ -176,7 +157,7 @@ def fgsm(
     return pgd(net, x, y, eps=eps, norm=norm, steps=1, step_size=eps, loss=loss, target=target, bounds=bounds)
 
 
-@with_gradients
+@attack_method
 def selective_pgd(
     net: Attacked,
     x: Tensor | None = None,
@@ -202,26 +183,10 @@ def selective_pgd(
     in every norm, as in the paper. A classifier has one loss, its margin. Each input stops at its goal.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
-        norm: 0, any number from 1 on, or ``cl.inf``.
         steps: gradient steps of each restart.
         step_size: α, one or ``(B,)``; None: ``2.5/steps`` of the ball's largest Euclidean radius.
         restarts: runs of each input; all but the first start at random points of the ball.
         separate: one loss for each of the other clauses instead of their worst; one backward pass for each.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: of the random starts.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        Points inside the ball; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> selective_pgd(cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), rejected), eps=1.5).success
@@ -231,7 +196,7 @@ def selective_pgd(
     return _in_turn(objective, radius, selective, steps, step_size, restarts, separate, seed, history, progress)
 
 
-@with_gradients
+@attack_method
 def orthogonal_pgd(
     net: Attacked,
     x: Tensor | None = None,

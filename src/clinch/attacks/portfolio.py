@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clinch.attacks.apgd import STAGES as BALLS
 from clinch.attacks.apgd import adaptive_steps
-from clinch.attacks.core.arguments import Attacked, lowering_objective, objective_of, radius_of
+from clinch.attacks.core.arguments import Attacked, attack_method, lowering_objective, objective_of, radius_of
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.draws import Draws
@@ -62,7 +62,7 @@ RESTARTS = 3
 FEWEST = 500
 
 
-@with_gradients
+@attack_method
 def worst(
     net: Attacked,
     x: Tensor | None = None,
@@ -92,24 +92,7 @@ def worst(
     for its passes on images other than those of the benchmark (``benchmarks/attacks/fixed_budget.py``).
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
-            and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
-        norm: 0, any number from 1 on, or ``cl.inf``.
         passes: rows forward and backward for each input, 500 or more: so many where nothing is found, at most.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: of the random starts.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        Points inside the ball; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> worst(net, x, y, eps=0.1).success.double().mean()

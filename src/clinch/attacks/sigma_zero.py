@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, objective_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import Moments, cosine
 from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 
-@with_gradients
+@attack_method
 def sigma_zero(
     net: Attacked,
     x: Tensor | None = None,
@@ -39,9 +38,6 @@ def sigma_zero(
     al. 2025 (arXiv 2402.01879, algorithm 1), with Adam's averages as in the authors' code.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
         steps: one pass forward and one backward each.
         step_size: η at the start; as all lengths here in units of the input, published for the range (0, 1).
         sigma: σ, the sharpness of the count.
@@ -49,16 +45,6 @@ def sigma_zero(
         threshold_rate: t.
         target: one class or ``(B,)``; None: any class but the label. The paper's attack has no target; a target changes
             the margin alone.
-        bounds: the range of inputs; None: no limits.
-        seed: the attack draws nothing.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        The points with fewest changes found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> sigma_zero(net, x, y, steps=120).distance.median()

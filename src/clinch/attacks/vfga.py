@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, check_norm, objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, objective_of
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.losses import loss_of
 from clinch.attacks.core.objective import AttackObjective, Loss
 from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
-from clinch.runtime.gradients import with_gradients
 
 
-@with_gradients
+@attack_method
 def vfga(
     net: Attacked,
     x: Tensor | None = None,
@@ -39,23 +38,10 @@ def vfga(
     vanish for sure predictions), and an input whose gradient is zero is given up.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
         steps: elements that may change; None: all. A step is ``2·samples + 1`` passes forward and one backward.
         samples: values tried in each direction.
-        loss: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
-        target: one class or ``(B,)``; None: any class but the label.
         bounds: the range of inputs; without limits the values have a spread of one.
         seed: of the random values.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        The points found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> vfga(net, x, y).distance.median()

@@ -1,28 +1,10 @@
-"""From the arguments that all attacks share to an objective, with every check made before a gradient is spent.
-
-Args that mean the same for every attack:
-
-    net: a classifier (``nn.Module`` or what ``cl.load`` returned); or, where that has a meaning, a problem
-        (``cl.Problem`` or its normal form), or what an application asks, such as
-        :class:`clinch.applications.segmentation.Pixels`: then without x and y.
-    x: ``(B, *input_shape)`` clean inputs.
-    y: ``(B,)`` labels.
-    eps: the radius of the ball to attack in, one or ``(B,)``; None: that of the problem's own ball.
-    norm: 0, any number from 1 on, or ``cl.inf`` unless the attack says otherwise; a problem whose objective is a
-        distance has its own.
-    target: one class or ``(B,)``; None: any class but the label.
-    bounds: the range of inputs; None: no limits. A problem states its own.
-    seed: of everything random; an attack that draws nothing takes it for the sake of uniformity.
-    history: whether to keep the course of the attack.
-    progress: called after each step with the numbers of steps done and planned.
-
-All return an :class:`AttackResult`: points inside the ball, or the nearest ones found; and raise a ``ClinchError`` for
-an argument that does not fit, in one line, before any gradient is spent.
-"""
+"""From the arguments that all attacks share to an objective, with every check made before a gradient is spent."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +17,63 @@ from clinch.errors import ProblemError, ShapeError, UnsupportedByEngine
 from clinch.geometry.norms import norm_of
 from clinch.network.network import Network
 from clinch.query import Distance, Query
+from clinch.runtime.gradients import with_gradients
 
 #: what attacks take first
 Attacked: TypeAlias = nn.Module | Network | HasQuery | Query | AttackQuery | AttackObjective
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: what arguments mean for every attack that has them and says nothing else
+COMMON = {
+    "net": """a classifier, ``nn.Module`` or what ``cl.load`` returned; or, where that has a meaning, a problem or what
+        an application asks, then without x and y.""",
+    "x": "``(B, *input_shape)`` clean inputs.",
+    "y": "``(B,)`` labels.",
+    "eps": "the radius of the ball to attack in, one or ``(B,)``; None: that of the problem's own ball.",
+    "norm": "0, any number from 1 on, or ``cl.inf``; a problem whose objective is a distance has its own.",
+    "target": "one class or ``(B,)``; None: any class but the label.",
+    "bounds": "the range of inputs; None: no limits. A problem states its own.",
+    "loss": '``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.',
+    "outputs": 'what f is, ``"logits"`` or ``"probabilities"``.',
+    "settings": "the numbers that the method was tuned with: an object, or its fields by name; results record them.",
+    "seed": "of everything random; an attack that draws nothing takes it for the sake of uniformity.",
+    "history": "whether to keep the course of the attack.",
+    "progress": "called after each step with the numbers of steps done and planned.",
+}
+RESULT = """
+Returns:
+    Points inside the ball, or the nearest ones found; see :class:`AttackResult`."""
+ERRORS = """
+Raises:
+    ClinchError: an argument that does not fit, in one line, before any gradient is spent.
+"""
+
+
+def attack_method(function: Callable[P, R]) -> Callable[P, R]:
+    """An attack: it has gradients whatever mode the caller's code is in, and its docstring says of every argument what
+    it means, those of :data:`COMMON` too."""
+    function.__doc__ = _completed(inspect.getdoc(function) or "", list(inspect.signature(function).parameters))
+    return with_gradients(function)
+
+
+def _completed(doc: str, names: list[str]) -> str:
+    text, _, rest = doc.partition("\nArgs:\n")
+    stated, _, rest = rest.partition("\n\n") if rest else ("", "", "")
+    if not stated:
+        text, found, rest = text.partition("\nExample:")
+        rest = found.strip("\n") + rest
+    own: dict[str, str] = {}
+    for line in stated.splitlines():
+        name = line.strip().partition(":")[0]
+        if not line.startswith("     ") and name in names:
+            own[name] = line
+        elif own:
+            own[list(own)[-1]] += f"\n{line}"
+    lines = [own.get(name, f"    {name}: {COMMON.get(name, '')}".rstrip()) for name in names]
+    ends = [end for end in (RESULT, ERRORS) if end.split()[0] not in rest]
+    return "\n".join([text, "Args:", *lines, *ends, rest]).rstrip()
 
 
 def objective_of(
@@ -48,7 +84,7 @@ def objective_of(
     """The objective of an attack: classifier, inputs and labels, or a problem alone. An objective is returned as it is.
 
     Args:
-        net: with ``x``, ``y``, ``target``, ``bounds`` and ``norm`` as in :mod:`clinch.attacks.core.arguments`.
+        net: with ``x``, ``y``, ``target``, ``bounds`` and ``norm`` as :data:`COMMON` says.
         outputs: ``"logits"`` or ``"probabilities"``.
         any_p: whether the attack takes every p >= 1, but not 0.
         scaled: whether the attack works in the units of :mod:`clinch.attacks.core.units`; otherwise in the user's.

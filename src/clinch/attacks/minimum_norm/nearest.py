@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, nearest_objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, nearest_objective_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Budget, Progress, groups, line_search_to_input
 from clinch.attacks.core.draws import Draws
@@ -19,7 +19,6 @@ from clinch.attacks.minimum_norm.multi_constraint import search_multi_constraint
 from clinch.attacks.minimum_norm.shrinking_ball import shrinking_steps
 from clinch.attacks.minimum_norm.sparse import greedy_sparsify
 from clinch.errors import ProblemError
-from clinch.runtime.gradients import with_gradients
 
 #: passes from which on both recipes run for every input
 BOTH = 480
@@ -53,7 +52,7 @@ FEWEST = 60
 STAGES, BALL_STAGE = (0.34, 0.23), 0.68
 
 
-@with_gradients
+@attack_method
 def nearest(
     net: Attacked,
     x: Tensor | None = None,
@@ -79,22 +78,12 @@ def nearest(
     Args:
         net: a classifier; or a problem whose objective is a distance, then without x and y. Conditions that all its
             candidates share become a second half-space that moves must lead into.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        norm: 0, any number from 1 on, or ``cl.inf``.
         passes: rows sent forward or backward for each input, at most; the clean prediction and the check of the
             result are not counted.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: of random starts.
-        history: whether to keep the course of the attack.
         progress: called after each stage with the numbers of stages done and planned.
 
     Returns:
         The points, their distances and pass counts; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> found = nearest(net, x, y, norm=2, passes=240)

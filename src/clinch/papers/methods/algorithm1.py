@@ -5,16 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import first_points, steepest_step
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 
-@with_gradients
+@attack_method
 def algorithm1(
     net: Attacked,
     x: Tensor | None = None,
@@ -37,23 +36,9 @@ def algorithm1(
     the first step that reaches its goal.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, whose candidates stand for classes.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        eps: ε, one or ``(B,)``; None: that of the problem's own ball.
         norm: any p >= 1 or ``cl.inf``.
         steps: n.
-        target: one class or ``(B,)``; None: any class but the label.
         bounds: the range of inputs; None: no limits, as in the paper.
-        outputs: what f is, ``"logits"`` or ``"probabilities"``.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        Points inside the ball; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> algorithm1(net, x, y, eps=0.1, steps=5).success

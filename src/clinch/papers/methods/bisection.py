@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, nearest_objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, nearest_objective_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress, line_search_to_input
 from clinch.attacks.core.draws import Draws
@@ -20,7 +20,6 @@ from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 #: a run stops where it cannot come nearer than this share of what its input has reached
 BETTER = 0.999
@@ -28,7 +27,7 @@ BETTER = 0.999
 STEP = (0.5, 0.005)
 
 
-@with_gradients
+@attack_method
 def bisection(
     net: Attacked,
     x: Tensor | None = None,
@@ -58,26 +57,11 @@ def bisection(
     solutions, and gradients that pass inactive neurons where the true one is zero. p = 1 takes Euclidean steps.
 
     Args:
-        net: a classifier; or a problem whose objective is a distance, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        norm: 0, 1, 2 or ``cl.inf``; a problem states its own.
         steps: gradient steps for each radius.
         rounds: radii tried.
         starts: runs for each candidate, the first from its linearised solution, others from random points around it.
         candidates: of each input, at most, those that linearisation says to be the nearest.
         rule: ``"together"``, ``"selective"`` or ``"orthogonal"``: see :mod:`clinch.attacks.core.gradient_steps`.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: of the random starts.
-        history: whether to keep the course of the attack.
-        progress: called after each step with the numbers of steps done and planned.
-
-    Returns:
-        The nearest points found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> problem = cl.Problem(cl.Minimize(cl.norm(net.input - x0, 2)), rejected)

@@ -8,17 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, objective_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.draws import mix
 from clinch.attacks.core.objective import Answer, AttackObjective, AttackQuery
 from clinch.attacks.core.result import NO_GRADIENT, AttackResult, History
 from clinch.attacks.minimum_norm.candidates import nearest_candidates
 from clinch.errors import ProblemError
-from clinch.runtime.gradients import with_gradients
 
 
-@with_gradients
+@attack_method
 def decomposition(
     method: Callable[[AttackObjective], AttackResult],
     net: Attacked,
@@ -39,19 +38,11 @@ def decomposition(
     Args:
         method: an attack that takes a goal, with settings of its own: ``cl.attacks.penalty``, or
             ``lambda goal: cl.attacks.pgd(goal, eps=0.3)``; settings are one number for all candidates.
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
         candidates: of each input, at most, those that linearisation says to be the nearest.
-        norm: 0, 1, 2 or ``cl.inf``; a problem whose objective is a distance has its own.
         target: one class or ``(B,)``, which leaves one candidate; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
 
     Returns:
         The nearest points over all candidates, passes of all candidates together; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> decomposition(lambda goal: cl.attacks.penalty(goal, steps=50, rounds=2), problem).distance

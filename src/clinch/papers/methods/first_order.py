@@ -7,13 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.result import NO_GRADIENT, AttackResult
 from clinch.attacks.linear_model import first_points, ratios, shortest_step
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 #: how far a point goes beyond the boundary of the linear model, relative to the way there
 OVERSHOOT = 0.02
@@ -21,7 +20,7 @@ OVERSHOOT = 0.02
 INFEASIBLE = "to first order nothing inside the ball reaches the goal (proposition 1 of arXiv 1803.03607)"
 
 
-@with_gradients
+@attack_method
 def first_order_radius(
     net: Attacked,
     x: Tensor | None = None,
@@ -38,18 +37,11 @@ def first_order_radius(
     An estimate and no bound: the network is not linear.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
         norm: any p >= 1 or ``cl.inf``.
         target: one class or ``(B,)``: the margin to that class alone, ``L = max_{c≠t} f_c − f_t``.
-        outputs: what f is, ``"logits"`` or ``"probabilities"``.
 
     Returns:
         ``(B,)`` in float64: 0 where the goal is reached already, infinity where all gradients are zero.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> rho2 = first_order_radius(net, x, y).mean()
@@ -64,7 +56,7 @@ def first_order_radius(
     return radius
 
 
-@with_gradients
+@attack_method
 def gn_feasibility(
     net: Attacked,
     x: Tensor | None = None,
@@ -83,21 +75,11 @@ def gn_feasibility(
     :func:`first_order_radius`; with them their part of the ball has to reach as well, which is ours.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
         norm: any p >= 1 or ``cl.inf``.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        outputs: what f is, ``"logits"`` or ``"probabilities"``.
 
     Returns:
         ``x + η`` where GN is feasible; elsewhere x itself with the reason. Whether the network itself is fooled is
         ``success``.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> found = gn_feasibility(net, x, y, eps=0.05)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.losses import loss_of
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import first_points, steepest_step
 from clinch.geometry.projection import project_into
 from clinch.network.network import Network
-from clinch.runtime.gradients import with_gradients
 
 
-@with_gradients
+@attack_method
 def gnii(
     net: Attacked,
     x: Tensor | None = None,
@@ -36,22 +35,8 @@ def gnii(
     chooses the class.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, or a :class:`AttackObjective`, then without x
-            and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
         norm: any p >= 1 or ``cl.inf``.
         loss: L: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        outputs: what f is, ``"logits"`` or ``"probabilities"``.
-
-    Returns:
-        Points inside the ball; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> gnii(net, x, y, eps=0.5, norm=2).success
@@ -72,7 +57,7 @@ def gnii(
     return best_points.result(radius)
 
 
-@with_gradients
+@attack_method
 def algorithm2(
     net: nn.Module | Network,
     x: Tensor | None = None,
@@ -96,7 +81,7 @@ def algorithm2(
     return gnii(net, x, y, eps=eps, norm=norm, loss="score", target=target, bounds=bounds, outputs=outputs)
 
 
-@with_gradients
+@attack_method
 def fast_grad(
     net: nn.Module | Network,
     x: Tensor | None = None,

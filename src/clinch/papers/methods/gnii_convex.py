@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.losses import loss_of
 from clinch.attacks.core.objective import AttackObjective
@@ -20,7 +20,6 @@ from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import first_points
 from clinch.errors import BackendError, ProblemError
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 #: ``constraints(eta, x)``: what must hold of the perturbation ``(n,)``, given the input ``(n,)`` as a parameter
 Constraints = Callable[[Any, Any], Sequence[Any]]
@@ -31,7 +30,7 @@ UNSOLVED, UNMET = (
 )
 
 
-@with_gradients
+@attack_method
 def gnii_convex(
     net: Attacked,
     x: Tensor | None = None,
@@ -54,16 +53,9 @@ def gnii_convex(
     Clarabel for each input in turn. Needs ``pip install "clinch[convex]"``.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
         constraints: such as ``lambda eta, x: [cp.sum(eta) == 0]``; None: no others.
-        eps: radius, one or ``(B,)``; None: that of the problem's own ball.
         norm: any p >= 1 or ``cl.inf``.
         loss: L: ``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        outputs: what f is, ``"logits"`` or ``"probabilities"``.
         tolerance: by how much a constraint may be missed, measured again by CVXPY at the final rounded point.
 
     Returns:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clinch.attacks.core.arguments import objective_of
+from clinch.attacks.core.arguments import attack_method, objective_of
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.losses import loss_of
@@ -18,13 +18,12 @@ from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import draw_back
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.network.network import Network
-from clinch.runtime.gradients import with_gradients
 
 #: ends of the line search, relative to the weight from which on x itself is stationary
 LEAST, MOST = 1e-3, 4.0
 
 
-@with_gradients
+@attack_method
 def lbfgs(
     net: nn.Module | Network,
     x: Tensor | None = None,
@@ -49,24 +48,13 @@ def lbfgs(
     SciPy takes one input and one target at a time, so that this is a reference, far slower than the other attacks.
 
     Args:
-        net: a classifier.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
         steps: L-BFGS iterations of each minimisation.
         searches: values of c tried for each target.
         halvings: forward passes of the bisection at the end.
         sharpness: κ of ``CE(κ·z, t)/κ``. 1 is the paper's, whose minimiser also moves away from the third class and
             further; the larger κ is, the less do other classes than the two nearest ones matter.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
         history: whether to keep the course of the attack, one line for each c of each target.
         progress: called at the same time.
-
-    Returns:
-        The nearest points found; see :class:`AttackResult`.
-
-    Raises:
-        ClinchError: an argument that does not fit, in one line, before any gradient is spent.
 
     Example:
         >>> lbfgs(net, x[:1], y[:1], steps=5, searches=4).distance

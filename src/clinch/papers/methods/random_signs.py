@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from clinch.attacks.core.arguments import Attacked, objective_of, radius_of
+from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
-from clinch.runtime.gradients import with_gradients
 
 
-@with_gradients
+@attack_method
 def random_signs(
     net: Attacked,
     x: Tensor | None = None,
@@ -33,19 +32,8 @@ def random_signs(
     paper does not do.
 
     Args:
-        net: a classifier; or a problem with constraints on the network, then without x and y.
-        x: ``(B, *input_shape)``.
-        y: ``(B,)`` labels.
-        eps: ε, one or ``(B,)``; None: that of the problem's own ball.
         steps: number of draws; an input stops at the first that reaches its goal.
-        target: one class or ``(B,)``; None: any class but the label.
-        bounds: the range of inputs; None: no limits.
-        seed: of the draws.
-        history: whether to keep the course of the attack.
         progress: called after each draw with the numbers of draws done and planned.
-
-    Returns:
-        Points inside the ball; see :class:`AttackResult`.
 
     Raises:
         ClinchError: an argument that does not fit, or a problem whose norm is not the maximum norm.
