@@ -11,28 +11,30 @@ from typing import Any
 
 from clinch.attacks.activation_descent import activation_descent, minimise_by_activation_descent
 from clinch.attacks.activation_steps import PatternSettings
-from clinch.attacks.alma import alma
-from clinch.attacks.apgd import apgd
+from clinch.attacks.alma import AlmaSettings, alma
+from clinch.attacks.apgd import ApgdSettings, apgd
 from clinch.attacks.core.losses import LOSSES
 from clinch.attacks.core.objective import AttackObjective, AttackQuery
 from clinch.attacks.core.result import AttackResult, History
 from clinch.attacks.ddn import ddn
 from clinch.attacks.deepfool import deepfool, shortest_linear
-from clinch.attacks.fab import fab, fab_t
+from clinch.attacks.fab import FabSettings, fab, fab_t
 from clinch.attacks.fmn import fmn
 from clinch.attacks.frank_wolfe import frank_wolfe
 from clinch.attacks.local_search import polish
 from clinch.attacks.minimise import minimise
-from clinch.attacks.minimum_norm.nearest import nearest
-from clinch.attacks.pdpgd import pdpgd
-from clinch.attacks.penalty import carlini_wagner, penalty
+from clinch.attacks.minimum_norm.multi_constraint import MultiConstraintSettings
+from clinch.attacks.minimum_norm.nearest import NearestSettings, nearest
+from clinch.attacks.pdpgd import PdpgdSettings, pdpgd
+from clinch.attacks.penalty import PenaltySettings, carlini_wagner, penalty
 from clinch.attacks.pgd import fgsm, orthogonal_pgd, pgd, selective_pgd
-from clinch.attacks.portfolio import attack, worst
+from clinch.attacks.portfolio import WorstSettings, attack, worst
 from clinch.attacks.sigma_zero import sigma_zero
 from clinch.attacks.vfga import vfga
 
 #: methods that only one published experiment needs, and the modules that define them
 IN_PAPERS = {
+    "BisectionSettings": "clinch.papers.methods.bisection",
     "algorithm1": "clinch.papers.methods.algorithm1",
     "algorithm2": "clinch.papers.methods.gnii",
     "bisection": "clinch.papers.methods.bisection",
@@ -48,6 +50,14 @@ IN_PAPERS = {
 }
 
 __all__ = [
+    "ApgdSettings",
+    "FabSettings",
+    "PenaltySettings",
+    "AlmaSettings",
+    "PdpgdSettings",
+    "NearestSettings",
+    "MultiConstraintSettings",
+    "WorstSettings",
     "LOSSES",
     "AttackObjective",
     "AttackQuery",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,21 +15,33 @@ from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.losses import spread
 from clinch.attacks.core.objective import Answer, AttackObjective, Loss
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.elementwise import power
 from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.roots import saturating_root
+from clinch.solver.settings import Positive, Share
 
 #: distance of the first step, by norm
 FIRST_DISTANCE = {1.0: 0.5, 2.0: 0.1}
 #: the paper's settings, see :func:`alma`
 REDUCTION, AVERAGE, CHECK_EVERY, GROWTH, IMPROVEMENT = 0.01, 0.9, 10, 1.2, 0.95
-#: limits of the multiplier
-SMALLEST, LARGEST = 1e-6, 1e12
-#: what a point beyond the boundary has to show, in units of the loss, before the multiplier falls
-ROOM = 1e-4
+
+
+@dataclass(frozen=True)
+class AlmaSettings(AttackSettings):
+    """Of :func:`alma`, besides its arguments.
+
+    Attributes:
+        smallest: limits of the multiplier, with ``largest``.
+        inside: what a point beyond the boundary has to show, in units of the loss, before the multiplier falls.
+    """
+
+    smallest: Positive = 1e-6
+    largest: Positive = 1e12
+    inside: Share = 1e-4
 
 
 @attack_method
@@ -44,6 +58,7 @@ def alma(
     check_every: int = CHECK_EVERY,
     growth: float = GROWTH,
     improvement: float = IMPROVEMENT,
+    settings: AlmaSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
@@ -75,13 +90,14 @@ def alma(
         >>> alma(net, x, y, norm=2, steps=120).distance.median()
         tensor(0.4866, dtype=torch.float64)
     """
+    numbers = AlmaSettings.of(settings)
     if steps < 1 or check_every < 1 or (first_distance is not None and first_distance <= 0):
         raise ProblemError(
             f"steps={steps}, check_every={check_every}, first_distance={first_distance}: must be positive."
         )
     objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "ALMA", (1.0, 2.0))
     first = FIRST_DISTANCE[objective.p] if first_distance is None else first_distance
-    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=steps)
     penalty = _Penalty(objective, steps, average, check_every, growth, improvement)
     if len(objective.todo):
         _descend(best_points, penalty, steps, first, reduction, objective.draws(seed), objective.p)
@@ -109,6 +125,7 @@ def _descend(
     best_points: BestPoints, penalty: _Penalty, steps: int, first: float, reduction: float, draws: Draws, p: float
 ) -> None:
     """RMSProp with momentum on ``‖δ‖_p + P``."""
+    s = best_points.objective.numbers(AlmaSettings)
     objective, indices, average = best_points.objective, best_points.objective.todo, penalty.average
     z, region, function = best_points.x[indices], objective.region.take(indices), _ratio(objective)
     squares, momentum = torch.ones_like(z), torch.zeros_like(z)
@@ -119,7 +136,7 @@ def _descend(
         best_points.update(z, indices, slope.margin)
         if k == 0 and function is None:
             scale = slope.loss.abs().clamp(min=torch.finfo(scale.dtype).tiny)
-        pull = penalty.update(slope.loss / scale + ROOM, slope.margin < 0, k)
+        pull = penalty.update(slope.loss / scale + s.inside, slope.margin < 0, k)
         gradient = along(pull / scale, z) * slope.gradient
         if k == 0:
             blind = along(gradient.flatten(1).norm(dim=1) <= 1e-6, z)
@@ -153,12 +170,14 @@ class _Penalty:
         growth: float,
         improvement: float,
     ) -> None:
+        self.objective = objective
         self.average, self.check_every, self.growth, self.improvement = average, check_every, growth, improvement
         self.mu = self.rho = self.reference = objective.x.new_ones(len(objective.todo))
         self.found_at, self.steps = self.mu * steps, steps
 
     def update(self, r: Tensor, inside: Tensor, k: int) -> Tensor:
         """Adapt both at step k; returns ``∂P/∂r``."""
+        s = self.objective.numbers(AlmaSettings)
         self.found_at = torch.where(inside & (self.found_at == self.steps), float(k), self.found_at)
         if k == 0:
             self.reference = r
@@ -167,7 +186,7 @@ class _Penalty:
             stuck = (self.found_at == self.steps) & (r >= self.improvement * self.reference)
             self.rho = torch.where(stuck, self.growth * self.rho, self.rho)
             self.reference = r
-        self.mu = (self.average * self.mu + (1 - self.average) * self._pull(r)).clamp(SMALLEST, LARGEST)
+        self.mu = (self.average * self.mu + (1 - self.average) * self._pull(r)).clamp(s.smallest, s.largest)
         return self._pull(r)
 
     def _pull(self, r: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,16 +14,33 @@ from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.losses import loss_of
 from clinch.attacks.core.restarts import BallRuns, End, Start, ask, starts
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.errors import ProblemError
 from clinch.geometry.directions import sparse_direction, steepest_direction, with_room
 from clinch.geometry.projection import project_into
+from clinch.solver.settings import Positive, Share, Triple
 
-#: share of a step that is its own, the rest is momentum; share of steps that have to gain between checkpoints
-OWN, GAINING = 0.75, 0.75
-#: for p = 1: share of the steps in a ball of so many radii
-STAGES = ((0.3, 3.0), (0.3, 2.0), (0.4, 1.0))
-#: for p = 1: first share of elements that move; factor by which their number and the step shrink; smallest step
-SHARE, SHRINK, SMALLEST = 0.2, 1.5, 0.1
+
+@dataclass(frozen=True)
+class ApgdSettings(AttackSettings):
+    """Of :func:`apgd`.
+
+    Attributes:
+        own: share of a step that is its own, the rest is momentum.
+        gaining: share of the steps that have to gain between checkpoints.
+        stage_shares: for p = 1, of the steps in a ball of so many radii each, ``stage_radii``.
+        share: for p = 1, first share of elements that move.
+        shrink: factor by which their number and the step shrink.
+        smallest: smallest step in first ones.
+    """
+
+    own: Share = 0.75
+    gaining: Share = 0.75
+    stage_shares: Triple = (0.3, 0.3, 0.4)
+    stage_radii: Triple = (3.0, 2.0, 1.0)
+    share: Share = 0.2
+    shrink: Positive = 1.5
+    smallest: Share = 0.1
 
 
 @attack_method
@@ -38,6 +56,7 @@ def apgd(
     targets: int = 0,
     restarts: int = 1,
     random_start: bool | None = None,
+    settings: ApgdSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
@@ -64,6 +83,7 @@ def apgd(
         >>> apgd(net, x, y, eps=0.1, loss="dlr", targets=9).success.double().mean()
         tensor(0.6250, dtype=torch.float64)
     """
+    numbers = ApgdSettings.of(settings)
     if steps < 1 or restarts < 1 or targets < 0:
         raise ProblemError(f"steps={steps} and restarts={restarts} must be at least 1, targets={targets} at least 0.")
     objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
@@ -72,7 +92,7 @@ def apgd(
         raise ProblemError(
             "APGD has no step for norm=0. Take clinch.attacks.frank_wolfe or pgd, or norm 1, 2 or cl.inf."
         )
-    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=steps)
     start = starts(
         best_points, radius, targets=targets, restarts=restarts, draws=objective.draws(seed),
         noisy=restarts > 1 if random_start is None else random_start,
@@ -91,11 +111,12 @@ def adaptive_steps(best_points: BestPoints, start: Start, radius: Tensor, steps:
         steps: number of steps.
         loss: its name.
     """
+    s = best_points.objective.numbers(ApgdSettings)
     if not best_points.objective.norm.sparse:
         runs = BallRuns(best_points.objective, start, radius, 2 * radius)
         return _dense_steps(best_points, runs, steps, loss)
     end, left = End(start, start.z, start.z.new_empty(0)), steps
-    for stage, (share, factor) in enumerate(STAGES):
+    for stage, (share, factor) in enumerate(zip(s.stage_shares, s.stage_radii)):
         count = left if factor == 1 else round(share * steps)
         left -= count
         reach = factor * radius
@@ -108,6 +129,7 @@ def adaptive_steps(best_points: BestPoints, start: Start, radius: Tensor, steps:
 
 def _dense_steps(best_points: BestPoints, runs: BallRuns, steps: int, loss: str | None) -> End:
     """p = 2 and infinity."""
+    s = best_points.objective.numbers(ApgdSettings)
     marks, last, checked, free = _checkpoints(steps), 0, runs.least, torch.zeros_like(runs.indices, dtype=torch.bool)
     gains = torch.zeros_like(runs.indices)
     for k in range(steps):
@@ -118,13 +140,13 @@ def _dense_steps(best_points: BestPoints, runs: BallRuns, steps: int, loss: str 
             break
         gains = gains + (runs.loss < before)
         if k in marks:
-            stalled = (gains < GAINING * (k - last)) | (free & (runs.least >= checked))
+            stalled = (gains < s.gaining * (k - last)) | (free & (runs.least >= checked))
             runs.go_back(stalled)
             runs.size = torch.where(stalled, runs.size / 2, runs.size)
             last, checked, free, gains = k, runs.least, ~stalled, torch.zeros_like(gains)
         z, direction = runs.z, steepest_direction(runs.gradient, best_points.objective.p)
         new = project_into(runs.ball, z - along(runs.size, z) * direction)
-        own = OWN if k else 1.0
+        own = s.own if k else 1.0
         new = project_into(runs.ball, z + own * (new - z) + (1 - own) * (z - runs.previous))
         runs.z, runs.previous = new, z
         best_points.step()
@@ -135,9 +157,10 @@ def _sparse_steps(
     best_points: BestPoints, runs: BallRuns, steps: int, loss: str | None, radius: Tensor, reach: Tensor, fresh: bool
 ) -> End:
     """p = 1, in a ball that may be larger than the attack's."""
+    s = best_points.objective.numbers(ApgdSettings)
     objective = best_points.objective
     size, changed = runs.z.shape[1:].numel(), runs.changed()
-    count = torch.full_like(changed, SHARE * size) if fresh else (changed / SHRINK).clamp(min=1)
+    count = torch.full_like(changed, s.share * size) if fresh else (changed / s.shrink).clamp(min=1)
     every = max(round(0.04 * steps), 1)
     for k in range(steps):
         going = ask(best_points, runs, loss, radius)
@@ -147,8 +170,8 @@ def _sparse_steps(
         if k and k % every == 0:
             now, full = runs.changed(), reach[runs.indices].to(runs.z)
             shrunk = now < 0.95 * changed
-            count, changed = (now / SHRINK).clamp(min=1), now
-            runs.size = torch.where(shrunk, full, torch.maximum(runs.size / SHRINK, SMALLEST * full))
+            count, changed = (now / s.shrink).clamp(min=1), now
+            runs.size = torch.where(shrunk, full, torch.maximum(runs.size / s.shrink, s.smallest * full))
             runs.go_back(shrunk)
         z = runs.z
         open_ = with_room(runs.gradient, z, objective.region.take(runs.indices))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,16 +14,26 @@ from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.losses import candidate_loss
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.errors import ProblemError
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.projection import project_into
+from clinch.solver.settings import Number, Share, Triple
 
-#: length of random starts, by norm, where no nearer point is known
-START = {1.0: 5.0, 2.0: 1.0, torch.inf: 0.3}
-#: passes forward of the last search between the clean input and the best point
-SEARCH = 3
-#: share of the rest by which each of them goes beyond the linear root, which may lie just short of the boundary
-BEYOND = 1e-3
+
+@dataclass(frozen=True)
+class FabSettings(AttackSettings):
+    """Of :func:`fab`.
+
+    Attributes:
+        start: length of random starts for p = 1, 2 and infinity, where no nearer point is known.
+        search: passes forward of the last search between the clean input and the best point.
+        beyond: share of the rest by which each of them goes beyond the linear root, which may lie just short.
+    """
+
+    start: Triple = (5.0, 1.0, 0.3)
+    search: Number = 3
+    beyond: Share = 1e-3
 
 
 @attack_method
@@ -37,6 +49,7 @@ def fab(
     alpha_max: float = 0.1,
     eta: float = 1.05,
     beta: float = 0.9,
+    settings: FabSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
@@ -65,10 +78,11 @@ def fab(
         >>> fab(net, x, y, norm=2, steps=20).distance.median()
         tensor(0.4738, dtype=torch.float64)
     """
+    numbers = FabSettings.of(settings)
     if steps < 1 or restarts < 1 or (classes is not None and classes < 1):
         raise ProblemError(f"steps={steps}, restarts={restarts} and classes={classes} must be at least 1.")
     objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "FAB")
-    best_points = BestPoints(objective, record=history, progress=progress, steps=steps * restarts)
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=steps * restarts)
     draws = objective.draws(seed)
     if len(objective.todo):
         indices, candidate = _runs(objective, best_points, classes)
@@ -130,12 +144,14 @@ def _runs(objective: AttackObjective, best_points: BestPoints, classes: int | No
 
 def _start(best_points: BestPoints, indices: Tensor, draws: Draws | None) -> Tensor:
     """The clean inputs, or points at half the best known distance from them in random directions."""
+    s = best_points.objective.numbers(FabSettings)
     objective, x = best_points.objective, best_points.objective.x[indices]
     if draws is None:
         return project_into(objective.region.take(indices), x)
     noise = draws.runs(indices).symmetric(x)
     norm, near = objective.norm, best_points.distance[indices]
-    length = near.clamp(max=norm.tuned(START)) / 2 / norm.value(noise).clamp(min=1e-12)
+    most = norm.tuned(dict(zip((1.0, 2.0, torch.inf), s.start)))
+    length = near.clamp(max=most) / 2 / norm.value(noise).clamp(min=1e-12)
     return project_into(objective.region.take(indices), x + along(length, x) * noise)
 
 
@@ -190,6 +206,7 @@ def _boundary(
 
 def _search(best_points: BestPoints) -> None:
     """Regula falsi between the clean inputs and the best points."""
+    s = best_points.objective.numbers(FabSettings)
     objective = best_points.objective
     indices = objective.todo[best_points.success[objective.todo]]
     if not len(indices):
@@ -197,9 +214,9 @@ def _search(best_points: BestPoints) -> None:
     x, best = objective.x[indices], best_points.x[indices]
     low, high = torch.zeros_like(best_points.distance[indices]), torch.ones_like(best_points.distance[indices])
     outside, inside = objective.look(x, indices), best_points.margin[indices]
-    for _ in range(SEARCH):
+    for _ in range(s.search):
         middle = low + (high - low) * outside / (outside - inside)
-        middle = middle + BEYOND * (high - middle)
+        middle = middle + s.beyond * (high - middle)
         z = x + along(middle, x) * (best - x)
         margin = objective.look(z, indices)
         best_points.update(z, indices, margin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,17 +14,28 @@ from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import Moments
 from clinch.attacks.core.objective import Answer
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.errors import ProblemError
 from clinch.geometry.elementwise import power, sigmoid, softplus
 from clinch.geometry.norms import Norm
 from clinch.geometry.projection import project_into
+from clinch.solver.settings import Positive, Share, Some
 
-#: smallest ratio of the two multipliers, and its inverse the largest
-SMALLEST_RATIO = 1e-6
-#: decay of the average of the multipliers
-AVERAGE = 0.9
-#: iterations of the proximal step, and the relative change at which it ends
-ITERATIONS, SETTLED = 5, 1e-2
+
+@dataclass(frozen=True)
+class PdpgdSettings(AttackSettings):
+    """Of :func:`pdpgd`, besides its arguments.
+
+    Attributes:
+        smallest_ratio: smallest ratio of the two multipliers, and its inverse the largest.
+        average: decay of the average of the multipliers.
+        iterations: of the proximal step, which ends at a relative change of ``settled``.
+    """
+
+    smallest_ratio: Positive = 1e-6
+    average: Share = 0.9
+    iterations: Some = 5
+    settled: Share = 1e-2
 
 
 @attack_method
@@ -38,6 +50,7 @@ def pdpgd(
     reduction: float = 0.01,
     first_ratio: float = 0.01,
     dual_step_size: float = 0.1,
+    settings: PdpgdSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
@@ -63,10 +76,11 @@ def pdpgd(
         >>> pdpgd(net, x, y, norm=1, steps=120).distance.median()
         tensor(1.5900, dtype=torch.float64)
     """
+    numbers = PdpgdSettings.of(settings)
     if steps < 1 or step_size <= 0 or first_ratio <= 0:
         raise ProblemError(f"steps={steps}, step_size={step_size}, first_ratio={first_ratio} must be positive.")
     objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "PDPGD", counts=True)
-    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=steps)
     indices, region, center = objective.todo, objective.region.take(objective.todo), objective.x[objective.todo]
     z, moments = best_points.x[indices], Moments(center)
     nu = torch.full_like(best_points.distance[indices], -math.log(first_ratio))
@@ -82,24 +96,25 @@ def pdpgd(
         weight = (1 - share) / share * size / stiffest
         z = _proximal_step(best_points, z, scale / along(stiffest, z), weight)
         fall = 0.1 + 0.9 * (steps - 1 - k) / max(steps - 1, 1)
-        limit = -math.log(SMALLEST_RATIO)
+        limit = -math.log(numbers.smallest_ratio)
         nu = (nu + dual_step_size * fall * slope.margin.sign()).clamp(-limit, limit)
-        share = AVERAGE * share + (1 - AVERAGE) * sigmoid(nu)
+        share = numbers.average * share + (1 - numbers.average) * sigmoid(nu)
         best_points.step()
     return best_points.result()
 
 
 def _proximal_step(best_points: BestPoints, z: Tensor, metric: Tensor, weight: Tensor) -> Tensor:
     """Lower ``½‖u − z‖²_metric + weight·‖u − x‖_p`` over the range, by a few proximal steps in the plain metric."""
+    s = best_points.objective.numbers(PdpgdSettings)
     objective, indices = best_points.objective, best_points.objective.todo
     region, center, wanted = objective.region.take(indices), objective.x[indices], z
     going = torch.ones_like(weight, dtype=torch.bool)
-    for _ in range(ITERATIONS):
+    for _ in range(s.iterations):
         inner = z - metric * (z - wanted)
         moved = project_into(region, center + _proximal(inner - center, weight, objective.norm))
         moved = torch.where(along(going, z), moved, z)
         change, length = (moved - z).flatten(1).norm(dim=1), (moved - center).flatten(1).norm(dim=1)
-        z, going = moved, going & (change > SETTLED * length)
+        z, going = moved, going & (change > s.settled * length)
         if not bool(going.any()):
             break
     return z

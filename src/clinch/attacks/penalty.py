@@ -14,21 +14,34 @@ from clinch.attacks.core.best_points import BestPoints, Progress, line_search_to
 from clinch.attacks.core.gradient_steps import cosine
 from clinch.attacks.core.objective import ANY, Answer, AttackObjective, Losses
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.minimum_norm.candidates import nearest_candidates
 from clinch.errors import ProblemError
 from clinch.geometry.elementwise import atanh
 from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Region
+from clinch.solver.settings import Positive, Share
 
-#: Adam's averages (Kingma and Ba 2015, arXiv 1412.6980), and the smallest root it divides by
-DECAY, SQUARES, TINY = 0.9, 0.999, 1e-12
-#: the step at the end, as a share of the first
-LAST_STEP = 0.02
-#: factor between neighbouring weights as long as none has failed, or none has succeeded
-APART = 3.0
-#: how far beyond the goal the hinge losses aim, relative to the candidate at the clean input: a tie does not count
-BEYOND = 1e-4
+
+@dataclass(frozen=True)
+class PenaltySettings(AttackSettings):
+    """Of :func:`penalty`.
+
+    Attributes:
+        decay: Adam's averages of gradients, and of their ``squares`` (Kingma and Ba 2015, arXiv 1412.6980).
+        tiny: the smallest root that Adam divides by.
+        last_step: the step at the end, as a share of the first.
+        apart: factor between neighbouring weights as long as none has failed, or none has succeeded.
+        beyond: how far beyond the goal the hinge losses aim, relative to the candidate at the clean input.
+    """
+
+    decay: Share = 0.9
+    squares: Share = 0.999
+    tiny: Positive = 1e-12
+    last_step: Share = 0.02
+    apart: Positive = 3.0
+    beyond: Share = 1e-4
 
 
 @attack_method
@@ -46,6 +59,7 @@ def penalty(
     confidence: float = 0.0,
     branches: int | None = 16,
     change_of_variables: bool = False,
+    settings: PenaltySettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
@@ -80,6 +94,7 @@ def penalty(
     Example:
         >>> nearest_found = penalty(problem, steps=50, rounds=3).distance
     """
+    numbers = PenaltySettings.of(settings)
     if min(steps, rounds, weights, branches or 1) < 1:
         raise ProblemError(
             f"steps={steps}, rounds={rounds}, weights={weights} and branches={branches} must be at least 1."
@@ -90,11 +105,11 @@ def penalty(
     objective = nearest_objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
     if objective.norm is not norm_of(2):
         raise ProblemError(f"The penalty is a squared Euclidean distance, not norm={objective.p:g}. Write norm=2.")
-    best_points = BestPoints(objective, record=history, progress=progress, steps=rounds * steps)
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=rounds * steps)
     scale = _scale(best_points, branches, first_weight, step_size)
     search = _Search.around(scale.weight)
     for _ in range(rounds if len(objective.todo) else 0):
-        c = search.next(weights)
+        c = search.next(weights, numbers.apart)
         reached = _adam(best_points, scale, c, steps, confidence, change_of_variables)
         search.learn(c, reached)
     line_search_to_input(best_points)
@@ -154,6 +169,7 @@ class _Scale:
 def _scale(
     best_points: BestPoints, branches: int | None, first_weight: float | None, step_size: float | None
 ) -> _Scale:
+    s = best_points.objective.numbers(PenaltySettings)
     objective = best_points.objective
     near = nearest_candidates(objective, objective.todo, branches or 1)
     best_points.note_gradient(near.steepness.unsqueeze(1), near.indices)
@@ -164,7 +180,7 @@ def _scale(
     candidate = torch.full_like(near.candidate, ANY) if branches is None else near.candidate
     weight = weight if first_weight is None else first_weight * one
     return _Scale(
-        near.indices, candidate, weight, step if step_size is None else step_size * one, BEYOND * near.value.abs()
+        near.indices, candidate, weight, step if step_size is None else step_size * one, s.beyond * near.value.abs()
     )
 
 
@@ -180,11 +196,11 @@ class _Search:
     def around(weight: Tensor) -> _Search:
         return _Search(torch.full_like(weight, -torch.inf), torch.full_like(weight, torch.inf), weight.log())
 
-    def next(self, count: int) -> Tensor:
+    def next(self, count: int, apart: float) -> Tensor:
         """Weights ``(A, count)``, in increasing order."""
         place = torch.arange(1, count + 1, dtype=self.low.dtype, device=self.low.device)
         # one weight alone climbs by tens, as published
-        gap = torch.log(torch.tensor(APART if count > 1 else 10.0, dtype=self.low.dtype))
+        gap = torch.log(torch.tensor(apart if count > 1 else 10.0, dtype=self.low.dtype))
         failed, worked = self.low.isfinite().unsqueeze(1), self.high.isfinite().unsqueeze(1)
         low, high, middle = (t.unsqueeze(1) for t in (self.low, self.high, self.middle))
         first = middle + gap * (place - (count + 1) / 2)
@@ -204,6 +220,7 @@ def _adam(
     best_points: BestPoints, scale: _Scale, c: Tensor, steps: int, confidence: float, change_of_variables: bool
 ) -> Tensor:  # fmt: skip
     """One run of Adam for each attempt and weight ``(A, W)``; which of them reached the goal, ``(A, W)``."""
+    s = best_points.objective.numbers(PenaltySettings)
     objective, count = best_points.objective, c.shape[1]
     runs = scale.repeated(count)
     indices, size = runs.indices, along(runs.step, objective.x)
@@ -224,10 +241,10 @@ def _adam(
         reached |= slopes.margin < 0
         gradient = slopes.gradients[:, 0] + _pull(objective, z, indices)
         gradient = gradient if inner is None else gradient * inner
-        mean = DECAY * mean + (1 - DECAY) * gradient
-        square = SQUARES * square + (1 - SQUARES) * gradient.square()
-        root = (square / (1 - SQUARES ** (k + 1))).sqrt() + TINY
-        v = v - cosine(1.0, LAST_STEP, k, steps) * size * (mean / (1 - DECAY ** (k + 1))) / root
+        mean = s.decay * mean + (1 - s.decay) * gradient
+        square = s.squares * square + (1 - s.squares) * gradient.square()
+        root = (square / (1 - s.squares ** (k + 1))).sqrt() + s.tiny
+        v = v - cosine(1.0, s.last_step, k, steps) * size * (mean / (1 - s.decay ** (k + 1))) / root
         if to_input is None:
             v = z = project_into(region, v)
         best_points.step()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from clinch.attacks.apgd import STAGES as BALLS
-from clinch.attacks.apgd import adaptive_steps
+from clinch.attacks.apgd import ApgdSettings, adaptive_steps
 from clinch.attacks.core.arguments import Attacked, attack_method, lowering_objective, objective_of, radius_of
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.classification import ClassQuery
@@ -18,19 +18,22 @@ from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.attacks.core.restarts import Start, restarted, starts
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.frank_wolfe import extreme_steps
 from clinch.attacks.local_search import polish_from
 from clinch.attacks.minimise import RUNS_PER_START, minimise_steps
 from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns
-from clinch.attacks.minimum_norm.nearest import search
+from clinch.attacks.minimum_norm.nearest import NearestSettings, search
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
 from clinch.query import Distance, Query
 from clinch.runtime.gradients import with_gradients
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Pair, Share, Some
 
 
-class Stage(NamedTuple):
+@dataclass(frozen=True)
+class FrankWolfeStage(AttackSettings):
     """Frank-Wolfe steps from where the runs began, each aimed at a single class.
 
     Attributes:
@@ -41,23 +44,39 @@ class Stage(NamedTuple):
         next: how many go on to the stage after it, those that came closest.
     """
 
-    runs: int
-    share: float
-    average: float
-    last: float
-    next: int
+    runs: Some
+    share: Share
+    average: Share
+    last: Share
+    next: Some
 
 
-#: gradient steps of the first stage, that most inputs of plain networks fall to
-QUICK = 20
-#: passes of the nearest input of another class, as a share of what the first stage leaves and at most; chosen, as all
-#: shares, on other images than the benchmark's
-NEAREST_SHARE, NEAREST_MOST = 0.6, 700
-#: Frank-Wolfe steps from where that one ended, the first and the last as shares of the way
-CLOSER, SHORT = 20, (0.2, 0.02)
-STAGES = (Stage(9, 0.2, average=0.8, last=0.2, next=3), Stage(3, 0.4, average=0.8, last=0.05, next=2))
-#: random starts of each run of the last stage, which has what the others leave
-RESTARTS = 3
+@dataclass(frozen=True)
+class WorstSettings(AttackSettings):
+    """Of :func:`worst`; shares were chosen on other images than the benchmark's.
+
+    Attributes:
+        quick: gradient steps of the first stage, that most inputs of plain networks fall to.
+        nearest_share: passes of the nearest input of another class, as a share of what the first stage leaves,
+            ``nearest_most`` at most.
+        closer: Frank-Wolfe steps from where that one ended, the first and the last of them ``short`` shares of the way.
+        many: Frank-Wolfe steps on many runs, then on ``fewer``.
+        restarts: random starts of each run of the last stage, which has what the others leave.
+        nearest, apgd: of the parts.
+    """
+
+    quick: Some = 20
+    nearest_share: Share = 0.6
+    nearest_most: Some = 700
+    closer: Some = 20
+    short: Pair = (0.2, 0.02)
+    many: FrankWolfeStage = field(default_factory=lambda: FrankWolfeStage(9, 0.2, average=0.8, last=0.2, next=3))
+    fewer: FrankWolfeStage = field(default_factory=lambda: FrankWolfeStage(3, 0.4, average=0.8, last=0.05, next=2))
+    restarts: Some = 3
+    nearest: NearestSettings = field(default_factory=NearestSettings)
+    apgd: ApgdSettings = field(default_factory=ApgdSettings)
+
+
 #: fewest passes that leave each stage a few steps
 FEWEST = 500
 
@@ -71,6 +90,7 @@ def worst(
     eps: float | Tensor | None = None,
     norm: float = torch.inf,
     passes: int = 2000,
+    settings: WorstSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
@@ -98,30 +118,34 @@ def worst(
         >>> worst(net, x, y, eps=0.1).success.double().mean()
         tensor(0.6250, dtype=torch.float64)
     """
+    numbers = WorstSettings.of(settings)
     if passes < FEWEST:
         raise ProblemError(f"passes={passes} are too few for every stage. Write {FEWEST} or more, or take pgd or apgd.")
     objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
     radius = radius_of(objective, eps)
     ratio, aimed = ("dlr", "margin") if isinstance(objective.query, ClassQuery) else 2 * (objective.query.default_loss,)
     plan = _Plan.of(
+        numbers,
         passes,
-        min(STAGES[0].runs, objective.width),
+        min(numbers.many.runs, objective.width),
         objective.query.graded,
-        looks=len(BALLS) if objective.norm.sparse and not objective.norm.counts else 1,
+        looks=len(numbers.apgd.stage_shares) if objective.norm.sparse and not objective.norm.counts else 1,
     )
-    steps = QUICK + bool(plan.nearest) * (1 + CLOSER) + sum(plan.steps) + plan.last
-    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    steps = numbers.quick + bool(plan.nearest) * (1 + numbers.closer) + sum(plan.steps) + plan.last
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=steps)
     gradient_steps = extreme_steps if objective.norm.counts else adaptive_steps
-    gradient_steps(best_points, starts(best_points, radius), radius, QUICK, aimed if objective.norm.counts else ratio)
+    first_loss = aimed if objective.norm.counts else ratio
+    gradient_steps(best_points, starts(best_points, radius), radius, numbers.quick, first_loss)
     draws = objective.draws(seed)
     if plan.nearest:
         close = _nearest(best_points, radius, plan.nearest, draws.at(2))
-        extreme_steps(best_points, close, radius, CLOSER, aimed, average=0.5, first=SHORT[0], last=SHORT[1])
-    runs = starts(best_points, radius, targets=plan.width, restarts=STAGES[0].runs // plan.width, draws=draws.at(0))
-    for stage, count in zip(STAGES, plan.steps):
+        first, last = numbers.short
+        extreme_steps(best_points, close, radius, numbers.closer, aimed, average=0.5, first=first, last=last)
+    runs = starts(best_points, radius, targets=plan.width, restarts=numbers.many.runs // plan.width, draws=draws.at(0))
+    for stage, count in zip((numbers.many, numbers.fewer), plan.steps):
         end = extreme_steps(best_points, runs, radius, count, aimed, average=stage.average, last=stage.last)
         runs = end.closest(stage.next)
-    runs = restarted(objective, runs, radius, RESTARTS, draws.at(1))
+    runs = restarted(objective, runs, radius, numbers.restarts, draws.at(1))
     gradient_steps(best_points, runs, radius, plan.last, ratio)
     return best_points.result(radius)
 
@@ -142,16 +166,18 @@ class _Plan(NamedTuple):
     last: int
 
     @staticmethod
-    def of(passes: int, width: int, graded: bool, looks: int) -> _Plan:
+    def of(s: WorstSettings, passes: int, width: int, graded: bool, looks: int) -> _Plan:
         """All passes, to the last one that makes a step; without a nearest input where the goal has none. A run of
         gradient steps ends with so many looks."""
-        left = passes - 2 * QUICK - looks - 3  # and one pass before each other stage
-        left -= 0 if graded else 2 * CLOSER + 1
-        nearest = 0 if graded else min(NEAREST_MOST, int(NEAREST_SHARE * left))
-        runs = [width * (stage.runs // width) if stage is STAGES[0] else stage.runs for stage in STAGES]
-        steps = tuple(max(1, int((s.share * (left - nearest) / n - 1) / 2)) for s, n in zip(STAGES, runs))
+        left = passes - 2 * s.quick - looks - 3  # and one pass before each other stage
+        left -= 0 if graded else 2 * s.closer + 1
+        nearest = 0 if graded else min(s.nearest_most, int(s.nearest_share * left))
+        runs = [width * (stage.runs // width) if stage is s.many else stage.runs for stage in (s.many, s.fewer)]
+        steps = tuple(
+            max(1, int((one.share * (left - nearest) / n - 1) / 2)) for one, n in zip((s.many, s.fewer), runs)
+        )
         spent = nearest + sum(n * (2 * count + 1) for n, count in zip(runs, steps))
-        return _Plan(width, nearest, steps, max(1, int(((left - spent) / (RESTARTS * STAGES[-1].next) - looks) / 2)))
+        return _Plan(width, nearest, steps, max(1, int(((left - spent) / (s.restarts * s.fewer.next) - looks) / 2)))
 
 
 def _nearest(best_points: BestPoints, radius: Tensor, passes: int, draws: Draws) -> Start:
@@ -164,7 +190,7 @@ def _nearest(best_points: BestPoints, radius: Tensor, passes: int, draws: Draws)
     indices = objective.todo[~best_points.success[objective.todo]]
     rest = copy.copy(objective)  # counts its passes in the same place
     rest.todo = indices
-    own = BestPoints(rest)
+    own = BestPoints(rest, settings=objective.settings)
     search(own, passes, draws)
     z = project_into(objective.within(radius[indices], indices), own.x[indices])
     if len(indices):

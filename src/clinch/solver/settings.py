@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Annotated, Any, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Self, get_type_hints
 
 from clinch.errors import ProblemError
 
@@ -41,6 +41,13 @@ def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _numbers(count: int) -> _Meaning:
+    return _Meaning(
+        f"{count} numbers from 0 on, in brackets",
+        lambda v: isinstance(v, tuple) and len(v) == count and all(_is_number(n) and n >= 0 for n in v),
+    )
+
+
 Share = Annotated[float, _Meaning("a share from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)]
 Positive = Annotated[float, _Meaning("a number above 0", lambda v: _is_number(v) and v > 0)]
 Number = Annotated[int, _Meaning("a whole number from 0 on", lambda v: _is_whole(v, 0))]
@@ -48,6 +55,9 @@ Some = Annotated[int, _Meaning("a whole number from 1 on", lambda v: _is_whole(v
 Several = Annotated[int, _Meaning("a whole number from 5 on", lambda v: _is_whole(v, 5))]
 Factor = Annotated[int, _Meaning("a whole number from 2 on", lambda v: _is_whole(v, 2))]
 Passes = Annotated[int | None, _Meaning("a whole number from 1 on, or None", lambda v: v is None or _is_whole(v, 1))]
+Pair = Annotated[tuple[float, float], _numbers(2)]
+Triple = Annotated[tuple[float, float, float], _numbers(3)]
+Quadruple = Annotated[tuple[float, float, float, float], _numbers(4)]
 Flag = Annotated[bool, _Meaning("True or False", lambda v: isinstance(v, bool))]
 Backend = Annotated[
     Any,
@@ -65,6 +75,9 @@ class Settings:
     Raises:
         ProblemError: a field has no meaning.
     """
+
+    #: where users find the class
+    _place: ClassVar[str] = "cl.settings"
 
     def __post_init__(self) -> None:
         for name, kind in _kinds(type(self)).items():
@@ -86,7 +99,7 @@ class Settings:
             return cls()
         if isinstance(given, cls):
             return given
-        usual = f"Write cl.settings.{cls.__name__}(...)"
+        usual = f"Write {cls._place}.{cls.__name__}(...)"
         if not isinstance(given, Mapping):
             raise ProblemError(f"settings is a {type(given).__name__}. {usual}, or its fields by name.")
         names = [one.name for one in fields(cls)]
@@ -111,6 +124,8 @@ def _kinds(settings: type[Settings]) -> dict[str, _Meaning | type[Settings]]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Settings):
         return value.to_dict()
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
     return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
 
 

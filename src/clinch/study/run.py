@@ -135,9 +135,13 @@ def _check_numbers(time_limit: float, limit: int | None, workers: int | None) ->
 
 def _facts(template: Template, images: int, settings: Portfolio) -> dict[str, str]:
     """What a run says about itself besides its identity."""
+    # attacks are imported where a study begins, so that tables of one open quickly
+    from clinch.attacks import NearestSettings, WorstSettings
+
+    attacks = {"worst": WorstSettings().to_dict(), "nearest": NearestSettings().to_dict()}
     return {
         "template": template.to_json(), "images": str(images), "versions": json.dumps(installed_versions()),
-        "settings": json.dumps(settings.to_dict()),
+        "settings": json.dumps(settings.to_dict()), "attacks": json.dumps(attacks),
     }  # fmt: skip
 
 

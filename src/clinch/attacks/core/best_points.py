@@ -13,6 +13,7 @@ from torch import Tensor
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import ALREADY, NO_GRADIENT, NOT_FOUND, NUDGES, AttackResult, History
+from clinch.attacks.core.settings import AttackSettings
 from clinch.geometry.projection import project_into
 from clinch.solver.check_points import RADIUS_ROUNDING
 
@@ -35,6 +36,7 @@ class BestPoints:
         steps: number of steps planned.
         ledger: receives the points as they are found, and says when to stop.
         who: the name under which it does.
+        settings: of the attack; None: the usual ones.
 
     Attributes:
         x: ``(B, *input_shape)`` the points.
@@ -45,8 +47,9 @@ class BestPoints:
 
     def __init__(
         self, objective: AttackObjective, *, record: bool = False, progress: Progress | None = None, steps: int = 0,
-        ledger: Ledger | None = None, who: str = "attack",
+        ledger: Ledger | None = None, who: str = "attack", settings: AttackSettings | None = None,
     ) -> None:  # fmt: skip
+        objective.settings = settings
         self.objective, self.progress, self.ledger, self.who = objective, progress, ledger, who
         self._done, self._planned, self._reported = 0, steps, time.monotonic()
         self.x = objective.start
@@ -186,7 +189,7 @@ class BestPoints:
         return AttackResult(
             x, success, value, distance, loss, objective.forward.clone(), objective.backward.clone(),
             self._reasons(success), None if self._lines is None else History(*map(torch.stack, zip(*self._lines))),
-            objective.query.exact,
+            objective.query.exact, objective.settings,
         )  # fmt: skip
 
     def _reasons(self, success: Tensor) -> tuple[str, ...]:

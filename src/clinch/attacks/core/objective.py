@@ -21,6 +21,7 @@ from torch import Tensor
 
 from clinch.attacks.core.batches import parts_of
 from clinch.attacks.core.draws import Draws, fingerprint
+from clinch.attacks.core.settings import AttackSettings, S, part_of
 from clinch.attacks.core.units import Units, range_of
 from clinch.geometry.norms import Norm, norm_of
 from clinch.geometry.projection import project_into
@@ -199,7 +200,10 @@ class AttackObjective:
             ``(B, *input_shape)`` or None.
         forward: ``(B,)`` rows sent forward so far; ``backward`` the same for gradients.
         todo: ``(A,)`` inputs that are worth an attack: those that do not reach the objective as they are.
+        settings: of the attack that is at work; None: the usual ones.
     """
+
+    settings: AttackSettings | None = None
 
     @with_gradients
     def __init__(self, query: AttackQuery, *, scaled: bool = False) -> None:
@@ -244,6 +248,10 @@ class AttackObjective:
         other.todo = torch.arange(len(indices), device=self.x.device)
         other.forward, other.backward = torch.zeros_like(other.todo), torch.zeros_like(other.todo)
         return other
+
+    def numbers(self, kind: type[S]) -> S:
+        """The settings of a method, or of a part of it: those given for the attack, or the usual ones."""
+        return part_of(self.settings, kind)
 
     @property
     def size(self) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from clinch.attacks.core.settings import AttackSettings
 from clinch.query import Query
 
 #: why an input has no success, and why it needed no attack
@@ -60,6 +61,7 @@ class AttackResult:
         exact: whether float64 had its say. A module that casts inside is run in float64 without its casts to other real
             dtypes; where it fails even so ``success`` is its own dtype's word alone. Problems are about networks that
             were loaded, whose float64 graph always has its say.
+        settings: the numbers of the method, where it has some besides its arguments.
     """
 
     x: Tensor
@@ -72,6 +74,7 @@ class AttackResult:
     reason: tuple[str, ...]
     history: History | None = None
     exact: bool = True
+    settings: AttackSettings | None = None
 
     @property
     def passes(self) -> Tensor:

@@ -9,7 +9,7 @@ rest of the passes refines them through their own candidate and through any.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Budget, groups, line_search_to_input
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.objective import ANY
+from clinch.attacks.core.settings import AttackSettings
 from clinch.attacks.core.units import FARTHEST, TYPICAL
 from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns, linearised_steps
 from clinch.attacks.minimum_norm.candidates import Linearised, nearest_candidates
@@ -26,45 +27,72 @@ from clinch.attacks.minimum_norm.feasible_steps import FeasibleSteps
 from clinch.attacks.minimum_norm.shrinking_ball import shrinking_steps
 from clinch.attacks.minimum_norm.sparse import deepened, greedy_sparsify
 from clinch.geometry.projection import project_into
+from clinch.solver.settings import Number, Pair, Positive, Share, Some
 
 #: passes of one step of one run: one forward, one backward for its candidate, one for what candidates share
 EACH = 3
-#: candidates tried at first, left after the first stage, and after the second; starts of each at first
-CANDIDATES, KEPT, FINALISTS, STARTS = 64, 12, 2, 2
 
 
-class Stage(NamedTuple):
+@dataclass(frozen=True)
+class MultiConstraintSettings(AttackSettings):
+    """Of the default attack where candidates share conditions.
+
+    Attributes:
+        candidates: tried at first; ``kept`` after the first stage, ``finalists`` after the second; ``starts`` of each
+            at first.
+        usual: passes that the most steps of a stage are stated for.
+        quick_first: of a quick attack, which has ``quick_second`` besides.
+        first: all candidates; then ``second`` those kept, ``restarted`` the finalists from around where they ended,
+            ``refined`` the best.
+        shrink: share of the passes and steps of the shrinking balls; ``sparse`` for p = 0, with ``sparse_back`` for its
+            elements that are restored.
+        all_must_hold: where every clause has one alternative, as inside a box: share of the passes and steps at most of
+            the augmented Lagrangian, which weighs conditions against each other over many steps.
+        tried: share of the passes that says how many candidates are tried, ``fewest`` at least; ``most_looked_at`` are
+            looked at at most where fewer are tried.
+        restarts: of each finalist.
+        unreached: how much farther one counts that has not reached its goal.
+        lost: what a run without a gradient counts farther.
+        rounds: of elements that are restored, with ``deepen`` sign steps before each but the first.
+        back: passes of the last line search towards the input.
+    """
+
+    candidates: Some = 64
+    kept: Some = 12
+    finalists: Some = 2
+    starts: Some = 2
+    usual: Some = 5000
+    quick_first: Stage = field(default_factory=lambda: Stage(0.75, 6, (0.8, 0.5), (0.5, 0.5), 1.02))
+    quick_second: Stage = field(default_factory=lambda: Stage(0.25, 16, (0.5, 0.3), (0.5, 0.5), 1.01))
+    first: Stage = field(default_factory=lambda: Stage(0.3, 6, (0.8, 0.5), (0.5, 0.5), 1.02))
+    second: Stage = field(default_factory=lambda: Stage(0.1, 16, (0.5, 0.3), (0.5, 0.5), 1.01))
+    restarted: Stage = field(default_factory=lambda: Stage(0.2, 20, (0.5, 0.1), (0.3, 0.9), 1.01))
+    refined: Stage = field(default_factory=lambda: Stage(0.1, 60, (0.4, 0.03), (0.8, 0.95), 1.005))
+    shrink: Pair = (0.2, 120)
+    sparse: Pair = (0.5, 120)
+    sparse_back: Share = 0.15
+    all_must_hold: Pair = (0.6, 400)
+    tried: Share = 0.025
+    fewest: Some = 6
+    most_looked_at: Some = 24
+    restarts: Some = 8
+    unreached: Positive = 1.1
+    lost: Positive = 1e6
+    rounds: Some = 3
+    deepen: Number = 20
+    back: Number = 10
+
+
+@dataclass(frozen=True)
+class Stage(AttackSettings):
     """Averaged linearisation: its share of the passes, its steps at most for each :data:`USUAL` passes (where there are
     few runs more would not pay), and the settings of the steps."""
 
-    share: float
-    most: int
-    step_size: tuple[float, float]
-    averaging: tuple[float, float]
-    overshoot: float
-
-
-USUAL = 5000
-FIRST = Stage(0.3, 6, (0.8, 0.5), (0.5, 0.5), 1.02)
-SECOND = Stage(0.1, 16, (0.5, 0.3), (0.5, 0.5), 1.01)
-#: of a quick attack, which has no others
-QUICK = FIRST._replace(share=0.75), SECOND._replace(share=0.25)
-RESTARTED = Stage(0.2, 20, (0.5, 0.1), (0.3, 0.9), 1.01)
-REFINED = Stage(0.1, 60, (0.4, 0.03), (0.8, 0.95), 1.005)
-#: shares of the passes and steps of the shrinking balls; for p = 0, and for its elements that are restored
-SHRINK, SPARSE, SPARSE_BACK = (0.2, 120), (0.5, 120), 0.15
-#: where every clause has one alternative, as inside a box: share of the passes and steps at most of the augmented
-#: Lagrangian, which weighs conditions against each other over many steps
-ALL_MUST_HOLD = (0.6, 400)
-#: share of the passes that says how many candidates are tried, the fewest that are, and how many are looked at at most
-#: where fewer are tried
-TRIED, FEWEST, MOST_LOOKED_AT = 0.025, 6, 24
-#: restarts of each finalist, and how much farther one counts that has not reached its goal
-RESTARTS, UNREACHED = 8, 1.1
-#: what a run without a gradient counts farther
-LOST = 1e6
-#: rounds of elements that are restored, sign steps before each but the first, and passes of the last bisection
-ROUNDS, DEEPEN, BACK = 3, 20, 10
+    share: Share
+    most: Some
+    step_size: Pair
+    averaging: Pair
+    overshoot: Positive
 
 
 def search_multi_constraint(
@@ -82,42 +110,44 @@ def search_multi_constraint(
         The last runs that aimed through candidates of their own: other pieces of the network may be better. None where
         there were none.
     """
+    s = best_points.objective.numbers(MultiConstraintSettings)
     objective = best_points.objective
-    budget = Budget.of(objective, passes - BACK)
+    budget = Budget.of(objective, passes - s.back)
     if objective.width == 1:
-        lagrangian_steps(best_points, int(min(ALL_MUST_HOLD[0] * budget.passes / 2, ALL_MUST_HOLD[1])), draws.at(0))
+        lagrangian_steps(best_points, int(min(s.all_must_hold[0] * budget.passes / 2, s.all_must_hold[1])), draws.at(0))
         if best_points.exhausted:
             return None
-    candidates = min(CANDIDATES, max(FEWEST, int(TRIED * passes)))
-    near = nearest_candidates(objective, objective.todo, candidates, max(MOST_LOOKED_AT, candidates))
+    candidates = min(s.candidates, max(s.fewest, int(s.tried * passes)))
+    near = nearest_candidates(objective, objective.todo, candidates, max(s.most_looked_at, candidates))
     best_points.note_gradient(near.steepness.unsqueeze(1), near.indices)
     near = near.take((near.steepness > 0).nonzero().flatten())
     if objective.norm.counts:
         _sparse(best_points, near, budget, draws)
         return None
-    first, second = QUICK if quick else (FIRST, SECOND)
+    first, second = (s.quick_first, s.quick_second) if quick else (s.first, s.second)
     runs = _stage(best_points, _with_random_starts(best_points, near, draws.at(1)), first, budget)
-    runs = _stage(best_points, _continued(_best(best_points, runs, KEPT)), second, budget)
-    runs = _best(best_points, runs, FINALISTS)
+    runs = _stage(best_points, _continued(_best(best_points, runs, s.kept)), second, budget)
+    runs = _best(best_points, runs, s.finalists)
     if quick or best_points.exhausted:
         return runs
-    _shrink(best_points, runs.indices, runs.candidate, SHRINK, budget, draws.at(2))
-    again = _stage(best_points, _around(best_points, runs, draws.at(3)), RESTARTED, budget)
+    _shrink(best_points, runs.indices, runs.candidate, s.shrink, budget, draws.at(2))
+    again = _stage(best_points, _around(best_points, runs, draws.at(3)), s.restarted, budget)
     own = _stage(
-        best_points, _joined(_continued(runs), _continued(_best(best_points, again, FINALISTS))), REFINED, budget
+        best_points, _joined(_continued(runs), _continued(_best(best_points, again, s.finalists))), s.refined, budget
     )
     indices = objective.todo
     anywhere = LinearizedRuns.at(
         indices, torch.full_like(indices, ANY), (best_points.x - objective.x)[indices].flatten(1)
     )
-    _stage(best_points, anywhere, REFINED, budget)
-    line_search_to_input(best_points, BACK)
+    _stage(best_points, anywhere, s.refined, budget)
+    line_search_to_input(best_points, s.back)
     return own
 
 
 def _stage(best_points: BestPoints, runs: LinearizedRuns, stage: Stage, budget: Budget) -> LinearizedRuns:
     """One stage on all runs."""
-    steps = budget.steps(runs.indices, EACH, stage.share, stage.most * max(1.0, budget.passes / USUAL))
+    s = best_points.objective.numbers(MultiConstraintSettings)
+    steps = budget.steps(runs.indices, EACH, stage.share, stage.most * max(1.0, budget.passes / s.usual))
     parts: list[tuple[Tensor, LinearizedRuns]] = []
     for (count,), which in groups(steps.unsqueeze(1)):
         part = linearised_steps(
@@ -133,17 +163,19 @@ def _stage(best_points: BestPoints, runs: LinearizedRuns, stage: Stage, budget: 
 
 def _with_random_starts(best_points: BestPoints, near: Linearised, draws: Draws) -> LinearizedRuns:
     """Each candidate at its linearised boundary, and once more about as far away in a random direction."""
+    s = best_points.objective.numbers(MultiConstraintSettings)
     reach = near.move.abs().amax(1, keepdim=True).clamp(min=1e-3)
     noise = draws.runs(near.indices).symmetric(near.move)
     moves = FeasibleSteps.of(best_points.objective, near.indices).boxed(near.move + reach * noise)
-    indices, candidate = near.indices.repeat(STARTS), near.candidate.repeat(STARTS)
+    indices, candidate = near.indices.repeat(s.starts), near.candidate.repeat(s.starts)
     return LinearizedRuns.at(indices, candidate, torch.cat([near.move, moves]))
 
 
 def _best(best_points: BestPoints, runs: LinearizedRuns, count: int) -> LinearizedRuns:
     """The runs of each input through different candidates that are or aim the nearest."""
+    s = best_points.objective.numbers(MultiConstraintSettings)
     feasible = FeasibleSteps.of(best_points.objective, runs.indices)
-    aim = UNREACHED * feasible.norm(feasible.meeting(runs.own, runs.shared)) + LOST * runs.lost
+    aim = s.unreached * feasible.norm(feasible.meeting(runs.own, runs.shared)) + s.lost * runs.lost
     value = torch.where(runs.distance.isfinite(), runs.distance, aim)
     order = value.argsort(stable=True)
     order = order[_first_of_each((runs.indices * (best_points.objective.width + 1) + runs.candidate)[order])]
@@ -165,7 +197,8 @@ def _first_of_each(key: Tensor) -> Tensor:
 
 def _around(best_points: BestPoints, runs: LinearizedRuns, draws: Draws) -> LinearizedRuns:
     """The finalists from random points around them: one candidate can have several local optima."""
-    every = torch.arange(len(runs.indices), device=runs.indices.device).repeat(RESTARTS)
+    s = best_points.objective.numbers(MultiConstraintSettings)
+    every = torch.arange(len(runs.indices), device=runs.indices.device).repeat(s.restarts)
     reach = runs.move.abs().amax(1, keepdim=True)[every]
     indices = runs.indices[every]
     noise = draws.runs(indices).symmetric(runs.move[every])
@@ -189,14 +222,20 @@ def _joined(one: LinearizedRuns, two: LinearizedRuns) -> LinearizedRuns:
 
 
 def _shrink(
-    best_points: BestPoints, indices: Tensor, candidate: Tensor, stage: tuple[float, int], budget: Budget, draws: Draws
+    best_points: BestPoints,
+    indices: Tensor,
+    candidate: Tensor,
+    stage: tuple[float, float],
+    budget: Budget,
+    draws: Draws,
 ) -> None:
     """Shrinking balls: for each input one through any candidate from the input, one from a random point, and one for
     each run that is left."""
+    s = best_points.objective.numbers(MultiConstraintSettings)
     objective, todo = best_points.objective, best_points.objective.todo
     anyone = torch.full_like(todo, ANY)
     indices, candidate = torch.cat([todo, todo, indices]), torch.cat([anyone, anyone, candidate])
-    steps = budget.steps(indices, EACH, stage[0], stage[1] * max(1.0, budget.passes / USUAL))
+    steps = budget.steps(indices, EACH, stage[0], stage[1] * max(1.0, budget.passes / s.usual))
     z, distance = objective.start[indices], best_points.distance[indices]
     radius = torch.where(best_points.success[indices], 1.5 * distance, _half_way(best_points, indices))
     if objective.norm.counts:
@@ -220,16 +259,17 @@ def _half_way(best_points: BestPoints, indices: Tensor) -> Tensor:
 
 def _sparse(best_points: BestPoints, near: Linearised, budget: Budget, draws: Draws) -> None:
     """p = 0: shrinking balls through the nearest candidates, then single elements restored."""
-    near = near.take((near.place < KEPT).nonzero().flatten())
-    _shrink(best_points, near.indices, near.candidate, SPARSE, budget, draws)
+    s = best_points.objective.numbers(MultiConstraintSettings)
+    near = near.take((near.place < s.kept).nonzero().flatten())
+    _shrink(best_points, near.indices, near.candidate, s.sparse, budget, draws)
     indices = best_points.objective.todo
-    for round_ in range(ROUNDS):
+    for round_ in range(s.rounds):
         indices = indices[best_points.success[indices]]
         if not len(indices) or best_points.exhausted:
             return
         before = best_points.distance[indices]
-        each = (budget.left(indices) - (2 * DEEPEN if round_ else 0)).clamp(max=int(SPARSE_BACK * budget.passes))
+        each = (budget.left(indices) - (2 * s.deepen if round_ else 0)).clamp(max=int(s.sparse_back * budget.passes))
         indices, before, each = indices[each > 0], before[each > 0], each[each > 0]
-        greedy_sparsify(best_points, indices, each, deepened(best_points, indices, DEEPEN) if round_ else None)
+        greedy_sparsify(best_points, indices, each, deepened(best_points, indices, s.deepen) if round_ else None)
         best_points.step()
         indices = indices[(best_points.distance[indices] < before) | (round_ == 0)]

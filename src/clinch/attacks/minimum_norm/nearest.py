@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
@@ -11,45 +13,71 @@ from clinch.attacks.core.best_points import BestPoints, Budget, Progress, groups
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.objective import ANY, AttackObjective, Slope, Slopes, taken
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.core.units import FARTHEST, TYPICAL
 from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns, linearised_steps, slopes_of
 from clinch.attacks.minimum_norm.candidates import Linearised, nearest_candidates
 from clinch.attacks.minimum_norm.feasible_steps import FeasibleSteps
-from clinch.attacks.minimum_norm.multi_constraint import search_multi_constraint
+from clinch.attacks.minimum_norm.multi_constraint import MultiConstraintSettings, search_multi_constraint
 from clinch.attacks.minimum_norm.shrinking_ball import shrinking_steps
 from clinch.attacks.minimum_norm.sparse import greedy_sparsify
 from clinch.errors import ProblemError
+from clinch.solver.settings import Number, Pair, Positive, Quadruple, Share, Some, Triple
 
-#: passes from which on both recipes run for every input
-BOTH = 480
+
+@dataclass(frozen=True)
+class NearestSettings(AttackSettings):
+    """Of :func:`nearest`. Problems whose candidates share conditions take ``multi_constraint`` instead.
+
+    Attributes:
+        both: passes from which on both recipes run for every input.
+        shares: of the passes for averaged linearisation, the ball, and averaged linearisation from the best point,
+            where both run.
+        misleading: how far the gradients of an input's candidates turn on the way to their linearised boundaries, as
+            the mean of 1 − cos, from which on linearisation misleads: .02 to .4 on ordinarily trained MNIST networks,
+            .6 to 1 on robust ones.
+        astray: for p = 2 the ball is no better where a candidate is not even nearly at zero at its boundary, relative
+            to the margin.
+        back: passes of the last line search towards the input; the shortest way back that it tries is ``near``.
+        candidates: tried at first; ``kept`` after the first stage.
+        look: share of the passes that looking at the gradients of candidates may take; a ``few`` are always looked at.
+        ball_steps: step sizes of the ball's runs, for p = 1 of the first two.
+        sparse_far: shares of the first radius of two runs for p = 0.
+        far: the ball's first radius for p = 0, 1, 2 and infinity, relative to the distance of the farthest corner of
+            the box.
+        sparse_back: share of the passes for elements that are restored.
+        run: passes of one run from far away where there are many.
+        lost: what a run without a gradient counts farther.
+        stages: shares of the passes for the first and second stage of the linearisation; ``ball_stage`` for the ball's
+            runs from far away.
+    """
+
+    both: Some = 480
+    shares: Triple = (0.3, 0.6, 0.1)
+    misleading: Positive = 0.55
+    astray: Positive = 0.8
+    back: Number = 8
+    near: Share = 0.9
+    candidates: Some = 9
+    kept: Some = 3
+    look: Share = 0.1
+    few: Some = 10
+    ball_steps: Triple = (0.3, 0.7, 0.5)
+    sparse_far: Pair = (0.08, 0.13)
+    far: Quadruple = (1.0, 0.04, 0.15, 0.4)
+    sparse_back: Share = 0.12
+    run: Some = 200
+    lost: Positive = 1e6
+    stages: Pair = (0.34, 0.23)
+    ball_stage: Share = 0.68
+    multi_constraint: MultiConstraintSettings = field(default_factory=MultiConstraintSettings)
+
+
 #: shares of the passes for averaged linearisation, the ball, and averaged linearisation from the best point: where both
 #: run, and where the linearisation leads and where it misleads
-SHARES, LED, MISLED = (0.3, 0.6, 0.1), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
-#: how far the gradients of an input's candidates turn on the way to their linearised boundaries, as the mean of 1 −
-#: cos, from which on linearisation misleads: .02 to .4 on ordinarily trained MNIST networks, .6 to 1 on robust ones.
-#: Where p = 2 the ball is no better where a candidate is not even nearly at zero at its boundary, relative to the
-#: margin.
-MISLEADING, ASTRAY = 0.55, {2.0: 0.8}
-#: passes of the last bisection towards the input, and the shortest way back that it tries
-BACK, NEAR = 8, 0.9
-#: candidates tried at first, and kept after the first stage
-CANDIDATES, KEPT = 9, 3
-#: share of the passes that looking at the gradients of candidates may take; a few are always looked at
-LOOK, FEW = 0.1, 10
-#: step sizes of the ball's runs, its first radius relative to the distance of the farthest corner of the box, and the
-#: shares of that of two runs for p = 0
-BALL_STEPS = {1.0: (0.3, 0.7), 2.0: (0.3, 0.7, 0.5), torch.inf: (0.3, 0.7, 0.5)}
-FAR, SPARSE_FAR = {0.0: 1.0, 1.0: 0.04, 2.0: 0.15, torch.inf: 0.4}, (0.08, 0.13)
-#: share of the passes for elements that are restored
-SPARSE_BACK = 0.12
-#: passes of one run from far away where there are many
-RUN = 200
-#: what a run without a gradient counts farther
-LOST = 1e6
+LED, MISLED = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
 #: fewest passes that make sense
 FEWEST = 60
-#: shares of the passes for the first and second stage of the linearisation, and for the ball's runs from far away
-STAGES, BALL_STAGE = (0.34, 0.23), 0.68
 
 
 @attack_method
@@ -60,6 +88,7 @@ def nearest(
     *,
     norm: float = 2,
     passes: int = 240,
+    settings: NearestSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
@@ -90,10 +119,11 @@ def nearest(
         >>> found.distance.median(), found.passes.max()
         (tensor(0.4596, dtype=torch.float64), tensor(239))
     """
+    numbers = NearestSettings.of(settings)
     if passes < FEWEST:
         raise ProblemError(f"passes={passes} is too few for this attack. Give at least {FEWEST}, or use deepfool.")
     objective = nearest_objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    best_points = BestPoints(objective, record=history, progress=progress)
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress)
     search(best_points, passes, objective.draws(seed))
     return best_points.result()
 
@@ -111,6 +141,7 @@ def search(best_points: BestPoints, passes: int, draws: Draws, quick: bool = Fal
         The runs of averaged linearisation that were left before the last one was chosen: where other pieces of the
         network may be better. None where there were none.
     """
+    s = best_points.objective.numbers(NearestSettings)
     objective, indices = best_points.objective, best_points.objective.todo
     if not len(indices):
         return None
@@ -118,13 +149,14 @@ def search(best_points: BestPoints, passes: int, draws: Draws, quick: bool = Fal
         objective.query.surrogates
     ):  # a ball may have pushed the first point away from the input, and it may reach the goal
         best_points.update(objective.start[indices], indices, objective.look(objective.start[indices], indices))
-    if objective.multi_constraint or (objective.query.surrogates and objective.width > FEW):
+    if objective.multi_constraint or (objective.query.surrogates and objective.width > s.few):
         return search_multi_constraint(best_points, passes, draws, quick)
     return (_sparse if objective.norm.counts else _dense)(best_points, passes, draws)
 
 
 def _dense(best_points: BestPoints, passes: int, draws: Draws) -> LinearizedRuns | None:
     """p = 1, 2 and infinity."""
+    s = best_points.objective.numbers(NearestSettings)
     objective = best_points.objective
     budget = Budget.of(objective, passes)
     near = _ranked(best_points, objective.todo, passes)
@@ -132,47 +164,48 @@ def _dense(best_points: BestPoints, passes: int, draws: Draws) -> LinearizedRuns
         return None
     runs = LinearizedRuns.at(near.indices, near.candidate, near.move)
     indices = runs.indices.unique()  # an input without any gradient is lost
-    one = budget.left(runs.indices) - BACK < BOTH
+    one = budget.left(runs.indices) - s.back < s.both
     some = one.nonzero().flatten()
     misled = torch.zeros(objective.size, dtype=torch.long, device=indices.device)
     first = slopes_of(objective, runs.take(some)) if len(some) else None
     if first is not None:
         misled[runs.indices[some]] = _misled(objective, near.take(some), first).long()
     count = torch.bincount(runs.indices, minlength=objective.size)
-    left, place = budget.left(indices) - BACK, one.cumsum(0) - 1
+    left, place = budget.left(indices) - s.back, one.cumsum(0) - 1
     finalists = []
     for (passes_left, each, ball), which in groups(torch.stack([left, count[indices], misled[indices]], 1)):
         some = indices[which]
-        shares = SHARES if passes_left >= BOTH else MISLED if ball else LED
+        shares = s.shares if passes_left >= s.both else MISLED if ball else LED
         follow, balls, refine = (int(share * passes_left) for share in shares)
         if follow:
             own = torch.isin(runs.indices, some).nonzero().flatten()
-            known = None if first is None or passes_left >= BOTH else taken(first, place[own])
+            known = None if first is None or passes_left >= s.both else taken(first, place[own])
             finalists.append(_follow(best_points, runs.take(own), follow + (0 if known is None else 2 * each), known))
         if balls:
             _balls(best_points, some, balls, draws)
         if refine:
             _refine(best_points, some, (best_points.x - objective.x)[some].flatten(1), refine)
-    line_search_to_input(best_points, BACK, NEAR)
+    line_search_to_input(best_points, s.back, s.near)
     best_points.step()
     return LinearizedRuns.of(finalists) if finalists else None
 
 
 def _sparse(best_points: BestPoints, passes: int, draws: Draws) -> None:
     """p = 0: shrinking balls, and single elements restored."""
+    s = best_points.objective.numbers(NearestSettings)
     objective, indices = best_points.objective, best_points.objective.todo
     budget = Budget.of(objective, passes)
-    back = int(SPARSE_BACK * passes)
-    runs = max(len(SPARSE_FAR), passes // RUN)
+    back = int(s.sparse_back * passes)
+    runs = max(len(s.sparse_far), passes // s.run)
     anyone, reach = torch.full_like(indices, ANY), _far(objective, indices)
     for run in range(runs):
         if best_points.exhausted:
             return
         start = objective.start[indices]
-        if run >= len(SPARSE_FAR):
+        if run >= len(s.sparse_far):
             # half of the elements from the best point, so that other elements get their turn
             start = torch.where(draws.at(run).take(indices).uniform(start) < 0.5, start, best_points.x[indices])
-        radius = SPARSE_FAR[run % len(SPARSE_FAR)] * reach
+        radius = s.sparse_far[run % len(s.sparse_far)] * reach
         shrinking_steps(
             best_points, indices, anyone, start, radius, (passes - back) // (2 * runs),
             rate=(0.3, 0.01), averaging=(0.3, 0.8),
@@ -184,7 +217,8 @@ def _sparse(best_points: BestPoints, passes: int, draws: Draws) -> None:
 
 def _ranked(best_points: BestPoints, indices: Tensor, passes: int) -> Linearised:
     """The nearest candidates of each input that have a gradient."""
-    near = nearest_candidates(best_points.objective, indices, CANDIDATES, max(FEW, int(LOOK * passes)))
+    s = best_points.objective.numbers(NearestSettings)
+    near = nearest_candidates(best_points.objective, indices, s.candidates, max(s.few, int(s.look * passes)))
     best_points.note_gradient(near.steepness.unsqueeze(1), near.indices)
     return near.take((near.steepness > 0).nonzero().flatten())
 
@@ -192,13 +226,14 @@ def _ranked(best_points: BestPoints, indices: Tensor, passes: int) -> Linearised
 def _misled(objective: AttackObjective, near: Linearised, there: Slope | Slopes) -> Tensor:
     """``(L,)`` whether the linearisations of a run's input mislead: their gradients turn on the way to the linearised
     boundaries, and where p = 2 none of the candidates is very large there."""
+    s = objective.numbers(NearestSettings)
     surrogates = isinstance(there, Slopes)
     value, gradient = (there.losses[:, 0], there.gradients[:, 0]) if surrogates else (there.loss, there.gradient)
     gradient = gradient.flatten(1)
     lengths = torch.linalg.vector_norm(gradient, dim=1) * near.steepness
     cosine = torch.linalg.vecdot(gradient, near.gradient) / torch.where(lengths > 0, lengths, 1.0)
     turned = cosine.new_zeros(objective.size).scatter_reduce(0, near.indices, 1 - cosine, "mean", include_self=False)
-    misled, limit = turned > MISLEADING, ASTRAY.get(objective.norm.like)
+    misled, limit = turned > s.misleading, s.astray if objective.norm.like == 2 else None
     if limit is not None:
         error = (value / near.value).abs()
         misled &= error.new_zeros(objective.size).scatter_reduce(0, near.indices, error, "amax") < limit
@@ -208,10 +243,11 @@ def _misled(objective: AttackObjective, near: Linearised, there: Slope | Slopes)
 def _follow(best_points: BestPoints, runs: LinearizedRuns, passes: int, known: Slope | Slopes | None) -> LinearizedRuns:
     """Averaged linearisation: all candidates, whose slopes may be known, the best few, and the best one towards any
     candidate. Returns the few."""
+    s = best_points.objective.numbers(NearestSettings)
     count = int(torch.bincount(runs.indices).max())
-    first = max(1, int(STAGES[0] * passes / (2 * count)))
-    kept = min(KEPT, count)
-    second = max(1, int(STAGES[1] * passes / (2 * kept)))
+    first = max(1, int(s.stages[0] * passes / (2 * count)))
+    kept = min(s.kept, count)
+    second = max(1, int(s.stages[1] * passes / (2 * kept)))
     runs = linearised_steps(
         best_points, runs, steps=first, step_size=(0.8, 0.5), averaging=(0.5, 0.5), overshoot=1.2, first=known
     )
@@ -235,9 +271,10 @@ def _refine(best_points: BestPoints, indices: Tensor, move: Tensor, passes: int)
 def _best(best_points: BestPoints, runs: LinearizedRuns, count: int) -> LinearizedRuns:
     """The runs of each input that aim the nearest, by their averaged hyperplanes and without overshoot; one that has
     not reached the goal counts a little farther than that, one that has lost its gradient comes last."""
+    s = best_points.objective.numbers(NearestSettings)
     feasible = FeasibleSteps.of(best_points.objective, runs.indices)
     distance = feasible.norm(feasible.meeting(runs.own, runs.shared))
-    distance = distance * torch.where(runs.distance.isfinite(), 1.0, 1.1) + LOST * runs.lost
+    distance = distance * torch.where(runs.distance.isfinite(), 1.0, 1.1) + s.lost * runs.lost
     order = distance.argsort(stable=True)
     order = order[runs.indices[order].argsort(stable=True)]
     indices = runs.indices[order]
@@ -248,10 +285,11 @@ def _best(best_points: BestPoints, runs: LinearizedRuns, count: int) -> Lineariz
 
 def _balls(best_points: BestPoints, indices: Tensor, passes: int, draws: Draws) -> None:
     """Shrinking balls: runs of different step sizes from far away, a few side by side, then one from the best end."""
+    s = best_points.objective.numbers(NearestSettings)
     objective = best_points.objective
-    sizes = objective.norm.tuned(BALL_STEPS)
-    runs = max(len(sizes), passes // RUN)
-    length = int(BALL_STAGE * passes / (2 * runs))
+    sizes = s.ball_steps[: 2 if objective.norm.like == 1 else None]
+    runs = max(len(sizes), passes // s.run)
+    length = int(s.ball_stage * passes / (2 * runs))
     radius, anyone = _far(objective, indices), torch.full_like(indices, ANY)
     z, reached = objective.start[indices], radius.new_full((len(indices),), torch.inf)
     for begin in range(0, runs, len(sizes)):
@@ -289,6 +327,8 @@ def _extreme(objective: AttackObjective, indices: Tensor, radius: Tensor, draws:
 
 def _far(objective: AttackObjective, indices: Tensor) -> Tensor:
     """First radii ``(L,)``: a share of the distance of the farthest corner of the box."""
+    s = objective.numbers(NearestSettings)
     feasible = FeasibleSteps.of(objective, indices)
     reach = torch.maximum(-feasible.lower, feasible.upper)
-    return objective.norm.tuned(FAR) * feasible.norm(torch.where(reach < FARTHEST, reach, TYPICAL))
+    share = objective.norm.tuned(dict(zip((0.0, 1.0, 2.0, torch.inf), s.far)))
+    return share * feasible.norm(torch.where(reach < FARTHEST, reach, TYPICAL))

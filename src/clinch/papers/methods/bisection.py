@@ -15,16 +15,26 @@ from clinch.attacks.core.gradient_steps import RULES, Rule, cosine
 from clinch.attacks.core.losses import candidate_conditions
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.minimum_norm.candidates import nearest_candidates
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
+from clinch.solver.settings import Pair, Share
 
-#: a run stops where it cannot come nearer than this share of what its input has reached
-BETTER = 0.999
-#: step length at the first and at the last step of a round, in radii
-STEP = (0.5, 0.005)
+
+@dataclass(frozen=True)
+class BisectionSettings(AttackSettings):
+    """Of :func:`bisection`.
+
+    Attributes:
+        better: a run stops where it cannot come nearer than this share of what its input has reached.
+        step: step length at the first and at the last step of a round, in radii.
+    """
+
+    better: Share = 0.999
+    step: Pair = (0.5, 0.005)
 
 
 @attack_method
@@ -39,6 +49,7 @@ def bisection(
     starts: int = 2,
     branches: int = 32,
     rule: str = "together",
+    settings: BisectionSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
@@ -68,6 +79,7 @@ def bisection(
         >>> bisection(problem, steps=20, rounds=7).distance
         tensor([0.5907], dtype=torch.float64)
     """
+    numbers = BisectionSettings.of(settings)
     if min(steps, rounds, starts, branches) < 1:
         raise ProblemError(
             f"steps={steps}, rounds={rounds}, starts={starts} and branches={branches} must be at least 1."
@@ -75,7 +87,7 @@ def bisection(
     if rule not in RULES:
         raise ProblemError(f"rule={rule!r} is not known. Write one of: {', '.join(RULES)}.")
     objective = nearest_objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    best_points = BestPoints(objective, record=history, progress=progress, steps=rounds * steps)
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=rounds * steps)
     runs = _runs(objective, branches, starts, objective.draws(seed))
     for _ in range(rounds):
         if not len(runs.indices):
@@ -113,6 +125,7 @@ def _runs(objective: AttackObjective, branches: int, starts: int, draws: Draws) 
 
 def _descend(best_points: BestPoints, runs: _Runs, steps: int, rule: Rule) -> tuple[Tensor, Tensor]:
     """Steps inside the balls; each run's nearest point that reaches the goal, and its distance."""
+    s = best_points.objective.numbers(BisectionSettings)
     objective, indices = best_points.objective, runs.indices
     ball = objective.within(runs.radius.double(), indices)
     weights = None if objective.weights is None else objective.weights[indices]
@@ -128,7 +141,7 @@ def _descend(best_points: BestPoints, runs: _Runs, steps: int, rule: Rule) -> tu
         nearer = (slopes.margin < 0) & (distance < reached)
         point[nearer], reached = z[nearer], torch.where(nearer, distance, reached)
         direction = steepest_direction(rule(slopes.losses, slopes.gradients), p, weights)
-        z = project_into(ball, z - cosine(*STEP, k, steps) * length * direction)
+        z = project_into(ball, z - cosine(*s.step, k, steps) * length * direction)
         best_points.step()
     margin, distance = objective.look(z, indices), objective.distance(z, indices)
     best_points.update(z, indices, margin, distance)
@@ -139,6 +152,7 @@ def _descend(best_points: BestPoints, runs: _Runs, steps: int, rule: Rule) -> tu
 
 def _next_radius(best_points: BestPoints, runs: _Runs, point: Tensor, reached: Tensor) -> _Runs:
     """The next radius of each run that can still win."""
+    s = best_points.objective.numbers(BisectionSettings)
     found = torch.isfinite(reached)
     high = torch.minimum(runs.high, reached)
     low = torch.minimum(torch.where(found, runs.low, torch.maximum(runs.low, runs.radius)), high)
@@ -146,7 +160,7 @@ def _next_radius(best_points: BestPoints, runs: _Runs, point: Tensor, reached: T
         radius = torch.where(torch.isfinite(high), ((low + high) / 2).floor(), (2 * runs.radius).ceil())
     else:
         radius = torch.where(torch.isfinite(high), (low + high) / 2, 2 * runs.radius)
-    best = BETTER * best_points.distance[runs.indices]
+    best = s.better * best_points.distance[runs.indices]
     z = torch.where(along(found, point), point, runs.z)
     following = _Runs(runs.indices, runs.candidate, z, torch.minimum(radius, best), low, high)
     return following.take((low < best).nonzero().flatten())
