@@ -13,8 +13,9 @@ from clinch.attacks.activation_descent import activation_descent, minimise_by_ac
 from clinch.attacks.activation_steps import PatternSettings
 from clinch.attacks.alma import AlmaSettings, alma
 from clinch.attacks.apgd import ApgdSettings, apgd
+from clinch.attacks.core.attack_query import AttackQuery
 from clinch.attacks.core.losses import LOSSES
-from clinch.attacks.core.objective import AttackObjective, AttackQuery
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult, History
 from clinch.attacks.ddn import ddn
 from clinch.attacks.deepfool import deepfool, shortest_linear

@@ -30,11 +30,12 @@ from torch import Tensor
 
 from clinch.attacks.activation_steps import CLASSIFIER, SMALL, PatternRuns, PatternSettings
 from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of
+from clinch.attacks.core.attack_query import Answer, Loss
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.gradient_steps import cosine
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Answer, AttackObjective, Loss
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.attacks.core.restarts import starts
 from clinch.attacks.core.result import AttackResult, HasQuery, query_of

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, objective_of
+from clinch.attacks.core.attack_query import Answer, Loss
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.losses import spread
-from clinch.attacks.core.objective import Answer, AttackObjective, Loss
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.errors import ProblemError

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.core.arguments import lowering_objective
+from clinch.attacks.core.attack_query import Answer
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.gradient_steps import cosine, together
-from clinch.attacks.core.objective import Answer, AttackObjective
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult, HasQuery
 from clinch.attacks.core.units import TYPICAL
 from clinch.errors import ProblemError

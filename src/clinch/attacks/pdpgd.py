@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, objective_of
+from clinch.attacks.core.attack_query import Answer
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import Moments
-from clinch.attacks.core.objective import Answer
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.errors import ProblemError

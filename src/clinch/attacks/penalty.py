@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.core.arguments import Attacked, attack_method, nearest_objective_of
+from clinch.attacks.core.attack_query import ANY, Answer, Losses
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress, line_search_to_input
 from clinch.attacks.core.gradient_steps import cosine
-from clinch.attacks.core.objective import ANY, Answer, AttackObjective, Losses
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.minimum_norm.candidates import nearest_candidates

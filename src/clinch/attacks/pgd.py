@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.core.arguments import Attacked, attack_method, objective_of, radius_of, steps_of
+from clinch.attacks.core.attack_query import Loss
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import Rule, orthogonal, selective
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import AttackObjective, Loss
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.restarts import never_blind, random_offset
 from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, objective_of
+from clinch.attacks.core.attack_query import Loss
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import AttackObjective, Loss
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
 from clinch.errors import ProblemError
 

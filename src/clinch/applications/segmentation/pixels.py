@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clinch.attacks.core.attack_query import Answer, AttackQuery, Loss
 from clinch.attacks.core.batches import parts_of
 from clinch.attacks.core.classification import Model, check_p, checked_inputs
-from clinch.attacks.core.objective import Answer, AttackQuery, Loss
 from clinch.attacks.core.units import working_dtype
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.elementwise import sigmoid

@@ -9,8 +9,9 @@ from typing import ParamSpec, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from clinch.attacks.core.attack_query import AttackQuery
 from clinch.attacks.core.classification import ClassQuery, check_p
-from clinch.attacks.core.objective import AttackObjective, AttackQuery
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.attacks.core.result import HasQuery, query_of
 from clinch.errors import ProblemError, ShapeError, UnsupportedByEngine

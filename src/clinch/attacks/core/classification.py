@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from clinch.attacks.core.attack_query import Answer, AttackQuery
 from clinch.attacks.core.batches import filled, parts_of
 from clinch.attacks.core.draws import mix
-from clinch.attacks.core.objective import Answer, AttackQuery
 from clinch.attacks.core.units import working_dtype
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.norms import norm_of

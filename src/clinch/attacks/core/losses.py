@@ -10,8 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from clinch.attacks.core.attack_query import ANY, Answer, AttackQuery, Loss, Losses
 from clinch.attacks.core.classification import ClassQuery
-from clinch.attacks.core.objective import ANY, Answer, AttackObjective, AttackQuery, Loss, Losses
+from clinch.attacks.core.objective import AttackObjective
 from clinch.errors import ProblemError
 from clinch.geometry.elementwise import softplus
 

@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from clinch.attacks.core.attack_query import Answer, AttackQuery
 from clinch.attacks.core.batches import along, filled
 from clinch.attacks.core.draws import Draws, fingerprint
-from clinch.attacks.core.objective import Answer, AttackQuery
 from clinch.attacks.core.units import FARTHEST, Units, working_dtype
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.projection import project_into

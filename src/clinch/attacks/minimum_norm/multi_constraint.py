@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.alma import lagrangian_steps
+from clinch.attacks.core.attack_query import ANY
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Budget, groups, line_search_to_input
 from clinch.attacks.core.draws import Draws
-from clinch.attacks.core.objective import ANY
 from clinch.attacks.core.settings import AttackSettings
 from clinch.attacks.core.units import FARTHEST, TYPICAL
 from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns, linearised_steps

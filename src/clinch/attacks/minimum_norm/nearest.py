@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.core.arguments import Attacked, attack_method, nearest_objective_of
+from clinch.attacks.core.attack_query import ANY
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Budget, Progress, groups, line_search_to_input
 from clinch.attacks.core.draws import Draws
-from clinch.attacks.core.objective import ANY, AttackObjective, Slope, Slopes, taken
+from clinch.attacks.core.objective import AttackObjective, Slope, Slopes, taken
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.core.units import FARTHEST, TYPICAL

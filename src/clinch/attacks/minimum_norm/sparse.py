@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clinch.attacks.core.attack_query import ANY
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.gradient_steps import cosine, toward
-from clinch.attacks.core.objective import ANY
 
 #: sign steps at the first and at the last, in widths of the box, no wider than WIDEST
 STEP, WIDEST = (0.5, 0.02), 2.0

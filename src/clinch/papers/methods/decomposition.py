@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from clinch.attacks.core.arguments import Attacked, attack_method, objective_of
+from clinch.attacks.core.attack_query import Answer, AttackQuery
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.draws import mix
-from clinch.attacks.core.objective import Answer, AttackObjective, AttackQuery
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import NO_GRADIENT, AttackResult, History
 from clinch.attacks.minimum_norm.candidates import nearest_candidates
 from clinch.errors import ProblemError

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from clinch.attacks.core.arguments import attack_method, objective_of
+from clinch.attacks.core.attack_query import Answer, Loss
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.losses import loss_of
-from clinch.attacks.core.objective import Answer, AttackObjective, Loss
+from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import draw_back
 from clinch.errors import ProblemError, UnsupportedByEngine
