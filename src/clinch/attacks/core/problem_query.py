@@ -215,5 +215,7 @@ def surrogate_forward(graph: Graph, x: Tensor, wanted: list[int]) -> dict[int, T
     def surrogate(op: Operator, h: Tensor) -> Tensor:
         return _Surrogate.apply(h, op)  # type: ignore[return-value]
 
-    pieces = {i: partial(surrogate, node.op) for i, node in enumerate(graph.nodes) if node.op.splits_at_zero}
-    return graph.forward(x, wanted, pieces)
+    pieces = [(i, node.op, node.op.two_pieces()) for i, node in enumerate(graph.nodes)]
+    # what falls left of zero is not switched off there
+    rising = {i: partial(surrogate, op) for i, op, two in pieces if two is not None and two.negative_slope >= 0}
+    return graph.forward(x, wanted, rising)

@@ -35,6 +35,8 @@ STEPS = 16
 PLANES = 6
 #: roundings of f, its derivative and what is made of them, by which lines are moved outwards
 ROUNDINGS = 16
+#: how far from the ends of [l, u], relative to its width, lines are made tight at most
+INSIDE = 1e-2
 #: how far from the turns a root of f′ = 0 is looked for, and bisection steps to get there
 FAR, EXACT_STEPS = 1e6, 200
 
@@ -170,30 +172,61 @@ class ScalarFunction(Elementwise):
 
         Where limits are infinite or leave the domain the lines are the constants of the interval rule.
         """
-        lower, upper = bounds
         limits = self.interval(bounds).without_nan()
-        ordinary = torch.isfinite(upper - lower) & torch.isfinite(limits.lower) & torch.isfinite(limits.upper)
-        pieces = None
-        if bool(ordinary.any()):
-            # elsewhere the pieces are those of a point where f is a number
-            low, high = self.domain()
-            inside = 0.0 if low < 0 < high and 0.0 not in self.turns() else (max(low, -1.0) + min(high, 3.0)) / 2
-            lower, upper = (torch.where(ordinary, t, inside) for t in bounds)
-            pieces = self.pieces(lower, upper)
-            ordinary = ordinary if pieces.complete is None else ordinary & pieces.complete
-        zero = torch.zeros_like(lower)
-        gap = None if pieces is None else _Gap(self, pieces)
+        usable = torch.isfinite(bounds.upper - bounds.lower) & torch.isfinite(limits.lower + limits.upper)
+        # elsewhere the pieces are those of a point where f is a number
+        low, high = self.domain()
+        inside = 0.0 if low < 0 < high and 0.0 not in self.turns() else (max(low, -1.0) + min(high, 3.0)) / 2
+        lower, upper = (torch.where(usable, t, inside) for t in bounds)
+        pieces = self.pieces(lower, upper)
+        usable = usable if pieces.complete is None else usable & pieces.complete
+        bent = self._bent(pieces, lower, upper)
+        some = bool(bent.any())
+        gap = _Gap(self, self.pieces(lower[bent], upper[bent])) if some else None
         found = []
         for place in places:
-            if gap is None:
-                found.append(Lines(zero, limits.lower, zero, limits.upper))
-                continue
-            below, above = (
-                _or_constant(line, limit, ordinary)
-                for line, limit in zip(_tightest(gap, lower, upper, torch.lerp(lower, upper, place)), limits)
-            )
-            found.append(Lines(*below, *above))
+            # not at an end, which may be a kink: the derivative there is that of either side
+            target = torch.lerp(lower, upper, min(max(place, INSIDE), 1 - INSIDE))
+            below, above = _of_one_piece(self, pieces, lower, upper, target)
+            if gap is not None:
+                parts = _tightest(gap, lower[bent], upper[bent], target[bent])
+                below, above = (
+                    tuple(whole.index_put((bent,), part) for whole, part in zip(side, better))
+                    for side, better in zip((below, above), parts)
+                )
+            found.append(
+                Lines(*_or_constant(below, limits.lower, usable), *_or_constant(above, limits.upper, usable))
+            )  # fmt: skip
         return found
+
+    def _bent(self, pieces: Pieces, lower: Tensor, upper: Tensor) -> Tensor:
+        """``(*shape)`` where f is neither convex nor concave throughout [l, u]."""
+        bent = (pieces.stop > pieces.start).sum(0) > 1
+        for jump in self.jumps():
+            bent = bent | ((lower <= jump.at) & (jump.at <= upper))
+        return bent
+
+
+def _of_one_piece(
+    op: ScalarFunction, pieces: Pieces, lower: Tensor, upper: Tensor, target: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Where f is convex throughout: the tangent at the target below, the chord above; mirrored where it is concave."""
+    convex = (pieces.convex & (pieces.stop > pieces.start)).any(0)
+    first, last, value = op.forward(lower), op.forward(upper), op.forward(target)
+    tangent = op.derivative(target)
+    chord = _chord(lower, upper, first, last, tangent)
+    rounding = ROUNDINGS * torch.finfo(lower.dtype).eps
+    # the tangent's slope may be large at the end of a domain, where it is not used
+    reach = lower.abs() + upper.abs()
+    height = 1 + first.abs() + last.abs() + value.abs()
+    sides = []
+    for sign, tangents in ((-1.0, convex), (1.0, ~convex)):
+        ends = torch.maximum(sign * (first - chord * lower), sign * (last - chord * upper))
+        touch = sign * (value - tangent * target)
+        slope = torch.where(tangents, tangent, chord)
+        margin = rounding * (height + slope.abs() * reach)
+        sides.append((slope, sign * (torch.where(tangents, touch, ends) + margin)))
+    return sides[0], sides[1]
 
 
 class _Extreme(NamedTuple):
@@ -291,7 +324,7 @@ def _tightest(gap: _Gap, lower: Tensor, upper: Tensor, target: Tensor) -> tuple[
     return (best_slope[0], best_offset[0]), (best_slope[1], best_offset[1])
 
 
-def _or_constant(line: tuple[Tensor, Tensor], limit: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
+def _or_constant(line: tuple[Tensor, ...], limit: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
     """A line's slope and offset, or the constant of the interval rule where there is no line."""
     slope, offset = line
     usable = usable & torch.isfinite(slope) & torch.isfinite(offset)

@@ -80,7 +80,7 @@ class GELU(ScalarFunction):
         """``Φ(x) + x·φ(x)``, or that of ``x/2·(1 + tanh u)``."""
         if self.approximate == "none":
             density = (-x * x / 2).exp() / math.sqrt(2 * math.pi)
-            return torch.special.ndtr(x) + torch.where(density > 0, x * density, 0.0)
+            return 0.5 * (-x / math.sqrt(2)).erfc() + torch.where(density > 0, x * density, 0.0)
         c = math.sqrt(2 / math.pi)
         twice = 2 * c * (x + 0.044715 * x**3)
         bell = twice.sigmoid() * (-twice).sigmoid()
