@@ -258,7 +258,9 @@ def _ranked(job: _Job) -> list[str]:
     able = {name: outlook(ENGINES[name], job.query) for name in (*EXACT, "input_split")}
     best = next((name for name in EXACT if able[name].closes), None)
     order = ("branch_and_bound", "input_split") if best is None else (best, *EXACT[best])
-    if job.query.region.free_elements <= job.settings.few_inputs:
+    # counts are whole numbers: boxes that shrink do not tell them apart, and are what is left where nothing else ends
+    boxes = best is None or not able["count"]
+    if boxes and job.query.region.free_elements <= job.settings.few_inputs:
         order = ("input_split",) if best is None else ("input_split", *order)
     if best is None:
         for name in order:

@@ -13,6 +13,7 @@ from torch import nn
 import clinch as cl
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.search.engines import ENGINES, NEVER
+from clinch.solve import _Job, _ranked
 from clinch.solver.engine import Resumable, outlook
 from clinch.solver.ledger import Ledger
 from clinch.testing.networks import max_pooled, multilayer
@@ -102,6 +103,28 @@ def test_some_engine_of_the_portfolio_that_proves_takes_every_problem_with_limit
         if network != "gelu" and "unbounded" not in kind:
             able = {name for name, engine in PORTFOLIO.items() if engine.capability(problem.query).closes}
             assert able, (network, kind)
+
+
+ORDER = {
+    ("relu", "linear"): ("input_split branch_and_bound", "branch_and_bound"),
+    ("relu", "distance 0"): ("count milp", "count milp"),
+    ("relu", "norm 1"): ("input_split milp", "milp"),
+    ("relu", "norm 2"): ("input_split", "input_split"),
+    ("max pool", "distance 2"): ("input_split milp branch_and_bound", "milp branch_and_bound"),
+    ("max pool", "ball 2"): ("input_split", "branch_and_bound input_split"),
+    ("sigmoid", "distance 0"): ("input_split", "branch_and_bound input_split"),
+    ("sigmoid", "linear"): ("input_split", "branch_and_bound input_split"),
+    ("gelu", "linear, unbounded"): ("branch_and_bound", "branch_and_bound"),
+}
+
+
+@pytest.mark.parametrize(("case", "few", "many"), [(case, *names) for case, names in ORDER.items()])
+def test_the_portfolio_orders_engines_by_what_they_can_take(case, few, many):
+    query = asked()[case].query
+    for settings, expected in ((cl.settings.Portfolio(), few), (cl.settings.Portfolio(few_inputs=0), many)):
+        ledger = Ledger(query)
+        assert _ranked(_Job(query, ledger, 0, settings)) == expected.split()
+        assert all("was skipped" in note for note in ledger.notes)
 
 
 def test_an_input_without_limits_can_be_taken_once_a_near_input_is_known():
