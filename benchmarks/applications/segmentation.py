@@ -38,7 +38,7 @@ def losses_table(net: torch.nn.Module, x: torch.Tensor, target: torch.Tensor | N
 
 def methods_table(net: torch.nn.Module, x: torch.Tensor, eps: float) -> list[str]:
     methods = {
-        "GNII": lambda goal: cl.attacks.gnii(goal, eps=eps, loss="soft count"),
+        "GNII": lambda goal: cl.attacks.linear_model_step(goal, eps=eps, loss="soft count"),
         "PGD, 100 steps": lambda goal: cl.attacks.pgd(goal, eps=eps, steps=100),
         "APGD, 100 steps": lambda goal: cl.attacks.apgd(goal, eps=eps),
         "APGD, 100 steps, 3 restarts": lambda goal: cl.attacks.apgd(goal, eps=eps, restarts=3),

@@ -15,7 +15,7 @@ from clinch.geometry.directions import steepest_direction
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.norms import norm
 from clinch.papers.methods.first_order import INFEASIBLE
-from clinch.papers.methods.gnii_convex import UNSOLVED
+from clinch.papers.methods.linear_model_convex import UNSOLVED
 
 INF = math.inf
 NORMS = (1.0, 1.5, 2.0, 3.0, INF)
@@ -63,7 +63,7 @@ def test_proposition_1_on_linear_models_by_all_vertices(seed, p, factor):
         vertices = eps * torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
     reached = bool((net(x + vertices).argmax(1) != y).any())
     assert reached == (factor > 1)
-    found = a.gn_feasibility(net, x, y, eps=eps, norm=p, bounds=None)
+    found = a.linear_model_feasibility(net, x, y, eps=eps, norm=p, bounds=None)
     assert bool(found.success) == reached
     assert (found.reason[0] == INFEASIBLE) == (not reached)
 
@@ -78,7 +78,7 @@ def test_the_radius_is_the_least_ratio_of_all_class_pairs(p, outputs):
         pairs = differences(net, x[i], y[i], outputs == "probabilities")
         assert float(radius[i]) == pytest.approx(min(value / dual(g, p) for value, g in pairs), rel=1e-9)
     for factor, feasible in ((0.999, False), (1.001, True)):
-        found = a.gn_feasibility(net, x, y, eps=factor * radius, norm=p, bounds=None, outputs=outputs)
+        found = a.linear_model_feasibility(net, x, y, eps=factor * radius, norm=p, bounds=None, outputs=outputs)
         assert all((r != INFEASIBLE) == feasible for r in found.reason)
 
 
@@ -108,8 +108,8 @@ def test_the_range_takes_part_in_gn():
     net = nn.Sequential(nn.Linear(2, 2, bias=False)).double().eval().requires_grad_(False)
     net[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     x, y = torch.tensor([[0.4, 0.5]], dtype=torch.float64), torch.tensor([0])
-    assert bool(a.gn_feasibility(net, x, y, eps=0.5, bounds=(-1.0, 1.0)).success)
-    inside = a.gn_feasibility(net, x, y, eps=0.5, bounds=(0.1, 1.0))
+    assert bool(a.linear_model_feasibility(net, x, y, eps=0.5, bounds=(-1.0, 1.0)).success)
+    inside = a.linear_model_feasibility(net, x, y, eps=0.5, bounds=(0.1, 1.0))
     assert inside.reason == (INFEASIBLE,) and torch.equal(inside.x, x)
 
 
@@ -121,7 +121,7 @@ def test_gnii_is_proposition_2(p):
     net = classifier(3)
     x, y = inputs(net, 3)
     eps = torch.linspace(0.01, 0.3, len(x), dtype=torch.float64)
-    found = a.gnii(net, x, y, eps=eps, norm=p, bounds=None)
+    found = a.linear_model_step(net, x, y, eps=eps, norm=p, bounds=None)
     for i in range(len(x)):
         _, g = min(differences(net, x[i], y[i]), key=lambda pair: pair[0])
         expected = x[i] - eps[i] * steepest_direction(g[None], p)[0]
@@ -136,10 +136,10 @@ def test_algorithm_2_and_fast_grad_are_gnii_with_their_losses():
     net = classifier(4)
     x, y = inputs(net, 4)
     score = torch.stack([torch.autograd.functional.jacobian(net, x[i])[y[i]] for i in range(len(x))])
-    assert torch.allclose(a.algorithm2(net, x, y, eps=0.1, bounds=None).x, x - 0.1 * score.sign(), atol=1e-6)
+    assert torch.allclose(a.linear_model_score(net, x, y, eps=0.1, bounds=None).x, x - 0.1 * score.sign(), atol=1e-6)
     assert torch.allclose(a.fast_grad(net, x, y, eps=0.1).x, a.fgsm(net, x, y, eps=0.1).x, atol=1e-6)
     softmax = torch.stack([torch.autograd.functional.jacobian(lambda z: net(z).softmax(0), v)[k] for v, k in zip(x, y)])
-    found = a.algorithm2(net, x, y, eps=0.1, bounds=None, outputs="probabilities")
+    found = a.linear_model_score(net, x, y, eps=0.1, bounds=None, outputs="probabilities")
     assert torch.allclose(found.x, x - 0.1 * softmax.sign(), atol=1e-6)
 
 
@@ -149,7 +149,7 @@ def test_algorithm_1_is_the_plain_loop_of_its_formulas(p, steps):
     net = classifier(33)  # one where the choice of the class matters
     x, y = inputs(net, 33, count=12)
     eps = 0.25
-    found = a.algorithm1(net, x, y, eps=eps, norm=p, steps=steps, bounds=None)
+    found = a.linear_model_descent(net, x, y, eps=eps, norm=p, steps=steps, bounds=None)
     chosen = set()
     for i in range(len(x)):
         z = x[i]
@@ -256,16 +256,16 @@ def test_constraints_of_ones_own_hold_and_none_are_gnii(p):
     cp = pytest.importorskip("cvxpy")
     net = classifier(10)
     x, y = inputs(net, 10)
-    plain = a.gnii(net, x, y, eps=0.2, norm=p)
-    same = a.gnii_convex(net, x, y, eps=0.2, norm=p)
+    plain = a.linear_model_step(net, x, y, eps=0.2, norm=p)
+    same = a.linear_model_convex(net, x, y, eps=0.2, norm=p)
     for i in range(len(x)):
         _, g = min(differences(net, x[i], y[i]), key=lambda pair: pair[0])
         assert float(g @ (same.x - x)[i]) == pytest.approx(float(g @ (plain.x - x)[i]), abs=1e-4)
-    even = a.gnii_convex(net, x, y, eps=0.3, norm=p, constraints=lambda eta, _: [cp.sum(eta) == 0, eta[0] >= 0])
+    even = a.linear_model_convex(net, x, y, eps=0.3, norm=p, constraints=lambda eta, _: [cp.sum(eta) == 0, eta[0] >= 0])
     eta = even.x - x
     assert float(eta.sum(1).abs().max()) < 1e-5 and float(eta[:, 0].min()) > -1e-6
     assert bool((norm(eta, p) <= 0.3 * (1 + 1e-6)).all())
-    brighter = a.gnii_convex(
+    brighter = a.linear_model_convex(
         net, x, y, eps=0.3, norm=p, constraints=lambda eta, v: [eta + v >= 0.5 * v, eta <= 0.1 * v]
     )
     assert bool((brighter.x <= 1.1 * x + 1e-5).all()) and float((brighter.x - x).abs().max()) > 1e-3
@@ -275,21 +275,21 @@ def test_constraints_without_a_solution_or_without_convexity_and_a_missing_libra
     cp = pytest.importorskip("cvxpy")
     net = classifier(11)
     x, y = inputs(net, 11)
-    none = a.gnii_convex(net, x, y, eps=0.2, constraints=lambda eta, _: [cp.sum(eta) >= 100])
+    none = a.linear_model_convex(net, x, y, eps=0.2, constraints=lambda eta, _: [cp.sum(eta) >= 100])
     assert not none.success.any() and set(none.reason) == {UNSOLVED} and torch.equal(none.x, x)
     with pytest.raises(cl.ClinchError, match="not convex"):
-        a.gnii_convex(net, x, y, eps=0.2, constraints=lambda eta, _: [cp.norm(eta, 2) >= 0.1])
+        a.linear_model_convex(net, x, y, eps=0.2, constraints=lambda eta, _: [cp.norm(eta, 2) >= 0.1])
     monkeypatch.setitem(sys.modules, "cvxpy", None)
     with pytest.raises(cl.ClinchError, match=r"pip install 'clinch\[convex\]'"):
-        a.gnii_convex(net, x, y, eps=0.2)
+        a.linear_model_convex(net, x, y, eps=0.2)
 
 
 def test_a_constraint_that_rounding_breaks_is_no_success():
     cp = pytest.importorskip("cvxpy")
     net = classifier(12)
     x, y = inputs(net, 12)
-    loose = a.gnii_convex(net, x, y, eps=0.5, constraints=lambda eta, _: [cp.sum(eta) == 0.1])
-    strict = a.gnii_convex(net, x, y, eps=0.5, constraints=lambda eta, _: [cp.sum(eta) == 0.1], tolerance=0.0)
+    loose = a.linear_model_convex(net, x, y, eps=0.5, constraints=lambda eta, _: [cp.sum(eta) == 0.1])
+    strict = a.linear_model_convex(net, x, y, eps=0.5, constraints=lambda eta, _: [cp.sum(eta) == 0.1], tolerance=0.0)
     assert bool(loose.success.any()) and int(strict.success.sum()) < int(loose.success.sum())
     assert any("rounded" in r for r in strict.reason)
 

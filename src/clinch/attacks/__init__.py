@@ -7,6 +7,7 @@ places as text, as entry points do, and nothing is imported before one of them i
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 from clinch.attacks.activation_descent import activation_descent, minimise_by_activation_descent
@@ -36,18 +37,28 @@ from clinch.attacks.vfga import vfga
 #: methods that only one published experiment needs, and the modules that define them
 IN_PAPERS = {
     "BisectionSettings": "clinch.papers.methods.bisection",
-    "algorithm1": "clinch.papers.methods.algorithm1",
-    "algorithm2": "clinch.papers.methods.gnii",
+    "linear_model_descent": "clinch.papers.methods.linear_model_step",
+    "linear_model_score": "clinch.papers.methods.linear_model_step",
     "bisection": "clinch.papers.methods.bisection",
     "decomposition": "clinch.papers.methods.decomposition",
-    "fast_grad": "clinch.papers.methods.gnii",
+    "fast_grad": "clinch.papers.methods.linear_model_step",
     "first_order_radius": "clinch.papers.methods.first_order",
-    "gn_feasibility": "clinch.papers.methods.first_order",
-    "gnii": "clinch.papers.methods.gnii",
-    "gnii_convex": "clinch.papers.methods.gnii_convex",
+    "linear_model_feasibility": "clinch.papers.methods.first_order",
+    "linear_model_step": "clinch.papers.methods.linear_model_step",
+    "linear_model_convex": "clinch.papers.methods.linear_model_convex",
     "lbfgs": "clinch.papers.methods.lbfgs",
     "random_signs": "clinch.papers.methods.random_signs",
     "scipy_minimise": "clinch.papers.methods.scipy_solvers",
+}
+
+#: names of the version before that still work, with a warning, until the next release
+OLD_NAMES = {
+    "Goal": "AttackObjective",
+    "algorithm1": "linear_model_descent",
+    "algorithm2": "linear_model_score",
+    "gn_feasibility": "linear_model_feasibility",
+    "gnii": "linear_model_step",
+    "gnii_convex": "linear_model_convex",
 }
 
 __all__ = [
@@ -95,6 +106,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in OLD_NAMES:
+        new = OLD_NAMES[name]
+        warnings.warn(f"clinch.attacks.{name} is now clinch.attacks.{new}.", DeprecationWarning, stacklevel=2)
+        return globals()[new] if new in globals() else __getattr__(new)
     if name not in IN_PAPERS:
         raise AttributeError(f"module 'clinch.attacks' has no attribute '{name}'")
     found = getattr(importlib.import_module(IN_PAPERS[name]), name)

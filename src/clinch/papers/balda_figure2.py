@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import clinch as cl
-from clinch.attacks import AttackResult, algorithm1, algorithm2, fast_grad, random_signs
+from clinch.attacks import AttackResult, fast_grad, linear_model_descent, linear_model_score, random_signs
 from clinch.io.data import reference_file
 from clinch.io.published import read_columns
 from clinch.modeling.model import SymbolicNetwork
@@ -36,7 +36,8 @@ COLUMNS = {
     DEEPFOOL: "deepfool", ALGORITHM1: "algorithm1", FASTGRAD: "fastgrad", ALGORITHM2: "algorithm2", RANDOM: "random",
 }  # fmt: skip
 STEPS: dict[str, Callable[..., AttackResult]] = {
-    ALGORITHM1: algorithm1, ITERATED: partial(algorithm1, steps=5), FASTGRAD: fast_grad, ALGORITHM2: algorithm2,
+    ALGORITHM1: linear_model_descent, ITERATED: partial(linear_model_descent, steps=5), FASTGRAD: fast_grad,
+    ALGORITHM2: linear_model_score,
     RANDOM: random_signs,
 }  # fmt: skip
 IMAGES, PASSES = 512, 480

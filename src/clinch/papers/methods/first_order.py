@@ -57,7 +57,7 @@ def first_order_radius(
 
 
 @attack_method
-def gn_feasibility(
+def linear_model_feasibility(
     net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
@@ -82,7 +82,7 @@ def gn_feasibility(
         ``success``.
 
     Example:
-        >>> found = gn_feasibility(net, x, y, eps=0.05)
+        >>> found = linear_model_feasibility(net, x, y, eps=0.05)
         >>> feasible = [reason != INFEASIBLE for reason in found.reason]
     """
     objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)

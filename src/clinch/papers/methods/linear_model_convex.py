@@ -31,7 +31,7 @@ UNSOLVED, UNMET = (
 
 
 @attack_method
-def gnii_convex(
+def linear_model_convex(
     net: Attacked,
     x: Tensor | None = None,
     y: Tensor | None = None,
@@ -68,7 +68,7 @@ def gnii_convex(
 
     Example:
         >>> import cvxpy as cp
-        >>> gnii_convex(net, x, y, eps=0.1, constraints=lambda eta, x: [cp.sum(eta) == 0, eta >= 0]).success
+        >>> linear_model_convex(net, x, y, eps=0.1, constraints=lambda eta, x: [cp.sum(eta) == 0, eta >= 0]).success
         tensor([False, False, False, False, False, False, False, False])
     """
     objective = objective_of(
@@ -155,7 +155,8 @@ def _cvxpy() -> Any:
         return importlib.import_module("cvxpy")
     except ImportError as error:
         raise BackendError(
-            f"gnii_convex needs CVXPY and Clarabel, and {error.name} is missing. Write pip install 'clinch[convex]'."
+            f"linear_model_convex needs CVXPY and Clarabel, and {error.name} is missing. Write pip install "
+            "'clinch[convex]'."
         ) from None
 
 
