@@ -99,7 +99,7 @@ def test_the_radius_is_zero_infinite_or_a_problems():
     assert float(a.first_order_radius(problem)) == pytest.approx(of_labels, rel=1e-3)
     with pytest.raises(cl.ClinchError, match="no dual norm"):
         a.first_order_radius(net, x, y, norm=0)
-    with pytest.raises(cl.ClinchError, match="no dual norm"):
+    with pytest.raises(cl.ClinchError, match="not among the norms"):
         a.deepfool(net, x, y, norm=0.5)
 
 
