@@ -97,3 +97,30 @@ def test_all_spellings_are_one_norm(written):
     loaded = cl.load(net, input_shape=(6,))
     assert cl.norm(loaded.input, written).p == 2.0
     assert cl.bounds.ball(x, 0.1, written).balls[0].p == 2.0
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_objectives_in_a_ball_and_norms_of_outputs_are_proven(p):
+    model = small(8)
+    net, x0 = cl.load(model, input_shape=(3,)), torch.tensor([0.2, 0.7, 0.4])
+    box = [net.input >= 0, net.input <= 1]
+    grid = torch.cartesian_prod(*[torch.linspace(0, 1, 41)] * 3)
+    outputs = model(grid).detach()
+    near = norm_of(p).of(grid - x0) <= 0.2
+    asked = [
+        (net.output[0], [cl.norm(net.input - x0, p) <= 0.2], outputs[near, 0]),
+        (cl.norm(net.output, p), [], norm_of(p).of(outputs)),
+    ]
+    for objective, ball, values in asked:
+        solution = cl.Problem(cl.Minimize(objective), [*box, *ball]).solve(time_limit=30)
+        best = float(values.min())
+        assert solution.status is cl.Status.OPTIMAL
+        assert solution.bound <= best + 1e-6 and best - 0.05 <= solution.value <= best + 1e-6
+
+
+def test_what_an_engine_takes_is_said_before_work():
+    net = cl.load(small(8), input_shape=(3,))
+    problem = cl.Problem(cl.Minimize(cl.norm(net.input, 3)), [net.input >= 0, net.input <= 1])
+    lines = {line.split()[0]: line for line in problem.explain().splitlines()}
+    assert "no: MILP takes distances with p = 0, 1, 2 or inf, not p = 3" in lines["milp"]
+    assert lines["branch_and_bound"].split()[1] == "yes"
