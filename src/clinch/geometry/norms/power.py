@@ -129,14 +129,16 @@ class PowerNorm(Norm):
         # linear·u + curved·u^k = size
         u = torch.minimum(size / above_zero(linear), power(size / above_zero(curved), 1 / k))
         u = torch.where(linear > 0, u, power(size, 1 / k)) if small else torch.where(curved > 0, u, size)
+        rounding = 4 * torch.finfo(size.dtype).eps
         for _ in range(ELEMENT_STEPS):
             lower_power = power(u, k - 1)
             slope = linear + k * curved * lower_power
             following = u - (linear * u + curved * lower_power * u - size) / above_zero(slope)
-            following = torch.minimum(following.clamp(min=0), u)
-            if bool((following == u).all()):
+            # what has settled stays as it is, so that it depends on nothing beside it
+            going = u - following > rounding * u
+            if not bool(going.any()):
                 break
-            u = following
+            u = torch.where(going, following.clamp(min=0), u)
         return power(u, k) if small else u
 
     def linear_minimum(
