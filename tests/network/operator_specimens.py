@@ -21,10 +21,11 @@ from clinch.network.ops.layout import FRONT, Layout
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
 from clinch.network.ops.max_pool import MaxPool, WindowTap
 from clinch.network.ops.piecewise import Ceil, Floor, Round
+from clinch.network.ops.rearrange import Rearrange
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.select import Concatenate, Pad, Slice, Take
-from clinch.network.ops.shape import Reshape, Transpose
+from clinch.network.ops.shape import Expand, Reshape, Transpose
 from clinch.network.ops.torch_function import TorchFunction
 
 from .scalar_functions import FUNCTIONS, REFERENCES
@@ -151,6 +152,9 @@ def specimens() -> list[Specimen]:
         Specimen(Floor(), ((4,),), torch.floor),
         Specimen(Ceil(), ((4,),), torch.ceil),
         Specimen(Round(), ((4,),), torch.round),
+        Specimen(Expand((2, 3, 4)), ((3, 1),), lambda x: x.unsqueeze(1).expand(-1, 2, 3, 4)),
+        Specimen(Rearrange("aten.roll", torch.roll, (1, 2), {}), ((2, 3),), lambda x: torch.roll(x, 1, 2)),
+        Specimen(Rearrange("aten.cumsum", torch.cumsum, (1,), {}), ((3, 2),), lambda x: x.cumsum(1)),
         Specimen(Reshape((6,)), ((2, 3),), nn.Flatten()),
         Specimen(Transpose((2, 0, 1)), ((2, 3, 4),), lambda x: x.permute(0, 3, 1, 2)),
         Specimen(Concatenate(1), ((2, 3), (2, 1), (2, 2)), lambda *parts: torch.cat(parts, 2)),

@@ -124,7 +124,7 @@ class CallReader:
         except UnsupportedOperator as error:
             self.refusals.append(error)
             return None
-        return result(found, layout)
+        return result(found, layout, expected)
 
     # --- functions of torch ------------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class CallReader:
         tree = map_leaves(value, slot)
         values, layouts = [value_of(a) for a in inputs], tuple(layout_of(a) for a in inputs)
         op = TorchFunction(self.name, tree, tuple(v.shape for v in values), layouts, layout)
-        return arranged(self._call({}, layout).emit(op, *values), layout)
+        return arranged(self._call({}, layout).emit(op.checked(), *values), layout)
 
     def _result_layout(self, expected: Tensor, inputs: list[Activation]) -> Layout | None:
         """Where the batch of the result is; None: it has none, or elements of the sample in an unknown order."""

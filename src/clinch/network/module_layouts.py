@@ -58,6 +58,8 @@ _ALONG = dict.fromkeys(
 ) | {"aten.flip": "dims"}  # fmt: skip
 #: along the last dimension
 _LAST = frozenset({"aten.linear", "aten.layer_norm", "aten.rms_norm"})
+#: over time, which is in front of the batch
+_RECURRENT = frozenset({"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"})
 #: matrices in the last two dimensions
 _MATRICES = frozenset({"aten.matmul", "aten.bmm"})
 
@@ -88,6 +90,9 @@ def as_rows(
         return None
     after = Layout(found[0], layout.outer, layout.inner)
     arguments = {key: value if key == "index" else _rows(value, layout, rank) for key, value in bound.items()}
+    if name in _RECURRENT:
+        first_state = {"hx": bound["hx"], "params": bound["params"]}
+        return name, arguments | first_state, after
     if name in _LAST:
         depth = len(bound["normalized_shape"]) if "normalized_shape" in bound else 1
         return (name, bound | {"input": arguments["input"]}, after) if layout.axis < rank - depth else None
@@ -166,6 +171,21 @@ def _along(
     return name, arguments | {key: moved if isinstance(given, (list, tuple)) else moved[0]}, after
 
 
-def result(value: Value | list[Value], layout: Layout) -> Activation | list[Activation]:
-    """What a reader made of a call on rows."""
-    return [arranged(v, layout) for v in value] if isinstance(value, list) else arranged(value, layout)
+def result(value: Value | list[Value], layout: Layout, new: Any) -> Activation | list[Activation] | None:
+    """What a reader made of a call on rows; None: its results are not those of the module.
+
+    Args:
+        value: what it made.
+        layout: of a single result.
+        new: the results in the module.
+    """
+    if isinstance(value, Value):
+        return arranged(value, layout)
+    found = []
+    for one, expected in zip(value, new):
+        place = batch_axis(expected.shape)
+        own = layout if place is None or place[1] != 1 else Layout(place[0])
+        if one.shape != own.sample(expected.shape):
+            return None
+        found.append(arranged(one, own))
+    return found

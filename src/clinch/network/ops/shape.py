@@ -87,6 +87,28 @@ def _reshape(call: Call) -> Reshape:
     return Reshape(call.output_shape)
 
 
+@dataclass(frozen=True, eq=False)
+class Expand(Affine):
+    """The same elements again along dimensions of size 1, and in new dimensions in front of a sample."""
+
+    shape: Shape
+
+    nonnegative: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The repeated activations."""
+        (x,) = inputs
+        added = [1] * (len(self.shape) - (x.dim() - 1))
+        return x.reshape(len(x), *added, *x.shape[1:]).expand(len(x), *self.shape)
+
+    def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        """Rows are added up over what was repeated."""
+        (shape,) = shapes
+        added = [1] * (len(self.shape) - len(shape))
+        return [rows.sum_to_size(len(rows), *added, *shape).reshape(len(rows), *shape)]
+
+
 @from_aten("aten.permute")
 def _permute(call: Call) -> Transpose:
     rank = len(call.activation("self").shape)
@@ -135,7 +157,8 @@ def _convert(call: Call) -> Value:
 @from_aten("aten.expand")
 def _expand(call: Call) -> Value | None:
     x = call.activation("self")
-    return x if call.output_shape == x.shape else None
+    shape = call.output_shape
+    return x if shape == x.shape else call.emit(Expand(shape), x)
 
 
 # --- ONNX ----------------------------------------------------------------------------------------------------------
@@ -205,4 +228,6 @@ def _onnx_expand(call: Call) -> Value | None:
     x = call.activation("input")
     target = tuple(call.ints("shape"))
     widened = torch.broadcast_shapes((1, *x.shape), target)
-    return x if widened == (1, *x.shape) else None
+    if widened[0] != 1:
+        return None
+    return x if widened == (1, *x.shape) else call.emit(Expand(tuple(widened[1:])), x)

@@ -26,6 +26,7 @@ class TorchFunction(Operator):
         layouts: where their batch is in the model.
         layout: where the result's is.
         one: whether one number as a result is a row of one.
+        differentiable: whether torch has its derivative; else it counts as zero.
     """
 
     name: str
@@ -34,14 +35,28 @@ class TorchFunction(Operator):
     layouts: tuple[Layout, ...]
     layout: Layout = FRONT
     one: bool = False
+    differentiable: bool = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The call."""
+        if not self.differentiable:
+            inputs = tuple(x.detach() for x in inputs)
         rows = [x.reshape(len(x), *shape) for x, shape in zip(inputs, self.shapes)]
         given = [x if layout.plain else layout.spread(x) for x, layout in zip(rows, self.layouts)]
         found = evaluate(self.value, given, size=len(inputs[0]))
         found = found if self.layout.plain else self.layout.rows(found)
         return found.unsqueeze(1) if self.one and found.dim() == 1 else found
+
+    def checked(self) -> TorchFunction:
+        """The same, marked where torch has no derivative of it."""
+        rows = [torch.zeros(2, *shape, dtype=torch.float64, requires_grad=True) for shape in self.shapes]
+        try:
+            with torch.enable_grad():
+                torch.autograd.grad(self.to(torch.float64, "cpu").forward(*rows).sum(), rows, allow_unused=True)
+        except RuntimeError as error:
+            if "derivative" in str(error):
+                return replace(self, differentiable=False)
+        return self
 
     def with_an_axis(self, shapes: Sequence[Shape]) -> TorchFunction:
         """The call itself sees what the model has."""

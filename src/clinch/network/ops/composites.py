@@ -1,0 +1,395 @@
+"""Calls that are several operators: attention, recurrent layers and cells, largest of two, parts put together.
+
+They are written out with the readers of their parts, so that every fact of the parts holds for them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clinch.network.ops.layout import FRONT, Layout
+from clinch.network.ops.reading import ATEN, ONNX, Call, Reader, Value, from_aten, from_onnx
+from clinch.network.ops.relu import LeakyReLU
+from clinch.network.ops.select import Slice
+from clinch.network.ops.shape import Reshape
+
+#: steps of a recurrent layer, over all its layers and directions, that are written out; longer ones are one function
+_MOST_STEPS = 256
+Operand = Value | Tensor
+
+
+class Parts:
+    """Applies other calls in place of one.
+
+    Args:
+        call: the one.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def apply(self, name: str, /, **arguments: Any) -> Value:
+        """What the reader of another exported call gives.
+
+        Raises:
+            UnsupportedOperator: it cannot be read.
+        """
+        other = copy.copy(self.call)
+        other.operator, other.arguments = name, arguments
+        result = other.read(ATEN[name])
+        if not isinstance(result, Value):
+            raise self.call.refuse(f"its part {name} cannot be read")
+        return result
+
+    def add(self, a: Operand, b: Operand) -> Operand:
+        """``a + b``; of constants too."""
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            return a + b
+        return self.apply("aten.add", self=a, other=b)
+
+    def subtract(self, a: Operand, b: Operand) -> Value:
+        """``a − b``."""
+        return self.apply("aten.sub", self=a, other=b)
+
+    def multiply(self, a: Operand, b: Operand) -> Operand:
+        """``a ⊙ b``; of constants too."""
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            return a * b
+        return self.apply("aten.mul", self=a, other=b)
+
+    def product(self, a: Operand, b: Operand) -> Value:
+        """``a @ b``."""
+        return self.apply("aten.matmul", self=a, other=b)
+
+    def linear(self, x: Operand, weight: Tensor, bias: Tensor | None) -> Operand:
+        """``x weightᵀ + bias``."""
+        if isinstance(x, Tensor):
+            return torch.nn.functional.linear(x, weight, bias)
+        return self.apply("aten.linear", input=x, weight=weight, bias=bias)
+
+    def function(self, name: str, x: Operand) -> Operand:
+        """A function of one number."""
+        if isinstance(x, Tensor):
+            return getattr(torch, name.removeprefix("aten."))(x)
+        return self.apply(name, self=x)
+
+    def part(self, x: Value, dim: int, start: int, size: int) -> Value:
+        """Consecutive elements along a dimension of a sample."""
+        return self.call.emit(Slice(dim, start, start + size), x)
+
+    def stacked(self, values: Sequence[Value], dim: int) -> Value:
+        """Samples beside each other in a new dimension."""
+        return self.apply("aten.stack", tensors=list(values), dim=dim + 1)
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+@from_aten("aten.scaled_dot_product_attention")
+def _attention(call: Call) -> Value | None:
+    """``softmax(q kᵀ·scale + mask) v``."""
+    if call.get("dropout_p", 0.0) or call.get("enable_gqa", False):
+        return None
+    query, key, value, mask = (call.get(name) for name in ("query", "key", "value", "attn_mask"))
+    if not all(isinstance(x, Value) for x in (query, key, value)) or isinstance(mask, Value):
+        return None
+    parts = Parts(call)
+    scale = call.get("scale")
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+    rank = len(key.shape)
+    scores = parts.product(query, parts.apply("aten.transpose", self=key, dim0=rank - 1, dim1=rank))
+    scores = parts.multiply(scores, call.constant(scale))
+    if call.get("is_causal", False):
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    if mask is not None:
+        if mask.dtype == torch.bool and not bool(mask.any(-1).all()):
+            return None
+        # far below every score, so that the exponential is zero in float32 and float64, and finite
+        added = torch.where(mask, 0.0, -1e4).double() if mask.dtype == torch.bool else mask.double().clamp(min=-1e4)
+        scores = parts.add(scores, added)
+    weights = parts.apply("aten.softmax", self=scores, dim=-1)
+    return parts.product(weights, value)
+
+
+# --- recurrent layers ------------------------------------------------------------------------------------------------
+
+State = tuple[Operand, ...]
+
+
+def _lstm_step(parts: Parts, gates: Operand, state: State, size: int) -> State:
+    """Gates ``i, f, g, o`` before their functions, and the state ``h, c``."""
+    i, f, g, o = (parts.part(gates, 0, k * size, size) for k in range(4))  # type: ignore[arg-type]
+    kept = parts.multiply(parts.function("aten.sigmoid", f), state[1])
+    new = parts.multiply(parts.function("aten.sigmoid", i), parts.function("aten.tanh", g))
+    cell = parts.add(kept, new)
+    return parts.multiply(parts.function("aten.sigmoid", o), parts.function("aten.tanh", cell)), cell
+
+
+def _step(parts: Parts, kind: str, x: Operand, state: State, weights: Sequence[Tensor | None]) -> State:
+    """One step of a cell with the weights of the input and of the state, and their biases or None."""
+    w, r, b, c = weights
+    assert w is not None and r is not None
+    given, held = parts.linear(x, w, b), parts.linear(state[0], r, c)
+    size = r.shape[1]
+    if kind == "gru":
+        return (_gru_step(parts, given, held, state[0], size),)
+    total = parts.add(given, held)
+    if kind == "lstm":
+        return _lstm_step(parts, total, state, size)
+    return (parts.function("aten.tanh" if kind == "rnn_tanh" else "aten.relu", total),)
+
+
+def _piece(parts: Parts, x: Operand, start: int, size: int) -> Operand:
+    return x[..., start : start + size] if isinstance(x, Tensor) else parts.part(x, 0, start, size)
+
+
+def _gru_step(parts: Parts, given: Operand, held: Operand, h: Operand, size: int) -> Operand:
+    """``n + z ⊙ (h − n)`` with the new state ``n = tanh(W x + r ⊙ U h)``."""
+    reset, update = (
+        parts.function(
+            "aten.sigmoid", parts.add(_piece(parts, given, k * size, size), _piece(parts, held, k * size, size))
+        )
+        for k in range(2)
+    )
+    inner = parts.multiply(reset, _piece(parts, held, 2 * size, size))
+    new = parts.function("aten.tanh", parts.add(_piece(parts, given, 2 * size, size), inner))
+    return parts.add(new, parts.multiply(update, parts.subtract(h, new)))
+
+
+def _cell(kind: str) -> Reader:
+    def read(call: Call) -> Value | list[Value] | None:
+        x = call.arguments["input"]
+        held = call.arguments["hx"]
+        state = tuple(_row(call, s) for s in (held if isinstance(held, (list, tuple)) else [held]))
+        weights = [call.tensor(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
+        if not isinstance(x, Value):
+            return None
+        found = _step(Parts(call), kind, x, state, weights)
+        return list(found) if kind == "lstm" else found[0]  # type: ignore[return-value]
+
+    return read
+
+
+for _kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+    from_aten(f"aten.{_kind}_cell")(_cell(_kind))
+
+
+def _row(call: Call, state: Any) -> Operand:
+    """A state: an activation, or a constant that is the same for each input."""
+    if isinstance(state, Value):
+        return state
+    constant = call.constant(state)
+    if constant.dim() == 2 and constant.shape[0] != 1:
+        raise call.refuse("its state differs from input to input")
+    return constant.reshape(-1)
+
+
+def _layer(kind: str) -> Reader:
+    def read(call: Call) -> list[Value] | None:
+        x = call.arguments["input"]
+        if "batch_sizes" in call.arguments or not isinstance(x, Value) or len(x.shape) != 2:
+            return None
+        if getattr(call, "layout", FRONT) != (FRONT if call["batch_first"] else Layout(1)):
+            raise call.refuse("it takes the batch for the time")
+        layers, both = int(call["num_layers"]), bool(call["bidirectional"])
+        directions = 2 if both else 1
+        if layers * directions * x.shape[0] > _MOST_STEPS:
+            return None
+        return _unrolled(call, kind, x, layers, directions)
+
+    return read
+
+
+def _unrolled(call: Call, kind: str, x: Value, layers: int, directions: int) -> list[Value]:
+    """All steps of all layers: the outputs over time, then the last state of each layer and direction."""
+    parts, given = Parts(call), call.arguments["hx"]
+    starts = given if isinstance(given, (list, tuple)) else [given]
+    weights = [call.constant(w) for w in call.arguments["params"]]
+    each = 4 if call["has_biases"] else 2
+    inputs: list[Value] = [call.emit(Reshape(x.shape[1:]), parts.part(x, 0, t, 1)) for t in range(x.shape[0])]
+    last: list[State] = []
+    for layer in range(layers):
+        every: list[list[Value]] = []
+        for d in range(directions):
+            k = layer * directions + d
+            own = [*weights[k * each : (k + 1) * each], None, None][:4]
+            state = tuple(_start(call, parts, s, k) for s in starts)
+            found: dict[int, Value] = {}
+            for t in range(len(inputs))[:: -1 if d else 1]:
+                state = _step(parts, kind, inputs[t], state, own)
+                found[t] = state[0]  # type: ignore[assignment]
+            every.append([found[t] for t in range(len(inputs))])
+            last.append(state)
+        inputs = [
+            step[0] if directions == 1 else parts.apply("aten.cat", tensors=list(step), dim=1) for step in zip(*every)
+        ]
+    ends = [parts.stacked([state[i] for state in last], 0) for i in range(len(starts))]  # type: ignore[misc]
+    return [parts.stacked(inputs, 0), *ends]
+
+
+def _start(call: Call, parts: Parts, state: Any, k: int) -> Operand:
+    """The first state of a layer and direction: rows of it, or a constant with a batch of one."""
+    if isinstance(state, Value):
+        return call.emit(Reshape(state.shape[1:]), parts.part(state, 0, k, 1))
+    constant = call.constant(state)
+    if constant.dim() != 3 or constant.shape[1] != 1:
+        raise call.refuse("its first state differs from input to input")
+    return constant[k, 0]
+
+
+for _kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+    from_aten(f"aten.{_kind}")(_layer(_kind))
+
+
+# --- the larger of two -----------------------------------------------------------------------------------------------
+
+
+def larger(call: Call, a: Operand, b: Operand, sign: float = 1.0) -> Value:
+    """``max(a, b) = b + relu(a − b)``, and ``min(a, b) = b − relu(b − a)`` for the sign −1."""
+    parts = Parts(call)
+    if isinstance(b, Value) and isinstance(a, Tensor):
+        a, b = b, a
+    above = parts.subtract(a, b) if sign > 0 else parts.subtract(b, a)
+    bent = call.emit(LeakyReLU(), above)
+    found = parts.add(b, bent) if sign > 0 else parts.subtract(b, bent)
+    assert isinstance(found, Value)
+    return found
+
+
+def _pair(sign: float, *names: str) -> Reader:
+    return lambda call: larger(call, call.operand(names[0]), call.operand(names[1]), sign)
+
+
+if "aten.maximum" not in ATEN:
+    from_aten("aten.maximum", "aten.fmax")(_pair(1.0, "self", "other"))
+if "aten.minimum" not in ATEN:
+    from_aten("aten.minimum", "aten.fmin")(_pair(-1.0, "self", "other"))
+
+
+def _several(sign: float) -> Reader:
+    def read(call: Call) -> Value | None:
+        values = call["data_0"]
+        if not isinstance(values, list) or not values:
+            return None
+        found = values[0] if isinstance(values[0], Value) else call.constant(values[0])
+        for value in values[1:]:
+            other = value if isinstance(value, Value) else call.constant(value)
+            if isinstance(found, Tensor) and isinstance(other, Tensor):
+                found = torch.maximum(found, other) if sign > 0 else torch.minimum(found, other)
+            else:
+                found = larger(call, found, other, sign)
+        return found if isinstance(found, Value) else None
+
+    return read
+
+
+if "Max" not in ONNX:
+    from_onnx("Max")(_several(1.0))
+if "Min" not in ONNX:
+    from_onnx("Min")(_several(-1.0))
+
+
+def largest(call: Call, x: Value, dims: Sequence[int], keep: bool, sign: float) -> Value:
+    """The largest (sign 1) or smallest element along dimensions of a sample: halves against each other."""
+    parts = Parts(call)
+    for dim in dims:
+        while (size := x.shape[dim]) > 1:
+            half = size // 2
+            pair = larger(call, parts.part(x, dim, 0, half), parts.part(x, dim, half, half), sign)
+            if size % 2:
+                pair = parts.apply("aten.cat", tensors=[pair, parts.part(x, dim, size - 1, 1)], dim=dim + 1)
+            x = pair
+    return x if keep else call.emit(Reshape(tuple(n for d, n in enumerate(x.shape) if d not in dims)), x)
+
+
+def _extreme(sign: float) -> Reader:
+    def read(call: Call) -> Value:
+        x = call.activation("self")
+        given = call.ints("dim", [])
+        dims = [call.axis(d, len(x.shape)) for d in given or range(1, len(x.shape) + 1)]
+        if not given:
+            raise call.refuse("without a dimension it works along the batch")
+        return largest(call, x, dims, bool(call.get("keepdim", False)), sign)
+
+    return read
+
+
+if "aten.amax" not in ATEN:
+    from_aten("aten.amax")(_extreme(1.0))
+if "aten.amin" not in ATEN:
+    from_aten("aten.amin")(_extreme(-1.0))
+
+
+def _onnx_extreme(sign: float) -> Reader:
+    def read(call: Call) -> Value:
+        x = call.activation("data")
+        if call.get("axes") is None:
+            raise call.refuse("without axes it works along the batch")
+        dims = [call.axis(d, len(x.shape)) for d in call.ints("axes")]
+        return largest(call, x, dims, bool(call.get("keepdims", 1)), sign)
+
+    return read
+
+
+if "ReduceMax" not in ONNX:
+    from_onnx("ReduceMax")(_onnx_extreme(1.0))
+if "ReduceMin" not in ONNX:
+    from_onnx("ReduceMin")(_onnx_extreme(-1.0))
+
+
+# --- parts and gates -------------------------------------------------------------------------------------------------
+
+
+@from_aten("aten.unbind")
+def _unbind(call: Call) -> list[Value]:
+    x = call.activation("self")
+    dim = call.axis(call.get("dim", 0), len(x.shape))
+    shape = (*x.shape[:dim], *x.shape[dim + 1 :])
+    parts = Parts(call)
+    return [call.emit(Reshape(shape), parts.part(x, dim, i, 1)) for i in range(x.shape[dim])]
+
+
+@from_aten("aten.bmm")
+def _batched_product(call: Call) -> Value:
+    return Parts(call).product(call.operand("self"), call.operand("mat2"))
+
+
+@from_aten("aten.glu")
+def _glu(call: Call) -> Value:
+    x = call.activation("self")
+    dim = call.axis(call.get("dim", -1), len(x.shape))
+    half, parts = x.shape[dim] // 2, Parts(call)
+    gate = parts.function("aten.sigmoid", parts.part(x, dim, half, half))
+    found = parts.multiply(parts.part(x, dim, 0, half), gate)
+    assert isinstance(found, Value)
+    return found
+
+
+@from_aten("aten.linalg_vector_norm")
+def _vector_norm(call: Call) -> Value | None:
+    x = call.activation("self")
+    dims = call.get("dim")
+    if call.number("ord", 2) != 2 or not dims:
+        return None
+    parts = Parts(call)
+    squares = parts.multiply(x, x) if "aten.square" not in ATEN else parts.function("aten.square", x)
+    total = parts.apply("aten.sum", self=squares, dim=dims, keepdim=call.get("keepdim", False))
+    return parts.apply("aten.sqrt", self=total) if "aten.sqrt" in ATEN else None
+
+
+@from_aten("aten.where")
+def _where(call: Call) -> Value | None:
+    """A choice by a constant mask: a sum of the two, masked."""
+    mask = call.get("condition")
+    if not isinstance(mask, Tensor):
+        return None
+    a, b = call.operand("self"), call.operand("other")
+    kept = mask.double()
+    total = Parts(call).add(Parts(call).multiply(a, kept), Parts(call).multiply(b, 1 - kept))
+    return total if isinstance(total, Value) else None
