@@ -66,7 +66,12 @@ def _rearranged(call: Call) -> Value | None:
     """The call with the batch in front: it must leave that dimension alone, which the comparison on load checks."""
     node = getattr(call, "node", None)
     names = [a.name for a in node.target._schema.arguments] if node is not None else []
-    if not names or len(call.activations) != 1 or call.arguments.get(names[0]) is not call.activations[0]:
+    if (
+        node is None
+        or not names
+        or len(call.activations) != 1
+        or call.arguments.get(names[0]) is not call.activations[0]
+    ):
         return None
     x, rank = call.activations[0], len(call.activations[0].shape)
     if call.operator == "aten.expand_as":
