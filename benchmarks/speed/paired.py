@@ -152,7 +152,7 @@ def main() -> int:
     verdict = f"Slower than allowed: {', '.join(slower)}." if slower else "Nothing is slower than allowed."
     columns = ["work", "what", "base: CPU s", "new: CPU s", "ratio", "neighbours", "answers"]
     lines = [
-        f"Base {described(options.base)}, new {described(ROOT)}; {options.rounds} rounds of base, new, new, base.",
+        f"Base {described(options.base)}, new {described(ROOT)}; base, new, new, base, {options.rounds} times.",
         "CPU seconds of one thread, the quickest run of each side; *neighbours*: range of the ratios of neighbouring",
         f"runs. Allowed: {ALLOWED} for each, 1 for the sum.", "",
         *table(columns, rows), "", *left_out, verdict,
