@@ -122,8 +122,8 @@ def alpha_crown(
     """Certified lower limits of ``c_r · layer(x)`` over a region by α-CROWN.
 
     ``max over slopes α in [a, 1] of min over x of A(α) x + b(α)``, where ``A(α) x + b(α) <= c_r · layer(x)`` is CROWN's
-    backward propagation with lower slope α_j at open ReLU j. At other functions of one number (sigmoid, GELU, exp, …) α_j
-    in [−1, 1] mixes CROWN's line with those that are tightest further left and right, below and above.
+    backward propagation with lower slope α_j at open ReLU j. At other functions of one number (sigmoid, GELU, exp, …)
+    α_j in [−1, 1] mixes CROWN's line with those that are tightest further left and right, below and above.
 
     Args:
         network: from :func:`clinch.load`.
