@@ -95,7 +95,13 @@ def test_supports_prints_a_row_per_layer_and_writes_json(clinch, tmp_path):
         assert layer in outcome.out
     content = json.loads(target.read_text())
     assert [row["name"] for row in content["layers"]][-2:] == ["relu2", "output"]
-    assert content["whole_network"] == {"forward": True, "interval": True, "relaxation": True, "exact": True}
+    assert content["whole_network"] == {
+        "forward": True,
+        "interval": True,
+        "relaxation": True,
+        "exact": True,
+        "certificate": True,
+    }
     assert set(content["engines"].values()) == {"yes"} and {"milp", "count"} <= set(content["engines"])
 
 

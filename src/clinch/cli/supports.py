@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from clinch.network.support import LayerSupport
 
 #: heading -> field of :class:`clinch.network.support.LayerSupport`
-ENGINES = {"attacks": "forward", "interval": "interval", "CROWN": "relaxation", "MILP": "exact"}
+ENGINES = {"attacks": "forward", "interval": "interval", "CROWN": "relaxation", "MILP": "exact",
+           "certificate": "certificate"}  # fmt: skip
 
 
 def supports(

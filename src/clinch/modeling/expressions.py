@@ -339,6 +339,18 @@ class Activation(LinearExpression):
         size = math.prod(shape)
         terms = {node: Terms.identity(size)}
         super().__init__(network, shape, terms, torch.zeros(1, size, dtype=torch.float64))
+        self.node = node
+
+    def argmax(self, margin: float = MARGIN) -> Argmax:
+        """The index of the largest element, see :meth:`LinearExpression.argmax`.
+
+        Of a softmax or log-softmax it is that of what goes into it, which has bounds that close: the default margin is
+        one of those numbers then. Another margin is taken as it is said, of the probabilities.
+        """
+        node, graph = self.node, self.network.graph
+        while margin == MARGIN and len(self.shape) == 1 and graph.nodes[node].op.keeps_argmax:
+            (node,) = graph.nodes[node].inputs
+        return Argmax(Activation(self.network, node), margin)
 
 
 def _index(key: Any) -> Any:

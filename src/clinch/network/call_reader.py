@@ -12,6 +12,7 @@ from torch.fx import Node as Exported
 
 from clinch.errors import UnsupportedOperator
 from clinch.network.build import Builder
+from clinch.network.choices import written_out
 from clinch.network.module_call import AtenCall, base_name, bind, draws, out_of_place
 from clinch.network.module_layouts import PERMUTATIONS, RESHAPES, as_rows, result
 from clinch.network.ops.layout import FRONT, Activation, Layout, Moved, arranged, batch_axis, layout_of, value_of
@@ -66,8 +67,8 @@ class CallReader:
             raise self._call(bound).refuse("it draws random numbers")
         if self.name in _BY_SHAPE:
             arguments = [_shape_only(arguments[0], self.dtype), *arguments[1:]]
-        found = None
-        if leaves_of((arguments, keywords), (Value, Moved)):
+        found = written_out(self.builder, self.name, bound, self.layer, self.source)
+        if found is None and leaves_of((arguments, keywords), (Value, Moved)):
             found = self._as_operator(bind(target, arguments, keywords))
         return found if found is not None else self._as_function(out_of_place(target), arguments, keywords)
 

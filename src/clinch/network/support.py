@@ -21,6 +21,7 @@ class LayerSupport:
         interval: it has an interval rule.
         relaxation: it has a linear relaxation (CROWN, branch and bound).
         exact: it has an exact encoding (MILP).
+        certificate: certificates can state it.
     """
 
     name: str
@@ -31,12 +32,19 @@ class LayerSupport:
     interval: bool
     relaxation: bool
     exact: bool
+    certificate: bool
 
 
 def supports(network: Network) -> list[LayerSupport]:
     """One row per layer, the input left out; each answer comes from the operator itself."""
     rows = []
-    for node in network.graph.nodes[1:]:
-        facts = (node.op.supports(fact) for fact in ("interval", "relax", "encode"))
-        rows.append(LayerSupport(node.name, node.op.label, node.shape, node.source, True, *facts))
+    graph = network.graph
+    for i, node in enumerate(graph.nodes[1:], 1):
+        interval, relaxation, exact = (node.op.supports(fact) for fact in ("interval", "relax", "encode"))
+        stated = node.op.statement(graph.shapes(i), node.shape) is not None
+        rows.append(
+            LayerSupport(
+                node.name, node.op.label, node.shape, node.source, True, interval, relaxation, exact, certificate=stated
+            )
+        )
     return rows

@@ -68,6 +68,8 @@ class Operator:
     linear: ClassVar[bool] = False
     #: each output element is a function of the input element at its place
     elementwise: ClassVar[bool] = False
+    #: of a sample of one dimension, the output's elements are ordered as the input's: what is largest stays largest
+    keeps_argmax: ClassVar[bool] = False
     #: the output has the elements of its one input, in their order
     keeps_order: ClassVar[bool] = False
     #: each output element is an element of an input or the largest of some, so that no number is rounded

@@ -20,6 +20,7 @@ class Softmax(Operator):
     dim: int
 
     has_absolute_error: ClassVar[bool] = True
+    keeps_argmax: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The softmax."""
@@ -33,6 +34,7 @@ class LogSoftmax(Operator):
     dim: int
 
     has_absolute_error: ClassVar[bool] = True
+    keeps_argmax: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The logarithm of the softmax."""
