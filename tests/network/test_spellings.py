@@ -61,7 +61,6 @@ SPELLINGS: dict[str, tuple[str, list[Callable[[Tensor], Tensor]], tuple[str, dic
     "gelu by hand": ("GELU", [lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))], None),
     "gelu in another order": ("GELU", [lambda x: (x * ((x * 0.5**0.5).erf() + 1)) * 0.5], None),
     "mish by hand": ("Mish", [lambda x: x * torch.tanh(functional.softplus(x))], None),
-    "hardswish by hand": ("Hardswish", [lambda x: x * functional.relu6(x + 3) / 6], None),
     "sin": ("Sin", [torch.sin, Tensor.sin], ("Sin", {})),
     "sinh": ("Sinh", [torch.sinh], ("Sinh", {})),
     "softplus": ("Softplus", [nn.Softplus(2.0), lambda x: functional.softplus(x, 2.0)], ("Softplus", {})),
@@ -139,7 +138,8 @@ def test_what_is_no_such_function_stays_what_it_is():
         def forward(self, x: Tensor) -> Tensor:
             mixed = x * torch.sigmoid(x.flip(1))
             by_place = x * torch.sigmoid(x * torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=x.dtype))
-            return mixed + by_place + x.sin() * x.cos()
+            # the square of a clamp is the square of x as far as one cares to look
+            return mixed + by_place + x.sin() * x.cos() + x * x.clamp(-1e3, 1e3)
 
     labels = [row.operator for row in supports(load(Others().double().eval(), SHAPE))]
-    assert labels.count("Multiply") == 3
+    assert labels.count("Multiply") == 4

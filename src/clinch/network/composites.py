@@ -2,8 +2,9 @@
 
 As products and sums of several layers they would have loose bounds or none. Where all that an operator combines is made
 of one activation, element by element, the combination is compared with the functions that have an operator of their
-own, on numbers between −8 and 8; where it is a multiple of one, that operator stands for it. Loading compares the whole
-network with the original, so that nothing rests on this.
+own, on numbers of all sizes; where it is a multiple of one, that operator stands for it. Only analytic functions are
+looked at, which are the same everywhere where they are so on an interval, and absolute values of the activation itself:
+a clamp could begin anywhere.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from clinch.network.graph import Graph, Input, Node
 from clinch.network.ops.add import Add, Subtract
 from clinch.network.ops.base import Operator
 from clinch.network.ops.elementwise import ScalarFunction
+from clinch.network.ops.erf import Erf
 from clinch.network.ops.forward_only import Multiply
-from clinch.network.ops.functions import Power
-from clinch.network.ops.piecewise import Hardswish
+from clinch.network.ops.functions import Cos, Exp, Expm1, Log, Log1p, Power, Reciprocal, Sin
 from clinch.network.ops.reading import Value
+from clinch.network.ops.s_shaped import Sigmoid, Tanh
 from clinch.network.ops.scale import Scale
-from clinch.network.ops.smooth_activations import GELU, Mish, SiLU, Softsign, Tanhshrink
+from clinch.network.ops.smooth_activations import GELU, LogSigmoid, Mish, SiLU, Softplus, Softsign, Tanhshrink
 
 KNOWN: tuple[ScalarFunction, ...] = (
-    SiLU(), GELU(), GELU("tanh"), Mish(), Hardswish(), Softsign(), Tanhshrink(), Power(2.0), Power(3.0), Power(4.0),
+    SiLU(), GELU(), GELU("tanh"), Mish(), Softsign(), Tanhshrink(), Power(2.0), Power(3.0), Power(4.0),
 )  # fmt: skip
+ANALYTIC = (Sigmoid, Tanh, Erf, Exp, Expm1, LogSigmoid, Log, Log1p, Power, Reciprocal, Sin, Cos)
+#: beyond this a softplus is x, up to a jump that is less than what constants are rounded by
+LATE = 20.0
 #: layers that one function may be written in
 MOST = 12
 #: constants of a file may be rounded to float32
@@ -37,10 +42,17 @@ def _combines(op: Operator) -> bool:
 
 
 def _pointwise(op: Operator) -> bool:
-    """Whether each output element follows from the input elements at its place, the same way everywhere."""
+    """Whether each output element is an analytic function of the elements at its place, the same one everywhere."""
     if isinstance(op, Scale):
         return all(t is None or t.numel() == 1 for t in (op.scale, op.shift))
-    return op.elementwise or _combines(op)
+    if isinstance(op, Softplus):
+        return op.threshold >= LATE
+    return isinstance(op, ANALYTIC) or _combines(op)
+
+
+def _is_absolute_value(op: Operator) -> bool:
+    pieces = op.two_pieces()
+    return pieces is not None and pieces.negative_slope == -1
 
 
 def recognised(nodes: Sequence[Node], op: Operator, inputs: Sequence[Value]) -> tuple[Operator, float, Value] | None:
@@ -60,23 +72,26 @@ def recognised(nodes: Sequence[Node], op: Operator, inputs: Sequence[Value]) -> 
         if len(open_) == 1 and not cone:
             break
         node = nodes[i]
-        if not i or not _pointwise(node.op) or node.shape != nodes[inputs[0].position].shape or len(cone) == MOST:
+        allowed = _pointwise(node.op) or _is_absolute_value(node.op)
+        if not i or not allowed or node.shape != nodes[inputs[0].position].shape or len(cone) == MOST:
             return None
         open_ = (open_ - {i}) | set(node.inputs)
         cone.append(i)
     (root,) = open_
-    if nodes[root].shape != nodes[inputs[0].position].shape:
+    bent = [i for i in cone if not _pointwise(nodes[i].op) and nodes[i].inputs != (root,)]
+    if bent or nodes[root].shape != nodes[inputs[0].position].shape:
         return None
     place = {root: 0, **{i: 1 + k for k, i in enumerate(sorted(cone))}}
-    x = torch.linspace(-8, 8, 97, dtype=torch.float64, device=_device(nodes)).unsqueeze(1)
+    near, far = torch.linspace(-8, 8, 97, dtype=torch.float64), torch.logspace(1, 5, 17, dtype=torch.float64)
+    x = torch.cat([near, far, -far]).unsqueeze(1).to(_device(nodes))
     small = [Node("x", Input(), (), (1,))]
     small += [Node(str(i), nodes[i].op, tuple(place[j] for j in nodes[i].inputs), (1,)) for i in sorted(cone)]
     small.append(Node("whole", op, tuple(place[value.position] for value in inputs), (1,)))
     y = Graph(tuple(small)).forward(x)[len(small) - 1]
     for known in KNOWN:
         value = known.forward(x)
-        factor = float((value * y).sum() / value.square().sum())
-        if bool(((factor * value - y).abs() <= AGREES * y.abs().amax()).all()):
+        factor = float((value * y)[: len(near)].sum() / value[: len(near)].square().sum())
+        if bool(((factor * value - y).abs() <= AGREES * (abs(factor) + y.abs())).all()):
             return known, 1.0 if abs(factor - 1) < AGREES else factor, Value(root, inputs[0].shape)
     return None
 
