@@ -103,11 +103,11 @@ def mix(word: Tensor) -> Tensor:
     return word ^ _shifted(word, 31)
 
 
-def place_of(rows: Tensor) -> Tensor:
-    """The place ``(L,)`` of each lane among those of its row, 0 for the first."""
-    order = rows.argsort(stable=True)
-    ordered = rows[order]
-    place = torch.arange(len(rows), device=rows.device) - torch.searchsorted(ordered, ordered)
+def place_of(indices: Tensor) -> Tensor:
+    """The place ``(L,)`` of each run among those of its input, 0 for the first."""
+    order = indices.argsort(stable=True)
+    ordered = indices[order]
+    place = torch.arange(len(indices), device=indices.device) - torch.searchsorted(ordered, ordered)
     return torch.empty_like(place).index_copy_(0, order, place)
 
 

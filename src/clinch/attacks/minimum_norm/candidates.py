@@ -33,7 +33,7 @@ class Linearised(NamedTuple):
         met: ``(L,)`` whether it meets the linearised candidate; False without a gradient.
         value: ``(L,)`` at the clean input.
         steepness: ``(L,)`` Euclidean length of the gradient.
-        leaky: ``(L,)`` where that gradient is not the true one, see :class:`clinch.attacks.core.objective.Slopes`.
+        surrogate: ``(L,)`` where that gradient is not the true one, see :class:`clinch.attacks.core.objective.Slopes`.
         missing: ``(L,)`` share of the value that is left after the move, by linearisation.
         gradient: ``(L, n)`` of the candidate at the clean input.
     """

@@ -17,7 +17,7 @@ from clinch.geometry.steps import max_descent_step, min_norm_step
 
 #: halvings of the weight between two half-spaces
 MIX = 6
-#: from a room and what it needs of each lane to moves ``(L, n)``
+#: from feasible steps and what they need of each run to moves ``(L, n)``
 Rule = Callable[..., Tensor]
 
 
@@ -37,13 +37,13 @@ class HalfSpaces:
 
     @staticmethod
     def none(move: Tensor) -> HalfSpaces:
-        """Nothing known about lanes with moves ``(L, n)``."""
+        """Nothing known about runs with moves ``(L, n)``."""
         nothing = move.new_zeros(len(move))
         return HalfSpaces(torch.zeros_like(move), nothing, nothing == 0)
 
     @staticmethod
     def of(parts: list[HalfSpaces]) -> HalfSpaces:
-        """Those of several lanes after each other."""
+        """Those of several runs after each other."""
         return HalfSpaces(*(torch.cat([getattr(part, name) for part in parts]) for name in ("row", "limit", "fresh")))
 
     def take(self, which: Tensor) -> HalfSpaces:
@@ -68,49 +68,49 @@ class HalfSpaces:
 
 @dataclass(frozen=True)
 class FeasibleSteps:
-    """Limits of the offsets of L lanes, and how their length is measured.
+    """Limits of the offsets of L runs, and how their length is measured.
 
     Attributes:
-        goal: what is attacked.
-        rows: ``(L,)`` inputs of the lanes.
-        region: of the lanes.
+        objective: what is attacked.
+        indices: ``(L,)`` inputs of the runs.
+        region: of the runs.
         lower: ``(L, n)`` limits of the box, as offsets.
         upper: the same.
         plain: ``(L,)`` whether the input lies in its box and there are no weights.
     """
 
-    goal: AttackObjective
-    rows: Tensor
+    objective: AttackObjective
+    indices: Tensor
     region: Region
     lower: Tensor
     upper: Tensor
     plain: Tensor
 
     @staticmethod
-    def of(goal: AttackObjective, rows: Tensor) -> FeasibleSteps:
-        """The room of the given rows ``(L,)``, which may repeat."""
-        region, x = goal.region.take(rows), goal.x[rows].flatten(1)
+    def of(objective: AttackObjective, indices: Tensor) -> FeasibleSteps:
+        """The room of the given indices ``(L,)``, which may repeat."""
+        region, x = objective.region.take(indices), objective.x[indices].flatten(1)
         lower, upper = region.lower.flatten(1) - x, region.upper.flatten(1) - x
         plain = ((lower <= 0) & (upper >= 0)).all(1)
-        if goal.weights is not None:
+        if objective.weights is not None:
             plain = torch.zeros_like(plain)
         # finite limits, so that no move is infinity times zero
         lower = torch.where(plain.unsqueeze(1), lower.clamp(min=-FARTHEST), lower)
         upper = torch.where(plain.unsqueeze(1), upper.clamp(max=FARTHEST), upper)
-        return FeasibleSteps(goal, rows, region, lower, upper, plain)
+        return FeasibleSteps(objective, indices, region, lower, upper, plain)
 
     @cached_property
     def _kinds(self) -> tuple[bool, bool]:
-        """Whether there are plain lanes, and others."""
+        """Whether there are plain runs, and others."""
         return bool(self.plain.any()), not bool(self.plain.all())
 
     def _each(self, quick: Rule, exact: Rule, *columns: Tensor) -> Tensor:
-        """A rule for plain lanes and one for others, each on its own: the kind of one lane is no other's affair.
+        """A rule for plain runs and one for others, each on its own: the kind of one run is no other's affair.
 
         Args:
-            quick: takes a room and columns, gives moves ``(L, n)``.
+            quick: takes the limits and columns, gives moves ``(L, n)``.
             exact: likewise.
-            columns: ``(L, …)`` what rules need of each lane; the first is of the shape of the result.
+            columns: ``(L, …)`` what rules need of each run; the first is of the shape of the result.
         """
         some, others = self._kinds
         if self.region.balls:
@@ -127,11 +127,11 @@ class FeasibleSteps:
     @property
     def weights(self) -> Tensor | None:
         """``(L, n)`` or None."""
-        return None if self.goal.weights is None else self.goal.weights[self.rows].flatten(1)
+        return None if self.objective.weights is None else self.objective.weights[self.indices].flatten(1)
 
     def norm(self, move: Tensor) -> Tensor:
         """Lengths ``(L,)`` of moves ``(L, n)``."""
-        return self.goal.norm.value(move, self.weights)
+        return self.objective.norm.value(move, self.weights)
 
     def shortest(self, spaces: HalfSpaces) -> Tensor:
         """The shortest move ``(L, n)`` of the box into half-spaces; the corner nearest to them where there is none."""
@@ -166,7 +166,7 @@ class FeasibleSteps:
 
     def _step(self, kernel: Rule, gradient: Tensor, limit: Tensor) -> Tensor:
         """One of the two kernels of :mod:`clinch.geometry.steps`."""
-        move = kernel(gradient, limit, self.lower, self.upper, self.goal.p, self.weights, self.plain)
+        move = kernel(gradient, limit, self.lower, self.upper, self.objective.p, self.weights, self.plain)
         return move.nan_to_num(0.0, FARTHEST, -FARTHEST) if self._kinds[1] else move
 
     def within(self, move: Tensor, radius: Tensor) -> Tensor:
@@ -182,27 +182,27 @@ class FeasibleSteps:
         return self.inside(torch.maximum(torch.minimum(move, self.upper), self.lower))
 
     def take(self, which: Tensor) -> FeasibleSteps:
-        """The room of the chosen lanes."""
+        """Those of the chosen runs."""
         limits = self.lower[which], self.upper[which]
-        return FeasibleSteps(self.goal, self.rows[which], self.region.take(which), *limits, self.plain[which])
+        return FeasibleSteps(self.objective, self.indices[which], self.region.take(which), *limits, self.plain[which])
 
     def ball(self, radius: Tensor) -> Ball:
         """Balls of the given radii ``(L,)`` around the inputs."""
-        goal = self.goal
-        weights = None if goal.weights is None else goal.weights[self.rows]
-        return Ball(goal.x[self.rows], radius, goal.p, weights)
+        objective = self.objective
+        weights = None if objective.weights is None else objective.weights[self.indices]
+        return Ball(objective.x[self.indices], radius, objective.p, weights)
 
 
-def _within(room: FeasibleSteps, move: Tensor, radius: Tensor) -> Tensor:
-    return move * (radius / room.norm(move).clamp(min=1e-12)).clamp(max=1).unsqueeze(1)
+def _within(feasible: FeasibleSteps, move: Tensor, radius: Tensor) -> Tensor:
+    return move * (radius / feasible.norm(move).clamp(min=1e-12)).clamp(max=1).unsqueeze(1)
 
 
-def _exact_within(room: FeasibleSteps, move: Tensor, radius: Tensor) -> Tensor:
-    x = room.goal.x[room.rows]
-    point = project(x + move.reshape(x.shape), room.region.lower, room.region.upper, room.ball(radius))
-    return _exact_inside(room, (point - x).flatten(1))
+def _exact_within(feasible: FeasibleSteps, move: Tensor, radius: Tensor) -> Tensor:
+    x = feasible.objective.x[feasible.indices]
+    point = project(x + move.reshape(x.shape), feasible.region.lower, feasible.region.upper, feasible.ball(radius))
+    return _exact_inside(feasible, (point - x).flatten(1))
 
 
-def _exact_inside(room: FeasibleSteps, move: Tensor) -> Tensor:
-    x = room.goal.x[room.rows]
-    return (project_into(room.region, x + move.reshape(x.shape)) - x).flatten(1)
+def _exact_inside(feasible: FeasibleSteps, move: Tensor) -> Tensor:
+    x = feasible.objective.x[feasible.indices]
+    return (project_into(feasible.region, x + move.reshape(x.shape)) - x).flatten(1)
