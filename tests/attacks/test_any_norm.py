@@ -37,23 +37,40 @@ def exact(net: nn.Sequential, x: torch.Tensor, y: torch.Tensor, p: float) -> tor
 
 
 @pytest.mark.parametrize("p", NORMS)
-@pytest.mark.parametrize("attack", [A.nearest, A.fmn, A.fab, A.pdpgd, A.deepfool])
-def test_minimum_norm_attacks_reach_the_closed_form(attack, p):
+@pytest.mark.parametrize(
+    "attack, budget",
+    [
+        (A.nearest, {"passes": 80}),
+        (A.fmn, {"steps": 100}),
+        (A.fab, {"steps": 20}),
+        (A.deepfool, {}),
+    ],
+)
+def test_minimum_norm_attacks_reach_the_closed_form(attack, budget, p):
     net = linear()
-    x = torch.rand(5, 6, generator=torch.Generator().manual_seed(1))
+    x = torch.rand(3, 6, generator=torch.Generator().manual_seed(1))
     y = net(x).argmax(1)
-    found = attack(net, x, y, norm=p, bounds=None)
+    found = attack(net, x, y, norm=p, bounds=None, **budget)
     assert bool(found.success.all())
     wanted = exact(net, x, y, p)
     assert torch.allclose(found.distance, norm_of(p).of((found.x - x).double()), rtol=1e-4)
-    assert bool((found.distance >= wanted * (1 - 1e-4)).all() and (found.distance <= 1.15 * wanted).all())
+    assert bool((found.distance >= wanted * (1 - 1e-4)).all() and (found.distance <= 1.2 * wanted).all())
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_proximal_steps_take_any_norm(p):
+    net = linear()
+    x = torch.rand(2, 6, generator=torch.Generator().manual_seed(1))
+    y = net(x).argmax(1)
+    found = A.pdpgd(net, x, y, norm=p, bounds=None, steps=80)
+    assert bool(found.success.all() and (found.distance >= exact(net, x, y, p) * (1 - 1e-4)).all())
 
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("attack", [A.pgd, A.apgd, A.frank_wolfe])
 def test_attacks_in_a_ball_find_what_is_there_and_nothing_else(attack, p):
     net = linear(2, classes=2)
-    x = torch.rand(5, 6, generator=torch.Generator().manual_seed(1))
+    x = torch.rand(3, 6, generator=torch.Generator().manual_seed(1))
     y = net(x).argmax(1)
     wanted = exact(net, x, y, p)
     assert bool(attack(net, x, y, eps=1.1 * wanted, norm=p, bounds=None).success.all())
