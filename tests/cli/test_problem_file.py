@@ -112,7 +112,7 @@ MISTAKES = {
     "both senses": (HEAD + X0 + '[objective]\nminimize = "norm"\nmaximize = "output[0]"\n', "exactly one of minimize"),
     "no sense": (HEAD + X0 + "[objective]\np = 2\n", "exactly one of minimize"),
     "p with a linear form": (HEAD + '[objective]\nminimize = "output[0]"\np = 2\n', "no key 'p'"),
-    "unknown norm": (HEAD + X0 + '[objective]\nminimize = "norm"\np = 3\n', "Write 0, 1, 2"),
+    "unknown norm": (HEAD + X0 + '[objective]\nminimize = "norm"\np = 0.5\n', "Write 0, any number from 1 on"),
     "norm without x0": (HEAD + NEAREST, "has no x0"),
     "x0 of another shape": (HEAD + "x0 = [1, 2, 3]\n" + NEAREST, "x0: shape (3,)"),
     "x0 ragged": (HEAD + "x0 = [[1, 2], [3]]\n" + NEAREST, "not an array"),
