@@ -13,6 +13,7 @@ import clinch as cl
 from clinch.errors import UnsupportedByEngine
 from clinch.network.network import Network
 from clinch.search.engines import ENGINES
+from clinch.solver.settings import BranchAndBound, Count, Portfolio
 from clinch.solver.solution import Solution, Status
 from clinch.testing.brute_force import MOST_INPUTS, brute_force
 from clinch.testing.networks import ENCODABLE
@@ -179,14 +180,22 @@ def must_close(engine: str | None, case: Case, exact: float) -> bool:
     return not bent and not (linear and exact == math.inf)
 
 
-def complaints(case: Case, *, time_limit: float = 60.0) -> list[str]:
-    """What is wrong with any engine's answer to a problem; empty where all is well."""
+def complaints(case: Case, *, time_limit: float = 60.0, search: BranchAndBound | None = None) -> list[str]:
+    """What is wrong with any engine's answer to a problem; empty where all is well.
+
+    Args:
+        search: how branch and bound works, wherever it does; None: as usual.
+    """
+    search = search or BranchAndBound()
+    counted = Count(branch_and_bound=search)
+    settings = {None: Portfolio(branch_and_bound=search, count=counted), "branch_and_bound": search, "count": counted}
     exact = brute_force(case.problem.query)
     found = []
     for engine in (None, *EXACT):
         closing = must_close(engine, case, exact)
         try:
-            solution = case.problem.solve(solver=engine, time_limit=time_limit if closing else OPEN_LIMIT, gap=GAP)
+            seconds = time_limit if closing else OPEN_LIMIT
+            solution = case.problem.solve(solver=engine, time_limit=seconds, gap=GAP, settings=settings.get(engine))
         except UnsupportedByEngine:
             continue
         found += [f"{engine}: {text}" for text in _wrong(case, solution, exact, closing)]
