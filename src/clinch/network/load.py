@@ -254,6 +254,14 @@ def _load_onnx(model: ModelProto, given: Given, name: str) -> Network:
             # A node whose operator was refused since it mixes the batch does so where there are several inputs.
             raise found.refusals[0] from None
         raise
+    except (RuntimeError, IndexError) as error:
+        if memory.ran_out(error):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise NetworkError(
+            f"The layers of {name} have shapes that depend on the values of its input ({reason}). Save the model up to "
+            "where that begins: cl.load(..., output='its tensor')."
+        ) from error
     return Network(found.graph, original, dtype=found.dtype, device="cpu", name=name)
 
 
