@@ -104,11 +104,11 @@ def test_the_clock_starts_with_the_process():
 
 
 def unsupported(path):
-    """An operator that no reader knows."""
-    node = helper.make_node("Det", ["x"], ["y"], name="strange")
+    """An operator that no reader knows and no function computes: its result is drawn at random."""
+    node = helper.make_node("RandomNormalLike", ["x"], ["y"], name="strange")
     graph = helper.make_graph(
-        [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])],
     )  # fmt: skip
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
 
@@ -141,7 +141,7 @@ def without_its_data(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (unsupported, "'strange'.*Det cannot be read: there is no reader for it"),
+        (unsupported, "'strange'.*RandomNormalLike cannot be read: there is no function for it"),
         (with_nan, "holds NaN or infinite numbers"),
         (lambda path: product(path, np.array([[1.0, np.inf], [0, 1]])), "weight holds NaN or infinite numbers"),
         (lambda path: product(path, np.ones((3, 2))), r"'y' \(ONNX node MatMul\) .* does not fit its inputs of shapes"),

@@ -22,7 +22,7 @@ from PIL import Image
 from targets import mutated, survives, targets
 
 from clinch.checker.certificate import CERTIFICATE, NETWORK
-from clinch.errors import NetworkError, UnsupportedOperator
+from clinch.errors import NetworkError
 from clinch.study.store import Store, StoreError
 
 TARGETS = targets()
@@ -96,13 +96,51 @@ FOUND = [
 ]
 
 
-def test_a_kernel_of_another_size_than_stated_does_not_reach_onnxruntime(folder):
+@pytest.mark.parametrize("size", [2, 2**31, -(2**40)])
+@pytest.mark.parametrize("where", ["read", "unread"])
+def test_a_kernel_of_another_size_than_stated_does_not_reach_onnxruntime(folder, size, where):
     """It ended the process there: an assertion of the C++ library."""
     model = MODELS["convolution"]()
-    (kernel,) = [a for n in model.graph.node if n.op_type == "Conv" for a in n.attribute if a.name == "kernel_shape"]
-    kernel.ints[0] = 2**31
+    (node,) = [n for n in model.graph.node if n.op_type == "Conv"]
+    if where == "unread":
+        # a second output that was not asked for, or one that leads nowhere
+        node = model.graph.node.add()
+        node.CopyFrom(onnx.helper.make_node("Conv", ["p", "w"], ["nowhere"], kernel_shape=[3, 3]))
+    (kernel,) = [a for a in node.attribute if a.name == "kernel_shape"]
+    kernel.ints[0] = size
     error = survives(TARGETS["onnx"], model.SerializeToString(), folder)
-    assert isinstance(error, UnsupportedOperator) and "kernel_shape" in str(error)
+    if where == "unread":
+        assert error is None
+    else:
+        assert isinstance(error, NetworkError) and "kernel_shape" in str(error)
+
+
+@pytest.mark.parametrize("version", [2**31, 2**62, -1, 0])
+@pytest.mark.parametrize("domain", ["", "ai.onnx.ml"])
+def test_operator_sets_that_there_are_not(folder, version, domain):
+    model = MODELS["residual"]()
+    del model.opset_import[:]
+    model.opset_import.extend([onnx.helper.make_opsetid("", 17)] if domain else [])
+    model.opset_import.append(onnx.helper.make_opsetid(domain, version))
+    error = survives(TARGETS["onnx"], model.SerializeToString(), folder)
+    assert isinstance(error, NetworkError) and "opset" in str(error).replace("operator set", "opset")
+
+
+@pytest.mark.parametrize("change", ["no branch", "wrong type", "unknown attribute"])
+def test_malformed_nodes_end_in_one_line(folder, change):
+    model = MODELS["residual"]()
+    node = next(n for n in model.graph.node if n.op_type == ("Concat" if change == "wrong type" else "Mul"))
+    if change == "no branch":
+        # a branch that a constant condition takes, and that is not there
+        node.CopyFrom(onnx.helper.make_node("If", ["size"], list(node.output)))
+    elif change == "wrong type":
+        node.attribute[0].CopyFrom(onnx.helper.make_attribute("axis", "\x1b[2J"))
+    else:
+        node.attribute.add(name="strange").type = 77 % 15
+    error = survives(TARGETS["onnx"], model.SerializeToString(), folder)
+    assert (error is None and change == "unknown attribute") or (
+        isinstance(error, NetworkError) and "\n" not in str(error)
+    )
 
 
 def test_padding_makes_no_layer_without_end(folder):

@@ -234,7 +234,7 @@ def _load_onnx(model: ModelProto, given: Given, name: str) -> Network:
     found = read(model, shape, name, given.output, given.fixed)
     native = found.graph.to(found.dtype, "cpu")
     samples = _samples(found.graph.input_shape, found.dtype, torch.device("cpu"))
-    original = OriginalFile(model, native, found.tensors, row=found.row, fixed=found.fixed)
+    original = OriginalFile(found.model, native, found.tensors, row=found.row, fixed=found.fixed)
     output = found.graph.nodes[-1].name
     try:
         try:
@@ -243,7 +243,9 @@ def _load_onnx(model: ModelProto, given: Given, name: str) -> Network:
             if original.by_row:
                 raise
             # A free first dimension may still be fixed to 1 inside.
-            original = OriginalFile(model, native, found.tensors, row=(1, *found.graph.input_shape), fixed=found.fixed)
+            original = OriginalFile(
+                found.model, native, found.tensors, row=(1, *found.graph.input_shape), fixed=found.fixed
+            )
             original(samples[0], [output])
     except Exception as error:
         raise NetworkError(f"onnxruntime cannot run {name}: {error}") from error

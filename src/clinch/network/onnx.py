@@ -23,15 +23,17 @@ from clinch.errors import ClinchError, NetworkError, UnsupportedOperator
 from clinch.network.build import MOST_ELEMENTS, Builder, Unique
 from clinch.network.graph import Graph
 from clinch.network.missing import Missing
-from clinch.network.onnx_choice import DTYPES, choose_input, choose_output, input_shape, needed_nodes
-from clinch.network.onnx_constants import GROWING, Unfoldable, array_of, folded
+from clinch.network.onnx_choice import DTYPES, choose_input, choose_output, input_shape, needed_nodes, own_copy
+from clinch.network.onnx_constants import ROOM, array_of, foldable, folded
 from clinch.network.onnx_fallback import computed
 from clinch.network.onnx_functions import FUNCTIONS, Settings
 from clinch.network.onnx_lift import lifted
-from clinch.network.onnx_tensors import Held, Pending, Unread, operator_of, plain, plain_value, tensor_of
+from clinch.network.onnx_sizes import TooLarge, Unfoldable, check_attributes, check_size, check_work
+from clinch.network.onnx_tensors import Held, Pending, Unread, operator_of, outline, plain, plain_value, tensor_of
 from clinch.network.ops.base import Shape
 from clinch.network.ops.reading import ONNX, Call, Value
 from clinch.network.ops.shape import Reshape
+from clinch.runtime import memory
 
 #: before this one, arithmetic broadcast differently
 _OLDEST = 7
@@ -43,6 +45,7 @@ class Read:
 
     Attributes:
         graph: float64, on the CPU.
+        model: the file's content, without branches that are never taken.
         dtype: of the file's input.
         tensors: position of a layer -> name of the file's tensor.
         output: name of the file's tensor that the last layer is.
@@ -52,6 +55,7 @@ class Read:
     """
 
     graph: Graph
+    model: ModelProto
     dtype: torch.dtype
     tensors: dict[int, str]
     output: str
@@ -103,7 +107,7 @@ class _Reading:
     def __init__(
         self, model: ModelProto, shape: Shape | None, where: str, output: str | None, fixed: Mapping[str, Any]
     ) -> None:
-        self.model, self.where = model, where
+        self.model, self.where = own_copy(model), where
         versions = {entry.domain: entry.version for entry in model.opset_import}
         self.versions = versions
         self.opset = versions.get("", versions.get("ai.onnx", defs.onnx_opset_version() if versions else 0))
@@ -111,7 +115,12 @@ class _Reading:
             raise NetworkError(
                 f"{where} uses opset {self.opset}. Convert it to opset {_OLDEST} or later (onnx.version_converter)."
             )
+        wrong = next((f"{d or 'ai.onnx'} {v}" for d, v in versions.items() if not 0 < v < 2**31), None)
+        if wrong is not None:
+            raise NetworkError(f"{where} states the operator set {wrong}, which is none. Save the model anew.")
         self.values: dict[str, Any] = {t.name: array_of(t, where) for t in model.graph.initializer}
+        #: elements of constants that nodes may still make
+        self.room = ROOM + 4 * sum(value.size for value in self.values.values())
         self.input, self.fixed = choose_input(model, fixed, where)
         self.output = choose_output(model, output, where)
         self.values |= self.fixed
@@ -133,7 +142,8 @@ class _Reading:
 
     def read(self) -> Read:
         """Build the nodes and name them."""
-        for node in needed_nodes(self.model, self.output):
+        for node in needed_nodes(self.model.graph, {self.output}):
+            check_attributes(node, self.where)
             self._node(node)
         self.missing.raise_all(self.where)
         output = self.values.get(self.output)
@@ -156,7 +166,7 @@ class _Reading:
         first_extent = self.input.type.tensor_type.shape.dim
         free = self.held.batched and bool(first_extent) and first_extent[0].dim_value != 1 and not self.fixed
         row = None if free else self.held.shape
-        return Read(graph, self.dtype, tensors, self.output, row, self.fixed, self.refusals)
+        return Read(graph, self.model, self.dtype, tensors, self.output, row, self.fixed, self.refusals)
 
     def _node(self, node: NodeProto) -> None:
         name = node.name or next((o for o in node.output if o), node.op_type)
@@ -183,6 +193,17 @@ class _Reading:
         except UnsupportedOperator as error:
             self.missing.add(error)
             self._give(node, [Unread()] * len(node.output))
+        except ClinchError:
+            raise
+        except Exception as error:
+            if memory.ran_out(error):
+                raise
+            reason = (str(error).splitlines() or [""])[0]
+            # a missing branch, an attribute of another type: the schema's checks do not reach all of them
+            raise NetworkError(
+                f"Layer '{name}' (ONNX node {node.op_type}) of {self.where} is malformed "
+                f"({type(error).__name__}: {reason}). Correct the model."
+            ) from error
 
     def _give(self, node: NodeProto, values: Sequence[Any]) -> None:
         self.values.update((tensor, value) for tensor, value in zip(node.output, values) if tensor)
@@ -196,11 +217,15 @@ class _Reading:
         return _OnnxCall(self.builder, operator_of(node), arguments, name, f"ONNX node {node.op_type}")
 
     def _branch(self, node: NodeProto, condition: bool, name: str) -> None:
-        """The branch that a constant condition takes, in place of the node."""
-        branch = next(a.g for a in node.attribute if a.name == ("then_branch" if condition else "else_branch"))
+        """The branch that a constant condition takes, in place of the node, and of the other branch."""
+        branches = {a.name: a.g for a in node.attribute}
+        branch = branches.pop("then_branch" if condition else "else_branch")
         self.values |= {t.name: array_of(t, self.where) for t in branch.initializer}
         for inner in branch.node:
             self._node(inner)
+        for other in branches.values():
+            # onnxruntime computes constants in both
+            other.CopyFrom(branch)
         self._give(node, [self.values[o.name] for o in branch.output])
 
     def _sizes(self, node: NodeProto, value: np.ndarray | Held | Pending) -> None:
@@ -228,17 +253,24 @@ class _Reading:
     def _folded(
         self, node: NodeProto, named: Mapping[str, np.ndarray], inputs: Sequence[np.ndarray | None]
     ) -> Sequence[np.ndarray]:
-        try:
-            return folded(node, named, self.opset)
-        except Unfoldable:
-            function = FUNCTIONS.get(operator_of(node))
-            if function is None or node.op_type in GROWING:
-                raise
+        function = FUNCTIONS.get(operator_of(node))
+        if function is None and not foldable(node):
+            raise Unfoldable(f"{node.op_type} of constants is not computed. Fold constants when you save the model.")
+        check_size(node, named, self.opset, self.room, set(named))
+        check_work(node, inputs)
+        if foldable(node) or function is None:
+            values = folded(node, named, self.opset)
+        else:
             found = function(self._settings(node), *(tensor_of(value) for value in inputs))
-            return [t.numpy() for t in ((found,) if isinstance(found, Tensor) else found)]
+            values = [t.numpy() for t in ((found,) if isinstance(found, Tensor) else found)]
+        made = sum(value.size for value in values)
+        # what a node states as its value lies in the file, as initialisers do
+        self.room += 4 * made if any(a.name == "value" for a in node.attribute) and not inputs else -made
+        return values
 
     def _read(self, node: NodeProto, inputs: Sequence[Any], name: str) -> None:
         """An operator of its own where one covers the node, else a function of torch."""
+        untold = self._sized(node, inputs, name)
         refusal: UnsupportedOperator | None = None
         try:
             results = self._as_operator(node, inputs, name)
@@ -252,6 +284,8 @@ class _Reading:
             self._known(node, name)
             if operator_of(node) not in FUNCTIONS:
                 raise refusal or self._call(node, {}, name).refuse("this form of it is not known")
+            if untold is not None:
+                raise untold
             results = computed(node, inputs, self._settings(node), self._call(node, {}, name), self.where)
             self.refusals += [refusal] if refusal is not None else []
         self._give(node, results)
@@ -266,6 +300,23 @@ class _Reading:
             # a tensor without the batch in front holds one input, whatever the file is run on
             if held.batched or not self.held.batched:
                 self.tensors[position] = tensor
+
+    def _sized(self, node: NodeProto, inputs: Sequence[Any], name: str) -> UnsupportedOperator | None:
+        """Refuse a result beyond what is taken; returns what to say where the size cannot be told beforehand."""
+        call = self._call(node, {}, name)
+        shapes = {n: outline(value, self.dtype) for n, value in zip(node.input, inputs) if n and value is not None}
+        constants = {n for n, value in zip(node.input, inputs) if isinstance(value, np.ndarray)}
+        try:
+            check_size(node, shapes, self.opset, MOST_ELEMENTS, constants)
+        except TooLarge as error:
+            raise NetworkError(
+                f"Layer '{name}' (ONNX node {node.op_type}) of {self.where} is too large: it has shape "
+                f"{error.extents!s:.60}, {math.prod(error.extents):,} elements for one input; at most "
+                f"{MOST_ELEMENTS:,} are taken. Load a smaller network."
+            ) from error
+        except Unfoldable:
+            return call.refuse("its size cannot be told before it is computed")
+        return None
 
     # --- operators of their own --------------------------------------------------------------------------------------
 

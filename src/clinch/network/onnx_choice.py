@@ -84,8 +84,10 @@ def input_shape(entry: ValueInfoProto, given: Shape | None, where: str, most: in
     """
     extents = stated(entry)
     name = f"The input '{entry.name}' of {where}"
-    raw = [d.dim_value for d in entry.type.tensor_type.shape.dim if d.HasField("dim_value")]
-    if any(n == 0 or n < -1 for n in raw[1:]) or math.prod(n or 1 for n in extents) > most:
+    raw = [d.dim_value if d.HasField("dim_value") else "?" for d in entry.type.tensor_type.shape.dim]
+    # -1 says that an extent is open, and so does 0 of the batch
+    wrong = any(isinstance(n, int) and (n < -1 or (n == 0 and i > 0)) for i, n in enumerate(raw))
+    if wrong or math.prod(n or 1 for n in extents) > most:
         raise NetworkError(
             f"{name} has shape {raw}; each extent is at least 1, and at most {most:,} elements are read. Save a "
             "smaller model."
@@ -146,14 +148,46 @@ def _unwrapped(name: str, made: Mapping[str, NodeProto]) -> str:
     return name
 
 
-def needed_nodes(model: ModelProto, output: str) -> list[NodeProto]:
-    """The nodes that the output depends on, in the file's order."""
-    wanted, kept = {output}, []
-    for node in reversed(model.graph.node):
+def needed_nodes(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
+    """The nodes that tensors depend on, in the file's order."""
+    wanted, kept = set(outputs), []
+    for node in reversed(graph.node):
         if wanted.intersection(o for o in node.output if o):
             kept.append(node)
             wanted.update(_read_by(node))
     return kept[::-1]
+
+
+def own_copy(model: ModelProto) -> ModelProto:
+    """The model itself, or a copy where it has branches, of which those never taken are cut off."""
+    if all(node.op_type != "If" for node in model.graph.node):
+        return model
+    copied = ModelProto()
+    copied.CopyFrom(model)
+    return copied
+
+
+def cut(model: ModelProto, outputs: Iterable[str], fixed: Iterable[str]) -> ModelProto:
+    """A model of what tensors depend on alone: what was not read, and may hold anything, is not run either.
+
+    Args:
+        model: the file's content.
+        outputs: names of the tensors that it gives out.
+        fixed: names of inputs that are given at each run, used or not.
+    """
+    names, whole = sorted(outputs), model.graph
+    nodes = needed_nodes(whole, names)
+    wanted = {name for node in nodes for name in _read_by(node)} | set(names)
+    initial = {t.name for t in whole.initializer}
+    infos = {o.name: o for o in whole.output}
+    kept = helper.make_graph(
+        nodes,
+        whole.name,
+        [i for i in whole.input if i.name in wanted or i.name in fixed or i.name not in initial],
+        [infos.get(name) or helper.make_empty_tensor_value_info(name) for name in names],
+        [t for t in whole.initializer if t.name in wanted],
+    )
+    return helper.make_model(kept, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def _read_by(node: NodeProto) -> Iterator[str]:

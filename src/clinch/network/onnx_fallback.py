@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from onnx import NodeProto
 from torch import Tensor
 
 from clinch.errors import NetworkError
-from clinch.network.build import MOST_ELEMENTS
-from clinch.network.onnx_constants import Unfoldable, checked_size
-from clinch.network.onnx_functions import FUNCTIONS, Settings
+from clinch.network.onnx_functions import FUNCTIONS, Excessive, Settings
 from clinch.network.onnx_tensors import Held, Pending, example_of, operator_of, tree_of
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot, map_leaves
 from clinch.network.ops.reading import Call, Value
@@ -27,7 +24,7 @@ def computed(
     """The node's results: a real one is a layer, any other waits for the layer that uses it.
 
     Args:
-        node: of a type that has a function.
+        node: of a type that has a function, of a size that was checked.
         inputs: constants, activations, what waits, or None.
         settings: of the node.
         call: gives the node's name, for layers and messages.
@@ -39,12 +36,10 @@ def computed(
     """
     function = FUNCTIONS[operator_of(node)]
     examples = [example_of(value, settings.dtype) for value in inputs]
-    constants = {name for name, value in zip(node.input, inputs) if isinstance(value, np.ndarray)}
     try:
-        checked_size(node, dict(zip(node.input, examples)), settings.opset, MOST_ELEMENTS, constants)
         found = function(settings, *examples)
-    except Unfoldable as error:
-        raise call.refuse(str(error).rstrip(".")) from error
+    except Excessive as error:
+        raise call.refuse(str(error)) from error
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in examples if t is not None)
         reason = (str(error).splitlines() or [""])[0]

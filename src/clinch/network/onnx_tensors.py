@@ -60,6 +60,16 @@ def example_of(value: Any, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(value.shape, dtype=dtype) if isinstance(value, Held) else tensor_of(value)
 
 
+def outline(value: Any, dtype: torch.dtype) -> np.ndarray:
+    """A constant as it is; of anything else an array of the same shape and type, which takes no memory."""
+    if isinstance(value, np.ndarray):
+        return value
+    shape, kind = (value.example.shape, value.example.dtype) if isinstance(value, Pending) else (value.shape, dtype)
+    # numpy has no bfloat16: any real type has the same shapes
+    kind = torch.float32 if kind == torch.bfloat16 else kind
+    return np.broadcast_to(torch.zeros((), dtype=kind).numpy(), tuple(shape))
+
+
 def plain(attribute: Any) -> Any:
     """The value of an attribute: a number, a word, a tensor or a list."""
     value = helper.get_attribute_value(attribute)

@@ -185,19 +185,17 @@ class OriginalFile:
         return self.graph.nodes[0].name
 
     def _session(self, names: frozenset[str]) -> Any:
-        """A session that gives out these tensors beside the file's own outputs (kept for the next time)."""
+        """A session that gives out these tensors (kept for the next time)."""
         if names not in self._sessions:
             import onnxruntime
+
+            from clinch.network.onnx_choice import cut
 
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
             options.inter_op_num_threads = 1
             options.log_severity_level = 4
-            model = type(self.model)()
-            model.CopyFrom(self.model)
-            present = {output.name for output in model.graph.output}
-            for name in sorted(names - present):
-                model.graph.output.add().name = name
+            model = cut(self.model, names, self.fixed)
             self._sessions[names] = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 
 from clinch.network.onnx_functions.table import FUNCTIONS as FUNCTIONS
+from clinch.network.onnx_functions.table import Excessive as Excessive
 from clinch.network.onnx_functions.table import Settings as Settings
 
 for _module in pkgutil.iter_modules(__path__):

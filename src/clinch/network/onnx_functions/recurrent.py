@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.onnx_functions.table import Settings, node_type
+from clinch.network.onnx_functions.table import Settings, node_type, within
 
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softsign": functional.softsign,
@@ -173,6 +173,7 @@ def _attention(
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
     scale = node.get("scale") or 1 / math.sqrt(query.shape[-1])
+    within(math.prod(query.shape[:-1]) * key.shape[2])
     raw = (query * math.sqrt(scale)) @ (key * math.sqrt(scale)).mT
     bias = torch.zeros_like(raw)
     if mask is not None:

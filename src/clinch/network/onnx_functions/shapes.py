@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clinch.network.onnx_functions.table import DTYPES, Settings, node_type
+from clinch.network.onnx_functions.table import DTYPES, Settings, node_type, within
 
 
 @node_type("Reshape")
@@ -333,6 +333,7 @@ def _stft(
 ) -> Tensor:
     size = int(length) if length is not None else len(window) if window is not None else signal.shape[1]
     frames = signal.unfold(1, size, int(step))
+    within(frames.numel())
     frames = frames.movedim(-1, 2) if frames.dim() == 4 else frames.unsqueeze(-1)
     if window is not None:
         frames = frames * window.reshape(1, 1, -1, 1)
@@ -351,6 +352,7 @@ def _col_to_image(node: Settings, x: Tensor, image: Tensor, block: Tensor) -> Te
     begin, end = pads[:count], pads[count:]
     padded = [n + b + e for n, b, e in zip(size, begin, end)]
     moves = [(p - d * (k - 1) - 1) // s + 1 for p, d, k, s in zip(padded, dilations, kernel, strides)]
+    within(math.prod(kernel) * math.prod(moves) + x.shape[0] * channels * math.prod(padded))
     place = torch.zeros(math.prod(kernel), math.prod(moves), dtype=torch.int64)
     for i in range(count):
         inside = torch.arange(kernel[i]).reshape([-1 if j == i else 1 for j in range(count)]).expand(kernel).flatten()

@@ -41,6 +41,24 @@ class Settings:
         return [int(n) for n in (value.flatten().tolist() if isinstance(value, Tensor) else value)]
 
 
+#: elements at most of what a function makes on its way to a result of a size that was checked
+MOST_BETWEEN = 2**26
+
+
+class Excessive(Exception):
+    """What a function would have to make on its way is too large; says so in a phrase."""
+
+
+def within(count: int) -> None:
+    """Refuse to make more than :data:`MOST_BETWEEN` elements.
+
+    Raises:
+        Excessive: the count is larger.
+    """
+    if count > MOST_BETWEEN:
+        raise Excessive(f"it needs {count:,} elements on its way, more than {MOST_BETWEEN:,}")
+
+
 #: a node's results from its inputs; an input that is left out is None
 Function = Callable[..., "Tensor | tuple[Tensor, ...]"]
 FUNCTIONS: dict[str, Function] = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.onnx_functions.table import Settings, node_type
+from clinch.network.onnx_functions.table import Settings, node_type, within
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
@@ -34,7 +34,15 @@ def _around(node: Settings, extents: Sequence[int], kernel: Sequence[int]) -> Wi
     return (strides, dilations, less, more) if how == "SAME_UPPER" else (strides, dilations, more, less)
 
 
+def _checked_kernel(node: Settings, w: Tensor) -> None:
+    stated = node.ints("kernel_shape")
+    if stated is not None and stated != list(w.shape[2:]):
+        raise ValueError(f"its kernel_shape {stated} is not that of its kernel, {list(w.shape[2:])}")
+
+
 def _pad(x: Tensor, begin: Sequence[int], end: Sequence[int], value: float = 0.0) -> Tensor:
+    grown = zip(x.shape[2:], begin, end)
+    within(math.prod(x.shape[:2]) * math.prod(max(n + b + e, 0) for n, b, e in grown))
     pairs = [n for b, e in zip(reversed(begin), reversed(end)) for n in (b, e)]
     return functional.pad(x, pairs, value=value) if any(pairs) else x
 
@@ -42,6 +50,7 @@ def _pad(x: Tensor, begin: Sequence[int], end: Sequence[int], value: float = 0.0
 @node_type("Conv")
 def convolution(node: Settings, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """``w * x + b``."""
+    _checked_kernel(node, w)
     strides, dilations, begin, end = _around(node, x.shape[2:], w.shape[2:])
     conv = _CONVOLUTIONS[x.dim() - 2]
     return conv(_pad(x, begin, end), w, b, strides, 0, dilations, node.get("group", 1))
@@ -49,6 +58,7 @@ def convolution(node: Settings, x: Tensor, w: Tensor, b: Tensor | None = None) -
 
 @node_type("ConvTranspose")
 def _transposed(node: Settings, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    _checked_kernel(node, w)
     count = x.dim() - 2
     strides, dilations = node.ints("strides") or [1] * count, node.ints("dilations") or [1] * count
     extra, kernel = node.ints("output_padding") or [0] * count, w.shape[2:]
@@ -75,6 +85,7 @@ def _windows(x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations
     count = len(kernel)
     for i, (k, s, d) in enumerate(zip(kernel, strides, dilations)):
         x = x.unfold(2 + i, d * (k - 1) + 1, s)[..., ::d]
+    within(x.numel())
     return x.flatten(2 + count)
 
 
@@ -128,6 +139,7 @@ def _max_unpool(node: Settings, x: Tensor, places: Tensor, shape: Tensor | None 
         (n - 1) * s + k - pads[i] - pads[count + i] for i, (n, s, k) in enumerate(zip(x.shape[2:], strides, kernel))
     ]
     whole = [*x.shape[:2], *size]
+    within(math.prod(whole))
     flat = torch.zeros(math.prod(whole), dtype=x.dtype).scatter(0, places.flatten(), x.flatten()).reshape(whole)
     if shape is None:
         return flat
@@ -290,6 +302,7 @@ def _weights(node: Settings, at: Tensor, length: int, factor: float) -> Tensor:
     reach = 1.0 if node.get("mode") == "linear" else 2.0
     shrink = min(factor, 1.0) if node.get("antialias", 0) else 1.0
     margin = math.ceil(reach / shrink) + 1
+    within(len(at) * (length + 2 * margin))
     places = torch.arange(-margin, length + margin, dtype=torch.float64)
     weights = _kernel(node, (at.unsqueeze(1) - places) * shrink)
     inside = (places >= 0) & (places < length)
