@@ -198,7 +198,7 @@ def test_the_network_of_a_model_chooses_its_actions(kind):
         ({"eps": 0.0}, "eps=0.0 must be above 0"),
         ({"eps": float("nan")}, "eps=nan"),
         ({"eps": 0.1, "attack": "square"}, "There is no attack 'square'"),
-        ({"eps": 0.1, "norm": 3}, "norm=3 is not known"),
+        ({"eps": 0.1, "norm": 0.5}, "norm=0.5 is not among"),
         ({"eps": 0.1, "aim": "most"}, "Write 'any' or 'least'"),
     ],
 )

@@ -29,7 +29,7 @@ LINES = {
     "report": (r".*report\.html", r".*report\.html"),
     "reproduce": (r"Yu and Gao 2024 \(arXiv 2406\.00494\), .*", r"[a-z ]+: .*"),
     "solve": (r"status +OPTIMAL\. .*", r"(tight|time) .*"),
-    "supports": (r"network, input 8×8|.*input 8×8", r"whole network .*"),
+    "supports": (r"network, input 8×8|.*input 8×8", r"count +yes"),
     "verify": (r"unsat", r"unsat"),
 }
 

@@ -110,7 +110,8 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(clinch, tmp_path, monkeypat
 
     def on_a_small_disk(self, *arguments, **options):
         opened(self, *arguments, **options)
-        self._database.execute("PRAGMA max_page_count=5")
+        pages = self._database.execute("PRAGMA page_count").fetchone()[0]
+        self._database.execute(f"PRAGMA max_page_count={pages + 2}")
 
     monkeypatch.setattr(Store, "__init__", on_a_small_disk)
     outcome = clinch(*run)

@@ -15,6 +15,7 @@ import clinch
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "clinch.attacks", "clinch.bounds", "clinch.exact", "clinch.certificates", "clinch.figures", "clinch.papers",
+    "clinch.settings",
     "clinch.study", "clinch.study.figures", "clinch.testing", "clinch.vnnlib", "clinch.applications.latent",
     "clinch.applications.monitors", "clinch.applications.policies", "clinch.applications.regression",
     "clinch.applications.segmentation",
