@@ -65,6 +65,7 @@ def test_points_apart_count_in_standard_errors():
     assert torch.tensor(none.apart("m")).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_attacks_of_document_1():
     found = small("tutorial-attacks", *(f"{name}.onnx" for name in tutorial_attacks.NETWORKS))
@@ -76,6 +77,7 @@ def test_attacks_of_document_1():
     assert any("α 10⁴" in claim.text for claim in found.claims)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_exact_margins_of_document_1():
     found = small("tutorial-milp", "mnist_small.onnx")

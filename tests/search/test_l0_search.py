@@ -73,6 +73,7 @@ def test_the_envelope_is_never_above_the_count(seed, make):
     assert bool((envelope.objective.value(corners, {}) <= q.objective.value(corners, {}) + 1e-9).all())
 
 
+@pytest.mark.slow
 def test_elements_are_branched_on_where_the_envelope_is_not_enough(monkeypatch):
     searched = []
     whole = counting.CountSearch.bound
@@ -107,6 +108,7 @@ def test_a_batch_is_solved_problem_by_problem():
         assert close(brute_force(batch, b), float(ledger.value[b]))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=3)
 @given(SEEDS)
 def test_a_ball_that_counts_is_relaxed_and_its_points_are_checked(seed):

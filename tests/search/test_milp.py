@@ -27,7 +27,7 @@ pytestmark = pytest.mark.table
 SEEDS = st.integers(0, 10_000)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(SEEDS, st.sampled_from(ENCODABLE), st.sampled_from(OBJECTIVES), st.sampled_from(CLAUSES))
 def test_exact_equals_brute_force(seed, make, kind, clauses):
     rng = generator(seed)

@@ -293,6 +293,7 @@ def cluster():
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_ray_workers_of_which_one_is_killed_give_the_rows_of_one_process(cluster, tmp_path, helper, alone):
     rows, folder = alone
     executor = helper.sabotage(RayExecutor, tmp_path, (20,), 1)("auto", 2)
