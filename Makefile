@@ -61,7 +61,7 @@ docs: $(VENV)/.installed-docs
 pins: $(VENV)/.installed
 	$(BIN)/python .ci/pins.py $(if $(UPGRADE),--upgrade)
 
-# what continuous integration runs: lint, types, docs, test without any data, test-data, coverage
+# what continuous integration runs: lint, types, docs, test without any data, test-data
 ci:
 	bash .ci/run
 
