@@ -71,10 +71,9 @@ def pytest_runtest_setup(item):
 
 def _entry(name, value, item):
     """One entry of one axis of a table, the same in every process."""
-    if value is None or isinstance(value, (bool, int, float, str, tuple)):
-        return name, repr(value)
+    text = getattr(value, "name", None) or getattr(value, "__name__", None) or repr(value)
     # what has no name of its own makes its row stand for itself
-    return name, getattr(value, "name", None) or getattr(value, "__name__", None) or item.callspec.id
+    return name, item.callspec.id if " at 0x" in text else text
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -41,7 +41,7 @@ def assert_inside(x, low, high):
         assert (x >= low[0].numpy()).all() and (x <= high[0].numpy()).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(cases(infinite=False), st.integers(0, 2**31), st.lists(st.integers(1, 3), min_size=1, max_size=3))
 def test_clauses_lose_no_point_that_satisfies_them(case: Case, seed, sizes):
     random = np.random.default_rng(seed)
@@ -60,7 +60,7 @@ def test_clauses_lose_no_point_that_satisfies_them(case: Case, seed, sizes):
     assert bool((low >= torch.from_numpy(case.lower)).all() and (high <= torch.from_numpy(case.upper)).all())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(cases(infinite=False), st.integers(0, 2**31))
 def test_a_ball_loses_no_point_of_it(case: Case, seed):
     lower, upper, center = batch(case.lower, case.upper, case.center)

@@ -56,7 +56,7 @@ def reference(case: Case) -> float:
     return run.fun if run.status == 0 else INF
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_equals_an_independent_solver(case):
     margin = least(case)
@@ -74,7 +74,7 @@ def test_equals_an_independent_solver(case):
     assert weighted_norm(case, point) == pytest.approx(distance, rel=1e-7, abs=1e-7)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(cases(norms=(1.0, 2.0, INF), infinite=False))
 def test_the_multiplier_proves_the_distance(case):
     """The Lagrangian at the multiplier is minimised over the box by an independent solver and gives the distance."""

@@ -63,7 +63,7 @@ def reference(case: Case):
     return run.fun if run.status == 0 else INF
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_equals_an_independent_solver(case):
     expected = reference(case)
@@ -81,7 +81,7 @@ def test_equals_an_independent_solver(case):
         assert value == pytest.approx(case.row @ point, rel=1e-8, abs=1e-9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(cases())
 def test_no_feasible_point_does_better(case):
     value, _ = solve(case)

@@ -66,7 +66,7 @@ def reference(case: Case, z) -> float:
     return run.fun
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases(), st.integers(0, 2**32 - 1))
 def test_projection(case, seed):
     case.radius += 0.05 if case.p else 0

@@ -41,7 +41,7 @@ def test_expressions_mean_what_numpy_computes(e, seed):
 
 
 @given(constraints(depth=3), st.integers(0, 1000))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_a_point_is_feasible_exactly_where_the_statement_holds(statement, seed):
     written = statement.write(None)
     cloud = points(seed, 8)

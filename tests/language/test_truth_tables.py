@@ -42,7 +42,7 @@ def holds(formula, row):
 
 
 @given(formulas)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_truth_table(formula):
     expected = [holds(formula, row) for row in TABLE]
     try:

@@ -89,7 +89,7 @@ def graphs(draw: st.DrawFn) -> tuple[Graph, set[int]]:
     return Graph(tuple(nodes)), {i for i in range(len(nodes)) if rng.random() < 0.2}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(graphs())
 def test_folding_changes_no_value(case: tuple[Graph, set[int]]):
     graph, keep = case

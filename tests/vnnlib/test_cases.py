@@ -32,7 +32,7 @@ def meets(case, values):
     return inside and all(any(holds(atom) for atom in clause) for clause in case.clauses)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(formula=formulas, seed=st.integers(0, 1000))
 def test_a_point_meets_the_formula_where_it_meets_a_case(formula, seed):
     limits = parse_specification(declared(box())).formula.parts
