@@ -140,6 +140,8 @@ def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path):
         helper.make_node("Resize", ["image", "", "scales"], ["c"]),
         helper.make_node("OneHot", ["whole", "huge", "ends"], ["c"]),
         helper.make_node("Tile", ["four", "wraps"], ["c"]),
+        helper.make_node("GatherElements", ["spots", "far"], ["c"]),
+        helper.make_node("ScatterElements", ["spots", "far", "spots"], ["c"]),
         helper.make_node("Gather", ["row", "many"], ["c"]),
         helper.make_node("HannWindow", ["huge"], ["c"]),
         helper.make_node("DFT", ["image", "huge"], ["c"]),
@@ -162,7 +164,7 @@ def test_constants_cannot_fill_the_memory(node):
         "whole": np.array([1, 2]), "ends": np.array([0, 1], np.float32), "image1": np.ones((1, 1), np.float32),
         "four": np.ones(4, np.float32), "wraps": np.array([2**62 + 1]), "many": np.zeros(2**14, np.int64),
         "twice": np.array([2**20, 2**20]), "ones": np.array([1, 1]), "theta": np.ones((1, 2, 3), np.float32),
-        "square": np.ones((2**11, 2**11), np.int64),
+        "spots": np.array([1, 2]), "far": np.array([2**40, 1]), "square": np.ones((2**11, 2**11), np.int64),
     }  # fmt: skip
     used = {n: v for n, v in constants.items() if n in node.input}
     with limited_allocations(), pytest.raises(UnsupportedOperator, match="of constants"):
@@ -201,6 +203,7 @@ def test_constants_made_one_after_the_other_cannot_fill_the_memory():
          {"axes": np.array([1, 2]), "big": np.array([1, 1, 2**20, 2**20])}),
         ([helper.make_node("Einsum", ["x", "x"], ["s"], equation="ij,kl->ijkl"),
           helper.make_node("Expand", ["s", "big"], ["y"])], {"big": np.array([2**40])}),
+        ([helper.make_node("LRN", ["x"], ["y"], size=2**30 + 1)], {}),
         ([helper.make_node("Unsqueeze", ["x", "axes"], ["i"]),
           helper.make_node("MaxPool", ["i"], ["y"], kernel_shape=[1], pads=[2**30, 2**30], strides=[2**30])],
          {"axes": np.array([1])}),
@@ -216,6 +219,13 @@ def test_constants_made_one_after_the_other_cannot_fill_the_memory():
 def test_layers_cannot_fill_the_memory(nodes, constants):
     with limited_allocations(), pytest.raises(NetworkError, match="elements"):
         cl.load(model(*nodes, constants=constants))
+
+
+@pytest.mark.parametrize("node", [helper.make_node("LRN", ["x"], ["y"], size=2)], ids=lambda node: node.op_type)
+def test_what_onnxruntime_refuses_is_one_line(node):
+    with pytest.raises(NetworkError, match="cannot run") as refused:
+        cl.load(model(node, constants={}))
+    assert str(refused.value).isprintable()
 
 
 def test_a_branch_that_is_never_taken_is_not_run():

@@ -248,7 +248,7 @@ def _load_onnx(model: ModelProto, given: Given, name: str) -> Network:
             )
             original(samples[0], [output])
     except Exception as error:
-        raise NetworkError(f"onnxruntime cannot run {name}: {error}") from error
+        raise NetworkError(f"onnxruntime cannot run {name}: {' '.join(str(error).split())}") from error
     try:
         compare(found.graph, native, original, samples, name)
     except NetworkError:

@@ -245,8 +245,9 @@ class _Reading:
         except Unfoldable as error:
             raise UnsupportedOperator(f"Layer '{name}' of {self.where}: {error}") from error
         except Exception as error:
+            reason = " ".join(str(error).split())
             raise UnsupportedOperator(
-                f"Layer '{name}' of {self.where}: {node.op_type} of constants fails: {error}."
+                f"Layer '{name}' of {self.where}: {node.op_type} of constants fails: {reason:.300}."
             ) from error
         self.values.update(zip((o for o in node.output if o), values))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.onnx_functions.table import Settings, node_type
+from clinch.network.onnx_functions.table import Settings, node_type, within
 
 
 def _log_of_sum(x: Tensor, dims: list[int]) -> Tensor:
@@ -189,6 +190,7 @@ def _rms_norm(node: Settings, x: Tensor, scale: Tensor) -> Tensor:
 @node_type("LRN")
 def _lrn(node: Settings, x: Tensor) -> Tensor:
     size, alpha = node.get("size"), node.get("alpha", 1e-4)
+    within(math.prod(x.shape[:1]) * (x.shape[1] + size) * math.prod(x.shape[2:]))
     squares = functional.pad(x.square(), [0, 0] * (x.dim() - 2) + [(size - 1) // 2, size // 2])
     total = squares.unfold(1, size, 1).sum(-1)
     return x / (node.get("bias", 1.0) + alpha / size * total) ** node.get("beta", 0.75)
