@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 #: laws that are tried with every method, and the methods that take most of their time: those rows are slow tests
-LAWS = ("test_units", "test_scale", "test_alone", "test_modes")
+LAWS = ("test_conformance", "test_units", "test_scale", "test_alone", "test_modes")
 COSTLY = ("lbfgs", "carlini_wagner", "linear_model_convex", "activation_descent", "bisection", "decomposition")
 
 

@@ -29,7 +29,7 @@ def one_per_problem(problem, point):
 
 
 @given(expressions(depth=4), st.integers(0, 1000))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 def test_expressions_mean_what_numpy_computes(e, seed):
     written = e.write(None)
     assert written.shape == e.shape
@@ -105,7 +105,7 @@ def test_a_batch_is_the_stack_of_its_problems(first, second, seed):
 
 
 @given(expressions(depth=2), st.sampled_from([0, 1, 2, cl.inf]), st.booleans(), st.booleans(), st.data())
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 def test_objectives_have_their_direct_value(e, p, maximise, masked, data):
     c, batched = data.draw(constants(e.shape))
     seed = data.draw(st.integers(0, 1000))

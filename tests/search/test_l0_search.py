@@ -94,6 +94,7 @@ def test_elements_are_branched_on_where_the_envelope_is_not_enough(monkeypatch):
     raise AssertionError("no problem was branched on: this test looks at nothing")
 
 
+@pytest.mark.slow
 def test_a_batch_is_solved_problem_by_problem():
     q = counted(4, wider, "any")
     rng = generator(9)

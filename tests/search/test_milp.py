@@ -40,6 +40,7 @@ def test_exact_equals_brute_force(seed, make, kind, clauses):
     assert close(best, float(ledger.bound))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=6)
 @given(SEEDS, st.sampled_from([1.0, -1.0]))
 def test_a_norm_of_activations_equals_the_same_norm_built_from_relus(seed, scale):

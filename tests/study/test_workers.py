@@ -66,6 +66,7 @@ def inputs(folder):
         return [store.found(row.image) for row in store.rows()]
 
 
+@pytest.mark.slow
 def test_threads_and_any_number_of_tasks_give_the_rows_of_one_process(tmp_path, alone):
     rows, folder = alone
     assert {"robust", "attacked"} <= {row.status for row in rows}
