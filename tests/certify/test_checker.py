@@ -26,8 +26,6 @@ from clinch.checker.layers import Refused, read_layers
 from clinch.checker.tree import leaves_of
 from clinch.errors import CertificateError
 
-pytestmark = pytest.mark.table
-
 CHECKER = sorted(p for p in (Path(cl.__file__).parent / "checker").glob("*.py") if p.stem != "__init__")
 
 

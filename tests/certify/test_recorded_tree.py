@@ -24,8 +24,6 @@ from clinch.solve import search
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import BranchAndBound
 
-pytestmark = pytest.mark.table
-
 NONE = torch.zeros(0, dtype=torch.long)
 
 

@@ -19,8 +19,6 @@ from clinch.errors import BackendError, ClinchError, NetworkError
 from clinch.solver.solution import Status
 from clinch.testing.brute_force import brute_force
 
-pytestmark = pytest.mark.table
-
 
 def network(*layers: tuple[list, list], last_relu: bool = False, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     """Dense layers with ReLUs between them from weights and biases."""

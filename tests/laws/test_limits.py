@@ -12,8 +12,6 @@ from torch import nn
 import clinch as cl
 from clinch.solver.check_points import check_points
 
-pytestmark = pytest.mark.table
-
 
 def network(dtype: torch.dtype = torch.float32):
     torch.manual_seed(0)
