@@ -8,10 +8,12 @@ sides* solves one problem for each atom of the largest clause, nearest first by 
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -173,10 +175,11 @@ def _in_time(stated: _Stated, task: Callable[[], None]) -> None:
     finally:
         stated.deadline = -np.inf
         ended.wait(0.05)
-        while not ended.is_set() and worker.is_alive():
-            with stated.lock:  # not while a point is being kept
-                _raise_in(worker)
-            ended.wait(1.0)
+        with _unseen_where_swallowed():
+            while not ended.is_set() and worker.is_alive():
+                with stated.lock:  # not while a point is being kept
+                    _raise_in(worker)
+                ended.wait(1.0)
     if raised:
         raise raised[0]
 
@@ -185,6 +188,23 @@ def _import_all() -> None:
     """What solvers import when they are first called: an import that is stopped half way leaves a module in ruins."""
     import scipy.optimize
     import scipy.stats  # noqa: F401
+
+
+@contextmanager
+def _unseen_where_swallowed() -> Iterator[None]:
+    """Python reports and swallows what is raised inside a weak reference's callback or a finaliser: ours is no news,
+    as it is raised again."""
+    before = sys.unraisablehook
+
+    def hook(report: sys.UnraisableHookArgs) -> None:
+        if report.exc_type is not _OutOfTime:
+            before(report)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _raise_in(worker: threading.Thread) -> None:
