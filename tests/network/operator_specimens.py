@@ -14,9 +14,10 @@ from clinch.network.graph import Input
 from clinch.network.ops.add import Add, Subtract
 from clinch.network.ops.average_pool import AdaptiveAveragePool, AveragePool, Reduce
 from clinch.network.ops.base import Operator
+from clinch.network.ops.bilinear import MatrixProduct, Multiply
 from clinch.network.ops.convolution import Convolution, TransposedConvolution
 from clinch.network.ops.dense import Dense
-from clinch.network.ops.forward_only import LayerNorm, LogSoftmax, MatrixProduct, Multiply, Softmax
+from clinch.network.ops.forward_only import LayerNorm, LogSoftmax, Softmax
 from clinch.network.ops.layout import FRONT, Layout
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
 from clinch.network.ops.max_pool import MaxPool, WindowTap
@@ -167,7 +168,10 @@ def specimens() -> list[Specimen]:
         Specimen(LogSoftmax(1), ((2, 4),), nn.LogSoftmax(2)),
         Specimen(LayerNorm(layer_norm.weight.detach(), layer_norm.bias.detach(), 1e-5), ((2, 3, 4),), layer_norm),
         Specimen(Multiply(), ((2, 3), (2, 3)), lambda x, y: x * y),
+        Specimen(Multiply(), ((2, 1, 3), (1, 4, 1)), lambda x, y: x * y),
         Specimen(MatrixProduct(), ((2, 3), (3, 4)), lambda x, y: x @ y),
+        Specimen(MatrixProduct(), ((2, 3, 4), (1, 4, 2)), lambda x, y: x @ y),
+        Specimen(MatrixProduct(), ((1, 3), (3, 2)), lambda x, y: x @ y),
         Specimen(tangent, ((4,),), torch.tan),
         Specimen(second, ((3, 2),), lambda x: 2 * x),
         Specimen(rows, ((2, 3),), lambda x: x.sum(1).cos()),

@@ -14,6 +14,7 @@ from clinch.encoding.mixed_integer import Encoder
 from clinch.errors import UnsupportedOperator
 from clinch.network.graph import Input
 from clinch.network.ops.base import Affine, Interval, Operator, Relaxation
+from clinch.network.ops.bilinear import Bilinear
 from clinch.network.ops.elementwise import ScalarFunction
 from clinch.network.ops.max_pool import MaxPool
 from clinch.network.ops.piecewise import Staircase
@@ -73,12 +74,10 @@ def test_facts_are_as_the_project_promises():
         "Softmax",
         "LogSoftmax",
         "LayerNorm",
-        "Multiply",
-        "MatrixProduct",
         "TorchFunction",
         "RowFunction",
     }
-    smooth = ScalarFunction | Staircase
+    smooth = ScalarFunction | Staircase | Bilinear
     for kind in leaf_operators():
         facts = [kind.supports(fact) for fact in ("interval", "relax", "encode")]
         expected = [False] * 3 if kind.__name__ in forward_only else [True, True, not issubclass(kind, smooth)]

@@ -1,4 +1,4 @@
-"""What α-CROWN is free to choose at a node: the slope of a ReLU's lower line, or a mixture of a function's valid lines.
+"""What α-CROWN is free to choose at a node: the slope of a ReLU's lower line, or a mixture of valid lines or planes.
 
 Every choice, for each linear functional and element by itself, gives valid lines and so a proven bound; the bound is
 piecewise linear in each choice given the others.
@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from clinch.network.ops.base import Interval, Lines, Operator, Shape
+from clinch.network.ops.planes import Pattern, Planes
 from clinch.network.ops.views import TwoPieces
 
 #: where in [l, u] the lines that are mixed with CROWN's are the tightest
 PLACES = (0.1, 0.9)
+#: products of one node beyond which their planes are CROWN's
+MOST_TERMS = 2**14
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,18 @@ class FreeLines:
     most: Tensor
     start: Tensor
 
-    def backward(self, rows: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows ``(b, r, n)`` through the chosen lines: rows, offsets ``(b, r)``, and what the other two ask for."""
+    def backward(self, rows: Tensor, alpha: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Rows ``(b, r, n)`` through the chosen lines: rows on each input, offsets ``(b, r)``, and what the other two
+        ask for.
+        """
         raise NotImplementedError
 
-    def forward(self, v: Tensor, seen: Tensor, alpha: Tensor) -> Tensor:
-        """The lines that the rows chose, at inputs v ``(b, r, n)``."""
+    def forward(self, inputs: Sequence[Tensor], seen: Tensor, alpha: Tensor) -> Tensor:
+        """The lines that the rows chose, at inputs ``(b, r, ·)``: ``(b, r, n)``."""
         raise NotImplementedError
 
-    def gradient(self, v: Tensor, seen: Tensor, alpha: Tensor) -> Tensor:
-        """Of each bound by its choice, ``(b, r, m)``, where v is the node's input at the bound's minimiser."""
+    def gradient(self, inputs: Sequence[Tensor], seen: Tensor, alpha: Tensor) -> Tensor:
+        """Of each bound by its choice, ``(b, r, m)``, where the inputs are the node's at the bound's minimiser."""
         raise NotImplementedError
 
     def alive(self) -> Tensor | None:
@@ -51,11 +56,15 @@ class FreeLines:
 
     def take(self, elements: Tensor) -> Self:
         """The lines of the chosen elements."""
-        return replace(self, **{f.name: getattr(self, f.name)[..., elements] for f in fields(self)})
+        return replace(self, **{name: t[..., elements] for name, t in self._tensors()})
 
     def to(self, dtype: torch.dtype) -> Self:
         """A copy in another dtype."""
-        return replace(self, **{f.name: getattr(self, f.name).to(dtype) for f in fields(self)})
+        return replace(self, **{name: t.to(dtype) for name, t in self._tensors()})
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        found = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return [(name, t) for name, t in found if isinstance(t, Tensor)]
 
 
 @dataclass(frozen=True)
@@ -79,20 +88,21 @@ class OpenLines(FreeLines):
         most = torch.where(is_open, torch.ones_like(lower), lines.lower_slope)
         return OpenLines(least, most, lines.lower_slope, lines.upper_slope, lines.upper_offset)
 
-    def backward(self, rows: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, rows: Tensor, alpha: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """A positive coefficient takes the lower line; the positive parts are kept."""
         positive = rows.clamp(min=0)
         negative = rows - positive
         offset = torch.bmm(negative, self.rise.transpose(1, 2)).squeeze(2)
-        return negative.mul_(self.chord).addcmul_(positive, alpha), offset, positive
+        return [negative.mul_(self.chord).addcmul_(positive, alpha)], offset, positive
 
-    def forward(self, v: Tensor, seen: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], seen: Tensor, alpha: Tensor) -> Tensor:
         """The lower line, or the chord."""
+        (v,) = inputs
         return torch.where(seen > 0, v * alpha, torch.addcmul(self.rise, v, self.chord))
 
-    def gradient(self, v: Tensor, seen: Tensor, alpha: Tensor) -> Tensor:
+    def gradient(self, inputs: Sequence[Tensor], seen: Tensor, alpha: Tensor) -> Tensor:
         """``max(rows, 0) ⊙ v``."""
-        return seen * v
+        return seen * inputs[0]
 
     def alive(self) -> Tensor:
         """Not those that are off for all problems."""
@@ -133,32 +143,44 @@ class MixedLines(FreeLines):
         one = torch.ones_like(slope)
         return MixedLines(-one, one, torch.zeros_like(slope), slope, offset, *parts)
 
-    def backward(self, rows: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, rows: Tensor, alpha: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """A positive coefficient takes the lower line, a negative one the upper line; both parts are kept."""
         signed = torch.cat([rows.clamp(min=0), rows.clamp(max=0)], 2)
         slope, offset = self._chosen(alpha)
         below, above = (signed * slope).chunk(2, 2)
         # a row of zero asks for nothing, not even of a line that does not exist
-        return below + above, torch.where(signed != 0, signed * offset, 0.0).sum(2), signed
+        return [below + above], torch.where(signed != 0, signed * offset, 0.0).sum(2), signed
 
-    def forward(self, v: Tensor, seen: Tensor, alpha: Tensor) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], seen: Tensor, alpha: Tensor) -> Tensor:
         """The lower line, or the upper one."""
+        (v,) = inputs
         slope, offset = self._chosen(alpha)
         below, above = torch.addcmul(offset, torch.cat([v, v], 2), slope).chunk(2, 2)
         return torch.where(seen.chunk(2, 2)[0] > 0, below, above)
 
-    def gradient(self, v: Tensor, seen: Tensor, alpha: Tensor) -> Tensor:
-        """``rows ⊙`` what the line rises by at v; at CROWN's lines in the direction in which the bound rises more."""
-        twice = torch.cat([v, v], 2)
+    def gradient(self, inputs: Sequence[Tensor], seen: Tensor, alpha: Tensor) -> Tensor:
+        """``rows ⊙`` what the line rises by at v."""
+        twice = torch.cat([inputs[0], inputs[0]], 2)
         to_right = seen * torch.addcmul(self.offset_right, twice, self.slope_right)
         to_left = seen * torch.addcmul(self.offset_left, twice, self.slope_left)
-        either = torch.where(to_right >= to_left, to_right.clamp(min=0), -to_left.clamp(min=0))
-        return torch.where(alpha > 0, to_right, torch.where(alpha < 0, -to_left, either))
+        return _towards(alpha, to_left, to_right)
 
     def _chosen(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        left, right = (-alpha).clamp(min=0), alpha.clamp(min=0)
-        slope = torch.addcmul(torch.addcmul(self.slope, left, self.slope_left), right, self.slope_right)
-        return slope, torch.addcmul(torch.addcmul(self.offset, left, self.offset_left), right, self.offset_right)
+        return (
+            _mixed(alpha, self.slope, self.slope_left, self.slope_right),
+            _mixed(alpha, self.offset, self.offset_left, self.offset_right),
+        )
+
+
+def _mixed(alpha: Tensor, own: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """CROWN's numbers for α = 0, moved by ``left`` for −1 and by ``right`` for 1."""
+    return torch.addcmul(torch.addcmul(own, (-alpha).clamp(min=0), left), alpha.clamp(min=0), right)
+
+
+def _towards(alpha: Tensor, to_left: Tensor, to_right: Tensor) -> Tensor:
+    """The derivative by α from what the bound gains on either side; at 0 in the direction in which it rises more."""
+    either = torch.where(to_right >= to_left, to_right.clamp(min=0), -to_left.clamp(min=0))
+    return torch.where(alpha > 0, to_right, torch.where(alpha < 0, -to_left, either))
 
 
 def _both(lines: Lines) -> tuple[Tensor, Tensor]:
@@ -167,7 +189,90 @@ def _both(lines: Lines) -> tuple[Tensor, Tensor]:
     return torch.cat([low, high], 1).unsqueeze(1), torch.cat([low_at, high_at], 1).unsqueeze(1)
 
 
-def lines_of(op: Operator, limits: Interval, shapes: Sequence[Shape]) -> FreeLines | None:
-    """What is free to choose at a node with limits ``(b, *shape)`` of its one input, or None."""
+@dataclass(frozen=True)
+class MixedPlanes(FreeLines):
+    """Of sums of T products: CROWN's plane for each product (α = 0) mixed with McCormick's first (1) or second (−1).
+
+    The choice has 2T numbers: for the lower planes, then for the upper ones.
+
+    Attributes:
+        pattern: which products are summed.
+        own: CROWN's slopes on either factor and offsets, ``(b, 1, 3, 2T)``.
+        left, right: by how much those of the other planes differ from them.
+    """
+
+    pattern: Pattern
+    own: Tensor
+    left: Tensor
+    right: Tensor
+
+    @staticmethod
+    def of(op: Operator, limits: Sequence[Interval], shapes: Sequence[Shape]) -> MixedPlanes | None:
+        """From limits ``(b, *shape)`` of the factors; None where the operator is no sum of products, or of too many."""
+        others = op.planes_at(limits, shapes, (-1.0, 1.0))
+        if not others or others[0].lower[0].numel() > MOST_TERMS:
+            return None
+        first = op.relax(limits, shapes)
+        assert isinstance(first, Planes)
+        own = _all_three(first)
+        parts = []
+        for planes in others:
+            moved = _all_three(planes) - own
+            usable = moved.isfinite().all(2, keepdim=True)
+            parts.append(torch.where(usable, moved, 0.0))
+        one = torch.ones_like(own[:, :, 0])
+        return MixedPlanes(-one, one, torch.zeros_like(one), first.pattern, own, *parts)
+
+    def backward(self, rows: Tensor, alpha: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """A positive coefficient takes the lower planes, a negative one the upper planes; both parts are kept."""
+        slope_x, slope_y, offset = self._chosen(alpha)
+        shape = (*rows.shape[:2], *self.pattern.shapes[2])
+        below, above = (t.reshape(shape) for t in (rows.clamp(min=0), rows.clamp(max=0)))
+        carried = [
+            (self.pattern.back(below, low, side) + self.pattern.back(above, high, side)).flatten(2)
+            for side, (low, high) in enumerate(self._halves(t) for t in (slope_x, slope_y))
+        ]
+        signed = torch.cat([self._spread(t.flatten(2), 2) for t in (below, above)], 2)
+        return carried, torch.where(signed != 0, signed * offset, 0.0).sum(2), signed
+
+    def forward(self, inputs: Sequence[Tensor], seen: Tensor, alpha: Tensor) -> Tensor:
+        """The lower planes, or the upper ones."""
+        below, above = self._at(inputs, *self._chosen(alpha)).chunk(2, 2)
+        chosen = torch.where(seen.chunk(2, 2)[0] > 0, below, above)
+        return self.pattern.total(chosen.reshape(-1, *self.pattern.extents)).reshape(*chosen.shape[:2], -1)
+
+    def gradient(self, inputs: Sequence[Tensor], seen: Tensor, alpha: Tensor) -> Tensor:
+        """``rows ⊙`` what the plane rises by at the factors."""
+        to_left, to_right = (seen * self._at(inputs, *t.unbind(2)) for t in (self.left, self.right))
+        return _towards(alpha, to_left, to_right)
+
+    def _halves(self, t: Tensor) -> list[Tensor]:
+        return [half.reshape(*t.shape[:2], *self.pattern.extents) for half in t.chunk(2, 2)]
+
+    def _spread(self, t: Tensor, side: int) -> Tensor:
+        """Numbers ``(b, r, ·)`` of a factor or the output, for each product: ``(b, r, T)``."""
+        flat = self.pattern.spread(t.reshape(-1, *self.pattern.shapes[side]), side)
+        return flat.expand(-1, *self.pattern.extents).reshape(*t.shape[:2], -1)
+
+    def _at(self, inputs: Sequence[Tensor], slope_x: Tensor, slope_y: Tensor, offset: Tensor) -> Tensor:
+        x, y = (self._spread(v, side) for side, v in enumerate(inputs))
+        return offset + slope_x * torch.cat([x, x], 2) + slope_y * torch.cat([y, y], 2)
+
+    def _chosen(self, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, y, offset = _mixed(alpha.unsqueeze(2), self.own, self.left, self.right).unbind(2)
+        return x, y, offset
+
+
+def _all_three(planes: Planes) -> Tensor:
+    """Slopes on either factor and offsets ``(b, 1, 3, 2T)``, those of the lower planes first."""
+    below, above = (planes.lower_x, planes.lower_y, planes.lower), (planes.upper_x, planes.upper_y, planes.upper)
+    halves = [torch.stack([t.expand(planes.lower.shape).flatten(1) for t in side], 1) for side in (below, above)]
+    return torch.cat(halves, 2).unsqueeze(1)
+
+
+def lines_of(op: Operator, limits: Sequence[Interval], shapes: Sequence[Shape]) -> FreeLines | None:
+    """What is free to choose at a node with limits ``(b, *shape)`` of its inputs, or None."""
+    if len(limits) > 1:
+        return MixedPlanes.of(op, limits, shapes)
     pieces = op.two_pieces()
-    return OpenLines.of(pieces, limits) if pieces is not None else MixedLines.of(op, limits, shapes)
+    return OpenLines.of(pieces, limits[0]) if pieces is not None else MixedLines.of(op, limits[0], shapes)

@@ -80,7 +80,7 @@ class Passes:
             rows = pending.pop(i)
             if i in self.lines:
                 back, constant, self.seen[i] = self.lines[i].backward(rows.flatten(2), slopes[i])
-                carried = [back.reshape(rows.shape)]
+                carried = [t.reshape(*self.shape, *shape) for t, shape in zip(back, self.graph.shapes(i))]
             elif i in self.affine:
                 carried, constant = self.affine[i].backward(rows)
             else:
@@ -110,15 +110,15 @@ class Passes:
         """Each bound's gradient by its choices, ``(b, r, m)`` per node, after :meth:`backward` at these choices."""
         nodes = self.graph.nodes
 
-        def through_lines(i: int, h: Tensor) -> Tensor:
-            v = h.reshape(*self.shape, -1)
-            return self.lines[i].forward(v, self.seen[i], slopes[i]).reshape(-1, *nodes[i].shape)
+        def through_lines(i: int, *inputs: Tensor) -> Tensor:
+            at = [h.reshape(*self.shape, -1) for h in inputs]
+            return self.lines[i].forward(at, self.seen[i], slopes[i]).reshape(-1, *nodes[i].shape)
 
         override = {i: partial(through_lines, i) for i in self.lines}
         override |= {i: partial(self._adjoint, i) for i in self.relaxations}
         before = self.graph.forward(point.reshape(-1, *self.graph.input_shape), self.read, override)
         return {
-            i: line.gradient(before[nodes[i].inputs[0]].reshape(*self.shape, -1), self.seen[i], slopes[i])
+            i: line.gradient([before[j].reshape(*self.shape, -1) for j in nodes[i].inputs], self.seen[i], slopes[i])
             for i, line in self.lines.items()
         }
 
@@ -160,7 +160,7 @@ def ascend(
         if not i or node.op.affine:
             continue
         inputs = [limits[j] for j in node.inputs]
-        free = lines_of(node.op, inputs[0], graph.shapes(i)) if len(inputs) == 1 else None
+        free = lines_of(node.op, inputs, graph.shapes(i))
         if free is not None:
             lines[i] = free
         else:

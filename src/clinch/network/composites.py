@@ -16,9 +16,9 @@ import torch
 from clinch.network.graph import Graph, Input, Node
 from clinch.network.ops.add import Add, Subtract
 from clinch.network.ops.base import Operator
+from clinch.network.ops.bilinear import Multiply
 from clinch.network.ops.elementwise import ScalarFunction
 from clinch.network.ops.erf import Erf
-from clinch.network.ops.forward_only import Multiply
 from clinch.network.ops.functions import Cos, Exp, Expm1, Log, Log1p, Power, Reciprocal, Sin
 from clinch.network.ops.reading import Value
 from clinch.network.ops.s_shaped import Sigmoid, Tanh

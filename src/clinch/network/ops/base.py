@@ -22,6 +22,7 @@ hook           method                                      used by
 ============== =========================================== ======================================================
 two pieces     ``two_pieces()``                            splits, α-CROWN's slopes, certificates, gated attacks
 other lines    ``lines_at(bounds, places)``                 α-CROWN mixes them
+other planes   ``planes_at(inputs, shapes, places)``       α-CROWN mixes them
 matrix         ``as_matrix(shapes)``                       CROWN's last and first layers, input splits
 convolution    ``as_convolution(shapes)``                  CROWN's windows
 factors        ``as_factors(shapes)``                      CROWN's windows
@@ -44,6 +45,7 @@ from clinch.errors import UnsupportedOperator
 from clinch.network.ops.encoder import Expression, OperatorEncoder
 from clinch.network.ops.interval import Interval as Interval
 from clinch.network.ops.interval import Shape as Shape
+from clinch.network.ops.planes import Planes
 from clinch.network.ops.relaxation import Lines as Lines
 from clinch.network.ops.relaxation import Relaxation as Relaxation
 from clinch.network.ops.views import Factors, Kernel, Matrix, Maximum, TwoPieces
@@ -112,6 +114,13 @@ class Operator:
         """Valid lines for each place in [l, u], 0 for l to 1 for u: the tightest ones there; α-CROWN mixes them.
 
         Empty: the operator has one pair of lines.
+        """
+        return []
+
+    def planes_at(self, inputs: Sequence[Interval], shapes: Sequence[Shape], places: Sequence[float]) -> list[Planes]:
+        """Of a sum of products: valid planes, McCormick's two for −1 and 1 and mixtures between; α-CROWN mixes them.
+
+        Empty: the operator is no sum of products.
         """
         return []
 

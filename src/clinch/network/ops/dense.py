@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clinch.network.ops.base import Affine, Interval, Operator, Shape, Statement
-from clinch.network.ops.forward_only import MatrixProduct
+from clinch.network.ops.bilinear import MatrixProduct
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, along, per_sample
 from clinch.network.ops.shape import Reshape, Transpose

@@ -1,4 +1,4 @@
-"""Functions that attacks can follow and that have no bounds yet: softmax, layer norm, products."""
+"""Functions that attacks can follow and that have no bounds yet: softmax, layer norm."""
 
 from __future__ import annotations
 
@@ -62,35 +62,6 @@ class LayerNorm(Operator):
     def forward(self, *inputs: Tensor) -> Tensor:
         """The normalised activations."""
         return functional.layer_norm(inputs[0], list(self.weight.shape), self.weight, self.bias, self.eps)
-
-
-@dataclass(frozen=True, eq=False)
-class Multiply(Operator):
-    """``x ⊙ y`` of two activations."""
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """``x ⊙ y``."""
-        x, y = inputs
-        return x * y
-
-
-@dataclass(frozen=True, eq=False)
-class MatrixProduct(Operator):
-    """``f(X, Y) = X Y``: matrices in the last two dimensions of two activations, as attention multiplies them."""
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """``X Y``."""
-        x, y = inputs
-        return x @ y
-
-
-def multiply(call: Call, x: Value, y: Value) -> Value:
-    """A product of two activations of the same number of dimensions."""
-    if len(x.shape) != len(y.shape):
-        raise call.refuse(
-            f"it multiplies samples of shapes {x.shape} and {y.shape}, so that one meets the other's batch dimension"
-        )
-    return call.emit(Multiply(), x, y)
 
 
 def _dim(call: Call, name: str, x: Value, default: int = -1) -> int:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from clinch.network.ops.base import Interval, Operator
+from clinch.network.ops.bilinear import multiply
 from clinch.network.ops.elementwise import ROUNDINGS, Jump, Pieces, ScalarFunction, spelled
-from clinch.network.ops.forward_only import multiply
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, per_sample, sides
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clinch.network.ops.base import Affine, Interval, Operator, Shape, Statement
-from clinch.network.ops.forward_only import multiply
+from clinch.network.ops.bilinear import multiply
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.views import Factors
 
