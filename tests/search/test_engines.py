@@ -13,7 +13,7 @@ from torch import nn
 import clinch as cl
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.network.ops.base import Operator
-from clinch.search.engines import ENGINES, NEVER
+from clinch.search.engines import ENGINES, LARGEST, NEVER
 from clinch.solve import _Job, _ranked
 from clinch.solver.engine import Resumable, outlook
 from clinch.solver.ledger import Ledger
@@ -109,6 +109,14 @@ def test_a_reason_is_one_line_that_says_what_to_do(name):
         assert "\n" not in reason and re.search(r"\b(Use|Add|attacks still run)\b", reason), reason
         named = re.findall(r"solver='(\w+)'", reason)
         assert set(named) <= set(ENGINES) - {name}, reason
+
+
+def test_slsqp_is_not_begun_where_no_limit_could_end_it():
+    module = nn.Linear(LARGEST + 1, 2).double()
+    net = cl.load(module, input_shape=(LARGEST + 1,))
+    problem = cl.Problem(cl.Minimize(net.output[0]), [net.input >= 0, net.input <= 1])
+    with pytest.raises(UnsupportedByEngine, match=r"1,025. Use solver='attack'"):
+        problem.solve(solver="slsqp")
 
 
 def test_some_engine_of_the_portfolio_that_proves_takes_every_problem_with_limits():

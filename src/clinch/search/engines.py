@@ -234,6 +234,10 @@ class CountEngine:
         fewest_changes(ledger.query, ledger, settings)
 
 
+#: elements of an input for SLSQP: a step then takes about a tenth of a second
+LARGEST = 1024
+
+
 class ScipyEngine:
     """One of SciPy's general solvers, as a reference."""
 
@@ -248,7 +252,13 @@ class ScipyEngine:
         self.summary = "SciPy's general solvers as a reference: points only"
 
     def capability(self, query: Query) -> Capability:
-        """What has slopes."""
+        """What has slopes; for SLSQP few elements, as one step of its own algebra takes n³ and cannot be stopped."""
+        size = query.graph.nodes[0].size
+        if self.solver == "slsqp" and size > LARGEST:
+            return Capability.no(
+                f"SciPy's SLSQP takes inputs of at most {LARGEST:,} elements, as no time limit can end a step of its "
+                f"algebra; this one has {size:,}. Use solver='attack'."
+            )
         return Capability(without_slope(query))
 
     def run(self, query: Query, ledger: Ledger, seed: int, settings: Scipy) -> None:
