@@ -112,7 +112,7 @@ def test_a_reason_is_one_line_that_says_what_to_do(name):
 
 
 def test_slsqp_is_not_begun_where_no_limit_could_end_it():
-    module = nn.Linear(LARGEST + 1, 2).double()
+    module = nn.Linear(LARGEST + 1, 2).double().eval()
     net = cl.load(module, input_shape=(LARGEST + 1,))
     problem = cl.Problem(cl.Minimize(net.output[0]), [net.input >= 0, net.input <= 1])
     with pytest.raises(UnsupportedByEngine, match=r"1,025. Use solver='attack'"):
