@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clinch.checker import layers
-from clinch.network.ops.base import Interval, Operator
+from clinch.network.ops.base import Affine, Interval, Operator
 from clinch.network.ops.elementwise import ScalarFunction
 from clinch.network.ops.reading import ATEN, ONNX
 from clinch.network.ops.views import Kernel
@@ -126,6 +126,13 @@ def _of_flags(specimen: Specimen, x: list[Tensor], y: Tensor) -> Iterator[str]:
     zero = op.forward(*(torch.zeros_like(t) for t in x))
     if op.affine and not torch.allclose(op.forward(*(2 * t for t in x)) - zero, 2 * (y - zero), atol=1e-9):
         yield f"{name}.affine is stated and forward is not affine"
+    if isinstance(op, Affine) and not torch.allclose(op.times(*x), y - zero, atol=1e-9):
+        yield f"{name}.times is not the operator without its constant"
+    if isinstance(op, Affine) and op.has_absolute:
+        jacobians = torch.autograd.functional.jacobian(op.times, tuple(t[:1] for t in x))
+        flat = (j.reshape(y[0].numel(), -1).abs() @ t[0].flatten() for j, t in zip(jacobians, x))
+        if not torch.allclose(op.absolute(*(t[:1] for t in x)).flatten(), sum(flat, torch.zeros(())), atol=1e-9):
+            yield f"{name}.absolute is not the operator with the absolute values of its coefficients"
     if op.linear and bool(zero.any()):
         yield f"{name}.linear is stated and forward is not zero at zero"
     if op.nonnegative and bool((op.forward(*(t + 1 for t in x)) < y - 1e-12).any()):

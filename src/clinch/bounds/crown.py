@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clinch.bounds.backward import form_bounds as form_bounds
 from clinch.bounds.backward import linear_lower as linear_lower
-from clinch.bounds.refine import refined
+from clinch.bounds.forward import Symbols
 from clinch.bounds.rows import layer_forms
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.region import Region
@@ -71,10 +71,11 @@ def activation_bounds(
     relaxations: dict[int, Relaxation] = {} if made is None else made
     tight: set[int] = {0}
     result: dict[int, Interval] = {}
+    symbols = Symbols(graph, region, limits, relaxations)
 
     def refine(j: int, signs_only: bool) -> None:
         if j not in tight:
-            limits[j] = refined(graph, j, limits[j], region, relaxations, signs_only, stop)
+            limits[j] = symbols.refined(j, signs_only, stop)
             tight.add(j)
         result[j] = limits[j]
 

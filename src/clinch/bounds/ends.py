@@ -10,17 +10,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clinch.bounds.symbols import affine_symbols, mixes
 from clinch.geometry.inner_products import products
 from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
+from clinch.network.ops.symbols import SymbolicLimits
 from clinch.network.ops.views import Matrix
 
 #: coefficients on the input for which problems are put together: smaller products are mostly overhead
 PIECE = 2**16
 #: coefficients on the input looked at once: they and the matrix they come from should fit a core's cache
 LARGEST_PIECE = 2**18
+#: free inputs with which rows end at symbols
+FEW = 32
 #: share of a matrix's rows that must be in use for the others to be multiplied along: choosing costs about as much
 MOSTLY_USED = 0.85
 
@@ -105,10 +109,35 @@ class AtDense:
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
+@dataclass(frozen=True)
+class AtSymbols:
+    """Rows on an affine function ``m_0 + Σ_k m_k e_k`` of symbols in [−1, 1]: ``<rows, m_0> − Σ_k |<rows, m_k>|``,
+    exactly.
+
+    Attributes:
+        node: the layer's position.
+        columns: ``m``, ``(B, 1 + K, n)``.
+    """
+
+    node: int
+    columns: Tensor
+
+    def take(self, problems: Tensor | slice) -> AtSymbols:
+        """The same for the chosen problems."""
+        return AtSymbols(self.node, self.columns[problems])
+
+    def least(self, rows: Tensor) -> Tensor:
+        """Exact."""
+        flat = rows.flatten(2)
+        found = (flat[:1] if flat.stride(0) == 0 else flat) @ self.columns.mT
+        return found[..., 0] - found[..., 1:].abs().sum(2)
+
+
 def end_of(graph: Graph, wanted: Collection[int], region: Region, relaxations: Mapping[int, Relaxation]) -> End:
     """Where the rows of forms of the wanted nodes end.
 
-    At the dense layer through which every way to the input leads, if there is one and the region is a bounded box.
+    In a bounded box with few free inputs at the last affine layer through which every way to the input leads; in any
+    other bounded box at the dense layer right behind it, if there is one.
 
     Args:
         graph: the network.
@@ -117,6 +146,9 @@ def end_of(graph: Graph, wanted: Collection[int], region: Region, relaxations: M
         relaxations: of what the wanted nodes depend on, for these regions.
     """
     first = None if region.balls else _first_dense(graph, wanted)
+    last = 0 if region.balls else _last_affine(graph, wanted)
+    if last and (symbols := _symbols(graph, last, region, first)) is not None:
+        return AtSymbols(last, symbols.middle.flatten(2))
     lower, upper = region.lower.flatten(1), region.upper.flatten(1)
     if first is None or not bool(torch.isfinite(lower).all() & torch.isfinite(upper).all()):
         return AtInput(region)
@@ -139,6 +171,26 @@ def _first_dense(graph: Graph, wanted: Collection[int]) -> tuple[int, Matrix] | 
         if not graph.nodes[i].op.keeps_order:
             return None
     return None
+
+
+def _last_affine(graph: Graph, wanted: Collection[int]) -> int:
+    """The last of the affine layers behind the input through each of which every way from the wanted nodes leads."""
+    needed, i = graph.ancestors(wanted), 0
+    while i not in wanted:
+        readers = [k for k in needed if i in graph.nodes[k].inputs]
+        if len(readers) != 1 or not graph.nodes[readers[0]].op.affine or len(graph.nodes[readers[0]].inputs) != 1:
+            return i
+        (i,) = readers
+    return i
+
+
+def _symbols(graph: Graph, last: int, region: Region, first: tuple[int, Matrix] | None) -> SymbolicLimits | None:
+    """A layer in symbols, where these are few and rows would pass through layers that mix elements behind it."""
+    start = 0 if first is None else first[0]
+    passed = [i for i in graph.ancestors([last]) if i > start and mixes(graph, i)]
+    if not passed or int((region.lower < region.upper).flatten(1).sum(1).max()) > FEW:
+        return None
+    return affine_symbols(graph, last, region)
 
 
 def _used(

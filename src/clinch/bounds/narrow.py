@@ -83,6 +83,11 @@ def narrow_bounds(
     return True
 
 
+def is_narrow(graph: Graph, j: int) -> bool:
+    """Whether node j is a dense layer on elementwise lines on a dense layer on few inputs."""
+    return _layers(graph, j) is not None
+
+
 def _layers(graph: Graph, j: int) -> tuple[Matrix, Matrix] | None:
     """The matrices of ``input -> matrix -> elementwise -> matrix (j)``, where the first is narrow, or None."""
     top = graph.matrix(j)

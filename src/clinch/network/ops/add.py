@@ -46,6 +46,11 @@ class Subtract(Affine):
         x, y = inputs
         return x - y
 
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        """``x + y``."""
+        x, y = inputs
+        return x + y
+
     def interval(self, *inputs: Interval) -> Interval:
         """``[lower_x − upper_y, upper_x − lower_y]``."""
         x, y = inputs

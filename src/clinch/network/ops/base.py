@@ -35,7 +35,8 @@ statement      ``statement(shapes, shape)``                certificates
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -48,6 +49,7 @@ from clinch.network.ops.interval import Shape as Shape
 from clinch.network.ops.planes import Planes
 from clinch.network.ops.relaxation import Lines as Lines
 from clinch.network.ops.relaxation import Relaxation as Relaxation
+from clinch.network.ops.symbols import ROUNDINGS, SymbolicLimits, alike, plus_constant
 from clinch.network.ops.views import Factors, Kernel, Matrix, Maximum, TwoPieces
 
 #: a layer of a certificate: its kind and settings, and its tensors by the name of the setting
@@ -223,6 +225,26 @@ class AffineRelaxation(Relaxation):
         """Both limits are the operator itself."""
         return self.op.forward(*inputs)
 
+    def symbolic(self, inputs: Sequence[SymbolicLimits], shape: Shape) -> SymbolicLimits | None:
+        """``A m + b`` and ``|A| h``; exact but for rounding."""
+        op, batch = self.op, len(inputs[0].middle)
+        if not op.has_absolute:
+            return super().symbolic(inputs, shape)
+
+        def columns(parts: Sequence[Tensor], function: Callable[..., Tensor]) -> Tensor:
+            return function(*(t.flatten(0, 1) for t in parts)).unflatten(0, (batch, -1))
+
+        middle = columns([x.middle for x in inputs], op.times)
+        half = columns(alike([x.half for x in inputs]), op.absolute)
+        if op.selects:
+            return SymbolicLimits(middle, half)
+        size = op.absolute(*(x.size for x in inputs))
+        if not op.linear:
+            constant = op.forward(*(middle.new_zeros(1, *s) for s in self.shapes))
+            middle, size = plus_constant(middle, constant), size + constant.abs()
+        terms = sum(math.prod(s) for s in self.shapes) + ROUNDINGS
+        return SymbolicLimits(middle, half).widened(terms * torch.finfo(middle.dtype).eps * size)
+
     def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
         """Exact: the inequality of :meth:`Relaxation.backward` is an equality here."""
         batch, count = rows.shape[:2]
@@ -239,11 +261,31 @@ class Affine(Operator):
 
     affine: ClassVar[bool] = True
 
-    def interval(self, *inputs: Interval) -> Interval:
-        """For non-negative coefficients the limits go through ``forward``; other operators state their own rule."""
+    def times(self, *inputs: Tensor) -> Tensor:
+        """``A x``, without b."""
+        if self.linear:
+            return self.forward(*inputs)
+        return self.forward(*inputs) - self.forward(*(t.new_zeros(1, *t.shape[1:]) for t in inputs))
+
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        """``|A| x``: the operator with the absolute values of its coefficients, without b."""
         if not self.nonnegative:
             raise self.unsupported("interval rule")
-        return Interval(self.forward(*(i.lower for i in inputs)), self.forward(*(i.upper for i in inputs)))
+        return self.times(*inputs)
+
+    @property
+    def has_absolute(self) -> bool:
+        """Whether :meth:`absolute` is known."""
+        return self.nonnegative or type(self).absolute is not Affine.absolute
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """The limits go through ``forward`` where no coefficient is negative, else ``A m + b ± |A| r`` for midpoints m
+        and radii r."""
+        if self.nonnegative:
+            return Interval(self.forward(*(i.lower for i in inputs)), self.forward(*(i.upper for i in inputs)))
+        centre = self.forward(*((lower + upper) / 2 for lower, upper in inputs))
+        radius = self.absolute(*((upper - lower) / 2 for lower, upper in inputs))
+        return Interval(centre - radius, centre + radius)
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """``Aᵀ rows`` for rows of shape ``(N, *output_shape)``, one tensor ``(N, *shape)`` per input."""
@@ -281,9 +323,9 @@ class Affine(Operator):
 
     @classmethod
     def supports(cls, fact: str) -> bool:
-        """As :meth:`Operator.supports`; the interval rule stated here holds for non-negative coefficients only."""
+        """As :meth:`Operator.supports`; the interval rule stated here needs :meth:`absolute`."""
         if fact == "interval" and cls.interval is Affine.interval:
-            return cls.nonnegative
+            return cls.nonnegative or cls.absolute is not Affine.absolute
         return super().supports(fact)
 
     def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Relaxation:

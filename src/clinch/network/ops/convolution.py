@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.ops.base import Affine, Interval, Shape, Statement
+from clinch.network.ops.base import Affine, Shape, Statement
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, along, fits
 from clinch.network.ops.select import Pad
@@ -43,12 +43,13 @@ class _WithKernel(Affine):
         y = self.apply(inputs[0], self.weight)
         return y if self.bias is None else y + self._spread_bias(self.bias)
 
-    def interval(self, *inputs: Interval) -> Interval:
-        """The midpoint through W, the radius through |W|."""
-        lower, upper = inputs[0]
-        centre = self.forward((lower + upper) / 2)
-        radius = self.apply((upper - lower) / 2, self.weight.abs())
-        return Interval(centre - radius, centre + radius)
+    def times(self, *inputs: Tensor) -> Tensor:
+        """The kernel applied."""
+        return self.apply(inputs[0], self.weight)
+
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        """The kernel's absolute values applied."""
+        return self.apply(inputs[0], self.weight.abs())
 
     def offset(self, rows: Tensor, shapes: Sequence[Shape]) -> Tensor:
         """``<rows, b>``."""

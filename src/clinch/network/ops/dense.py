@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.ops.base import Affine, Interval, Operator, Shape, Statement
+from clinch.network.ops.base import Affine, Operator, Shape, Statement
 from clinch.network.ops.bilinear import MatrixProduct
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, along, per_sample
@@ -33,12 +33,13 @@ class Dense(Affine):
         """``W x + b``."""
         return functional.linear(inputs[0], self.weight, self.bias)
 
-    def interval(self, *inputs: Interval) -> Interval:
-        """``W m + b ± |W| r`` for midpoints m and radii r."""
-        lower, upper = inputs[0]
-        centre = functional.linear((lower + upper) / 2, self.weight, self.bias)
-        radius = functional.linear((upper - lower) / 2, self.weight.abs())
-        return Interval(centre - radius, centre + radius)
+    def times(self, *inputs: Tensor) -> Tensor:
+        """``W x``."""
+        return functional.linear(inputs[0], self.weight)
+
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        """``|W| x``."""
+        return functional.linear(inputs[0], self.weight.abs())
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """``Wᵀ rows``."""

@@ -14,6 +14,7 @@ from torch.nn import functional
 from clinch.network.ops.base import Affine, Interval, Operator, Relaxation, Shape
 from clinch.network.ops.encoder import Expression, OperatorEncoder
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
+from clinch.network.ops.symbols import ROUNDINGS, SymbolicLimits, alike, between, plus_constant
 from clinch.network.ops.views import Maximum
 from clinch.network.ops.windows import Padding, flat_padding, onnx_padding, spread, taps
 
@@ -145,6 +146,17 @@ class MaxPoolLines(Relaxation):
         carried = carried.scatter_add(3, self.above.unsqueeze(1).expand_as(flat), negative * self.slope.unsqueeze(1))
         offset = (negative * self.offset.unsqueeze(1)).flatten(2).sum(2)
         return [carried.reshape(batch, count, *self.shape)], offset
+
+    def symbolic(self, inputs: Sequence[SymbolicLimits], shape: Shape) -> SymbolicLimits | None:
+        """The lower limit of the lower line's element, the upper line at the upper limit of the other's."""
+        middle, half = (t.flatten(3) for t in alike([inputs[0].middle, inputs[0].half]))
+        below, above = (t.unsqueeze(1).expand(-1, middle.shape[1], -1, -1) for t in (self.below, self.above))
+        low = (middle - half).gather(3, below)
+        high = plus_constant(self.slope.unsqueeze(1) * (middle + half).gather(3, above), self.offset)
+        sizes = inputs[0].size.flatten(2)
+        sizes = sizes.gather(2, self.below) + self.slope * sizes.gather(2, self.above) + self.offset.abs()
+        found = between(low, high).widened(ROUNDINGS * torch.finfo(sizes.dtype).eps * sizes)
+        return SymbolicLimits(*(t.unflatten(3, shape[1:]) for t in (found.middle, found.half)))
 
     def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
         """The lower line's element, the upper line where the coefficient is negative."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from clinch.geometry.inner_products import products
+from clinch.network.ops.interval import Shape
+from clinch.network.ops.symbols import ROUNDINGS, SymbolicLimits, between, plus_constant
+
+#: coefficients at most of all outputs on all inputs, for one problem, that are looked at to carry symbols forward
+MOST_COEFFICIENTS = 2**22
 
 
 class Relaxation:
@@ -36,6 +43,33 @@ class Relaxation:
             inputs: ``(B, *input_shape)`` each.
         """
         raise NotImplementedError
+
+    def symbolic(self, inputs: Sequence[SymbolicLimits], shape: Shape) -> SymbolicLimits | None:
+        """Linear limits of the output in the symbols of the inputs' limits; None where that costs too much.
+
+        Args:
+            inputs: limits that hold of each input.
+            shape: of the output.
+        """
+        first, size = inputs[0].middle, math.prod(shape)
+        if size * sum(math.prod(x.middle.shape[2:]) for x in inputs) > MOST_COEFFICIENTS:
+            return None
+        unit = torch.eye(size, dtype=first.dtype, device=first.device).reshape(1, size, *shape)
+        both = []
+        for sign in (1, -1):
+            rows, offset = self.backward((sign * unit).expand(len(first), *unit.shape[1:]))
+            columns = first.new_zeros(*first.shape[:2], size)
+            for row, x in zip(rows, inputs):
+                flat = row.flatten(2).mT.expand(len(first), -1, -1)
+                columns = columns + x.middle.flatten(2) @ flat
+                wide = x.half.flatten(2) @ flat.abs()
+                columns = torch.cat([columns[:, : wide.shape[1]] - wide, columns[:, wide.shape[1] :]], 1)
+            both.append(sign * plus_constant(columns, offset.expand(len(first), -1)).unflatten(2, shape))
+            sizes = sum(x.size.flatten(1).unsqueeze(1) @ row.flatten(2).abs().mT for row, x in zip(rows, inputs))
+            terms = sum(math.prod(x.middle.shape[2:]) for x in inputs) + ROUNDINGS
+            room = terms * torch.finfo(first.dtype).eps * (sizes[:, 0] + offset.abs())  # type: ignore[index]
+            both[-1] = plus_constant(both[-1], -sign * room.reshape(-1, *shape))
+        return between(*both)
 
     def take(self, problems: Tensor | slice) -> Self:
         """The relaxation of the chosen problems (views for a slice): every tensor field has the batch in front."""
@@ -83,6 +117,28 @@ class Lines(Relaxation):
         """The lower line, the upper one where the coefficient is negative."""
         below = self.lower_slope * inputs[0] + self.lower_offset
         return torch.where(rows[:, 0] >= 0, below, self.upper_slope * inputs[0] + self.upper_offset)
+
+    def symbolic(self, inputs: Sequence[SymbolicLimits], shape: Shape) -> SymbolicLimits | None:
+        """A line of slope a below takes ``a⁺·lower + a⁻·upper``, so that of both sides' means and differences only
+        ``a`` and ``|a|`` are needed."""
+        (x,) = inputs
+        if self.upper_slope.dim() != x.middle.dim() - 1:
+            return None
+        low, at_low, high, at_high = self
+        halves = ((high + low) / 2, (high.abs() - low.abs()) / 2, (high - low) / 2, (high.abs() + low.abs()) / 2)
+        mean, turn, gap, steep = (t.unsqueeze(1) for t in halves)
+        wide = x.half.shape[1]
+        middle, half = mean * x.middle, gap * x.middle
+        if wide == x.middle.shape[1]:
+            middle, half = middle + turn * x.half, half + steep * x.half
+        else:
+            middle = plus_constant(middle, (turn * x.half)[:, 0])
+            half = plus_constant(half, (steep * x.half)[:, 0])
+        room = torch.finfo(middle.dtype).eps * ROUNDINGS
+        room = room * ((low.abs() + high.abs()) * x.size + at_low.abs() + at_high.abs())
+        return SymbolicLimits(
+            plus_constant(middle, (at_high + at_low) / 2), plus_constant(half, (at_high - at_low) / 2 + room)
+        )
 
     def __iter__(self) -> Any:
         return iter((self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,14 @@ class Scale(Affine):
         if self.scale is not None:
             y = y * self.scale
         return y if self.shift is None else y + self.shift
+
+    def times(self, *inputs: Tensor) -> Tensor:
+        """``scale ⊙ x``."""
+        return replace(self, shift=None if self.shift is None else torch.zeros_like(self.shift)).forward(*inputs)
+
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        """``|scale| ⊙ x``."""
+        return replace(self, scale=None if self.scale is None else self.scale.abs()).times(*inputs)
 
     def interval(self, *inputs: Interval) -> Interval:
         """The two limits are carried over and put in order."""
