@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clinch.attacks.core.problem_query import planes_of, reference_point
 from clinch.errors import BackendError
 from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
 from clinch.network.graph import Graph
@@ -75,8 +76,9 @@ def polish_from(query: Query, ledger: Ledger, points: Tensor, problems: Tensor) 
             continue
         tightness = INSIDE
         for _ in range(3):
-            found = _Walk(query.take(torch.tensor([b])), ledger, tightness).run(start)
-            if found is None or bool(ledger.offer(found, WHO, torch.tensor([b])).all()):
+            walk = _Walk(query.take(torch.tensor([b])), ledger, tightness)
+            found = walk.run(start)
+            if found is None or bool(ledger.offer(walk.rounded(found), WHO, torch.tensor([b])).all()):
                 break
             tightness *= 8
 
@@ -93,7 +95,8 @@ class _Walk:
     """The walk of one problem (a query of size one) over the pieces."""
 
     def __init__(self, query: Query, ledger: Ledger, tightness: float) -> None:
-        self.query, self.ledger = query, ledger
+        self.query, self.planes = planes_of(query)
+        self.ledger = ledger
         self.exact = query.graph.bends_only_at_kinks(query.nodes)
         self.eps = tightness * torch.finfo(query.network.dtype).eps
         self.lower, self.upper = query.region.lower.flatten(), query.region.upper.flatten()
@@ -103,12 +106,28 @@ class _Walk:
 
     def run(self, start: Tensor) -> Tensor | None:
         """The best point found, or None where nothing improves on the start."""
+        start = self._onto_planes(start)
         self.best = start
         began = self.value = float(self._evaluate(start)[0])
         self._relinearise(start)
         if self.exact:
             self._over_regions()
         return self.best if self._improves_on(began) else None
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """A point in the model's dtype, still on the planes."""
+        if self.planes is None:
+            return x
+        dtype, region = self.query.network.dtype, self.query.region
+        limits = region.lower.to(dtype), region.upper.to(dtype)
+        return self.planes.settled(x.to(dtype), *limits, reference_point(self.query).to(dtype), counts=False)
+
+    def _onto_planes(self, x: Tensor) -> Tensor:
+        region = self.query.region
+        if self.planes is None:
+            return x
+        problems = torch.zeros(len(x), dtype=torch.long)
+        return self.planes.take(problems).project(x, region.lower, region.upper)
 
     @property
     def over(self) -> bool:
@@ -190,7 +209,8 @@ class _Walk:
         share = torch.tensor(FRACTIONS, dtype=x.dtype).view(-1, *[1] * (x.dim() - 1))
         trial = x + share * (target - x)
         trial[0] = target[0]
-        value = self._evaluate(torch.maximum(torch.minimum(trial, self.query.region.upper), self.query.region.lower))[0]
+        trial = self._onto_planes(torch.maximum(torch.minimum(trial, self.query.region.upper), self.query.region.lower))
+        value = self._evaluate(trial)[0]
         least = int(value.argmin())
         if float(value[least]) < self.value:
             self.best, self.value = trial[least : least + 1], float(value[least])
@@ -233,7 +253,9 @@ class _Walk:
             return None
         if solved.point is None or not np.isfinite(solved.point).all():
             return None
-        heavy = solved.multipliers[len(atoms) :] > 1e-9 * max(1e-9, float(solved.multipliers.max(initial=0.0)))
+        heavy = solved.multipliers[len(atoms) : len(atoms) + len(signs)] > 1e-9 * max(
+            1e-9, float(solved.multipliers.max(initial=0.0))
+        )
         pressed = [sign for sign, active in zip(signs, heavy.tolist()) if active]
         return _Solution(torch.from_numpy(np.asarray(solved.point)).reshape(x.shape).to(x), pressed)
 
@@ -266,6 +288,10 @@ class _Walk:
             value, slope = linearise(preactivations, x, len(signs))
             rows.append(slope)
             limits.append(slope @ point - value)
+        if self.planes is not None:
+            for sign, limit in ((1.0, self.planes.upper[0]), (-1.0, self.planes.lower[0])):
+                rows.append(sign * self.planes.rows[0, limit.isfinite()])
+                limits.append(sign * limit[limit.isfinite()])
         return torch.cat(rows).numpy(), torch.cat(limits).numpy()
 
     def _objective_slope(self, x: Tensor, pattern: Pattern) -> Tensor:

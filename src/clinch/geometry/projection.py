@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from clinch.geometry.linear_minimum import flatten_ball
+from clinch.geometry.planes import Planes
 from clinch.geometry.region import Ball, Region
 
 #: rounds of cyclic projection where a region has several balls
 ROUNDS = 50
+#: secants of the ray from a ball's centre where the region has planes too
+SECANTS = 12
 
 
 def project(x: Tensor, lower: Tensor, upper: Tensor, ball: Ball | None = None) -> Tensor:
@@ -60,6 +63,10 @@ def project(x: Tensor, lower: Tensor, upper: Tensor, ball: Ball | None = None) -
 def project_into(region: Region, x: Tensor) -> Tensor:
     """The nearest point of a region: exact for at most one ball, cyclic projections for several.
 
+    With planes it is exact without a ball and with a Euclidean one whose centre lies in box and planes: the ball's
+    multiplier is a point of the ray from the centre, ``P(c + s·(x − c))``. For other balls the point found so is
+    feasible, not always nearest.
+
     Args:
         region: B regions.
         x: ``(B, *shape)``.
@@ -67,6 +74,8 @@ def project_into(region: Region, x: Tensor) -> Tensor:
     Returns:
         Shape ``(B, *shape)``; inside box and last ball, and inside the others where the cycle has converged.
     """
+    if region.planes is not None:
+        return _project_onto_planes(region, region.planes, x)
     if not region.balls:
         return project(x, region.lower, region.upper)
     for _ in range(ROUNDS):
@@ -75,6 +84,48 @@ def project_into(region: Region, x: Tensor) -> Tensor:
         if len(region.balls) == 1 or bool(region.contains(x).all()):
             break
     return x
+
+
+def _project_onto_planes(region: Region, planes: Planes, x: Tensor) -> Tensor:
+    found = planes.project(x, region.lower, region.upper)
+    for ball in region.balls:
+        if ball.norm.counts:
+            # the elements that a sparse point changes have to make up for each other
+            sparse = project(found, region.lower, region.upper, ball)
+            fixed = sparse == ball.center
+            low, high = (torch.where(fixed, sparse, limit) for limit in (region.lower, region.upper))
+            found = planes.project(sparse, low, high)
+            continue
+        out = (ball.distance(found) > ball.radius).nonzero().flatten()
+        if len(out):
+            inner = _on_ray(region.take(out), ball.take(out), x[out])
+            found = found.index_copy(0, out, inner)
+    return found
+
+
+def _on_ray(region: Region, ball: Ball, x: Tensor) -> Tensor:
+    """``P(c + s·(x − c))`` with the largest s that stays in the ball; the length grows with s."""
+    assert region.planes is not None
+    shape, whole = (-1, *[1] * (x.dim() - 1)), x - ball.center
+    inner = region.planes.project(ball.center, region.lower, region.upper)
+    low, high = x.new_zeros(len(x)), x.new_ones(len(x))
+    # how far the ends are from the sphere; an end that stays twice counts half (the Illinois rule)
+    short, long = ball.distance(inner) - ball.radius, torch.full_like(low, torch.inf)
+    last = torch.ones_like(low, dtype=torch.bool)
+    for k in range(SECANTS):
+        share = torch.where(
+            long.isfinite() & (short < 0), (low * long - high * short) / (long - short), (low + high) / 2
+        )
+        share = torch.ones_like(share) if not k else share
+        trial = region.planes.project(ball.center + share.reshape(shape) * whole, region.lower, region.upper)
+        away = ball.distance(trial) - ball.radius
+        near = away <= 0
+        low, high = torch.where(near, share, low), torch.where(near, high, share)
+        again = near == last
+        short = torch.where(near, away, torch.where(again, short / 2, short))
+        long, last = torch.where(near, torch.where(again, long / 2, long), away), near
+        inner = torch.where(near.reshape(shape), trial, inner)
+    return inner
 
 
 def _settled(delta: Tensor, base: Tensor, lower: Tensor, upper: Tensor, ball: Ball) -> Tensor:

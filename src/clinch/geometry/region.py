@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clinch.errors import UnboundedInputError
 from clinch.geometry.norms import Norm, norm_of
+from clinch.geometry.planes import Planes
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,17 @@ class Ball:
 
 @dataclass(frozen=True)
 class Region:
-    """``{lower <= x <= upper} ∩ balls`` for each problem of a batch.
+    """``{lower <= x <= upper} ∩ balls ∩ planes`` for each problem of a batch.
 
     Balls of the maximum norm are boxes and are merged into the limits, so that ``balls`` holds others only.
-    Limits may be infinite where nothing bounds the input.
+    Limits may be infinite where nothing bounds the input. ``planes`` are linear conditions of the inputs, for those who
+    search: elsewhere they stand among the atoms of a query.
     """
 
     lower: Tensor
     upper: Tensor
     balls: tuple[Ball, ...] = ()
+    planes: Planes | None = None
 
     @property
     def size(self) -> int:
@@ -89,18 +92,24 @@ class Region:
 
     def take(self, problems: Tensor | slice) -> Region:
         """The regions of the chosen problems, in that order."""
-        return Region(self.lower[problems], self.upper[problems], tuple(ball.take(problems) for ball in self.balls))
+        balls = tuple(ball.take(problems) for ball in self.balls)
+        planes = None if self.planes is None else self.planes.take(problems)
+        return Region(self.lower[problems], self.upper[problems], balls, planes)
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Region:
         """A copy with the given dtype and device."""
         balls = tuple(ball.to(dtype, device) for ball in self.balls)
-        return Region(self.lower.to(device, dtype), self.upper.to(device, dtype), balls)
+        planes = None if self.planes is None else self.planes.on(device)
+        return Region(self.lower.to(device, dtype), self.upper.to(device, dtype), balls, planes)
 
     def contains(self, x: Tensor) -> Tensor:
-        """Whether each point ``(B, *shape)`` lies in its region, exactly, shape ``(B,)``."""
+        """Whether each point ``(B, *shape)`` lies in its region, exactly, shape ``(B,)``; in planes up to the
+        rounding of its dtype."""
         inside = ((x >= self.lower) & (x <= self.upper)).flatten(1).all(1)
         for ball in self.balls:
             inside &= ball.distance(x) <= ball.radius
+        if self.planes is not None:
+            inside &= self.planes.excess(x).abs().amax(1) <= self.planes.rounding(x)
         return inside
 
 

@@ -122,7 +122,7 @@ class BestPoints:
         self._fresh[indices] = False
         for nudge in NUDGES:
             accepted = self.ledger.offer(
-                self.objective.point(self._nudged(self.x[indices], indices, nudge), indices), self.who, indices
+                self.objective.settled(self._nudged(self.x[indices], indices, nudge), indices), self.who, indices
             )
             indices = indices[~accepted.to(indices.device)]
             if not len(indices) or self.objective.norm.counts:
@@ -177,12 +177,12 @@ class BestPoints:
             z = self._nudged(self.x[indices], indices, nudge, radius)
             reached, margin = objective.verdict(z, indices)
             if radius is not None:
-                length = objective.distance(objective.working(objective.point(z, indices), indices).double(), indices)
+                length = objective.distance(objective.working(objective.settled(z, indices), indices).double(), indices)
                 reached &= length <= radius[indices] * (1 + RADIUS_ROUNDING)
             better = reached | (loss[indices] == torch.inf)
             x[indices[better]], loss[indices[better]] = z[better], margin[better]
             success[indices] = reached
-        x = objective.point(x, everyone)
+        x = objective.settled(x, everyone)
         exact = objective.working(x, everyone)
         distance = objective.lengths(objective.distance(exact.double(), everyone), everyone).where(success, torch.inf)
         value = objective.lengths(objective.lowered(exact, everyone), everyone).where(success, torch.inf)

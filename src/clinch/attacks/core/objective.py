@@ -96,7 +96,7 @@ class AttackObjective:
     def _use(self, units: Units) -> None:
         """Work in these units."""
         self.units, self.x, region = units, units.start, units.region(self.query.region)
-        self.region = Region(region.lower.contiguous(), region.upper.contiguous(), region.balls)
+        self.region = Region(region.lower.contiguous(), region.upper.contiguous(), region.balls, region.planes)
 
     def _unreached(self) -> Tensor:
         """Inputs whose start is not the answer already: it may miss the objective, or a ball may have pushed it away
@@ -163,7 +163,7 @@ class AttackObjective:
 
     def verdict(self, z: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Whether points reach the objective ``(L,)``, and their margin ``(L,)``: see :meth:`AttackQuery.check`."""
-        return self.query.check(self.point(z.to(self.x), indices), indices)
+        return self.query.check(self.settled(z.to(self.x), indices), indices)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -185,7 +185,8 @@ class AttackObjective:
             answer = self.answer(z, indices)
             margin = answer.margin
             value = margin if loss is None else loss(answer, indices, which)
-        return Slope(value.detach(), margin.detach(), _gradient(value, z))
+        gradient = self._tangent(_gradient(value, z).unsqueeze(1), indices).squeeze(1)
+        return Slope(value.detach(), margin.detach(), gradient)
 
     def slopes(self, z: Tensor, indices: Tensor, losses: Losses) -> Slopes:
         """Several losses and the gradient of each at points ``(L, *input_shape)``: one pass forward, one backward for
@@ -211,7 +212,7 @@ class AttackObjective:
                     again = losses(surrogate, which[some])
                 self.count(indices[some], forward=1, backward=values.shape[1])
                 gradients[dead] = _gradients(again, point)[dead[some]]
-        return Slopes(values.detach(), answer.margin.detach(), gradients, dead)
+        return Slopes(values.detach(), answer.margin.detach(), self._tangent(gradients, indices), dead)
 
     def jacobian(
         self, z: Tensor, indices: Tensor, which: Tensor | None = None, own: bool = False
@@ -227,7 +228,7 @@ class AttackObjective:
                 answer = self.answer(point, indices[part])
                 candidates = answer.own if own else answer.candidates
                 candidates = candidates if which is None else candidates.gather(1, which[part])
-            found.append((candidates.detach(), _gradients(candidates, point)))
+            found.append((candidates.detach(), self._tangent(_gradients(candidates, point), indices[part])))
         return found[0] if len(found) == 1 else (torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]))
 
     def count(self, indices: Tensor, forward: int = 0, backward: int = 0) -> None:
@@ -241,6 +242,15 @@ class AttackObjective:
     def point(self, z: Tensor, indices: Tensor) -> Tensor:
         """The model's inputs at points ``(L, *input_shape)``: in the user's units, the model's dtype and the limits."""
         return self.units.point(z, indices)
+
+    def settled(self, z: Tensor, indices: Tensor) -> Tensor:
+        """The same, on the region's planes to the last bit: what rounding has moved off them is moved back."""
+        x, planes = self.point(z, indices), self.query.region.planes
+        if planes is None:
+            return x
+        return planes.take(indices).settled(
+            x, self.units.lower, self.units.upper, self.units.x[indices], self.norm.counts
+        )
 
     def working(self, x: Tensor, indices: Tensor) -> Tensor:
         """Inputs of the model as points."""
@@ -272,11 +282,23 @@ class AttackObjective:
         return self.distance(z.double(), indices) if value is None else value
 
     def outside(self, z: Tensor, indices: Tensor) -> Tensor | None:
-        """How far points lie outside the region's balls ``(L,)``, 0 inside; None where it has none."""
-        if not self.region.balls:
-            return None
+        """How far points lie outside the region's balls and planes ``(L,)``, 0 inside; None where it has none."""
         balls = [ball.take(indices) for ball in self.region.balls]
-        return torch.stack([(ball.distance(z) - ball.radius).clamp(min=0) for ball in balls]).amax(0)
+        found = [(ball.distance(z) - ball.radius).clamp(min=0) for ball in balls]
+        if self.region.planes is not None:
+            planes = self.region.planes.take(indices)
+            away = planes.excess(z).abs().amax(1)
+            found.append(torch.where(away > planes.rounding(z), away, 0.0).to(z))
+        return torch.stack(found).amax(0) if found else None
+
+    def _tangent(self, gradients: Tensor, indices: Tensor) -> Tensor:
+        """Gradients ``(L, M, *input_shape)`` along the region's planes, see :meth:`Planes.tangent`."""
+        planes = self.region.planes
+        if planes is None or not bool(planes.equal.any()):
+            return gradients
+        q = 6.0 if self.norm.counts else self.norm.dual.p
+        each = indices.repeat_interleave(gradients.shape[1])
+        return planes.take(each).tangent(gradients.flatten(0, 1), q).reshape(gradients.shape)
 
     def within(self, radius: Tensor, indices: Tensor) -> Region:
         """The region cut by balls with radii ``(L,)``, float64, small enough that all that the model's dtype says to
@@ -289,7 +311,7 @@ class AttackObjective:
         exact = None if weights is None else weights.double()
         box = Region(region.lower.double(), region.upper.double()).within(Ball(center.double(), radius, self.p, exact))
         lower, upper = round_up(box.lower, center.dtype).to(center), round_down(box.upper, center.dtype).to(center)
-        return Region(torch.minimum(lower, upper), upper, region.balls)
+        return Region(torch.minimum(lower, upper), upper, region.balls, region.planes)
 
 
 def linearised_distance(objective: AttackObjective, indices: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from clinch.attacks.core.batches import along, filled
 from clinch.attacks.core.draws import Draws, fingerprint
 from clinch.attacks.core.units import FARTHEST, Units, working_dtype
 from clinch.errors import UnsupportedByEngine
+from clinch.geometry.planes import Planes
 from clinch.geometry.projection import project_into
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Operator
@@ -54,12 +55,14 @@ class ProblemQuery(AttackQuery):
                 "clinch.attacks.minimise for an objective alone."
             )
         self.dtype, self.lowers = query.network.dtype, lowers
+        self.stated = query.moved("cpu")
+        query, planes = planes_of(query)
         model = query.to(working_dtype(self.dtype), query.device)
         anchor = project_into(model.region, reference_point(model))
-        self.stated, self.tight = query.moved("cpu"), with_rounding_margins(query, anchor)
+        self.tight = with_rounding_margins(query, anchor)
         tight = self.tight.objective
         self.objective = tight if isinstance(tight, Distance) else Distance(anchor, p)
-        self.region = self.limits = self.tight.region
+        self.region = self.limits = replace(self.tight.region, planes=planes)
         self.clauses = self.tight.clauses
         self._main = disjunctive_clause(self.tight) or 0
         self._atoms = (self.tight.clause == self._main).nonzero().flatten()
@@ -73,7 +76,7 @@ class ProblemQuery(AttackQuery):
     def within_reach(self, units: Units) -> None:
         """See :meth:`AttackQuery.within_reach`."""
         self.tight = within_reach(self.tight, units)
-        self.region = self.tight.region
+        self.region = replace(self.tight.region, planes=self.region.planes)
 
     def answer(self, x: Tensor, indices: Tensor) -> Answer:
         """See :meth:`AttackQuery.answer`."""
@@ -108,6 +111,43 @@ class ProblemQuery(AttackQuery):
     def value(self, x: Tensor, indices: Tensor) -> Tensor | None:
         """See :meth:`AttackQuery.value`."""
         return check_points(self.stated, x, indices).value.to(x.device) if self.lowers else None
+
+
+def planes_of(query: Query) -> tuple[Query, Planes | None]:
+    """The query without its linear conditions of inputs alone, and those: attacks stay on them instead of being led
+    there, which for equalities, no wider than a tolerance, no gradient step could.
+
+    A condition and its opposite become one row with two limits. Limits are moved inwards by what rounding may cost,
+    those of equalities to their middle.
+
+    Args:
+        query: the float64 normal form.
+    """
+    if 0 not in query.atoms.coefficients:
+        return query, None
+    single = query.clause_sizes[query.clause] == 1
+    for node, c in query.atoms.coefficients.items():
+        touched = (c != 0).flatten(2).any(2).any(0)
+        single = single & (touched if node == 0 else ~touched)
+    own = single.nonzero().flatten()
+    if not len(own):
+        return query, None
+    rows, limit = query.atoms.coefficients[0][:, own].flatten(2), -query.atoms.constant[:, own]
+    length = torch.linalg.vector_norm(rows, dim=2)
+    unit = rows / length.clamp(min=torch.finfo(rows.dtype).tiny).unsqueeze(2)
+    opposite = (torch.einsum("bin,bjn->ij", unit, unit) / len(rows) < -1 + 1e-12).triu(1)
+    first, second = opposite.nonzero().unbind(1)
+    upper, lower = limit, torch.full_like(limit, -torch.inf)
+    lower[:, first] = -limit[:, second] * (length[:, first] / length[:, second])
+    kept = torch.ones(len(own), dtype=torch.bool, device=rows.device)
+    kept[second] = False
+    planes = Planes(rows[:, kept], lower[:, kept], upper[:, kept]).tightened(4 * torch.finfo(query.network.dtype).eps)
+    rest = (~single).nonzero().flatten()
+    clause = query.clause[rest].unique(return_inverse=True)[1]
+    labels = tuple(query.labels[k] for k in rest.tolist()) if query.labels else ()
+    atoms = query.atoms.select(rest)
+    used = {node: c for node, c in atoms.coefficients.items() if bool((c != 0).any())}
+    return replace(query, atoms=Forms(used, atoms.constant), clause=clause, labels=labels), planes
 
 
 def with_rounding_margins(query: Query, anchor: Tensor) -> Query:

@@ -89,7 +89,8 @@ class Units:
         for ball in region.balls:
             radius = ball.radius if ball.norm.counts else ball.radius / self.unit
             balls.append(Ball(ball.center / unit, radius, ball.p, ball.weights))
-        return Region(region.lower / unit, region.upper / unit, tuple(balls))
+        planes = None if region.planes is None else region.planes.scaled(self.unit)
+        return Region(region.lower / unit, region.upper / unit, tuple(balls), planes)
 
     def point(self, u: Tensor, rows: Tensor) -> Tensor:
         """The model's inputs ``(L, *input_shape)`` at points in these units; gradients flow as if none was rounded."""

@@ -17,6 +17,8 @@ from clinch.geometry.steps import max_descent_step, min_norm_step
 
 #: halvings of the weight between two half-spaces
 MIX = 6
+#: equalities of the inputs whose multipliers a step looks for, halvings of each, and sweeps where there are several
+ROWS, HALVINGS, SWEEPS = 4, 14, 2
 #: from feasible steps and what they need of each run to moves ``(L, n)``
 Rule = Callable[..., Tensor]
 
@@ -113,7 +115,7 @@ class FeasibleSteps:
             columns: ``(L, …)`` what rules need of each run; the first is of the shape of the result.
         """
         some, others = self._kinds
-        if self.region.balls:
+        if self.region.balls or self.region.planes is not None:
             return exact(self, *columns)
         if not others:
             return quick(self, *columns)
@@ -165,9 +167,64 @@ class FeasibleSteps:
         return self._step(max_descent_step, gradient, radius)
 
     def _step(self, kernel: Rule, gradient: Tensor, limit: Tensor) -> Tensor:
-        """One of the two kernels of :mod:`clinch.geometry.steps`."""
+        """One of the two kernels of :mod:`clinch.geometry.steps`; on planes with the multipliers of their equalities,
+        found one after the other."""
+        planes = self.region.planes
+        if planes is None:
+            return self._plain_step(kernel, gradient, limit)
+        x = self.objective.x[self.indices]
+        size = gradient.abs().amax(1, keepdim=True)
+        equal = planes.equal.nonzero().flatten().tolist()
+        move = None if equal else self._plain_step(kernel, gradient, limit)
+        for k in equal[:ROWS] * (1 if len(equal) == 1 else SWEEPS):
+            rows, off = planes.rows[:, k].to(gradient), (planes.upper - planes.sums(x))[:, k].to(limit)
+            scale = size / rows.abs().amax(1, keepdim=True).clamp(min=1e-12)
+            move, gradient, limit = self._balanced(kernel, gradient, limit, rows * scale, off * scale.squeeze(1))
+        assert move is not None
+        return self._onto_planes(move)
+
+    def _plain_step(self, kernel: Rule, gradient: Tensor, limit: Tensor) -> Tensor:
         move = kernel(gradient, limit, self.lower, self.upper, self.objective.p, self.weights, self.plain)
         return move.nan_to_num(0.0, FARTHEST, -FARTHEST) if self._kinds[1] else move
+
+    def _balanced(
+        self, kernel: Rule, gradient: Tensor, limit: Tensor, row: Tensor, off: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A kernel's best move with ``<row, move> = off``, and the mixture of gradient and row, with its limit, that it
+        is the best for: the row's share is bisected, and the two moves that are left are mixed so that the row holds,
+        since where it changes its side the best move jumps."""
+        shortest = kernel is min_norm_step
+        low, high = torch.full_like(limit, -1.0), torch.ones_like(limit)
+        below = above = self._plain_step(kernel, gradient, limit)
+        under = over = torch.linalg.vecdot(row, below) - off
+        mixed, aim = gradient, limit
+        for _ in range(HALVINGS):
+            share = (low + high) / 2
+            mixed = gradient * (1 - share.abs()).unsqueeze(1) + share.unsqueeze(1) * row
+            aim = (1 - share.abs()) * limit - share * off if shortest else limit
+            move = self._plain_step(kernel, mixed, aim)
+            missing = torch.linalg.vecdot(row, move) - off
+            less = missing < 0
+            low, high = torch.where(less, low, share), torch.where(less, share, high)
+            below, under = torch.where(less.unsqueeze(1), move, below), torch.where(less, missing, under)
+            above, over = torch.where(less.unsqueeze(1), above, move), torch.where(less, over, missing)
+        part = (over / (over - under).clamp(min=1e-30)).clamp(0, 1)
+        return torch.lerp(above, below, part.unsqueeze(1)), mixed, aim
+
+    def _onto_planes(self, move: Tensor) -> Tensor:
+        """Moves ``(L, n)`` taken to the planes so that they stay short in their norm: for p = infinity no element goes
+        farther than the farthest, for p = 0 and 1 those that are not moved stay; then as far as it takes.
+        """
+        norm, x = self.objective.norm, self.objective.x[self.indices]
+        if norm.is_box or norm.sparse:
+            most = move.abs().amax(1, keepdim=True).expand_as(move)
+            most = most if norm.is_box else torch.where(move == 0, 0.0, torch.inf)
+            low, high = torch.maximum(self.lower, -most), torch.minimum(self.upper, most)
+            assert self.region.planes is not None
+            point = x + move.reshape(x.shape)
+            point = self.region.planes.project(point, x + low.reshape(x.shape), x + high.reshape(x.shape))
+            move = (point - x).flatten(1)
+        return self.inside(move)
 
     def within(self, move: Tensor, radius: Tensor) -> Tensor:
         """Moves shortened to ``radius (L,)``."""
@@ -204,5 +261,10 @@ def _exact_within(feasible: FeasibleSteps, move: Tensor, radius: Tensor) -> Tens
 
 
 def _exact_inside(feasible: FeasibleSteps, move: Tensor) -> Tensor:
-    x = feasible.objective.x[feasible.indices]
-    return (project_into(feasible.region, x + move.reshape(x.shape)) - x).flatten(1)
+    x, region = feasible.objective.x[feasible.indices], feasible.region
+    if region.planes is not None and feasible.objective.norm.counts:
+        # what is not changed stays so: the elements of a sparse move make up for each other
+        fixed = (move == 0).reshape(x.shape)
+        low, high = torch.where(fixed, x, region.lower), torch.where(fixed, x, region.upper)
+        region = replace(region, lower=low, upper=high)
+    return (project_into(region, x + move.reshape(x.shape)) - x).flatten(1)
