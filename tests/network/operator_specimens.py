@@ -20,6 +20,7 @@ from clinch.network.ops.dense import Dense
 from clinch.network.ops.forward_only import LayerNorm, LogSoftmax, Softmax
 from clinch.network.ops.layout import FRONT, Layout
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
+from clinch.network.ops.linear_function import LinearFunction
 from clinch.network.ops.max_pool import MaxPool, WindowTap
 from clinch.network.ops.piecewise import Ceil, Floor, Round
 from clinch.network.ops.rearrange import Rearrange
@@ -136,6 +137,9 @@ def specimens() -> list[Specimen]:
     tangent = TorchFunction("aten.tan", Lazy(torch.tan, (Slot(0),), {}), ((4,),), (FRONT,))
     turned = Lazy(torch.matmul, (Slot(0), torch.eye(2, dtype=torch.float64) * 2), {})
     second = TorchFunction("batch second", turned, ((3, 2),), (Layout(1),), Layout(1))
+    mixed = TorchFunction("aten.diff", Lazy(torch.diff, (Slot(0),), {}), ((2, 5),), (FRONT,))
+    moving = Lazy(torch.cat, ([Slot(0), Slot(1)], 1), {})
+    moved = TorchFunction("aten.cat", moving, ((2, 3), (1, 3)), (FRONT, FRONT))
     return [
         Specimen(Input(), ((2, 3),), lambda x: x),
         Specimen(Dense(weight, bias), ((5,),), lambda x: functional.linear(x, weight, bias)),
@@ -175,6 +179,8 @@ def specimens() -> list[Specimen]:
         Specimen(tangent, ((4,),), torch.tan),
         Specimen(second, ((3, 2),), lambda x: 2 * x),
         Specimen(rows, ((2, 3),), lambda x: x.sum(1).cos()),
+        Specimen(LinearFunction(mixed, False), ((2, 5),), torch.diff),
+        Specimen(LinearFunction(moved, True), ((2, 3), (1, 3)), lambda x, y: torch.cat([x, y], 1)),
         *(Specimen(op, ((2, 3),), REFERENCES[name], (low, high)) for name, (op, low, high) in FUNCTIONS.items()),
         *_convolutions(),
         *_pools(),

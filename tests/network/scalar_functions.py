@@ -24,9 +24,16 @@ from clinch.network.ops.functions import (
     Sinh,
     Sqrt,
 )
-from clinch.network.ops.piecewise import Hardswish, Shrink, Sign, Threshold
+from clinch.network.ops.piecewise import Hardswish, Line, PiecewiseLinear, Sign
 from clinch.network.ops.s_shaped import Sigmoid, Tanh
 from clinch.network.ops.smooth_activations import ELU, GELU, LogSigmoid, Mish, SiLU, Softplus, Softsign, Tanhshrink
+
+
+def _pieces(*parts: tuple[float, tuple[float, float], bool], first: tuple[float, float]) -> PiecewiseLinear:
+    """Each break with the line right of it and whether it belongs to the left; before them the first line."""
+    lines = (Line(*first), *(Line(*line) for _, line, _ in parts))
+    return PiecewiseLinear(tuple(at for at, _, _ in parts), lines, tuple(closed for _, _, closed in parts))
+
 
 #: name -> the function, and between which numbers its limits are drawn
 FUNCTIONS: dict[str, tuple[ScalarFunction, float, float]] = {
@@ -41,12 +48,17 @@ FUNCTIONS: dict[str, tuple[ScalarFunction, float, float]] = {
     "expm1": (Expm1(), -20, 6),
     "gelu": (GELU(), -12, 12),
     "gelu tanh": (GELU("tanh"), -12, 12),
-    "hardshrink": (Shrink(0.5), -3, 3),
+    "hardshrink": (_pieces((-0.5, (0.0, 0.0), False), (0.5, (1.0, 0.0), True), first=(1.0, 0.0)), -3, 3),
     "hardswish": (Hardswish(), -8, 8),
     "log": (Log(), 1e-3, 20),
     "log1p": (Log1p(), -0.99, 20),
     "log sigmoid": (LogSigmoid(), -30, 30),
     "mish": (Mish(), -12, 12),
+    "pieces with kinks and jumps": (
+        _pieces((-1.0, (2.0, 1.5), True), (0.0, (0.5, 1.5), False), (1.5, (0.0, -1.0), False), first=(-1.0, 0.0)),
+        -3,
+        3,
+    ),
     "power -2": (Power(-2.0), 0.1, 6),
     "power -3": (Power(-3.0), -6, -0.1),
     "power 1.5": (Power(1.5), 0.0, 6),
@@ -55,7 +67,7 @@ FUNCTIONS: dict[str, tuple[ScalarFunction, float, float]] = {
     "reciprocal": (Reciprocal(), 0.1, 6),
     "rsqrt": (Power(-0.5), 0.1, 6),
     "selu": (ELU(1.6732632423543772, 1.0507009873554805), -12, 12),
-    "shrink": (Shrink(1.0, 0.25), -3, 3),
+    "shrink": (_pieces((-1.0, (0.0, 0.0), False), (1.0, (1.0, -0.25), True), first=(1.0, 0.25)), -3, 3),
     "sigmoid": (Sigmoid(), -30, 30),
     "sign": (Sign(), -2, 2),
     "silu": (SiLU(), -20, 20),
@@ -67,8 +79,8 @@ FUNCTIONS: dict[str, tuple[ScalarFunction, float, float]] = {
     "sqrt": (Sqrt(), 0.0, 20),
     "tanh": (Tanh(), -12, 12),
     "tanhshrink": (Tanhshrink(), -12, 12),
-    "threshold": (Threshold(0.5, 2.0), -3, 3),
-    "threshold upwards": (Threshold(0.5, -1.0), -3, 3),
+    "threshold": (_pieces((0.5, (1.0, 0.0), True), first=(0.0, 2.0)), -3, 3),
+    "threshold upwards": (_pieces((0.5, (1.0, 0.0), True), first=(0.0, -1.0)), -3, 3),
 }
 
 
@@ -91,6 +103,9 @@ REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "log1p": torch.log1p,
     "log sigmoid": nn.LogSigmoid(),
     "mish": nn.Mish(),
+    "pieces with kinks and jumps": lambda x: torch.where(
+        x <= -1, -x, torch.where(x < 0, 2 * x + 1.5, torch.where(x < 1.5, x / 2 + 1.5, -1.0))
+    ),
     "power -2": lambda x: x.pow(-2),
     "power -3": lambda x: x.pow(-3),
     "power 1.5": lambda x: x.pow(1.5),

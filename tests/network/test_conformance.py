@@ -23,7 +23,7 @@ from .operator_specimens import Specimen, leaf_operators, specimens
 
 SPECIMENS = specimens()
 #: made by the network's readers themselves, or behind another operator
-READ_ELSEWHERE = {"Input", "TorchFunction", "RowFunction", "Multiply", "MatrixProduct"}
+READ_ELSEWHERE = {"Input", "LinearFunction", "TorchFunction", "RowFunction", "Multiply", "MatrixProduct"}
 
 
 @pytest.mark.parametrize(

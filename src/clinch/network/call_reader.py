@@ -12,11 +12,12 @@ from torch.fx import Node as Exported
 
 from clinch.errors import UnsupportedOperator
 from clinch.network.build import Builder
-from clinch.network.choices import written_out
+from clinch.network.choices import as_number, written_out
 from clinch.network.module_call import AtenCall, base_name, bind, draws, out_of_place
 from clinch.network.module_layouts import PERMUTATIONS, RESHAPES, as_rows, result
 from clinch.network.ops.layout import FRONT, Activation, Layout, Moved, arranged, batch_axis, layout_of, value_of
 from clinch.network.ops.lazy import BatchSize, Lazy, Slot, evaluate, is_sequence, leaves, map_leaves
+from clinch.network.ops.linear_function import emit_linear, linear_function
 from clinch.network.ops.reading import ATEN, Value
 from clinch.network.ops.torch_function import TorchFunction
 
@@ -24,6 +25,10 @@ from clinch.network.ops.torch_function import TorchFunction
 _BY_SHAPE = frozenset(
     f"aten.{name}"
     for name in ("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty")
+)
+#: calls that take a condition for zeros and ones
+_ARITHMETIC = frozenset(
+    f"aten.{name}" for name in ("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide")
 )
 #: of a call with the largest or smallest elements and their places, the call that gives the elements alone
 _ELEMENTS = {"aten.max": "aten.amax", "aten.min": "aten.amin"}
@@ -67,10 +72,22 @@ class CallReader:
             raise self._call(bound).refuse("it draws random numbers")
         if self.name in _BY_SHAPE:
             arguments = [_shape_only(arguments[0], self.dtype), *arguments[1:]]
+        expected = self.node.meta.get("val")
+        if isinstance(expected, Tensor) and not expected.is_floating_point():
+            return self._as_function(out_of_place(target), arguments, keywords)
         found = written_out(self.builder, self.name, bound, self.layer, self.source)
+        if found is None and self.name in _ARITHMETIC:
+            arguments = [self._as_number(a) for a in arguments]
         if found is None and leaves_of((arguments, keywords), (Value, Moved)):
             found = self._as_operator(bind(target, arguments, keywords))
         return found if found is not None else self._as_function(out_of_place(target), arguments, keywords)
+
+    def _as_number(self, value: Any) -> Any:
+        """A condition as an activation of zeros and ones, where it can be one."""
+        if not isinstance(value, Lazy) or not leaves_of_all(value):
+            return value
+        found = as_number(self.builder, value, self.layer, self.source)
+        return value if found is None else found
 
     def _item(self, values: Any, index: int) -> Any:
         if not isinstance(values, Lazy):
@@ -152,8 +169,11 @@ class CallReader:
 
         tree = map_leaves(value, slot)
         values, layouts = [value_of(a) for a in inputs], tuple(layout_of(a) for a in inputs)
-        op = TorchFunction(self.name, tree, tuple(v.shape for v in values), layouts, layout)
-        return arranged(self._call({}, layout).emit(op.checked(), *values), layout)
+        op = TorchFunction(self.name, tree, tuple(v.shape for v in values), layouts, layout).checked()
+        call, linear = self._call({}, layout), linear_function(op)
+        if linear is None:
+            return arranged(call.emit(op, *values), layout)
+        return arranged(emit_linear(call, linear, values, tuple(layout.sample(expected.shape))), layout)
 
     def _result_layout(self, expected: Tensor, inputs: list[Activation]) -> Layout | None:
         """Where the batch of the result is; None: it has none, or elements of the sample in an unknown order."""

@@ -99,6 +99,8 @@ def moved(value: Any, dtype: torch.dtype, device: torch.device | str) -> Any:
 
     def leaf(v: Any) -> Any:
         if isinstance(v, Tensor):
+            if v.is_complex():
+                return v.to(device, dtype.to_complex())
             return v.to(device, dtype) if v.is_floating_point() else v.to(device)
         if isinstance(v, torch.dtype):
             return dtype if v.is_floating_point else v

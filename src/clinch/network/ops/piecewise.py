@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.ops.add import Subtract
-from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape
+from clinch.network.ops.add import Add, Subtract
+from clinch.network.ops.base import Elementwise, Interval, Lines, Shape
 from clinch.network.ops.clamp import clamp
 from clinch.network.ops.elementwise import Jump, ScalarFunction, spelled
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
@@ -37,55 +38,132 @@ class Hardswish(ScalarFunction):
         return -3.0, 3.0
 
 
-@dataclass(frozen=True, eq=False)
-class Threshold(ScalarFunction):
-    """``f(x) = x`` for x > threshold, else the value."""
+class Line(NamedTuple):
+    """``slope·x + shift``."""
 
-    threshold: float
-    value: float
+    slope: float
+    shift: float
+
+    def at(self, x: float) -> float:
+        """Its value there."""
+        return self.slope * x + self.shift
+
+    def moved(self, scale: float, shift: float) -> Line:
+        """``scale·line + shift``."""
+        return Line(scale * self.slope, scale * self.shift + shift)
+
+    def plus(self, other: Line) -> Line:
+        """The sum of both."""
+        return Line(self.slope + other.slope, self.shift + other.shift)
+
+    def followed_by(self, other: Line) -> Line:
+        """``other(self(x))``."""
+        return self.moved(other.slope, other.shift)
+
+    def times(self, other: Line) -> Line:
+        """The product, where one of them is constant; else NaN."""
+        a, b = (self, other) if other.slope == 0 else (other, self)
+        return a.moved(b.shift, 0.0) if b.slope == 0 else Line(math.nan, math.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class PiecewiseLinear(ScalarFunction):
+    """``f(x) = a_i·x + b_i`` on the i-th of the intervals between ascending numbers.
+
+    Attributes:
+        breaks: those numbers, where f has a kink or jumps.
+        lines: one more than there are breaks.
+        closed: whether a break belongs to the interval left of it.
+    """
+
+    breaks: tuple[float, ...]
+    lines: tuple[Line, ...]
+    closed: tuple[bool, ...]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """x, or the value."""
-        return functional.threshold(inputs[0], self.threshold, self.value)
-
-    def derivative(self, x: Tensor) -> Tensor:
-        """1 or 0."""
-        return (x > self.threshold).to(x)
-
-    def turns(self) -> tuple[float, ...]:
-        """The threshold."""
-        return (self.threshold,)
-
-    def jumps(self) -> tuple[Jump, ...]:
-        """From the value to the threshold."""
-        return (Jump(self.threshold, self.value, self.threshold),)
-
-
-@dataclass(frozen=True, eq=False)
-class Shrink(ScalarFunction):
-    """``f(x) = x − bias`` for x > lambd, ``x + bias`` for x < −lambd, else 0."""
-
-    lambd: float = 0.5
-    bias: float = 0.0
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """What is beyond lambd."""
+        """The line of x's interval."""
         (x,) = inputs
-        beyond = torch.where(x < -self.lambd, x + self.bias, torch.zeros_like(x))
-        return torch.where(x > self.lambd, x - self.bias, beyond)
+        value = self.lines[0].slope * x + self.lines[0].shift
+        for at, closed, line in zip(self.breaks, self.closed, self.lines[1:]):
+            value = torch.where(x > at if closed else x >= at, line.slope * x + line.shift, value)
+        return value
 
     def derivative(self, x: Tensor) -> Tensor:
-        """1 or 0."""
-        return (x.abs() > self.lambd).to(x)
+        """The slope."""
+        value = torch.full_like(x, self.lines[0].slope)
+        for at, line in zip(self.breaks, self.lines[1:]):
+            value = torch.where(x > at, line.slope, value)
+        return value
 
     def turns(self) -> tuple[float, ...]:
-        """±lambd."""
-        return -self.lambd, self.lambd
+        """The breaks."""
+        return self.breaks
 
     def jumps(self) -> tuple[Jump, ...]:
-        """To zero and from it."""
-        rest = self.lambd - self.bias
-        return Jump(-self.lambd, -rest, 0.0), Jump(self.lambd, 0.0, rest)
+        """Where the lines of two intervals do not meet, up to rounding."""
+        sides = ((at, left.at(at), right.at(at)) for at, left, right in zip(self.breaks, self.lines, self.lines[1:]))
+        return tuple(Jump(*side) for side in sides if abs(side[1] - side[2]) > MEETS * (1 + abs(side[1])))
+
+    def line_at(self, x: float) -> Line:
+        """The line that f follows at x."""
+        return self.lines[sum(at < x if closed else at <= x for at, closed in zip(self.breaks, self.closed))]
+
+    def line_right_of(self, x: float) -> Line:
+        """The line just right of x."""
+        return self.lines[sum(at <= x for at in self.breaks)]
+
+
+#: how far lines may miss each other where rounding put them
+MEETS = 1e-13
+
+
+def emit_piecewise(emit: Callable[..., Value], x: Value, f: PiecewiseLinear) -> Value:
+    """f without jumps by ReLUs, so that it has every fact: one after the other where it is monotone, which keeps its
+    limits tight, else a sum.
+
+    Args:
+        emit: appends a node, given an operator and its inputs.
+        x: an activation.
+        f: any function of linear pieces.
+    """
+    if f.jumps():
+        return emit(f, x)
+    slopes = [line.slope for line in f.lines]
+    first = max(range(len(slopes)), key=lambda k: (abs(slopes[k]), k))  # all others are flatter
+    sign = math.copysign(1.0, slopes[first])
+    if not f.breaks or (len(f.breaks) > 1 and not all(sign * s > 0 for s in slopes[1:-1])) or not slopes[first]:
+        return _sum_of_kinks(emit, x, f)
+    if len(f.breaks) > 1 and min(sign * slopes[0], sign * slopes[-1]) < 0:
+        return _sum_of_kinks(emit, x, f)
+    y = _scaled(emit, x, *f.lines[first])
+    for k in range(first, len(f.breaks)):
+        y = _bent(emit, y, f.lines[k].at(f.breaks[k]), sign, slopes[k + 1] / slopes[k])
+    for k in range(first, 0, -1):
+        y = _bent(emit, y, f.lines[k].at(f.breaks[k - 1]), -sign, slopes[k - 1] / slopes[k])
+    return y
+
+
+def _bent(emit: Callable[..., Value], y: Value, at: float, side: float, ratio: float) -> Value:
+    """y, of another slope beyond a number: above it for the side 1, below it for −1."""
+    if ratio < 1:
+        bent = emit(LeakyReLU(ratio), _scaled(emit, y, -side, side * at))
+        return _scaled(emit, bent, -side, at)
+    bent = emit(LeakyReLU(1 / ratio), _scaled(emit, y, side, -side * at))
+    return _scaled(emit, bent, side * ratio, at)
+
+
+def _sum_of_kinks(emit: Callable[..., Value], x: Value, f: PiecewiseLinear) -> Value:
+    """The first line, and a ReLU for each break."""
+    total = _scaled(emit, x, *f.lines[0])
+    for at, left, right in zip(f.breaks, f.lines, f.lines[1:]):
+        bent = _scaled(emit, emit(LeakyReLU(), _scaled(emit, x, 1.0, -at)), right.slope - left.slope, 0.0)
+        total = emit(Add(), total, bent)
+    return total
+
+
+def _scaled(emit: Callable[..., Value], x: Value, slope: float, shift: float) -> Value:
+    constants = (None if v == n else torch.tensor(v, dtype=torch.float64) for v, n in ((slope, 1.0), (shift, 0.0)))
+    return emit(Scale(*constants), x)
 
 
 @spelled("aten.sign", "aten.sgn", "Sign")
@@ -177,6 +255,17 @@ def _round(call: Call) -> Round | None:
     return Round() if call.get("decimals", 0) == 0 else None
 
 
+@from_aten("aten.heaviside")
+def _heaviside(call: Call) -> Value | None:
+    """A step; of the value in the middle at zero it is half the sign, shifted."""
+    x, middle = call.activation("self"), call.number("values", 0.5)
+    if middle == 0.5:
+        return _scaled(call.emit, call.emit(Sign(), x), 0.5, 0.5)
+    if middle not in (0.0, 1.0):
+        return None
+    return call.emit(PiecewiseLinear((0.0,), (Line(0.0, 0.0), Line(0.0, 1.0)), (middle == 0.0,)), x)
+
+
 @from_aten("aten.threshold")
 def _threshold(call: Call) -> Value:
     return _above(call, call.activation("self"), call.number("threshold", 0.0), call.number("value", 0.0))
@@ -189,7 +278,9 @@ def _onnx_threshold(call: Call) -> Value:
 
 def _above(call: Call, x: Value, threshold: float, value: float) -> Value:
     """Without a jump it is ``max(x, threshold)``."""
-    return clamp(call, x, threshold, None) if threshold == value else call.emit(Threshold(threshold, value), x)
+    if threshold == value:
+        return clamp(call, x, threshold, None)
+    return call.emit(PiecewiseLinear((threshold,), (Line(0.0, value), Line(1.0, 0.0)), (True,)), x)
 
 
 @from_aten("aten.hardshrink")
@@ -213,24 +304,20 @@ def _shrink(call: Call, x: Value, lambd: float, bias: float) -> Value | None:
     if lambd < 0:
         return None
     if lambd != bias:
-        return call.emit(Shrink(lambd, bias), x)
+        lines = (Line(1.0, bias), Line(0.0, 0.0), Line(1.0, -bias))
+        return call.emit(PiecewiseLinear((-lambd, lambd), lines, (False, True)), x)
     right, left = (
-        call.emit(LeakyReLU(), _affine(call, x, sign, -lambd)) for sign in (1.0, -1.0)
+        call.emit(LeakyReLU(), _scaled(call.emit, x, sign, -lambd)) for sign in (1.0, -1.0)
     )  # fmt: skip
     return call.emit(Subtract(), right, left)
 
 
 @from_aten("aten.hardsigmoid")
 def _hardsigmoid(call: Call) -> Value:
-    return clamp(call, _affine(call, call.activation("self"), 1 / 6, 0.5), 0.0, 1.0)
+    return clamp(call, _scaled(call.emit, call.activation("self"), 1 / 6, 0.5), 0.0, 1.0)
 
 
 @from_onnx("HardSigmoid")
 def _onnx_hardsigmoid(call: Call) -> Value:
     alpha, beta = call.number("alpha", 0.2), call.number("beta", 0.5)
-    return clamp(call, _affine(call, call.activation("X"), alpha, beta), 0.0, 1.0)
-
-
-def _affine(call: Call, x: Value, scale: float, shift: float) -> Value:
-    op: Operator = Scale(*(torch.tensor(v, dtype=torch.float64) for v in (scale, shift)))
-    return call.emit(op, x)
+    return clamp(call, _scaled(call.emit, call.activation("X"), alpha, beta), 0.0, 1.0)
