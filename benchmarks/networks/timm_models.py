@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import importlib.util
 import sys
 import time
@@ -115,9 +116,7 @@ def models() -> Any:
         constants: dict[str, Any] = {}
         exec((Path(found.origin).parent / "data" / "constants.py").read_text(encoding="utf-8"), constants)
         _stand_in("timm.data", **{name: value for name, value in constants.items() if name.isupper()})
-    import timm
-
-    return timm
+    return importlib.import_module("timm")
 
 
 def made(name: str) -> tuple[nn.Module, tuple[int, int, int]]:

@@ -34,7 +34,9 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "diff": (lambda x: torch.diff(x, dim=1), (2, 4)),
     "lerp": (lambda x: torch.lerp(x, x.flip(1), 0.3), (4,)),
     "bicubic": (lambda x: functional.interpolate(x, scale_factor=2, mode="bicubic"), (1, 4, 4)),
-    "grid sample": (lambda x: functional.grid_sample(x, GRID.expand(x.shape[0], -1, -1, -1), align_corners=False), (1, 5, 5)),
+    "grid sample": (
+        lambda x: functional.grid_sample(x, GRID.expand(len(x), -1, -1, -1), align_corners=False), (1, 5, 5)
+    ),
     "Fourier transform": (lambda x: torch.view_as_real(torch.fft.rfft(x)), (5,)),
     "real part of two": (lambda x: torch.fft.fft(torch.fft.fft(x, dim=-1), dim=-2).real, (3, 4)),
     "filter": (lambda x: torch.fft.irfft(torch.fft.rfft(x) * WAVES[:1, :3], n=4), (4,)),

@@ -32,7 +32,8 @@ SPELLINGS: dict[str, tuple[str, list[Callable[[Tensor], Tensor]], tuple[str, dic
     "floor": ("Floor", [torch.floor], ("Floor", {})),
     "gelu": ("GELU", [nn.GELU(), functional.gelu], ("Gelu", {})),
     "gelu tanh": ("GELU", [nn.GELU("tanh")], ("Gelu", {"approximate": "tanh"})),
-    "hardshrink": ("Shrink", [nn.Hardshrink(), functional.hardshrink, torch.hardshrink], ("Shrink", {"lambd": 0.5})),
+    "hardshrink": (
+        "PiecewiseLinear", [nn.Hardshrink(), functional.hardshrink, torch.hardshrink], ("Shrink", {"lambd": 0.5})),
     "hardsigmoid": ("ReLU", [nn.Hardsigmoid(), functional.hardsigmoid], ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5})),
     "hardswish": ("Hardswish", [nn.Hardswish(), functional.hardswish], ("HardSwish", {})),
     "hardtanh": ("ReLU", [nn.Hardtanh(), functional.hardtanh, lambda x: x.clamp(-1, 1)], None),
@@ -53,7 +54,7 @@ SPELLINGS: dict[str, tuple[str, list[Callable[[Tensor], Tensor]], tuple[str, dic
     "rrelu": ("LeakyReLU", [nn.RReLU().eval()], None),
     "rsqrt": ("Power", [lambda x: torch.rsqrt(x.abs() + 1)], None),
     "selu": ("ELU", [nn.SELU(), functional.selu, torch.selu], ("Selu", {})),
-    "shrink": ("Shrink", [], ("Shrink", {"lambd": 1.0, "bias": 0.25})),
+    "shrink": ("PiecewiseLinear", [], ("Shrink", {"lambd": 1.0, "bias": 0.25})),
     "sigmoid": ("Sigmoid", [nn.Sigmoid(), torch.sigmoid, Tensor.sigmoid], ("Sigmoid", {})),
     "sign": ("Sign", [torch.sign, Tensor.sgn], ("Sign", {})),
     "silu": ("SiLU", [nn.SiLU(), functional.silu], None),
@@ -70,9 +71,9 @@ SPELLINGS: dict[str, tuple[str, list[Callable[[Tensor], Tensor]], tuple[str, dic
     "square": ("Power", [torch.square, lambda x: x**2, lambda x: x * x], None),
     "tanh": ("Tanh", [nn.Tanh(), torch.tanh, Tensor.tanh], ("Tanh", {})),
     "tanhshrink": ("Tanhshrink", [nn.Tanhshrink(), functional.tanhshrink], None),
-    "threshold": ("Threshold", [nn.Threshold(0.5, 2.0), lambda x: functional.threshold(x, 0.5, 2.0)], None),
+    "threshold": ("PiecewiseLinear", [nn.Threshold(0.5, 2.0), lambda x: functional.threshold(x, 0.5, 2.0)], None),
     "threshold without a jump": ("ReLU", [nn.Threshold(0.5, 0.5)], None),
-    "thresholded relu": ("Threshold", [], ("ThresholdedRelu", {"alpha": 0.5})),
+    "thresholded relu": ("PiecewiseLinear", [], ("ThresholdedRelu", {"alpha": 0.5})),
 }  # fmt: skip
 SHAPE = (4,)
 

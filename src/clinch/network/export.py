@@ -8,7 +8,7 @@ import os
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any
 
 import torch
@@ -29,14 +29,14 @@ def export(model: nn.Module, x: Tensor) -> Any:
         NetworkError: the module branches on values or on the number of inputs, or fails; gives the user's line.
     """
     try:
-        with _quiet(), _written_out(), torch.no_grad():
-            dynamic = ({0: torch.export.Dim.DYNAMIC},)
-            program = torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=False)
-            return program.run_decompositions({}) if _writes_into_a_part(program) else program
+        return _exported(model, x)
     except Exception as error:
         line = user_line(error)
         text = str(error)
         if "specialized" in text or "Constraints violated" in text:
+            # len(x) is a number of Python's unless its code is read too
+            with suppress(Exception):
+                return _exported(model, x, strict=True)
             raise NetworkError(
                 f"{type(model).__name__} fixes the number of inputs{line}: its code depends on the size of the batch. "
                 "Write it for a batch of any size, for instance x.flatten(1) or x.view(x.shape[0], -1)."
@@ -51,6 +51,13 @@ def export(model: nn.Module, x: Tensor) -> Any:
             f"{type(model).__name__} cannot be exported{line}: {reason}. "
             "Export it to ONNX, or rewrite that line with functions of torch only."
         ) from error
+
+
+def _exported(model: nn.Module, x: Tensor, *, strict: bool = False) -> Any:
+    with _quiet(), _written_out(), torch.no_grad():
+        dynamic = ({0: torch.export.Dim.DYNAMIC},)
+        program = torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=strict)
+        return program.run_decompositions({}) if _writes_into_a_part(program) else program
 
 
 #: calls that give a part of their input, or its elements in another order, as the same memory
