@@ -98,6 +98,19 @@ METHODS = [
     Method(cl.attacks.fmn, "nearest", settings={"steps": 60}, thorough={"steps": 200}),
     # Adam moves every element at the same speed and the averaged multiplier swings around its value: published so
     Method(cl.attacks.pdpgd, "nearest", linear=1.25, settings={"steps": 60}, thorough={"steps": 300}),
+    # decisions alone: random directions in place of gradients
+    Method(
+        cl.attacks.hop_skip_jump,
+        "nearest",
+        norms=(1.0, 2.0, math.inf),
+        linear=6.0,
+        gradients=False,
+        settings={"passes": 400},
+        thorough={"passes": 3000},
+    ),
+    Method(
+        cl.attacks.square, "budget", norms=(1.0, 2.0, math.inf), gradients=False, strong=False, settings={"steps": 200}
+    ),
     Method(cl.attacks.sigma_zero, "nearest", norms=(0.0,), settings={"steps": 60}),
     Method(cl.attacks.vfga, "nearest", norms=(0.0,)),
 ]

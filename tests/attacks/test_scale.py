@@ -148,4 +148,4 @@ def test_where_gradients_are_zero_random_directions_are_tried(name):
     model = Steps(inner).eval()
     found = getattr(cl.attacks, name)(model, x, model(x).argmax(1), eps=0.3)
     assert int(found.success.sum()) >= 3 and bool((found.passes > 0).all())
-    assert all(success or "gradient" in reason for success, reason in zip(found.success.tolist(), found.reason))
+    assert all(bool(reason) != success for success, reason in zip(found.success.tolist(), found.reason))

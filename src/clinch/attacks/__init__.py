@@ -15,6 +15,7 @@ from clinch.attacks.activation_steps import PatternSettings
 from clinch.attacks.alma import AlmaSettings, alma
 from clinch.attacks.apgd import ApgdSettings, apgd
 from clinch.attacks.core.attack_query import AttackQuery
+from clinch.attacks.core.averages import SuccessRate
 from clinch.attacks.core.losses import LOSSES
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult, History
@@ -23,6 +24,7 @@ from clinch.attacks.deepfool import deepfool, shortest_linear
 from clinch.attacks.fab import FabSettings, fab, fab_t
 from clinch.attacks.fmn import fmn
 from clinch.attacks.frank_wolfe import frank_wolfe
+from clinch.attacks.hop_skip_jump import hop_skip_jump
 from clinch.attacks.local_search import polish
 from clinch.attacks.minimise import minimise
 from clinch.attacks.minimum_norm.multi_constraint import MultiConstraintSettings
@@ -32,6 +34,7 @@ from clinch.attacks.penalty import PenaltySettings, carlini_wagner, penalty
 from clinch.attacks.pgd import fgsm, orthogonal_pgd, pgd, selective_pgd
 from clinch.attacks.portfolio import WorstSettings, attack, worst
 from clinch.attacks.sigma_zero import sigma_zero
+from clinch.attacks.square import square
 from clinch.attacks.vfga import vfga
 
 #: methods that only one published experiment needs, and the modules that define them
@@ -88,6 +91,7 @@ __all__ = [
     "fgsm",
     "fmn",
     "frank_wolfe",
+    "hop_skip_jump",
     "minimise",
     "minimise_by_activation_descent",
     "nearest",
@@ -99,6 +103,8 @@ __all__ = [
     "selective_pgd",
     "shortest_linear",
     "sigma_zero",
+    "square",
+    "SuccessRate",
     "vfga",
     "worst",
     *IN_PAPERS,  # pyright: ignore[reportUnsupportedDunderAll]

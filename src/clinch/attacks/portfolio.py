@@ -24,6 +24,7 @@ from clinch.attacks.local_search import polish_from
 from clinch.attacks.minimise import RUNS_PER_START, minimise_steps
 from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns
 from clinch.attacks.minimum_norm.nearest import NearestSettings, search
+from clinch.attacks.square import square_steps
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
 from clinch.query import Distance, Query
@@ -107,7 +108,8 @@ def worst(
        where there are fewer, from random starts too; then with more steps on the three runs that came closest.
     4. APGD on the two closest from random starts, on the difference-of-logits ratio.
 
-    No input is given up before its passes are spent, whatever its margin or gradient; where a gradient is zero, steps
+    No input is given up before its passes are spent, whatever its margin or gradient. Where the first stage has found
+    no gradient at all, random search by :func:`square` has the rest of the passes; where one is zero for a while, steps
     go in random directions. A portfolio as AutoAttack is (same source), but every part is there because it finds more
     for its passes on images other than those of the benchmark (``benchmarks/attacks/fixed_budget.py``).
 
@@ -137,6 +139,7 @@ def worst(
     first_loss = aimed if objective.norm.counts else ratio
     gradient_steps(best_points, starts(best_points, radius), radius, numbers.quick, first_loss)
     draws = objective.draws(seed)
+    _without_gradients(best_points, radius, passes, draws.at(3))
     if plan.nearest:
         close = _nearest(best_points, radius, plan.nearest, draws.at(2))
         first, last = numbers.short
@@ -148,6 +151,18 @@ def worst(
     runs = restarted(objective, runs, radius, numbers.restarts, draws.at(1))
     gradient_steps(best_points, runs, radius, plan.last, ratio)
     return best_points.result(radius)
+
+
+def _without_gradients(best_points: BestPoints, radius: Tensor, passes: int, draws: Draws) -> None:
+    """Random search for the inputs whose gradient has been zero so far, in the place of all that needs one."""
+    objective, blind = best_points.objective, best_points.blind
+    if not len(blind) or objective.norm.counts:
+        return
+    best_points.tried.append("random search (Square)")
+    # all of them have spent as much
+    left = passes - int((objective.forward + objective.backward)[blind].max())
+    square_steps(best_points, blind, radius, max(1, left), draws)
+    objective.todo = objective.todo[~torch.isin(objective.todo, blind)]
 
 
 class _Plan(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeAlias, TypeVar
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from clinch.attacks.core.attack_query import AttackQuery
+from clinch.attacks.core.averages import Averaged
 from clinch.attacks.core.classification import ClassQuery, check_p
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.attacks.core.result import HasQuery, query_of
+from clinch.attacks.core.step_functions import Replaced
 from clinch.errors import ProblemError, ShapeError, UnsupportedByEngine
 from clinch.geometry.norms import norm_of
 from clinch.network.network import Network
@@ -42,7 +45,14 @@ COMMON = {
     "seed": "of everything random; an attack that draws nothing takes it for the sake of uniformity.",
     "history": "whether to keep the course of the attack.",
     "progress": "called after each step with the numbers of steps done and planned.",
+    "backward": """of a classifier: takes the same inputs, returns outputs of the same shape; their gradients stand for
+        the network's (BPDA, Athalye et al. 2018, arXiv 1802.00420). Without it rounding, signs, comparisons and argmax
+        inside a network are passed straight through where the true gradient is zero.""",
+    "eot": """of a stochastic classifier: so many runs are averaged in each pass, and success is a rate, see
+        :attr:`AttackResult.rate`.""",
 }
+#: arguments of every attack that only what is attacked depends on
+OF_MODELS = ("backward", "eot")
 RESULT = """
 Returns:
     Points inside the ball, or the nearest ones found; see :class:`AttackResult`."""
@@ -53,10 +63,33 @@ Raises:
 
 
 def attack_method(function: Callable[P, R]) -> Callable[P, R]:
-    """An attack: it has gradients whatever mode the caller's code is in, and its docstring says of every argument what
-    it means, those of :data:`COMMON` too."""
-    function.__doc__ = _completed(inspect.getdoc(function) or "", list(inspect.signature(function).parameters))
-    return with_gradients(function)
+    """An attack: it has gradients whatever mode the caller's code is in, takes the arguments :data:`OF_MODELS` besides
+    its own, and its docstring says of every argument what it means, those of :data:`COMMON` too."""
+    signature = inspect.signature(function)
+    optional = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None) for n in OF_MODELS]
+    signature = signature.replace(parameters=[*signature.parameters.values(), *optional])
+    function.__doc__ = _completed(inspect.getdoc(function) or "", list(signature.parameters))
+
+    @functools.wraps(function)
+    def attack(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = {name: kwargs.pop(name, None) for name in OF_MODELS}
+        if any(value is not None for value in given.values()):
+            net = kwargs.pop("net") if "net" in kwargs else args[0]
+            return function(_modified(net, **given), *args[1:], **kwargs)  # type: ignore[call-arg]
+        return function(*args, **kwargs)
+
+    attack.__signature__ = signature  # type: ignore[attr-defined]
+    return with_gradients(attack)
+
+
+def _modified(net: object, backward: Callable[[Tensor], Tensor] | None, eot: int | None) -> nn.Module:
+    """A classifier with a gradient of its own, or with its runs averaged."""
+    if not isinstance(net, nn.Module):
+        raise ProblemError("backward= and eot= are for classifiers that are modules. Pass the nn.Module itself.")
+    model = net if backward is None else Replaced(net, backward)
+    model = model if eot is None else Averaged(model, eot)
+    model.training = net.training  # a new module is in training mode
+    return model
 
 
 def _completed(doc: str, names: list[str]) -> str:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clinch.attacks.core.averages import SuccessRate
 from clinch.attacks.core.units import Units
 from clinch.geometry.region import Region
 from clinch.query import Distance
@@ -91,6 +92,9 @@ class AttackQuery(ABC):
         lowers: whether another objective than the distance is lowered.
         graded: whether a point short of the goal is worth something too, so that no attack gives up on an input.
         exact: whether verdicts are those of float64 too.
+        steps: whether the network has step functions, through which no gradient passes.
+        revives: whether a gradient of classifiers that is zero has a surrogate too.
+        cost: rows of the network that an answer about one point takes.
         losses: what gradient steps can lower besides the margin, by name; ``default_loss`` the one they take unless
             told otherwise.
     """
@@ -106,6 +110,9 @@ class AttackQuery(ABC):
     lowers: bool = False
     graded: bool = False
     exact: bool = True
+    steps: bool = False
+    revives: bool = False
+    cost: int = 1
     losses: Mapping[str, Loss] = MappingProxyType({})
     default_loss: str = "margin"
 
@@ -114,8 +121,8 @@ class AttackQuery(ABC):
         """What the network says about inputs ``(L, *input_shape)`` of the given problems ``(L,)``."""
 
     def surrogate_answer(self, x: Tensor, indices: Tensor) -> Answer | None:
-        """The same answer, with gradients that pass inactive neurons: where the true gradient is zero it shows a way.
-        None where the network cannot be looked into."""
+        """The same answer, with gradients that pass inactive neurons and step functions, or are rounded less: where the
+        true gradient is zero it shows a way. None where there is none."""
         return None
 
     @abstractmethod
@@ -125,6 +132,10 @@ class AttackQuery(ABC):
 
     def value(self, x: Tensor, indices: Tensor) -> Tensor | None:
         """The objective ``(L,)`` in float64 where another one than the distance is lowered."""
+        return None
+
+    def rate(self, x: Tensor, indices: Tensor) -> SuccessRate | None:
+        """How often the points of a stochastic model meet everything; None for others."""
         return None
 
     def fingerprint(self, inputs: Tensor) -> Tensor:

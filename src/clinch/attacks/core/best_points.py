@@ -62,6 +62,8 @@ class BestPoints:
         done = torch.ones_like(self._moved)
         done[objective.todo] = False
         self._already = done
+        #: what was tried where the gradient was zero
+        self.tried: list[str] = []
         self._fresh = done.clone()
         self.distance[done] = objective.distance(self.x, torch.arange(objective.size, device=self.x.device))[done]
         self._rank = torch.where(done, -torch.inf, torch.inf).to(torch.float64)
@@ -189,13 +191,20 @@ class BestPoints:
         return AttackResult(
             x, success, value, distance, loss, objective.forward.clone(), objective.backward.clone(),
             self._reasons(success), None if self._lines is None else History(*map(torch.stack, zip(*self._lines))),
-            objective.query.exact, objective.settings,
+            objective.query.exact, objective.settings, objective.query.rate(x, everyone),
         )  # fmt: skip
+
+    @property
+    def blind(self) -> Tensor:
+        """``(A,)`` inputs without success whose gradient was zero wherever it was asked for."""
+        todo = self.objective.todo
+        return todo[(self._asked & ~self._moved & ~self.success)[todo]]
 
     def _reasons(self, success: Tensor) -> tuple[str, ...]:
         blind = self._asked & ~self._moved
+        none = "; ".join([NO_GRADIENT, *(f"{what} found nothing" for what in self.tried)])
         return tuple(
-            ALREADY if a else "" if s else NO_GRADIENT if b else NOT_FOUND
+            ALREADY if a else "" if s else none if b else NOT_FOUND
             for a, s, b in zip(self._already.tolist(), success.tolist(), blind.tolist())
         )
 

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clinch.attacks.core.attack_query import Answer, AttackQuery
+from clinch.attacks.core.averages import VERDICTS, Averaged, SuccessRate, differs
 from clinch.attacks.core.batches import filled, parts_of
 from clinch.attacks.core.draws import mix
+from clinch.attacks.core.step_functions import StepFunctions
 from clinch.attacks.core.units import working_dtype
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.norms import norm_of
@@ -29,6 +31,8 @@ from clinch.runtime.arguments import as_tensor, checked_batch, checked_outputs, 
 from clinch.runtime.gradients import with_gradients
 
 OUTPUTS = ("logits", "probabilities")
+#: clean inputs that a network is asked about twice
+REPEATED = 4
 
 
 class ClassQuery(AttackQuery):
@@ -69,9 +73,11 @@ class ClassQuery(AttackQuery):
         low, high = (torch.full_like(inputs[:1], limit) for limit in ends)
         self.limits = Region(low, high)
         self.region = Region(low.expand(inputs.shape), high.expand(inputs.shape))
-        with torch.no_grad():
+        with torch.no_grad(), StepFunctions() as watch:
             parts = [checked_outputs(self.model, inputs[part]) for part in parts_of(inputs)]
-        self.classes = _checked_scores(parts[0] if len(parts) == 1 else torch.cat(parts), len(inputs))
+        scores = parts[0] if len(parts) == 1 else torch.cat(parts)
+        self.classes, self.steps = _checked_scores(scores, len(inputs)), watch.seen
+        self._check_repeats(inputs, scores)
         self.y = _checked_classes("y", y, len(inputs), self.classes).to(inputs.device)
         self.target = None
         if target is not None:
@@ -80,10 +86,31 @@ class ClassQuery(AttackQuery):
             self.target = _checked_classes("target", wanted, len(inputs), self.classes).to(inputs.device)
         self.width = self.classes if self.target is None else 1
 
+    def _check_repeats(self, inputs: Tensor, scores: Tensor) -> None:
+        few = inputs[:REPEATED]
+        if self.model.average is not None or not differs(scores[: len(few)], self.model(few).detach()):
+            return
+        with torch.no_grad():
+            if differs(self.model(few), self.model(few)):
+                raise NetworkError(
+                    "The network answers the same inputs differently each time. Write eot=20, or another number of "
+                    "runs whose mean is attacked; success is then a rate. Or switch its noise off."
+                )
+
     @property
     def exact(self) -> bool:  # type: ignore[override]
         """Whether the module can be run in float64, see :class:`Model`."""
         return self.model.has_exact
+
+    @property
+    def revives(self) -> bool:  # type: ignore[override]
+        """See :meth:`AttackQuery.surrogate_answer`."""
+        return self.steps or (self.model.has_exact and self.dtype != torch.float64)
+
+    @property
+    def cost(self) -> int:  # type: ignore[override]
+        """See :class:`AttackQuery`."""
+        return 1 if self.model.average is None else self.model.average.runs
 
     def fingerprint(self, inputs: Tensor) -> Tensor:
         """See :meth:`AttackQuery.fingerprint`."""
@@ -92,6 +119,18 @@ class ClassQuery(AttackQuery):
     def answer(self, x: Tensor, indices: Tensor) -> Answer:
         """See :meth:`AttackQuery.answer`."""
         return self.answer_from(self.model(x).to(working_dtype(self.dtype)), indices)
+
+    def surrogate_answer(self, x: Tensor, indices: Tensor) -> Answer | None:
+        """See :meth:`AttackQuery.surrogate_answer`: with gradients that pass step functions where there are any, else
+        those of float64, in which less is rounded to zero."""
+        if not self.revives:
+            return None
+        if self.steps:
+            with StepFunctions():
+                found = self.model(x)
+        else:
+            found = self.model.finer(x)
+        return None if found is None else self.answer_from(found, indices)
 
     def answer_from(self, logits: Tensor, indices: Tensor) -> Answer:
         """The answer of a network that returns these logits ``(L, C)`` for the given inputs."""
@@ -107,7 +146,21 @@ class ClassQuery(AttackQuery):
         """See :meth:`AttackQuery.check`; a tie counts (:func:`clinch.query.met`), what is not finite does not."""
         margin = torch.cat([self._worse(x[part], indices[part]) for part in parts_of(x)])
         margin = torch.where(margin.isnan() | ~x.flatten(1).isfinite().all(1), torch.inf, margin)
+        rate = self.rate(x, indices)
+        if rate is not None:  # a majority of fresh runs, by what is certain of it
+            margin = torch.where(margin.isfinite(), 0.5 - rate.lower, margin)
+            return margin < 0, margin
         return met(margin), margin
+
+    def rate(self, x: Tensor, indices: Tensor) -> SuccessRate | None:
+        """See :meth:`AttackQuery.rate`."""
+        if self.model.average is None:
+            return None
+        hits = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        with torch.no_grad():
+            for _ in range(VERDICTS):
+                hits += met(self.answer_from(self.model.average.once(x).double(), indices).margin)
+        return SuccessRate.of(hits, VERDICTS)
 
     def _worse(self, x: Tensor, indices: Tensor) -> Tensor:
         """The larger margin of the two dtypes, in float64."""
@@ -126,9 +179,11 @@ class Model:
                 f"A {type(net).__name__} cannot be attacked. Pass an nn.Module, what cl.load returned, or a cl.Problem."
             )
         self.net = net
+        #: what averages a stochastic model's runs
+        self.average = net if isinstance(net, Averaged) else None
         #: whether float64 has its say. A module that casts inside is run with its casts to other real dtypes left out;
         #: one that fails even so is judged in its own dtype alone.
-        self.has_exact = True
+        self.has_exact = not isinstance(net, Averaged)
         if isinstance(net, Network):
             self.dtype, self.device = net.dtype, net.device
             return
@@ -153,6 +208,13 @@ class Model:
             return filled(lambda z: graph.forward(z)[graph.output], x.double())
         with torch.no_grad():
             return self._in_double(x.double())
+
+    def finer(self, x: Tensor) -> Tensor | None:
+        """Outputs in float64 with gradients; None where there are none."""
+        if isinstance(self.net, Network):
+            graph = self.net.graph_as(torch.float64, self.device)
+            return filled(lambda z: graph.forward(z)[graph.output], x.double())
+        return self._in_double(x.double())
 
     def finest(self, x: Tensor) -> Tensor:
         """Outputs in float64; where the module cannot be run so, its own outputs as float64 numbers."""

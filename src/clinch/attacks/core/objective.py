@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -21,6 +23,8 @@ from clinch.runtime.gradients import with_gradients
 
 #: losses up to which one backward pass after the other is quicker than all in one
 FEW = 2
+#: how often an input is asked for a surrogate gradient that is zero as well
+TRIES = 3
 #: how much smaller than asked for the balls of p = 1 and 2 are, in roundings of the model's dtype
 BALL_ROUNDING = 16
 
@@ -86,12 +90,17 @@ class AttackObjective:
         units = Units.of(query.objective.center, query.limits.lower, query.limits.upper, query.dtype)
         self._use(units)
         self.forward = torch.full((len(self.x),), query.spent, dtype=torch.int64, device=self.x.device)
-        self.backward = torch.zeros_like(self.forward)
+        self.backward, self._hopeless = torch.zeros_like(self.forward), torch.zeros_like(self.forward)
+        self._closed = torch.zeros_like(self.forward, dtype=torch.bool)
         self.todo = self._unreached()
         if scaled:
             units = units.scaled(self._sizes())
         query.within_reach(units)
         self._use(units)
+        if query.steps and len(self.todo):  # like the clean prediction this is not counted
+            self.slope(self.start[self.todo], self.todo)
+            self.forward.fill_(query.spent)
+            self.backward.zero_()
 
     def _use(self, units: Units) -> None:
         """Work in these units."""
@@ -122,6 +131,7 @@ class AttackObjective:
         other.units, other.weights = self.units.take(indices), None if self.weights is None else self.weights[indices]
         other.todo = torch.arange(len(indices), device=self.x.device)
         other.forward, other.backward = torch.zeros_like(other.todo), torch.zeros_like(other.todo)
+        other._hopeless, other._closed = torch.zeros_like(other.todo), self._closed[indices]
         return other
 
     def numbers(self, kind: type[S]) -> S:
@@ -177,16 +187,65 @@ class AttackObjective:
     def slope(self, z: Tensor, indices: Tensor, loss: Loss | None = None) -> Slope:
         """A loss (None: the margin) and its gradient at points ``(L, *input_shape)``: one pass each way."""
         self.count(indices, forward=1, backward=1)
-        return _joined([self._slope(z[part], indices[part], loss, _positions(part, z)) for part in parts_of(z)])
+        groups = self._groups(z, indices)
+        return _joined(
+            [self._slope(z[rows], indices[rows], loss, rows, closed) for rows, closed in groups],
+            [rows for rows, _ in groups],
+        )
 
-    def _slope(self, z: Tensor, indices: Tensor, loss: Loss | None, which: Tensor) -> Slope:
+    def _slope(self, z: Tensor, indices: Tensor, loss: Loss | None, which: Tensor, closed: bool) -> Slope:
         z = z.detach().requires_grad_()
         with torch.enable_grad():
-            answer = self.answer(z, indices)
+            answer = self._answer(z, indices, closed)
             margin = answer.margin
             value = margin if loss is None else loss(answer, indices, which)
-        gradient = self._tangent(_gradient(value, z).unsqueeze(1), indices).squeeze(1)
-        return Slope(value.detach(), margin.detach(), gradient)
+        gradient = _gradient(value, z)
+        dead = self._dead(gradient.unsqueeze(1), margin, indices)
+        if len(dead):
+
+            def again(answer: Answer) -> Tensor:
+                return (answer.margin if loss is None else loss(answer, indices[dead], which[dead])).unsqueeze(1)
+
+            gradient = gradient.index_copy(0, dead, self._revived(z[dead], indices[dead], again).squeeze(1))
+        gradient = self._tangent(gradient.unsqueeze(1), indices).squeeze(1)
+        return Slope(value.detach().to(z), margin.detach().to(z), gradient)
+
+    def _groups(self, z: Tensor, indices: Tensor, times: int = 1) -> list[tuple[Tensor, bool]]:
+        """The rows of parts that the network takes at once, and whether their inputs' true gradients are zero."""
+        closed, found = self._closed[indices], []
+        for rows, flag in (((~closed).nonzero().flatten(), False), (closed.nonzero().flatten(), True)):
+            if len(rows) or not (flag or len(z)):
+                found += [(rows[part], flag) for part in parts_of(z[: len(rows)], times)]
+        return found
+
+    def _answer(self, z: Tensor, indices: Tensor, closed: bool) -> Answer:
+        """The answer with the gradients to follow: where the true ones are zero their surrogates."""
+        found = self.query.surrogate_answer(self.point(z, indices), indices) if closed else None
+        return self.answer(z, indices) if found is None else found
+
+    def _dead(self, gradients: Tensor, margin: Tensor, indices: Tensor) -> Tensor:
+        """Points short of their goal whose gradients ``(L, M, *input_shape)`` are all zero, and that may have a
+        surrogate: an input for which there was none a few times is not asked about again."""
+        if not self.query.revives or bool(gradients.flatten(1).any(1).all()):
+            return indices[:0]
+        open_ = ~self._closed[indices] & (self._hopeless[indices] < TRIES)
+        return (~gradients.flatten(1).any(1) & (margin >= 0) & open_).nonzero().flatten()
+
+    def _revived(self, z: Tensor, indices: Tensor, values: Callable[[Answer], Tensor]) -> Tensor:
+        """Surrogate gradients ``(L, M, *input_shape)`` of values ``(L, M)``; from now on they are asked for at once
+        where there are any."""
+        point = z.detach().requires_grad_()
+        with torch.enable_grad():
+            answer = self.query.surrogate_answer(self.point(point, indices), indices)
+            if answer is None:
+                return torch.zeros_like(z).unsqueeze(1)
+            found = values(answer)
+        self.count(indices, forward=1, backward=found.shape[1])
+        gradients = _gradients(found, point)
+        alive = gradients.flatten(1).any(1)
+        self._hopeless += torch.bincount(indices[~alive], minlength=self.size)
+        self._closed[indices[alive]] = True
+        return gradients
 
     def slopes(self, z: Tensor, indices: Tensor, losses: Losses) -> Slopes:
         """Several losses and the gradient of each at points ``(L, *input_shape)``: one pass forward, one backward for
@@ -201,7 +260,10 @@ class AttackObjective:
             values = losses(answer, which)
         self.count(indices, forward=1, backward=values.shape[1])
         gradients = _gradients(values, z)
-        dead = (values.detach() > 0) & (gradients == 0).flatten(2).all(2)
+        wanted = values.detach() > 0
+        if self.query.lowers:  # the objective, which is the first, is never low enough
+            wanted[:, 0] |= self.query.steps
+        dead = wanted & (gradients == 0).flatten(2).all(2)
         some = dead.any(1).nonzero().flatten()
         if len(some):
             point = z[some].detach().requires_grad_()
@@ -221,19 +283,30 @@ class AttackObjective:
         ``(L, T, *input_shape)``: one pass forward, T backward. ``own``: without what candidates share."""
         count = self.width if which is None else which.shape[1]
         self.count(indices, forward=1, backward=count)
-        found = []
-        for part in parts_of(z, count):
-            point = z[part].detach().requires_grad_()
+        found, groups = [], self._groups(z, indices, count)
+        for rows, closed in groups:
+            point, some = z[rows].detach().requires_grad_(), indices[rows]
+            wanted = None if which is None else which[rows]
+
+            def chosen(answer: Answer, wanted: Tensor | None = wanted) -> Tensor:
+                every = answer.own if own else answer.candidates
+                return every if wanted is None else every.gather(1, wanted)
+
             with torch.enable_grad():
-                answer = self.answer(point, indices[part])
-                candidates = answer.own if own else answer.candidates
-                candidates = candidates if which is None else candidates.gather(1, which[part])
-            found.append((candidates.detach(), self._tangent(_gradients(candidates, point), indices[part])))
-        return found[0] if len(found) == 1 else (torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]))
+                answer = self._answer(point, some, closed)
+                candidates = chosen(answer)
+            gradients = _gradients(candidates, point)
+            dead = self._dead(gradients, answer.margin.detach(), some)
+            if len(dead):
+                again = partial(chosen, wanted=None if wanted is None else wanted[dead])
+                gradients = gradients.index_copy(0, dead, self._revived(point[dead], some[dead], again))
+            found.append((candidates.detach().to(z), self._tangent(gradients, some)))
+        values, slopes = zip(*found)
+        return _ordered(values, rows := [rows for rows, _ in groups]), _ordered(slopes, rows)
 
     def count(self, indices: Tensor, forward: int = 0, backward: int = 0) -> None:
         """Note passes of the given indices, which may repeat."""
-        passes = torch.bincount(indices, minlength=self.size)
+        passes = self.query.cost * torch.bincount(indices, minlength=self.size)
         self.forward += forward * passes
         self.backward += backward * passes
 
@@ -330,10 +403,18 @@ def _positions(part: slice, z: Tensor) -> Tensor:
     return torch.arange(part.start, min(part.stop, len(z)), device=z.device)
 
 
-def _joined(parts: list[Each]) -> Each:
+def _joined(parts: list[Each], rows: list[Tensor] | None = None) -> Each:
+    """Parts after each other, or in the order of their rows."""
     if len(parts) == 1:
         return parts[0]
-    return type(parts[0])(*(torch.cat(column) for column in zip(*parts)))
+    return type(parts[0])(*(_ordered(column, rows) for column in zip(*parts)))
+
+
+def _ordered(parts: Sequence[Tensor], rows: list[Tensor] | None) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    found = torch.cat(list(parts))
+    return found if rows is None else torch.empty_like(found).index_copy_(0, torch.cat(rows), found)
 
 
 def _gradient(value: Tensor, z: Tensor) -> Tensor:
@@ -353,10 +434,13 @@ def _gradients(values: Tensor, z: Tensor) -> Tensor:
     finite = torch.where(values.isfinite(), values, torch.zeros_like(values))
     if values.shape[1] <= FEW:
         each = [
-            torch.autograd.grad(column.sum(), z, retain_graph=True)[0]
+            torch.autograd.grad(column.sum(), z, retain_graph=True, allow_unused=True)[0]
             for column in (finite[:, k] for k in range(finite.shape[1]))
         ]
+        each = [torch.zeros_like(z) if gradient is None else gradient for gradient in each]
         return torch.stack(each, 1).nan_to_num(0.0, 0.0, 0.0)
-    picks = torch.eye(values.shape[1], dtype=z.dtype, device=z.device).unsqueeze(1).expand(-1, len(z), -1)
-    (gradients,) = torch.autograd.grad(finite, z, picks, is_grads_batched=True)
+    picks = torch.eye(values.shape[1], dtype=finite.dtype, device=z.device).unsqueeze(1).expand(-1, len(z), -1)
+    (gradients,) = torch.autograd.grad(finite, z, picks, is_grads_batched=True, allow_unused=True)
+    if gradients is None:
+        return z.new_zeros(len(z), values.shape[1], *z.shape[1:])
     return gradients.transpose(0, 1).nan_to_num(0.0, 0.0, 0.0)

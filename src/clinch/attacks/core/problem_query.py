@@ -12,6 +12,7 @@ from torch import Tensor
 from clinch.attacks.core.attack_query import Answer, AttackQuery
 from clinch.attacks.core.batches import along, filled
 from clinch.attacks.core.draws import Draws, fingerprint
+from clinch.attacks.core.step_functions import StepFunctions
 from clinch.attacks.core.units import FARTHEST, Units, working_dtype
 from clinch.errors import UnsupportedByEngine
 from clinch.geometry.planes import Planes
@@ -86,7 +87,8 @@ class ProblemQuery(AttackQuery):
     def surrogate_answer(self, x: Tensor, indices: Tensor) -> Answer:
         """See :meth:`AttackQuery.surrogate_answer`."""
         x = x.to(self.tight.dtype)
-        return self.answer_from(filled(lambda z: surrogate_forward(self.tight.graph, z, self.nodes), x), indices)
+        with StepFunctions():
+            return self.answer_from(filled(lambda z: surrogate_forward(self.tight.graph, z, self.nodes), x), indices)
 
     def answer_from(self, activations: Activations, indices: Tensor) -> Answer:
         """The answer of a network with these activations of the watched nodes."""

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from clinch.attacks.core.averages import SuccessRate
 from clinch.attacks.core.settings import AttackSettings
 from clinch.query import Query
 
@@ -62,6 +63,8 @@ class AttackResult:
             dtypes; where it fails even so ``success`` is its own dtype's word alone. Problems are about networks that
             were loaded, whose float64 graph always has its say.
         settings: the numbers of the method, where it has some besides its arguments.
+        rate: of a stochastic model, attacked with ``eot=``: how often the points reach their goal, with the interval;
+            success is then that most runs do, for certain.
     """
 
     x: Tensor
@@ -75,6 +78,7 @@ class AttackResult:
     history: History | None = None
     exact: bool = True
     settings: AttackSettings | None = None
+    rate: SuccessRate | None = None
 
     @property
     def passes(self) -> Tensor:

@@ -16,6 +16,7 @@ from clinch.attacks.core.objective import AttackObjective, Slope, Slopes, taken
 from clinch.attacks.core.result import AttackResult
 from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.core.units import FARTHEST, TYPICAL
+from clinch.attacks.hop_skip_jump import decision_steps
 from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns, linearised_steps, slopes_of
 from clinch.attacks.minimum_norm.candidates import Linearised, nearest_candidates
 from clinch.attacks.minimum_norm.feasible_steps import FeasibleSteps
@@ -161,6 +162,10 @@ def _dense(best_points: BestPoints, passes: int, draws: Draws) -> LinearizedRuns
     objective = best_points.objective
     budget = Budget.of(objective, passes)
     near = _ranked(best_points, objective.todo, passes)
+    blind = best_points.blind
+    if len(blind):
+        best_points.tried.append("decisions alone (HopSkipJump)")
+        decision_steps(best_points, blind, int(budget.left(blind).min()), draws.at(-1))
     if not len(near.indices):
         return None
     runs = LinearizedRuns.at(near.indices, near.candidate, near.move)
