@@ -32,6 +32,12 @@ class Builder:
         """The network's input."""
         return Value(0, self.nodes[0].shape)
 
+    def at_zero(self, value: Value) -> Tensor:
+        """An activation ``(1, *shape)`` where the network's input is zero."""
+        x = torch.zeros(1, *self.input.shape, dtype=torch.float64, device=self.device)
+        with torch.no_grad():
+            return Graph(tuple(self.nodes)).forward(x, [value.position])[value.position]
+
     def emit(self, op: Operator, inputs: Sequence[Value], name: str, source: str) -> Value:
         """Append a node, or return the input itself where the operator changes nothing.
 

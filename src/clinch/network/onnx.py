@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, defs
+from onnx import ModelProto, NodeProto, defs
 from torch import Tensor
 
 from clinch.errors import ClinchError, NetworkError, UnsupportedOperator
@@ -25,14 +25,22 @@ from clinch.network.graph import Graph
 from clinch.network.missing import Missing
 from clinch.network.onnx_choice import DTYPES, choose_input, choose_output, input_shape, needed_nodes, own_copy
 from clinch.network.onnx_constants import ROOM, array_of, foldable, folded
-from clinch.network.onnx_fallback import computed
-from clinch.network.onnx_functions import FUNCTIONS, Settings
-from clinch.network.onnx_lift import lifted
-from clinch.network.onnx_sizes import TooLarge, Unfoldable, check_attributes, check_size, check_work
-from clinch.network.onnx_tensors import Held, Pending, Unread, operator_of, outline, plain, plain_value, tensor_of
+from clinch.network.onnx_fallback import as_real, computed
+from clinch.network.onnx_functions import FUNCTIONS
+from clinch.network.onnx_operators import Operators
+from clinch.network.onnx_schemas import Schemas
+from clinch.network.onnx_sizes import LIMITED, TooLarge, Unfoldable, check_attributes, check_size, check_work
+from clinch.network.onnx_tensors import (
+    Held,
+    Pending,
+    Unread,
+    has_one_shape,
+    operator_of,
+    outline,
+    tensor_of,
+)
 from clinch.network.ops.base import Shape
-from clinch.network.ops.reading import ONNX, Call, Value
-from clinch.network.ops.shape import Reshape
+from clinch.network.ops.reading import ONNX
 from clinch.runtime import memory
 
 #: before this one, arithmetic broadcast differently
@@ -87,20 +95,6 @@ def read(
     return _Reading(model, input_shape, where, output, fixed or {}).read()
 
 
-class _OnnxCall(Call):
-    """One node of the file."""
-
-    @property
-    def advice(self) -> str:
-        """What would work instead."""
-        return "Save the model with other operators, without control flow, text or random numbers."
-
-    @property
-    def output_shape(self) -> Shape:
-        """Not known beforehand: readers of ONNX nodes compute it."""
-        raise self.refuse("its output shape is not stated")
-
-
 class _Reading:
     """Walks through the file's nodes in order and builds the graph."""
 
@@ -109,7 +103,6 @@ class _Reading:
     ) -> None:
         self.model, self.where = own_copy(model), where
         versions = {entry.domain: entry.version for entry in model.opset_import}
-        self.versions = versions
         self.opset = versions.get("", versions.get("ai.onnx", defs.onnx_opset_version() if versions else 0))
         if self.opset < _OLDEST:
             raise NetworkError(
@@ -133,6 +126,11 @@ class _Reading:
         sample, batched = input_shape(self.input, shape, where, MOST_ELEMENTS)
         self.builder = Builder(self.input.name, sample, torch.device("cpu"))
         self.held = Held(self.builder.input, batched)
+        first_extent = self.input.type.tensor_type.shape.dim
+        #: the file states that it takes one input
+        one_at_a_time = not batched or (bool(first_extent) and first_extent[0].dim_value == 1)
+        self.schemas = Schemas(versions, self.opset, self.dtype)
+        self.operators = Operators(self.builder, self.schemas, self.dtype, one_at_a_time)
         self.values[self.input.name] = self.held
         #: names given to each position: by the node that made it first, then its tensor, then those that change nothing
         self.names: dict[int, list[str]] = {0: [self.input.name]}
@@ -148,10 +146,8 @@ class _Reading:
         self.missing.raise_all(self.where)
         output = self.values.get(self.output)
         if isinstance(output, Pending):
-            raise NetworkError(
-                f"The output '{self.output}' of {self.where} does not hold real numbers. Choose what is before it: "
-                "cl.load(..., output='its tensor')."
-            )
+            # whole numbers are real ones too
+            output = as_real(output, self.operators.call(self.model.graph.node[-1], {}, self.output), self.dtype)
         if not isinstance(output, Held):
             raise NetworkError(f"The output '{self.output}' of {self.where} does not depend on its input.")
         unique = Unique()
@@ -163,8 +159,7 @@ class _Reading:
         graph, moved = self.builder.graph(output.value, names, aliases)
         tensors = {moved[i]: tensor for i, tensor in self.tensors.items() if i in moved}
         tensors[graph.output] = self.output
-        first_extent = self.input.type.tensor_type.shape.dim
-        free = self.held.batched and bool(first_extent) and first_extent[0].dim_value != 1 and not self.fixed
+        free = not self.operators.one_at_a_time and bool(self.input.type.tensor_type.shape.dim) and not self.fixed
         row = None if free else self.held.shape
         return Read(graph, self.model, self.dtype, tensors, self.output, row, self.fixed, self.refusals)
 
@@ -184,8 +179,8 @@ class _Reading:
                 self._give(node, [Unread()] * len(node.output))
             elif node.op_type == "If" and isinstance(inputs[0], np.ndarray):
                 self._branch(node, bool(inputs[0].reshape(-1)[0]), name)
-            elif node.op_type in ("Shape", "Size") and inputs and inputs[0] is not None:
-                self._sizes(node, inputs[0])
+            elif node.op_type in ("Shape", "Size") and has_one_shape(*inputs[:1]):
+                self._sizes(node, inputs[0])  # type: ignore[arg-type]
             elif not any(isinstance(value, (Held, Pending)) for value in inputs):
                 self._fold(node, inputs, name)
             else:
@@ -211,10 +206,7 @@ class _Reading:
     def _known(self, node: NodeProto, name: str) -> None:
         operator = operator_of(node)
         if operator not in ONNX and operator not in FUNCTIONS and node.op_type != "Constant":
-            raise self._call(node, {}, name).refuse("there is no function for it")
-
-    def _call(self, node: NodeProto, arguments: dict[str, Any], name: str) -> _OnnxCall:
-        return _OnnxCall(self.builder, operator_of(node), arguments, name, f"ONNX node {node.op_type}")
+            raise self.operators.call(node, {}, name).refuse("there is no function for it")
 
     def _branch(self, node: NodeProto, condition: bool, name: str) -> None:
         """The branch that a constant condition takes, in place of the node, and of the other branch."""
@@ -262,7 +254,7 @@ class _Reading:
         if foldable(node) or function is None:
             values = folded(node, named, self.opset)
         else:
-            found = function(self._settings(node), *(tensor_of(value) for value in inputs))
+            found = function(self.schemas.settings(node), *(tensor_of(value) for value in inputs))
             values = [t.numpy() for t in ((found,) if isinstance(found, Tensor) else found)]
         made = sum(value.size for value in values)
         # what a node states as its value lies in the file, as initialisers do
@@ -274,20 +266,22 @@ class _Reading:
         untold = self._sized(node, inputs, name)
         refusal: UnsupportedOperator | None = None
         try:
-            results = self._as_operator(node, inputs, name)
+            results = self.operators.read(node, inputs, name)
         except UnsupportedOperator as error:
             refusal, results = error, None
         except ClinchError:
             raise
         except Exception as error:
-            refusal, results = self._call(node, {}, name).refuse(f"{type(error).__name__}: {error}"), None
+            refusal, results = self.operators.call(node, {}, name).refuse(f"{type(error).__name__}: {error}"), None
         if results is None:
             self._known(node, name)
             if operator_of(node) not in FUNCTIONS:
-                raise refusal or self._call(node, {}, name).refuse("this form of it is not known")
+                raise refusal or self.operators.call(node, {}, name).refuse("this form of it is not known")
             if untold is not None:
                 raise untold
-            results = computed(node, inputs, self._settings(node), self._call(node, {}, name), self.where)
+            call = self.operators.call(node, {}, name)
+            results = computed(node, inputs, self.schemas.settings(node), call, self.where, self.builder.at_zero)
+            results = self.operators.as_whole(node, inputs, results, name)
             self.refusals += [refusal] if refusal is not None else []
         self._give(node, results)
         for tensor, held in zip(node.output, results):
@@ -304,9 +298,13 @@ class _Reading:
 
     def _sized(self, node: NodeProto, inputs: Sequence[Any], name: str) -> UnsupportedOperator | None:
         """Refuse a result beyond what is taken; returns what to say where the size cannot be told beforehand."""
-        call = self._call(node, {}, name)
+        call = self.operators.call(node, {}, name)
         shapes = {n: outline(value, self.dtype) for n, value in zip(node.input, inputs) if n and value is not None}
         constants = {n for n, value in zip(node.input, inputs) if isinstance(value, np.ndarray)}
+        if node.op_type in LIMITED:
+            # what they make of other values is looked at when it is made
+            told = {n: v.example.numpy() for n, v in zip(node.input, inputs) if isinstance(v, Pending)}
+            shapes, constants = shapes | told, constants | told.keys()
         try:
             check_size(node, shapes, self.opset, MOST_ELEMENTS, constants)
         except TooLarge as error:
@@ -318,71 +316,3 @@ class _Reading:
         except Unfoldable:
             return call.refuse("its size cannot be told before it is computed")
         return None
-
-    # --- operators of their own --------------------------------------------------------------------------------------
-
-    def _as_operator(self, node: NodeProto, inputs: Sequence[Any], name: str) -> list[Held] | None:
-        """What the operator's reader makes of the node; None where there is none or it does not cover this form."""
-        reader = ONNX.get(operator_of(node))
-        layouts = {held.batched for held in inputs if isinstance(held, Held)}
-        if reader is None or any(isinstance(value, Pending) for value in inputs) or len(layouts) != 1:
-            return None
-        (batched,) = layouts
-        arguments = self._bind(node, [plain_value(value) for value in inputs])
-        target = DTYPES.get(arguments.get("to", TensorProto.FLOAT)) if node.op_type == "Cast" else self.dtype
-        like = arguments.get("target_type") if node.op_type == "CastLike" else None
-        if target is None or (isinstance(like, Tensor) and not like.is_floating_point()):
-            return None
-        if not batched:
-            found = lifted(node.op_type, arguments)
-            if found is None:
-                return self._reshaped(node, inputs, name)
-            arguments = found
-        result = self._call(node, arguments, name).read(reader)
-        if result is None:
-            return None
-        values = result if isinstance(result, list) else [result]
-        return [self._held(value, batched, name, node) for value in values]
-
-    def _held(self, value: Value, batched: bool, name: str, node: NodeProto) -> Held:
-        """A sample with a dimension of 1 in front is one of a batch."""
-        if batched or len(value.shape) < 2 or value.shape[0] != 1:
-            return Held(value, batched)
-        call = self._call(node, {}, name)
-        return Held(call.emit(Reshape(value.shape[1:]), value), True)
-
-    def _reshaped(self, node: NodeProto, inputs: Sequence[Any], name: str) -> list[Held] | None:
-        """A node that gives the same elements in another shape, for tensors without a batch."""
-        if node.op_type not in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
-            return None
-        arguments = [torch.zeros(inputs[0].shape), *(plain_value(value) for value in inputs[1:])]
-        shape = tuple(FUNCTIONS[node.op_type](self._settings(node), *arguments).shape)  # type: ignore[union-attr]
-        batched = len(shape) > 1 and shape[0] == 1
-        sample = shape[1:] if batched else shape
-        return [Held(self._call(node, {}, name).emit(Reshape(sample), inputs[0].value), batched)]
-
-    def _bind(self, node: NodeProto, values: Sequence[Any]) -> dict[str, Any]:
-        """Inputs and attributes by the names of the operator's schema, attributes with its defaults."""
-        schema = self._schema(node)
-        bound: dict[str, Any] = {"opset": self.opset, "outputs": len(node.output)}
-        for i, parameter in enumerate(schema.inputs):
-            if parameter.option == defs.OpSchema.FormalParameterOption.Variadic:
-                bound[parameter.name] = list(values[i:])
-            elif i < len(values) and values[i] is not None:
-                bound[parameter.name] = values[i]
-        return bound | self._attributes(node)
-
-    def _schema(self, node: NodeProto) -> Any:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        return defs.get_schema(node.op_type, self.versions.get(node.domain, self.opset), domain)
-
-    def _attributes(self, node: NodeProto) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if defs.has(node.op_type, "" if node.domain == "ai.onnx" else node.domain):
-            for name, attribute in self._schema(node).attributes.items():
-                if attribute.default_value.type:
-                    found[name] = plain(attribute.default_value)
-        return found | {attribute.name: plain(attribute) for attribute in node.attribute}
-
-    def _settings(self, node: NodeProto) -> Settings:
-        return Settings(self._attributes(node), self.opset, len(node.output), self.dtype)

@@ -94,7 +94,8 @@ def input_shape(entry: ValueInfoProto, given: Shape | None, where: str, most: in
         )
     if not extents:
         raise NetworkError(f"{name} is a single number without a dimension. Save the model for rows of numbers.")
-    batched = extents[0] in (None, 1)
+    # a single number needs no batch
+    batched = extents[0] is None or (extents[0] == 1 and len(extents) > 1)
     rest = extents[1:] if batched else extents
     if given is None:
         if None in rest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,21 @@ from torch import Tensor
 
 from clinch.errors import NetworkError
 from clinch.network.onnx_functions import FUNCTIONS, Excessive, Settings
-from clinch.network.onnx_tensors import Held, Pending, example_of, operator_of, tree_of
+from clinch.network.onnx_tensors import Held, Pending, converted, example_of, operator_of, tree_of
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot, map_leaves
 from clinch.network.ops.reading import Call, Value
 
+#: of random inputs on which functions are tried: as indices they reach further than standard normal ones
+SIZES = (1.0, 1.0, 30.0)
+
 
 def computed(
-    node: NodeProto, inputs: Sequence[Any], settings: Settings, call: Call, where: str
+    node: NodeProto,
+    inputs: Sequence[Any],
+    settings: Settings,
+    call: Call,
+    where: str,
+    at_zero: Callable[[Value], Tensor],
 ) -> list[Held | Pending | None]:
     """The node's results: a real one is a layer, any other waits for the layer that uses it.
 
@@ -29,13 +37,14 @@ def computed(
         settings: of the node.
         call: gives the node's name, for layers and messages.
         where: the file's name.
+        at_zero: an activation where the network's input is zero: whole numbers may say what shape a result has.
 
     Raises:
         NetworkError: the inputs do not fit the node.
         UnsupportedOperator: the result is too large, or its shape depends on values.
     """
     function = FUNCTIONS[operator_of(node)]
-    examples = [example_of(value, settings.dtype) for value in inputs]
+    examples = [example_of(value, settings.dtype, at_zero) for value in inputs]
     try:
         found = function(settings, *examples)
     except Excessive as error:
@@ -57,13 +66,34 @@ def computed(
     ]
 
 
+def as_real(value: Pending, call: Call, dtype: torch.dtype) -> Held:
+    """Whole numbers as real ones, computed with everything that they wait for."""
+    tree, inputs = _slots(Lazy(converted, (value.value, dtype), {}))
+    op, batched = _row_function(tree, inputs, value.example, call)
+    values = [held.value for held in inputs]
+    return Held(call.emit(_at_once(op, values) or replace(op, at_once=False), *values), batched)
+
+
 def _part(results: Sequence[Tensor], i: int) -> Tensor:
     return results[i]
 
 
 def _result(value: Lazy, example: Tensor, call: Call) -> Held | Pending:
-    if not example.is_floating_point():
+    """A layer; what is not real waits, and so does what has another shape for other values of what it depends on."""
+    tree, inputs = _slots(value)
+    if not inputs:
+        # what depends on the shapes of activations alone
         return Pending(value, example)
+    op, batched = _row_function(tree, inputs, example, call)
+    values = [held.value for held in inputs]
+    steady = _at_once(op, values)
+    if steady is None or not example.is_floating_point():
+        return Pending(value, example, steady is None)
+    return Held(call.emit(steady, *values), batched)
+
+
+def _slots(value: Lazy) -> tuple[Lazy, list[Held]]:
+    """A tree of calls with a :class:`Slot` for each activation, and these."""
     inputs: list[Held] = []
 
     def slot(leaf: Any) -> Any:
@@ -73,29 +103,28 @@ def _result(value: Lazy, example: Tensor, call: Call) -> Held | Pending:
             inputs.append(leaf)
         return Slot(inputs.index(leaf))
 
-    tree = map_leaves(value, slot)
-    if not inputs:
-        # what depends on the shapes of activations alone
-        return Pending(value, example)
+    return map_leaves(value, slot), inputs
+
+
+def _row_function(tree: Lazy, inputs: Sequence[Held], example: Tensor, call: Call) -> tuple[RowFunction, bool]:
     batched = example.dim() > 0 and example.shape[0] == 1
     shape = tuple(example.shape[1:] if batched else example.shape)
-    op = RowFunction(call.operator, tree, tuple(held.shape for held in inputs), shape)
-    values = [held.value for held in inputs]
-    return Held(call.emit(_at_once(op, values, call), *values), batched)
+    return RowFunction(call.operator, tree, tuple(held.shape for held in inputs), shape), batched
 
 
-def _at_once(op: RowFunction, values: Sequence[Value], call: Call) -> RowFunction:
-    """The function for a batch at once where that gives what it gives row by row."""
+def _at_once(op: RowFunction, values: Sequence[Value]) -> RowFunction | None:
+    """The function for a batch at once where that gives what it gives row by row; None: its shape varies."""
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randn(2, *v.shape, generator=generator, dtype=torch.float64) for v in values]
+    rows = [torch.randn(len(SIZES), *v.shape, generator=generator, dtype=torch.float64) for v in values]
+    sizes = torch.tensor(SIZES, dtype=torch.float64)
+    rows = [x * sizes.reshape(-1, *[1] * (x.dim() - 1)) for x in rows]
     exact = op.to(torch.float64, "cpu")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             expected = replace(exact, at_once=False).forward(*rows)
-        except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise call.refuse(f"the shape of its result depends on values ({reason})") from error
+        except Exception:
+            return None
         try:
             same = torch.allclose(exact.forward(*rows), expected, rtol=1e-9, atol=1e-9, equal_nan=True)
         except Exception:  # whatever torch's batching rules do not cover

@@ -12,6 +12,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 from clinch.errors import NetworkError
 from clinch.io.files import MODEL_LIMIT, PICKLE_ADVICE, SHRINKS, is_pickled, is_there, read_limited
 
+#: what stands in a repository for a file that is kept elsewhere
+_POINTER = b"version https://git-lfs.github.com/spec/"
 #: graphs inside nodes inside graphs
 _DEPTH = 20
 
@@ -32,6 +34,8 @@ def open_model(path: Path, *, limit: int = MODEL_LIMIT) -> ModelProto:
     if is_pickled(path):
         raise NetworkError(f"'{path}' {PICKLE_ADVICE}")
     content = read_limited(path, limit, NetworkError, shrinks=SHRINKS)
+    if content.startswith(_POINTER):
+        raise NetworkError(f"{path} is a pointer of Git LFS and holds no network. Fetch the file itself: git lfs pull.")
     try:
         model = onnx.load_model_from_string(content)
         outputs = len(model.graph.output)

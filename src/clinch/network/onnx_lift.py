@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from clinch.network.ops.base import Shape
 
 Arguments = dict[str, Any]
 
@@ -18,10 +20,22 @@ _UNCHANGED = frozenset(
         """
     Relu LeakyRelu Sigmoid Tanh Clip Elu Selu Celu Softplus Softsign HardSigmoid HardSwish Gelu Mish Swish Exp Log Sqrt
     Abs Neg Sin Cos Tan Atan Erf Reciprocal Sign Floor Ceil Round ThresholdedRelu Shrink Identity Dropout Cast CastLike
-    Add Sub Mul Div Pow Max Min Mean Sum Where PRelu MatMul Gemm
+    Not Gemm
     """,
     )
 )
+
+
+#: element by element, with samples of fewer dimensions widened in front
+_BROADCAST = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Where", "PRelu", "Equal", "And", "Or"}
+)
+
+
+def widened(kind: str, shapes: Sequence[Shape]) -> list[Shape]:
+    """The shapes that the inputs of a node of that type must have, of tensors without a batch."""
+    rank = max(map(len, shapes), default=0)
+    return [(1,) * (rank - len(s)) + tuple(s) if kind in _BROADCAST else tuple(s) for s in shapes]
 
 
 def _axis(name: str, default: int) -> Callable[[Arguments], Arguments]:
@@ -63,6 +77,8 @@ _LIFTS: dict[str, Callable[[Arguments], Arguments]] = {
     "Softmax": _axis("axis", -1),
     "LogSoftmax": _axis("axis", -1),
     "LayerNormalization": _axis("axis", -1),
+    "ArgMax": _axis("axis", 0),
+    "OneHot": _axis("axis", -1),
 } | {f"Reduce{kind}": _axes for kind in ("Sum", "Mean", "Max", "Min", "L1", "L2", "SumSquare", "Prod")}
 
 
@@ -73,10 +89,14 @@ def lifted(kind: str, arguments: Arguments) -> Arguments | None:
         kind: the node's type.
         arguments: inputs and attributes by name.
     """
-    if kind in _UNCHANGED:
+    if kind in _UNCHANGED or kind in _BROADCAST:
         return arguments
+    if kind == "MatMul":
+        return arguments | {"alone": True}
     if kind.startswith("Reduce") and arguments.get("axes") is None:
-        return None
+        if arguments.get("noop_with_empty_axes", 0):
+            return None
+        arguments = arguments | {"axes": list(range(len(arguments["data"].shape)))}
     if kind in ("Softmax", "LogSoftmax") and arguments["opset"] < 13:
         return None
     return arguments | _LIFTS[kind](arguments) if kind in _LIFTS else None

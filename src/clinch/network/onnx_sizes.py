@@ -19,6 +19,8 @@ GROWING: dict[str, tuple[int, ...]] = {
     "Resize": (1, 2, 3), "Upsample": (1,), "EyeLike": (), "AffineGrid": (1,), "Col2Im": (1, 2), "CenterCropPad": (1,),
     "MaxUnpool": (2,), "DFT": (1,), "HannWindow": (0,), "HammingWindow": (0,), "BlackmanWindow": (0,),
 }  # fmt: skip
+#: of these, types whose functions refuse sizes beyond the limit themselves
+LIMITED = frozenset({"ConstantOfShape", "Expand", "Range"})
 #: of these, types whose sizes multiply
 _PRODUCTS = frozenset({"ConstantOfShape", "Expand", "Tile", "Resize", "Upsample", "AffineGrid", "Col2Im"})
 #: types whose parameters broadcast against the first input, which inference does not look at

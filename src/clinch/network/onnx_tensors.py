@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,14 @@ from clinch.network.ops.reading import Value
 
 
 class Held(NamedTuple):
-    """An activation, and whether the file's tensor has a dimension of size 1, the batch, in front of it."""
+    """An activation, and whether the file's tensor has a dimension of size 1, the batch, in front of it.
+
+    The type of its elements is None for the file's real numbers; whole numbers and truth values are real ones here.
+    """
 
     value: Value
     batched: bool
+    kind: torch.dtype | None = None
 
     @property
     def shape(self) -> Shape:
@@ -28,10 +33,15 @@ class Held(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A tensor that is not real: computed by the node that uses it."""
+    """A tensor that is not real, or whose shape varies with values: computed by the node that uses it.
+
+    Beside it may stand a layer of the same whole numbers.
+    """
 
     value: Lazy
     example: Tensor
+    varies: bool = False
+    whole: Held | None = None
 
 
 class Unread(NamedTuple):
@@ -50,13 +60,32 @@ def plain_value(value: Any) -> Any:
 
 def tree_of(value: Any) -> Any:
     """An input as an argument of a call that waits."""
-    return value.value if isinstance(value, Pending) else value if isinstance(value, Held) else tensor_of(value)
+    if isinstance(value, Held):
+        return value if value.kind is None else Lazy(converted, (value._replace(kind=None), value.kind), {})
+    return value.value if isinstance(value, Pending) else tensor_of(value)
 
 
-def example_of(value: Any, dtype: torch.dtype) -> Tensor | None:
+def has_one_shape(value: Any = None) -> bool:
+    """Whether an input is given and has one shape whatever the network's input."""
+    return value is not None and not (isinstance(value, Pending) and value.varies)
+
+
+def whole_of(value: Any) -> Any:
+    """The layer of whole numbers beside something that waits, where there is one; anything else as it is."""
+    return value.whole if isinstance(value, Pending) and value.whole is not None else value
+
+
+def converted(x: Tensor, kind: torch.dtype) -> Tensor:
+    """Another type; of a function, so that a moved graph can replace a real one."""
+    return x.to(kind)
+
+
+def example_of(value: Any, dtype: torch.dtype, at_zero: Callable[[Value], Tensor]) -> Tensor | None:
     """A value of an input for one row: shapes and types come from a run on zeros."""
     if isinstance(value, Pending):
         return value.example
+    if isinstance(value, Held) and value.kind is not None:
+        return at_zero(value.value).reshape(value.shape).to(value.kind)
     return torch.zeros(value.shape, dtype=dtype) if isinstance(value, Held) else tensor_of(value)
 
 
@@ -64,7 +93,10 @@ def outline(value: Any, dtype: torch.dtype) -> np.ndarray:
     """A constant as it is; of anything else an array of the same shape and type, which takes no memory."""
     if isinstance(value, np.ndarray):
         return value
-    shape, kind = (value.example.shape, value.example.dtype) if isinstance(value, Pending) else (value.shape, dtype)
+    if isinstance(value, Pending):
+        shape, kind = value.example.shape, value.example.dtype
+    else:
+        shape, kind = value.shape, value.kind or dtype
     # numpy has no bfloat16: any real type has the same shapes
     kind = torch.float32 if kind == torch.bfloat16 else kind
     return np.broadcast_to(torch.zeros((), dtype=kind).numpy(), tuple(shape))

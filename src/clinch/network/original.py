@@ -158,7 +158,9 @@ class OriginalFile:
             arrays = self._run(x.detach().cpu().numpy(), names)
             shapes = (self.graph.nodes[i].shape for i in fetched)
             values |= {
-                i: torch.from_numpy(a).reshape(len(x), *s).to(x.device) for i, a, s in zip(fetched, arrays, shapes)
+                # whole numbers and truth values are real ones in the graph
+                i: torch.from_numpy(a).reshape(len(x), *s).to(x.device, x.dtype if a.dtype.kind in "iub" else None)
+                for i, a, s in zip(fetched, arrays, shapes)
             }
         computed = set(positions.values()) - values.keys()
         if computed:

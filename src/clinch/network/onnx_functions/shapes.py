@@ -48,7 +48,9 @@ def _transpose(node: Settings, x: Tensor) -> Tensor:
 
 @node_type("Expand")
 def _expand(node: Settings, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, shape.tolist()))
+    extents = torch.broadcast_shapes(x.shape, shape.tolist())
+    within(math.prod(extents))
+    return x.expand(extents)
 
 
 @node_type("Tile")
@@ -95,7 +97,7 @@ def _wrapped(indices: Tensor, size: int) -> Tensor:
 def _gather(node: Settings, x: Tensor, indices: Tensor) -> Tensor:
     axis = node.get("axis", 0) % x.dim()
     chosen = x.index_select(axis, _wrapped(indices, x.shape[axis]).flatten())
-    return chosen.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return chosen.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 @node_type("GatherElements")
@@ -247,11 +249,14 @@ def _size(node: Settings, x: Tensor) -> Tensor:
 @node_type("ConstantOfShape")
 def _constant_of_shape(node: Settings, shape: Tensor) -> Tensor:
     value = node.get("value", torch.zeros(1))
+    within(math.prod(shape.tolist()))
+    value = value.to(node.dtype) if value.is_floating_point() else value
     return value.reshape(()).expand(shape.tolist())
 
 
 @node_type("Range")
 def _range(node: Settings, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+    within(int(max(0, (limit.item() - start.item()) / delta.item())))
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 

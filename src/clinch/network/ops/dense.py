@@ -111,6 +111,8 @@ def _product(call: Call, a: Value | Tensor, b: Value | Tensor) -> Value | None:
         while a.dim() > 2 and a.shape[0] == 1:
             a = a[0]
         rank = len(b.shape)
+        if a.dim() == 2 and rank == 1 and call.get("alone", False):
+            return call.emit(Dense(a), b)
         if a.dim() == 2 and rank >= 2:
             swap = Transpose((*range(rank - 2), rank - 1, rank - 2))
             return call.emit(swap, call.emit(Dense(a), call.emit(swap, b)))
