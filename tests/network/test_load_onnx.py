@@ -260,6 +260,9 @@ def test_unreadable_files(tmp_path: Path):
         (tmp_path / name).write_bytes(b"this is not a model")
         with pytest.raises(NetworkError, match="not a readable ONNX file"):
             load(tmp_path / name)
+    (tmp_path / "lfs.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(NetworkError, match="pointer of Git LFS"):
+        load(tmp_path / "lfs.onnx")
     with pytest.raises(NetworkError, match=r"net\.pt' is a pickle"):
         load(tmp_path / "net.pt")
 
