@@ -154,6 +154,7 @@ def _of_hooks(specimen: Specimen, x: list[Tensor], y: Tensor) -> Iterator[str]:
         "as_convolution": (k := op.as_convolution(shapes)) and _convolved(k, x[0]),
         "as_factors": (f := op.as_factors(shapes))
         and x[0] * (1.0 if f.scale is None else f.scale) + (0.0 if f.shift is None else f.shift),
+        "as_sum": (signs := op.as_sum(shapes)) and sum(sign * t for sign, t in zip(signs, x, strict=True)),
         "as_maximum": (most := op.as_maximum(shapes)) and most(x[0]).reshape(y.shape),
         "two_pieces": (two := op.two_pieces()) and torch.maximum(x[0], two.negative_slope * x[0]),
     }

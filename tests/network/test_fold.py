@@ -146,3 +146,44 @@ def test_dense_layers_are_multiplied_where_that_does_not_grow(sizes: tuple[int, 
     model = nn.Sequential(nn.Linear(sizes[0], sizes[1]), nn.Linear(sizes[1], sizes[2])).double().eval()
     folded, _ = fold(load(model, (sizes[0],)).graph)
     assert len(folded.nodes) - 1 == layers
+
+
+# --- scales at loading ------------------------------------------------------------------------------------------------
+
+
+class _Branches(nn.Module):
+    """Batch norms behind a convolution, a dense layer, a sum and a pool; and a convolution that two layers read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.second, self.shared = nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.BatchNorm2d(3)
+        self.pool, self.pooled = nn.AvgPool2d(2), nn.BatchNorm2d(3)
+        self.last, self.scored = nn.Linear(12, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.first(x)).relu()
+        y = self.second(x)
+        x = self.shared(y) + y
+        return self.scored(self.last(self.pooled(self.pool(x)).relu().flatten(1)))
+
+
+def test_batch_norms_are_part_of_the_layer_before_them() -> None:
+    torch.manual_seed(0)
+    model = _Branches().double()
+    model(torch.randn(50, 2, 4, 4, dtype=torch.float64))  # statistics of their own
+    model.eval()
+    net = load(model, (2, 4, 4))
+    live = load(model, (2, 4, 4), live=True)
+    assert net.layers == live.layers
+    op = {name: net.graph.nodes[net.position(name)].op for name in net.layers}
+    assert isinstance(op["norm"], Convolution) and isinstance(op["scored"], Dense)
+    assert isinstance(op["shared"], Scale) and isinstance(op["pooled"], Scale)
+    x = torch.randn(5, 2, 4, 4, dtype=torch.float64)
+    ours, theirs = (g.forward(x, range(len(g.nodes))) for g in (net.graph, live.graph))
+    for i, value in theirs.items():
+        torch.testing.assert_close(ours[i], value, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(ours[net.graph.output], model(x), atol=1e-12, rtol=1e-12)
+    # the layers themselves are beside the way from the input to the output
+    way = {net.graph.nodes[i].name for i in net.graph.ancestors([net.graph.output])}
+    assert {"first", "last"}.isdisjoint(way) and {"second", "norm"} <= way

@@ -148,9 +148,9 @@ def alpha_crown(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ProblemError(f"steps is {steps}; give a whole number of 1 or more, such as 20.")
-    graph, forms = layer_forms(network, region, c, layer)
+    graph, node, blocks = layer_forms(network, region, c, layer)
     if limits is None:
-        held = alpha_activation_bounds(graph, region, forms.nodes, steps=steps)
+        held = alpha_activation_bounds(graph, region, [node], steps=steps)
     else:
-        held = given_limits(graph, region, forms.nodes, limits)
-    return alpha_form_bounds(graph, forms, region, held, steps=steps)
+        held = given_limits(graph, region, [node], limits)
+    return torch.cat([alpha_form_bounds(graph, forms, region, held, steps=steps) for forms in blocks], 1)

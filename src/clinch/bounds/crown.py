@@ -127,9 +127,9 @@ def crown(network: Network, region: Region, c: Tensor | None = None, *, layer: s
         UnknownLayer, ShapeError, UnsupportedOperator: there is no such layer, rows do not fit it, or a layer below has
             no linear relaxation.
     """
-    graph, forms = layer_forms(network, region, c, layer)
-    limits = activation_bounds(graph, region, forms.nodes)
-    return form_bounds(graph, forms, region, relaxations_from(graph, limits, forms.nodes))
+    graph, node, blocks = layer_forms(network, region, c, layer)
+    relaxations = relaxations_from(graph, activation_bounds(graph, region, [node]), [node])
+    return torch.cat([form_bounds(graph, forms, region, relaxations) for forms in blocks], 1)
 
 
 def limits_of_forms(query: Query, forms: Forms, bounds: Mapping[int, Interval]) -> Interval:

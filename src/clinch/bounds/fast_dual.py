@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from clinch.bounds.crown import activation_bounds, form_bounds, given_limits, never, relaxations_from
@@ -98,9 +99,10 @@ def fast_dual(
         >>> clinch.bounds.fast_dual(net, region, c[:3]).amin(1)
         tensor([-2.1461, -6.3053, -0.2845], dtype=torch.float64)
     """
-    graph, forms = layer_forms(network, region, c, layer)
+    graph, node, blocks = layer_forms(network, region, c, layer)
     if limits is None:
-        held = dual_activation_bounds(graph, region, forms.nodes)
+        held = dual_activation_bounds(graph, region, [node])
     else:
-        held = given_limits(graph, region, forms.nodes, limits)
-    return form_bounds(graph, forms, region, dual_relaxations(graph, held, forms.nodes))
+        held = given_limits(graph, region, [node], limits)
+    relaxations = dual_relaxations(graph, held, [node])
+    return torch.cat([form_bounds(graph, forms, region, relaxations) for forms in blocks], 1)

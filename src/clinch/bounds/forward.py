@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from clinch.bounds.centred import Centred
 from clinch.bounds.narrow import is_narrow
 from clinch.bounds.refine import refined, write_bounds
 from clinch.bounds.symbols import mixes, symbols_of
@@ -45,6 +46,7 @@ class Symbols:
     ) -> None:
         self.graph, self.region = graph, region
         self.limits, self.relaxations = limits, relaxations
+        self.centred = Centred(graph, region, limits)
         self.held: dict[int, SymbolicLimits] = {}
         #: nodes that no symbols pass through
         self.rough: set[int] = set()
@@ -59,7 +61,7 @@ class Symbols:
             limits = limits.intersect(self.at(j).limits())
             if self._complete(j):
                 return self._without_rounding(j, limits, stop) if signs_only else limits
-        return refined(self.graph, j, limits, self.region, self.relaxations, signs_only, stop)
+        return refined(self.graph, j, limits, self.region, self.relaxations, signs_only, stop, self.centred)
 
     def _pays(self, j: int, limits: Interval, signs_only: bool) -> bool:
         graph = self.graph
@@ -82,7 +84,7 @@ class Symbols:
         if not bool(doubtful.any()):
             return limits
         flat = lower.clone(), upper.clone()
-        write_bounds(self.graph, j, doubtful, self.region, self.relaxations, flat, stop)
+        write_bounds(self.graph, j, doubtful, self.region, self.relaxations, flat, stop, self.centred)
         return limits.intersect(Interval(*(t.reshape(limits.lower.shape) for t in flat)))
 
     def at(self, j: int) -> SymbolicLimits:

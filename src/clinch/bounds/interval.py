@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -79,9 +79,15 @@ def interval(network: Network, region: Region, c: Tensor | None = None, *, layer
         UnknownLayer, ShapeError, UnsupportedOperator: there is no such layer, rows do not fit it, or a layer below has
             no interval rule.
     """
-    graph, forms = layer_forms(network, region, c, layer)
-    (node,) = forms.coefficients
+    graph, node, blocks = layer_forms(network, region, c, layer)
     limits = interval_bounds(graph, region, [node])
+    return torch.cat([_through_last_layer(graph, node, forms, region, limits) for forms in blocks], 1)
+
+
+def _through_last_layer(
+    graph: Graph, node: int, forms: Forms, region: Region, limits: Mapping[int, Interval]
+) -> Tensor:
+    """Lower limits ``(B, R)`` of forms of a node, the affine layers it ends in folded into them."""
     rows, offset = forms.coefficients[node], forms.constant
     while graph.nodes[node].op.affine and len(graph.nodes[node].inputs) == 1:
         carried, constant = graph.relax(node, []).backward(rows)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clinch.bounds.crown import activation_bounds, form_bounds, never, read_nodes, relaxations_from
 from clinch.bounds.interval import interval_bounds
-from clinch.bounds.rows import loaded
+from clinch.bounds.rows import loaded, unit_forms
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
@@ -115,13 +115,12 @@ def _both_sides(
     graph: Graph, region: Region, i: int, held: Mapping[int, Interval], method: str, stop: Callable[[], bool]
 ) -> Interval:
     """Both limits of each element of a node, given limits of what lies below."""
-    node = graph.nodes[i]
-    eye = torch.eye(node.size, dtype=region.lower.dtype, device=region.lower.device)
-    rows = torch.cat([eye, -eye]).reshape(1, 2 * node.size, *node.shape)
-    forms = Forms({i: rows}, rows.new_zeros(region.size, 2 * node.size))
-    both = _form_bounds(graph, forms, region, held, method, stop)
-    shape = (region.size, *node.shape)
-    return Interval(both[:, : node.size].reshape(shape), -both[:, node.size :].reshape(shape))
+    lower, upper = (
+        torch.cat([sign * _form_bounds(graph, forms, region, held, method, stop) for forms in blocks], 1)
+        for sign, blocks in ((1, unit_forms(graph, i, region)), (-1, unit_forms(graph, i, region, -1.0)))
+    )
+    shape = (region.size, *graph.nodes[i].shape)
+    return Interval(lower.reshape(shape), upper.reshape(shape))
 
 
 def _form_bounds(

@@ -184,9 +184,9 @@ def lp(
             "The LP relaxation needs finite limits of every input element. Give the region lower= and upper=."
         )
     region = region.to(torch.float64, "cpu")
-    graph, forms = layer_forms(network, region, c, layer)
+    graph, node, blocks = layer_forms(network, region, c, layer)
     if isinstance(limits, str):
-        held = activation_bounds(graph, region, forms.nodes)
+        held = activation_bounds(graph, region, [node])
     else:
-        held = given_limits(graph, region, forms.nodes, limits)
-    return lp_form_bounds(graph, forms, region, held)
+        held = given_limits(graph, region, [node], limits)
+    return torch.cat([lp_form_bounds(graph, forms, region, held) for forms in blocks], 1)

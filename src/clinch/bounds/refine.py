@@ -9,9 +9,10 @@ from torch import Tensor
 
 from clinch.bounds import backward
 from clinch.bounds.backward import block_shape, bounds_at, through_affine_layers
+from clinch.bounds.centred import Centred
 from clinch.bounds.ends import end_of
 from clinch.bounds.narrow import narrow_bounds
-from clinch.bounds.patches import patch_bounds
+from clinch.bounds.patches import patch_bounds, single_bounds
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Relaxation
@@ -26,6 +27,7 @@ def refined(
     relaxations: Mapping[int, Relaxation],
     signs_only: bool,
     stop: Callable[[], bool],
+    centred: Centred | None = None,
 ) -> Interval:
     """The limits of node j, intersected with CROWN's on the elements that CROWN can improve.
 
@@ -37,6 +39,7 @@ def refined(
         relaxations: of every node that j depends on.
         signs_only: only elements whose sign is open matter.
         stop: asked between blocks; once true, the other elements keep their limits.
+        centred: the network around these regions; None: made anew.
     """
     if not region.balls and _interval_is_exact(graph, j):
         return limits
@@ -45,7 +48,7 @@ def refined(
     if stop() or not bool(open_.any()):
         return limits
     lower, upper = lower.clone(), upper.clone()
-    write_bounds(graph, j, open_, region, relaxations, (lower, upper), stop)
+    write_bounds(graph, j, open_, region, relaxations, (lower, upper), stop, centred, signs_only)
     shape = limits.lower.shape
     return limits.intersect(Interval(lower.reshape(shape), upper.reshape(shape)))
 
@@ -58,15 +61,19 @@ def write_bounds(
     relaxations: Mapping[int, Relaxation],
     limits: tuple[Tensor, Tensor],
     stop: Callable[[], bool],
+    centred: Centred | None = None,
+    signs_only: bool = False,
 ) -> None:
-    """Write CROWN's limits of the open elements of node j into ``limits``: by fixed matrices where inputs are few, as
-    patches where that works, else as rows.
+    """Write CROWN's limits of the open elements of node j into ``limits``: by fixed matrices where inputs are few, in
+    float32 where they are many, as patches where that works, else as rows.
 
-    Arguments: see :func:`clinch.bounds.patches.patch_bounds`.
+    Arguments: see :func:`clinch.bounds.patches.patch_bounds` and :func:`refined`.
     """
     if narrow_bounds(graph, j, open_, region, relaxations, limits, stop):
         return
-    if not patch_bounds(graph, j, open_, region, relaxations, limits, stop):
+    centred = Centred(graph, region) if centred is None else centred
+    open_ = single_bounds(graph, j, open_, region, relaxations, limits, stop, centred, signs_only)
+    if bool(open_.any()) and not patch_bounds(graph, j, open_, region, relaxations, limits, stop, centred):
         _by_rows(graph, j, open_, region, relaxations, limits, stop)
 
 
@@ -168,7 +175,11 @@ def _open_rows(shared: Forms, open_: Tensor) -> tuple[Tensor, Forms]:
 
 
 def _interval_is_exact(graph: Graph, j: int) -> bool:
-    """Whether interval arithmetic over a box is already exact: at most one affine node with signs mixes elements."""
+    """Whether interval arithmetic over a box is already exact: at most one affine node with signs mixes elements, and
+    what follows it keeps their order one by one.
+    """
+    while j and graph.nodes[j].op.increasing and len(graph.nodes[j].inputs) == 1:
+        (j,) = graph.nodes[j].inputs
     mixing = 0
     for i in graph.ancestors([j]):
         op = graph.nodes[i].op

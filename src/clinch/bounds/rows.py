@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,9 @@ from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.query import Forms
+
+#: coefficients of unit rows on their layer at once
+UNIT_BLOCK = 2**22
 
 
 def loaded(network: Network | nn.Module, region: Region) -> Network:
@@ -23,13 +28,14 @@ def loaded(network: Network | nn.Module, region: Region) -> Network:
 
 def layer_forms(
     network: Network | nn.Module, region: Region, c: Tensor | None, layer: str | None
-) -> tuple[Graph, Forms]:
-    """The float64 graph on the region's device, and the rows ``c`` on a layer as forms.
+) -> tuple[Graph, int, Iterator[Forms]]:
+    """The float64 graph on the region's device, the layer's position, and the rows ``c`` on it as forms, in blocks.
 
     Args:
         network: the network.
         region: B inputs.
-        c: ``(R, size)`` or ``(B, R, size)``; None: one row per activation.
+        c: ``(R, size)`` or ``(B, R, size)``; None: one row per activation, so many at a time that a large layer needs
+            no matrix of its size squared.
         layer: name of a layer; None: the output.
 
     Raises:
@@ -42,13 +48,24 @@ def layer_forms(
         raise ShapeError(
             f"The region has inputs of shape {tuple(region.lower.shape[1:])}, the network takes {graph.input_shape}."
         )
+    if c is None:
+        return graph, node, unit_forms(graph, node, region)
     size, shape = graph.nodes[node].size, graph.nodes[node].shape
-    rows = torch.eye(size, dtype=region.lower.dtype) if c is None else torch.as_tensor(c)
-    rows = rows.to(region.lower.device, region.lower.dtype)
+    rows = torch.as_tensor(c).to(region.lower.device, region.lower.dtype)
     rows = rows.unsqueeze(0) if rows.dim() == 2 else rows
     if rows.dim() != 3 or rows.shape[2] != size or rows.shape[0] not in (1, region.size):
         raise ShapeError(f"c has shape {tuple(rows.shape)}; give (R, {size}) or ({region.size}, R, {size}).")
     if not bool(torch.isfinite(rows).all()):
         raise NonFiniteError("c contains NaN or infinity; remove it.")
     constant = rows.new_zeros(region.size, rows.shape[1])
-    return graph, Forms({node: rows.reshape(*rows.shape[:2], *shape)}, constant)
+    return graph, node, iter([Forms({node: rows.reshape(*rows.shape[:2], *shape)}, constant)])
+
+
+def unit_forms(graph: Graph, node: int, region: Region, sign: float = 1.0) -> Iterator[Forms]:
+    """The forms ``sign · element`` of all elements of a node, in blocks."""
+    size, like = graph.nodes[node].size, region.lower
+    for which in torch.arange(size, device=like.device).split(max(1, UNIT_BLOCK // size)):
+        rows = like.new_zeros(len(which), size)
+        rows[torch.arange(len(which), device=like.device), which] = sign
+        constant = like.new_zeros(region.size, len(which))
+        yield Forms({node: rows.reshape(1, len(which), *graph.nodes[node].shape)}, constant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from clinch.network.ops.shape import Reshape
 
 
 def fold(graph: Graph, keep: Collection[int] = ()) -> tuple[Graph, dict[int, int]]:
-    """Merge affine layers into the ones that follow them, and drop layers that change nothing.
+    """Merge affine layers into the ones that follow them, and drop layers that change nothing or that nobody needs.
 
     A layer is merged into its successor only where nobody else reads it and nobody keeps it: normalisation into the
     first layer, batch norm into a convolution, a bias into a matrix product, one dense layer into the next where that
@@ -28,6 +29,34 @@ def fold(graph: Graph, keep: Collection[int] = ()) -> tuple[Graph, dict[int, int
     return _Folding(graph, {0, graph.output, *keep}).result()
 
 
+def with_scales(graph: Graph) -> Graph:
+    """Batch norms, and whatever else scales and shifts what one affine layer alone gives, taken into that layer.
+
+    ``s ⊙ (W x + b) + t`` is computed from x as ``(s ⊙ W) x + (s ⊙ b + t)``. No node moves and every name means what it
+    meant: the affine layer itself stays beside it, for whoever asks for its value, and nothing else reads it. The
+    function is the same up to rounding; fold the float64 graph.
+
+    Args:
+        graph: any graph.
+    """
+    nodes = list(graph.nodes)
+    readers = Counter(k for node in nodes for k in node.inputs)
+    for i, node in enumerate(nodes):
+        if len(node.inputs) != 1 or readers[node.inputs[0]] != 1:
+            continue
+        earlier = nodes[node.inputs[0]]
+        factors = node.op.as_factors([earlier.shape])
+        inner = [nodes[k].shape for k in earlier.inputs]
+        if factors is None or not isinstance(earlier.op, Affine) or earlier.op.as_factors(inner) is not None:
+            continue
+        op = earlier.op.scaled(*factors, earlier.shape)
+        # a shift that varies by place would make the bias a whole layer
+        by_channel = factors.shift is None or earlier.op.scaled(factors.shift, None, earlier.shape) is not None
+        if op is not None and by_channel:
+            nodes[i] = replace(node, op=op, inputs=earlier.inputs)
+    return Graph(tuple(nodes))
+
+
 class _Folding:
     """The new nodes, in the order of the old ones; None where one was merged into a later one."""
 
@@ -38,11 +67,12 @@ class _Folding:
         #: new nodes that must stay as they are
         self.fixed: set[int] = set()
         self.place: dict[int, int] = {}
-        readers = [0] * len(graph.nodes)
-        for node in graph.nodes:
-            for j in node.inputs:
+        readers, needed = [0] * len(graph.nodes), graph.ancestors(keep)
+        for i in needed:
+            for j in graph.nodes[i].inputs:
                 readers[j] += 1
-        for i, old in enumerate(graph.nodes):
+        for i in needed:
+            old = graph.nodes[i]
             node = replace(old, inputs=tuple(self.place[j] for j in old.inputs))
             if self._changes_nothing(node, i == graph.output):
                 self.place[i] = node.inputs[0]

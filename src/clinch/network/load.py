@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clinch.errors import NetworkError
 from clinch.io.files import PICKLE_ADVICE, is_pickled
 from clinch.network.compare import compare
+from clinch.network.fold import with_scales
 from clinch.network.network import Network
 from clinch.runtime import memory
 from clinch.runtime.gradients import with_gradients
@@ -120,17 +121,19 @@ def _load_module(model: nn.Module, given: Given) -> Network:
     samples = _samples(shape, dtype, device)
     model = _one_in_one_out(model, given, samples[0][:2], name)
     traced = trace(model, samples[0][:2])
-    native = traced.graph.to(dtype, device)
+    # weights that are trained on stay where they are
+    graph = traced.graph if given.live else with_scales(traced.graph)
+    native = graph.to(dtype, device)
     original = OriginalModule(model, native, traced.invocations)
     try:
-        compare(traced.graph, native, original, samples, name)
+        compare(graph, native, original, samples, name)
     except NetworkError:
         mixing = [error for error in traced.refusals if "batch" in str(error)]
         if mixing:
             raise mixing[0] from None
         raise
     if not given.live:
-        return Network(traced.graph, original, dtype=dtype, device=device, name=name)
+        return Network(graph, original, dtype=dtype, device=device, name=name)
 
     def present(x: Tensor, layers: list[str]) -> dict[str, Tensor]:
         """The original, whose functional layers follow the weights too."""
@@ -138,7 +141,7 @@ def _load_module(model: nn.Module, given: Given) -> Network:
             graph = traced.read_again().to(dtype, device)
         return OriginalModule(model, graph, traced.invocations)(x, layers)
 
-    return Network(traced.graph, present, dtype=dtype, device=device, name=name, read_again=traced.read_again)
+    return Network(graph, present, dtype=dtype, device=device, name=name, read_again=traced.read_again)
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -232,7 +235,8 @@ def _load_onnx(model: ModelProto, given: Given, name: str) -> Network:
     if given.output is not None and not isinstance(given.output, str):
         raise NetworkError(f"output={given.output!s:.40}: an output of {name} has a name. Give that.")
     found = read(model, shape, name, given.output, given.fixed)
-    native = found.graph.to(found.dtype, "cpu")
+    graph = with_scales(found.graph)
+    native = graph.to(found.dtype, "cpu")
     samples = _samples(found.graph.input_shape, found.dtype, torch.device("cpu"))
     original = OriginalFile(found.model, native, found.tensors, row=found.row, fixed=found.fixed)
     output = found.graph.nodes[-1].name
@@ -250,7 +254,7 @@ def _load_onnx(model: ModelProto, given: Given, name: str) -> Network:
     except Exception as error:
         raise NetworkError(f"onnxruntime cannot run {name}: {' '.join(str(error).split())}") from error
     try:
-        compare(found.graph, native, original, samples, name)
+        compare(graph, native, original, samples, name)
     except NetworkError:
         if found.refusals and not original.by_row:
             # A node whose operator was refused since it mixes the batch does so where there are several inputs.
@@ -264,7 +268,7 @@ def _load_onnx(model: ModelProto, given: Given, name: str) -> Network:
             f"The layers of {name} have shapes that depend on the values of its input ({reason}). Save the model up to "
             "where that begins: cl.load(..., output='its tensor')."
         ) from error
-    return Network(found.graph, original, dtype=found.dtype, device="cpu", name=name)
+    return Network(graph, original, dtype=found.dtype, device="cpu", name=name)
 
 
 # --- comparison ------------------------------------------------------------------------------------------------------

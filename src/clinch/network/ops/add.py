@@ -30,6 +30,10 @@ class Add(Affine):
         """Rows go to both, summed where a sample was widened."""
         return [rows.sum_to_size(rows.shape[0], *shape) for shape in shapes]
 
+    def as_sum(self, shapes: Sequence[Shape]) -> tuple[float, ...] | None:
+        """Of two samples of one shape."""
+        return (1.0, 1.0) if len(set(shapes)) == 1 else None
+
     def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
         """A sum of two layers of one shape."""
         return ({"kind": "add"}, {}) if len(set(shapes)) == 1 else None
@@ -60,6 +64,10 @@ class Subtract(Affine):
         """Rows go to both, with the sign turned for the second."""
         first, second = (rows.sum_to_size(rows.shape[0], *shape) for shape in shapes)
         return [first, -second]
+
+    def as_sum(self, shapes: Sequence[Shape]) -> tuple[float, ...] | None:
+        """Of two samples of one shape."""
+        return (1.0, -1.0) if len(set(shapes)) == 1 else None
 
 
 def _combine(call: Call, a: Value | Tensor, b: Value | Tensor, sign: float) -> Value:

@@ -25,7 +25,8 @@ other lines    ``lines_at(bounds, places)``                 α-CROWN mixes them
 other planes   ``planes_at(inputs, shapes, places)``       α-CROWN mixes them
 matrix         ``as_matrix(shapes)``                       CROWN's last and first layers, input splits
 convolution    ``as_convolution(shapes)``                  CROWN's windows
-factors        ``as_factors(shapes)``                      CROWN's windows
+factors        ``as_factors(shapes)``                      CROWN's windows, folding
+sum            ``as_sum(shapes)``                          CROWN's windows
 maximum        ``as_maximum(shapes)``                      enumeration of linear pieces
 pruning        ``prune(shapes, outputs, inputs)``          α-CROWN leaves out dead neurons
 statement      ``statement(shapes, shape)``                certificates
@@ -72,6 +73,8 @@ class Operator:
     linear: ClassVar[bool] = False
     #: each output element is a function of the input element at its place
     elementwise: ClassVar[bool] = False
+    #: it is element-wise and rises, or goes down and up again at zero: its interval rule says exactly where it goes
+    increasing: ClassVar[bool] = False
     #: of a sample of one dimension, the output's elements are ordered as the input's: what is largest stays largest
     keeps_argmax: ClassVar[bool] = False
     #: the output has the elements of its one input, in their order
@@ -136,6 +139,10 @@ class Operator:
 
     def as_factors(self, shapes: Sequence[Shape]) -> Factors | None:
         """The operator as ``scale ⊙ x + shift`` of its input's shape."""
+        return None
+
+    def as_sum(self, shapes: Sequence[Shape]) -> tuple[float, ...] | None:
+        """The operator as ``Σ_k sign_k x_k`` of inputs of its own shape: the signs, 1 or −1."""
         return None
 
     def as_maximum(self, shapes: Sequence[Shape]) -> Maximum | None:
@@ -348,7 +355,6 @@ class Elementwise(Operator):
     """A scalar function applied to each element. A subclass that is increasing gets its interval rule from it."""
 
     elementwise: ClassVar[bool] = True
-    increasing: ClassVar[bool] = False
 
     def prune(
         self, shapes: Sequence[Shape], outputs: Tensor | None = None, inputs: Tensor | None = None

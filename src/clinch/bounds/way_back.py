@@ -1,0 +1,340 @@
+"""Rows on windows, carried back layer by layer: what each kind of layer does to them.
+
+See :mod:`clinch.bounds.patches` for what rows are, :mod:`clinch.bounds.windows` for where they lie, and
+:mod:`clinch.bounds.centred` for what they mean and what rounding may have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clinch.bounds.centred import INFLATED, LARGEST, UNDERFLOW, UNIT, Centred, gamma, terms, weigh
+from clinch.bounds.windows import Plan, Window, size_of
+from clinch.geometry.inner_products import products
+from clinch.geometry.linear_minimum import minimum_over
+from clinch.geometry.region import Ball, Region
+from clinch.network.graph import Graph
+from clinch.network.ops.base import Lines, Relaxation
+from clinch.network.ops.views import Kernel
+from clinch.runtime import deadline
+
+#: a transposed convolution of a window is written as a matrix where that has at most so many times its products
+DENSE_LIMIT = 8
+#: building that matrix carries as many rows back as it has: it pays for so many times more
+ENOUGH_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way from node j back to node ``end``, the input or what it is first reshaped to.
+
+    Attributes:
+        plan: the windows of the nodes on the way.
+    """
+
+    graph: Graph
+    j: int
+    end: int
+    region: Region
+    relaxations: Mapping[int, Relaxation]
+    centred: Centred
+    plan: Plan
+
+
+class At(NamedTuple):
+    """Problem ``(G,)`` and tile, ``(G,)`` per spatial dimension, of each group of rows."""
+
+    problem: Tensor
+    tile: tuple[Tensor, ...]
+
+
+@dataclass
+class _Rows:
+    """Rows ``(G, R, channels, *extent)`` by node, with whether they are zero outside the layer; what their forms are
+    above already, and the allowance for rounding, ``(G, R)`` each."""
+
+    pending: dict[int, tuple[Tensor, bool]]
+    value: Tensor
+    allowance: Tensor
+
+
+class Layers:
+    """What rows meet on the way back, for some problems, in the dtype of the rows.
+
+    Args:
+        way: all of it.
+        problems: those to look at.
+        dtype: of the rows.
+        count: how many rows there will be.
+    """
+
+    def __init__(self, way: Way, problems: slice, dtype: torch.dtype, count: int) -> None:
+        self.way, self.graph, self.plan, self.dtype, self.count = way, way.graph, way.plan, dtype, count
+        self.problems, self.region = problems, way.region.take(problems)
+        self.single = dtype != torch.float64
+        self.vectors: dict[object, Tensor] = {}
+        self.parts: dict[object, int] = {}
+        self.matrices: dict[int, Tensor | None] = {}
+        self.kernels: dict[int, Kernel] = {}
+
+    def __call__(self, at: At, local: Tensor, place: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower limits ``(G, R)`` of elements around their values, given their places in window and layer."""
+        state = self._start(at, local, place, sign.to(self.dtype))
+        for i in sorted(self.plan, reverse=True):
+            if i > self.way.end and i in state.pending:
+                deadline.look()
+                self._through(i, state, at)
+        if self.way.end in state.pending:
+            state.value = state.value + self._least(state.pending[self.way.end][0].to(torch.float64), at)
+        allowance = state.allowance
+        if self.single:
+            allowance = INFLATED * (allowance + self.lost[at.problem].unsqueeze(1))
+        return (state.value - allowance).nan_to_num(-torch.inf, torch.inf, -torch.inf), allowance
+
+    def _start(self, at: At, local: Tensor, place: Tensor, sign: Tensor) -> _Rows:
+        """The elements themselves; of a dense layer or a convolution its rows, of which each number is rounded once."""
+        j, window, node = self.way.j, self.plan[self.way.j], self.graph.nodes[self.way.j]
+        zero = self.region.lower.new_zeros(local.shape)
+        state, first = _Rows({}, zero, zero), self._rows_of_start
+        size = size_of(self.graph, j, window)
+        if first is None:
+            extent = node.shape[1:] if window is None else window.extent
+            rows = sign.new_zeros(*local.shape, size).scatter(2, local.unsqueeze(2), sign.unsqueeze(2))
+            state.pending[j] = rows.reshape(*local.shape, node.shape[0], *extent), True
+            return state
+        rows = first[local] * sign.reshape(*sign.shape, *[1] * (first.dim() - 1))
+        (k,) = node.inputs
+        kernel = None if window is None else self._kernel(j)
+        self._arrive(state, k, rows, None if window is None or kernel is None else window.behind(kernel), False, at)
+        if self.single:
+            spread = self.way.centred.spread(j)[self.problems].flatten(1)
+            state.allowance = state.allowance + gamma(2) * spread[at.problem.unsqueeze(1), place]
+        return state
+
+    @cached_property
+    def _rows_of_start(self) -> Tensor | None:
+        """Rows of the elements of one window on what the first layer reads, or None where unit vectors are as good."""
+        j, window = self.way.j, self.plan[self.way.j]
+        if (matrix := self.graph.matrix(j)) is not None:
+            return matrix.weight.to(self.dtype)
+        kernel = self._kernel(j)
+        size = size_of(self.graph, j, window)
+        if kernel is None or window is None or self.count < size:
+            return None
+        unit = torch.eye(size, dtype=self.dtype, device=kernel.weight.device)
+        unit = unit.reshape(size, kernel.weight.shape[0], *window.extent)
+        return kernel.unpadded.transposed(unit, window.behind(kernel).extent)
+
+    # --- one layer ----------------------------------------------------------------------------------------------------
+
+    def _through(self, i: int, state: _Rows, at: At) -> None:
+        """Replace the rows on node i by rows on its inputs."""
+        (rows, clean), window, relaxation = state.pending.pop(i), self.plan[i], self._relaxation(i)
+        op, shapes, inputs = self.graph.nodes[i].op, self.graph.shapes(i), self.graph.nodes[i].inputs
+        if isinstance(relaxation, Lines):
+            self._arrive(state, inputs[0], self._through_lines(i, rows, state, at, relaxation), window, True, at)
+        elif (signs := op.as_sum(shapes)) is not None:
+            for k, sign in zip(inputs, signs):
+                self._arrive(state, k, rows if sign == 1 else rows * sign, window, clean, at)
+        elif (factors := op.as_factors(shapes)) is not None:
+            if factors.scale is not None:
+                self._weigh(i, rows, state, at, lambda: gamma(3) * self.spread(i))
+                scale = factors.scale.expand(self.graph.nodes[i].shape).unsqueeze(0)
+                (scale,) = self._fetch(("scale", i), window, at, lambda: [scale])
+                rows, clean = rows * scale.unsqueeze(1), True
+            self._arrive(state, inputs[0], rows, window, clean, at)
+        elif (kernel := self._kernel(i)) is not None:
+            self._through_kernel(i, kernel, rows, clean, state, at)
+        else:
+            whole = rows if window is None else window.place(rows, at.tile, self.graph.nodes[i].shape[1:])
+            self._through_whole(i, whole, state, at, relaxation)
+
+    def _through_lines(self, i: int, rows: Tensor, state: _Rows, at: At, lines: Lines) -> Tensor:
+        """A positive coefficient takes the lower line, a negative one the upper line, both around the middle."""
+        (k,) = self.graph.nodes[i].inputs
+
+        def vectors() -> list[Tensor]:
+            low, low_at, high, high_at = lines
+            before, after = self.value(k), self.value(i)
+            rise, top = low - high, torch.addcmul(high_at - after, high, before)
+            gap = torch.addcmul(low_at - after, low, before) - top
+            if not self.single:
+                return [high, rise, top, gap]
+            channels = self.graph.nodes[i].shape[0]
+            slopes, constants = high.abs() + rise.abs(), top.abs() + gap.abs()
+            sizes = gamma(5) * slopes * self.radius(k) + gamma(channels + 6) * constants
+            return [high, rise, top, gap, sizes + 2.0**-100]
+
+        slope, rise, top, gap, *sizes = self._fetch(i, self.plan[i], at, vectors)
+        positive = rows.clamp(min=0)
+        if sizes:
+            state.allowance = state.allowance + weigh(rows, sizes[0])
+            constant = (rows * top.unsqueeze(1)).addcmul_(positive, gap.unsqueeze(1)).sum(2).to(torch.float64)
+            constant = constant.flatten(2).sum(2) if constant.dim() > 2 else constant
+        else:
+            constant = products(rows, top) + products(positive, gap)
+        state.value = state.value + constant
+        carried = rows * slope.unsqueeze(1)
+        return torch.addcmul(carried, positive, rise.unsqueeze(1))
+
+    def _through_kernel(self, i: int, kernel: Kernel, rows: Tensor, clean: bool, state: _Rows, at: At) -> None:
+        """On windows the transpose goes without padding: what falls outside the layer meets zeros later."""
+        (k,), window, shape = self.graph.nodes[i].inputs, self.plan[i], self.graph.nodes[i].shape
+        if not clean and window is not None:
+            (inside,) = self._fetch(("mask", i), window, at, lambda: [kernel.weight.new_ones(1, *shape)])
+            rows = rows * inside.unsqueeze(1)
+        self._weigh(i, rows, state, at, lambda: gamma(terms(kernel) + 3) * self.spread(i))
+        flat = rows.flatten(0, 1)
+        if window is None:
+            carried, behind = kernel.transposed(flat, self.graph.nodes[k].shape[1:]), None
+        else:
+            behind, matrix = window.behind(kernel), self._matrix(i, kernel, window)
+            carried = kernel.unpadded.transposed(flat, behind.extent) if matrix is None else flat.flatten(1) @ matrix
+        extent = self.graph.nodes[k].shape[1:] if behind is None else behind.extent
+        carried = carried.reshape(*rows.shape[:2], self.graph.nodes[k].shape[0], *extent)
+        self._arrive(state, k, carried, behind, behind is None, at)
+
+    def _through_whole(self, i: int, rows: Tensor, state: _Rows, at: At, relaxation: Relaxation) -> None:
+        """Rows on whole layers: a matrix, a reshape, or anything else, in float64, of which each number is rounded."""
+        node = self.graph.nodes[i]
+        if (matrix := self.graph.matrix(i)) is not None:
+            self._weigh(i, rows, state, at, lambda: gamma(node.size + 3) * self.spread(i))
+            self._arrive(state, node.inputs[0], rows @ matrix.weight.to(self.dtype), None, True, at)
+            return
+        if node.op.keeps_order:
+            self._arrive(state, node.inputs[0], rows.reshape(*rows.shape[:2], *self._shape(i)), None, True, at)
+            return
+        exact = rows.to(torch.float64)
+        carried, constant = (relaxation if node.op.affine else relaxation.take(at.problem)).backward(exact)
+        if not node.op.affine:
+            constant = constant - products(exact, self.value(i)[at.problem])
+            for k, part in zip(node.inputs, carried):
+                constant = constant + products(part, self.value(k)[at.problem])
+            state.value = state.value + constant
+        for k, part in zip(node.inputs, carried):
+            rounded = part.to(self.dtype)
+            self._weigh(k, rounded, state, at, lambda k=k: gamma(2) * self.radius(k), "rounded")
+            self._arrive(state, k, rounded, None, True, at)
+
+    def _arrive(self, state: _Rows, k: int, rows: Tensor, window: Window | None, clean: bool, at: At) -> None:
+        """Rows on a window of node k; those of several branches add up."""
+        target = self.plan[k]
+        if window is not None:
+            extents = self.graph.nodes[k].shape[1:]
+            rows = window.place(rows, at.tile, extents) if target is None else target.widen(rows, window)
+            clean = clean or target is None
+        if k in state.pending:
+            earlier, was = state.pending[k]
+            rows, clean = earlier + rows, clean and was
+            self._weigh(k, rows, state, at, lambda: UNIT * self.radius(k), "sum")
+        state.pending[k] = rows, clean
+
+    def _least(self, rows: Tensor, at: At) -> Tensor:
+        """The minimum of rows on the input, around its middle."""
+        region, shape, window = self.region, self.graph.nodes[self.way.end].shape, self.plan[self.way.end]
+
+        def fetch(name: str, t: Tensor) -> Tensor:
+            return self._fetch((name, 0), window, at, lambda: [t.reshape(-1, *shape)], torch.float64)[0]
+
+        if not region.balls:
+            return -products(rows.abs(), fetch("half", region.upper / 2 - region.lower / 2))
+        balls = tuple(
+            Ball(fetch(f"centre {n}", b.center), b.radius[at.problem], b.p,
+                 None if b.weights is None else fetch(f"weights {n}", b.weights))
+            for n, b in enumerate(region.balls)
+        )  # fmt: skip
+        lower, upper = fetch("lower", region.lower), fetch("upper", region.upper)
+        count = len(at.problem)
+        lower, upper = lower.expand(count, *lower.shape[1:]), upper.expand(count, *upper.shape[1:])
+        return minimum_over(Region(lower, upper, balls), rows) - products(rows, lower / 2 + upper / 2)
+
+    # --- what rows meet -----------------------------------------------------------------------------------------------
+
+    def _shape(self, i: int) -> tuple[int, ...]:
+        return self.graph.shapes(i)[0]
+
+    def value(self, i: int) -> Tensor:
+        """At the boxes' middles, of these problems."""
+        return self.way.centred.value(i)[self.problems]
+
+    def radius(self, i: int) -> Tensor:
+        """How far from it."""
+        return self.way.centred.radius(i)[self.problems]
+
+    def spread(self, i: int) -> Tensor:
+        """What an affine layer makes of that."""
+        return self.way.centred.spread(i)[self.problems]
+
+    def _relaxation(self, i: int) -> Relaxation:
+        relaxation = self.way.relaxations[i]
+        return relaxation if self.graph.nodes[i].op.affine else relaxation.take(self.problems)
+
+    def _kernel(self, i: int) -> Kernel | None:
+        if i not in self.kernels:
+            kernel = self.graph.nodes[i].op.as_convolution(self.graph.shapes(i))
+            if kernel is None:
+                return None
+            self.kernels[i] = kernel.to(torch.zeros((), dtype=self.dtype, device=self.region.lower.device))
+        return self.kernels[i]
+
+    def _matrix(self, i: int, kernel: Kernel, window: Window) -> Tensor | None:
+        """The transpose of a kernel on a window as a matrix, where that pays."""
+        if i not in self.matrices:
+            size, behind = size_of(self.graph, i, window), window.behind(kernel)
+            (k,) = self.graph.nodes[i].inputs
+            few = size_of(self.graph, k, behind) <= DENSE_LIMIT * kernel.weight[0].numel()
+            self.matrices[i] = None
+            if few and self.count >= ENOUGH_ROWS * size:
+                unit = torch.eye(size, dtype=self.dtype, device=kernel.weight.device)
+                unit = unit.reshape(size, kernel.weight.shape[0], *window.extent)
+                self.matrices[i] = kernel.unpadded.transposed(unit, behind.extent).flatten(1)
+        return self.matrices[i]
+
+    def _fetch(
+        self, key: object, window: Window | None, at: At, made: Callable[[], list[Tensor]],
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """Vectors ``(B, *shape)``, made once, for each group: its problem's, on its window."""
+        if key not in self.vectors:
+            parts = made()
+            stacked = torch.stack([t.to(dtype or self.dtype) for t in parts], 1).flatten(1, 2)
+            self.vectors[key] = stacked if window is None else window.view(stacked)
+            self.parts[key] = len(parts)
+        view = self.vectors[key]
+        problem = at.problem if view.shape[0] > 1 else torch.zeros_like(at.problem)
+        if window is not None:
+            found = view[(problem, slice(None), *at.tile)]
+        else:
+            found = view if view.shape[0] == 1 else view[problem]
+        return found.unflatten(1, (self.parts[key], -1)).unbind(1)
+
+    def _weigh(
+        self, i: int, rows: Tensor, state: _Rows, at: At, sizes: Callable[[], Tensor], name: str = "rounding"
+    ) -> None:
+        """Add what rounding of one step may change, ``<|rows|, sizes>``, to the allowance."""
+        if self.single:
+            (found,) = self._fetch((name, i), self.plan[i], at, lambda: [sizes() + 2.0**-100])
+            state.allowance = state.allowance + weigh(rows, found)
+
+    @cached_property
+    def lost(self) -> Tensor:
+        """``(B,)`` what may underflow on the way, of at most 2²⁰ products of each sum."""
+        total = self.region.lower.new_zeros(self.region.size)
+        for i in self.plan:
+            if i > self.way.end:
+                relaxation = self._relaxation(i)
+                slopes = list(relaxation)[::2] if isinstance(relaxation, Lines) else []
+                largest = max((float(t.abs().max()) for t in slopes), default=0.0)
+                kernel = self._kernel(i)
+                matrix = self.graph.matrix(i)
+                weights = [w.weight for w in (kernel, matrix) if w is not None]
+                largest = max([largest, *(float(w.abs().max()) for w in weights)])
+                sizes = sum(self.radius(k).flatten(1).sum(1) for k in self.graph.nodes[i].inputs)
+                total = total + LARGEST * UNDERFLOW * (1 + largest) * sizes
+        return total

@@ -1,0 +1,247 @@
+"""Windows through residual sums, and rows in float32: the same limits, up to an allowance that is always enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import clinch as cl
+from clinch.bounds import centred, patches, refine, rows
+from clinch.bounds.crown import activation_bounds
+from clinch.geometry.region import Region
+from clinch.network.graph import Graph
+from clinch.network.ops.base import Interval, Relaxation
+
+pytestmark = pytest.mark.table
+
+Limits = dict[int, Interval]
+
+
+class Residual(nn.Module):
+    """Two convolutions with batch norm and a shortcut around them."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
+        shortcut = [nn.Conv2d(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)] if stride > 1 else []
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.shortcut(x) - self.second(self.first(x))).relu()
+
+
+def residual(seed: int = 0, scale: float = 1.0, pool: nn.Module | None = None) -> nn.Module:
+    """A small residual network in float64; every other convolution ``scale`` times as large, the next as much less."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), Residual(3, 3, 1),
+        nn.AvgPool2d(2, 1) if pool is None else pool, Residual(3, 4, 2), nn.BatchNorm2d(4), nn.LeakyReLU(0.1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+    ).double().eval()  # fmt: skip
+    factor = scale
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean = 0.3 * torch.randn_like(part.running_mean)  # type: ignore[arg-type]
+            part.running_var = 0.5 + torch.rand_like(part.running_var)  # type: ignore[arg-type]
+            part.weight.data.uniform_(0.5, 1.5)
+            part.bias.data.normal_(0, 0.2)
+        if isinstance(part, nn.Conv2d):
+            part.weight.data *= factor
+            factor = 1 / factor
+    return model
+
+
+def setting(seed: int = 0, p: float = math.inf, **chosen) -> tuple[Graph, Region]:
+    net = cl.load(residual(seed, **chosen), input_shape=(2, 9, 9))
+    x = torch.randn(2, 2, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return net.graph, cl.bounds.ball(x, 0.05 if p == math.inf else 0.3, p)
+
+
+def by_rows(m: pytest.MonkeyPatch, graph: Graph, region: Region) -> Limits:
+    with m.context() as c:
+        c.setattr(refine, "patch_bounds", lambda *arguments: False)
+        c.setattr(patches, "HEAVY", 2**60)
+        return activation_bounds(graph, region)
+
+
+def in_single(m: pytest.MonkeyPatch, graph: Graph, region: Region, **settings) -> Limits:
+    with m.context() as c:
+        c.setattr(patches, "HEAVY", 0)
+        for name, value in settings.items():
+            c.setattr(patches, name, value)
+        return activation_bounds(graph, region)
+
+
+@pytest.mark.parametrize("tile", [1, 2, 4])
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+def test_windows_pass_sums_scales_and_pools(p: float, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, region = setting(p=p)
+    plain = by_rows(monkeypatch, graph, region)
+    used: list[bool] = []
+    patch_bounds = patches.patch_bounds
+    monkeypatch.setattr(refine, "patch_bounds", lambda *a: used.append(patch_bounds(*a)) or used[-1])
+    monkeypatch.setattr(patches, "TILES", (tile,))
+    found = activation_bounds(graph, region)
+    assert any(used)
+    for j, limits in plain.items():
+        for a, b in zip(limits, found[j]):
+            torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2, 1), nn.Sigmoid(), nn.ZeroPad2d(1)])
+def test_what_knows_no_windows_is_passed_by_whole_layers(pool: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, region = setting(pool=pool)
+    plain, found = by_rows(monkeypatch, graph, region), activation_bounds(graph, region)
+    for j, limits in plain.items():
+        for a, b in zip(limits, found[j]):
+            torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+    for plainly, singly in side_by_side(graph, region):
+        assert bool((singly.lower <= plainly.lower + 1e-12).all() and (singly.upper >= plainly.upper - 1e-12).all())
+
+
+def side_by_side(graph: Graph, region: Region) -> Iterator[tuple[Interval, Interval]]:
+    """CROWN's limits of all elements of every node that is read, by one relaxation: in float64, and in float32."""
+    read = activation_bounds(graph, region)
+    limits = {0: Interval(region.lower, region.upper)}
+    made: dict[int, Relaxation] = {}
+    for i, node in enumerate(graph.nodes[1:], 1):
+        inputs = [limits[j] for j in node.inputs]
+        made[i], limits[i] = graph.relax(i, inputs), graph.interval(i, inputs)
+        if i not in read:
+            continue
+        every = torch.ones(region.size, node.size, dtype=torch.bool)
+        around = centred.Centred(graph, region, dict(limits))
+        walk = patches._Walk.of(graph, i, region, made, around, every)
+        found = []
+        for dtype in (torch.float64, torch.float32):
+            sides = tuple(t.flatten(1).clone() for t in limits[i])
+            walk.write(patches.Elements.of(every), sides, lambda: False, dtype)
+            found.append(Interval(*sides))
+        yield found[0], found[1]
+        limits[i] = read[i]
+
+
+# --- float32 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e-7])
+@pytest.mark.parametrize("p", [2.0, math.inf])
+def test_float32_never_passes_float64_and_hardly_falls_short(
+    p: float, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = []
+    for seed in range(2):
+        graph, region = setting(seed, p, scale=scale)
+        # all of it in float32, whatever is lost
+        monkeypatch.setattr(patches, "SPOILT", math.inf)
+        for plainly, singly in side_by_side(graph, region):
+            width = (plainly.upper - plainly.lower).clamp(min=1e-300)
+            below, above = (plainly.lower - singly.lower) / width, (singly.upper - plainly.upper) / width
+            # float64 rounds too
+            assert bool((below >= -1e-12).all() and (above >= -1e-12).all())
+            short.append(torch.cat([below.flatten(), above.flatten()]))
+    assert len(torch.cat(short)) > 1000
+    assert 0 < float(torch.cat(short).max()) < 1e-3
+
+
+def test_without_the_allowance_float32_does_pass_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test above is worth."""
+    graph, region = setting()
+    monkeypatch.setattr("clinch.bounds.way_back.weigh", lambda rows, sizes: rows.new_zeros(rows.shape[:2]))
+    monkeypatch.setattr("clinch.bounds.way_back.gamma", lambda count: 0.0)
+    pairs = list(side_by_side(graph, region))
+    assert any(bool((singly.lower > plainly.lower + 1e-9).any()) for plainly, singly in pairs)
+
+
+def deep_and_cancelling(seed: int) -> nn.Module:
+    """Ten convolutions whose kernels nearly cancel: pairs of channels that differ in the seventh digit."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for k in range(10):
+        convolution = nn.Conv2d(4 if k else 1, 4, 3, padding=1)
+        weight = convolution.weight.data
+        weight[:, 1::2] = -weight[:, 0 : weight.shape[1] - 1 : 2] * (1 + 1e-7)
+        weight *= 10.0 ** (k % 3 - 1)
+        layers += [convolution, nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 25, 2)).double().eval()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cancellation_spoils_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = cl.load(deep_and_cancelling(seed), input_shape=(1, 5, 5))
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.rand(1, 1, 5, 5, generator=rng, dtype=torch.float64)
+    region = cl.bounds.ball(x, 0.1, math.inf)
+    plain, found = by_rows(monkeypatch, net.graph, region), in_single(monkeypatch, net.graph, region)
+    share = torch.rand(200, 1, 5, 5, generator=rng, dtype=torch.float64)
+    share[::2] = share[::2].round()
+    values = net.graph.forward(x - 0.1 + 0.2 * share, found)
+    for j, (lower, upper) in found.items():
+        assert bool((lower <= values[j] + 1e-12).all() and (values[j] <= upper + 1e-12).all())
+        decided = (plain[j].lower >= 0) | (plain[j].upper <= 0)
+        assert bool(((lower >= 0) | (upper <= 0))[decided].all())
+
+
+def test_what_an_allowance_spoils_is_done_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, region = setting()
+    plain = by_rows(monkeypatch, graph, region)
+    monkeypatch.setattr(patches, "likely_side", lambda value: None)
+    found = in_single(monkeypatch, graph, region, SPOILT=0.0)
+    for j, limits in plain.items():
+        for a, b in zip(limits, found[j]):
+            torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_fewer_digits_than_float32_are_noticed() -> None:
+    graph, region = setting()
+    known = activation_bounds(graph, region)
+    assert centred.Centred(graph, region, known).single
+    assert not centred.Centred(graph, region).single
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert not centred.Centred(graph, region, known).single
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_the_likely_side_first_decides_the_same_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, region = setting()
+    found = in_single(monkeypatch, graph, region)
+    carried: list[int] = []
+    of = patches.Elements.of
+    monkeypatch.setattr(patches.Elements, "of", lambda *a: carried.append(len((e := of(*a)).place)) or e)
+    in_single(monkeypatch, graph, region)
+    first = sum(carried)
+    monkeypatch.setattr(patches, "likely_side", lambda value: None)
+    carried.clear()
+    both = in_single(monkeypatch, graph, region)
+    assert first < sum(carried)
+    for j, (lower, upper) in both.items():
+        kinds = zip(((lower >= 0), (upper <= 0)), ((found[j].lower >= 0), (found[j].upper <= 0)))
+        assert all(torch.equal(a, b) for a, b in kinds)
+
+
+# --- all elements of a layer ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", [cl.bounds.crown, cl.bounds.interval, cl.bounds.fast_dual])
+def test_all_elements_need_no_matrix_of_their_number_squared(
+    bound: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = cl.load(residual(), input_shape=(2, 9, 9))
+    region = cl.bounds.ball(torch.rand(2, 2, 9, 9, dtype=torch.float64), 0.05, math.inf)
+    layer = net.layers[4]
+    size = net.graph.nodes[net.position(layer)].size
+    eye = bound(net, region, torch.eye(size, dtype=torch.float64), layer=layer)
+    made: list[int] = []
+    unit_forms = rows.unit_forms
+    monkeypatch.setattr(rows, "UNIT_BLOCK", 10 * size)
+    monkeypatch.setattr(rows, "unit_forms", lambda *a: (made.append(forms.count) or forms for forms in unit_forms(*a)))
+    torch.testing.assert_close(bound(net, region, layer=layer), eye)
+    assert max(made) == 10 and sum(made) == size
