@@ -48,7 +48,7 @@ Bound = Callable[[cl.Network, cl.bounds.Region, Tensor, Mapping[str, Interval]],
 
 def crown(net: cl.Network, region: cl.bounds.Region, c: Tensor, limits: Mapping[str, Interval]) -> Tensor:
     """CROWN with given limits."""
-    graph, forms = layer_forms(net, region, c, None)
+    graph, _, (forms,) = layer_forms(net, region, c, None)
     held = given_limits(graph, region, forms.nodes, limits)
     return form_bounds(graph, forms, region, relaxations_from(graph, held, forms.nodes))
 

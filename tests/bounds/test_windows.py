@@ -93,8 +93,14 @@ def test_windows_pass_sums_scales_and_pools(p: float, tile: int, monkeypatch: py
             torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("pool", [nn.MaxPool2d(2, 1), nn.Sigmoid(), nn.ZeroPad2d(1)])
-def test_what_knows_no_windows_is_passed_by_whole_layers(pool: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+OTHERS = [
+    nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1, dilation=2), nn.ConstantPad2d((1, 0, 2, 1), 0.3), nn.Sigmoid(),
+    nn.GELU(), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Upsample(scale_factor=2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", OTHERS, ids=lambda pool: type(pool).__name__)
+def test_other_layers_are_passed_by_windows_or_as_a_whole(pool: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, region = setting(pool=pool)
     plain, found = by_rows(monkeypatch, graph, region), activation_bounds(graph, region)
     for j, limits in plain.items():

@@ -23,7 +23,6 @@ is bounded again in float64.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -49,8 +48,7 @@ def gamma(count: float) -> float:
 
 def terms(kernel: Kernel) -> int:
     """Products in one sum of a kernel's transpose: output channels of a group, times the places that see one place."""
-    places = [-(-k // s) if d == 1 else k for k, s, d in zip(kernel.weight.shape[2:], kernel.stride, kernel.dilation)]
-    return kernel.weight.shape[0] // kernel.groups * math.prod(places)
+    return kernel.weight.shape[0] // kernel.groups * kernel.reach.readers
 
 
 class Centred:

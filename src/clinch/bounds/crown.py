@@ -16,6 +16,7 @@ from torch import Tensor
 from clinch.bounds.backward import form_bounds as form_bounds
 from clinch.bounds.backward import linear_lower as linear_lower
 from clinch.bounds.forward import Symbols
+from clinch.bounds.refine import only_signs_matter
 from clinch.bounds.rows import layer_forms
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.region import Region
@@ -85,7 +86,7 @@ def activation_bounds(
             continue
         if not node.op.affine:
             for j in node.inputs:
-                refine(j, node.op.splits_at_zero)
+                refine(j, only_signs_matter(graph, j))
         inputs = [limits[j] for j in node.inputs]
         relaxations[i] = relax(graph, i, inputs)
         limits[i] = graph.interval(i, inputs)

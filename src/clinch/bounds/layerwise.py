@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clinch.bounds.backward import through_affine_layers
 from clinch.bounds.crown import never
+from clinch.bounds.refine import only_signs_matter
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval
@@ -73,7 +74,7 @@ def layerwise_bounds(
             continue
         if not node.op.affine:
             for j in node.inputs:
-                tighten(j, _only_signs_matter(graph, j))
+                tighten(j, only_signs_matter(graph, j))
         limits[i] = graph.interval(i, [limits[j] for j in node.inputs])
         if i in known:
             limits[i] = limits[i].intersect(known[i])
@@ -81,12 +82,6 @@ def layerwise_bounds(
         for j in sorted(wanted):
             tighten(j, False)
     return result
-
-
-def _only_signs_matter(graph: Graph, j: int) -> bool:
-    """Whether the non-affine readers of node j all split at zero: limits on one side of zero are as good as any."""
-    readers = [node.op for node in graph.nodes if j in node.inputs and not node.op.affine]
-    return all(op.splits_at_zero for op in readers)
 
 
 def _tightened(

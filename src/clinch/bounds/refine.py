@@ -53,6 +53,12 @@ def refined(
     return limits.intersect(Interval(lower.reshape(shape), upper.reshape(shape)))
 
 
+def only_signs_matter(graph: Graph, j: int) -> bool:
+    """Whether the non-affine readers of node j all split at zero: limits on one side of zero are as good as any."""
+    readers = [node.op for node in graph.nodes if j in node.inputs and not node.op.affine]
+    return all(op.splits_at_zero for op in readers)
+
+
 def write_bounds(
     graph: Graph,
     j: int,

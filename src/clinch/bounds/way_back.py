@@ -21,7 +21,8 @@ from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Ball, Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
-from clinch.network.ops.views import Kernel
+from clinch.network.ops.relaxation import Picks
+from clinch.network.ops.views import Kernel, Reach
 from clinch.runtime import deadline
 
 #: a transposed convolution of a window is written as a matrix where that has at most so many times its products
@@ -110,8 +111,9 @@ class Layers:
             return state
         rows = first[local] * sign.reshape(*sign.shape, *[1] * (first.dim() - 1))
         (k,) = node.inputs
-        kernel = None if window is None else self._kernel(j)
-        self._arrive(state, k, rows, None if window is None or kernel is None else window.behind(kernel), False, at)
+        kernel = self._kernel(j)
+        behind = None if window is None or kernel is None else window.behind(kernel.reach)
+        self._arrive(state, k, rows, behind, False, at)
         if self.single:
             spread = self.way.centred.spread(j)[self.problems].flatten(1)
             state.allowance = state.allowance + gamma(2) * spread[at.problem.unsqueeze(1), place]
@@ -129,7 +131,7 @@ class Layers:
             return None
         unit = torch.eye(size, dtype=self.dtype, device=kernel.weight.device)
         unit = unit.reshape(size, kernel.weight.shape[0], *window.extent)
-        return kernel.unpadded.transposed(unit, window.behind(kernel).extent)
+        return kernel.unpadded.transposed(unit, window.behind(kernel.reach).extent)
 
     # --- one layer ----------------------------------------------------------------------------------------------------
 
@@ -151,6 +153,10 @@ class Layers:
             self._arrive(state, inputs[0], rows, window, clean, at)
         elif (kernel := self._kernel(i)) is not None:
             self._through_kernel(i, kernel, rows, clean, state, at)
+        elif window is not None and (reach := op.as_reach(shapes)) is not None:
+            picks = relaxation.picks()
+            carried = rows if picks is None else self._through_picks(i, picks, reach, rows, clean, state, at)
+            self._arrive(state, inputs[0], carried, window.behind(reach), False, at)
         else:
             whole = rows if window is None else window.place(rows, at.tile, self.graph.nodes[i].shape[1:])
             self._through_whole(i, whole, state, at, relaxation)
@@ -171,8 +177,14 @@ class Layers:
             sizes = gamma(5) * slopes * self.radius(k) + gamma(channels + 6) * constants
             return [high, rise, top, gap, sizes + 2.0**-100]
 
-        slope, rise, top, gap, *sizes = self._fetch(i, self.plan[i], at, vectors)
+        slope, rise, *constants = self._fetch(i, self.plan[i], at, vectors)
         positive = rows.clamp(min=0)
+        self._add(state, rows, positive, constants)
+        return torch.addcmul(rows * slope.unsqueeze(1), positive, rise.unsqueeze(1))
+
+    def _add(self, state: _Rows, rows: Tensor, positive: Tensor, constants: list[Tensor]) -> None:
+        """Add the constants of upper lines, and what lower ones differ by; in float32 the allowance comes last."""
+        top, gap, *sizes = constants
         if sizes:
             state.allowance = state.allowance + weigh(rows, sizes[0])
             constant = (rows * top.unsqueeze(1)).addcmul_(positive, gap.unsqueeze(1)).sum(2).to(torch.float64)
@@ -180,8 +192,41 @@ class Layers:
         else:
             constant = products(rows, top) + products(positive, gap)
         state.value = state.value + constant
-        carried = rows * slope.unsqueeze(1)
-        return torch.addcmul(carried, positive, rise.unsqueeze(1))
+
+    def _through_picks(
+        self, i: int, picks: Picks, reach: Reach, rows: Tensor, clean: bool, state: _Rows, at: At
+    ) -> Tensor:
+        """Each coefficient goes to the one element that the lower or the upper line of its element reads."""
+        (k,), shape = self.graph.nodes[i].inputs, self.graph.nodes[i].shape
+        window, extents = self.plan[i], self.graph.shapes(i)[0][1:]
+        assert window is not None
+        behind = window.behind(reach)
+
+        def vectors() -> list[Tensor]:
+            below, above, slope, offset = (t.reshape(-1, *shape) for t in picks)
+
+            def picked(t: Tensor, which: Tensor) -> Tensor:
+                return t.flatten(2).gather(2, which.flatten(2)).reshape(which.shape)
+
+            before, after = self.value(k), self.value(i)
+            top = slope * picked(before, above) + offset - after
+            gap = picked(before, below) - after - top
+            inside = torch.ones_like(slope)
+            if not self.single:
+                return [inside, below, above, slope, top, gap]
+            radius, constants = self.radius(k), top.abs() + gap.abs()
+            sizes = gamma(2 * reach.readers + 5) * (picked(radius, below) + slope.abs() * picked(radius, above))
+            return [inside, below, above, slope, top, gap, sizes + gamma(shape[0] + 6) * constants + 2.0**-100]
+
+        inside, below, above, slope, *constants = self._fetch(i, window, at, vectors)
+        rows = rows if clean else rows * inside.unsqueeze(1)
+        positive = rows.clamp(min=0)
+        self._add(state, rows, positive, constants)
+        carried = rows.new_zeros(*rows.shape[:3], behind.area)
+        for part, place in ((positive, below), ((rows - positive) * slope.unsqueeze(1), above)):
+            index = behind.relative(place.long(), at.tile, extents).flatten(2).unsqueeze(1)
+            carried = carried.scatter_add(3, index.expand(*rows.shape[:3], -1), part.flatten(3))
+        return carried.reshape(*rows.shape[:3], *behind.extent)
 
     def _through_kernel(self, i: int, kernel: Kernel, rows: Tensor, clean: bool, state: _Rows, at: At) -> None:
         """On windows the transpose goes without padding: what falls outside the layer meets zeros later."""
@@ -194,7 +239,7 @@ class Layers:
         if window is None:
             carried, behind = kernel.transposed(flat, self.graph.nodes[k].shape[1:]), None
         else:
-            behind, matrix = window.behind(kernel), self._matrix(i, kernel, window)
+            behind, matrix = window.behind(kernel.reach), self._matrix(i, kernel, window)
             carried = kernel.unpadded.transposed(flat, behind.extent) if matrix is None else flat.flatten(1) @ matrix
         extent = self.graph.nodes[k].shape[1:] if behind is None else behind.extent
         carried = carried.reshape(*rows.shape[:2], self.graph.nodes[k].shape[0], *extent)
@@ -286,7 +331,7 @@ class Layers:
     def _matrix(self, i: int, kernel: Kernel, window: Window) -> Tensor | None:
         """The transpose of a kernel on a window as a matrix, where that pays."""
         if i not in self.matrices:
-            size, behind = size_of(self.graph, i, window), window.behind(kernel)
+            size, behind = size_of(self.graph, i, window), window.behind(kernel.reach)
             (k,) = self.graph.nodes[i].inputs
             few = size_of(self.graph, k, behind) <= DENSE_LIMIT * kernel.weight[0].numel()
             self.matrices[i] = None

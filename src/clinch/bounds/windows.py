@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
-from clinch.network.ops.views import Kernel
+from clinch.network.ops.views import Reach
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,13 @@ class Window:
         """Number of places."""
         return math.prod(self.extent)
 
-    def behind(self, op: Kernel) -> Window:
-        """The window of the convolution's input that this window of its output sees."""
-        kernel = op.weight.shape[2:]
+    def behind(self, op: Reach) -> Window:
+        """The window of an operator's input that this window of its output sees."""
         return Window(
             self.tiles,
             tuple(a * s for a, s in zip(self.stride, op.stride)),
             tuple(a * s - p for a, s, p in zip(self.start, op.stride, op.padding)),
-            tuple((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(self.extent, op.stride, op.dilation, kernel)),
+            tuple((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(self.extent, op.stride, op.dilation, op.kernel)),
         )
 
     def union(self, other: Window) -> Window | None:
@@ -97,6 +96,14 @@ class Window:
         found = flat.gather(3, index[:, None, None].expand(*flat.shape[:3], -1)) * inside[:, None, None].to(rows.dtype)
         return found.reshape(*rows.shape[:3], *extents)
 
+    def relative(self, places: Tensor, tile: Sequence[Tensor], extents: Sequence[int]) -> Tensor:
+        """Flat places ``(G, channels, …)`` of a layer as flat places of G tiles' windows; any in them for others."""
+        index, size = torch.zeros_like(places), 1
+        for t, s, a, k, n in reversed([*zip(tile, self.stride, self.start, self.extent, extents)]):
+            at = places % n - (t * s + a).reshape(-1, *[1] * (places.dim() - 1))
+            index, size, places = index + at.clamp(0, k - 1) * size, size * k, places // n
+        return index
+
 
 #: node -> the window of it that is looked at, or None: all of it
 Plan = dict[int, Window | None]
@@ -105,8 +112,8 @@ Plan = dict[int, Window | None]
 def plan(graph: Graph, j: int, relaxations: Mapping[int, Relaxation], end: int, tile: int) -> Plan:
     """What tiles of node j see of the nodes between it and node ``end``, on which every way back ends.
 
-    Windows pass what works place by place, convolutions, and sums, whose branches' windows are put together. Elsewhere,
-    and where a window is no smaller than its layer, the whole layer is looked at.
+    Windows pass what works place by place, convolutions, pools, and sums, whose branches' windows are put together.
+    Elsewhere, and where a window is no smaller than its layer, the whole layer is looked at.
     """
     shape = graph.nodes[j].shape
     tiles = tuple(-(-n // tile) for n in shape[1:])
@@ -130,7 +137,8 @@ def sees(graph: Graph, i: int, relaxation: Relaxation, window: Window | None) ->
     if isinstance(relaxation, Lines) or op.as_factors(shapes) is not None or op.as_sum(shapes) is not None:
         return [window] * len(shapes)
     kernel = op.as_convolution(shapes)
-    return [None] * len(shapes) if kernel is None else [window.behind(kernel)]
+    reach = op.as_reach(shapes) if kernel is None else kernel.reach
+    return [None] * len(shapes) if reach is None else [window.behind(reach)]
 
 
 def size_of(graph: Graph, i: int, window: Window | None) -> int:

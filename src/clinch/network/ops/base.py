@@ -27,6 +27,7 @@ matrix         ``as_matrix(shapes)``                       CROWN's last and firs
 convolution    ``as_convolution(shapes)``                  CROWN's windows
 factors        ``as_factors(shapes)``                      CROWN's windows, folding
 sum            ``as_sum(shapes)``                          CROWN's windows
+reach          ``as_reach(shapes)``                        CROWN's windows
 maximum        ``as_maximum(shapes)``                      enumeration of linear pieces
 pruning        ``prune(shapes, outputs, inputs)``          α-CROWN leaves out dead neurons
 statement      ``statement(shapes, shape)``                certificates
@@ -51,7 +52,7 @@ from clinch.network.ops.planes import Planes
 from clinch.network.ops.relaxation import Lines as Lines
 from clinch.network.ops.relaxation import Relaxation as Relaxation
 from clinch.network.ops.symbols import ROUNDINGS, SymbolicLimits, alike, plus_constant
-from clinch.network.ops.views import Factors, Kernel, Matrix, Maximum, TwoPieces
+from clinch.network.ops.views import Factors, Kernel, Matrix, Maximum, Reach, TwoPieces
 
 #: a layer of a certificate: its kind and settings, and its tensors by the name of the setting
 Statement = tuple[dict[str, Any], dict[str, Tensor]]
@@ -143,6 +144,11 @@ class Operator:
 
     def as_sum(self, shapes: Sequence[Shape]) -> tuple[float, ...] | None:
         """The operator as ``Σ_k sign_k x_k`` of inputs of its own shape: the signs, 1 or −1."""
+        return None
+
+    def as_reach(self, shapes: Sequence[Shape]) -> Reach | None:
+        """The places of an image that each place of the output reads, channel by channel: copies of elements with
+        constants around them, or an operator whose relaxation picks elements."""
         return None
 
     def as_maximum(self, shapes: Sequence[Shape]) -> Maximum | None:

@@ -14,8 +14,9 @@ from torch.nn import functional
 from clinch.network.ops.base import Affine, Interval, Operator, Relaxation, Shape
 from clinch.network.ops.encoder import Expression, OperatorEncoder
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
+from clinch.network.ops.relaxation import Picks
 from clinch.network.ops.symbols import ROUNDINGS, SymbolicLimits, alike, between, plus_constant
-from clinch.network.ops.views import Maximum
+from clinch.network.ops.views import Maximum, Reach
 from clinch.network.ops.windows import Padding, flat_padding, onnx_padding, spread, taps
 
 _FORWARD: dict[int, Callable[..., Tensor]] = {
@@ -51,6 +52,10 @@ class MaxPool(Operator):
         places = index + torch.arange(channels).reshape(-1, 1, 1) * math.prod(extents)
         places = torch.where(index < 0, -1, places).transpose(0, 1).flatten(1)
         return Maximum(places, torch.ones(len(places), dtype=torch.float64))
+
+    def as_reach(self, shapes: Sequence[Shape]) -> Reach:
+        """Its windows."""
+        return Reach(self.kernel, self.stride, tuple(front for front, _ in self.padding), self.dilation)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The largest element of each window."""
@@ -157,6 +162,10 @@ class MaxPoolLines(Relaxation):
         sizes = sizes.gather(2, self.below) + self.slope * sizes.gather(2, self.above) + self.offset.abs()
         found = between(low, high).widened(ROUNDINGS * torch.finfo(sizes.dtype).eps * sizes)
         return SymbolicLimits(*(t.unflatten(3, shape[1:]) for t in (found.middle, found.half)))
+
+    def picks(self) -> Picks:
+        """Itself."""
+        return Picks(self.below, self.above, self.slope, self.offset)
 
     def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
         """The lower line's element, the upper line where the coefficient is negative."""

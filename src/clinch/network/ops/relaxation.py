@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,16 @@ from clinch.network.ops.symbols import ROUNDINGS, SymbolicLimits, between, plus_
 
 #: coefficients at most of all outputs on all inputs, for one problem, that are looked at to carry symbols forward
 MOST_COEFFICIENTS = 2**22
+
+
+class Picks(NamedTuple):
+    """``x[below] <= y <= slope·x[above] + offset`` of each output element: ``(B, channels, places)`` each, the flat
+    places of two input elements of its channel."""
+
+    below: Tensor
+    above: Tensor
+    slope: Tensor
+    offset: Tensor
 
 
 class Relaxation:
@@ -70,6 +80,10 @@ class Relaxation:
             room = terms * torch.finfo(first.dtype).eps * (sizes[:, 0] + offset.abs())  # type: ignore[index]
             both[-1] = plus_constant(both[-1], -sign * room.reshape(-1, *shape))
         return between(*both)
+
+    def picks(self) -> Picks | None:
+        """The relaxation as lines in one element each, where it is that."""
+        return None
 
     def take(self, problems: Tensor | slice) -> Self:
         """The relaxation of the chosen problems (views for a slice): every tensor field has the batch in front."""

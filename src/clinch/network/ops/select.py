@@ -15,6 +15,7 @@ from clinch.network.ops.base import Affine, Shape
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, per_sample
 from clinch.network.ops.shape import Reshape
+from clinch.network.ops.views import Reach
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +122,15 @@ class Pad(Affine):
         if self.mode != "constant" or self.value == 0.0:
             return rows.new_zeros(rows.shape[0])
         return super().offset(rows, shapes)
+
+    def as_reach(self, shapes: Sequence[Shape]) -> Reach | None:
+        """Each place reads one, where constants are added behind and in front of an image's places alone."""
+        spatial = len(shapes[0]) - 1
+        if self.mode != "constant" or spatial < 1 or any(self.pads[2 * spatial :]):
+            return None
+        fronts = [*self.pads[::2], *[0] * spatial][:spatial]
+        ones = (1,) * spatial
+        return Reach(ones, ones, tuple(reversed(fronts)), ones)
 
     def is_identity(self, shapes: Sequence[Shape]) -> bool:
         """Nothing is added."""

@@ -6,6 +6,7 @@ can be seen that way (:class:`clinch.network.ops.base.Operator`), so that a new 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
@@ -22,12 +23,30 @@ TRANSPOSED: dict[int, Callable[..., Tensor]] = {
     1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d,
 }  # fmt: skip
 
+#: input channels from which on the transpose of a convolution in float64 pays for moving channels to the end and back
+WIDE = 8
+
 
 class Matrix(NamedTuple):
     """``weight @ x + bias`` on samples of one dimension: ``(out, in)``, and ``(out,)`` or None."""
 
     weight: Tensor
     bias: Tensor | None
+
+
+class Reach(NamedTuple):
+    """The places that each place of the output reads, one number per spatial dimension: output place p reads from
+    ``p·stride − padding`` on, ``kernel`` places that are ``dilation`` apart."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def readers(self) -> int:
+        """By how many places one place is read, at most."""
+        return math.prod(-(-k // s) if d == 1 else k for k, s, d in zip(self.kernel, self.stride, self.dilation))
 
 
 class Factors(NamedTuple):
@@ -60,6 +79,11 @@ class Kernel:
         return self.weight.dim() - 2
 
     @property
+    def reach(self) -> Reach:
+        """What each place reads."""
+        return Reach(tuple(self.weight.shape[2:]), self.stride, self.padding, self.dilation)
+
+    @property
     def unpadded(self) -> Kernel:
         """The same without the zeros."""
         return replace(self, padding=(0,) * self.spatial)
@@ -74,8 +98,17 @@ class Kernel:
             (n + 2 * p - d * (k - 1) - 1) % s
             for n, k, s, p, d in zip(extents, self.weight.shape[2:], self.stride, self.padding, self.dilation)
         )
-        transposed = TRANSPOSED[self.spatial]
-        return transposed(rows, self.weight, None, self.stride, self.padding, left_over, self.groups, self.dilation)
+        transposed, weight = TRANSPOSED[self.spatial], self.weight
+        if self._channels_last(rows):
+            last = torch.channels_last
+            rows, weight = rows.contiguous(memory_format=last), weight.contiguous(memory_format=last)
+        found = transposed(rows, weight, None, self.stride, self.padding, left_over, self.groups, self.dilation)
+        return found.contiguous()
+
+    def _channels_last(self, rows: Tensor) -> bool:
+        """Whether torch is faster with channels last: in float64, which its library of kernels does not know."""
+        wide = self.groups == 1 and self.weight.shape[1] >= WIDE and self.weight[0, 0].numel() > 1
+        return wide and rows.dtype == torch.float64 and rows.dim() == 4 and rows.device.type == "cpu"
 
 
 @dataclass(frozen=True, eq=False)
