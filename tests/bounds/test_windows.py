@@ -125,7 +125,7 @@ def side_by_side(graph: Graph, region: Region) -> Iterator[tuple[Interval, Inter
         walk = patches._Walk.of(graph, i, region, made, around, every)
         found = []
         for dtype in (torch.float64, torch.float32):
-            sides = tuple(t.flatten(1).clone() for t in limits[i])
+            sides = (limits[i].lower.flatten(1).clone(), limits[i].upper.flatten(1).clone())
             walk.write(patches.Elements.of(every), sides, lambda: False, dtype)
             found.append(Interval(*sides))
         yield found[0], found[1]
