@@ -182,9 +182,9 @@ def _open_rows(shared: Forms, open_: Tensor) -> tuple[Tensor, Forms]:
 
 def _interval_is_exact(graph: Graph, j: int) -> bool:
     """Whether interval arithmetic over a box is already exact: at most one affine node with signs mixes elements, and
-    what follows it keeps their order one by one.
+    kinks that follow it bend each element by itself.
     """
-    while j and graph.nodes[j].op.increasing and len(graph.nodes[j].inputs) == 1:
+    while graph.nodes[j].op.splits_at_zero:
         (j,) = graph.nodes[j].inputs
     mixing = 0
     for i in graph.ancestors([j]):

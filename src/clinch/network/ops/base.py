@@ -74,8 +74,6 @@ class Operator:
     linear: ClassVar[bool] = False
     #: each output element is a function of the input element at its place
     elementwise: ClassVar[bool] = False
-    #: it is element-wise and rises, or goes down and up again at zero: its interval rule says exactly where it goes
-    increasing: ClassVar[bool] = False
     #: of a sample of one dimension, the output's elements are ordered as the input's: what is largest stays largest
     keeps_argmax: ClassVar[bool] = False
     #: the output has the elements of its one input, in their order
@@ -361,6 +359,7 @@ class Elementwise(Operator):
     """A scalar function applied to each element. A subclass that is increasing gets its interval rule from it."""
 
     elementwise: ClassVar[bool] = True
+    increasing: ClassVar[bool] = False
 
     def prune(
         self, shapes: Sequence[Shape], outputs: Tensor | None = None, inputs: Tensor | None = None
