@@ -253,15 +253,15 @@ def _ranked(job: _Job) -> list[str]:
     """The exact searches that can take the problem, the best first.
 
     Branch and bound where splitting ReLUs ends in an affine network, MILP where other pieces need an encoding, input
-    splitting where few input elements have room, and where neither of the others ends.
+    splitting where few input elements have room, and splits of inputs and nodes alike where neither of the others ends.
     """
-    able = {name: outlook(ENGINES[name], job.query) for name in (*EXACT, "input_split")}
+    able = {name: outlook(ENGINES[name], job.query) for name in (*EXACT, "input_split", "general_split")}
     best = next((name for name in EXACT if able[name].closes), None)
-    order = ("branch_and_bound", "input_split") if best is None else (best, *EXACT[best])
+    order = ("general_split", "branch_and_bound") if best is None else (best, *EXACT[best])
     # counts are whole numbers: boxes that shrink do not tell them apart, and are what is left where nothing else ends
     boxes = best is None or not able["count"]
     if boxes and job.query.region.free_elements <= job.settings.few_inputs:
-        order = ("input_split",) if best is None else ("input_split", *order)
+        order = ("input_split", "general_split") if best is None else ("input_split", *order)
     if best is None:
         for name in order:
             if not able[name]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -67,7 +68,9 @@ def ascend(
     """
     if not steps:
         return _proven(relaxed, d, torch.cat([d.alpha, d.beta, d.mu], 1))
-    climb = _Climb(relaxed.light, d, target)
+    function, width = _OfDomains(relaxed.light, d), relaxed.width
+    simplex = (slice(2 * width, None), slice(width, 2 * width)) if relaxed.query.feasibility else None
+    climb = Climb(function, function.packed, d.pace, target, simplex)
     climb.run(steps, step_size, stop)
     d = replace(d, pace=(QUICKEN * climb.paces).clamp(SLOWEST, 1.0))
     return _proven(relaxed, d, climb.best.to(d.alpha))._replace(stalled=~climb.moved)
@@ -86,36 +89,82 @@ def _proven(relaxed: Relaxed, d: Domains, packed: Tensor) -> Ascent:
     return Ascent(replace(d, alpha=alpha, beta=beta, mu=mu, bound=bound), point, dual.rows, stalled)
 
 
-class _Climb:
-    """The search for multipliers: domains that are still being improved (``active``), and the best of all."""
+class Function(Protocol):
+    """A concave function of packed multipliers on D domains, as :class:`Climb` climbs it.
 
-    def __init__(self, light: Relaxed, d: Domains, target: Tensor | None) -> None:
-        self.width, self.simplex = light.width, light.query.feasibility
-        self.function = DualFunction(light, d)
+    Attributes:
+        least, most: ``(D, P)`` of the multipliers. rate: ``(P,)`` or ``(D, P)`` their step sizes relative to each other.
+    """
+
+    least: Tensor
+    most: Tensor
+    rate: Tensor
+
+    def __call__(self, packed: Tensor, start: Tensor | None, *, gradient: bool) -> Dual:
+        """Bounds and direction of ascent; start: what an earlier call returned."""
+        ...
+
+    def take(self, index: Tensor) -> Self:
+        """The same for some domains."""
+        ...
+
+
+class _OfDomains:
+    """The dual function of domains, its multipliers packed."""
+
+    def __init__(self, light: Relaxed, d: Domains) -> None:
+        self.width, self.function = light.width, DualFunction(light, d)
         least, most = self.function.limits
-        dtype = least.dtype
+        dtype, zero = least.dtype, torch.zeros_like
         beta, mu = d.beta.to(dtype), d.mu.to(dtype)
-        zero = torch.zeros_like
         unlimited = torch.where(d.split != 0, torch.inf, 0.0).to(dtype)
         allowed = torch.where(d.allowed(d.mu.shape[1]), torch.inf, 0.0).to(dtype)
         self.least = torch.cat([least, zero(beta), zero(mu)], 1)
         self.most = torch.cat([most, unlimited, allowed], 1)
         self.rate = torch.cat([least.new_full(t.shape[1:], r) for t, r in zip((d.alpha, beta, mu), RATES)])
-        self.now = self._admissible(torch.cat([d.alpha.to(dtype), beta, mu], 1))
+        self.packed = torch.cat([d.alpha.to(dtype), beta, mu], 1)
+
+    def __call__(self, packed: Tensor, start: Tensor | None, *, gradient: bool) -> Dual:
+        return self.function(Multipliers.unpack(packed, self.width), start, gradient=gradient)
+
+    def take(self, index: Tensor) -> Self:
+        part = copy(self)
+        part.function, part.least, part.most = self.function.take(index), self.least[index], self.most[index]
+        return part
+
+
+class Climb:
+    """The search for multipliers: domains that are still being improved (``active``), and the best of all.
+
+    Args:
+        function: what is climbed.
+        packed: ``(D, P)`` where to start.
+        pace: ``(D,)`` step sizes relative to the usual ones.
+        target: ``(D,)`` bounds that are enough; None: none is.
+        simplex: columns of multipliers that sum to one, and of those divided with them; None: there is an objective.
+    """
+
+    def __init__(
+        self, function: Function, packed: Tensor, pace: Tensor, target: Tensor | None = None,
+        simplex: tuple[slice, slice] | None = None,
+    ) -> None:  # fmt: skip
+        self.function, self.simplex, dtype = function, simplex, packed.dtype
+        zero = torch.zeros_like
+        self.now = self._admissible(packed.clone())
         self.first, self.second, self.count = zero(self.now), zero(self.now), 0
-        self.active = torch.arange(len(d), device=d.problem.device)
-        self.reached = d.bound.new_full((len(d),), -torch.inf, dtype=dtype)
+        self.active = torch.arange(len(packed), device=packed.device)
+        self.reached = packed.new_full((len(packed),), -torch.inf)
         #: each active domain's step size, its steps since its bound was last better, and its present bound
-        self.pace, self.vain = d.pace.to(dtype).unsqueeze(1), torch.zeros_like(d.problem)
+        self.pace, self.vain = pace.to(dtype).unsqueeze(1), torch.zeros_like(self.active)
         self.level, self.rising = (
             torch.full_like(self.reached, torch.inf),
             torch.zeros_like(self.active, dtype=torch.bool),
         )
-        self.paces = d.pace.clone()
+        self.paces = pace.clone()
         self.start: Tensor | None = None
         self.target = None if target is None else _beyond(target.to(dtype))
-        #: the best multipliers found, ``(D, 2U + K)``, and whether they are others than the first
-        self.best, self.moved = self.now.clone(), torch.zeros_like(d.problem, dtype=torch.bool)
+        #: the best multipliers found, ``(D, P)``, and whether they are others than the first
+        self.best, self.moved = self.now.clone(), torch.zeros_like(self.active, dtype=torch.bool)
 
     def run(self, steps: int, step_size: float, stop: Callable[[], bool]) -> None:
         """Take so many steps, and look at where the last one ended."""
@@ -137,7 +186,7 @@ class _Climb:
         self.second.mul_(SECOND).addcmul_(gradient, gradient, value=1 - SECOND)
         self._return()
         scale = (self.second / (1 - SECOND**self.count)).sqrt_().add_(1e-12)
-        step = torch.div(self.first, scale).mul_(self.rate / (1 - FIRST**self.count))
+        step = torch.div(self.first, scale).mul_(self.function.rate / (1 - FIRST**self.count))
         self.now = self._admissible(self.now.addcmul(step, self.pace))
 
     def _return(self) -> None:
@@ -147,7 +196,7 @@ class _Climb:
         more. (Under a distance that costs: on the monitor problem of the benchmarks one image is not closed with it.)
         """
         back = self.vain >= PATIENCE
-        back = ((back & ~self.rising) if self.simplex else back).nonzero().flatten()
+        back = (back if self.simplex is None else back & ~self.rising).nonzero().flatten()
         if len(back):
             self.now[back] = self.best[self.active[back]]
             self.first[back] = 0.0
@@ -161,9 +210,9 @@ class _Climb:
         Without an objective any multiple of a domain's multipliers proves as much: those of the atoms then sum to one,
         so that the bound says how far the domain is from being proven empty, and domains can be compared.
         """
-        packed = packed.clamp_(self.least, self.most)
-        if self.simplex:
-            mu, beta = packed[:, 2 * self.width :], packed[:, self.width : 2 * self.width]
+        packed = packed.clamp_(self.function.least, self.function.most)
+        if self.simplex is not None:
+            mu, beta = (packed[:, columns] for columns in self.simplex)
             total = mu.sum(1, keepdim=True)
             total = torch.where(total > 0, total, 1.0)
             mu /= total
@@ -171,7 +220,7 @@ class _Climb:
         return packed
 
     def _evaluate(self, *, gradient: bool) -> Dual:
-        dual = self.function(Multipliers.unpack(self.now, self.width), self.start, gradient=gradient)
+        dual = self.function(self.now, self.start, gradient=gradient)
         better = (dual.bound > self.reached[self.active]).nonzero().flatten()  # false for NaN
         at = self.active[better]
         self.vain += 1
@@ -192,7 +241,7 @@ class _Climb:
         if left < 0.75 * len(self.active):
             keep = going.nonzero().flatten()
             self.active, self.function = self.active[keep], self.function.take(keep)
-            self.now, self.least, self.most = self.now[keep], self.least[keep], self.most[keep]
+            self.now = self.now[keep]
             self.first, self.second = self.first[keep], self.second[keep]
             self.pace, self.vain = self.pace[keep], self.vain[keep]
             self.level, self.rising = self.level[keep], self.rising[keep]

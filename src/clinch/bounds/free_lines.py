@@ -6,14 +6,15 @@ piecewise linear in each choice given the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Interval, Lines, Operator, Shape
+from clinch.network.graph import Graph
+from clinch.network.ops.base import Interval, Lines, Operator, Relaxation, Shape
 from clinch.network.ops.planes import Pattern, Planes
 from clinch.network.ops.views import TwoPieces
 
@@ -57,6 +58,10 @@ class FreeLines:
     def take(self, elements: Tensor) -> Self:
         """The lines of the chosen elements."""
         return replace(self, **{name: t[..., elements] for name, t in self._tensors()})
+
+    def on(self, problems: Tensor) -> Self:
+        """The lines of the chosen problems."""
+        return replace(self, **{name: t[problems] for name, t in self._tensors()})
 
     def to(self, dtype: torch.dtype) -> Self:
         """A copy in another dtype."""
@@ -132,8 +137,11 @@ class MixedLines(FreeLines):
         """From limits ``(b, *shape)`` of the node's input; None where the operator has one pair of lines only."""
         others = op.lines_at(limits, PLACES)
         first = op.relax([limits], shapes) if others else None
-        if not isinstance(first, Lines):
-            return None
+        return MixedLines.between(first, others) if isinstance(first, Lines) else None
+
+    @staticmethod
+    def between(first: Lines, others: Sequence[Lines]) -> MixedLines:
+        """Mixtures of one pair of lines with one that is better further left, and one that is further right."""
         slope, offset = _both(first)
         parts = []
         for lines in others:
@@ -276,3 +284,21 @@ def lines_of(op: Operator, limits: Sequence[Interval], shapes: Sequence[Shape]) 
         return MixedPlanes.of(op, limits, shapes)
     pieces = op.two_pieces()
     return OpenLines.of(pieces, limits[0]) if pieces is not None else MixedLines.of(op, limits[0], shapes)
+
+
+def quick_relax(made: dict[int, FreeLines]) -> Callable[[Graph, int, Sequence[Interval]], Relaxation]:
+    """Relaxations for searches that make them all the time: of functions of one number about the tightest lines, with
+    what is free to choose beside them.
+
+    Args:
+        made: receives that of every node it was made for.
+    """
+
+    def relax(graph: Graph, i: int, inputs: Sequence[Interval]) -> Relaxation:
+        found = graph.nodes[i].op.lines_at(inputs[0], (0.5, *PLACES), quick=True) if len(inputs) == 1 else []
+        if not found:
+            return graph.relax(i, inputs)
+        made[i] = MixedLines.between(found[0], found[1:])
+        return found[0]
+
+    return relax

@@ -18,7 +18,7 @@ from torch import Tensor
 from clinch.bounds.crown import activation_bounds, form_bounds, linear_lower, never, relaxations_from
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import minimum_over
-from clinch.network.ops.base import Interval
+from clinch.network.ops.base import Interval, Relaxation
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 
 
@@ -38,7 +38,11 @@ def objective_bound(
     """
     if bounds is None:
         bounds = activation_bounds(query.graph, query.region, query.nodes, stop=stop)
-    relaxations = relaxations_from(query.graph, bounds, query.nodes)
+    return bound_from(query, relaxations_from(query.graph, bounds, query.nodes))
+
+
+def bound_from(query: Query, relaxations: dict[int, Relaxation]) -> Tensor:
+    """:func:`objective_bound` from the relaxation of every node that the query depends on."""
     bound, infeasible = _clause_bound(query, relaxations)
     match query.objective:
         case Distance():

@@ -17,7 +17,7 @@ in float64 at the choices found. Any in range give a proven bound, so that nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import torch
@@ -29,7 +29,7 @@ from clinch.geometry.linear_minimum import flatten_ball, linear_minimum
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Relaxation
-from clinch.query import Forms
+from clinch.query import Activations, Forms
 from clinch.runtime import deadline
 
 #: decay of the two moments of Adam, faster than usual: a few steps must do
@@ -69,8 +69,28 @@ class Passes:
         #: coefficients on the outputs of non-affine nodes in the last backward pass, as their lines keep them
         self.seen: dict[int, Tensor] = {}
 
+    def take(self, index: Tensor) -> Passes:
+        """The same for some problems."""
+        lines = {i: line.on(index) for i, line in self.lines.items()}
+        relaxations = {i: r.take(index) for i, r in self.relaxations.items()}
+        part = Passes(self.graph, self.forms.take(index), self.region.take(index), lines, relaxations)
+        part.seen = {i: rows[index] for i, rows in self.seen.items()}
+        return part
+
     def backward(self, slopes: Slopes) -> tuple[Tensor, Tensor]:
         """Bounds ``(b, r)`` at choices ``(b, r, m)`` of each node, and the minimisers ``(b, r, inputs)``."""
+        rows, offset = self.linear(slopes)
+        if rows is None:
+            return offset, self.lower.expand(*self.shape, -1)
+        value, point = self._minimum(rows)
+        return offset + value, point
+
+    def linear(self, slopes: Slopes, arrived: dict[int, Tensor] | None = None) -> tuple[Tensor | None, Tensor]:
+        """The linear lower limits that choices give: rows ``(b, r, inputs)``, None for zeros, and offsets ``(b, r)``.
+
+        Args:
+            arrived: receives the coefficients on every node.
+        """
         offset = self.forms.constant.expand(self.shape)
         pending = {i: c.expand(self.shape[0], *c.shape[1:]) for i, c in self.forms.coefficients.items()}
         for i in reversed(self.nodes):
@@ -78,6 +98,8 @@ class Passes:
                 continue
             deadline.look()
             rows = pending.pop(i)
+            if arrived is not None:
+                arrived[i] = rows
             if i in self.lines:
                 back, constant, self.seen[i] = self.lines[i].backward(rows.flatten(2), slopes[i])
                 carried = [t.reshape(*self.shape, *shape) for t, shape in zip(back, self.graph.shapes(i))]
@@ -89,10 +111,7 @@ class Passes:
             offset = offset + constant
             for j, part in zip(self.graph.nodes[i].inputs, carried):
                 pending[j] = pending[j] + part if j in pending else part
-        if 0 not in pending:
-            return offset, self.lower.expand(*self.shape, -1)
-        value, point = self._minimum(pending[0].flatten(2))
-        return offset + value, point
+        return (pending[0].flatten(2) if 0 in pending else None), offset
 
     def _minimum(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The minimum over box ∩ ball; with several balls the largest of their minima."""
@@ -108,19 +127,27 @@ class Passes:
 
     def gradient(self, slopes: Slopes, point: Tensor) -> Slopes:
         """Each bound's gradient by its choices, ``(b, r, m)`` per node, after :meth:`backward` at these choices."""
+        return self.rises(slopes, self.activations(slopes, point, self.read))
+
+    def activations(self, slopes: Slopes, point: Tensor, wanted: Iterable[int]) -> Activations:
+        """Values of wanted nodes, ``(b·r, *node_shape)``, where points go through the lines that rows chose."""
+        override = {i: partial(self.through, i, slopes) for i in (*self.lines, *self.relaxations)}
+        return self.graph.forward(point.reshape(-1, *self.graph.input_shape), wanted, override)
+
+    def rises(self, slopes: Slopes, at: Activations) -> Slopes:
+        """The gradient by choices, from :meth:`activations` of the nodes that those with a choice read."""
         nodes = self.graph.nodes
-
-        def through_lines(i: int, *inputs: Tensor) -> Tensor:
-            at = [h.reshape(*self.shape, -1) for h in inputs]
-            return self.lines[i].forward(at, self.seen[i], slopes[i]).reshape(-1, *nodes[i].shape)
-
-        override = {i: partial(through_lines, i) for i in self.lines}
-        override |= {i: partial(self._adjoint, i) for i in self.relaxations}
-        before = self.graph.forward(point.reshape(-1, *self.graph.input_shape), self.read, override)
         return {
-            i: line.gradient([before[j].reshape(*self.shape, -1) for j in nodes[i].inputs], self.seen[i], slopes[i])
+            i: line.gradient([at[j].reshape(*self.shape, -1) for j in nodes[i].inputs], self.seen[i], slopes[i])
             for i, line in self.lines.items()
         }
+
+    def through(self, i: int, slopes: Slopes, *inputs: Tensor) -> Tensor:
+        """What the lines that rows chose in the last backward pass say of a node at values of its inputs."""
+        if i not in self.lines:
+            return self._adjoint(i, *inputs)
+        at = [h.reshape(*self.shape, -1) for h in inputs]
+        return self.lines[i].forward(at, self.seen[i], slopes[i]).reshape(-1, *self.graph.nodes[i].shape)
 
     def _adjoint(self, i: int, *inputs: Tensor) -> Tensor:
         """Values at a node's inputs through the lines its relaxation used: the derivative of the bound by its rows."""

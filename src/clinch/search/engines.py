@@ -19,10 +19,11 @@ from clinch.runtime import memory
 from clinch.runtime.deadline import exactly_until
 from clinch.solver.engine import Capability, Engine, admit, lacking, surviving, without_slope
 from clinch.solver.ledger import Ledger
-from clinch.solver.settings import Attack, Bounds, BranchAndBound, Count, InputSplit, Milp, Scipy
+from clinch.solver.settings import Attack, Bounds, BranchAndBound, Count, GeneralSplit, InputSplit, Milp, Scipy
 from clinch.solver.solution import Proof
 
 if TYPE_CHECKING:
+    from clinch.search.general_split import PartSearch
     from clinch.search.input_split import BoxSearch
     from clinch.search.relu_split import ReluSplit
 
@@ -184,6 +185,33 @@ class InputSplitEngine:
         self.begin(query, ledger, settings).run()
 
 
+class GeneralSplitEngine:
+    """Branch and bound over splits of the input and of what any non-affine node reads."""
+
+    name = "general_split"
+    summary = "splits input elements and what any non-affine layer reads, bounds by a dual function"
+    suits = "activation functions that are neither kinks nor encodable, such as sigmoid"
+    facts: tuple[str, ...] = RELAXED
+    proves = True
+    settings = GeneralSplit
+
+    def capability(self, query: Query) -> Capability:
+        """Any objective over a bounded input; relaxations become exact as parts shrink."""
+        refusal = unbounded(query.region, "General splitting") or lacking(self, query)
+        return Capability.of(refusal, closes=True)
+
+    def begin(self, query: Query, ledger: Ledger, settings: GeneralSplit) -> PartSearch:
+        """See :class:`clinch.solver.engine.Resumable`."""
+        from clinch.search.general_split import PartSearch
+
+        admit(self, query, ledger)
+        return PartSearch(query, ledger, settings)
+
+    def run(self, query: Query, ledger: Ledger, seed: int, settings: GeneralSplit) -> None:
+        """See :class:`clinch.solver.engine.Engine`."""
+        self.begin(query, ledger, settings).run()
+
+
 class MilpEngine:
     """The mixed-integer encoding, with a tree of its own and a library's search for points."""
 
@@ -272,7 +300,7 @@ class ScipyEngine:
 #: what any solve falls back on, and what limits of layers come from
 BOUNDS = BoundsEngine()
 _ALL: tuple[Engine, ...] = (
-    AttackEngine(), BOUNDS, BranchAndBoundEngine(), InputSplitEngine(), MilpEngine(), CountEngine(),
+    AttackEngine(), BOUNDS, BranchAndBoundEngine(), InputSplitEngine(), GeneralSplitEngine(), MilpEngine(), CountEngine(),
     ScipyEngine("cobyla"), ScipyEngine("cobyla", sides=False), ScipyEngine("slsqp"), ScipyEngine("slsqp", sides=False),
     ScipyEngine("shgo"), ScipyEngine("differential_evolution"),
 )  # fmt: skip

@@ -11,7 +11,7 @@ from clinch.bounds.ascent import Ascent
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains
 from clinch.bounds.dual import evaluate
 from clinch.network.ops.base import Interval
-from clinch.query import Activations, Distance
+from clinch.query import Activations, Distance, Query
 from clinch.search.branch_and_bound import Branched
 from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains
 from clinch.search.tree import AT_CLAUSE, AT_RELU, SearchTree
@@ -103,7 +103,9 @@ class ReluBrancher:
         """The clause that the minimiser violates most, else the open elements that lose most."""
         relaxed, ascent = self.bounder.relaxed, found.ascent
         elements = next_elements(relaxed, ascent, self.levels)
-        return replace(found.nodes, elements=elements, clause=violated_clause(relaxed, ascent.domains, ascent.point))
+        d = ascent.domains
+        clause = violated_clause(relaxed.query, d.problem, d.choice, ascent.point)
+        return replace(found.nodes, elements=elements, clause=clause)
 
     def priority(self, nodes: Subdomains) -> None:
         """By bounds."""
@@ -122,15 +124,22 @@ class ReluBrancher:
         return Branched(children, fresh, leaves)
 
 
-def violated_clause(relaxed: Relaxed, d: Domains, point: Tensor) -> Tensor:
+def decided(query: Query) -> Tensor:
+    """``(B, C)`` the atom of every clause that has no other, −1 elsewhere."""
+    count = query.atoms.count
+    numbers = torch.arange(count, device=query.device)
+    first = numbers.new_full((query.clauses,), count).scatter_reduce(0, query.clause, numbers, "amin")
+    return torch.where(query.clause_sizes == 1, first, -1).expand(query.size, -1).clone()
+
+
+def violated_clause(query: Query, problem: Tensor, choice: Tensor, point: Tensor) -> Tensor:
     """``(D,)`` the undecided clause that a point of each domain violates most, −1 where it violates none."""
-    query = relaxed.query
-    none = torch.full_like(d.problem, -1)
-    undecided = d.choice < 0
+    none = torch.full_like(problem, -1)
+    undecided = choice < 0
     if not query.clauses or not bool(undecided.any()):
         return none
     with torch.no_grad():
-        _, atoms = query.take(d.problem).evaluate(point)
+        _, atoms = query.take(problem).evaluate(point)
     worst, clause = torch.where(undecided, query.clause_values(atoms), -torch.inf).max(1)
     return torch.where(worst > 0, clause, none)
 

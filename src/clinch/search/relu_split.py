@@ -22,7 +22,7 @@ from clinch.search.branch_and_bound import BestFirst
 from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains, fresh_nodes
 from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.node_store import Nodes
-from clinch.search.relu_branching import ReluBrancher
+from clinch.search.relu_branching import ReluBrancher, decided
 from clinch.search.tree import AT_CLAUSE, TreeRecorder
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import BranchAndBound
@@ -105,7 +105,7 @@ class ReluSplit:
         goal = ReluGoal(self)
         limits = BoundRefinement(query, goal.value, goal.over)
         impossible = limits.impossible_atoms()
-        choice = self._decided()
+        choice = decided(query)
         main = self._largest_clause()
         if main is None:
             owner = place = torch.arange(query.size, device=self.device)
@@ -147,14 +147,6 @@ class ReluSplit:
         none[owner] = False
         if bool(none.any()):
             self._prove(torch.where(none, torch.inf, -torch.inf))
-
-    def _decided(self) -> Tensor:
-        """``(B, C)`` the atom of every clause that has no other, −1 elsewhere."""
-        query = self.query
-        count = query.atoms.count
-        numbers = torch.arange(count, device=self.device)
-        first = numbers.new_full((query.clauses,), count).scatter_reduce(0, query.clause, numbers, "amin")
-        return torch.where(query.clause_sizes == 1, first, -1).expand(query.size, -1).clone()
 
     def _largest_clause(self) -> int | None:
         sizes = self.query.clause_sizes

@@ -16,8 +16,9 @@ from torch import Tensor
 from clinch.bounds.domains import Domains
 
 #: what a node is split at: nothing, a ReLU's sign (children "input >= 0", "input <= 0"), an input element x_i (children
-#: "x_i <= threshold", "x_i >= threshold"), a clause (a child per atom); the numbers of the certificate format
-LEAF, AT_RELU, AT_INPUT, AT_CLAUSE = 0, 1, 2, 3
+#: "x_i <= threshold", "x_i >= threshold"), a clause (a child per atom), an element of a node of the network (children as
+#: those of an input element); the numbers of the certificate format
+LEAF, AT_RELU, AT_INPUT, AT_CLAUSE, AT_NODE = 0, 1, 2, 3, 4
 #: bytes that the closed leaves of one search may take; a search with more keeps none
 MEMORY = 2**29
 
@@ -32,6 +33,7 @@ class SearchTree:
     def __init__(self, roots: int = 1) -> None:
         self._kind, self._index = torch.zeros(0, dtype=torch.uint8), torch.zeros(0, dtype=torch.long)
         self._threshold, self._first = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.long)
+        self._node = self._first.clone()
         self._size = 0
         self._add(roots)
 
@@ -49,8 +51,13 @@ class SearchTree:
         return self._index[: self._size]
 
     @property
+    def node(self) -> Tensor:
+        """``(T,)`` node of the network whose element is split; 0 is the input."""
+        return self._node[: self._size]
+
+    @property
     def threshold(self) -> Tensor:
-        """``(T,)`` where input elements are split."""
+        """``(T,)`` where elements are split."""
         return self._threshold[: self._size]
 
     @property
@@ -59,8 +66,9 @@ class SearchTree:
         return self._first[: self._size]
 
     def split(
-        self, places: Tensor, kind: int, index: Tensor, children: int = 2, threshold: Tensor | None = None
-    ) -> Tensor:
+        self, places: Tensor, kind: int, index: Tensor, children: int = 2, threshold: Tensor | None = None,
+        node: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Split leaves, each into so many; returns the children's places ``(D, children)``."""
         first = self._size + children * torch.arange(len(places))
         self._add(children * len(places))
@@ -68,19 +76,22 @@ class SearchTree:
         self._kind[at], self._index[at], self._first[at] = kind, index.cpu(), first
         if threshold is not None:
             self._threshold[at] = threshold.cpu().to(torch.float64)
+        if node is not None:
+            self._node[at] = node.cpu()
         return (first.unsqueeze(1) + torch.arange(children)).to(places.device)
 
     def restart(self, places: Tensor) -> None:
         """Make nodes leaves again; what has grown below them belongs to nobody from now on."""
         at = places.cpu()
         self._kind[at], self._index[at], self._first[at], self._threshold[at] = LEAF, -1, -1, 0.0
+        self._node[at] = 0
 
     def _add(self, count: int) -> None:
         by = self._size + count - len(self._kind)
         if by > 0:
             by = max(by, len(self._kind))
             self._kind = torch.cat([self._kind, self._kind.new_full((by,), LEAF)])
-            self._threshold = torch.cat([self._threshold, self._threshold.new_zeros(by)])
+            self._threshold, self._node = (torch.cat([t, t.new_zeros(by)]) for t in (self._threshold, self._node))
             self._index, self._first = (torch.cat([t, t.new_full((by,), -1)]) for t in (self._index, self._first))
         self._size += count
 

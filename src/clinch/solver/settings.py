@@ -22,7 +22,7 @@ from typing import Annotated, Any, ClassVar, Self, get_type_hints
 
 from clinch.errors import ProblemError
 
-__all__ = ["Attack", "Bounds", "BranchAndBound", "Count", "InputSplit", "Milp", "Portfolio", "Scipy", "Settings"]
+__all__ = ["Attack", "Bounds", "BranchAndBound", "Count", "GeneralSplit", "InputSplit", "Milp", "Portfolio", "Scipy", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -241,6 +241,34 @@ class InputSplit(Settings):
 
 
 @dataclass(frozen=True)
+class GeneralSplit(Settings):
+    """Of ``solver="general_split"``.
+
+    Attributes:
+        nodes: whether what non-affine layers read is split too; False: the input alone.
+        inputs: elements with room up to which the network is asked what splitting each of them gains; beyond that
+            they are split where nothing else is left.
+        batch: parts bounded at once, at most; ``first_batch``: of the first one, whose time tells how many the next may
+            have.
+        round_seconds: seconds after which a batch should report.
+        root_steps: dual evaluations for parts without a parent; ``node_steps`` for children.
+        walkers: points from which to walk on after a batch; ``walk_share`` the share of the search's time for it.
+        offered: points offered for a check at once.
+    """
+
+    nodes: Flag = True
+    inputs: Number = 20
+    batch: Some = 1024
+    first_batch: Some = 64
+    round_seconds: Positive = 0.5
+    root_steps: Some = 20
+    node_steps: Some = 6
+    walkers: Some = 16
+    walk_share: Share = 0.1
+    offered: Some = 16
+
+
+@dataclass(frozen=True)
 class Count(Settings):
     """Of ``solver="count"``.
 
@@ -282,7 +310,7 @@ class Portfolio(Settings):
         lent_share: share of the time that is left to the first of two searches where nothing says which is better.
         few_inputs: elements with room up to which the input is split; ``very_few_inputs``: up to which nothing else is
             tried for a question without objective.
-        attack, bounds, branch_and_bound, input_split, milp, count: of the engines.
+        attack, bounds, branch_and_bound, input_split, general_split, milp, count: of the engines.
     """
 
     attack_share: Share = 0.35
@@ -295,5 +323,6 @@ class Portfolio(Settings):
     bounds: Bounds = field(default_factory=Bounds)
     branch_and_bound: BranchAndBound = field(default_factory=BranchAndBound)
     input_split: InputSplit = field(default_factory=InputSplit)
+    general_split: GeneralSplit = field(default_factory=GeneralSplit)
     milp: Milp = field(default_factory=Milp)
     count: Count = field(default_factory=Count)

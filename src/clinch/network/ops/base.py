@@ -114,10 +114,10 @@ class Operator:
         """Whether it is two linear pieces that meet at zero."""
         return self.two_pieces() is not None
 
-    def lines_at(self, bounds: Interval, places: Sequence[float]) -> list[Lines]:
+    def lines_at(self, bounds: Interval, places: Sequence[float], *, quick: bool = False) -> list[Lines]:
         """Valid lines for each place in [l, u], 0 for l to 1 for u: the tightest ones there; α-CROWN mixes them.
 
-        Empty: the operator has one pair of lines.
+        Empty: the operator has one pair of lines. Quick: about the tightest, for searches that make them all the time.
         """
         return []
 

@@ -1,0 +1,208 @@
+"""What is proven about parts of the region: limits of activations, and a bound by ascent of the dual function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from clinch.bounds.ascent import Climb
+from clinch.bounds.backward import linear_lower
+from clinch.bounds.crown import activation_bounds
+from clinch.bounds.free_lines import FreeLines, quick_relax
+from clinch.bounds.objective import bound_from
+from clinch.bounds.part_dual import Layout, PartDual
+from clinch.geometry.clip import clip_to_ball, clip_to_clauses
+from clinch.geometry.linear_minimum import flatten_ball
+from clinch.geometry.region import Region
+from clinch.network.ops.base import Interval, Relaxation
+from clinch.query import Distance, Forms, FormsNorm, Linear, Query
+from clinch.search.input_split import BoxGoal
+from clinch.search.parts import Parts
+from clinch.solver.settings import GeneralSplit
+
+#: by how much, relatively, limits must cross to prove that a part is empty: far beyond what rounding can do
+CROSSED = 1e-9
+#: what a tangent of a norm is shortened by, so that rounding leaves it below the norm
+SHORTER = 1e-12
+
+
+@dataclass(frozen=True)
+class PartEvaluation:
+    """Parts after an ascent.
+
+    Attributes:
+        nodes: the parts. point: ``(D, *input_shape)`` the bound's minimisers.
+        limits: of the sites and the input.
+        dual: their dual function, last evaluated at packed: the best multipliers.
+    """
+
+    nodes: Parts
+    point: Tensor
+    limits: dict[int, Interval]
+    dual: PartDual
+    packed: Tensor
+
+    def take(self, index: Tensor) -> PartEvaluation:
+        """The same for some of them."""
+        limits = {j: part.take(index) for j, part in self.limits.items()}
+        return PartEvaluation(
+            self.nodes.take(index), self.point[index], limits, self.dual.take(index), self.packed[index]
+        )
+
+
+class PartBounder:
+    """Bounds parts: limits of all activations anew, the box cut down to what the split leaves, then an ascent.
+
+    Args:
+        goal: whose query and targets.
+        settings: how many steps.
+    """
+
+    def __init__(self, goal: BoxGoal, settings: GeneralSplit) -> None:
+        self.goal, self.query, self.settings = goal, goal.query, settings
+        self.graph, self.layout = goal.query.graph, Layout.of(goal.query)
+        self.inputs = self.graph.nodes[0].size
+        objective = self.query.objective
+        #: whether what the dual function bounds is nowhere above the objective; else it says where to split alone
+        self.dual_proves = not isinstance(objective, FormsNorm) or objective.scale > 0
+
+    def bound(self, nodes: Parts, fresh: bool) -> PartEvaluation:
+        """Bounds after a few steps; more where there is no parent to start from."""
+        lines: dict[int, FreeLines] = {}
+        limits, relaxations, empty = self._limits(nodes, lines)
+        nodes, gone = self._cut_to_split(nodes, relaxations)
+        nodes = replace(nodes, limits=self.layout.pack(limits, nodes.lower.flatten(1)))
+        local = self._local(nodes)
+        limits[0] = Interval(nodes.lower, nodes.upper)
+        aim = _tangent(local)
+        dual = PartDual(aim, self.layout, limits, nodes.cut, nodes.allowed(), relaxations, lines)
+        packed = self._start(nodes, dual)
+        climb = Climb(dual, packed, nodes.pace, self.goal.targets()[nodes.problem], self._simplex())
+        climb.run(self.settings.root_steps if fresh else self.settings.node_steps, 0.2, self.goal.over)
+        best = climb.best
+        found = dual(best)
+        bound = torch.fmax(found.bound, nodes.bound) if self.dual_proves else nodes.bound
+        if aim is not local:
+            bound = torch.fmax(bound, bound_from(local, relaxations))
+        bound = bound.masked_fill(empty | gone, torch.inf)
+        _, beta, mu = dual.split(best)
+        free = self.layout.freedom
+        pace = (2.0 * climb.paces).clamp(0.15, 1.0)
+        nodes = replace(nodes, bound=bound, alpha=best[:, :free], beta=beta, mu=mu, pace=pace)
+        return PartEvaluation(nodes, found.point.reshape(nodes.lower.shape), limits, dual, best)
+
+    def refine(self, found: PartEvaluation) -> PartEvaluation:
+        """Boxes cut down to what may be better than the incumbent; infinite bounds where nothing is left."""
+        nodes, dual = found.nodes, found.dual
+        low, high = nodes.lower.flatten(1), nodes.upper.flatten(1)
+        offset = dual.offset
+        if not isinstance(self.query.objective, Distance):
+            cutoffs = self.goal.cutoffs()
+            self.goal.cap(cutoffs)
+            offset = offset - cutoffs[nodes.problem]
+        if self.dual_proves:
+            one = nodes.problem.new_zeros(1)
+            low, high = clip_to_clauses(low, high, dual.rows.unsqueeze(1), offset.unsqueeze(1), one)
+        nodes = replace(nodes, lower=low.reshape(nodes.lower.shape), upper=high.reshape(nodes.upper.shape))
+        nodes = self.in_balls(nodes)
+        gone = (nodes.lower > nodes.upper).flatten(1).any(1)
+        return replace(found, nodes=replace(nodes, bound=nodes.bound.masked_fill(gone, torch.inf)))
+
+    def in_balls(self, nodes: Parts) -> Parts:
+        """Boxes cut down to the region's balls and to the incumbent's; where ``lower > upper`` nothing is left."""
+        low, high, query = nodes.lower.flatten(1), nodes.upper.flatten(1), self.query
+        balls = [ball.take(nodes.problem) for ball in query.region.balls]
+        if isinstance(query.objective, Distance):
+            cutoffs = self.goal.cutoffs()
+            self.goal.cap(cutoffs)
+            balls.append(query.objective.take(nodes.problem).ball(cutoffs[nodes.problem]))
+        for ball in balls:
+            low, high = clip_to_ball(low, high, flatten_ball(ball))
+        return replace(nodes, lower=low.reshape(nodes.lower.shape), upper=high.reshape(nodes.upper.shape))
+
+    # --- pieces -------------------------------------------------------------------------------------------------------
+
+    def _local(self, nodes: Parts) -> Query:
+        """The parts as problems."""
+        local = self.query.take(nodes.problem)
+        return replace(local, region=replace(local.region, lower=nodes.lower, upper=nodes.upper))
+
+    def _limits(
+        self, nodes: Parts, lines: dict[int, FreeLines]
+    ) -> tuple[dict[int, Interval], dict[int, Relaxation], Tensor]:
+        """Limits of the sites in each part, relaxations made from them, and ``(D,)`` parts that they prove empty;
+        ``lines`` receives what is free to choose."""
+        known = self.layout.unpack(nodes.limits, self.graph)
+        made: dict[int, Relaxation] = {}
+        region = Region(nodes.lower, nodes.upper)
+        limits = activation_bounds(
+            self.graph, region, self.query.nodes, known, stop=self.goal.over, relax=quick_relax(lines), made=made
+        )  # fmt: skip
+        packed = self.layout.pack(limits, nodes.lower.flatten(1))
+        # where known limits and those of the part cross, what comes out lies outside of the known ones
+        margin = CROSSED * (1 + packed.abs())
+        low, high = nodes.limits.unbind(1)
+        empty = (packed[:, 0] < low - margin[:, 0]) | (packed[:, 1] > high + margin[:, 1])
+        return limits, made, empty.any(1)
+
+    def _cut_to_split(self, nodes: Parts, relaxations: Mapping[int, Relaxation]) -> tuple[Parts, Tensor]:
+        """Boxes without what the last split excludes, and ``(D,)`` those in which nothing is left."""
+        element = nodes.element - self.inputs
+        at_site = (element >= 0) & (nodes.side != 0)
+        none = torch.zeros_like(at_site)
+        if not bool(at_site.any()):
+            return nodes, none
+        like, rows = nodes.lower.flatten(1), {}
+        # "at most p" is z − p <= 0, "at least p" its negative
+        sign = torch.where(at_site, -nodes.side, 0).to(like)
+        for j, columns in self.layout.sites.items():
+            here = at_site & (element >= columns.start) & (element < columns.stop)
+            if bool(here.any()):
+                row = like.new_zeros(len(like), columns.stop - columns.start)
+                at = (element - columns.start).clamp(0, row.shape[1] - 1).unsqueeze(1)
+                row.scatter_(1, at, (sign * here).unsqueeze(1))
+                rows[j] = row.reshape(len(like), 1, *self.graph.nodes[j].shape)
+        forms = Forms(rows, (-sign * nodes.point).unsqueeze(1))
+        carried, offset = linear_lower(self.graph, forms, relaxations)
+        one = nodes.problem.new_zeros(1)
+        low, high = clip_to_clauses(like, nodes.upper.flatten(1), carried.flatten(2), offset, one)
+        gone = (low > high).any(1)
+        low, high = (torch.where(gone.unsqueeze(1), old, new) for old, new in ((like, low), (nodes.upper.flatten(1), high)))
+        return replace(nodes, lower=low.reshape(nodes.lower.shape), upper=high.reshape(nodes.upper.shape)), gone
+
+    def _start(self, nodes: Parts, dual: PartDual) -> Tensor:
+        """The parents' multipliers; CROWN's choices, and weight one on the decisive atoms, where there are none."""
+        alpha = torch.where(nodes.alpha.isnan(), dual.start, nodes.alpha)
+        allowed = nodes.allowed()
+        decisive = allowed & (self.query.clause_sizes > 1)[self.query.clause]
+        weight = torch.where(decisive.any(1, keepdim=True), decisive, allowed).to(alpha)
+        mu = torch.where(nodes.mu.isnan(), weight, nodes.mu)
+        packed = torch.cat([alpha, nodes.beta, mu], 1)
+        return torch.minimum(torch.maximum(packed, dual.least), dual.most)
+
+    def _simplex(self) -> tuple[slice, slice] | None:
+        free, width = self.layout.freedom, self.layout.width
+        return (slice(free + width, None), slice(free, free + width)) if self.query.feasibility else None
+
+
+def _tangent(local: Query) -> Query:
+    """The parts with a linear objective in place of a norm: its tangent in the centre of each box, which is nowhere
+    above a norm that is to be small."""
+    objective = local.objective
+    if not isinstance(objective, FormsNorm):
+        return local
+    centre = (local.region.lower + local.region.upper) / 2
+    values = objective.forms.values(local.graph.forward(centre, objective.forms.nodes))
+    with torch.enable_grad():
+        free = values.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(objective.norm.value(free, objective.weights).sum(), free)
+    slope = (1 - SHORTER) * objective.scale * slope.nan_to_num(0.0, 0.0, 0.0)
+    rows = {
+        j: torch.einsum("dk,dk...->d...", slope, c.expand(len(slope), *c.shape[1:])).unsqueeze(1)
+        for j, c in objective.forms.coefficients.items()
+    }
+    constant = torch.linalg.vecdot(slope, objective.forms.constant.expand_as(slope)).unsqueeze(1)
+    return replace(local, objective=Linear(Forms(rows, constant)))
