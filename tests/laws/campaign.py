@@ -19,7 +19,7 @@ from clinch.testing.brute_force import MOST_INPUTS, brute_force
 from clinch.testing.networks import ENCODABLE
 
 #: engines that must close every problem they take, and how near brute force they must come
-EXACT = [name for name in ("branch_and_bound", "milp", "count", "input_split") if name in ENGINES]
+EXACT = [name for name in ("branch_and_bound", "milp", "count", "input_split", "general_split") if name in ENGINES]
 GAP = 1e-4
 TOLERANCE = 5e-6
 #: seconds for an engine on a problem that it need not close: its points and bounds are looked at all the same
@@ -169,7 +169,7 @@ def must_close(engine: str | None, case: Case, exact: float) -> bool:
     """
     if engine == "milp":
         return True
-    if engine == "input_split":
+    if engine in ("input_split", "general_split"):
         few = case.problem.query.region.free_elements <= 3
         return few and case.clauses == "no_clause" and case.kind in ("linear", "largest")
     counted, linear = case.kind == "distance 0", case.kind in ("linear", "largest")

@@ -122,7 +122,7 @@ def scale(problem, x: Tensor) -> float:
     return size
 
 
-@pytest.mark.parametrize("engine", [None, "bounds", "branch_and_bound", "milp", "input_split"])
+@pytest.mark.parametrize("engine", [None, "bounds", "branch_and_bound", "milp", "input_split", "general_split"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_smallest_margin_is_right_or_unknown(name, engine):
     net = loaded(name)

@@ -100,7 +100,7 @@ def test_the_same_points_lie_in_a_ball(dtype, center, radius):
     assert len({tuple(answer) for answer in said.values()}) == 1, said
 
 
-@pytest.mark.parametrize("solver", [None, "branch_and_bound", "input_split", "milp"])
+@pytest.mark.parametrize("solver", [None, "branch_and_bound", "input_split", "general_split", "milp"])
 @pytest.mark.parametrize("t", [46 / 60, 0.1, -1 / 3])
 def test_engines_agree(solver, t):
     net = NETS[torch.float32]

@@ -48,7 +48,8 @@ def problem_of(net, kind: str) -> cl.Problem:
 
 CASES = [
     (None, "linear"), (None, "batch"), ("attack", "distance"), ("bounds", "batch"), ("milp", "linear"),
-    ("branch_and_bound", "linear"), ("branch_and_bound", "batch"), ("input_split", "linear"), ("count", "count"),
+    ("branch_and_bound", "linear"), ("branch_and_bound", "batch"), ("input_split", "linear"),
+    ("general_split", "linear"), ("count", "count"),
 ]  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def assert_solved(net: Network, values: Tensor) -> None:
     """Maximum by every engine, distances, bounds and attacks, beside a grid."""
     best, box = float(values.max()), [net.input >= 0, net.input <= 1]
     z = net.output.flatten()[0]
-    for solver in (None, "branch_and_bound", "input_split", "milp"):
+    for solver in (None, "branch_and_bound", "input_split", "general_split", "milp"):
         found = cl.Problem(cl.Maximize(z), box).solve(time_limit=20, solver=solver)
         assert found.status is cl.Status.OPTIMAL
         assert best - 1e-6 <= found.bound <= best + 0.05 and found.value >= best - 1e-5

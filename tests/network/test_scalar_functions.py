@@ -88,7 +88,7 @@ def test_every_slope_gives_a_tight_line(name: str, seed: int, dtype: torch.dtype
     op, box = drawn(name, seed, dtype)
     slope = torch.linspace(-3, 3, COUNT, dtype=dtype).unsqueeze(1)[torch.randperm(COUNT)]
     pieces = op.pieces(*box)
-    least, most = (extreme.value[0].double() for extreme in _Gap(op, pieces).extremes(slope.expand(2, -1, -1)))
+    least, most = (extreme.value.double() for extreme in _Gap(op, pieces).extremes(slope.expand(2, -1, -1)))
     x = points_of(op, *box)
     rest = op.forward(x) - slope.double() * x
     room = slack(slope.double() * x, dtype) + slack(op.forward(x), dtype)

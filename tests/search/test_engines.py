@@ -130,11 +130,11 @@ ORDER = {
     ("relu", "linear"): ("input_split branch_and_bound", "branch_and_bound"),
     ("relu", "distance 0"): ("count milp", "count milp"),
     ("relu", "norm 1"): ("input_split milp", "milp"),
-    ("relu", "norm 2"): ("input_split", "input_split"),
+    ("relu", "norm 2"): ("input_split general_split", "general_split"),
     ("max pool", "distance 2"): ("input_split milp branch_and_bound", "milp branch_and_bound"),
-    ("max pool", "ball 2"): ("input_split", "branch_and_bound input_split"),
-    ("sigmoid", "distance 0"): ("input_split", "branch_and_bound input_split"),
-    ("sigmoid", "linear"): ("input_split", "branch_and_bound input_split"),
+    ("max pool", "ball 2"): ("input_split general_split", "general_split branch_and_bound"),
+    ("sigmoid", "distance 0"): ("input_split general_split", "general_split branch_and_bound"),
+    ("sigmoid", "linear"): ("input_split general_split", "general_split branch_and_bound"),
     ("opaque", "linear"): ("", ""),
 }
 

@@ -12,7 +12,7 @@ from clinch.testing.networks import dense, network_of
 
 
 @pytest.mark.parametrize("slope", [-1.0, -0.5, 0.3])
-@pytest.mark.parametrize("solver", ["branch_and_bound", "milp", "input_split"])
+@pytest.mark.parametrize("solver", ["branch_and_bound", "milp", "input_split", "general_split"])
 def test_the_optimum_is_that_of_brute_force(slope: float, solver: str):
     rng = torch.Generator().manual_seed(3)
     net = network_of(

@@ -93,7 +93,7 @@ class Function(Protocol):
     """A concave function of packed multipliers on D domains, as :class:`Climb` climbs it.
 
     Attributes:
-        least, most: ``(D, P)`` of the multipliers. rate: ``(P,)`` or ``(D, P)`` their step sizes relative to each other.
+        least, most: ``(D, P)`` of the multipliers. rate: ``(P,)`` or ``(D, P)``, their step sizes beside each other.
     """
 
     least: Tensor

@@ -1,8 +1,8 @@
 """The dual function of a query over parts of its region that are cut at any element any non-affine node reads.
 
-A *part* is a box of inputs, and limits ``l <= z <= u`` of what non-affine nodes read: they are as tight as is known, and
-those that were cut by a split need not follow from the box. Relaxations are made from the part's own limits. For any
-choice of valid lines (:mod:`clinch.bounds.free_lines`), ``mu >= 0`` for the chosen atoms and ``beta`` of either sign,
+A *part* is a box of inputs, and limits ``l <= z <= u`` of what non-affine nodes read, as tight as is known; those that
+were cut by a split need not follow from the box. Relaxations are made from the part's own limits. For any choice of
+valid lines (:mod:`clinch.bounds.free_lines`), ``mu >= 0`` for the chosen atoms and ``beta`` of either sign,
 
     [objective +] Σ μ_k atom_k(x) + Σ β_j z_j(x) − Σ max(β_j u_j, β_j l_j)
 

@@ -160,10 +160,7 @@ class InputSplitEngine:
 
     name = "input_split"
     summary = "halves boxes of the input, bounds by CROWN, cuts off what clauses and incumbent exclude"
-    suits = (
-        "at most 16 input elements with room; alone for questions of at most 8; activation functions that are neither "
-        "kinks nor encodable, such as sigmoid"
-    )
+    suits = "at most 16 input elements with room; alone for questions of at most 8"
     facts: tuple[str, ...] = RELAXED
     proves = True
     settings = InputSplit
@@ -300,7 +297,8 @@ class ScipyEngine:
 #: what any solve falls back on, and what limits of layers come from
 BOUNDS = BoundsEngine()
 _ALL: tuple[Engine, ...] = (
-    AttackEngine(), BOUNDS, BranchAndBoundEngine(), InputSplitEngine(), GeneralSplitEngine(), MilpEngine(), CountEngine(),
+    AttackEngine(), BOUNDS, BranchAndBoundEngine(), InputSplitEngine(), GeneralSplitEngine(), MilpEngine(),
+    CountEngine(),
     ScipyEngine("cobyla"), ScipyEngine("cobyla", sides=False), ScipyEngine("slsqp"), ScipyEngine("slsqp", sides=False),
     ScipyEngine("shgo"), ScipyEngine("differential_evolution"),
 )  # fmt: skip

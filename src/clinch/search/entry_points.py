@@ -13,13 +13,13 @@ from clinch.runtime.devices import usable_device
 from clinch.search.engines import ENGINES
 from clinch.solver.conclusion import conclude
 from clinch.solver.ledger import Ledger
-from clinch.solver.settings import BranchAndBound, Count, InputSplit, Milp, Settings
+from clinch.solver.settings import BranchAndBound, Count, GeneralSplit, InputSplit, Milp, Settings
 from clinch.solver.solution import Event, Solution
 
 if TYPE_CHECKING:
     from clinch.query import Statement
 
-__all__ = ["branch_and_bound", "fewest_changes", "input_split", "milp"]
+__all__ = ["branch_and_bound", "fewest_changes", "general_split", "input_split", "milp"]
 
 
 def milp(
@@ -136,6 +136,39 @@ def input_split(
         0.1977
     """
     return _solved(problem, "input_split", InputSplit(batch=batch), time_limit, gap, progress, device)
+
+
+def general_split(
+    problem: Statement,
+    *,
+    batch: int = 1024,
+    time_limit: float = 60.0,
+    gap: float = 1e-4,
+    progress: Callable[[Event], None] | None = None,
+    device: torch.device | str | None = None,
+) -> Solution:
+    """Solve a problem by splits of the input and of what any non-affine layer reads alone (general branching, Shi et
+    al. 2024, arXiv 2405.21063).
+
+    For activation functions and products that are no kinks. Where the paper splits layers only and keeps all limits but
+    those of the split one, this splits inputs as well and bounds all layers anew in each part.
+
+    Args:
+        problem: one problem or a batch, with finite limits of every input element.
+        batch: number of parts bounded at once, at most.
+        time_limit: seconds.
+        gap: relative gap at which to stop.
+        progress: called at every improvement.
+        device: where parts are bounded; None: where the model is.
+
+    Raises:
+        UnboundedInputError, UnsupportedOperator: as the engine's. ProblemError: there is no such device.
+
+    Example:
+        >>> cl.exact.general_split(few).bound
+        0.1977
+    """
+    return _solved(problem, "general_split", GeneralSplit(batch=batch), time_limit, gap, progress, device)
 
 
 def _solved(

@@ -1,4 +1,4 @@
-"""Branch and bound over splits of the input and of what any non-affine node reads: for every operator with a relaxation.
+"""Branch and bound over splits of the input and of what any non-affine node reads, for any operator with a relaxation.
 
 General branching (Shi et al. 2024, arXiv 2405.21063) with input splits beside it: a part of the region is a box and
 limits of activations (:mod:`clinch.search.parts`); it is bounded by ascent of a dual function

@@ -29,7 +29,7 @@ from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.objective_cutoff import Cutoff, layers_of
 from clinch.search.sign_descent import walk
 from clinch.solver.ledger import Ledger
-from clinch.solver.settings import InputSplit
+from clinch.solver.settings import GeneralSplit, InputSplit
 
 #: the name under which points and bounds are reported
 WHO = "input split"
@@ -66,7 +66,7 @@ class BoxSearch:
         self.problems = (~self.ledger.closed).nonzero().flatten()
         query = query.take(self.problems)
         self.goal = BoxGoal(self.ledger, self.problems, folded(query), settings)
-        self.work = BoxWork(self.goal)
+        self.work = BoxWork(self.goal, settings)
         self.tree: BestFirst[Boxes, BoxEvaluation] = BestFirst(
             query.size, self.goal, self.work, self.work, batch=max(1, settings.batch // 2),
             first_batch=max(1, min(settings.first_batch, settings.batch) // 2), seconds=settings.round_seconds,
@@ -95,7 +95,7 @@ class BoxSearch:
             self.goal.cap(self.goal.value)  # nothing outside of the incumbent's ball is better
         self.work.width = (region.upper - region.lower).flatten(1)
         boxes = self.work.inside(
-            Boxes.whole(region.lower, region.upper, self.work.bounder.width, self.goal.settings.levels)
+            Boxes.whole(region.lower, region.upper, self.work.bounder.width, self.work.settings.levels)
         )
         # what is not bounded before the time is over waits as it is
         self.tree.store.push(boxes)
@@ -110,7 +110,7 @@ class BoxGoal(LedgerGoal):
         settings: of the search.
     """
 
-    def __init__(self, ledger: Ledger, problems: Tensor, query: Query, settings: InputSplit) -> None:
+    def __init__(self, ledger: Ledger, problems: Tensor, query: Query, settings: InputSplit | GeneralSplit) -> None:
         super().__init__(ledger, problems, WHO)
         self.query, self.settings, self.walking = query, settings, 0.0
         #: ``(B,)`` what was cut away from boxes may be as good as this
@@ -219,8 +219,8 @@ class BoxWork:
 
     width: Tensor
 
-    def __init__(self, goal: BoxGoal) -> None:
-        self.goal, query = goal, goal.query
+    def __init__(self, goal: BoxGoal, settings: InputSplit) -> None:
+        self.goal, self.settings, query = goal, settings, goal.query
         self.bounder = Bounder(query)
         layers = layers_of(query)
         self.cutoff = None if layers is None else Cutoff(query, layers)
@@ -290,7 +290,7 @@ class BoxWork:
             scores = weighed_scores(query, found.found, self.width)
         else:
             scores = split_scores(query, found.found, found.faces, self.width)
-        levels, few = self.goal.settings.levels, self.goal.settings.few
+        levels, few = self.settings.levels, self.settings.few
         elements = found.nodes.problem.new_full((len(scores), levels), -1)
         for level in range(levels if len(scores) <= 2 * few else 1):
             best, at = scores.max(1)
@@ -306,7 +306,7 @@ class BoxWork:
         first = nodes.elements[:, 0]
         fresh, leaves, boxes = (nodes.take(rows) for rows in (first == UNBOUNDED, first == -1, first >= 0))
         done: list[Boxes] = []
-        for _ in range(self.goal.settings.levels):
+        for _ in range(self.settings.levels):
             going = boxes.elements[:, 0] >= 0
             if not bool(going.all()):
                 done.append(boxes.take(~going))
@@ -314,7 +314,7 @@ class BoxWork:
             if not len(boxes):
                 break
             boxes = boxes.halves()
-            if len(boxes) > self.goal.settings.few:
+            if len(boxes) > self.settings.few:
                 break
         return Branched(self.inside(Boxes.cat([*done, boxes])), fresh, leaves)
 

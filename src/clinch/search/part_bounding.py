@@ -67,7 +67,7 @@ class PartBounder:
         self.inputs = self.graph.nodes[0].size
         objective = self.query.objective
         #: whether what the dual function bounds is nowhere above the objective; else it says where to split alone
-        self.dual_proves = not isinstance(objective, FormsNorm) or objective.scale > 0
+        self.dual_proves = not isinstance(objective, FormsNorm) or (objective.scale > 0 and not objective.norm.counts)
 
     def bound(self, nodes: Parts, fresh: bool) -> PartEvaluation:
         """Bounds after a few steps; more where there is no parent to start from."""
@@ -170,7 +170,9 @@ class PartBounder:
         one = nodes.problem.new_zeros(1)
         low, high = clip_to_clauses(like, nodes.upper.flatten(1), carried.flatten(2), offset, one)
         gone = (low > high).any(1)
-        low, high = (torch.where(gone.unsqueeze(1), old, new) for old, new in ((like, low), (nodes.upper.flatten(1), high)))
+        low, high = (
+            torch.where(gone.unsqueeze(1), old, new) for old, new in ((like, low), (nodes.upper.flatten(1), high))
+        )
         return replace(nodes, lower=low.reshape(nodes.lower.shape), upper=high.reshape(nodes.upper.shape)), gone
 
     def _start(self, nodes: Parts, dual: PartDual) -> Tensor:
@@ -190,15 +192,18 @@ class PartBounder:
 
 def _tangent(local: Query) -> Query:
     """The parts with a linear objective in place of a norm: its tangent in the centre of each box, which is nowhere
-    above a norm that is to be small."""
+    above a norm that is to be small; of a count its signs, which only say where to split."""
     objective = local.objective
     if not isinstance(objective, FormsNorm):
         return local
     centre = (local.region.lower + local.region.upper) / 2
     values = objective.forms.values(local.graph.forward(centre, objective.forms.nodes))
-    with torch.enable_grad():
-        free = values.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(objective.norm.value(free, objective.weights).sum(), free)
+    if objective.norm.counts:
+        slope = values.sign()
+    else:
+        with torch.enable_grad():
+            free = values.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(objective.norm.value(free, objective.weights).sum(), free)
     slope = (1 - SHORTER) * objective.scale * slope.nan_to_num(0.0, 0.0, 0.0)
     rows = {
         j: torch.einsum("dk,dk...->d...", slope, c.expand(len(slope), *c.shape[1:])).unsqueeze(1)

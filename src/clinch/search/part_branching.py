@@ -1,9 +1,9 @@
-"""Where to split a part: at an input element or at what a non-affine node reads, whichever takes more of the loss away.
+"""Where to split a part: at an input element or at what a non-affine node reads, whichever takes more loss away.
 
-The relaxation of node i loses ``A·(f(z) − line(z))`` at the bound's own minimiser, A the coefficient of its output and z
-what it truly reads there (moved into its limits). Splitting z at that point takes the loss of this element away on both
-sides. Splitting an input element narrows what every node reads: by the share of its range that the element moves, as
-the network says at the centres of the box's faces. Points are those of the minimiser, pulled away from the ends; at
+The relaxation of node i loses ``A·(f(z) − line(z))`` at the bound's own minimiser, A the coefficient of its output and
+z what it truly reads there (moved into its limits). Splitting z at that point takes the loss of this element away on
+both sides. Splitting an input element narrows what every node reads: by the share of its range that the element moves,
+as the network says at the centres of the box's faces. Points are those of the minimiser, pulled away from the ends; at
 functions of two linear pieces their kink (Shi et al. 2024, arXiv 2405.21063, section 3.3, compares bounds of children
 instead, and looks points up in tables).
 """
@@ -15,18 +15,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from clinch.network.ops.base import Interval, Operator
 from clinch.query import Activations
 from clinch.search.branch_and_bound import Branched
 from clinch.search.part_bounding import PartBounder, PartEvaluation
 from clinch.search.parts import Parts
-from clinch.search.relu_branching import violated_clause
+from clinch.search.relu_branching import worst_clause
 from clinch.search.tree import AT_CLAUSE, AT_INPUT, AT_NODE, SearchTree
 from clinch.solver.settings import GeneralSplit
 
 #: how near to an end of its limits an element is split, relative to their width
 PULL = 0.2
 #: share of its loss that a split at a node takes away, as far as it is compared with splits of the input
-AT_ONCE = 0.5
+AT_ONCE = 1.0
 #: score of an input element of the region's full width beside the best one's: every element is split in the end
 WIDTH = 0.01
 
@@ -48,7 +49,7 @@ class PartBrancher:
     def choose(self, found: PartEvaluation) -> Parts:
         """The clause that the minimiser violates most, else the element whose split gains most."""
         nodes, query = found.nodes, self.bounder.query
-        clause = violated_clause(query, nodes.problem, nodes.choice, found.point)
+        clause = worst_clause(query, nodes.problem, nodes.choice, found.point)
         graph, sites = query.graph, self.bounder.layout.sites
         at = graph.forward(found.point, sites)
         read = {j: torch.clamp(z, *found.limits[j]) for j, z in at.items()} | {0: found.point}
@@ -59,7 +60,11 @@ class PartBrancher:
         point = torch.minimum(torch.maximum(z, low + PULL * span), high - PULL * span)
         point = torch.where((low < 0) & (high > 0) & self._kinked(z), 0.0, point)
         usable = (point > low) & (point < high)
-        at_sites = torch.where(usable, losses, -torch.inf) if self.settings.nodes else losses.new_full(losses.shape, -torch.inf)
+        at_sites = (
+            torch.where(usable, losses, -torch.inf)
+            if self.settings.nodes
+            else losses.new_full(losses.shape, -torch.inf)
+        )
         box_low, box_high = nodes.lower.flatten(1), nodes.upper.flatten(1)
         middle = (box_low + box_high) / 2
         at_inputs = self._input_scores(found, losses)
@@ -187,12 +192,23 @@ def site_losses(found: PartEvaluation, read: Activations) -> Tensor:
         values = [read[j] for j in node.inputs]
         exact, lined = node.op.forward(*values), passes.through(i, slopes, *values)
         loss = (rows * (exact - lined)).flatten(1).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
-        for j in node.inputs:
-            if j not in sites:
-                continue
-            if graph.nodes[j].shape == node.shape:
-                total[j] = total[j] + loss
-            else:
-                span = (found.limits[j].upper - found.limits[j].lower).flatten(1)
-                total[j] = total[j] + loss.sum(1, keepdim=True) * span / span.sum(1, keepdim=True).clamp(min=1e-300)
+        for j, share in zip(node.inputs, _spread(node.op, loss, [found.limits[j] for j in node.inputs])):
+            if j in sites:
+                total[j] = total[j] + share
     return torch.cat(list(total.values()), 1) if total else read[0].new_zeros(len(read[0]), 0)
+
+
+def _spread(op: Operator, loss: Tensor, limits: list[Interval]) -> list[Tensor]:
+    """Losses ``(D, outputs)`` of an operator's output elements as losses of what it reads, one for each input.
+
+    A product loses about as much as its factors' radii multiply to: halving either halves that. So each input element
+    gets its share of the operator's value at the radii, which of a maximum is that of the widest element.
+    """
+    if op.elementwise:
+        return [loss]
+    radii = [((i.upper - i.lower) / 2).requires_grad_() for i in limits]
+    with torch.enable_grad():
+        at_radii = op.forward(*radii).flatten(1)
+        weight = loss / torch.where(at_radii > 0, at_radii.detach(), torch.inf)
+        slopes = torch.autograd.grad((weight * at_radii).sum(), radii)
+    return [(r.detach() * slope).flatten(1).clamp(min=0) for r, slope in zip(radii, slopes)]

@@ -79,7 +79,11 @@ class Parts(Nodes):
         site = self.element >= inputs
         at_input, at_site = (self.element * ~site).unsqueeze(1), ((self.element - inputs) * site).unsqueeze(1)
         point = self.point.unsqueeze(1)
-        cut = self.cut.scatter(1, at_site, site.unsqueeze(1) | self.cut.gather(1, at_site)) if self.cut.shape[1] else self.cut
+        cut = (
+            self.cut.scatter(1, at_site, site.unsqueeze(1) | self.cut.gather(1, at_site))
+            if self.cut.shape[1]
+            else self.cut
+        )
         sides = []
         for side in (-1, 1):
             low, high = self.lower.flatten(1), self.upper.flatten(1)

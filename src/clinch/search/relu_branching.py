@@ -103,9 +103,7 @@ class ReluBrancher:
         """The clause that the minimiser violates most, else the open elements that lose most."""
         relaxed, ascent = self.bounder.relaxed, found.ascent
         elements = next_elements(relaxed, ascent, self.levels)
-        d = ascent.domains
-        clause = violated_clause(relaxed.query, d.problem, d.choice, ascent.point)
-        return replace(found.nodes, elements=elements, clause=clause)
+        return replace(found.nodes, elements=elements, clause=violated_clause(relaxed, ascent.domains, ascent.point))
 
     def priority(self, nodes: Subdomains) -> None:
         """By bounds."""
@@ -132,8 +130,13 @@ def decided(query: Query) -> Tensor:
     return torch.where(query.clause_sizes == 1, first, -1).expand(query.size, -1).clone()
 
 
-def violated_clause(query: Query, problem: Tensor, choice: Tensor, point: Tensor) -> Tensor:
+def violated_clause(relaxed: Relaxed, d: Domains, point: Tensor) -> Tensor:
     """``(D,)`` the undecided clause that a point of each domain violates most, −1 where it violates none."""
+    return worst_clause(relaxed.query, d.problem, d.choice, point)
+
+
+def worst_clause(query: Query, problem: Tensor, choice: Tensor, point: Tensor) -> Tensor:
+    """:func:`violated_clause` of points ``(D, *input_shape)`` of problems ``(D,)`` with chosen atoms ``(D, C)``."""
     none = torch.full_like(problem, -1)
     undecided = choice < 0
     if not query.clauses or not bool(undecided.any()):

@@ -16,8 +16,8 @@ from torch import Tensor
 from clinch.bounds.domains import Domains
 
 #: what a node is split at: nothing, a ReLU's sign (children "input >= 0", "input <= 0"), an input element x_i (children
-#: "x_i <= threshold", "x_i >= threshold"), a clause (a child per atom), an element of a node of the network (children as
-#: those of an input element); the numbers of the certificate format
+#: "x_i <= threshold", "x_i >= threshold"), a clause (a child per atom), an element of a node of the network (children
+#: as those of an input element); the numbers of the certificate format
 LEAF, AT_RELU, AT_INPUT, AT_CLAUSE, AT_NODE = 0, 1, 2, 3, 4
 #: bytes that the closed leaves of one search may take; a search with more keeps none
 MEMORY = 2**29

@@ -22,7 +22,18 @@ from typing import Annotated, Any, ClassVar, Self, get_type_hints
 
 from clinch.errors import ProblemError
 
-__all__ = ["Attack", "Bounds", "BranchAndBound", "Count", "GeneralSplit", "InputSplit", "Milp", "Portfolio", "Scipy", "Settings"]
+__all__ = [
+    "Attack",
+    "Bounds",
+    "BranchAndBound",
+    "Count",
+    "GeneralSplit",
+    "InputSplit",
+    "Milp",
+    "Portfolio",
+    "Scipy",
+    "Settings",
+]
 
 
 @dataclass(frozen=True)
@@ -262,7 +273,7 @@ class GeneralSplit(Settings):
     first_batch: Some = 64
     round_seconds: Positive = 0.5
     root_steps: Some = 20
-    node_steps: Some = 6
+    node_steps: Some = 12
     walkers: Some = 16
     walk_share: Share = 0.1
     offered: Some = 16

@@ -240,11 +240,11 @@ class _Extreme(NamedTuple):
 
 
 class _Gap:
-    """``f(x) − k·x`` on [l, u] for any slopes k: two for each element, ``(2, *shape)``."""
+    """``f(x) − k·x`` on [l, u] for any slopes k."""
 
-    def __init__(self, op: ScalarFunction, pieces: Pieces, steps: int) -> None:
+    def __init__(self, op: ScalarFunction, pieces: Pieces, steps: int = STEPS) -> None:
         self.op, self.steps = op, steps
-        self.start, self.stop, self.convex = (t.unsqueeze(1) for t in pieces[:3])
+        self.start, self.stop, self.convex = pieces[:3]
         first, last = op.forward(self.start), op.forward(self.stop)
         jumps = {jump.at: jump for jump in op.jumps()}
         for i, turn in enumerate(op.turns() if jumps else ()):
@@ -258,28 +258,28 @@ class _Gap:
         self.reach, self.height = (t.amax(0) for t in ends)
 
     def extremes(self, slope: Tensor) -> tuple[_Extreme, _Extreme]:
-        """Proven least and largest values ``(2, *shape)``, moved outwards by what rounding may do."""
-        at_start, at_stop = self.first - slope * self.start, self.last - slope * self.stop
-        inside, between = self._inside(slope)
-        rounding = ROUNDINGS * torch.finfo(slope.dtype).eps * (1 + self.height + slope.abs() * self.reach)
-        found = []
-        for sign, turned in ((1.0, self.convex), (-1.0, ~self.convex)):
-            candidates = torch.cat([sign * at_start, sign * at_stop, torch.where(turned, sign * inside, torch.inf)])
+        """The proven least value for slopes ``slope[0]`` and the largest for ``slope[1]``, each ``(*shape)``, moved
+        outwards by what rounding may do.
+        """
+        # inside a convex piece there is a least value only, inside a concave one a largest
+        inside, between = self._inside(torch.where(self.convex, slope[0], slope[1]))
+        places, found = torch.cat([self.start, self.stop, between]), []
+        for sign, turned, k in ((1.0, self.convex, slope[0]), (-1.0, ~self.convex, slope[1])):
+            ends = self.first - k * self.start, self.last - k * self.stop
+            candidates = torch.cat([sign * ends[0], sign * ends[1], torch.where(turned, sign * inside, torch.inf)])
             value, which = candidates.min(0)
-            places = torch.cat([t.expand_as(at_start) for t in (self.start, self.stop, between)])
+            rounding = ROUNDINGS * torch.finfo(k.dtype).eps * (1 + self.height + k.abs() * self.reach)
             found.append(_Extreme(sign * (value - rounding), places.gather(0, which.unsqueeze(0))[0]))
         return found[0], found[1]
 
     def _inside(self, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """What f − k·x does not pass inside each piece, and about where it comes nearest to that.
+        """What f − k·x does not pass inside each piece, k a slope for each, and about where it comes nearest to that.
 
         On a convex piece the least value lies in the bracket of the root of f′ = k, above the tangents at both of its
         ends; tangents count at points that bisection has been at, and so not at turns. Concave pieces are mirrored.
         """
-        op, shape = self.op, torch.broadcast_shapes(self.start.shape, slope.unsqueeze(0).shape)
-        left, right = self.start.expand(shape), self.stop.expand(shape)
-        was_left = torch.zeros(shape, dtype=torch.bool, device=slope.device)
-        was_right = was_left
+        op, left, right = self.op, self.start, self.stop
+        was_left = was_right = torch.zeros_like(slope, dtype=torch.bool)
         for _ in range(self.steps):
             middle = (left + right) / 2
             beyond = (op.derivative(middle) < slope) == self.convex
@@ -313,14 +313,14 @@ def _tightest(
         # the last try is the tangent at the target: the best one where f is convex or concave throughout
         slope = op.derivative(target).expand_as(slope).nan_to_num(0.0, 0.0, 0.0) if step == planes else slope
         least, most = gap.extremes(slope)
-        offset = torch.stack([least.value[0], most.value[1]])
+        offset = torch.stack([least.value, most.value])
         value = sides * (slope * target + offset)
         better = value > reached
         reached = torch.where(better, value, reached)
         best_slope, best_offset = torch.where(better, slope, best_slope), torch.where(better, offset, best_offset)
         if step >= planes - 1:
             continue
-        at = torch.stack([least.at[0], most.at[1]])
+        at = torch.stack([least.at, most.at])
         value, before = op.forward(at), at < target
         left, at_left = torch.where(before, at, left), torch.where(before, value, at_left)
         right, at_right = torch.where(before, right, at), torch.where(before, at_right, value)
