@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinch.errors import ClinchError
 from clinch.modeling.constraints import EQUALITY_TOLERANCE, MARGIN
+from clinch.modeling.joint import Variable
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import inf, norm
 from clinch.modeling.problem import Maximize, Minimize, Problem
@@ -45,6 +46,7 @@ __all__ = [
     "Solution",
     "Status",
     "SymbolicNetwork",
+    "Variable",
     "applications",
     "attacks",
     "bounds",

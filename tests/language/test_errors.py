@@ -153,7 +153,7 @@ def test_two_networks():
         z[0] + other[2][0]
     with pytest.raises(ProblemError, match="two networks"):
         (z[0] >= 0) & (other[2][0] >= 0)
-    with pytest.raises(ProblemError, match="Constraint 0 belongs to another network"):
+    with pytest.raises(ProblemError, match="two networks, each with an input of its own"):
         cl.Problem(cl.Minimize(z[0]), [other[2] >= 0])
 
 

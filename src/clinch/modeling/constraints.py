@@ -6,14 +6,18 @@ that need no negation. A leaf is a whole stack of linear atoms: ``h <= hi`` for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from clinch.errors import ProblemError
-from clinch.modeling.symbols import merge_batches
+from clinch.modeling.symbols import common_network, merge_batches
 
 if TYPE_CHECKING:
+    from clinch.modeling.expressions import LinearExpression
     from clinch.network.network import Network
+
+    Change = Callable[[LinearExpression], LinearExpression]
 
 #: by how much a negated comparison must hold when nothing else is said, in the units of what is compared
 MARGIN = 1e-5
@@ -36,6 +40,14 @@ class Constraint:
     def batch(self) -> int | None:
         """Number of problems that its constants state; None without a batch axis."""
         raise NotImplementedError
+
+    def mapped(self, change: Change) -> Constraint:
+        """The same with every expression changed."""
+        raise NotImplementedError
+
+    def over(self, network: Network) -> Constraint:
+        """The same about a joint network that has all its variables and layers."""
+        return self.mapped(lambda e: e.over(network))
 
     def __and__(self, other: object) -> Constraint:
         return Junction.of(True, [self, _constraint(other, "&")])
@@ -92,8 +104,8 @@ class Junction(Constraint):
         flat: list[Constraint] = []
         for part in parts:
             flat.extend(part.parts if isinstance(part, Junction) and part.every == every else [part])
-        if any(part.network is not flat[0].network for part in flat):
-            raise ProblemError("The constraints belong to two networks. State one problem per network.")
+        network = common_network(part.network for part in flat)
+        flat = [part.over(network) for part in flat]
         merge_batches(part.batch for part in flat)
         if not every:
             for part in flat:
@@ -109,6 +121,10 @@ class Junction(Constraint):
     def batch(self) -> int | None:
         """Number of problems that its constants state; None without a batch axis."""
         return merge_batches(part.batch for part in self.parts)
+
+    def mapped(self, change: Change) -> Junction:
+        """Each part is."""
+        return Junction(self.every, tuple(part.mapped(change) for part in self.parts))
 
     def __invert__(self) -> Constraint:
         return Junction.of(not self.every, [~part for part in self.parts])

@@ -19,9 +19,10 @@ from torch import Tensor
 from clinch.errors import EmptyRegionError, NonFiniteError, ProblemError, ShapeError
 from clinch.modeling.constraints import EQUALITY_TOLERANCE, MARGIN, Constraint
 from clinch.modeling.sparse_maps import Terms
-from clinch.modeling.symbols import Constant, Shape, Symbolic, as_tensor, constant, merge_batches
+from clinch.modeling.symbols import Constant, Shape, Symbolic, as_tensor, common_network, constant, merge_batches
 
 if TYPE_CHECKING:
+    from clinch.modeling.constraints import Change
     from clinch.network.network import Network
 
 
@@ -90,6 +91,10 @@ class LinearExpression(Symbolic):
         terms = {node: part.rows(rows, self.size) for node, part in self.terms.items()}
         return self._with(tuple(shape), terms, self.constant[:, rows], self.batch)
 
+    def over(self, network: Network) -> LinearExpression:
+        """The same as an expression over a joint network that has all its variables and layers."""
+        return self if network is self.network else network.taken_in(self)  # type: ignore[attr-defined]
+
     def _with(self, shape: Shape, terms: dict[int, Terms], constant: Tensor, batch: int | None) -> LinearExpression:
         return LinearExpression(self.network, shape, terms, constant, batch)
 
@@ -114,15 +119,17 @@ class LinearExpression(Symbolic):
             return _added(self, other)
         if isinstance(other, Symbolic):
             self._refuse()
-        return self.shifted(*constant(other, self.shape, "constant added to the expression"))
+        e = _meeting(self, other)
+        return e.shifted(*constant(other, e.shape, "constant added to the expression"))
 
     __radd__ = __add__
 
     def __sub__(self, other: LinearExpression | Constant) -> LinearExpression:
         if isinstance(other, Symbolic):
             return self + (-other)
-        amount, batch = constant(other, self.shape, "constant subtracted from the expression")
-        return self.shifted(-amount, batch)
+        e = _meeting(self, other)
+        amount, batch = constant(other, e.shape, "constant subtracted from the expression")
+        return e.shifted(-amount, batch)
 
     def __rsub__(self, other: Constant) -> LinearExpression:
         return (-self) + other
@@ -130,7 +137,8 @@ class LinearExpression(Symbolic):
     def __mul__(self, other: Constant) -> LinearExpression:
         if isinstance(other, Symbolic):
             raise ProblemError("A product of two symbols is not linear. Multiply with constants only.")
-        return self.scaled(*constant(other, self.shape, "factor"))
+        e = _meeting(self, other)
+        return e.scaled(*constant(other, e.shape, "factor"))
 
     __rmul__ = __mul__
 
@@ -269,6 +277,11 @@ class Atoms(Constraint):
         """Number of problems that its constants state; None without a batch axis."""
         return merge_batches([self.atoms.batch, self.opposite.batch])
 
+    def mapped(self, change: Change) -> Atoms:
+        """See :meth:`Constraint.mapped`."""
+        equality = None if self.equality is None else change(self.equality)
+        return Atoms(change(self.atoms), change(self.opposite), self.every, equality)
+
     def __invert__(self) -> Constraint:
         return Atoms(self.opposite, self.atoms, not self.every, self.equality)
 
@@ -370,8 +383,7 @@ def margins(margin: Constant, shape: Shape) -> tuple[Tensor, int | None]:
 
 def _added(left: LinearExpression, right: LinearExpression) -> LinearExpression:
     """The sum of two expressions; shapes are broadcast as in NumPy."""
-    if left.network is not right.network:
-        raise ProblemError("The expression joins layers of two networks. State one problem per network.")
+    left, right = united([left, right])
     if left.shape != right.shape:
         try:
             shape = np.broadcast_shapes(left.shape, right.shape)
@@ -385,6 +397,20 @@ def _added(left: LinearExpression, right: LinearExpression) -> LinearExpression:
     return LinearExpression(left.network, left.shape, terms, left.constant + right.constant, batch)
 
 
+def _meeting(e: LinearExpression, other: Constant) -> LinearExpression:
+    """The expression with axes of length one stretched to those of an array with as many axes."""
+    shape = tuple(getattr(other, "shape", ()))
+    longer = len(shape) == len(e.shape) and any(m == 1 != n for m, n in zip(e.shape, shape))
+    fits = longer and all(m == n or 1 in (m, n) for m, n in zip(e.shape, shape))
+    return _stretched(e, np.broadcast_shapes(e.shape, shape)) if fits else e
+
+
+def united(parts: list[LinearExpression]) -> list[LinearExpression]:
+    """The expressions over one network."""
+    network = common_network(part.network for part in parts)
+    return [part.over(network) for part in parts]
+
+
 def _stretched(e: LinearExpression, shape: Shape) -> LinearExpression:
     if e.shape == shape:
         return e
@@ -393,7 +419,8 @@ def _stretched(e: LinearExpression, shape: Shape) -> LinearExpression:
 
 
 def concatenate(parts: list[LinearExpression]) -> LinearExpression:
-    """One-dimensional expressions of one network, one after the other."""
+    """One-dimensional expressions, one after the other."""
+    parts = united(parts)
     batch = merge_batches(part.batch for part in parts)
     stacks: dict[int, list[Terms]] = {}
     total = 0

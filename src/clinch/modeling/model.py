@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
 
-from clinch.modeling.expressions import Activation
+from clinch.modeling.expressions import Activation, LinearExpression
+from clinch.modeling.joint import Applied, apply
 from clinch.network import load as reader
 from clinch.network.network import Network
 
@@ -36,6 +37,19 @@ class SymbolicNetwork(Network):
         """As :meth:`clinch.Network.__reduce__`; what is made again is a model too."""
         made = super().__reduce__()
         return made if self.made_by is None else (_made_again, made)
+
+    def __call__(self, argument: LinearExpression) -> Applied:
+        """What the network computes from an expression of variables, or of other networks' layers, as a symbol.
+
+        Raises:
+            ProblemError: it is no such expression, or constant. ShapeError: it does not have the input's shape.
+
+        Example:
+            >>> d = cl.Variable((8, 8))
+            >>> net(x0 + d).shape
+            (10,)
+        """
+        return apply(self, argument)
 
     @property
     def input(self) -> Activation:

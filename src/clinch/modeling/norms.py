@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from clinch.modeling.limits import within_ball
 from clinch.modeling.symbols import Constant, Symbolic, constant, merge_batches
 
 if TYPE_CHECKING:
+    from clinch.modeling.constraints import Change
     from clinch.network.network import Network
 
 #: the exponent of the maximum norm
@@ -48,9 +49,22 @@ class NormExpression(Symbolic):
         return norm_of(self.p)
 
     @property
+    def network(self) -> Network:
+        """The network whose activations are meant."""
+        return self.expression.network
+
+    @property
     def batch(self) -> int | None:
         """Number of problems that its constants state; None without a batch axis."""
         return merge_batches([self.expression.batch, self.weights_batch])
+
+    def mapped(self, change: Change) -> NormExpression:
+        """The norm of the changed expression."""
+        return replace(self, expression=change(self.expression))
+
+    def over(self, network: Network) -> NormExpression:
+        """As :meth:`LinearExpression.over`."""
+        return self.mapped(lambda e: e.over(network))
 
     def __le__(self, other: Constant) -> Constraint:
         if isinstance(other, Symbolic):
@@ -99,6 +113,10 @@ class NormBall(Constraint):
     def batch(self) -> int | None:
         """Number of problems that its constants state; None without a batch axis."""
         return merge_batches([self.norm.batch, self.radius_batch])
+
+    def mapped(self, change: Change) -> NormBall:
+        """See :meth:`Constraint.mapped`."""
+        return replace(self, norm=self.norm.mapped(change))
 
     def expanded(self) -> Atoms:
         """For p = infinity, the same as linear atoms ``±w_i·e_i <= radius``; elements of weight zero count as 0."""

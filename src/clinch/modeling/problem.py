@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,9 +13,12 @@ import torch
 from clinch.errors import ProblemError, ShapeError
 from clinch.modeling.canonicalize import lower
 from clinch.modeling.constraints import Constraint
+from clinch.modeling.differences import Replaced, without_differences
 from clinch.modeling.expressions import LinearExpression
+from clinch.modeling.joint import JointNetwork, Piece, over_part, values_of
 from clinch.modeling.norms import NormExpression
-from clinch.modeling.symbols import merge_batches
+from clinch.modeling.sparse_maps import Terms
+from clinch.modeling.symbols import common_network, merge_batches
 from clinch.query import Distance, Query
 from clinch.runtime.gradients import with_gradients
 from clinch.solve import capabilities, solve
@@ -61,7 +64,7 @@ class Objective:
         """The expression; a number becomes one of that network without terms."""
         e = self.expression
         if isinstance(e, LinearExpression | NormExpression):
-            return e
+            return e.over(network)
         return LinearExpression(network, (), {}, torch.full((1, 1), float(e), dtype=torch.float64))
 
 
@@ -116,19 +119,21 @@ class Problem:
                     f"Constraint {position} is a {type(constraint).__name__}. Write comparisons of layers, such "
                     "as net.input >= 0 or net.output.argmax() == 7."
                 )
-            if constraint.network is not (objective.network or self.constraints[0].network):
-                raise ProblemError(
-                    f"Constraint {position} belongs to another network than the objective. Load it once."
-                )
-        network = objective.network or (self.constraints[0].network if self.constraints else None)
-        if network is None:
+        named = [*([objective.network] if objective.network else []), *(c.network for c in self.constraints)]
+        if not named:
             raise ProblemError("Neither objective nor constraints name a network. Write constraints on its layers.")
-        self.network = network
+        network = common_network(named)
         self.objective = objective
-        self._expression = objective.over(network)
-        batch = merge_batches([self._expression.batch, *(c.batch for c in self.constraints)])
+        self._replaced: Replaced = {}
+        expression, conditions = objective.over(network), [one.over(network) for one in self.constraints]
+        if isinstance(network, JointNetwork):
+            expression, conditions, self._replaced = without_differences(expression, conditions)
+            network = common_network(part.network for part in (expression, *conditions))
+        self.network = network
+        self._expression, conditions = expression.over(network), [one.over(network) for one in conditions]
+        batch = merge_batches([self._expression.batch, *(c.batch for c in conditions)])
         self.batched = batch is not None
-        self.query: Query = lower(network, self._expression, objective.sense, list(self.constraints), batch or 1)
+        self.query: Query = lower(network, self._expression, objective.sense, conditions, batch or 1)
 
     @property
     def size(self) -> int:
@@ -175,10 +180,24 @@ class Problem:
             UnknownLayer: bounds names a layer that the network does not have.
             UnsupportedByEngine: the named solver cannot take this problem.
         """
-        return solve(
+        solution = solve(
             self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress, bounds=bounds,
             device=device, memory_limit=memory_limit, keep=keep, certificate=certificate, settings=settings,
         )  # fmt: skip
+        return (
+            replace(solution, variables=self._variables(solution))
+            if isinstance(self.network, JointNetwork)
+            else solution
+        )
+
+    def _variables(self, solution: Solution) -> dict[Any, torch.Tensor]:
+        """The best value of each variable, those among them that a difference stands for."""
+        network = self.network
+        assert isinstance(network, JointNetwork)
+        whole = {root: over_part(Piece(root, 0, Terms.identity(root.size)), root.shape) for root in network.roots}
+        x = solution.x if solution.batched else solution.x.unsqueeze(0)
+        found = {root: values_of(e.over(network), network, x) for root, e in (whole | self._replaced).items()}
+        return {root: value if solution.batched else value[0] for root, value in found.items()}
 
     def explain(self) -> str:
         """The problem in words: variables, objective, box, balls, clauses, and which engines can take it."""

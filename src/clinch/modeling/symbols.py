@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
+
+if TYPE_CHECKING:
+    from clinch.network.network import Network
 
 Shape = tuple[int, ...]
 
@@ -86,6 +89,21 @@ _LINEAR_ONLY = (
     "Symbols can be added, subtracted, indexed, summed and multiplied with constants; beyond that there are cl.norm, "
     "argmax and between."
 )
+
+
+def common_network(networks: Iterable[Network]) -> Network:
+    """The one network that all parts of a statement are about.
+
+    Raises:
+        ProblemError: there is none.
+    """
+    several = list(networks)
+    if all(network is several[0] for network in several):
+        return several[0]
+    # joint networks are made of expressions, which are made here
+    from clinch.modeling.joint import union_of
+
+    return union_of(several)
 
 
 def as_tensor(value: Constant, what: str) -> Tensor:

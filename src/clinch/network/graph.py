@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +24,13 @@ Override = Mapping[int, Callable[..., Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Input(Operator):
-    """The network's input: node 0 of every graph."""
+    """The network's input: node 0 of every graph.
+
+    Attributes:
+        parts: names and shapes of what a flat input consists of, one after the other; empty: it is one array.
+    """
+
+    parts: tuple[tuple[str, Shape], ...] = ()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The input itself."""
@@ -89,8 +96,15 @@ class Graph:
 
     def element_name(self, node: int, element: int) -> str:
         """One activation: ``"relu2[3]"``, ``"input[0, 14, 14]"``."""
-        index = ", ".join(str(int(i)) for i in np.unravel_index(element, self.nodes[node].shape or (1,)))
-        return f"{self.layer_name(node)}[{index}]"
+        name, shape = self.layer_name(node), self.nodes[node].shape
+        op = self.nodes[node].op
+        for part, own in op.parts if isinstance(op, Input) else ():
+            if element < math.prod(own):
+                name, shape = part, own
+                break
+            element -= math.prod(own)
+        index = ", ".join(str(int(i)) for i in np.unravel_index(element, shape or (1,)))
+        return f"{name}[{index}]"
 
     def forward(
         self, x: Tensor, wanted: Iterable[int] | None = None, override: Override | None = None

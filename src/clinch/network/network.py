@@ -60,6 +60,11 @@ class Network:
         return copyreg.__newobj__, (type(self),), {**vars(self), "_graphs": {}}  # type: ignore[attr-defined]
 
     @property
+    def is_live(self) -> bool:
+        """Whether it follows the module's weights, see :func:`clinch.load`."""
+        return self._read_again is not None
+
+    @property
     def graph(self) -> Graph:
         """The graph in the model's dtype, on its device."""
         return self.graph_as(self.dtype, self.device)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from clinch.errors import ProblemError
 from clinch.io.files import printable
 from clinch.network.ops.base import Interval
 from clinch.solver.settings import Settings
@@ -137,6 +138,7 @@ class Solution:
         solver: the engine that was named; None: all together.
         settings: of that engine, or of the portfolio, see :mod:`clinch.solver.settings`; None where an application
             worked on its own plan.
+        variables: * best values of the variables of a problem that states some; ``solution[d]`` is that of one.
     """
 
     status: Status | list[Status]
@@ -156,6 +158,19 @@ class Solution:
     certificate: Certificate | list[Certificate | None] | None = None
     solver: str | None = None
     settings: Settings | None = None
+    variables: Mapping[Any, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, variable: Any) -> Tensor:
+        """The best value of a variable, in the model's dtype; NaN where there is none.
+
+        Raises:
+            ProblemError: the problem has no such variable.
+        """
+        root = getattr(variable, "root", None)
+        if root not in self.variables:
+            names = ", ".join(root.name for root in self.variables) or "none; its input is solution.x"
+            raise ProblemError(f"The problem has no such variable. It has: {names}.")
+        return self.variables[root]
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON; infinities and NaN become null, of a certificate it says whether there is
@@ -187,6 +202,7 @@ class Solution:
             "batched": self.batched,
             "solver": self.solver,
             "settings": None if self.settings is None else self.settings.to_dict(),
+            "variables": {root.name: _json(value) for root, value in self.variables.items()},
         }
 
     def __str__(self) -> str:
