@@ -10,7 +10,7 @@ import torch
 import clinch as cl
 from clinch.errors import ProblemError, UnknownLayer
 from clinch.network.network import Network
-from clinch.network.ops.forward_only import Softmax
+from clinch.network.ops.base import Operator
 from clinch.testing.networks import dense, multilayer, network_of
 
 
@@ -55,9 +55,16 @@ def test_without_time_interval_limits_are_given() -> None:
     assert bool(torch.isfinite(s.bounds["relu1"].upper).all())
 
 
+class Unbounded(Operator):
+    """A function without any rule."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[0].softmax(1)
+
+
 def test_a_network_without_bounds_says_so() -> None:
     rng = torch.Generator().manual_seed(3)
-    net = network_of([("fc1", dense(rng, 3, 3), (0,)), ("softmax", Softmax(0), (1,))], (3,))
+    net = network_of([("fc1", dense(rng, 3, 3), (0,)), ("softmax", Unbounded(), (1,))], (3,))
     problem = cl.Problem(cl.Minimize(net.output[0]), [net.input >= 0, net.input <= 1])
     s = problem.solve(time_limit=1, bounds=["softmax"])
     assert s.bounds == {} and any("no limits of layers" in note for note in s.notes)

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clinch.checker import layers
+from clinch.network.build import Builder
+from clinch.network.graph import Graph, Input
 from clinch.network.ops.base import Affine, Interval, Operator
 from clinch.network.ops.elementwise import ScalarFunction
 from clinch.network.ops.reading import ATEN, ONNX
@@ -161,6 +163,9 @@ def _of_hooks(specimen: Specimen, x: list[Tensor], y: Tensor) -> Iterator[str]:
     for hook, value in said.items():
         if value is not None and not torch.allclose(value, y, atol=1e-9):
             yield f"{name}.{hook} is not the operator"
+    parts = written_out(op, shapes[0]) if len(shapes) == 1 and not isinstance(op, Input) else None
+    if parts is not None and not torch.allclose(parts.forward(x[0], in_parts=True)[parts.output], y, atol=1e-9):
+        yield f"{name}.in_parts is not the operator"
     chosen = torch.arange(0, math.prod(y.shape[1:]), 2)
     alike = op.prune(shapes, chosen, chosen) if op.elementwise else None
     if alike is not None and not torch.allclose(alike.forward(x[0].flatten(1)[:, chosen]), y.flatten(1)[:, chosen]):
@@ -171,6 +176,14 @@ def _of_hooks(specimen: Specimen, x: list[Tensor], y: Tensor) -> Iterator[str]:
     statement = op.statement(shapes, tuple(y.shape[1:]))
     if statement is not None and statement[0]["kind"] not in layers.KINDS:
         yield f"{name}.statement is of a kind that the checker does not know: {statement[0]['kind']}"
+
+
+def written_out(op: Operator, shape: tuple[int, ...]) -> Graph | None:
+    """A graph of the operator alone, where it is written out in parts."""
+    builder = Builder("input", shape, torch.device("cpu"))
+    last = builder.emit(op, [builder.input], "op", "")
+    nodes = builder.nodes
+    return Graph(tuple(nodes)) if nodes[last.position].whole else None
 
 
 def _convolved(kernel: Kernel, x: Tensor) -> Tensor:

@@ -17,18 +17,20 @@ from clinch.network.ops.base import Operator
 from clinch.network.ops.bilinear import MatrixProduct, Multiply
 from clinch.network.ops.convolution import Convolution, TransposedConvolution
 from clinch.network.ops.dense import Dense
-from clinch.network.ops.forward_only import LayerNorm, LogSoftmax, Softmax
 from clinch.network.ops.layout import FRONT, Layout
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
 from clinch.network.ops.linear_function import LinearFunction
 from clinch.network.ops.max_pool import MaxPool, WindowTap
+from clinch.network.ops.normalisation import Centre, GroupNorm, LayerNorm, RMSNorm, Variance
 from clinch.network.ops.piecewise import Ceil, Floor, Round
 from clinch.network.ops.rearrange import Rearrange
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.select import Concatenate, Pad, Slice, Take
 from clinch.network.ops.shape import Expand, Reshape, Transpose
+from clinch.network.ops.softmax import Differences, LogSoftmax, LogSumExp, Softmax
 from clinch.network.ops.torch_function import TorchFunction
+from clinch.network.ops.within import Within
 
 from .scalar_functions import FUNCTIONS, REFERENCES
 
@@ -131,6 +133,7 @@ def specimens() -> list[Specimen]:
     wide = _random(3, 4, seed=7)
     layer_norm = nn.LayerNorm((3, 4)).double()
     layer_norm.weight.data = _random(3, 4, seed=8)
+    scaled, shift = _random(4, seed=9), _random(4, seed=10)
     indices = torch.tensor([2, 0, 2])
     total = Lazy(torch.sum, (Slot(0), 1), {})
     rows = RowFunction("cosine of sums", Lazy(torch.cos, (total,), {}), ((1, 2, 3),), (3,))
@@ -171,6 +174,16 @@ def specimens() -> list[Specimen]:
         Specimen(Softmax(0), ((4, 2),), nn.Softmax(1)),
         Specimen(LogSoftmax(1), ((2, 4),), nn.LogSoftmax(2)),
         Specimen(LayerNorm(layer_norm.weight.detach(), layer_norm.bias.detach(), 1e-5), ((2, 3, 4),), layer_norm),
+        Specimen(LogSumExp((0, 1), True), ((2, 3),), lambda x: x.logsumexp((1, 2), True)),
+        Specimen(Differences(0), ((3, 2),), lambda x: x[:, :, None] - x[:, None]),
+        Specimen(Centre((0, 2)), ((2, 3, 2),), lambda x: x - x.mean((1, 3), keepdim=True)),
+        Specimen(RMSNorm(scaled, 1e-3), ((3, 4),), lambda x: functional.rms_norm(x, [4], scaled, 1e-3)),
+        Specimen(
+            GroupNorm(2, scaled, shift, 1e-3), ((4, 2, 2),), lambda x: functional.group_norm(x, 2, scaled, shift, 1e-3)
+        ),
+        Specimen(Variance((0, 1), False), ((2, 3, 2),), lambda x: x.var((1, 2))),
+        Specimen(Variance((1,), True, 0.0, True), ((2, 3),), lambda x: x.std(2, correction=0, keepdim=True)),
+        Specimen(Within(-3.0, 3.0), ((4,),), lambda x: x, (-3.0, 3.0)),
         Specimen(Multiply(), ((2, 3), (2, 3)), lambda x, y: x * y),
         Specimen(Multiply(), ((2, 1, 3), (1, 4, 1)), lambda x, y: x * y),
         Specimen(MatrixProduct(), ((2, 3), (3, 4)), lambda x, y: x @ y),

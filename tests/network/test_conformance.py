@@ -23,7 +23,9 @@ from .operator_specimens import Specimen, leaf_operators, specimens
 
 SPECIMENS = specimens()
 #: made by the network's readers themselves, or behind another operator
-READ_ELSEWHERE = {"Input", "LinearFunction", "TorchFunction", "RowFunction", "Multiply", "MatrixProduct"}
+READ_ELSEWHERE = {
+    "Input", "LinearFunction", "TorchFunction", "RowFunction", "Multiply", "MatrixProduct", "Within",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,13 @@ class WrongPieces(Cube):
         return LeakyReLU()
 
 
+class WrongParts(Shift):
+    """``f(x) = x + 1``."""
+
+    def in_parts(self, emit, *inputs):
+        return emit(LeakyReLU(), inputs[0])
+
+
 class UnknownStatement(Shift):
     """``f(x) = x + 1``."""
 
@@ -202,6 +211,7 @@ FORGOTTEN: dict[str, tuple[Callable[[], Operator], Callable[[Tensor], Tensor], s
     "keeps_order": (NotInOrder, lambda x: x.flip(1), "NotInOrder.keeps_order is stated"),
     "as_matrix": (WrongMatrix, lambda x: x + 1, "WrongMatrix.as_matrix is not the operator"),
     "two_pieces": (WrongPieces, cube, "WrongPieces.two_pieces is not the operator"),
+    "in_parts": (WrongParts, lambda x: x + 1, "WrongParts.in_parts is not the operator"),
     "statement": (UnknownStatement, lambda x: x + 1, "UnknownStatement.statement is of a kind"),
 }
 

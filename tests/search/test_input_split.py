@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import clinch as cl
 from clinch.errors import UnboundedInputError, UnsupportedOperator
 from clinch.geometry.region import Ball, Region
-from clinch.network.ops.forward_only import Softmax
+from clinch.network.ops.base import Operator
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.s_shaped import Sigmoid
 from clinch.query import Distance, Forms, FormsNorm, Linear
@@ -228,8 +228,15 @@ def test_what_was_at_work_when_something_broke_stays_open(monkeypatch):
     assert close(brute_force(q), float(ledger.bound), 2e-3)
 
 
+class Unbounded(Operator):
+    """A function without any rule."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[0].softmax(1)
+
+
 def test_a_layer_without_a_relaxation_proves_nothing_however_often_it_is_tried():
-    net = network_of([("softmax", Softmax(0), (0,))], (2,))
+    net = network_of([("softmax", Unbounded(), (0,))], (2,))
     x, y = net.input, net.output
     problem = cl.Problem(cl.Minimize(0), [x >= -1, x <= 1, y[0] >= 2])
     ledger = Ledger(problem.query, time_limit=5.0)

@@ -49,7 +49,7 @@ class GatedNetwork:
 
     def evaluate(self, x: Tensor) -> dict[int, Tensor]:
         """The network itself: its wanted activations, and the pre-activations of its gates."""
-        return self.graph.forward(x, {*self.wanted, *map(self.before, self.gates)})
+        return self.graph.forward(x, {*self.wanted, *map(self.before, self.gates)}, in_parts=True)
 
     def forward(self, x: Tensor, switches: Switches) -> dict[int, Tensor]:
         """All activations of the surrogate at ``(L, *input_shape)``; gradients flow to x and to the switches."""
@@ -57,7 +57,7 @@ class GatedNetwork:
         def gated(i: int, h: Tensor) -> Tensor:
             return h * self._slope(i, switches[i])
 
-        return self.graph.forward(x, [0, *self._needed], {i: partial(gated, i) for i in switches})
+        return self.graph.forward(x, [0, *self._needed], {i: partial(gated, i) for i in switches}, in_parts=True)
 
     def _slope(self, gate: int, switch: Tensor) -> Tensor:
         pieces = self.graph.nodes[gate].op.two_pieces()
@@ -83,7 +83,7 @@ class GatedNetwork:
         start = probes.expand(count, runs, *probes.shape[2:]).flatten(0, 1)
         wanted = {self.before(gate) for gate in self.gates}
         steps = {i: partial(self._tangent, i, values, switches, count) for i in self._needed}
-        tangents = self.graph.forward(start, wanted, steps)
+        tangents = self.graph.forward(start, wanted, steps, in_parts=True)
         return {i: t.unflatten(0, (count, runs)).square().mean(0) for i, t in tangents.items()}
 
     def _tangent(self, i: int, values: Mapping[int, Tensor], switches: Switches, count: int, *along: Tensor) -> Tensor:

@@ -232,7 +232,7 @@ class DualFunction:
 
         override = {i: partial(through_kink if i in self.frames else through_operator, i) for i in self.relaxed.order}
         start = found.point.reshape(count, *graph.input_shape)
-        values = graph.forward(start, [0, *self.relaxed.order], override)
+        values = graph.forward(start, [0, *self.relaxed.order], override, in_parts=True)
         if self.atoms.count:
             mu.copy_(self.atoms.values(values))
         return gradient.mul_(found.weight.unsqueeze(1))

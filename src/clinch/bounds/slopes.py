@@ -132,7 +132,7 @@ class Passes:
     def activations(self, slopes: Slopes, point: Tensor, wanted: Iterable[int]) -> Activations:
         """Values of wanted nodes, ``(b·r, *node_shape)``, where points go through the lines that rows chose."""
         override = {i: partial(self.through, i, slopes) for i in (*self.lines, *self.relaxations)}
-        return self.graph.forward(point.reshape(-1, *self.graph.input_shape), wanted, override)
+        return self.graph.forward(point.reshape(-1, *self.graph.input_shape), wanted, override, in_parts=True)
 
     def rises(self, slopes: Slopes, at: Activations) -> Slopes:
         """The gradient by choices, from :meth:`activations` of the nodes that those with a choice read."""

@@ -361,8 +361,8 @@ class Activation(LinearExpression):
         one of those numbers then. Another margin is taken as it is said, of the probabilities.
         """
         node, graph = self.node, self.network.graph
-        while margin == MARGIN and len(self.shape) == 1 and graph.nodes[node].op.keeps_argmax:
-            (node,) = graph.nodes[node].inputs
+        while margin == MARGIN and len(self.shape) == 1 and graph.nodes[node].computed.op.keeps_argmax:
+            (node,) = graph.nodes[node].computed.inputs
         return Argmax(Activation(self.network, node), margin)
 
 

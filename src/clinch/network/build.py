@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clinch.errors import NetworkError, UnsupportedOperator
 from clinch.network.composites import recognised
-from clinch.network.graph import Graph, Input, Node
+from clinch.network.graph import Graph, Input, Node, Whole
 from clinch.network.ops.base import Operator, Shape
 from clinch.network.ops.reading import Value
 from clinch.network.ops.scale import Scale
@@ -54,6 +54,11 @@ class Builder:
             scale = Scale(torch.tensor(factor, dtype=torch.float64)) if factor != 1 else None
             return value if scale is None else self.emit(scale, [value], name, source)
         op = op.to(torch.float64, self.device)
+        last = op.in_parts(lambda part, *values: self.emit(part, values, name, source), *inputs)
+        if last is not None:
+            whole = Whole(op, tuple(value.position for value in inputs))
+            self.nodes[last.position] = replace(self.nodes[last.position], whole=whole)
+            return last
         where = f"Layer '{name}'" + (f" ({source})" if source else "")
         for field in fields(op):
             parameter = getattr(op, field.name)
@@ -91,17 +96,9 @@ class Builder:
             names: final name of each node.
             aliases: further names of each node.
         """
-        kept = Graph(tuple(self.nodes)).ancestors({0, output.position})
+        kept = Graph(tuple(self.nodes)).needed({0, output.position})
         moved = {old: new for new, old in enumerate(kept)}
-        nodes = [
-            replace(
-                self.nodes[old],
-                name=names[old],
-                aliases=tuple(aliases[old]),
-                inputs=tuple(moved[j] for j in self.nodes[old].inputs),
-            )
-            for old in kept
-        ]
+        nodes = [replace(self.nodes[old], name=names[old], aliases=tuple(aliases[old])).moved(moved) for old in kept]
         return Graph(tuple(nodes)), moved
 
 

@@ -54,8 +54,9 @@ def compare(exact: Graph, native: Graph, original: Original, samples: Sequence[T
         NetworkError: they differ by more than rounding; gives the largest difference. Or no sample gives finite numbers
             in the model's dtype.
     """
-    inexact = [node for node in exact.nodes[1:] if node.op.has_absolute_error]
-    watched = sorted({exact.output, *(j for node in inexact for j in node.inputs if j)})
+    computed = [exact.nodes[i].computed for i in exact.evaluated([exact.output]) if i]
+    inexact = [inputs for op, inputs in computed if op.has_absolute_error]
+    watched = sorted({exact.output, *(j for inputs in inexact for j in inputs if j)})
     compared = 0
     for batch in samples:
         with torch.no_grad():
@@ -96,7 +97,8 @@ def _effects(
         signs = 2.0 * torch.randint(2, value.shape, generator=generator).to(value) - 1
         return value + rounding * signs * op.absolute_error(*inputs)
 
-    override = {i: partial(inexact, node.op) for i, node in enumerate(exact.nodes) if node.op.has_absolute_error}
+    functions = [(i, node.computed.op) for i, node in enumerate(exact.nodes)]
+    override = {i: partial(inexact, op) for i, op in functions if op.has_absolute_error}
     for _ in range(DRAWS):
         values = exact.forward(batch.to(torch.float64), watched, override)
         for i in watched:

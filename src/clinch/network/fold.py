@@ -40,14 +40,14 @@ def with_scales(graph: Graph) -> Graph:
         graph: any graph.
     """
     nodes = list(graph.nodes)
-    readers = Counter(k for node in nodes for k in node.inputs)
+    readers = Counter(k for node in nodes for k in node.reads)
     for i, node in enumerate(nodes):
         if len(node.inputs) != 1 or readers[node.inputs[0]] != 1:
             continue
         earlier = nodes[node.inputs[0]]
         factors = node.op.as_factors([earlier.shape])
         inner = [nodes[k].shape for k in earlier.inputs]
-        if factors is None or not isinstance(earlier.op, Affine) or earlier.op.as_factors(inner) is not None:
+        if factors is None or earlier.whole or not isinstance(earlier.op, Affine) or earlier.op.as_factors(inner) is not None:
             continue
         op = earlier.op.scaled(*factors, earlier.shape)
         # a shift that varies by place would make the bias a whole layer
@@ -67,13 +67,12 @@ class _Folding:
         #: new nodes that must stay as they are
         self.fixed: set[int] = set()
         self.place: dict[int, int] = {}
-        readers, needed = [0] * len(graph.nodes), graph.ancestors(keep)
+        readers, needed = [0] * len(graph.nodes), graph.needed(keep)
         for i in needed:
-            for j in graph.nodes[i].inputs:
+            for j in graph.nodes[i].reads:
                 readers[j] += 1
         for i in needed:
-            old = graph.nodes[i]
-            node = replace(old, inputs=tuple(self.place[j] for j in old.inputs))
+            node = graph.nodes[i].moved(self.place)
             if self._changes_nothing(node, i == graph.output):
                 self.place[i] = node.inputs[0]
                 self.readers[node.inputs[0]] += readers[i] - 1
@@ -91,7 +90,7 @@ class _Folding:
         return node
 
     def _changes_nothing(self, node: Node, last: bool) -> bool:
-        if len(node.inputs) != 1 or not node.op.is_identity([self.at(node.inputs[0]).shape]):
+        if len(node.inputs) != 1 or node.whole or not node.op.is_identity([self.at(node.inputs[0]).shape]):
             return False
         # the output must stay the last node
         return not last or node.inputs[0] == len(self.nodes) - 1
@@ -105,6 +104,7 @@ class _Folding:
                 self.readers[j] != 1
                 or j in self.fixed
                 or not isinstance(earlier.op, Affine)
+                or earlier.whole
                 or len(earlier.inputs) != 1
             ):
                 break
@@ -137,5 +137,5 @@ class _Folding:
     def result(self) -> tuple[Graph, dict[int, int]]:
         """Close the gaps that merged nodes left."""
         order = {j: new for new, j in enumerate(j for j, node in enumerate(self.nodes) if node is not None)}
-        nodes = [replace(n, inputs=tuple(order[j] for j in n.inputs)) for n in self.nodes if n is not None]
+        nodes = [n.moved(order) for n in self.nodes if n is not None]
         return Graph(tuple(nodes)), {old: order[j] for old, j in self.place.items()}

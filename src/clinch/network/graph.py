@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +38,16 @@ class Input(Operator):
         return inputs[0]
 
 
+class Whole(NamedTuple):
+    """A function that is written out in parts, and positions of its inputs: how the value of its last part is computed.
+
+    It is what the original computes; bounds and proofs see the parts.
+    """
+
+    op: Operator
+    inputs: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Node:
     """One operator applied to the outputs of earlier nodes.
@@ -48,6 +59,7 @@ class Node:
         shape: of its output, without the batch.
         source: where it comes from, for messages: file and line of the module, or the ONNX node.
         aliases: further names that mean the same layer: of a container it ends, or of the ONNX tensor.
+        whole: of the last part of a function that is written out, the function; its value is computed by that.
     """
 
     name: str
@@ -56,6 +68,23 @@ class Node:
     shape: Shape
     source: str = ""
     aliases: tuple[str, ...] = ()
+    whole: Whole | None = None
+
+    @property
+    def computed(self) -> Whole:
+        """What its value is computed by."""
+        return self.whole or Whole(self.op, self.inputs)
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Positions of what bounds and values read: its inputs, and what its value is computed from."""
+        return self.inputs if self.whole is None else (*self.inputs, *self.whole.inputs)
+
+    def moved(self, place: Mapping[int, int] | Callable[[int], int]) -> Node:
+        """The node with its inputs elsewhere."""
+        to = place if callable(place) else place.__getitem__
+        whole = None if self.whole is None else Whole(self.whole.op, tuple(map(to, self.whole.inputs)))
+        return replace(self, inputs=tuple(map(to, self.inputs)), whole=whole)
 
     @property
     def size(self) -> int:
@@ -107,7 +136,12 @@ class Graph:
         return f"{name}[{index}]"
 
     def forward(
-        self, x: Tensor, wanted: Iterable[int] | None = None, override: Override | None = None
+        self,
+        x: Tensor,
+        wanted: Iterable[int] | None = None,
+        override: Override | None = None,
+        *,
+        in_parts: bool = False,
     ) -> dict[int, Tensor]:
         """Activations of the wanted nodes (default: the output) for inputs ``(B, *input_shape)``.
 
@@ -118,16 +152,18 @@ class Graph:
             x: inputs.
             wanted: positions of nodes.
             override: what stands for the operator at some nodes; the input itself is what is passed.
+            in_parts: functions that are written out are computed in their parts, as bounds see them.
         """
         wanted = {self.output} if wanted is None else set(wanted)
         override = override or {}
         values: dict[int, Tensor] = {0: x}
-        for i in self.ancestors(wanted):
+        for i in self.ancestors(wanted) if in_parts else self.evaluated(wanted):
             if i:
                 deadline.look()
                 node = self.nodes[i]
-                function = override.get(i, node.op.forward)
-                values[i] = function(*(values[j] for j in node.inputs))
+                op, inputs = (node.op, node.inputs) if in_parts else node.computed
+                function = override.get(i, op.forward)
+                values[i] = function(*(values[j] for j in inputs))
         return {i: values[i] for i in wanted}
 
     def ancestors(self, wanted: Iterable[int]) -> list[int]:
@@ -136,6 +172,22 @@ class Graph:
         for i in range(len(self.nodes) - 1, 0, -1):
             if i in needed:
                 needed.update(self.nodes[i].inputs)
+        return sorted(needed)
+
+    def needed(self, wanted: Iterable[int]) -> list[int]:
+        """The given nodes and everything that their bounds or values depend on."""
+        needed = set(wanted)
+        for i in range(len(self.nodes) - 1, 0, -1):
+            if i in needed:
+                needed.update(self.nodes[i].reads)
+        return sorted(needed)
+
+    def evaluated(self, wanted: Iterable[int]) -> list[int]:
+        """The given nodes and everything their values are computed from: not the parts of what is computed at once."""
+        needed = set(wanted)
+        for i in range(len(self.nodes) - 1, 0, -1):
+            if i in needed:
+                needed.update(self.nodes[i].computed.inputs)
         return sorted(needed)
 
     def bends_only_at_kinks(self, wanted: Iterable[int]) -> bool:
@@ -206,4 +258,10 @@ class Graph:
 
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Graph:
         """A copy with parameters of the given dtype on the given device."""
-        return Graph(tuple(replace(node, op=node.op.to(dtype, device)) for node in self.nodes))
+        wholes = (
+            None if node.whole is None else node.whole._replace(op=node.whole.op.to(dtype, device))
+            for node in self.nodes
+        )
+        return Graph(
+            tuple(replace(node, op=node.op.to(dtype, device), whole=whole) for node, whole in zip(self.nodes, wholes))
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -45,7 +44,7 @@ def normalised(network: AnyNetwork, mean: float | Sequence[float], std: float | 
     source = network.graph_as(torch.float64, "cpu")
     name = "normalisation" + "_" * sum(other.startswith("normalisation") for other in source.names)
     first = Node(name, Scale(1 / spread, -centre / spread), (0,), network.input_shape, "a normalisation in front")
-    moved = [replace(node, inputs=tuple(j + 1 for j in node.inputs)) for node in source.nodes[1:]]
+    moved = [node.moved(lambda j: j + 1) for node in source.nodes[1:]]
     inside, entry = network.original, source.nodes[0].name
 
     def original(x: Tensor, names: list[str]) -> dict[str, Tensor]:

@@ -72,13 +72,18 @@ def trace(model: nn.Module, x: Tensor) -> Traced:
     def read_again() -> Graph:
         again = _Reading(model, program, x, live=True)
         again.read()
-        ops = [again.builder.nodes[i].op for i in kept if i < len(again.builder.nodes)]
-        if [type(op) for op in ops] != [type(node.op) for node in graph.nodes]:
+        found = [again.builder.nodes[i] for i in kept if i < len(again.builder.nodes)]
+        if [type(node.op) for node in found] != [type(node.op) for node in graph.nodes]:
             raise NetworkError(
                 f"A layer of {type(model).__name__} came to change nothing, or ceased to, while it was trained on. "
                 "Load the model again."
             )
-        return Graph(tuple(replace(node, op=op) for node, op in zip(graph.nodes, ops)))
+        return Graph(
+            tuple(
+                replace(old, op=new.op, whole=old.whole and old.whole._replace(op=new.computed.op))
+                for old, new in zip(graph.nodes, found)
+            )
+        )
 
     return Traced(graph, invocations, read_again, reading.refusals)
 

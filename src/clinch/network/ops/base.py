@@ -31,6 +31,7 @@ reach          ``as_reach(shapes)``                        CROWN's windows
 maximum        ``as_maximum(shapes)``                      enumeration of linear pieces
 pruning        ``prune(shapes, outputs, inputs)``          α-CROWN leaves out dead neurons
 statement      ``statement(shapes, shape)``                certificates
+parts          ``in_parts(emit, *inputs)``                 reading: bounds see the parts, attacks the whole
 ============== =========================================== ======================================================
 """
 
@@ -57,6 +58,8 @@ from clinch.network.ops.views import Factors, Kernel, Matrix, Maximum, Reach, Tw
 #: a layer of a certificate: its kind and settings, and its tensors by the name of the setting
 Statement = tuple[dict[str, Any], dict[str, Tensor]]
 
+#: appends an operator to a graph in the making: ``emit(op, *values)`` is its value
+Emit = Callable[..., Any]
 
 #: facts that an operator may state, as messages call them
 FACTS = {"interval": "interval rule", "relax": "linear relaxation", "encode": "exact encoding"}
@@ -170,6 +173,17 @@ class Operator:
 
         Args:
             shapes: of the inputs; shape: of the output.
+        """
+        return None
+
+    def in_parts(self, emit: Emit, *inputs: Any) -> Any:
+        """The same function written out in simpler operators, whose facts are its own; None: it states facts itself.
+
+        Bounds and proofs read the parts; values are computed by ``forward``, which is the original's.
+
+        Args:
+            emit: appends an operator; inputs: :class:`clinch.network.ops.reading.Value`, of which the last value that
+                was emitted is made.
         """
         return None
 

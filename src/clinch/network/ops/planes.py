@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clinch.geometry.inner_products import products
 from clinch.network.ops.interval import Shape
-from clinch.network.ops.relaxation import Relaxation
+from clinch.network.ops.relaxation import Relaxation, asked
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,10 @@ class Planes(Relaxation):
             for side, (below, above) in enumerate(slopes)
         ]
         below, above = self.offsets
-        return carried, weighed(positive, below) + weighed(negative, above)
+        total = products(positive, below) + products(negative, above)
+        if bool(total.isnan().any()):
+            total = asked(positive, below) + asked(negative, above)
+        return carried, total
 
     def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
         """The lower planes, the upper ones where the coefficient is negative."""
@@ -138,11 +141,3 @@ class Planes(Relaxation):
         below = self.pattern.total(self.lower_x * x + self.lower_y * y + self.lower)
         above = self.pattern.total(self.upper_x * x + self.upper_y * y + self.upper)
         return torch.where(rows[:, 0] >= 0, below, above)
-
-
-def weighed(rows: Tensor, offset: Tensor) -> Tensor:
-    """``<rows, offset>``, where a row of zero asks for nothing, not even of a plane that does not exist."""
-    if bool(offset.isfinite().all()):
-        return products(rows, offset)
-    offset = offset if offset.dim() == rows.dim() else offset.unsqueeze(1)
-    return torch.where(rows != 0, rows * offset, 0.0).flatten(2).sum(2)

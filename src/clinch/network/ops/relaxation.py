@@ -125,6 +125,8 @@ class Lines(Relaxation):
         rise = self.lower_slope - self.upper_slope
         gap = None if self.below_at_zero else self.lower_offset - self.upper_offset
         carried, offset = through_lines(rows, self.upper_slope, rise, self.upper_offset, gap)
+        if bool(offset.isnan().any()):
+            offset = asked(rows.clamp(min=0), self.lower_offset) + asked(rows.clamp(max=0), self.upper_offset)
         return [carried], offset
 
     def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
@@ -179,3 +181,11 @@ def through_lines(
         carried = (rows * slope).addcmul_(positive, rise)
     upper = products(rows, offset)
     return carried, upper - products(positive, offset) if gap is None else upper + products(positive, gap)
+
+
+def asked(rows: Tensor, offset: Tensor) -> Tensor:
+    """``<rows, offset>`` as :func:`products` has it, where a row of zero asks for nothing, not even of a line that does
+    not exist.
+    """
+    offset = offset if offset.dim() == rows.dim() else offset.unsqueeze(1)
+    return torch.where(rows != 0, rows * offset, 0.0).flatten(2).sum(2)

@@ -1,0 +1,187 @@
+"""Softmax, log-softmax and logsumexp: computed as torch does, bounded as sums of exponentials of differences.
+
+``softmax_i = 1/Σ_j e^(x_j − x_i)`` has no product, and differences of activations cancel what they have in common.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from clinch.network.ops.add import Add
+from clinch.network.ops.average_pool import Reduce
+from clinch.network.ops.base import Affine, Emit, Interval, Operator, Shape
+from clinch.network.ops.bilinear import Multiply
+from clinch.network.ops.functions import Exp, Log, Reciprocal
+from clinch.network.ops.normalisation import Centre
+from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
+from clinch.network.ops.scale import Scale
+from clinch.network.ops.within import Within
+
+#: differences of one softmax, beyond which it is written as a quotient of n exponentials
+MOST_DIFFERENCES = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Differences(Affine):
+    """``f(x)_ji = x_j − x_i`` for all pairs along a dimension: j there, i in a new dimension behind it."""
+
+    dim: int
+
+    linear: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The differences."""
+        return inputs[0].unsqueeze(self.dim + 2) - inputs[0].unsqueeze(self.dim + 1)
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """``[l_j − u_i, u_j − l_i]``, and zero for i = j."""
+        lower, upper = inputs[0]
+        n = lower.shape[self.dim + 1]
+        same = torch.eye(n, dtype=torch.bool, device=lower.device).reshape(n, n, *[1] * (lower.dim() - self.dim - 2))
+        found = (a.unsqueeze(self.dim + 2) - b.unsqueeze(self.dim + 1) for a, b in ((lower, upper), (upper, lower)))
+        return Interval(*(t.masked_fill(same, 0.0) for t in found))
+
+    def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        """What is read as the first, minus what is read as the second."""
+        return [rows.sum(self.dim + 2) - rows.sum(self.dim + 1)]
+
+
+def _total(emit: Emit, x: Value, dim: int) -> Value | None:
+    """``Σ_j e^(x_j − x_i)``, never below 1; None where these are too many differences."""
+    if math.prod(x.shape) * x.shape[dim] > MOST_DIFFERENCES:
+        return None
+    return emit(Reduce((dim,), False), emit(Exp(), emit(Differences(dim), x)))
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Operator):
+    """``e^x_i / Σ_j e^x_j`` along a dimension of a sample."""
+
+    dim: int
+
+    has_absolute_error: ClassVar[bool] = True
+    keeps_argmax: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The softmax."""
+        return inputs[0].softmax(self.dim + 1)
+
+    def in_parts(self, emit: Emit, *inputs: Value) -> Value:
+        """``1/Σ_j e^(x_j − x_i)``; of very many a quotient."""
+        (x,) = inputs
+        total = _total(emit, x, self.dim)
+        if total is not None:
+            return emit(Reciprocal(), total)
+        powers = emit(Exp(), emit(Centre((self.dim,)), x))
+        share = emit(Multiply(), powers, emit(Reciprocal(), emit(Reduce((self.dim,), True), powers)))
+        return emit(Within(0.0, 1.0), share)
+
+
+@dataclass(frozen=True, eq=False)
+class LogSoftmax(Operator):
+    """``x_i − log Σ_j e^x_j`` along a dimension of a sample."""
+
+    dim: int
+
+    has_absolute_error: ClassVar[bool] = True
+    keeps_argmax: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The logarithm of the softmax."""
+        return inputs[0].log_softmax(self.dim + 1)
+
+    def absolute_error(self, *inputs: Tensor) -> Tensor:
+        """The size of what is subtracted from each other."""
+        return (1 + inputs[0].abs().amax(self.dim + 1, keepdim=True)).expand_as(inputs[0])
+
+    def in_parts(self, emit: Emit, *inputs: Value) -> Value:
+        """``−log Σ_j e^(x_j − x_i)``; of very many ``c_i − log Σ_j e^c_j`` for centred c."""
+        (x,) = inputs
+        minus, total = Scale(torch.tensor(-1.0, dtype=torch.float64)), _total(emit, x, self.dim)
+        if total is not None:
+            return emit(minus, emit(Log(), total))
+        centred = emit(Centre((self.dim,)), x)
+        logarithm = emit(Log(), emit(Reduce((self.dim,), True), emit(Exp(), centred)))
+        return emit(Add(), centred, emit(minus, logarithm))
+
+
+@dataclass(frozen=True, eq=False)
+class LogSumExp(Operator):
+    """``log Σ_j e^x_j`` over dimensions of a sample, which stay with extent one if ``keep``."""
+
+    dims: tuple[int, ...]
+    keep: bool
+
+    has_absolute_error: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The logarithm."""
+        return inputs[0].logsumexp([d + 1 for d in self.dims], self.keep)
+
+    def absolute_error(self, *inputs: Tensor) -> Tensor:
+        """The size of what the largest adds to the logarithm."""
+        return 1 + inputs[0].abs().amax([d + 1 for d in self.dims], self.keep)
+
+    def in_parts(self, emit: Emit, *inputs: Value) -> Value:
+        """The mean, and that of the centred numbers."""
+        (x,) = inputs
+        size = math.prod(x.shape[d] for d in self.dims)
+        total = emit(Reduce(self.dims, self.keep), emit(Exp(), emit(Centre(self.dims), x)))
+        return emit(Add(), emit(Reduce(self.dims, self.keep, 1 / size), x), emit(Log(), total))
+
+
+def _dim(call: Call, name: str, x: Value, default: int = -1) -> int:
+    return call.axis(call.get(name, default), len(x.shape))
+
+
+@from_aten("aten.softmax", "aten._softmax")
+def _softmax(call: Call) -> Operator:
+    return Softmax(_dim(call, "dim", call.activation("self")))
+
+
+@from_aten("aten.log_softmax", "aten._log_softmax")
+def _log_softmax(call: Call) -> Operator:
+    return LogSoftmax(_dim(call, "dim", call.activation("self")))
+
+
+@from_aten("aten.logsumexp")
+def _logsumexp(call: Call) -> Operator:
+    x = call.activation("self")
+    dims = tuple(sorted({call.axis(d, len(x.shape)) for d in call.ints("dim")}))
+    return LogSumExp(dims, bool(call.get("keepdim", False)))
+
+
+@from_onnx("Softmax")
+def _onnx_softmax(call: Call) -> Operator:
+    return Softmax(_onnx_dim(call))
+
+
+@from_onnx("LogSoftmax")
+def _onnx_log_softmax(call: Call) -> Operator:
+    return LogSoftmax(_onnx_dim(call))
+
+
+@from_onnx("ReduceLogSumExp")
+def _onnx_logsumexp(call: Call) -> Operator:
+    x = call.activation("data")
+    if call.get("axes") is None:
+        raise call.refuse("without axes it works along the batch")
+    dims = tuple(sorted({call.axis(d, len(x.shape)) for d in call.ints("axes")}))
+    return LogSumExp(dims, bool(call.get("keepdims", 1)))
+
+
+def _onnx_dim(call: Call) -> int:
+    """Before opset 13 the softmax ran over all dimensions from ``axis`` on: the same where only the first is not 1."""
+    x = call.activation("input")
+    if call["opset"] >= 13:
+        return _dim(call, "axis", x)
+    axis = _dim(call, "axis", x, 1)
+    if any(n != 1 for n in x.shape[axis + 1 :]):
+        raise call.refuse("before opset 13 it runs over several dimensions at once; save the model with a newer opset")
+    return axis
