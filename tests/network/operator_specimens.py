@@ -17,6 +17,7 @@ from clinch.network.ops.base import Operator
 from clinch.network.ops.bilinear import MatrixProduct, Multiply
 from clinch.network.ops.convolution import Convolution, TransposedConvolution
 from clinch.network.ops.dense import Dense
+from clinch.network.ops.einsum import Contraction, Einsum
 from clinch.network.ops.layout import FRONT, Layout
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
 from clinch.network.ops.linear_function import LinearFunction
@@ -189,6 +190,9 @@ def specimens() -> list[Specimen]:
         Specimen(MatrixProduct(), ((2, 3), (3, 4)), lambda x, y: x @ y),
         Specimen(MatrixProduct(), ((2, 3, 4), (1, 4, 2)), lambda x, y: x @ y),
         Specimen(MatrixProduct(), ((1, 3), (3, 2)), lambda x, y: x @ y),
+        Specimen(Einsum("ij,jki->kj"), ((2, 3), (3, 2, 2)), lambda x, y: torch.einsum("bij,bjki->bkj", x, y)),
+        Specimen(Einsum("i,j->ij"), ((2,), (1,)), lambda x, y: x[:, :, None] * y[:, None]),
+        Specimen(Contraction("ij,jk->ki", weight), ((2, 4),), lambda x: (x @ weight).transpose(1, 2)),
         Specimen(tangent, ((4,),), torch.tan),
         Specimen(second, ((3, 2),), lambda x: 2 * x),
         Specimen(rows, ((2, 3),), lambda x: x.sum(1).cos()),

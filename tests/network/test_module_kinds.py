@@ -17,7 +17,9 @@ from clinch.modeling.model import load
 SAMPLE = [
     "nn.Softplus", "nn.GLU", "torch maximum", "torch masked fill", "torch max dim", "torch sort", "torch unbind",
     "torch roll", "torch new_zeros", "torch full of batch", "torch transposed batch", "torch batch folded",
-    "torch written in place", "torch heaviside", "torch expand", "image Upsample bilinear", "image PixelShuffle",
+    "torch written in place", "torch heaviside", "torch expand", "torch logical", "torch cosine similarity",
+    "torch cumprod", "torch topk", "image FractionalMaxPool by size", "torch fft", "sequence Bilinear",
+    "image Upsample bilinear", "image PixelShuffle",
     "sequence LSTM batch second", "sequence GRU batch first", "sequence LSTM two layers, last state",
     "sequence MultiheadAttention batch second", "sequence TransformerEncoderLayer batch first",
     "sequence causal attention", "sequence class token", "sequence LSTMCell loop", "sequence GRUCell loop",

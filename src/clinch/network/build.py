@@ -56,8 +56,7 @@ class Builder:
         op = op.to(torch.float64, self.device)
         last = op.in_parts(lambda part, *values: self.emit(part, values, name, source), *inputs)
         if last is not None:
-            whole = Whole(op, tuple(value.position for value in inputs))
-            self.nodes[last.position] = replace(self.nodes[last.position], whole=whole)
+            self.stands_for(last, op, inputs)
             return last
         where = f"Layer '{name}'" + (f" ({source})" if source else "")
         for field in fields(op):
@@ -85,6 +84,11 @@ class Builder:
         node = Node(name, op, tuple(value.position for value in inputs), shape or (1,), source)
         self.nodes.append(node if () not in (shape, *shapes) else replace(node, op=op.with_an_axis(shapes)))
         return Value(len(self.nodes) - 1, shape)
+
+    def stands_for(self, last: Value, op: Operator, inputs: Sequence[Value]) -> None:
+        """The node there is the last part of the operator, which computes its value."""
+        whole = Whole(op.to(torch.float64, self.device), tuple(value.position for value in inputs))
+        self.nodes[last.position] = replace(self.nodes[last.position], whole=whole)
 
     def graph(
         self, output: Value, names: Sequence[str], aliases: Sequence[Sequence[str]]

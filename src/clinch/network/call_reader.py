@@ -12,7 +12,7 @@ from torch.fx import Node as Exported
 
 from clinch.errors import UnsupportedOperator
 from clinch.network.build import Builder
-from clinch.network.choices import as_number, written_out
+from clinch.network.choices import as_number, masked, written_out
 from clinch.network.module_call import AtenCall, base_name, bind, draws, out_of_place
 from clinch.network.module_layouts import PERMUTATIONS, RESHAPES, as_rows, result
 from clinch.network.ops.layout import FRONT, Activation, Layout, Moved, arranged, batch_axis, layout_of, value_of
@@ -32,6 +32,8 @@ _ARITHMETIC = frozenset(
 )
 #: of a call with the largest or smallest elements and their places, the call that gives the elements alone
 _ELEMENTS = {"aten.max": "aten.amax", "aten.min": "aten.amin"}
+#: of other calls with several results, what the first alone is read as
+_VALUES = "values of {}"
 
 
 class CallReader:
@@ -76,6 +78,11 @@ class CallReader:
         if isinstance(expected, Tensor) and not expected.is_floating_point():
             return self._as_function(out_of_place(target), arguments, keywords)
         found = written_out(self.builder, self.name, bound, self.layer, self.source)
+        if found is None and (parts := masked(self.builder, self.name, bound, self.layer, self.source)) is not None:
+            # what is not chosen may be infinite: the value is torch's
+            op, values, _ = self._function(out_of_place(target), arguments, keywords)  # type: ignore[misc]
+            self.builder.stands_for(parts, op, values)
+            return parts
         if found is None and self.name in _ARITHMETIC:
             arguments = [self._as_number(a) for a in arguments]
         if found is None and leaves_of((arguments, keywords), (Value, Moved)):
@@ -93,12 +100,14 @@ class CallReader:
         if not isinstance(values, Lazy):
             return values[index]
         of = base_name(self.node.args[0]) if isinstance(self.node.args[0], Exported) else ""
-        if index == 0 and of in _ELEMENTS and len(values.arguments) > 1:
-            x, dim, *keep = values.arguments
-            self.name = _ELEMENTS[of]
-            found = self._as_operator({"self": x, "dim": [dim], "keepdim": bool(keep and keep[0])})
-            if found is not None:
-                return found
+        name = _ELEMENTS.get(of, _VALUES.format(of))
+        if index == 0 and name in ATEN:
+            bound = bind(self.node.args[0].target, list(values.arguments), values.keywords)  # type: ignore[union-attr]
+            if of not in _ELEMENTS or "dim" in bound:
+                self.name = name
+                found = self._as_operator(bound | {"dim": [bound["dim"]]} if of in _ELEMENTS else bound)
+                if found is not None:
+                    return found
         self.name = of or self.name
         return self._as_function(operator.getitem, [values, index], {})
 
@@ -147,16 +156,29 @@ class CallReader:
     # --- functions of torch ------------------------------------------------------------------------------------------
 
     def _as_function(self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]) -> Any:
+        found = self._function(function, arguments, keywords)
+        if isinstance(found, Lazy):
+            return found
+        op, values, layout = found
+        call, linear = self._call({}, layout), linear_function(op)
+        if linear is None:
+            return arranged(call.emit(op, *values), layout)
+        shape = tuple(layout.sample(self.node.meta["val"].shape))
+        return arranged(emit_linear(call, linear, values, shape), layout)
+
+    def _function(
+        self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]
+    ) -> Lazy | tuple[TorchFunction, list[Value], Layout]:
+        """The call as an operator, its activations, and the result's layout; a call that waits where it has none."""
         expected = self.node.meta.get("val")
-        if isinstance(expected, Tensor) and expected.is_floating_point() and _makes(self.node.target):
+        real = isinstance(expected, Tensor) and expected.is_floating_point()
+        if real and _makes(self.node.target):
             # the graph's type, where the module takes torch's default
             keywords = {**keywords, "dtype": expected.dtype}
         value = Lazy(function, tuple(arguments), keywords)
         inputs: list[Activation] = []
         seen = [leaf for leaf in leaves(value) if isinstance(leaf, (Value, Moved))]
-        if not isinstance(expected, Tensor) or not expected.is_floating_point() or not seen:
-            return value
-        layout = self._result_layout(expected, seen)
+        layout = self._result_layout(expected, seen) if real and seen else None
         if layout is None:
             return value
 
@@ -169,11 +191,8 @@ class CallReader:
 
         tree = map_leaves(value, slot)
         values, layouts = [value_of(a) for a in inputs], tuple(layout_of(a) for a in inputs)
-        op = TorchFunction(self.name, tree, tuple(v.shape for v in values), layouts, layout).checked()
-        call, linear = self._call({}, layout), linear_function(op)
-        if linear is None:
-            return arranged(call.emit(op, *values), layout)
-        return arranged(emit_linear(call, linear, values, tuple(layout.sample(expected.shape))), layout)
+        op = TorchFunction(self.name, tree, tuple(v.shape for v in values), layouts, layout)
+        return op.checked(), values, layout
 
     def _result_layout(self, expected: Tensor, inputs: list[Activation]) -> Layout | None:
         """Where the batch of the result is; None: it has none, or elements of the sample in an unknown order."""

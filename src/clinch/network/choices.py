@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clinch.network.build import Builder
 from clinch.network.ops.add import Add, Subtract
+from clinch.network.ops.bilinear import Multiply
 from clinch.network.ops.layout import Moved
 from clinch.network.ops.lazy import Lazy, evaluate, leaves
 from clinch.network.ops.piecewise import Line, PiecewiseLinear, emit_piecewise
@@ -59,6 +60,32 @@ def written_out(builder: Builder, name: str, bound: dict[str, Any], layer: str, 
         if masked is not None:
             return masked
     return None if branches is None else _emitted(builder, *branches, layer, source)
+
+
+def masked(builder: Builder, name: str, bound: dict[str, Any], layer: str, source: str) -> Value | None:
+    """A choice between any two activations or numbers, as a sum of each times zeros and ones; None: it is no choice.
+
+    Arguments: see :func:`written_out`.
+    """
+    branches = _branches(name.removeprefix("aten."), bound) if name in ("aten.where", "aten.masked_fill") else None
+    condition, *either = branches or (None,)
+    kept = [b if isinstance(b, Value) else _number(b) for b in either]
+    if not isinstance(condition, Lazy) or not kept or any(b is None for b in kept):
+        return None
+    mask = as_number(builder, condition, layer, source)
+    if mask is None or any(isinstance(b, Value) and b.shape != mask.shape for b in kept):
+        return None
+
+    def scaled(value: Value, slope: float, shift: float) -> Value:
+        scale = Scale(*(torch.tensor(n, dtype=torch.float64) for n in (slope, shift)))
+        return builder.emit(scale, [value], layer, source)
+
+    def chosen(where: Value, branch: Value | float) -> Value:
+        whole = isinstance(branch, Value)
+        return builder.emit(Multiply(), [branch, where], layer, source) if whole else scaled(where, branch, 0.0)
+
+    parts = [chosen(where, branch) for where, branch in zip((mask, scaled(mask, -1.0, 1.0)), kept)]  # type: ignore[arg-type]
+    return builder.emit(Add(), parts, layer, source)
 
 
 def as_number(builder: Builder, condition: Any, layer: str, source: str) -> Value | None:

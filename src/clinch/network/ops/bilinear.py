@@ -42,7 +42,7 @@ class Bilinear(Operator):
         for names, shape in zip(letters, shapes):
             for c, n in zip(names, shape):
                 extents[c] = max(n, extents.get(c, 1))
-        return Pattern.of(letters, shapes, tuple(extents[c] for c in letters[2]))
+        return Pattern.of(letters, shapes, tuple(extents[c] for c in letters[2]) or (1,))
 
     def interval(self, *inputs: Interval) -> Interval:
         """The sums of the exact limits of the products."""

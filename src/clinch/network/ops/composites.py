@@ -1,4 +1,4 @@
-"""Calls that are several operators: attention, recurrent layers and cells, largest of two, parts put together.
+"""Calls that are several operators: attention, recurrent layers and cells.
 
 They are written out with the readers of their parts, so that every fact of the parts holds for them.
 """
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from clinch.network.ops.layout import FRONT, Layout
-from clinch.network.ops.reading import ATEN, ONNX, Call, Reader, Value, from_aten, from_onnx
-from clinch.network.ops.relu import LeakyReLU
+from clinch.network.ops.lazy import is_sequence
+from clinch.network.ops.reading import ATEN, Call, Reader, Value, from_aten
 from clinch.network.ops.select import Slice
 from clinch.network.ops.shape import Reshape
 
@@ -166,7 +166,7 @@ def _cell(kind: str) -> Reader:
     def read(call: Call) -> Value | list[Value] | None:
         x = call.arguments["input"]
         held = call.arguments["hx"]
-        state = tuple(_row(call, s) for s in (held if isinstance(held, (list, tuple)) else [held]))
+        state = tuple(_row(call, s) for s in (held if is_sequence(held) else [held]))
         weights = [call.tensor(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
         if not isinstance(x, Value):
             return None
@@ -209,7 +209,7 @@ def _layer(kind: str) -> Reader:
 def _unrolled(call: Call, kind: str, x: Value, layers: int, directions: int) -> list[Value]:
     """All steps of all layers: the outputs over time, then the last state of each layer and direction."""
     parts, given = Parts(call), call.arguments["hx"]
-    starts = given if isinstance(given, (list, tuple)) else [given]
+    starts = given if is_sequence(given) else [given]
     weights = [call.constant(w) for w in call.arguments["params"]]
     each = 4 if call["has_biases"] else 2
     inputs: list[Value] = [call.emit(Reshape(x.shape[1:]), parts.part(x, 0, t, 1)) for t in range(x.shape[0])]
@@ -245,151 +245,3 @@ def _start(call: Call, parts: Parts, state: Any, k: int) -> Operand:
 
 for _kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
     from_aten(f"aten.{_kind}")(_layer(_kind))
-
-
-# --- the larger of two -----------------------------------------------------------------------------------------------
-
-
-def larger(call: Call, a: Operand, b: Operand, sign: float = 1.0) -> Value:
-    """``max(a, b) = b + relu(a − b)``, and ``min(a, b) = b − relu(b − a)`` for the sign −1."""
-    parts = Parts(call)
-    if isinstance(b, Value) and isinstance(a, Tensor):
-        a, b = b, a
-    above = parts.subtract(a, b) if sign > 0 else parts.subtract(b, a)
-    bent = call.emit(LeakyReLU(), above)
-    found = parts.add(b, bent) if sign > 0 else parts.subtract(b, bent)
-    assert isinstance(found, Value)
-    return found
-
-
-def _pair(sign: float, *names: str) -> Reader:
-    return lambda call: larger(call, call.operand(names[0]), call.operand(names[1]), sign)
-
-
-if "aten.maximum" not in ATEN:
-    from_aten("aten.maximum", "aten.fmax")(_pair(1.0, "self", "other"))
-if "aten.minimum" not in ATEN:
-    from_aten("aten.minimum", "aten.fmin")(_pair(-1.0, "self", "other"))
-
-
-def _several(sign: float) -> Reader:
-    def read(call: Call) -> Value | None:
-        values = call["data_0"]
-        if not isinstance(values, list) or not values:
-            return None
-        found = values[0] if isinstance(values[0], Value) else call.constant(values[0])
-        for value in values[1:]:
-            other = value if isinstance(value, Value) else call.constant(value)
-            if isinstance(found, Tensor) and isinstance(other, Tensor):
-                found = torch.maximum(found, other) if sign > 0 else torch.minimum(found, other)
-            else:
-                found = larger(call, found, other, sign)
-        return found if isinstance(found, Value) else None
-
-    return read
-
-
-if "Max" not in ONNX:
-    from_onnx("Max")(_several(1.0))
-if "Min" not in ONNX:
-    from_onnx("Min")(_several(-1.0))
-
-
-def largest(call: Call, x: Value, dims: Sequence[int], keep: bool, sign: float) -> Value:
-    """The largest (sign 1) or smallest element along dimensions of a sample: halves against each other."""
-    parts = Parts(call)
-    for dim in dims:
-        while (size := x.shape[dim]) > 1:
-            half = size // 2
-            pair = larger(call, parts.part(x, dim, 0, half), parts.part(x, dim, half, half), sign)
-            if size % 2:
-                pair = parts.apply("aten.cat", tensors=[pair, parts.part(x, dim, size - 1, 1)], dim=dim + 1)
-            x = pair
-    return x if keep else call.emit(Reshape(tuple(n for d, n in enumerate(x.shape) if d not in dims)), x)
-
-
-def _extreme(sign: float) -> Reader:
-    def read(call: Call) -> Value:
-        x = call.activation("self")
-        given = call.ints("dim", [])
-        dims = [call.axis(d, len(x.shape)) for d in given or range(1, len(x.shape) + 1)]
-        if not given:
-            raise call.refuse("without a dimension it works along the batch")
-        return largest(call, x, dims, bool(call.get("keepdim", False)), sign)
-
-    return read
-
-
-if "aten.amax" not in ATEN:
-    from_aten("aten.amax")(_extreme(1.0))
-if "aten.amin" not in ATEN:
-    from_aten("aten.amin")(_extreme(-1.0))
-
-
-def _onnx_extreme(sign: float) -> Reader:
-    def read(call: Call) -> Value:
-        x = call.activation("data")
-        if call.get("axes") is None:
-            raise call.refuse("without axes it works along the batch")
-        dims = [call.axis(d, len(x.shape)) for d in call.ints("axes")]
-        return largest(call, x, dims, bool(call.get("keepdims", 1)), sign)
-
-    return read
-
-
-if "ReduceMax" not in ONNX:
-    from_onnx("ReduceMax")(_onnx_extreme(1.0))
-if "ReduceMin" not in ONNX:
-    from_onnx("ReduceMin")(_onnx_extreme(-1.0))
-
-
-# --- parts and gates -------------------------------------------------------------------------------------------------
-
-
-@from_aten("aten.unbind")
-def _unbind(call: Call) -> list[Value]:
-    x = call.activation("self")
-    dim = call.axis(call.get("dim", 0), len(x.shape))
-    shape = (*x.shape[:dim], *x.shape[dim + 1 :])
-    parts = Parts(call)
-    return [call.emit(Reshape(shape), parts.part(x, dim, i, 1)) for i in range(x.shape[dim])]
-
-
-@from_aten("aten.bmm")
-def _batched_product(call: Call) -> Value:
-    return Parts(call).product(call.operand("self"), call.operand("mat2"))
-
-
-@from_aten("aten.glu")
-def _glu(call: Call) -> Value:
-    x = call.activation("self")
-    dim = call.axis(call.get("dim", -1), len(x.shape))
-    half, parts = x.shape[dim] // 2, Parts(call)
-    gate = parts.function("aten.sigmoid", parts.part(x, dim, half, half))
-    found = parts.multiply(parts.part(x, dim, 0, half), gate)
-    assert isinstance(found, Value)
-    return found
-
-
-@from_aten("aten.linalg_vector_norm")
-def _vector_norm(call: Call) -> Value | None:
-    x = call.activation("self")
-    dims = call.get("dim")
-    if call.number("ord", 2) != 2 or not dims:
-        return None
-    parts = Parts(call)
-    squares = parts.multiply(x, x) if "aten.square" not in ATEN else parts.function("aten.square", x)
-    total = parts.apply("aten.sum", self=squares, dim=dims, keepdim=call.get("keepdim", False))
-    return parts.apply("aten.sqrt", self=total) if "aten.sqrt" in ATEN else None
-
-
-@from_aten("aten.where")
-def _where(call: Call) -> Value | None:
-    """A choice by a constant mask: a sum of the two, masked."""
-    mask = call.get("condition")
-    if not isinstance(mask, Tensor):
-        return None
-    a, b = call.operand("self"), call.operand("other")
-    kept = mask.double()
-    total = Parts(call).add(Parts(call).multiply(a, kept), Parts(call).multiply(b, 1 - kept))
-    return total if isinstance(total, Value) else None

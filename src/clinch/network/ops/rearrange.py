@@ -12,7 +12,6 @@ from torch import Tensor
 from clinch.network.ops.base import Affine, Shape
 from clinch.network.ops.lazy import moved
 from clinch.network.ops.reading import Call, Value, from_aten
-from clinch.network.ops.shape import Expand
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,7 @@ class Rearrange(Affine):
 _LINEAR = (
     "roll", "repeat", "repeat_interleave", "tile", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col",
     "col2im", "unfold", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
-    "upsample_bilinear2d", "upsample_trilinear3d", "cumsum", "triu", "tril", "diagonal", "expand_as",
+    "upsample_bilinear2d", "upsample_trilinear3d", "cumsum", "triu", "tril", "diagonal",
     "rot90", "fliplr", "flipud", "_upsample_nearest_exact2d",
 )  # fmt: skip
 
@@ -74,8 +73,6 @@ def _rearranged(call: Call) -> Value | None:
     ):
         return None
     x, rank = call.activations[0], len(call.activations[0].shape)
-    if call.operator == "aten.expand_as":
-        return call.emit(Expand(call.output_shape), x)
     for name in ("dim", "dims", "dim1", "dim2", "dimension", "axis"):
         if call.arguments.get(name) is not None:
             for d in call.ints(name):
