@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Affine, Interval, Shape
+from clinch.network.ops.base import Affine, Shape
 from clinch.network.ops.bilinear import Bilinear
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 
@@ -74,12 +74,9 @@ class Contraction(Affine):
         """One number is a row of one."""
         return replace(self, row=self.equation.endswith("->"))
 
-    def interval(self, *inputs: Interval) -> Interval:
-        """At the midpoints, give or take what the radii can do."""
-        lower, upper = inputs[0]
-        centre = self._with((lower + upper) / 2, self.constant)
-        radius = self._with((upper - lower) / 2, self.constant.abs())
-        return Interval(centre - radius, centre + radius)
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        """With the absolute values of the constant."""
+        return self._with(inputs[0], self.constant.abs())
 
 
 class _Terms(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clinch.network.ops.average_pool import Reduce
-from clinch.network.ops.base import Affine, Emit, Interval, Operator, Shape
+from clinch.network.ops.base import Affine, Emit, Operator, Shape
 from clinch.network.ops.bilinear import Multiply
 from clinch.network.ops.functions import Power, Sqrt
 from clinch.network.ops.reading import Call, Reader, Value, from_aten, from_onnx
@@ -37,13 +37,12 @@ class Centre(Affine):
         """What is left of the mean."""
         return inputs[0] - inputs[0].mean([d + 1 for d in self.dims], keepdim=True)
 
-    def interval(self, *inputs: Interval) -> Interval:
-        """``(1 − 1/n) x_i − Σ_(j≠i) x_j/n`` at opposite ends: exact."""
-        lower, upper = inputs[0]
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        """``(1 − 1/n) x_i + Σ_(j≠i) x_j/n``."""
+        (x,) = inputs
         dims = [d + 1 for d in self.dims]
-        size = math.prod(lower.shape[d] for d in dims)
-        low, high = (t.sum(dims, keepdim=True) for t in inputs[0])
-        return Interval(lower - (high - upper + lower) / size, upper - (low - lower + upper) / size)
+        size = math.prod(x.shape[d] for d in dims)
+        return (1 - 2 / size) * x + x.mean(dims, keepdim=True)
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """The same: the matrix is symmetric."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clinch.network.ops.add import Add
 from clinch.network.ops.average_pool import Reduce
-from clinch.network.ops.base import Affine, Emit, Interval, Operator, Shape
+from clinch.network.ops.base import Affine, Emit, Operator, Shape
 from clinch.network.ops.bilinear import Multiply
 from clinch.network.ops.functions import Exp, Log, Reciprocal
 from clinch.network.ops.normalisation import Centre
@@ -39,13 +39,12 @@ class Differences(Affine):
         """The differences."""
         return inputs[0].unsqueeze(self.dim + 2) - inputs[0].unsqueeze(self.dim + 1)
 
-    def interval(self, *inputs: Interval) -> Interval:
-        """``[l_j − u_i, u_j − l_i]``, and zero for i = j."""
-        lower, upper = inputs[0]
-        n = lower.shape[self.dim + 1]
-        same = torch.eye(n, dtype=torch.bool, device=lower.device).reshape(n, n, *[1] * (lower.dim() - self.dim - 2))
-        found = (a.unsqueeze(self.dim + 2) - b.unsqueeze(self.dim + 1) for a, b in ((lower, upper), (upper, lower)))
-        return Interval(*(t.masked_fill(same, 0.0) for t in found))
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        """``x_j + x_i``, and zero for i = j."""
+        (x,) = inputs
+        n = x.shape[self.dim + 1]
+        same = torch.eye(n, dtype=torch.bool, device=x.device).reshape(n, n, *[1] * (x.dim() - self.dim - 2))
+        return (x.unsqueeze(self.dim + 2) + x.unsqueeze(self.dim + 1)).masked_fill(same, 0.0)
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """What is read as the first, minus what is read as the second."""
