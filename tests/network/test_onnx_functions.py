@@ -213,7 +213,7 @@ def test_a_file_without_batch_has_operators():
     ]  # fmt: skip
     network = load(proto(nodes, [5], {"w": normal(5, 6), "v": normal(6, 2), "zero": i64(0)}, opset=17))
     assert network.input_shape == (5,)
-    assert {n.op.label for n in network.graph.nodes} >= {"Dense", "ReLU", "Softmax", "Slice", "Concatenate"}
+    assert {n.computed.op.label for n in network.graph.nodes} >= {"Dense", "ReLU", "Softmax", "Slice", "Concatenate"}
     check(network)
 
 

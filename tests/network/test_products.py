@@ -45,6 +45,8 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "prod": lambda h: h.prod(2),
     "softmin": lambda h: functional.softmin(h, 2),
     "sort downwards": lambda h: h.sort(1, descending=True).values,
+    "std of all": lambda h: h.std((1, 2)),
+    "logsumexp of all": lambda h: h.logsumexp((1, 2)),
     "std": lambda h: h.std((1, 2)).unsqueeze(1),
     "topk of the least": lambda h: h.topk(2, 2, largest=False)[0],
     "where": lambda h: torch.where(h > 0.2, h * h, 1 - h),

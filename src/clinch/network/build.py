@@ -87,7 +87,10 @@ class Builder:
 
     def stands_for(self, last: Value, op: Operator, inputs: Sequence[Value]) -> None:
         """The node there is the last part of the operator, which computes its value."""
-        whole = Whole(op.to(torch.float64, self.device), tuple(value.position for value in inputs))
+        shapes = [value.shape for value in inputs]
+        op = op.to(torch.float64, self.device)
+        op = op.with_an_axis(shapes) if () in (last.shape, *shapes) else op
+        whole = Whole(op, tuple(value.position for value in inputs))
         self.nodes[last.position] = replace(self.nodes[last.position], whole=whole)
 
     def graph(

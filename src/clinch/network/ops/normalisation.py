@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -147,17 +147,26 @@ class GroupNorm(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Variance(Operator):
-    """``Σ (x − mean)²/(n − correction)`` over dimensions of a sample, or its root."""
+    """``Σ (x − mean)²/(n − correction)`` over dimensions of a sample, or its root.
+
+    One number is a row of one if ``row``.
+    """
 
     dims: tuple[int, ...]
     keep: bool
     correction: float = 1.0
     root: bool = False
+    row: bool = False
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The variance, or the standard deviation."""
         function = torch.std if self.root else torch.var
-        return function(inputs[0], [d + 1 for d in self.dims], correction=self.correction, keepdim=self.keep)
+        found = function(inputs[0], [d + 1 for d in self.dims], correction=self.correction, keepdim=self.keep)
+        return found.unsqueeze(1) if self.row else found
+
+    def with_an_axis(self, shapes: Sequence[Shape]) -> Variance:
+        """That of everything is a row of one."""
+        return replace(self, row=not self.keep and len(self.dims) == len(shapes[0]))
 
     def in_parts(self, emit: Emit, *inputs: Value) -> Value:
         """Centred, squared, summed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -112,20 +112,30 @@ class LogSoftmax(Operator):
 
 @dataclass(frozen=True, eq=False)
 class LogSumExp(Operator):
-    """``log Σ_j e^x_j`` over dimensions of a sample, which stay with extent one if ``keep``."""
+    """``log Σ_j e^x_j`` over dimensions of a sample, which stay with extent one if ``keep``.
+
+    One number is a row of one if ``row``.
+    """
 
     dims: tuple[int, ...]
     keep: bool
+    row: bool = False
 
     has_absolute_error: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The logarithm."""
-        return inputs[0].logsumexp([d + 1 for d in self.dims], self.keep)
+        found = inputs[0].logsumexp([d + 1 for d in self.dims], self.keep)
+        return found.unsqueeze(1) if self.row else found
+
+    def with_an_axis(self, shapes: Sequence[Shape]) -> LogSumExp:
+        """The logarithm of everything is a row of one."""
+        return replace(self, row=not self.keep and len(self.dims) == len(shapes[0]))
 
     def absolute_error(self, *inputs: Tensor) -> Tensor:
         """The size of what the largest adds to the logarithm."""
-        return 1 + inputs[0].abs().amax([d + 1 for d in self.dims], self.keep)
+        size = 1 + inputs[0].abs().amax([d + 1 for d in self.dims], self.keep)
+        return size.unsqueeze(1) if self.row else size
 
     def in_parts(self, emit: Emit, *inputs: Value) -> Value:
         """The mean, and that of the centred numbers."""
