@@ -171,14 +171,14 @@ class CallReader:
     ) -> Lazy | tuple[TorchFunction, list[Value], Layout]:
         """The call as an operator, its activations, and the result's layout; a call that waits where it has none."""
         expected = self.node.meta.get("val")
-        real = isinstance(expected, Tensor) and expected.is_floating_point()
-        if real and _makes(self.node.target):
+        real = expected if isinstance(expected, Tensor) and expected.is_floating_point() else None
+        if real is not None and _makes(self.node.target):
             # the graph's type, where the module takes torch's default
-            keywords = {**keywords, "dtype": expected.dtype}
+            keywords = {**keywords, "dtype": real.dtype}
         value = Lazy(function, tuple(arguments), keywords)
         inputs: list[Activation] = []
         seen = [leaf for leaf in leaves(value) if isinstance(leaf, (Value, Moved))]
-        layout = self._result_layout(expected, seen) if real and seen else None
+        layout = self._result_layout(real, seen) if real is not None and seen else None
         if layout is None:
             return value
 
