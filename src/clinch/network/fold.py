@@ -47,7 +47,12 @@ def with_scales(graph: Graph) -> Graph:
         earlier = nodes[node.inputs[0]]
         factors = node.op.as_factors([earlier.shape])
         inner = [nodes[k].shape for k in earlier.inputs]
-        if factors is None or earlier.whole or not isinstance(earlier.op, Affine) or earlier.op.as_factors(inner) is not None:
+        if (
+            factors is None
+            or earlier.whole
+            or not isinstance(earlier.op, Affine)
+            or earlier.op.as_factors(inner) is not None
+        ):
             continue
         op = earlier.op.scaled(*factors, earlier.shape)
         # a shift that varies by place would make the bias a whole layer

@@ -32,14 +32,15 @@ class Within(Elementwise):
 
     def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Lines:
         """x itself, or the known end where limits reach far beyond it."""
-        lower, upper = inputs[0]
-        room = FAR * (self.high - self.low)
-        return self._lines(inputs[0], lower >= self.low - room, upper <= self.high + room)
+        return self.lines_at(inputs[0], (0.5,))[0]
 
-    def lines_at(self, bounds: Interval, places: Sequence[float]) -> list[Lines]:
-        """x itself for the left half, the known ends for the right half."""
-        some = torch.isfinite(bounds.lower) & torch.isfinite(bounds.upper)
-        return [self._lines(bounds, some & (place < 0.5), some & (place < 0.5)) for place in places]
+    def lines_at(self, bounds: Interval, places: Sequence[float], *, quick: bool = False) -> list[Lines]:
+        """At the middle what is better there, x itself for places left of it and the known ends right of it."""
+        lower, upper = bounds
+        room, finite = FAR * (self.high - self.low), torch.isfinite(lower) & torch.isfinite(upper)
+        near = finite & (lower >= self.low - room), finite & (upper <= self.high + room)
+        chosen = (near if place == 0.5 else [finite & (place < 0.5)] * 2 for place in places)
+        return [self._lines(bounds, below, above) for below, above in chosen]
 
     def _lines(self, limits: Interval, below: Tensor, above: Tensor) -> Lines:
         found = []
