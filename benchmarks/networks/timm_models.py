@@ -62,7 +62,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "res2net50_14w_8s": _any(64),
     "nf_resnet26": _any(32),
     "dm_nfnet_f0": _any(32),
-    "vgg11_bn": _any(32, num_features=256),
+    "vgg11_bn": _any(32, mlp_ratio=1 / 16),
     "densenet121": _any(32),
     "mobilenetv2_050": _any(64),
     "mobilenetv3_small_050": _any(64),
@@ -171,7 +171,8 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    names = [name for name in ARCHITECTURES if options.only in name]
+    only = options.only
+    names = [only] if only in ARCHITECTURES else [name for name in ARCHITECTURES if only in name]
     rows, attacks, complete = [], 0, 0
     for name in names:
         found, works, ruled = row(name)
@@ -185,6 +186,6 @@ def main() -> int:
         *table(columns, rows),
     ]  # fmt: skip
     print(f"{attacks} of {len(names)} attacked, {complete} with all rules")
-    if not options.only:
+    if not only:
         write_page(RESULTS / "timm_models.md", "Classifiers of timm that load and are attacked", lines, ["timm"])
     return 0 if attacks == len(names) else 1

@@ -101,6 +101,58 @@ def test_an_embedding_is_started_behind():
         load(model, (2,))
 
 
+class LooksUp(nn.Module):
+    """An embedding of what the input is cut to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table(x.long()).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (LooksUp(), r"embedding 'table' of whole numbers.*\(length, 3\)"),
+        (nn.LazyLinear(3), "'weight' of LazyLinear waits for a first input.*Call the model once"),
+        (Mixing(lambda x: x[:, torch.tensor([True, False, True, True])]), "aten.index .* picks as many.*nonzero"),
+        (Mixing(lambda x: x.numpy()), "returns a ndarray. Return a tensor of torch"),
+    ],
+    ids=["embedding", "lazy", "mask", "array"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # lazy modules are new, says torch
+def test_a_refusal_says_what_to_do(model: nn.Module, said: str):
+    with pytest.raises(NetworkError, match=said):
+        load(model.eval(), (4,))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_modules_are_refused_and_exported_ones_load():
+    plain = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()
+    with pytest.raises(
+        NetworkError, match=r"torch\.jit\.script cannot be read\. Load the module that it was made from"
+    ):
+        load(torch.jit.script(plain), (4,))
+    program = torch.export.export(plain, (torch.rand(2, 4),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    x = torch.rand(3, 4)
+    for model in (program, program.module()):
+        network = load(model, (4,))
+        torch.testing.assert_close(network.graph.forward(x)[network.graph.output], plain(x))
+
+
+@pytest.mark.parametrize(
+    ("how", "shape"),
+    [(lambda x: x.view(len(x), -1), (2, 3)), (lambda x: x.squeeze(), (4, 1, 1))],
+    ids=["len", "squeeze"],
+)
+def test_what_people_write_of_the_batch(how: Any, shape: tuple[int, ...]):
+    x = torch.rand(3, *shape)
+    network = load(Mixing(how).eval(), shape)
+    torch.testing.assert_close(network.graph.forward(x)[network.graph.output], how(x))
+
+
 def test_layers_behind_a_choice_keep_their_names():
     network = load(made("dictionary"), (4,), output="logits")
     assert network.layers == ["input", "inner.0", "inner.1", "inner.2"]

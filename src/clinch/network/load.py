@@ -53,6 +53,14 @@ def load(
         return model
     try:
         return _load(model, Given(input_shape, name, live, output, fixed))
+    except IndexError as error:
+        # of numbers that are taken for places, which random ones are not
+        title = name or type(model).__name__
+        if isinstance(model, nn.Module):
+            _looks_up(model, error, title)
+        raise NetworkError(
+            f"{title} fails on random inputs: {' '.join(str(error).split())}. Load a model that takes any real numbers."
+        ) from error
     except (MemoryError, RuntimeError) as error:
         if not memory.ran_out(error):
             raise
@@ -72,6 +80,8 @@ class Given(NamedTuple):
 def _load(model: nn.Module | str | PathLike[str] | ModelProto, given: Given) -> Network:
     if isinstance(model, nn.Module):
         return _load_module(model, given)
+    if type(model).__name__ == "ExportedProgram":
+        return _load_module(model.module(), given)
     if isinstance(model, (str, PathLike)):
         path = Path(model)
         if not path.name.endswith((".onnx", ".onnx.gz")) and is_pickled(path):
@@ -176,6 +186,11 @@ def _one_in_one_out(model: nn.Module, given: Given, x: Tensor, name: str) -> nn.
 
 def _finite(model: nn.Module, name: str) -> None:
     for key, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise NetworkError(
+                f"The parameter '{key}' of {name} waits for a first input, which tells its size. Call the model once "
+                "before loading it."
+            )
         if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
             raise NetworkError(f"The parameter '{key}' of {name} holds NaN or infinite numbers. Load finite weights.")
 
@@ -196,18 +211,24 @@ def _try(model: nn.Module, x: Tensor, name: str) -> Any:
     try:
         return run(model, x)[0]
     except Exception as error:
-        embedding = next((path for path, part in model.named_modules() if isinstance(part, nn.Embedding)), None)
-        if embedding is not None and "ind" in str(error):
-            size = model.get_submodule(embedding).embedding_dim
-            raise NetworkError(
-                f"{name} looks up the embedding '{embedding}' of whole numbers, which cannot move a little. Load what "
-                f"comes behind it: a module that takes the embedded input, of shape (length, {size})."
-            ) from error
+        _looks_up(model, error, name)
         reason = " ".join(str(error).split())
         raise NetworkError(
             f"{name} fails on two inputs of shape {tuple(x.shape[1:])}{user_line(error)}: "
             f"{type(error).__name__}: {reason}. "
             f"Correct input_shape, or the model, which must take a batch of any size.{_channels(tuple(x.shape[1:]))}"
+        ) from error
+
+
+def _looks_up(model: nn.Module, error: Exception, name: str) -> None:
+    """Advice where an embedding was asked for a number that is none of its rows."""
+    embedding = next((path for path, part in model.named_modules() if isinstance(part, nn.Embedding)), None)
+    if embedding is not None and "ind" in str(error):
+        size = model.get_submodule(embedding).embedding_dim
+        embedding = embedding.removeprefix("_whole.")
+        raise NetworkError(
+            f"{name} looks up the embedding '{embedding}' of whole numbers, which cannot move a little. Load what "
+            f"comes behind it: a module that takes the embedded input, of shape (length, {size})."
         ) from error
 
 

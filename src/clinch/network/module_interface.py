@@ -17,8 +17,17 @@ WHOLE = "_whole"
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile`` and ``DataParallel``, which compute what it does."""
+    """The module inside ``torch.compile`` and ``DataParallel``, which compute what it does.
+
+    Raises:
+        NetworkError: it was compiled by ``torch.jit.script``, so that nothing can be read of it.
+    """
     while True:
+        if isinstance(model, torch.jit.RecursiveScriptModule) and not isinstance(model, torch.jit.TopLevelTracedModule):
+            raise NetworkError(
+                "A module of torch.jit.script cannot be read. Load the module that it was made from, or the file of "
+                'torch.onnx.export(model, (x,), "net.onnx", dynamo=False).'
+            )
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             inner = model.module
@@ -135,6 +144,8 @@ def chosen_output(result: Any, output: str | int | None, count: int, name: str) 
         if str(output) not in found:
             raise NetworkError(f"{name} has no output '{output}'. It returns {listed or type(result).__name__}.")
         return str(output)
+    if not found:
+        raise NetworkError(f"{name} returns a {type(result).__name__}. Return a tensor of torch, one row per input.")
     real = [key for key, v in found.items() if v.is_floating_point() and v.dim() and v.shape[0] == count]
     if len(real) != 1:
         example = f"'{real[0]}'" if real and not real[0].isdigit() else real[0] if real else "'its name'"

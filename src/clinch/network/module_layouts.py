@@ -42,7 +42,7 @@ _POINTWISE = frozenset(
         aten.div aten.divide aten.true_divide aten.subtract aten.maximum aten.minimum aten.dropout aten.clone
         aten.contiguous aten.detach aten.alias aten.positive aten.to aten._to_copy aten.type_as aten.float aten.double
         aten.softsign aten.tanhshrink aten.threshold aten.feature_dropout aten.alpha_dropout aten.lift_fresh_copy
-        aten.where aten.view_as
+        aten.where aten.view_as aten.masked_fill
         """,
     )
 )
@@ -61,7 +61,7 @@ _LAST = frozenset({"aten.linear", "aten.layer_norm", "aten.rms_norm"})
 #: over time, which is in front of the batch
 _RECURRENT = frozenset({"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"})
 #: matrices in the last two dimensions
-_MATRICES = frozenset({"aten.matmul", "aten.bmm"})
+_MATRICES = frozenset({"aten.matmul", "aten.bmm", "aten.scaled_dot_product_attention", "aten.baddbmm"})
 
 
 def as_rows(
@@ -99,7 +99,7 @@ def as_rows(
     if any(value is _MEETS for value in _flat(list(arguments.values()))):
         return None
     if name in _POINTWISE or (name in _MATRICES and layout.axis < rank - 2):
-        return ("aten.matmul" if name in _MATRICES else name), _renamed(name, arguments), after
+        return ("aten.matmul" if name == "aten.bmm" else name), _renamed(name, arguments), after
     if name in _ALONG:
         return _along(name, arguments, layout, rank, after)
     return None

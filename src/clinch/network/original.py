@@ -24,6 +24,8 @@ Invocation = tuple[str, int]
 
 def training_module(model: nn.Module) -> str | None:
     """Path of the first module in training mode, ``""`` for the model itself; None where all are in evaluation mode."""
+    if "eval" in vars(model):
+        return None  # what torch.export made has no modes, and no eval() of its own either
     return next((path for path, module in model.named_modules() if module.training), None)
 
 
@@ -104,12 +106,21 @@ class OriginalModule:
         inner = {i for i in positions.values() if 0 < i < self.graph.output}
         hooked = {i: self.invocations[i] for i in inner if i in self.invocations}
         output, found = run(self.model, x, hooked.values())
+        if len(x) == 1 and self._lost_the_batch(output):
+            # squeeze() takes the batch for one of its own dimensions where it is 1
+            output, found = run(self.model, torch.cat([x, x]), hooked.values())
+            output, found = output[:1], {key: value[:1] for key, value in found.items()}
         values = {0: x, self.graph.output: output} if self.graph.output else {0: output}
         values |= {i: found[invocation] for i, invocation in hooked.items()}
         if inner - hooked.keys():
             with torch.no_grad():
                 values |= self.graph.forward(x, inner - hooked.keys())
         return {layer: _with_axis(values[i]) for layer, i in positions.items()}
+
+    def _lost_the_batch(self, output: Any) -> bool:
+        """Whether what a single input gave is the output without a batch."""
+        shape = self.graph.nodes[self.graph.output].shape
+        return isinstance(output, Tensor) and tuple(output.shape) == tuple(n for n in shape if n != 1) != (1, *shape)
 
 
 def _with_axis(values: Any) -> Any:

@@ -132,8 +132,19 @@ class _Reading:
         if isinstance(output[-1], Moved):
             raise NetworkError(f"The output of {type(self.model).__name__} does not have the batch in front.")
         if not isinstance(output[-1], Value):
+            self._refuse_masks()
             raise NetworkError(f"The output of {type(self.model).__name__} does not depend on its input.")
         return output[-1]
+
+    def _refuse_masks(self) -> None:
+        """A boolean mask as an index picks as many elements as its values say."""
+        for node in self.program.graph.nodes:
+            shape = getattr(node.meta.get("val"), "shape", ())
+            if node.op == "call_function" and any(str(extent).startswith("u") for extent in shape):
+                raise UnsupportedOperator(
+                    f"{base_name(node)} ({source_line(node, 'no line known')}) picks as many elements as a mask has "
+                    "true ones. Index with their numbers, made once in __init__: mask.nonzero().flatten()."
+                )
 
     def _placeholder(self, node: Exported) -> Any:
         signature = self.program.graph_signature
@@ -231,13 +242,20 @@ class _Reading:
         stack = []
         for key, path, _ in entries:
             if key not in self._calls:
-                canonical = self._canonical[id(self.model.get_submodule(path))]
-                self._calls[key] = (canonical, self._counts[canonical])
+                canonical = self._place(path)
+                self._calls[key] = (canonical, self._counts[canonical] if canonical else 0)
                 self._counts[canonical] += 1
             stack.append(self._calls[key])
         kind = entries[-1][2] if entries else ""
         kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
         return stack or [("", 0)], kind.rpartition(".")[2]
+
+    def _place(self, path: str) -> str:
+        """The first path of a part; of one that an exported program only remembers, the whole model's."""
+        try:
+            return self._canonical[id(self.model.get_submodule(path))]
+        except AttributeError:
+            return ""
 
     def named(self, output: Value, x: Tensor) -> tuple[Graph, dict[int, Invocation], list[int]]:
         """Name each node after the part of the module whose output it is; found by comparing values.

@@ -39,7 +39,8 @@ def usable(value: T) -> T:
         value: a tensor, a module, or a frozen dataclass, dictionary, list or tuple of such; anything else is returned
             as it is.
     """
-    return _copied(value) if any(t.is_inference() for t in _tensors(value)) else value
+    lazy = nn.parameter.UninitializedTensorMixin
+    return _copied(value) if any(not isinstance(t, lazy) and t.is_inference() for t in _tensors(value)) else value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
