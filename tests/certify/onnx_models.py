@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch.nn import functional
 
 from clinch.checker.layers import Layer
-from clinch.checker.matrices import forward
+from clinch.checker.matrices import forward, magnitude
 
 onnxruntime.set_default_logger_severity(4)
 
@@ -40,22 +42,52 @@ def evaluated(layers: list[Layer], x: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Output of the layers for inputs ``(N, n)`` in float64, and a bound of the sums of magnitudes behind it."""
     values, sizes = [x], [np.abs(x)]
     for layer in layers[1:]:
-        h, size = values[layer.inputs[0]], sizes[layer.inputs[0]]
+        every, each = [values[j] for j in layer.inputs], [sizes[j] for j in layer.inputs]
+        h, size = every[0], each[0]
         if layer.kind == "relu":
             h = np.maximum(h, layer.slope * h)
         elif layer.kind == "add":
-            h, size = h + values[layer.inputs[1]], size + sizes[layer.inputs[1]]
+            h, size = h + every[1], size + each[1]
+        elif layer.kind == "product":
+            h, size = h * every[1], size * each[1]
+        elif layer.kind == "maximum":
+            h, size = np.max(every, 0), np.max(each, 0)
+        elif layer.kind == "function":
+            h, size = _function(layer, h, size)
         elif layer.kind == "affine":
+            h, size = np.concatenate(every, 1), np.concatenate(each, 1)
             if layer.weight is not None:
-                h, size = forward(layer.weight, h), forward(_absolute(layer.weight), size)
+                h, size = forward(layer.weight, h), forward(magnitude(layer.weight), size)
             h, size = h + layer.bias, size + np.abs(layer.bias)
         values.append(h)
         sizes.append(size)
     return values[-1], sizes[-1]
 
 
-def _absolute(weight):
-    return np.abs(weight) if isinstance(weight, np.ndarray) else weight._replace(kernel=np.abs(weight.kernel))
+#: what torch computes for a function of the checker's
+FUNCTIONS = {
+    "exp": torch.exp, "expm1": torch.expm1, "log": torch.log, "log1p": torch.log1p, "sqrt": torch.sqrt,
+    "power": torch.pow, "reciprocal": torch.reciprocal, "sin": torch.sin, "cos": torch.cos, "sinh": torch.sinh,
+    "cosh": torch.cosh, "tanh": torch.tanh, "tanhshrink": lambda x: x - x.tanh(), "atan": torch.atan,
+    "asinh": torch.asinh, "erf": torch.erf, "sigmoid": torch.sigmoid, "log sigmoid": functional.logsigmoid,
+    "softplus": lambda x, b: functional.softplus(x, b, 1e9), "gelu": functional.gelu,
+    "gelu tanh": lambda x: functional.gelu(x, approximate="tanh"), "silu": functional.silu, "mish": functional.mish,
+    "elu": lambda x, a, s, c: torch.where(x > 0, s * x, s * a * torch.expm1(c * x)), "softsign": functional.softsign,
+    "hardswish": functional.hardswish, "sign": torch.sign, "floor": torch.floor, "ceil": torch.ceil,
+    "round": torch.round, "softplus until": lambda x, b, t: functional.softplus(x, b, b * t),
+}  # fmt: skip
+
+
+def _function(layer: Layer, h: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Value, and by what a relative error of the size could move it."""
+    assert layer.function is not None
+
+    def value(x: np.ndarray) -> np.ndarray:
+        return FUNCTIONS[layer.function.name](torch.from_numpy(x), *layer.function.parameters).numpy()
+
+    y, step = value(h), 1e-6 * size + 1e-12
+    slope = np.fmax(np.abs(value(h + step) - y), np.abs(value(h - step) - y)) / step
+    return y, np.abs(y) + slope * size
 
 
 def tolerance(layers: list[Layer], dtype: np.dtype) -> float:

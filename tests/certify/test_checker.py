@@ -25,6 +25,7 @@ from clinch.checker.check import check
 from clinch.checker.layers import Refused, read_layers
 from clinch.checker.tree import leaves_of
 from clinch.errors import CertificateError
+from clinch.network.ops.s_shaped import Sigmoid
 
 CHECKER = sorted(p for p in (Path(cl.__file__).parent / "checker").glob("*.py") if p.stem != "__init__")
 
@@ -358,7 +359,7 @@ def test_leaves_in_another_order_are_refused():
     region = [proof.certificate.tensors[f"region.{side}"] for side in ("lower", "upper")]
     relus = sum(layer.size for layer in layers if layer.kind == "relu")
     columns, beta = (proof.certificate.tensors[f"leaf.{name}"] for name in ("columns", "beta"))
-    split = leaves_of(proof.certificate, *region, relus, []).signs[:, columns] != 0
+    split = leaves_of(proof.certificate, *region, relus, [], 0)[0].signs[:, columns] != 0
     # leaves and a ReLU that is split on the one and not on the other
     one, other, at = next(zip(*np.nonzero(split[:, None] & ~split[None])))
     used = beta.copy()
@@ -400,13 +401,13 @@ def test_damaged_files_are_refused(linear, tmp_path):
 
 
 #: what reads files, and what says in words what was proven; all other files of the checker decide whether a proof holds
-READERS, SPEAKERS = {"certificate", "layers", "onnx_kinds", "onnx_layers"}, {"words"}
+READERS, SPEAKERS = {"certificate", "function_kinds", "layers", "onnx_kinds", "onnx_layers"}, {"words"}
 
 
 def test_the_checker_imports_nothing_else_and_is_short():
-    """A stranger can read it alone: NumPy, onnx, safetensors, the standard library and its own files."""
+    """A stranger can read it alone: NumPy, onnx, safetensors, python-flint for smooth functions, its own files."""
     names = {f"clinch.checker.{path.stem}" for path in CHECKER}
-    allowed = {"numpy", "onnx", "safetensors", "google", *sys.stdlib_module_names}
+    allowed = {"flint", "numpy", "onnx", "safetensors", "google", *sys.stdlib_module_names}
     deciding = reading = 0
     for path in CHECKER:
         tree = ast.parse(path.read_text())
@@ -417,7 +418,7 @@ def test_the_checker_imports_nothing_else_and_is_short():
                 assert module in names or module.split(".")[0] in allowed, f"{path.name} imports {module}"
         reading += code_lines(path.read_text()) * (path.stem in READERS)
         deciding += code_lines(path.read_text()) * (path.stem not in READERS | SPEAKERS)
-    assert deciding <= 500 and reading <= 640
+    assert deciding <= 800 and reading <= 1000
 
 
 def code_lines(text):
@@ -430,7 +431,8 @@ def code_lines(text):
     return sum(bool(t.strip()) and not t.strip().startswith("#") and i not in documentation for i, t in lines)
 
 
-def test_what_has_no_place_in_a_certificate_is_said():
+def test_what_has_no_place_in_a_certificate_is_said(monkeypatch):
+    monkeypatch.setattr(Sigmoid, "named", None)
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Sigmoid(), torch.nn.Linear(3, 1)).eval()
     net = cl.load(model, input_shape=(2,))
     solution = cl.Problem(cl.Minimize(net.output[0]), [net.input.between(0, 1)]).solve(2, certificate=True)

@@ -245,7 +245,7 @@ REFUSED = {
     "too few bytes": (edited(lambda m: setattr(m.graph.initializer[0], "raw_data", b"\0" * 44)), "extents"),
     "two fields of elements": (edited(lambda m: m.graph.initializer[0].float_data.append(1.0)), "field"),
     "no elements": (lambda: model(PLAIN, {**CONSTANTS, "e": np.zeros((0, 3), np.float32)}), "extents"),
-    "negative slope": (lambda: model([node("LeakyRelu", ["x"], ["y"], alpha=-0.5)], {}), "slope"),
+    "steep slope": (lambda: model([node("LeakyRelu", ["x"], ["y"], alpha=1.5)], {}), "slope"),
     "NaN slope": (lambda: model([node("LeakyRelu", ["x"], ["y"], alpha=float("nan"))], {}), "slope"),
 }  # fmt: skip
 

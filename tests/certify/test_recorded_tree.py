@@ -307,13 +307,13 @@ def test_the_tree_of_a_certificate_is_walked_by_the_checker(case):
     tensors = proof.certificate.tensors
     assert set(tensors["tree.kind"].tolist()) <= {0, AT_RELU, AT_CLAUSE}
     clauses = [np.arange(2)]
-    found = leaves_of(proof.certificate, np.zeros(20), np.ones(20), 28, clauses)
+    found, _ = leaves_of(proof.certificate, np.zeros(20), np.ones(20), 28, clauses, 0)
     assert len(found.signs) == proof.report.leaves
     at = int((tensors["tree.kind"] != 0).nonzero()[0][0])
     tensors = {**tensors, "tree.first": tensors["tree.first"].copy()}
     tensors["tree.first"][at] = -1
     with pytest.raises(Refused):
-        leaves_of(proof.certificate._replace(tensors=tensors), np.zeros(20), np.ones(20), 28, clauses)
+        leaves_of(proof.certificate._replace(tensors=tensors), np.zeros(20), np.ones(20), 28, clauses, 0)
 
 
 def test_too_many_leaves_are_not_kept(case, monkeypatch):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from clinch.checker import layers
+from clinch.checker.lines import Box
+from clinch.checker.rigorous import interval
 from clinch.network.build import Builder
 from clinch.network.graph import Graph, Input
-from clinch.network.ops.base import Affine, Interval, Operator
+from clinch.network.ops.base import Affine, Interval, Operator, Statement
 from clinch.network.ops.elementwise import ScalarFunction
 from clinch.network.ops.reading import ATEN, ONNX
 from clinch.network.ops.views import Kernel
@@ -176,6 +179,35 @@ def _of_hooks(specimen: Specimen, x: list[Tensor], y: Tensor) -> Iterator[str]:
     statement = op.statement(shapes, tuple(y.shape[1:]))
     if statement is not None and statement[0]["kind"] not in layers.KINDS:
         yield f"{name}.statement is of a kind that the checker does not know: {statement[0]['kind']}"
+    elif statement is not None and not _states(statement, x, y):
+        yield f"{name}.statement is not the operator"
+
+
+def _states(statement: Statement, x: Sequence[Tensor], y: Tensor) -> bool:
+    """Whether the checker's layers enclose the operator's values at some inputs, closely."""
+    settings, constants = statement
+    sizes = [math.prod(t.shape[1:]) for t in x]
+    header, tensors = [{"kind": "input", "shape": [sum(sizes)]}], {k: t.numpy() for k, t in constants.items()}
+    for i, (t, start) in enumerate(zip(x, np.cumsum([0, *sizes]))):
+        own = np.arange(sizes[i])
+        tensors |= {f"row{i}": own, f"column{i}": own + start, f"one{i}": np.ones(sizes[i])}
+        header.append({"kind": "sparse", "inputs": [0], "shape": list(t.shape[1:]), "row": f"row{i}",
+                       "column": f"column{i}", "value": f"one{i}"})  # fmt: skip
+    header.append({**settings, **{k: k for k in constants}, "inputs": list(range(1, len(x) + 1))})
+    try:
+        read = layers.read_layers({"version": layers.VERSION, "layers": header}, tensors)
+    except layers.Refused as reason:
+        # python-flint is an extra
+        return "python-flint" in str(reason)
+    point = torch.cat([t.flatten(1) for t in x], 1).double().numpy()
+    limits = [Box(point, point)]
+    with np.errstate(all="ignore"):
+        for layer in read[1:]:
+            limits.append(interval(layer, [limits[j] for j in layer.inputs]))
+    value, (lower, upper) = y.flatten(1).double().numpy(), limits[-1]
+    near = 1e-6 * (1 + np.abs(value))
+    inside = (lower - near <= value) & (value <= upper + near)
+    return read[-1].shape == tuple(y.shape[1:]) and bool((inside & (upper - lower <= near)).all())
 
 
 def written_out(op: Operator, shape: tuple[int, ...]) -> Graph | None:

@@ -6,7 +6,7 @@ clauses one atom is chosen to hold. It carries the multipliers found for it so f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clinch.bounds.concretise import Concretiser
+from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Relaxation
 from clinch.network.ops.views import TwoPieces
 from clinch.query import Query
@@ -96,7 +97,10 @@ class Relaxed:
         return torch.cat(parts) if parts else like.new_zeros(0)
 
 
-def relax_query(query: Query, bounds: Mapping[int, Interval], which: Mapping[int, Tensor] | None = None) -> Relaxed:
+def relax_query(
+    query: Query, bounds: Mapping[int, Interval], which: Mapping[int, Tensor] | None = None,
+    relax: Callable[[Graph, int, Sequence[Interval]], Relaxation] = Graph.relax,
+) -> Relaxed:  # fmt: skip
     """Collect the open elements of a query.
 
     Args:
@@ -104,6 +108,7 @@ def relax_query(query: Query, bounds: Mapping[int, Interval], which: Mapping[int
         bounds: limits of the inputs of non-affine nodes over ``query.region``.
         which: node -> flat positions to treat as open (default: all that are open for some problem). Pass an earlier
             result's positions to keep the layout of domains when the limits have been tightened.
+        relax: the linear relaxation of each other node; CROWN's unless said otherwise.
     """
     graph, kinks, fixed, start = query.graph, [], {}, 0
     for i in graph.ancestors(query.nodes):
@@ -111,7 +116,7 @@ def relax_query(query: Query, bounds: Mapping[int, Interval], which: Mapping[int
         if not i:
             continue
         if (pieces := node.op.two_pieces()) is None:
-            fixed[i] = graph.relax(i, [] if node.op.affine else [bounds[j] for j in node.inputs])
+            fixed[i] = relax(graph, i, [] if node.op.affine else [bounds[j] for j in node.inputs])
             continue
         lower, upper = (t.flatten(1) for t in bounds[node.inputs[0]])
         open_ = ((lower < 0) & (upper > 0)).any(0).nonzero().flatten() if which is None else which[i]

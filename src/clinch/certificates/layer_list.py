@@ -30,8 +30,8 @@ def _stated(i: int, node: Node, graph: Graph, tensors: dict[str, np.ndarray]) ->
     found = node.op.statement(graph.shapes(i), node.shape)
     if found is None:
         raise CertificateError(
-            f"Layer '{node.name}' ({node.op.label}) has no place in a certificate, which knows dense layers, "
-            "convolutions, ReLUs, sums, shifts and reshapes. Ask for the bound without a certificate."
+            f"Layer '{node.name}' ({node.op.label}) has no place in a certificate; docs/certificates.md has the kinds "
+            "of layers that have one. Ask for the bound without a certificate."
         )
     settings, constants = found
     tensors |= {f"{i}.{name}": _stored(value) for name, value in constants.items()}
@@ -39,17 +39,29 @@ def _stated(i: int, node: Node, graph: Graph, tensors: dict[str, np.ndarray]) ->
 
 
 def _stored(value: torch.Tensor) -> np.ndarray:
-    """As float32 where that loses nothing."""
+    """As float32 where that loses nothing; whole numbers as they are."""
+    if not value.is_floating_point():
+        return value.cpu().numpy()
     exact = value.detach().cpu().to(torch.float64).numpy()
     single = exact.astype(np.float32)
     return single if (single == exact).all() else exact
 
 
 def places(graph: Graph) -> dict[int, str]:
-    """By node, the one name by which a certificate addresses it: the first of input, output, ReLUs, what they read.
+    """By node, the one name by which a certificate addresses it.
 
-    The same rule as :func:`clinch.checker.layers.places`, since layer i is node i.
+    The same rule as :func:`clinch.checker.layers.places`: a node stands for the last of its layers.
     """
-    relus = [i for i, node in enumerate(graph.nodes) if node.op.splits_at_zero]
-    before = {graph.nodes[i].inputs[0]: f"before:{k}" for k, i in reversed([*enumerate(relus)])}
-    return before | {i: f"relu:{k}" for k, i in enumerate(relus)} | {graph.output: "output"} | {0: "input"}
+    kinds: dict[str, list[int]] = {"relu": [], "function": [], "maximum": []}
+    for i, node in enumerate(graph.nodes[1:], 1):
+        stated = None if node.op.affine else node.op.statement(graph.shapes(i), node.shape)
+        kind = "" if stated is None else {"maxpool": "maximum"}.get(stated[0]["kind"], stated[0]["kind"])
+        if kind in kinds:
+            kinds[kind].append(i)
+    names = {0: "input"} | ({graph.output: "output"} if graph.output else {})
+    for kind, nodes in kinds.items():
+        for k, i in enumerate(nodes):
+            names.setdefault(i, f"{kind}:{k}")
+    for k, i in enumerate(kinds["relu"]):
+        names.setdefault(graph.nodes[i].inputs[0], f"before:{k}")
+    return names

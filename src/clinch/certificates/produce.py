@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clinch.certificates.checked_lines import CheckedNetwork
 from clinch.certificates.layer_list import layer_list, places
 from clinch.certificates.proof_search import ProofSearch, halves_boxes
 from clinch.checker.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
@@ -203,9 +204,10 @@ def _certify_one(
     began = time.perf_counter()
     if not bound > -math.inf:
         raise CertificateError("No bound is proven, so that there is nothing to certify. Give the solve more time.")
-    claim, tensors = _prove(query, bound, seconds, plan)
+    positions: list[int] = []
+    layers = _Watched(read_layers(*network, positions))
+    claim, tensors = _prove(query, bound, seconds, plan, CheckedNetwork(layers, positions))
     found = time.perf_counter() - began
-    layers = _Watched(read_layers(*network))
     header, stated = _statement(query)
     header |= {"version": VERSION, "networks": hashes, "claim": claim, "point": None}
     certificate = Certificate(header, {**tensors, **stated})
@@ -234,7 +236,9 @@ class _Watched(list[Layer]):
         return super().__iter__()
 
 
-def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _prove(
+    query: Query, bound: float, seconds: float, plan: Plan, checked: CheckedNetwork
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Claim, and tensors of tree and leaves."""
     distance = isinstance(query.objective, Distance)
     if bound == math.inf or query.feasibility:
@@ -242,7 +246,7 @@ def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict
             raise CertificateError("The problem has no objective and a feasible input: there is no bound to certify.")
         nothing = Linear(Forms({}, torch.zeros(1, 1, dtype=torch.float64)))
         search = ProofSearch(
-            replace(query, objective=nothing), LEAST_SLACK, seconds, halves_boxes(query), plan.known, plan.most
+            replace(query, objective=nothing), LEAST_SLACK, seconds, halves_boxes(query), plan.known, plan.most, checked
         )
         search.run()
         if search.least < math.inf:
@@ -253,7 +257,8 @@ def _prove(query: Query, bound: float, seconds: float, plan: Plan) -> tuple[dict
     if distance and claimed <= 0:
         claimed, slack = 0.0, 0.0
     narrowed = query.narrowed(torch.tensor([claimed], dtype=torch.float64)) if distance else query
-    search = ProofSearch(narrowed, claimed + slack / 2, seconds, halves_boxes(narrowed), plan.known, plan.most)
+    halved = halves_boxes(narrowed)
+    search = ProofSearch(narrowed, claimed + slack / 2, seconds, halved, plan.known, plan.most, checked)
     search.run()
     if search.least < math.inf:
         if not plan.weaker:

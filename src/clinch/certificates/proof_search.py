@@ -16,6 +16,7 @@ from torch import Tensor
 from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
+from clinch.certificates.checked_lines import CheckedNetwork
 from clinch.certificates.regrow import layout_of, regrow, with_hints
 from clinch.errors import CertificateError
 from clinch.geometry.region import Region
@@ -77,13 +78,15 @@ class ProofSearch:
         own: boxes are halved, too.
         known: the tree of another search, to start from; None: start from the root. Not used with boxes.
         most: number of nodes beyond which leaves stay as they are.
+        checked: the network as the checker reads it: limits and lines are its own where more than ReLUs bends.
     """
 
     def __init__(
         self, query: Query, target: float, seconds: float, own: bool, known: Recorded | None = None,
-        most: float = float("inf"),
+        most: float = float("inf"), checked: CheckedNetwork | None = None,
     ) -> None:  # fmt: skip
         self.query, self.target, self.own = query, target, own
+        self.checked = checked if checked is not None and checked.bends else None
         self.known, self.most = None if own else known, most
         self.end = deadline.clock() + seconds
         graph = query.graph
@@ -101,8 +104,10 @@ class ProofSearch:
         query = self.query
         if self.own:
             query = replace(query.take(torch.zeros(region.size, dtype=torch.long)), region=region)
-        limits = activation_bounds(query.graph, region, query.nodes, stop=self._over)
         every = {i: torch.arange(query.graph.nodes[i].size) for i in self.starts if i in self._read}
+        if self.checked is not None:
+            return self.checked.relax(query, every if self.own else None)
+        limits = activation_bounds(query.graph, region, query.nodes, stop=self._over)
         return relax_query(query, limits, every if self.own else None)
 
     @property
@@ -245,7 +250,8 @@ class ProofSearch:
             exhausted = (clause < 0) & (open_ == 0) & undecided.any(1)
             clause = torch.where(exhausted, undecided.long().argmax(1), clause)
         if self.own:
-            rows = ((clause < 0) & (open_ > FEW_KINKS) & (nodes.upper > nodes.lower).any(1)).nonzero().flatten()
+            rows = (clause < 0) & (nodes.upper > nodes.lower).any(1)
+            rows = (rows if self.checked is not None else rows & (open_ > FEW_KINKS)).nonzero().flatten()
             axis[rows] = self._axis(nodes.take(rows))
         return replace(nodes, clause=clause, elements=elements, axis=axis)
 

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from clinch.checker.layers import (
     LARGEST,
     MALFORMED,
+    READ,
     VERSION,
     Array,
     Layer,
@@ -40,7 +41,7 @@ class Certificate(NamedTuple):
 
     def must_name(self, sha256: str) -> None:
         """Refuse a certificate of another version, or about another network than the one of this hash."""
-        if self.header["version"] != VERSION:
+        if self.header["version"] not in READ:
             raise Refused("The certificate has another version than the one this checker reads.")
         if sha256 not in self.header["networks"]:
             raise Refused("The certificate is about another network: the hash of this one is not among those it names.")
@@ -104,7 +105,7 @@ def read_file(path: str | Path, entry: str) -> tuple[dict[str, Any], dict[str, A
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Refused(f"'{path.name}' cannot be read: {reason}.") from None
     version = header.get("version") if isinstance(header, dict) else None
-    if version != VERSION:
+    if version not in READ:
         raise Refused(f"'{path.name}' has version {version!r}; this checker reads version {VERSION}: write it again.")
     if digest({**header, "sha256": ""}, tensors) != header.get("sha256"):
         raise Refused(f"The contents of '{path.name}' are not those its digest states: it was changed or cut.")
@@ -144,7 +145,7 @@ def read_certificate(path: Path) -> Certificate:
 #: tensors that every certificate may have, and those of its objective
 FIXED = {"region.lower", "region.upper", "atoms.constant", "atoms.clause", "point.x"}
 FIXED |= {f"tree.{name}" for name in ("kind", "index", "threshold", "first")}
-FIXED |= {f"leaf.{name}" for name in ("columns", "alpha", "beta", "mu")}
+FIXED |= {f"leaf.{name}" for name in ("columns", "alpha", "beta", "mu", "nu")}
 OBJECTIVE = {"linear": {"objective.constant"}, "distance": {"objective.center", "objective.weights"}, "none": set()}
 #: entries of the header, and of what stands in it
 ENTRIES = {

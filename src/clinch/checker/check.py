@@ -12,13 +12,15 @@ at are those of the ball of radius L.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from clinch.checker.certificate import Certificate
-from clinch.checker.layers import MALFORMED, Array, Layer, Refused
-from clinch.checker.rigorous import Ball, Box, Relaxation, down, gamma, interval, up
+from clinch.checker.layers import MALFORMED, Array, Layer, Refused, read_by_bends
+from clinch.checker.lines import Box, down, gamma, up
+from clinch.checker.rigorous import Ball, Relaxation, interval
 from clinch.checker.tree import Leaves, leaves_of
 
 #: numbers that the layers of one slice of leaves may hold, and leaves in it at most
@@ -143,24 +145,27 @@ def _leaves(
     c: Certificate, layers: list[Layer], query: CertifiedQuery, box: Box, balls: list[Ball], goal: float | None
 ) -> tuple[float, float, int]:
     """Smallest margin, largest rounding and number of leaves; refused where a margin is not positive."""
-    relus = [i for i, layer in enumerate(layers) if layer.kind == "relu"]
-    ends = np.cumsum([0, *(layers[i].size for i in relus)])
-    leaves = leaves_of(c, box.lower[0], box.upper[0], int(ends[-1]), query.clauses)
-    count, own = len(leaves.signs), len(leaves.lower) > 1
-    columns = c.whole("leaf.columns", (len(c.tensors["leaf.columns"]),), 0, int(ends[-1]) - 1)
-    shapes = {"mu": len(query.constants) - 1, "alpha": len(columns), "beta": len(columns)}
-    tensors = {name: c.tensors[f"leaf.{name}"] for name in shapes}
+    spans, end, read = {}, 0, sum(layers[i].size for i in read_by_bends(layers))
+    for i in [i for i, layer in enumerate(layers) if layer.kind == "relu"]:
+        spans[i] = slice(end, end := end + layers[i].size)
+    leaves, which = leaves_of(c, box.lower[0], box.upper[0], end, query.clauses, read)
+    count, n, alike = len(leaves.signs), box.lower.shape[1], len(leaves.lower) == 1 and not len(which)
+    columns = c.whole("leaf.columns", (len(c.tensors["leaf.columns"]),), 0, end - 1)
+    shapes = {"mu": len(query.constants) - 1, "alpha": len(columns), "beta": len(columns), "nu": len(which)}
+    tensors = {name: c.tensors[f"leaf.{name}"] for name in shapes if name != "nu"}
+    tensors["nu"] = c.tensors.get("leaf.nu", np.zeros((count, shapes["nu"])))
     if len(np.unique(columns)) < len(columns) or any(t.shape != (count, shapes[n]) for n, t in tensors.items()):
         raise Refused("The leaves' multipliers do not belong to the leaves of the tree.")
     slice_ = max(1, min(LEAVES, SLICE // sum(layer.work for layer in layers)))
-    shared = None if own else Relaxation(layers, box, balls)
+    shared = Relaxation(layers, box, balls) if alike else None
     margin, rounding = np.inf, 0.0
     for start in range(0, count, slice_):
         at = slice(start, start + slice_)
         numbers = {f"leaf.{name}": t[at] for name, t in tensors.items()}
         part = Leaves(*(t[at] if len(t) == count else t for t in leaves))
-        network = Relaxation(layers, Box(part.lower, part.upper), balls) if shared is None else shared
-        found = _margins(Certificate({}, numbers), network, query, part, columns, ends, goal)
+        own = part.lower[:, :n], part.upper[:, :n]
+        network = shared or Relaxation(layers, Box(*own), balls, _cuts(part, which, layers))
+        found = _margins(Certificate({}, numbers), network, query, part, which, columns, spans, goal)
         if not (found > 0).all():
             worst = int(np.argmin(np.where(found > 0, np.inf, 0.0)))
             raise Refused(f"Leaf {start + worst} is not closed: its bound is {found[worst]:.3g}, not above 0.")
@@ -168,12 +173,31 @@ def _leaves(
     return margin, rounding, count
 
 
+def _split(which: Array, layers: list[Layer]) -> Iterator[tuple[int, Array, Array]]:
+    """By layer: columns of its activations among those that are split, and their places in the layer."""
+    start = 0
+    for i in read_by_bends(layers):
+        own = np.flatnonzero((which >= start) & (which < start + layers[i].size))
+        yield i, own, which[own] - start
+        start += layers[i].size
+
+
+def _cuts(leaves: Leaves, which: Array, layers: list[Layer]) -> dict[int, Box]:
+    """Limits of the activations that a tree splits, by layer; infinite for the others of it."""
+    found, n = {}, layers[0].size
+    for i, own, at in _split(which, layers):
+        found[i] = Box(*(np.full((len(leaves.signs), layers[i].size), side * np.inf) for side in (-1, 1)))
+        for limits, values in zip(found[i], (leaves.lower, leaves.upper)):
+            limits[:, at] = values[:, n + own]
+    return found
+
+
 def _margins(
-    c: Certificate, network: Relaxation, query: CertifiedQuery, leaves: Leaves, columns: Array, ends: Array,
-    goal: float | None,
+    c: Certificate, network: Relaxation, query: CertifiedQuery, leaves: Leaves, which: Array, columns: Array,
+    spans: dict[int, slice], goal: float | None,
 ) -> Array:  # fmt: skip
     """``(D,)`` lower bounds of the combination that the module's text states; infinity on leaves without inputs."""
-    count, relus = len(leaves.signs), [i for i, layer in enumerate(network.layers) if layer.kind == "relu"]
+    count, end = leaves.signs.shape
     mu = c.numbers("leaf.mu", (count, len(query.constants) - 1))
     alpha, beta = (c.numbers(f"leaf.{name}", (count, len(columns))) for name in ("alpha", "beta"))
     allowed = np.zeros((count, len(query.constants)), dtype=bool)
@@ -182,18 +206,9 @@ def _margins(
         raise Refused("A multiplier is negative, or belongs to an atom that need not hold.")
     if (beta[leaves.signs[:, columns] == 0] != 0).any():
         raise Refused("A multiplier belongs to a ReLU that is not split.")
-    slopes, betas = np.full((count, int(ends[-1])), np.nan), np.zeros((count, int(ends[-1])))
+    slopes, betas = np.full((count, end), np.nan), np.zeros((count, end))
     slopes[:, columns], betas[:, columns] = alpha, beta
-    empty = np.zeros(count, dtype=bool)
-    by_layer: list[dict[int, Array]] = [{}, {}, {}]
-    for k, i in enumerate(relus):
-        part, z = slice(ends[k], ends[k + 1]), network.limits[network.layers[i].inputs[0]]
-        low, sign = network.layers[i].slope, leaves.signs[:, part]
-        if (slopes[:, part] < low).any() or (slopes[:, part] > 1).any():
-            raise Refused("The slope of a lower line lies outside of what the ReLU allows.")
-        empty |= (((sign > 0) & (z.upper < 0)) | ((sign < 0) & (z.lower > 0))).any(1)
-        for stored, values in zip(by_layer, (slopes, leaves.signs, betas)):
-            stored[i] = values[:, part]
+    empty, known = network.empty, {}
     weights = np.concatenate([np.full((count, 1), 0.0 if goal is None else 1.0), mu], 1)
     offset = (weights @ query.constants - (goal or 0.0))[:, None]
     size = (weights @ np.abs(query.constants) + abs(goal or 0.0))[:, None]
@@ -201,10 +216,39 @@ def _margins(
         size = size + ((weights @ np.abs(forms))[:, None] @ network.limits[i].size[..., None])[..., 0]
     rows = {i: (weights @ forms)[:, None] for i, forms in query.forms.items()}
     rows = rows or {0: np.zeros((count, 1, network.layers[0].size))}
-    # split ReLUs that no form depends on still lend their sign conditions
-    for i in [i for i in relus if i > max(rows) and by_layer[2][i].any()]:
-        rows[i] = np.zeros((count, 1, network.layers[i].size))
-    return np.where(empty, np.inf, network.lower(rows, offset, gamma(mu.shape[1] + 4) * size, *by_layer)[:, 0])
+    error = gamma(mu.shape[1] + 4) * size
+    for i, part in spans.items():
+        j, low, sign = network.layers[i].inputs[0], network.layers[i].slope, leaves.signs[:, part]
+        z = network.limits[j]
+        if (slopes[:, part] < low).any() or (slopes[:, part] > 1).any():
+            raise Refused("The slope of a lower line lies outside of what the ReLU allows.")
+        empty = empty | (((sign > 0) & (z.upper < 0)) | ((sign < 0) & (z.lower > 0))).any(1)
+        known[i] = slopes[:, part], sign
+        error = error + _join(rows, j, -betas[:, part] * sign, network)
+    for i, nu, moved in _of_cuts(c, leaves, which, network):
+        error = error + _join(rows, i, nu, network) + gamma(nu.shape[1]) * np.abs(moved).sum(1, keepdims=True)
+        offset = offset - moved.sum(1, keepdims=True)
+    return np.where(empty, np.inf, network.lower(rows, offset, error, known)[:, 0])
+
+
+def _join(rows: dict[int, Array], i: int, terms: Array, network: Relaxation) -> Array | float:
+    """Add coefficients to the rows of a layer; what rounding may have changed."""
+    if terms.any():
+        rows[i] = rows.get(i, 0.0) + terms[:, None]
+    return 0.0 if not terms.any() else gamma(1) * (np.abs(rows[i]) @ network.limits[i].size[..., None])[..., 0]
+
+
+def _of_cuts(c: Certificate, leaves: Leaves, which: Array, network: Relaxation) -> Iterator[tuple[int, Array, Array]]:
+    """Multipliers ν of the conditions that activations lie within their limits, by layer, and what they multiply these
+    by: in ``ν·(z − upper)`` where ν is positive, ``ν·(z − lower)`` where it is negative."""
+    nu, n = c.numbers("leaf.nu", (len(leaves.signs), len(which))), network.layers[0].size
+    limit = np.where(nu == 0, 0.0, np.where(nu > 0, leaves.upper[:, n:], leaves.lower[:, n:]))
+    if not np.isfinite(limit).all():
+        raise Refused("A multiplier belongs to an activation that is not split on that side.")
+    for i, own, at in _split(which, network.layers):
+        terms = np.zeros((len(nu), network.layers[i].size))
+        terms[:, at] = nu[:, own]
+        yield i, terms, nu[:, own] * limit[:, own]
 
 
 def _point(c: Certificate, layers: list[Layer]) -> tuple[float | None, float]:
@@ -220,7 +264,8 @@ def _point(c: Certificate, layers: list[Layer]) -> tuple[float | None, float]:
 
 def point_limits(c: Certificate, layers: list[Layer]) -> tuple[float, float]:
     """Upper limits of the objective and of the largest violation at the certificate's point, by interval arithmetic."""
-    return values_at(certified_query(c, layers), c.numbers("point.x", (layers[0].size,))[None], layers)
+    with np.errstate(all="ignore"):
+        return values_at(certified_query(c, layers), c.numbers("point.x", (layers[0].size,))[None], layers)
 
 
 def values_at(query: CertifiedQuery, x: Array, layers: list[Layer]) -> tuple[float, float]:

@@ -10,16 +10,23 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clinch.checker.matrices import Array, Convolution, Matrix
+from clinch.checker.function_kinds import FUNCTIONS
+from clinch.checker.functions import Function
+from clinch.checker.matrices import Array, Convolution, Matrix, Sparse
 
 #: of certificates and layer lists
-VERSION = 2
+VERSION = 3
+#: versions that are read; in version 2 there are fewer kinds of layers and of splits
+READ = (2, 3)
 #: numbers that a network may take beside one for each byte of its file, and the largest stride, padding or dilation
 LARGEST = 2**22
+#: numbers that a function's tables may hold
+FUNCTION = 2**18
 
 #: what Python and NumPy raise where a file's values are of another kind than they should be
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError, RecursionError)
@@ -41,6 +48,8 @@ class Room:
 
     def __init__(self, file: int) -> None:
         self.left = LARGEST + file
+        #: functions by name and parameters, whose tables layers share
+        self.functions: dict[tuple[Any, ...], Function] = {}
 
     def take(self, *numbers: int) -> None:
         """Count these, or refuse."""
@@ -49,16 +58,31 @@ class Room:
             raise Refused("The network is too large for this checker, which grants it a share of its file's size.")
 
 
+#: kinds of layers that are not affine; they act place by place on inputs of one shape
+NONLINEAR = ("relu", "function", "product", "maximum")
+
+
 class Layer(NamedTuple):
-    """``weight @ x + bias`` (kind "affine", the identity without a weight), ``max(x, slope·x)`` ("relu"), ``x + y``
-    ("add"), the same in another shape ("reshape"), or the "input"."""
+    """``weight @ x + bias`` (kind "affine", the identity without a weight; several inputs stand in a row), ``max(x,
+    slope·x)`` ("relu"), ``x + y`` ("add"), the same in another shape ("reshape"), the "input", a "function" of one
+    number, ``x·y`` ("product") or the largest of the inputs ("maximum").
+
+    ``rounded`` is how often the weights that are meant were rounded.
+    """
 
     kind: str
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
     weight: Matrix | None = None
-    bias: Array | None = None
+    bias: Array = np.zeros(0)
     slope: float = 0.0
+    function: Function | None = None
+    rounded: int = 0
+
+    @property
+    def selects(self) -> bool:
+        """Whether every element is one of the inputs."""
+        return isinstance(self.weight, Sparse) and self.weight.selects and not self.bias.any()
 
     @property
     def size(self) -> int:
@@ -68,8 +92,15 @@ class Layer(NamedTuple):
     @property
     def work(self) -> int:
         """Numbers that its evaluation takes: its elements, or the channels that a convolution's places read."""
-        weight = self.weight
-        return max(self.size, weight.kernel.shape[2] * weight.source.shape[1] if isinstance(weight, Convolution) else 0)
+        weight, taken = self.weight, 0
+        if isinstance(weight, Convolution):
+            taken = weight.kernel.shape[2] * weight.source.shape[1]
+        elif isinstance(weight, Sparse):
+            taken = len(weight.row)
+        elif self.kind in ("function", "product", "maximum"):
+            # parts of a function's cells, corners of limits, all inputs
+            taken = self.size * (4 * len(self.inputs) if self.function is None else 24)
+        return max(self.size, taken)
 
 
 def digest(header: Any, tensors: dict[str, Array]) -> str:
@@ -88,8 +119,8 @@ def digest(header: Any, tensors: dict[str, Array]) -> str:
     return found.hexdigest()
 
 
-#: kind of a stated layer -> number of its inputs, what is stated of it, and what may be missing
-KINDS: dict[str, tuple[int, set[str], set[str]]] = {
+#: kind of a stated layer -> number of its inputs (None: any), what is stated of it, and what may be missing
+KINDS: dict[str, tuple[int | None, set[str], set[str]]] = {
     "input": (0, {"shape"}, {"inputs"}),
     "reshape": (1, {"shape", "inputs"}, set()),
     "relu": (1, {"inputs"}, {"slope"}),
@@ -97,18 +128,23 @@ KINDS: dict[str, tuple[int, set[str], set[str]]] = {
     "shift": (1, {"inputs", "bias"}, set()),
     "dense": (1, {"inputs", "weight"}, {"bias"}),
     "convolution": (1, {"inputs", "weight", "stride", "padding", "dilation", "groups"}, {"bias"}),
+    "sparse": (None, {"inputs", "shape", "row", "column", "value"}, {"bias"}),
+    "function": (1, {"inputs", "name", "parameters"}, set()),
+    "maxpool": (1, {"inputs", "window", "stride", "padding", "dilation", "extents"}, set()),
+    "product": (2, {"inputs", "shape"}, {"left", "right", "out"}),
 }
 
 
-def read_layers(header: dict[str, Any], tensors: dict[str, Array]) -> list[Layer]:
-    """The layers of a neutral list.
+def read_layers(header: dict[str, Any], tensors: dict[str, Array], positions: list[int] | None = None) -> list[Layer]:
+    """The layers of a neutral list; ``positions`` receives where each stated layer ended up among them.
 
     Raises:
         Refused: another version, an unknown kind, a tensor that is missing, does not fit or is not finite.
     """
-    if header.get("version") != VERSION:
+    if header.get("version") not in READ:
         raise Refused(f"The layer list has version {header.get('version')!r}; this checker reads version {VERSION}.")
     layers: list[Layer] = []
+    at: list[int] = [] if positions is None else positions
     room = Room(sum(t.nbytes for t in tensors.values()))
     try:
         if header.keys() - {"version", "layers", "sha256"}:
@@ -117,10 +153,10 @@ def read_layers(header: dict[str, Any], tensors: dict[str, Array]) -> list[Layer
             inputs = wholes(stated.get("inputs", ()), 0)
             if any(j >= i for j in inputs) or (stated["kind"] == "input") != (i == 0):
                 raise Refused(f"Layer {i} does not follow its inputs.")
-            layers.append(_layer(stated, inputs, [layers[j].shape for j in inputs], tensors, room))
-            room.take(layers[-1].size)
+            _append(stated, tuple(at[j] for j in inputs), layers, tensors, room)
+            at.append(len(layers) - 1)
     except MALFORMED as error:
-        raise Refused(f"Layer {len(layers)} is malformed: {type(error).__name__} {error}") from None
+        raise Refused(f"Layer {len(at)} is malformed: {type(error).__name__} {error}") from None
     if not layers:
         raise Refused("The layer list is empty.")
     return layers
@@ -134,6 +170,35 @@ def wholes(numbers: Iterable[Any], least: int, most: int = 2**62) -> tuple[int, 
     return found
 
 
+def _append(
+    stated: dict[str, Any], inputs: tuple[int, ...], layers: list[Layer], tensors: dict[str, Array], room: Room
+) -> None:
+    """Add a stated layer, as one or several."""
+    kind = stated["kind"]
+    if kind not in KINDS:
+        raise Refused(f"There is no layer kind {kind!r:.40}.")
+    count, needed, optional = KINDS[kind]
+    if len(inputs) != (count or len(inputs)) or not needed <= stated.keys() - {"kind"} <= needed | optional:
+        raise Refused(f"A layer of the kind {kind!r} has other inputs or settings than the format gives it.")
+    shapes = [layers[j].shape for j in inputs]
+    if kind == "maxpool":
+        window, stride, dilation, extents = (wholes(stated[t], 1) for t in ("window", "stride", "dilation", "extents"))
+        padding = [wholes(pair, 0, LARGEST) for pair in stated["padding"]]
+        maxpool(inputs, shapes[0], window, stride, dilation, padding, extents, layers, room)
+    elif kind == "product":
+        at = {name: tensors[stated[name]] for name in ("left", "right", "out") if name in stated}
+        product(inputs, wholes(stated["shape"], 1), at, layers, room)
+    else:
+        append(layers, _layer(stated, inputs, shapes, tensors, room), room)
+
+
+def append(layers: list[Layer], layer: Layer, room: Room) -> int:
+    """Add a layer; its position."""
+    room.take(layer.size)
+    layers.append(layer)
+    return len(layers) - 1
+
+
 def _layer(
     stated: dict[str, Any],
     inputs: tuple[int, ...],
@@ -142,11 +207,6 @@ def _layer(
     room: Room,
 ) -> Layer:
     kind = stated["kind"]
-    if kind not in KINDS:
-        raise Refused(f"There is no layer kind {kind!r:.40}.")
-    count, needed, optional = KINDS[kind]
-    if len(inputs) != count or not needed <= stated.keys() - {"kind"} <= needed | optional:
-        raise Refused(f"A layer of the kind {kind!r} has other inputs or settings than the format gives it.")
     bias = number(tensors, stated["bias"]) if "bias" in stated else None
     if kind == "input":
         return entry(wholes(stated["shape"], 1))
@@ -158,6 +218,11 @@ def _layer(
         return add(inputs, shapes)
     if kind == "shift":
         return shift(inputs, shapes[0], bias)
+    if kind == "function":
+        return function(inputs, shapes[0], stated["name"], stated["parameters"], room)
+    if kind == "sparse":
+        entries = (tensors[stated["row"]], tensors[stated["column"]], number(tensors, stated["value"]))
+        return sparse(inputs, shapes, wholes(stated["shape"], 1), entries, bias, room)
     weight = number(tensors, stated["weight"])
     if kind == "dense":
         return dense(inputs, shapes[0], weight, bias, room)
@@ -181,9 +246,9 @@ def entry(shape: tuple[int, ...]) -> Layer:
 
 
 def relu(inputs: tuple[int, ...], shape: tuple[int, ...], slope: float) -> Layer:
-    """``max(x, slope·x)`` with ``0 <= slope < 1``."""
-    if type(slope) not in (int, float) or not 0 <= slope < 1:
-        raise Refused(f"A ReLU has the slope {slope}; it lies in [0, 1).")
+    """``max(x, slope·x)`` with ``slope < 1``; with −1 the absolute value."""
+    if type(slope) not in (int, float) or not -LARGEST <= slope < 1:
+        raise Refused(f"A ReLU has the slope {slope}; it is less than 1, and no large negative number.")
     return Layer("relu", inputs, shape, slope=float(slope))
 
 
@@ -243,28 +308,142 @@ def convolution(
     full = np.zeros((offsets, outs, groups, per_group))
     own = np.arange(outs) // (outs // groups)
     full[:, np.arange(outs), own] = kernel.reshape(outs, per_group, offsets).transpose(2, 0, 1)
-    grid, within = (np.stack(np.meshgrid(*map(np.arange, n), indexing="ij"), -1) for n in (extents, window))
-    at = grid.reshape(-1, len(window)) * stride - padding + np.multiply(within, dilation).reshape(offsets, 1, -1)
-    inside = np.all((at >= 0) & (at < shape[1:]), 2)
-    flat = np.ravel_multi_index(tuple((at * inside[..., None]).transpose(2, 0, 1)), tuple(shape[1:]))
+    source = taps(shape[1:], window, stride, padding, dilation, extents)
     bias = np.zeros(outs) if bias is None else bias
     bias = np.repeat(bias, places) if bias.shape == (outs,) else bias.reshape(-1)
     if bias.shape != (outs * places,):
         raise Refused("A convolution's bias does not fit.")
-    matrix = Convolution(full.reshape(offsets, outs, -1), np.where(inside, flat, pixels), pixels)
+    matrix = Convolution(full.reshape(offsets, outs, -1), source, pixels)
     return Layer("affine", inputs, (outs, *extents), matrix, bias)
+
+
+def function(inputs: tuple[int, ...], shape: tuple[int, ...], name: str, parameters: Any, room: Room) -> Layer:
+    """A function of one number at every place."""
+    if name not in FUNCTIONS or any(type(p) not in (int, float) for p in parameters):
+        raise Refused(f"The checker knows no function {name!r:.40} with the parameters {parameters!r:.60}.")
+    key = (name, *map(float, parameters))
+    if key not in room.functions:
+        # cells and their polynomials
+        room.take(FUNCTION, 16 * len(key))
+        room.functions[key] = Function(name, key[1:])  # type: ignore[arg-type]
+    found = room.functions[key]
+    if found.needs_balls and find_spec("flint") is None:
+        raise Refused(f"A layer computes {name}: the checker needs python-flint for it, pip install python-flint.")
+    return Layer("function", inputs, shape, function=found)
+
+
+def _indices(t: Array, size: int) -> Array:
+    """Whole numbers from 0 on, in a row."""
+    if t.dtype.kind not in "iu" or t.ndim != 1 or (t.size and not 0 <= int(t.min()) <= int(t.max()) < size):
+        raise Refused("Places among a layer's elements are no list of whole numbers, or lie outside of it.")
+    return t.astype(np.int64)
+
+
+def sparse(
+    inputs: tuple[int, ...], shapes: list[tuple[int, ...]], shape: tuple[int, ...], entries: tuple[Array, Array, Array],
+    bias: Array | None, room: Room, rounded: int = 0,
+) -> Layer:  # fmt: skip
+    """A matrix by its entries: rows, columns among the elements of all inputs in a row, values."""
+    size, read = math.prod(shape), sum(map(math.prod, shapes))
+    row, column, value = _indices(entries[0], size), _indices(entries[1], read), entries[2]
+    bias = np.zeros(size) if bias is None else bias
+    if not inputs or not row.shape == column.shape == value.shape or bias.shape != (size,):
+        raise Refused("A sparse layer's entries or bias do not fit.")
+    room.take(5 * len(row))
+    return Layer("affine", inputs, shape, Sparse.of(row, column, value, (size, read)), bias, rounded=rounded)
+
+
+def select(at: int, chosen: Array, shape: tuple[int, ...], layers: list[Layer], room: Room) -> int:
+    """Some elements of a layer, any of them as often as one likes; its position."""
+    room.take(6 * chosen.size)
+    entries = np.arange(chosen.size), chosen.ravel(), np.ones(chosen.size)
+    return append(layers, sparse((at,), [layers[at].shape], shape, entries, None, room), room)
+
+
+def product(
+    inputs: tuple[int, ...], shape: tuple[int, ...], at: dict[str, Array], layers: list[Layer], room: Room
+) -> int:
+    """Sums of products ``x[left]·y[right]``, each in the element ``out``; without places element by element."""
+    sides, count = list(inputs), None
+    for k, name in enumerate(("left", "right")):
+        if name in at:
+            chosen = _indices(at[name], layers[inputs[k]].size)
+            sides[k] = select(inputs[k], chosen, chosen.shape, layers, room)
+    count = layers[sides[0]].size
+    if count != layers[sides[1]].size or ("out" not in at and math.prod(shape) != count):
+        raise Refused("A product's two sides have other numbers of elements.")
+    found = append(layers, Layer("product", tuple(sides), shape if "out" not in at else (count,)), room)
+    if "out" in at:
+        entries = at["out"], np.arange(count), np.ones(count)
+        found = append(layers, sparse((found,), [(count,)], shape, entries, None, room), room)
+    return found
+
+
+def maxpool(
+    inputs: tuple[int, ...], shape: tuple[int, ...], window: Sequence[int], stride: Sequence[int],
+    dilation: Sequence[int], padding: Sequence[Sequence[int]], extents: Sequence[int], layers: list[Layer], room: Room,
+) -> int:  # fmt: skip
+    """The largest element of each window that is not padding, per channel."""
+    n, channels = len(window), shape[0]
+    if not n or len(shape) != n + 1 or not n == len(stride) == len(dilation) == len(padding) == len(extents):
+        raise Refused(f"A pool of windows {list(window)} does not fit inputs of shape {shape}.")
+    if max(*stride, *dilation, *window) > LARGEST or any(len(pair) != 2 for pair in padding):
+        raise Refused("A pool's windows are too large, or its padding is no list of pairs.")
+    offsets, places = math.prod(window), math.prod(extents)
+    room.take(offsets * places * (2 + n), 8 * offsets * places * channels)
+    source = taps(shape[1:], window, stride, [front for front, _ in padding], dilation, extents)
+    inside = source < math.prod(shape[1:])
+    if not inside.any(0).all():
+        raise Refused("A pool has a window of padding alone.")
+    # what reads padding reads another element of its window instead
+    source = np.where(inside, source, np.take_along_axis(source, inside.argmax(0)[None], 0))
+    chosen = source[:, None] + np.arange(channels)[:, None] * math.prod(shape[1:])
+    new = (channels, *extents)
+    sides = tuple(select(inputs[0], tap, new, layers, room) for tap in chosen)
+    return append(layers, Layer("maximum", sides, new), room)
+
+
+def taps(
+    extents: Sequence[int], window: Sequence[int], stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], places: Sequence[int],
+) -> Array:  # fmt: skip
+    """``(window, places)`` the pixel that each window reads at each of its offsets; their number for padding."""
+    n = len(window)
+    grid, within = (np.stack(np.meshgrid(*map(np.arange, t), indexing="ij"), -1) for t in (places, window))
+    at = grid.reshape(-1, n) * stride - np.array(padding) + np.multiply(within, dilation).reshape(-1, 1, n)
+    inside = np.all((at >= 0) & (at < extents), 2)
+    flat = np.ravel_multi_index(tuple((at * inside[..., None]).transpose(2, 0, 1)), tuple(extents))
+    return np.where(inside, flat, math.prod(extents))
 
 
 def places(layers: list[Layer]) -> dict[str, int]:
     """The one name of every layer that a certificate may look at, and the layer's position.
 
-    It is the first that fits of "input", "output", "relu:k" (the output of the k-th ReLU layer, counted from 0) and
-    "before:k" (its input, with the smallest k).
+    It is the first that fits of "input", "output", "relu:k", "function:k", "maximum:k" (the output of the k-th layer of
+    that kind, counted from 0) and "before:k" (the input of a ReLU layer, with the smallest k).
     """
     relus = [i for i, layer in enumerate(layers) if layer.kind == "relu"]
     names = {0: "input"} | ({len(layers) - 1: "output"} if len(layers) > 1 else {})
-    for k, i in enumerate(relus):
-        names.setdefault(i, f"relu:{k}")
+    for kind in ("relu", "function", "maximum"):
+        for k, i in enumerate(i for i, layer in enumerate(layers) if layer.kind == kind):
+            names.setdefault(i, f"{kind}:{k}")
     for k, i in enumerate(relus):
         names.setdefault(layers[i].inputs[0], f"before:{k}")
     return {name: i for i, name in names.items()}
+
+
+def read_by_bends(layers: list[Layer]) -> dict[int, bool]:
+    """What layers that are not affine read, through what only selects, in the order of the layers; whether its signs
+    alone matter to all of them."""
+    found: dict[int, bool] = {}
+    for layer in layers:
+        if layer.kind in NONLINEAR:
+            pending = list(layer.inputs)
+            while pending:
+                j = pending.pop(0)
+                if layers[j].selects or layers[j].kind == "reshape":
+                    pending += layers[j].inputs
+                elif j:
+                    # the input is known
+                    found[j] = found.get(j, True) and layer.kind == "relu"
+    return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""Lower bounds of linear forms of a ReLU network in float64, with every rounding error accounted for.
+"""Lower bounds of linear forms of a network in float64, with every rounding error accounted for.
 
 An inner product of n terms computed in any order, fused or not, errs by at most ``γ_n |a|ᵀ|b|``, where
 ``γ_n = n u/(1 − n u)`` and ``u = 2⁻⁵³`` (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., equation
@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.checker.layers import Array, Layer
-from clinch.checker.matrices import Convolution, backward, block, forward, magnitude, reads
+from clinch.checker.layers import NONLINEAR, Array, Layer, read_by_bends
+from clinch.checker.lines import Box, Lines, down, gamma, lines_of, relu_lines, up
+from clinch.checker.matrices import Convolution, Sparse, backward, block, forward, magnitude, reads
 
 #: covers every underflow of a bound: fewer than 2⁶⁰ products, each off by at most 2⁻¹⁰⁷⁴, per unit they multiply
 TINY = 1e-290
@@ -34,44 +35,27 @@ class Ball(NamedTuple):
     weights: Array
 
 
-class Box(NamedTuple):
-    """Limits ``(D, n)`` of a layer's elements."""
-
-    lower: Array
-    upper: Array
-
-    @property
-    def size(self) -> Array:
-        """Largest magnitudes."""
-        return np.maximum(np.abs(self.lower), np.abs(self.upper))
-
-
-def gamma(n: int) -> float:
-    """Relative error of n float64 operations, with room: more than ``2 n u / (1 − n u)`` for n < 2⁴⁰."""
-    return (n + 4) * 2.0**-51
-
-
-def down(x: Array) -> Array:
-    """The next float below."""
-    return np.nextafter(x, -np.inf)
-
-
-def up(x: Array) -> Array:
-    """The next float above."""
-    return np.nextafter(x, np.inf)
-
-
 def interval(layer: Layer, inputs: list[Box]) -> Box:
     """Limits of a layer from limits of its inputs; unknown (infinite) where the arithmetic overflows."""
     box = inputs[0]
     if layer.kind == "relu":
         low, high = (layer.slope * t for t in box)
+        if layer.slope < 0:
+            # it falls to zero and rises from there
+            least = np.where(box.lower > 0, box.lower, np.where(box.upper < 0, down(high), 0.0))
+            return Box(least, np.maximum(box.upper, up(low)))
         low, high = (down(low), up(high)) if layer.slope else (low, high)
         return Box(np.where(box.lower > 0, box.lower, low), np.where(box.upper > 0, box.upper, high))
     if layer.kind == "add":
         return Box(down(box.lower + inputs[1].lower), up(box.upper + inputs[1].upper))
-    if layer.bias is None:
+    if layer.kind in NONLINEAR:
+        return lines_of(layer, inputs)[1]
+    if layer.kind != "affine":
         return box
+    if len(inputs) > 1:
+        box = Box(*(np.concatenate(side, 1) for side in zip(*inputs)))
+    if isinstance(layer.weight, Sparse) and layer.selects:
+        return Box(*(side[:, layer.weight.column] for side in box))
     if layer.weight is None:
         return Box(down(box.lower + layer.bias), up(box.upper + layer.bias))
     centre = box.lower / 2 + box.upper / 2
@@ -79,41 +63,60 @@ def interval(layer: Layer, inputs: list[Box]) -> Box:
     value = forward(layer.weight, centre) + layer.bias
     size = magnitude(layer.weight)
     spread = forward(size, radius)
-    slack = gamma(layer.weight.shape[1]) * (forward(size, np.abs(centre)) + spread + np.abs(layer.bias)) + TINY * (
-        1 + (radius + np.abs(centre)).sum(1, keepdims=True)
-    )
+    count = layer.weight.terms if isinstance(layer.weight, Sparse) else layer.weight.shape[1]
+    slack = gamma(count + layer.rounded) * (forward(size, np.abs(centre)) + spread + np.abs(layer.bias))
+    slack = slack + TINY * (1 + (radius + np.abs(centre)).sum(1, keepdims=True))
     total = up((spread + slack) * (1 + 1e-12))
     lower, upper = down(value - total), up(value + total)
     return Box(np.where(np.isnan(lower), -np.inf, lower), np.where(np.isnan(upper), np.inf, upper))
 
 
 class Relaxation:
-    """The network over D boxes, cut by balls, with limits of every layer and lines for every ReLU.
+    """The network over D boxes, cut by balls, with limits of every layer and lines for all that is not affine.
 
     Args:
         layers: the network.
         box: limits of the input, ``(D, n)``.
         balls: shared by all.
+        cuts: limits of some layers ``(D, size)`` that hold beside those found here.
         limits: of every layer, where they are known.
+
+    Attributes:
+        empty: ``(D,)`` boxes in which the cuts contradict what is found.
     """
 
-    def __init__(self, layers: list[Layer], box: Box, balls: list[Ball], limits: list[Box] | None = None) -> None:
+    def __init__(
+        self, layers: list[Layer], box: Box, balls: list[Ball], cuts: dict[int, Box] | None = None,
+        limits: list[Box] | None = None,
+    ) -> None:  # fmt: skip
         self.layers, self.balls, self.rounding = layers, balls, 0.0
-        self.limits = [box] if limits is None else limits
+        self.limits, self.empty = [box] if limits is None else limits, np.zeros(len(box.lower), dtype=bool)
         self._effects: dict[int, Array] = {}
+        #: of layers other than ReLUs, whose lines depend on the leaf
+        self.lines: dict[int, Lines] = {}
         #: (layer, input) -> the places of what the layer reads of it, where that is not all of it
         self._within: dict[tuple[int, int], Array] = {}
-        read = {layer.inputs[0] for layer in layers if layer.kind == "relu"}
+        read = read_by_bends(layers) if limits is None else {}
         for i, layer in enumerate(layers[len(self.limits) :], len(self.limits)):
-            self.limits.append(interval(layer, [self.limits[j] for j in layer.inputs]))
+            inputs = [self.limits[j] for j in layer.inputs]
+            if layer.kind in NONLINEAR and layer.kind != "relu":
+                self.lines[i], found = lines_of(layer, inputs)
+                self.limits.append(found)
+            else:
+                self.limits.append(interval(layer, inputs))
             if i in read and 0 not in (layer.inputs if layer.kind == "affine" and not balls else ()):
-                self.limits[i] = self._refined(i)
+                self.limits[i] = self._refined(i, read[i])
+            if cuts and i in cuts:
+                (lower, upper), cut = self.limits[i], cuts[i]
+                low, high = np.maximum(lower, cut.lower), np.minimum(upper, cut.upper)
+                self.empty |= (low > high).any(1)
+                self.limits[i] = Box(np.where(low > high, lower, low), np.where(low > high, upper, high))
 
-    def _refined(self, i: int) -> Box:
-        """CROWN's limits of the elements whose sign is open in some box, with slopes of its own rule."""
+    def _refined(self, i: int, signs: bool) -> Box:
+        """CROWN's limits, with slopes of its own rule; only of the elements whose sign is open where signs matter."""
         lower, upper = (t.copy() for t in self.limits[i])
         # in each box its own: what a leaf is worth must not depend on the leaves that are looked at with it
-        own = (lower < 0) & (upper > 0)
+        own = (lower < 0) & (upper > 0) if signs else lower < upper
         open_ = np.flatnonzero(own.any(0))
         groups, shape = [open_], self.layers[i].shape
         if len(shape) > 1 and any(isinstance(layer.weight, Convolution) for layer in self.layers):
@@ -139,58 +142,63 @@ class Relaxation:
         """
         kept = [np.zeros(0, dtype=np.int64)] * i + [elements]
         for j in range(i, 0, -1):
-            if len(kept[j]):
-                weight = self.layers[j].weight
-                read = kept[j] if weight is None else reads(weight, kept[j])
-                for k in self.layers[j].inputs:
-                    kept[k] = np.union1d(kept[k], read)
+            layer = self.layers[j]
+            if not len(kept[j]):
+                continue
+            read, start = kept[j] if layer.weight is None else reads(layer.weight, kept[j]), 0
+            for k in layer.inputs:
+                size = self.layers[k].size
+                own = read if layer.weight is None else read[(read >= start) & (read < start + size)] - start
+                kept[k], start = np.union1d(kept[k], own), start + size
         inner = [(layer, len(at), len(kept[layer.inputs[0]])) for layer, at in zip(self.layers[1:], kept[1:])]
         if sum(m * n for a, m, n in inner if isinstance(a.weight, Convolution) and (m, n) != a.weight.shape) > PARTS:
             return self, elements
         layers = [
             layer._replace(
-                shape=(len(at),), bias=None if layer.bias is None else layer.bias[at],
-                weight=None if layer.weight is None or not len(at) else block(layer.weight, at, kept[layer.inputs[0]]),
+                shape=(len(at),), bias=layer.bias[at] if layer.kind == "affine" else layer.bias,
+                weight=None if layer.weight is None or not len(at) else block(layer.weight, at, self._all(layer, kept)),
             )
             for layer, at in zip(self.layers, kept)
         ]  # fmt: skip
         limits = [Box(lower[:, at], upper[:, at]) for (lower, upper), at in zip(self.limits, kept)]
         balls = [b._replace(center=b.center[kept[0]], weights=b.weights[kept[0]]) for b in self.balls]
-        part = Relaxation(layers, limits[0], balls, limits)
+        part = Relaxation(layers, limits[0], balls, limits=limits)
+        part.lines = {j: found.take(kept[j]) for j, found in self.lines.items()}
         for j, layer in enumerate(layers):
             for k in layer.inputs:
                 if layer.weight is None and len(kept[j]) not in (0, len(kept[k])):
                     part._within[j, k] = np.searchsorted(kept[k], kept[j])
         return part, np.arange(len(elements))
 
-    def _read(self, i: int) -> Box:
-        """Limits of what a layer reads of its first input."""
-        j = self.layers[i].inputs[0]
-        at = self._within.get((i, j), slice(None))
-        return Box(*(t[:, at] for t in self.limits[j]))
+    def _all(self, layer: Layer, kept: list[Array]) -> Array:
+        """What is kept of a layer's inputs, as places of all their elements in a row."""
+        starts = np.cumsum([0, *(self.layers[k].size for k in layer.inputs)])
+        return np.concatenate([kept[k] + start for k, start in zip(layer.inputs, starts)])
+
+    def _read(self, i: int) -> list[Box]:
+        """Limits of what a layer reads of each of its inputs."""
+        within = ((self.limits[j], self._within.get((i, j), slice(None))) for j in self.layers[i].inputs)
+        return [Box(lower[:, at], upper[:, at]) for (lower, upper), at in within]
 
     def _effect(self, i: int) -> Array:
         """``|W| max |h| + |b|`` of an affine layer: what a relative error of a row's coefficient amounts to."""
         if i not in self._effects:
-            layer, size = self.layers[i], self._read(i).size
-            assert layer.bias is not None
-            through = size if layer.weight is None else forward(magnitude(layer.weight), size)
-            self._effects[i] = through + np.abs(layer.bias)
+            weight, size = self.layers[i].weight, np.concatenate([box.size for box in self._read(i)], 1)
+            size = size if weight is None else forward(magnitude(weight), size)
+            self._effects[i] = size + np.abs(self.layers[i].bias)
         return self._effects[i]
 
     def lower(
         self, rows: dict[int, Array], offset: Array, error: Array,
-        slopes: dict[int, Array] | None = None, signs: dict[int, Array] | None = None,
-        multipliers: dict[int, Array] | None = None,
+        known: dict[int, tuple[Array | None, Array]] | None = None,
     ) -> Array:  # fmt: skip
         """Lower bounds ``(D, R)`` of ``Σ_i <rows_i, layer_i(x)> + offset`` less ``error``; NaN where nothing is known.
 
         Args:
             rows: position of a layer -> ``(D or 1, R, size)``.
             offset: ``(D or 1, R or 1)``; error: how far it, or the rows' effect, is off by rounding.
-            slopes: ReLU -> ``(D, size)`` slopes of the lower lines, NaN for CROWN's own; signs: ``(D, size)`` +1 where
-                the input is known to be >= 0, −1 where it is known to be <= 0, 0 where neither; multipliers:
-                ``(D, size)`` >= 0 of these sign conditions, subtracted as ``multiplier · sign · input``.
+            known: ReLU -> ``(D, size)`` slopes of the lower lines, NaN for CROWN's own, and ``(D, size)`` signs: +1
+                where the input is known to be >= 0, −1 where it is known to be <= 0, 0 where neither.
         """
         pending, scale = dict(rows), np.ones((1, 1))
         for i in range(max(rows), 0, -1):
@@ -200,22 +208,18 @@ class Relaxation:
             scale = scale + np.abs(row).sum(2)
             parts, first = [row] * len(layer.inputs), self._read(i)
             if layer.kind == "affine":
-                assert layer.bias is not None
-                error = error + gamma(layer.size + first.size.shape[1]) * _dot(np.abs(row), self._effect(i))
-                offset = offset + row @ layer.bias
-                parts = [row if layer.weight is None else backward(layer.weight, row)]
-            elif layer.kind == "relu":
-                sign, beta = (signs or {}).get(i, np.zeros((1, 1))), (multipliers or {}).get(i)
-                low, high, intercept = _lines(layer, first, (slopes or {}).get(i, np.full((1, 1), np.nan)), sign)
-                carried = row * np.where(row > 0, low[:, None], high[:, None])
-                below = _dot(np.minimum(row, 0), intercept)
-                offset, error = offset + below, error - gamma(layer.size) * below
-                rounded = np.abs(carried)
-                if beta is not None:
-                    term = (beta * sign)[:, None]
-                    carried, rounded = carried - term, rounded + np.abs(term)
-                error = error + gamma(2) * _dot(rounded, first.size)
-                parts = [carried]
+                parts, off = self._through_affine(i, row, first)
+                offset, error = offset + row @ layer.bias, error + off
+            elif layer.kind in NONLINEAR:
+                given = (known or {}).get(i, (None, np.zeros((1, 1))))
+                lines = relu_lines(layer.slope, first[0], *given) if layer.kind == "relu" else self.lines[i]
+                positive, above, below = row > 0, np.maximum(row, 0), np.minimum(row, 0)
+                parts = [row * np.where(positive, low[:, None], high[:, None]) for low, high in zip(*lines[:2])]
+                for part, box in zip(parts, first):
+                    error = error + gamma(2) * _dot(np.abs(part), box.size)
+                for signed, ends in ((above, lines.low_offset), (below, lines.high_offset)):
+                    offset = offset + _dot(signed, ends)
+                    error = error + gamma(layer.size) * _dot(np.abs(signed), np.abs(ends))
             error = error + gamma(1) * np.abs(offset)
             for j, part in zip(layer.inputs, parts):
                 if (i, j) in self._within:
@@ -233,6 +237,15 @@ class Relaxation:
         least = self._minimum(row)
         return down(least + offset - error - gamma(4) * (np.abs(least) + np.abs(offset) + error))
 
+    def _through_affine(self, i: int, row: Array, boxes: list[Box]) -> tuple[list[Array], Array]:
+        """Rows on the inputs of an affine layer, and the rounding of these and of what its bias adds."""
+        layer = self.layers[i]
+        carried = row if layer.weight is None else backward(layer.weight, row)
+        count = layer.weight.terms if isinstance(layer.weight, Sparse) else layer.size + carried.shape[2]
+        count += layer.size if isinstance(layer.weight, Sparse) and layer.bias.any() else 0
+        error = gamma(count + layer.rounded) * _dot(np.abs(row), self._effect(i))
+        return np.split(carried, np.cumsum([box.lower.shape[1] for box in boxes])[:-1], 2), error
+
     def _minimum(self, row: Array) -> Array:
         """Lower bound of ``<row, x>`` over box and balls: the box alone, or any split of the row between the two."""
         best = _over_box(row, self.limits[0])
@@ -248,18 +261,6 @@ class Relaxation:
 def _dot(a: Array, b: Array) -> Array:
     """``(D, R, n)`` with ``(D, n)``: ``(D, R)``."""
     return (a @ b[..., None])[..., 0]
-
-
-def _lines(layer: Layer, z: Box, slope: Array, sign: Array) -> tuple[Array, Array, Array]:
-    """Slopes of the lower line through zero and of the upper line, and the upper line's intercept rounded upwards."""
-    a, (lower, upper) = layer.slope, z
-    on, off = (lower >= 0) & (sign >= 0) | (sign > 0), (upper <= 0) & (sign <= 0) | (sign < 0)
-    low = np.where(np.isnan(slope), np.where(upper > -lower, 1.0, a), slope)
-    high = np.clip((upper - a * lower) / (upper - lower), a, 1.0)
-    intercept = np.maximum(up(up(upper) - down(high * upper)), up(up(a * lower) - down(high * lower)))
-    fixed = np.where(on, 1.0, a)
-    stable = on | off
-    return np.where(stable, fixed, low), np.where(stable, fixed, high), np.where(stable, 0.0, np.maximum(intercept, 0))
 
 
 def _over_box(row: Array, box: Box) -> Array:

@@ -10,15 +10,16 @@ from clinch.checker.certificate import Certificate
 from clinch.checker.layers import Array, Refused
 
 #: kinds of nodes
-LEAF, AT_RELU, AT_INPUT, AT_CLAUSE = 0, 1, 2, 3
+LEAF, AT_RELU, AT_INPUT, AT_CLAUSE, AT_NODE = 0, 1, 2, 3, 4
 
 
 class Leaves(NamedTuple):
     """What holds on each of D leaves, read off the path from the root.
 
     Attributes:
-        signs: ``(D, U)`` of the ReLUs' inputs, all ReLU layers in a row; lower, upper: ``(D, n)`` or ``(1, n)``;
-        choice: ``(D, C)`` the atom of each clause that holds, −1 where none was chosen.
+        signs: ``(D, U)`` of the ReLUs' inputs, all ReLU layers in a row; lower, upper: ``(D, n + V)`` or ``(1, n)`` of
+        the input's elements and of V activations; choice: ``(D, C)`` the atom of each clause that holds, −1 where none
+        was chosen.
     """
 
     signs: Array
@@ -27,27 +28,35 @@ class Leaves(NamedTuple):
     choice: Array
 
 
-def leaves_of(certificate: Certificate, lower: Array, upper: Array, relus: int, clauses: list[Array]) -> Leaves:
-    """Walk the tree from its root: every inner node's children cover it, so that the leaves cover the region.
+def leaves_of(
+    certificate: Certificate, lower: Array, upper: Array, relus: int, clauses: list[Array], activations: int
+) -> tuple[Leaves, Array]:
+    """What holds on the leaves, and the V activations that are split, numbered in a row.
+
+    The tree is walked from its root: every inner node's children cover it, so that the leaves cover the region.
 
     A node at a ReLU has the children "input >= 0" and "input <= 0", one at an input element x_i "x_i <= t" and
-    "x_i >= t", one at a clause a child per atom. Children stand side by side from the position ``tree.first`` on.
+    "x_i >= t", one at an activation the same, one at a clause a child per atom. Children stand side by side from the
+    position ``tree.first`` on.
 
     Raises:
         Refused: some node is no child of exactly one other, or splits what is split or cannot be.
     """
     count = len(certificate.tensors.get("tree.kind", ()))
-    kind = certificate.whole("tree.kind", (count,), LEAF, AT_CLAUSE)
+    kind = certificate.whole("tree.kind", (count,), LEAF, AT_NODE)
     first = certificate.whole("tree.first", (count,), -1, count - 1)
-    index = certificate.whole("tree.index", (count,), -1, max(relus, len(lower), len(clauses)))
+    index = certificate.whole("tree.index", (count,), -1, max(relus, len(lower), len(clauses), activations))
     threshold = certificate.numbers("tree.threshold", (count,))
-    extents = np.array([0, relus, len(lower), len(clauses)])
+    extents = np.array([0, relus, len(lower), len(clauses), activations])
     inner = kind != LEAF
     if not count or (inner & ((index < 0) | (index >= extents[kind]))).any():
         raise Refused("A node of the tree splits something that is not there.")
     # before there is room for what holds on every leaf: signs take a byte, limits and choices eight
     most, each = max((len(atoms) for atoms in clauses), default=0), relus // 8 + len(clauses)
-    certificate.room(int((~inner).sum()) * (each + 2 * len(lower) * (kind == AT_INPUT).any()) + most * len(clauses))
+    which, boxes = np.unique(index[kind == AT_NODE]), bool(((kind == AT_INPUT) | (kind == AT_NODE)).any())
+    certificate.room(int((~inner).sum()) * (each + 2 * (len(lower) + len(which)) * boxes) + most * len(clauses))
+    # limits of input elements and of activations stand in a row
+    index = np.where(kind == AT_NODE, len(lower) + np.searchsorted(which, index), index)
     table = np.full((len(clauses), most), -1)
     for c, atoms in enumerate(clauses):
         table[c, : len(atoms)] = atoms
@@ -60,8 +69,8 @@ def leaves_of(certificate: Certificate, lower: Array, upper: Array, relus: int, 
     child = first[parent] + side
     if (np.sort(child) != np.arange(1, count)).any() or (child <= parent).any():
         raise Refused("The tree does not cover the region: a node is missing, or belongs to two others.")
-    boxes = bool((kind == AT_INPUT).any())
-    box = (lower[None], upper[None]) if boxes else (lower[None, :0], upper[None, :0])
+    free = np.full(len(which), np.inf)
+    box = (np.append(lower, -free)[None], np.append(upper, free)[None]) if boxes else (free[None],) * 2
     single = np.where(sizes[:-1] == 1, table[:, :1].sum(1), -1)
     state, level = Leaves(np.zeros((1, relus), np.int8), *box, single[None]), np.zeros(1, dtype=np.int64)
     found: list[tuple[Array, Leaves]] = []
@@ -74,7 +83,7 @@ def leaves_of(certificate: Certificate, lower: Array, upper: Array, relus: int, 
         level = first[at] + side
     order = np.argsort(np.concatenate([nodes for nodes, _ in found]))
     leaves = Leaves(*(np.concatenate(parts)[order] for parts in zip(*(leaf for _, leaf in found))))
-    return leaves if boxes else leaves._replace(lower=lower[None], upper=upper[None])
+    return (leaves if boxes else leaves._replace(lower=lower[None], upper=upper[None])), which
 
 
 def _positions(children: Array) -> tuple[Array, Array]:
@@ -90,10 +99,10 @@ def _step(state: Leaves, kind: Array, at: Array, threshold: Array, side: Array, 
         raise Refused("The tree splits a ReLU twice.")
     state.signs[rows, at[rows]] = np.where(side[rows] == 0, 1, -1)
     for which, limits in ((0, state.upper), (1, state.lower)):
-        rows = ((kind == AT_INPUT) & (side == which)).nonzero()[0]
+        rows = (((kind == AT_INPUT) | (kind == AT_NODE)) & (side == which)).nonzero()[0]
         inside = (state.lower[rows, at[rows]] <= threshold[rows]) & (threshold[rows] <= state.upper[rows, at[rows]])
         if not inside.all():
-            raise Refused("The tree splits an input element outside of its limits.")
+            raise Refused("The tree splits an element outside of its limits.")
         limits[rows, at[rows]] = threshold[rows]
     rows = (kind == AT_CLAUSE).nonzero()[0]
     if (state.choice[rows, at[rows]] >= 0).any():

@@ -15,7 +15,8 @@ import numpy as np
 from clinch.checker.certificate import Certificate
 from clinch.checker.check import CertifiedQuery, Report
 from clinch.checker.layers import Array, Layer, places
-from clinch.checker.rigorous import Ball, Box
+from clinch.checker.lines import Box
+from clinch.checker.rigorous import Ball
 
 #: terms of a form, inputs of a box and conditions that are written out; more are summed up
 TERMS, INPUTS, CONDITIONS = 4, 4, 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +13,7 @@ from torch import Tensor
 from clinch.network.ops.base import Affine, Interval, Shape, Statement
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, per_sample
+from clinch.network.ops.statements import sparse
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class Add(Affine):
 
     def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
         """A sum of two layers of one shape."""
-        return ({"kind": "add"}, {}) if len(set(shapes)) == 1 else None
+        return ({"kind": "add"}, {}) if len(set(shapes)) == 1 else super().statement(shapes, shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,13 @@ class Subtract(Affine):
     def as_sum(self, shapes: Sequence[Shape]) -> tuple[float, ...] | None:
         """Of two samples of one shape."""
         return (1.0, -1.0) if len(set(shapes)) == 1 else None
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
+        """An element of each, with the sign turned for the second."""
+        if len(set(shapes)) > 1:
+            return super().statement(shapes, shape)
+        numbers = torch.arange(2 * math.prod(shape))
+        return sparse(numbers % math.prod(shape), numbers, torch.where(numbers < math.prod(shape), 1.0, -1.0), shape)
 
 
 def _combine(call: Call, a: Value | Tensor, b: Value | Tensor, sign: float) -> Value:

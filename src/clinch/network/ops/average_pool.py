@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.ops.base import Affine, Shape
+from clinch.network.ops.base import Affine, Shape, Statement
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.select import Pad
 from clinch.network.ops.views import Kernel
@@ -60,6 +60,11 @@ class AveragePool(Affine):
         channels, ones = shapes[0][0], (1,) * len(self.kernel)
         weight = torch.full((channels, 1, *self.kernel), 1.0, dtype=torch.float64)
         return Kernel(weight / weight[0].numel(), None, self.stride, self.padding, ones, channels)
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
+        """As the convolution that it is, where it is one."""
+        kernel = self.as_convolution(shapes)
+        return super().statement(shapes, shape) if kernel is None else kernel.statement()
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,11 +52,10 @@ from clinch.network.ops.interval import Shape as Shape
 from clinch.network.ops.planes import Planes
 from clinch.network.ops.relaxation import Lines as Lines
 from clinch.network.ops.relaxation import Relaxation as Relaxation
+from clinch.network.ops.statements import Statement as Statement
+from clinch.network.ops.statements import of_affine
 from clinch.network.ops.symbols import ROUNDINGS, SymbolicLimits, alike, plus_constant
 from clinch.network.ops.views import Factors, Kernel, Matrix, Maximum, Reach, TwoPieces
-
-#: a layer of a certificate: its kind and settings, and its tensors by the name of the setting
-Statement = tuple[dict[str, Any], dict[str, Tensor]]
 
 #: appends an operator to a graph in the making: ``emit(op, *values)`` is its value
 Emit = Callable[..., Any]
@@ -336,6 +335,10 @@ class Affine(Operator):
         """
         return None
 
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
+        """The entries of its matrix, where it is not too large to look for them."""
+        return of_affine(self, shapes, shape)
+
     def scaled(self, scale: Tensor | None, shift: Tensor | None, shape: Shape) -> Affine | None:
         """This operator followed by ``scale ⊙ y + shift`` as one operator, or None where that is impossible.
 
@@ -374,6 +377,15 @@ class Elementwise(Operator):
 
     elementwise: ClassVar[bool] = True
     increasing: ClassVar[bool] = False
+    #: the function's name in certificates; its parameters there are the fields
+    named: ClassVar[str | None] = None
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
+        """The function by its name."""
+        if self.named is None:
+            return None
+        parameters = [float(getattr(self, field.name)) for field in dataclasses.fields(self)]
+        return {"kind": "function", "name": self.named, "parameters": parameters}, {}
 
     def prune(
         self, shapes: Sequence[Shape], outputs: Tensor | None = None, inputs: Tensor | None = None

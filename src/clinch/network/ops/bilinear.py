@@ -12,6 +12,7 @@ at which the plane's own extreme over the box is that of the product; α-CROWN m
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Interval, Operator, Shape
+from clinch.network.ops.base import Interval, Operator, Shape, Statement
 from clinch.network.ops.planes import Pattern, Planes
 from clinch.network.ops.reading import Call, Value
 
@@ -56,6 +57,17 @@ class Bilinear(Operator):
     def planes_at(self, inputs: Sequence[Interval], shapes: Sequence[Shape], places: Sequence[float]) -> list[Planes]:
         """McCormick's planes themselves for −1 and 1, and mixtures between."""
         return [self._planes(inputs, shapes, place) for place in places]
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """Which elements each product reads, and where it is summed; nothing where that is element by element."""
+        pattern = self.pattern(shapes)
+        tensors = {}
+        for side, (name, own) in enumerate(zip(("left", "right", "out"), (*shapes, shape))):
+            numbers = torch.arange(math.prod(own))
+            places = pattern.spread(numbers.reshape(1, *own), side).expand(1, *pattern.extents).flatten()
+            if not torch.equal(places, numbers):
+                tensors[name] = places.to(torch.int32)
+        return {"kind": "product", "shape": list(shape)}, tensors
 
     def _planes(self, inputs: Sequence[Interval], shapes: Sequence[Shape], place: float | None) -> Planes:
         pattern = self.pattern(shapes)

@@ -102,9 +102,7 @@ class Convolution(_WithKernel):
 
     def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
         """A kernel with its settings."""
-        tensors = {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
-        settings = {name: list(getattr(self, name)) for name in ("stride", "padding", "dilation")}
-        return {"kind": "convolution", **settings, "groups": self.groups}, tensors
+        return self.as_convolution(shapes).statement()
 
     def after(self, earlier: Affine, shape: Shape, between: Shape) -> Affine | None:
         """Takes in a scaling of its input channels; a shift under zero padding makes the bias vary at the border."""

@@ -17,6 +17,7 @@ class Erf(ScalarFunction):
     """``f(x) = 2/√π ∫₀ˣ e^(−t²) dt``."""
 
     increasing: ClassVar[bool] = True
+    named: ClassVar[str | None] = "erf"
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The error function."""

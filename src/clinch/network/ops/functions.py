@@ -21,6 +21,8 @@ from clinch.network.ops.scale import Scale, per_sample, sides
 class Exp(ScalarFunction):
     """``f(x) = e^x``."""
 
+    named: ClassVar[str | None] = "exp"
+
     increasing: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -37,6 +39,8 @@ class Exp(ScalarFunction):
 class Expm1(Exp):
     """``f(x) = e^x − 1``, accurate near zero."""
 
+    named: ClassVar[str | None] = "expm1"
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """``e^x − 1``."""
         return inputs[0].expm1()
@@ -46,6 +50,8 @@ class Expm1(Exp):
 @dataclass(frozen=True, eq=False)
 class Log(ScalarFunction):
     """``f(x) = ln x`` for x >= 0."""
+
+    named: ClassVar[str | None] = "log"
 
     increasing: ClassVar[bool] = True
 
@@ -67,6 +73,8 @@ class Log(ScalarFunction):
 class Log1p(ScalarFunction):
     """``f(x) = ln (1 + x)`` for x >= −1."""
 
+    named: ClassVar[str | None] = "log1p"
+
     increasing: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -86,6 +94,8 @@ class Log1p(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class Sqrt(ScalarFunction):
     """``f(x) = √x`` for x >= 0."""
+
+    named: ClassVar[str | None] = "sqrt"
 
     increasing: ClassVar[bool] = True
 
@@ -107,6 +117,8 @@ class Sqrt(ScalarFunction):
 class Reciprocal(ScalarFunction):
     """``f(x) = 1/x``."""
 
+    named: ClassVar[str | None] = "reciprocal"
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """``1/x``."""
         return inputs[0].reciprocal()
@@ -127,6 +139,8 @@ class Reciprocal(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class Power(ScalarFunction):
     """``f(x) = x^p``, for x >= 0 where p is no whole number."""
+
+    named: ClassVar[str | None] = "power"
 
     exponent: float
 
@@ -161,6 +175,8 @@ class Power(ScalarFunction):
 class Sinh(ScalarFunction):
     """``f(x) = sinh x``."""
 
+    named: ClassVar[str | None] = "sinh"
+
     increasing: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -181,6 +197,8 @@ class Sinh(ScalarFunction):
 class Cosh(ScalarFunction):
     """``f(x) = cosh x``."""
 
+    named: ClassVar[str | None] = "cosh"
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """``cosh x``."""
         return inputs[0].cosh()
@@ -194,6 +212,8 @@ class Cosh(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class Atan(ScalarFunction):
     """``f(x) = arctan x``."""
+
+    named: ClassVar[str | None] = "atan"
 
     increasing: ClassVar[bool] = True
 
@@ -214,6 +234,8 @@ class Atan(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class Asinh(ScalarFunction):
     """``f(x) = arsinh x``."""
+
+    named: ClassVar[str | None] = "asinh"
 
     increasing: ClassVar[bool] = True
 
@@ -279,6 +301,8 @@ class Wave(ScalarFunction):
 class Sin(Wave):
     """``f(x) = sin x``."""
 
+    named: ClassVar[str | None] = "sin"
+
     @property
     def first(self) -> float:
         """Zero."""
@@ -297,6 +321,8 @@ class Sin(Wave):
 @dataclass(frozen=True, eq=False)
 class Cos(Wave):
     """``f(x) = cos x``."""
+
+    named: ClassVar[str | None] = "cos"
 
     @property
     def first(self) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clinch.network.ops.base import Affine, Interval, Operator, Relaxation, Shape
+from clinch.network.ops.base import Affine, Interval, Operator, Relaxation, Shape, Statement
 from clinch.network.ops.encoder import Expression, OperatorEncoder
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.relaxation import Picks
@@ -101,6 +101,12 @@ class MaxPool(Operator):
         offset = torch.where(slope == 1, 0.0, threshold - slope * start)
         windows = torch.arange(index.shape[1], device=index.device)
         return MaxPoolLines(tuple(shapes[0]), index[below, windows], index[above, windows], slope, offset)
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """Its windows, by number."""
+        settings = {"window": self.kernel, "stride": self.stride, "dilation": self.dilation, "extents": shape[1:]}
+        padding = [list(pair) for pair in self.padding]
+        return {"kind": "maxpool", **{name: list(t) for name, t in settings.items()}, "padding": padding}, {}
 
     def encode(
         self,

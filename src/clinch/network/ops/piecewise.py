@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clinch.network.ops.add import Add, Subtract
-from clinch.network.ops.base import Elementwise, Interval, Lines, Shape
+from clinch.network.ops.base import Elementwise, Interval, Lines, Shape, Statement
 from clinch.network.ops.clamp import clamp
 from clinch.network.ops.elementwise import Jump, ScalarFunction, spelled
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
@@ -24,6 +24,8 @@ from clinch.network.ops.scale import Scale
 @dataclass(frozen=True, eq=False)
 class Hardswish(ScalarFunction):
     """``f(x) = x·min(max(x + 3, 0), 6)/6``."""
+
+    named: ClassVar[str | None] = "hardswish"
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The hard swish."""
@@ -99,6 +101,11 @@ class PiecewiseLinear(ScalarFunction):
         """The breaks."""
         return self.breaks
 
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """Breaks, then slopes and shifts."""
+        numbers = [*self.breaks, *(number for line in self.lines for number in line)]
+        return {"kind": "function", "name": "piecewise linear", "parameters": [float(n) for n in numbers]}, {}
+
     def jumps(self) -> tuple[Jump, ...]:
         """Where the lines of two intervals do not meet, up to rounding."""
         sides = ((at, left.at(at), right.at(at)) for at, left, right in zip(self.breaks, self.lines, self.lines[1:]))
@@ -171,6 +178,8 @@ def _scaled(emit: Callable[..., Value], x: Value, slope: float, shift: float) ->
 class Sign(ScalarFunction):
     """``f(x) = −1, 0 or 1``: the sign."""
 
+    named: ClassVar[str | None] = "sign"
+
     increasing: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -216,6 +225,8 @@ class Staircase(Elementwise):
 class Floor(Staircase):
     """``f(x) = ⌊x⌋``."""
 
+    named: ClassVar[str | None] = "floor"
+
     least: ClassVar[float] = -1.0
     most: ClassVar[float] = 0.0
 
@@ -229,6 +240,8 @@ class Floor(Staircase):
 class Ceil(Staircase):
     """``f(x) = ⌈x⌉``."""
 
+    named: ClassVar[str | None] = "ceil"
+
     least: ClassVar[float] = 0.0
     most: ClassVar[float] = 1.0
 
@@ -240,6 +253,8 @@ class Ceil(Staircase):
 @dataclass(frozen=True, eq=False)
 class Round(Staircase):
     """The nearest whole number, of two the even one."""
+
+    named: ClassVar[str | None] = "round"
 
     least: ClassVar[float] = -0.5
     most: ClassVar[float] = 0.5

@@ -62,8 +62,8 @@ class LeakyReLU(Elementwise):
         return Maximum(index, torch.tensor([1.0, self.negative_slope], dtype=torch.float64))
 
     def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
-        """A ReLU with its slope, which is not negative there."""
-        return ({"kind": "relu", "slope": self.negative_slope}, {}) if self.negative_slope >= 0 else None
+        """A ReLU with its slope."""
+        return {"kind": "relu", "slope": self.negative_slope}, {}
 
     def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Lines:
         """The lines with CROWN's slopes."""

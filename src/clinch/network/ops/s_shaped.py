@@ -76,6 +76,8 @@ class SShaped(ScalarFunction):
 class Sigmoid(SShaped):
     """``f(x) = 1/(1 + e^(−x))``."""
 
+    named: ClassVar[str | None] = "sigmoid"
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """``1/(1 + e^(−x))``."""
         return inputs[0].sigmoid()
@@ -93,6 +95,8 @@ class Sigmoid(SShaped):
 @dataclass(frozen=True, eq=False)
 class Tanh(SShaped):
     """``f(x) = tanh x``."""
+
+    named: ClassVar[str | None] = "tanh"
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """``tanh x``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from clinch.network.ops.base import Affine, Interval, Operator, Shape, Statement
 from clinch.network.ops.bilinear import multiply
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
+from clinch.network.ops.statements import sparse
 from clinch.network.ops.views import Factors
 
 
@@ -64,11 +66,14 @@ class Scale(Affine):
         return Factors(self.scale, self.shift)
 
     def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
-        """A shift by a constant of the layer's shape."""
-        scaled = self.scale is not None and not bool((self.scale == 1).all())
-        if self.shift is None or scaled or shapes[0] != shape:
-            return None
-        return {"kind": "shift"}, {"bias": self.shift.broadcast_to(shape).flatten()}
+        """A shift by a constant of the layer's shape, or a matrix with entries on its diagonal."""
+        if shapes[0] != shape:
+            return super().statement(shapes, shape)
+        scale, shift = (None if t is None else t.broadcast_to(shape).flatten() for t in (self.scale, self.shift))
+        if shift is not None and (scale is None or bool((scale == 1).all())):
+            return {"kind": "shift"}, {"bias": shift}
+        size = torch.arange(math.prod(shape))
+        return sparse(size, size, torch.ones(len(size)) if scale is None else scale, shape, shift)
 
     def is_identity(self, shapes: Sequence[Shape]) -> bool:
         """Neither changes anything."""

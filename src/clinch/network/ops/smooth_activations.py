@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from clinch.network.ops.base import Shape, Statement
 from clinch.network.ops.elementwise import Jump, ScalarFunction, spelled
 from clinch.network.ops.reading import Call, from_aten, from_onnx
 
@@ -44,6 +46,11 @@ class Softplus(ScalarFunction):
         below = at + math.log1p(math.exp(-self.threshold)) / self.beta
         return (Jump(at, below, at),) if math.isfinite(at) else ()
 
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """The softplus, and where it ends."""
+        at = [] if math.isinf(self.threshold) else [self.threshold / self.beta]
+        return {"kind": "function", "name": "softplus until" if at else "softplus", "parameters": [self.beta, *at]}, {}
+
     def absolute_error(self, *inputs: Tensor) -> Tensor:
         """That of the logarithm of about 1."""
         return torch.ones_like(inputs[0]) / self.beta
@@ -53,6 +60,8 @@ class Softplus(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class LogSigmoid(ScalarFunction):
     """``f(x) = ln σ(x)``."""
+
+    named: ClassVar[str | None] = "log sigmoid"
 
     increasing: ClassVar[bool] = True
 
@@ -92,6 +101,14 @@ class GELU(ScalarFunction):
         at = math.sqrt(2) if self.approximate == "none" else 1.4185040087908283
         return -at, at
 
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """Either of the two functions."""
+        return {
+            "kind": "function",
+            "name": {"none": "gelu", "tanh": "gelu tanh"}[self.approximate],
+            "parameters": [],
+        }, {}
+
     def absolute_error(self, *inputs: Tensor) -> Tensor:
         """x times that of Φ."""
         return inputs[0].abs()
@@ -101,6 +118,8 @@ class GELU(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class SiLU(ScalarFunction):
     """``f(x) = x·σ(x)``."""
+
+    named: ClassVar[str | None] = "silu"
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """``x·σ(x)``."""
@@ -123,6 +142,8 @@ class SiLU(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class Mish(ScalarFunction):
     """``f(x) = x·tanh (ln (1 + e^x))``."""
+
+    named: ClassVar[str | None] = "mish"
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """``x·tanh (softplus x)``."""
@@ -152,6 +173,8 @@ class ELU(ScalarFunction):
         alpha: a >= 0; scale: s > 0; input_scale: c > 0.
     """
 
+    named: ClassVar[str | None] = "elu"
+
     alpha: float = 1.0
     scale: float = 1.0
     input_scale: float = 1.0
@@ -179,6 +202,8 @@ class ELU(ScalarFunction):
 class Softsign(ScalarFunction):
     """``f(x) = x/(1 + |x|)``."""
 
+    named: ClassVar[str | None] = "softsign"
+
     increasing: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -197,6 +222,8 @@ class Softsign(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class Tanhshrink(ScalarFunction):
     """``f(x) = x − tanh x``."""
+
+    named: ClassVar[str | None] = "tanhshrink"
 
     increasing: ClassVar[bool] = True
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from clinch.network.ops.interval import Interval, Shape
 from clinch.network.ops.relaxation import Lines
+from clinch.network.ops.statements import Statement
 
 #: torch's transposed convolution by the number of spatial dimensions
 TRANSPOSED: dict[int, Callable[..., Tensor]] = {
@@ -87,6 +88,12 @@ class Kernel:
     def unpadded(self) -> Kernel:
         """The same without the zeros."""
         return replace(self, padding=(0,) * self.spatial)
+
+    def statement(self) -> Statement:
+        """A layer of a certificate."""
+        tensors = {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
+        settings = {name: list(getattr(self, name)) for name in ("stride", "padding", "dilation")}
+        return {"kind": "convolution", **settings, "groups": self.groups}, tensors
 
     def to(self, like: Tensor) -> Kernel:
         """A copy with the dtype and on the device of a tensor."""

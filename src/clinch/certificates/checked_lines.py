@@ -1,0 +1,138 @@
+"""What the checker finds for a network, limits and lines, as a search takes them: then what a search proves is proven.
+
+The checker expands some layers of the list into several; a node of the graph stands for all of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinch.bounds.domains import Relaxed, relax_query
+from clinch.checker.layers import NONLINEAR, Layer
+from clinch.checker.lines import Box
+from clinch.checker.matrices import Sparse
+from clinch.checker.rigorous import Ball
+from clinch.checker.rigorous import Relaxation as Checked
+from clinch.network.graph import Graph
+from clinch.network.ops.base import Interval, Relaxation, Shape
+from clinch.query import Query
+
+
+class CheckedNetwork(NamedTuple):
+    """The layers that the checker reads, and where the nodes of the graph are among them."""
+
+    layers: list[Layer]
+    positions: list[int]
+
+    @property
+    def bends(self) -> bool:
+        """Whether anything but ReLUs is not affine."""
+        return any(layer.kind in NONLINEAR and layer.kind != "relu" for layer in self.layers)
+
+    def relax(self, query: Query, every: dict[int, Tensor] | None) -> Relaxed:
+        """The query's relaxation with the checker's limits and lines, see :func:`clinch.bounds.domains.relax_query`."""
+        region, graph = query.region, query.graph
+        box = Box(*(t.flatten(1).numpy() for t in (region.lower, region.upper)))
+        balls = []
+        for ball in region.balls:
+            weights = torch.ones_like(ball.center[0]) if ball.weights is None else ball.weights[0]
+            balls.append(
+                Ball(ball.center[0].flatten().numpy(), float(ball.radius[0]), ball.p, weights.flatten().numpy())
+            )
+        with np.errstate(all="ignore"):
+            found = Checked(self.layers, box, balls)
+        limits = {}
+        for i, node in enumerate(graph.nodes):
+            at = found.limits[self.positions[i]]
+            limits[i] = Interval(*(torch.from_numpy(t).reshape(-1, *node.shape) for t in at))
+        made = {i: lines for i in range(1, len(graph.nodes)) if (lines := self._lines(graph, i, found)) is not None}
+        return relax_query(
+            query, limits, every, lambda graph, i, inputs: made[i] if i in made else graph.relax(i, inputs)
+        )
+
+    def _lines(self, graph: Graph, i: int, found: Checked) -> PlaceLines | None:
+        """The lines of a node that is neither affine nor a ReLU."""
+        own = range(self.positions[i - 1] + 1, self.positions[i] + 1)
+        at = next((p for p in own if p in found.lines), None)
+        if at is None:
+            return None
+        inputs, sides = [self.positions[j] for j in graph.nodes[i].inputs], []
+        for slot, p in enumerate(self.layers[at].inputs):
+            weight = self.layers[p].weight if p in own else None
+            source = self.layers[p].inputs[0] if p in own else p
+            places = torch.from_numpy(weight.column) if isinstance(weight, Sparse) else None
+            same = len(inputs) > slot and inputs[slot] == source
+            sides.append((slot if same else inputs.index(source), places))
+        out, last = None, self.layers[self.positions[i]].weight
+        if at != self.positions[i] and isinstance(last, Sparse):
+            out = torch.empty(len(last.row), dtype=torch.long)
+            out[torch.from_numpy(last.column)] = torch.from_numpy(last.row)
+        low, high, low_offset, high_offset = (torch.from_numpy(t) for t in found.lines[at])
+        return PlaceLines(
+            graph.shapes(i), graph.nodes[i].shape, tuple(sides), out,
+            low.transpose(0, 1), high.transpose(0, 1), low_offset, high_offset,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlaceLines(Relaxation):
+    """Lines of T terms, each of one element of every side; terms add up to the elements of the output.
+
+    Attributes:
+        shapes: of the inputs; shape: of the output.
+        sides: which input, and the place there of each term, None for its own.
+        out: ``(T,)`` element of the output, None for its own.
+        low, high: ``(B, sides, T)`` slopes; low_offset, high_offset: ``(B, T)``.
+    """
+
+    shapes: tuple[Shape, ...]
+    shape: Shape
+    sides: tuple[tuple[int, Tensor | None], ...]
+    out: Tensor | None
+    low: Tensor
+    high: Tensor
+    low_offset: Tensor
+    high_offset: Tensor
+
+    def _each(self, change: object) -> Self:
+        names = ("low", "low_offset", "high", "high_offset")
+        return dataclasses.replace(self, **{name: change(getattr(self, name)) for name in names})  # type: ignore[operator]
+
+    def take(self, problems: Tensor | slice) -> Self:
+        """The chosen problems."""
+        return self._each(lambda t: t[problems])
+
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """A copy with the given dtype."""
+        return self._each(lambda t: t.to(device, dtype))
+
+    def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Positive coefficients take the lower lines, negative ones the upper ones."""
+        batch, count = max(len(rows), len(self.low)), rows.shape[1]
+        flat = rows.flatten(2)
+        flat = flat if self.out is None else flat[:, :, self.out]
+        above, below = flat.clamp(min=0), flat.clamp(max=0)
+        offset = (above * self.low_offset.unsqueeze(1) + below * self.high_offset.unsqueeze(1)).sum(2)
+        carried = [rows.new_zeros(batch, count, math.prod(shape)) for shape in self.shapes]
+        for k, (slot, places) in enumerate(self.sides):
+            part = above * self.low[:, k].unsqueeze(1) + below * self.high[:, k].unsqueeze(1)
+            carried[slot] = carried[slot] + part if places is None else carried[slot].index_add(2, places, part)
+        return [t.reshape(batch, count, *shape) for t, shape in zip(carried, self.shapes)], offset
+
+    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        """The lower line where the coefficient is not negative, the upper one elsewhere."""
+        flat = rows[:, 0].flatten(1)
+        up = (flat if self.out is None else flat[:, self.out]) >= 0
+        found = torch.where(up, self.low_offset, self.high_offset)
+        for k, (slot, places) in enumerate(self.sides):
+            h = inputs[slot].flatten(1)
+            found = found + torch.where(up, self.low[:, k], self.high[:, k]) * (h if places is None else h[:, places])
+        if self.out is not None:
+            found = found.new_zeros(len(found), math.prod(self.shape)).index_add(1, self.out, found)
+        return found.reshape(len(found), *self.shape)
