@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Elementwise, Interval, Lines, Shape
+from clinch.network.ops.base import Elementwise, Interval, Lines, Shape, Statement
 
 #: how far beyond what is known limits must reach, relative to it, before they are not worth following
 FAR = 0.5
@@ -24,6 +24,10 @@ class Within(Elementwise):
     def forward(self, *inputs: Tensor) -> Tensor:
         """The number itself."""
         return inputs[0]
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """The same elements: a certificate's limits are its own."""
+        return {"kind": "reshape", "shape": list(shape)}, {}
 
     def interval(self, *inputs: Interval) -> Interval:
         """What both say; where they exclude each other by rounding, the known end."""
