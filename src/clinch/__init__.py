@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from clinch.errors import ClinchError
 from clinch.modeling.constraints import EQUALITY_TOLERANCE, MARGIN
-from clinch.modeling.joint import Variable
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import inf, norm
 from clinch.modeling.problem import Maximize, Minimize, Problem
+from clinch.modeling.variables import Variable
 from clinch.network.network import Network
 from clinch.runtime import renamed
 from clinch.solver.solution import Proof, Solution, Status

@@ -12,9 +12,11 @@ import torch
 
 from clinch.modeling.constraints import Constraint, Junction
 from clinch.modeling.expressions import LinearExpression
-from clinch.modeling.joint import Application, Applied, Piece, Root, Variable, apply, over_part, pieces
+from clinch.modeling.joint import over_part, pieces_of
 from clinch.modeling.norms import NormBall, NormExpression
+from clinch.modeling.parts import Application, Piece, Root
 from clinch.modeling.sparse_maps import Terms
+from clinch.modeling.variables import Applied, Variable, apply
 
 #: variables that are gone -> what they are
 Replaced = dict[Root, LinearExpression]
@@ -57,7 +59,7 @@ class _Change:
         assert isinstance(piece.part, Root)
         self.root, own = piece.part, piece.terms
         delta = Variable(difference.size, "difference")
-        rest = [over_part(p, difference.shape) for p in pieces(difference) if p.part is not self.root]
+        rest = [over_part(p, difference.shape) for p in pieces_of(difference) if p.part is not self.root]
         left = delta.shifted(-difference.constant, None) - sum(rest[1:], start=rest[0])
         at = torch.empty_like(own.row).index_copy(0, own.col, own.row)
         sign = torch.empty(1, self.root.size, dtype=torch.float64).index_copy(1, own.col, own.value)
@@ -66,7 +68,7 @@ class _Change:
 
     def __call__(self, e: LinearExpression) -> LinearExpression:
         """The expression without the variable."""
-        shares = [self._share(piece, e) for piece in pieces(e)]
+        shares = [self._share(piece, e) for piece in pieces_of(e)]
         if not shares:
             return e
         return sum(shares[1:], start=shares[0]).shifted(e.constant, e.batch)
@@ -95,7 +97,7 @@ def _composed(terms: Terms, inner: LinearExpression, e: LinearExpression) -> Lin
 
 def _change_for(e: LinearExpression) -> _Change | None:
     """What makes a difference of variables one variable: of those that it has whole, the last one goes."""
-    parts = pieces(e)
+    parts = pieces_of(e)
     if len(parts) < 2 or len(e.constant) > 1 or not all(isinstance(p.part, Root) for p in parts):
         return None
     for piece in reversed(parts):

@@ -1,177 +1,30 @@
-"""Networks as functions of expressions: variables, and the one network that all that is said about them makes.
+"""The one network that all expressions of a problem are about.
 
-``net(x1 + d)`` is what a network computes from an affine expression of variables and of other networks' layers. A
-*joint network* has the variables as its input, one after the other, and the layers of every network that was applied:
-engines read it like any other. It is made anew where expressions over different ones meet; a network that was applied
-to the same expression twice is there once.
+A *joint network* has the variables of a problem as its input, one after the other, and the layers of every network that
+was applied to an expression of them: engines read it like any other. It is made anew where expressions over different
+ones meet; a network that was applied to the same expression twice is there once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clinch.errors import ProblemError, ShapeError
-from clinch.modeling.expressions import Activation, LinearExpression
+from clinch.errors import ProblemError
+from clinch.modeling.expressions import LinearExpression
+from clinch.modeling.parts import Application, Piece, Root, ways_of
 from clinch.modeling.sparse_maps import Terms
 from clinch.modeling.symbols import Shape
 from clinch.network.graph import Graph, Input, Node
 from clinch.network.network import Network
 from clinch.network.ops.add import Add
-from clinch.network.ops.base import Operator
-from clinch.network.ops.dense import Dense
-from clinch.network.ops.scale import Scale
-from clinch.network.ops.select import Slice, Take
+from clinch.network.ops.select import Slice
 from clinch.network.ops.shape import Reshape
-
-#: numbers of a matrix through which an expression goes into a network, at most (1 GiB)
-COEFFICIENTS = 2**27
-
-
-# --- parts --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Root:
-    """What a variable stands for: part of the input of every joint network in which it occurs."""
-
-    shape: Shape
-    name: str
-
-    @property
-    def key(self) -> Any:
-        """By which it is told from others."""
-        return id(self)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class Application:
-    """A network applied to an expression over a joint network, of the shape of its input."""
-
-    network: Network
-    argument: LinearExpression
-
-    @cached_property
-    def key(self) -> Any:
-        """The same for the same network applied to the same expression."""
-        read = frozenset((p.part.key, p.node, *map(_bytes, vars(p.terms).values())) for p in self.pieces)
-        return id(self.network), read, _bytes(self.argument.constant)
-
-    @cached_property
-    def pieces(self) -> list[Piece]:
-        """What the argument takes of each part."""
-        return pieces(self.argument)
-
-    @property
-    def steps(self) -> int:
-        """Operators between what the argument reads and the input, the sums of pieces among them."""
-        return sum(map(len, self.ways)) + len(self.ways) - 1
-
-    @cached_property
-    def ways(self) -> list[list[tuple[Operator, Shape]]]:
-        """See :func:`ways_of`."""
-        return ways_of(self.argument)
-
-
-def _bytes(values: Tensor) -> bytes:
-    return values.contiguous().numpy().tobytes()
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """What an expression takes of one part: terms over the elements of one of its nodes, of a variable's (node 0)."""
-
-    part: Root | Application
-    node: int
-    terms: Terms
-
-    @property
-    def shape(self) -> Shape:
-        """Of a sample of the node."""
-        return self.part.shape if isinstance(self.part, Root) else self.part.network.graph.nodes[self.node].shape
-
-    @property
-    def size(self) -> int:
-        """Elements of the node."""
-        return math.prod(self.shape)
-
-    def way(self, shape: Shape) -> list[tuple[Operator, Shape]]:
-        """Operators that take a sample of the node to these terms of it, in the given shape, and shapes on the way."""
-        steps: list[tuple[Operator, Shape]] = []
-        rows, size, terms = math.prod(shape), self.size, self.terms
-        single = len(terms.row) == len(terms.row.unique())
-        as_they_stand = single and size == rows and bool((terms.row == terms.col).all())
-        if not as_they_stand:
-            steps.append((Reshape((size,)), (size,)))
-        if single and not as_they_stand and len(terms.row) == rows:
-            steps.append((Take(0, torch.empty_like(terms.row).index_copy(0, terms.row, terms.col)), (rows,)))
-        elif not as_they_stand:
-            if rows * size > COEFFICIENTS:
-                raise ProblemError(
-                    f"An expression of {rows:,} elements over {size:,} others would go into a network through a "
-                    f"matrix of {rows * size * 8 / 2**30:.0f} GiB. Put that map into the model, as a layer."
-                )
-            return _changing(
-                [*steps, (Dense(terms.dense(rows, size)[0]), (rows,)), (Reshape(shape), shape)], self.shape
-            )
-        factors = [(scale, shape) for scale in _factors(terms, shape)]
-        return _changing([*steps, (Reshape(shape), shape), *factors], self.shape)
-
-
-def _changing(steps: list[tuple[Operator, Shape]], shape: Shape) -> list[tuple[Operator, Shape]]:
-    """Without what gives its input back."""
-    befores = [shape, *(after for _, after in steps)]
-    return [step for step, before in zip(steps, befores) if not step[0].is_identity((before,))]
-
-
-def _factors(terms: Terms, shape: Shape) -> list[Operator]:
-    """The factors of single elements, where they are not all one."""
-    zero = torch.zeros(math.prod(shape), dtype=torch.float64)
-    factor = zero.index_copy(0, terms.row, terms.value[0]).reshape(shape)
-    return [] if bool((factor == 1).all()) else [Scale(factor)]
-
-
-def pieces(e: LinearExpression) -> list[Piece]:
-    """An expression over a joint network by the parts of that."""
-    network, found = e.network, []
-    assert isinstance(network, JointNetwork)
-    for position, terms in sorted(e.terms.items()):
-        if position:
-            part, node = network.owner[position]
-            piece = Piece(part, node, terms)
-            found.append(replace(piece, terms=terms.coalesced(piece.size)))
-            continue
-        for root, first in network.columns.items():
-            own = (terms.col >= first) & (terms.col < first + root.size)
-            if bool(own.any()):
-                here = Terms(terms.row[own], terms.col[own] - first, terms.value[:, own])
-                found.append(Piece(root, 0, here.coalesced(root.size)))
-    return [piece for piece in found if len(piece.terms.row)]
-
-
-def ways_of(e: LinearExpression) -> list[list[tuple[Operator, Shape]]]:
-    """For each piece of an expression the operators that lead to its share of it; the constant goes with the first."""
-    found = [piece.way(e.shape) for piece in pieces(e)]
-    shift = e.constant.reshape(e.shape)
-    if found and bool((shift != 0).any()):
-        last = found[0][-1][0] if found[0] else None
-        scale = last.scale if isinstance(last, Scale) else None
-        found[0] = [*(found[0] if scale is None else found[0][:-1]), (Scale(scale, shift), e.shape)]
-    return found
-
-
-# --- the network --------------------------------------------------------------------------------------------------
 
 
 class JointNetwork(Network):
@@ -291,6 +144,21 @@ class JointNetwork(Network):
             yield Node(f"{prefix}.argument sum {k}", Add(), (ends[0], other), application.network.input_shape)
             ends[0], position = position, position + 1
 
+    def pieces(self, e: LinearExpression) -> list[Piece]:
+        """What an expression over this network takes of each part."""
+        found = []
+        for position, terms in sorted(e.terms.items()):
+            if position:
+                piece = Piece(*self.owner[position], terms)
+                found.append(replace(piece, terms=terms.coalesced(piece.size)))
+                continue
+            for root, first in self.columns.items():
+                own = (terms.col >= first) & (terms.col < first + root.size)
+                if bool(own.any()):
+                    here = Terms(terms.row[own], terms.col[own] - first, terms.value[:, own])
+                    found.append(Piece(root, 0, here.coalesced(root.size)))
+        return [piece for piece in found if len(piece.terms.row)]
+
     # --- unions -------------------------------------------------------------------------------------------------------
 
     def union(self, other: Network) -> JointNetwork:
@@ -298,7 +166,7 @@ class JointNetwork(Network):
         if other is self:
             return self
         if not isinstance(other, JointNetwork):
-            other = _joined(own_application(other))
+            other = joined(own_application(other))
         known = {part.key for part in (*self.roots, *self.applications)}
         roots = [root for root in other.roots if root.key not in known]
         applications = [one for one in other.applications if one.key not in known]
@@ -312,19 +180,19 @@ class JointNetwork(Network):
             return e
         if not isinstance(e.network, JointNetwork):
             own = own_application(e.network)
-            joint = _joined(own)
-            moved = {joint.at(own, node) if node else 0: terms for node, terms in e.terms.items()}
-            e = LinearExpression(joint, e.shape, moved, e.constant, e.batch)
+            its = joined(own)
+            moved = {its.at(own, node) if node else 0: terms for node, terms in e.terms.items()}
+            e = LinearExpression(its, e.shape, moved, e.constant, e.batch)
         terms: dict[int, list[Terms]] = {}
-        for piece in pieces(e):
+        for piece in pieces_of(e):
             moved = piece.terms
             if isinstance(piece.part, Root):
                 moved = replace(moved, col=moved.col + self.columns[piece.part])
                 terms.setdefault(0, []).append(moved)
             else:
                 terms.setdefault(self.at(piece.part, piece.node), []).append(moved)
-        joined = {position: Terms.joined(parts) for position, parts in terms.items()}
-        return LinearExpression(self, e.shape, joined, e.constant, e.batch)
+        merged = {position: Terms.joined(parts) for position, parts in terms.items()}
+        return LinearExpression(self, e.shape, merged, e.constant, e.batch)
 
     # --- the user's own models ----------------------------------------------------------------------------------------
 
@@ -364,100 +232,32 @@ def _told_apart(names: Iterable[str]) -> Iterator[str]:
         yield name if used[name] == 1 else f"{name}#{used[name]}"
 
 
-# --- what users write ---------------------------------------------------------------------------------------------
+# --- single parts, and all together -------------------------------------------------------------------------------
 
 
-class Variable(LinearExpression):
-    """An unknown array: part of the input of a problem. Networks are functions of expressions of variables.
-
-    ``net(x1 + d)`` is what a network computes from such an expression, ``net(x1 + d)["relu2"]`` one of its layers;
-    ``other(net(x))``, several networks and copies of one are stated likewise. The numbers are those of the networks'
-    dtype. After a solve ``solution[d]`` is the variable's best value.
-
-    Args:
-        shape: of the array, without a batch; a number n stands for ``(n,)``.
-        name: for messages and tables.
-
-    Raises:
-        ShapeError: the shape is not one.
-
-    Example:
-        >>> d = cl.Variable((8, 8), name="d")
-        >>> same_for_both = [net(x0 + d).argmax() != 4, net(x0 - d).argmax() != 4, d >= -0.5, d <= 0.5]
-        >>> cl.Problem(cl.Minimize(cl.norm(d, cl.inf)), same_for_both)
-        <Problem over Sequential: one problem, 4 constraints>
-    """
-
-    def __init__(self, shape: Sequence[int] | int = (), name: str = "variable") -> None:
-        extents = (shape,) if isinstance(shape, int) else tuple(shape)
-        if not all(isinstance(n, int) and n > 0 for n in extents):
-            raise ShapeError(f"A variable has no shape {shape!r:.80}. Write positive whole numbers, as in (1, 28, 28).")
-        self.root = Root(extents or (1,), name)
-        network = JointNetwork.of((self.root,))
-        terms = {0: Terms.identity(self.root.size)}
-        super().__init__(network, extents, terms, torch.zeros(1, self.root.size, dtype=torch.float64))
+def pieces_of(e: LinearExpression) -> list[Piece]:
+    """What an expression over a joint network takes of each part."""
+    network = e.network
+    assert isinstance(network, JointNetwork)
+    return network.pieces(e)
 
 
-class Applied(Activation):
-    """What a network computes from an expression, its output; ``z["relu2"]`` is one of the layers on the way."""
-
-    def __init__(self, network: JointNetwork, application: Application) -> None:
-        super().__init__(network, network.at(application, len(application.network.graph.nodes) - 1))
-        self.application = application
-
-    def __getitem__(self, key: Any) -> LinearExpression:
-        """Elements of the output as in NumPy, or a layer by its name."""
-        if not isinstance(key, str):
-            return super().__getitem__(key)
-        joint = self.network
-        assert isinstance(joint, JointNetwork)
-        node = self.application.network.position(key)
-        return Activation(joint, joint.at(self.application, node)) if node else self.application.argument
-
-
-def apply(network: Network, argument: LinearExpression) -> Applied:
-    """What a network computes from an expression of variables, or of layers of others.
-
-    Raises:
-        ProblemError: it is no expression, a constant one, or one for several problems.
-        ShapeError: it does not have the input's shape.
-    """
-    if not isinstance(argument, LinearExpression):
-        raise ProblemError(
-            f"{network.name} is applied to a {type(argument).__name__}. Give an expression of variables, such as "
-            "net(x0 + d) with d = cl.Variable(shape); for numbers call your own model."
-        )
-    if tuple(argument.shape) != tuple(network.input_shape):
-        raise ShapeError(
-            f"{network.name} takes inputs of shape {tuple(network.input_shape)}; this expression has shape "
-            f"{argument.shape}."
-        )
-    if argument.batch is not None:
-        raise ProblemError(
-            f"{network.name} is applied to an expression for {argument.batch} problems at once. Make what differs a "
-            "variable: x = cl.Variable(shape), with x == x0 among the constraints."
-        )
-    if not isinstance(argument.network, JointNetwork):
-        argument = _joined(own_application(argument.network)).taken_in(argument)
-    application = Application(network, argument)
-    if not application.pieces:
-        raise ProblemError(f"{network.name} is applied to a constant. Let it depend on a variable.")
-    joint = argument.network
-    assert isinstance(joint, JointNetwork)
-    known = next((one for one in joint.applications if one.key == application.key), None)
-    return Applied(joint, known) if known else Applied(_joined(application), application)
+def whole(root: Root, shape: Shape) -> LinearExpression:
+    """A variable as an expression by itself."""
+    constant = torch.zeros(1, root.size, dtype=torch.float64)
+    return LinearExpression(JointNetwork.of((root,)), shape, {0: Terms.identity(root.size)}, constant)
 
 
 def own_application(network: Network) -> Application:
     """A network applied to a variable of its own: what its input and layers are among expressions of variables."""
     found = vars(network).get("_own_application")
     if found is None:
-        variable = Variable(network.input_shape, f"input of {network.name}")
-        found = vars(network)["_own_application"] = Application(network, variable)
+        root = Root(tuple(network.input_shape), f"input of {network.name}")
+        found = vars(network)["_own_application"] = Application(network, whole(root, root.shape))
     return found
 
 
-def _joined(application: Application) -> JointNetwork:
+def joined(application: Application) -> JointNetwork:
     """The network of an application and what it reads."""
     below = application.argument.network
     assert isinstance(below, JointNetwork)
@@ -467,7 +267,7 @@ def _joined(application: Application) -> JointNetwork:
 def over_part(piece: Piece, shape: Shape) -> LinearExpression:
     """One piece as an expression by itself, of the given shape."""
     part = piece.part
-    network = JointNetwork.of((part,)) if isinstance(part, Root) else _joined(part)
+    network = JointNetwork.of((part,)) if isinstance(part, Root) else joined(part)
     position = 0 if isinstance(part, Root) else network.at(part, piece.node)
     return LinearExpression(
         network, shape, {position: piece.terms}, torch.zeros(1, math.prod(shape), dtype=torch.float64)
@@ -481,7 +281,7 @@ def values_of(e: LinearExpression, network: Network, x: Tensor) -> Tensor:
     assert isinstance(network, JointNetwork)
     total: Tensor | None = None
     flat = x.flatten(1)
-    for piece, way in zip(pieces(e), ways_of(e)):
+    for piece, way in zip(found := network.pieces(e), ways_of(e, found)):
         assert isinstance(piece.part, Root)
         first = network.columns[piece.part]
         value = flat[:, first : first + piece.size].reshape(-1, *piece.shape)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import nn
 
 from clinch.modeling.expressions import Activation, LinearExpression
-from clinch.modeling.joint import Applied, apply
+from clinch.modeling.variables import Applied, apply
 from clinch.network import load as reader
 from clinch.network.network import Network
 

@@ -15,9 +15,8 @@ from clinch.modeling.canonicalize import lower
 from clinch.modeling.constraints import Constraint
 from clinch.modeling.differences import Replaced, without_differences
 from clinch.modeling.expressions import LinearExpression
-from clinch.modeling.joint import JointNetwork, Piece, over_part, values_of
+from clinch.modeling.joint import JointNetwork, values_of, whole
 from clinch.modeling.norms import NormExpression
-from clinch.modeling.sparse_maps import Terms
 from clinch.modeling.symbols import common_network, merge_batches
 from clinch.query import Distance, Query
 from clinch.runtime.gradients import with_gradients
@@ -194,9 +193,9 @@ class Problem:
         """The best value of each variable, those among them that a difference stands for."""
         network = self.network
         assert isinstance(network, JointNetwork)
-        whole = {root: over_part(Piece(root, 0, Terms.identity(root.size)), root.shape) for root in network.roots}
+        own = {root: whole(root, root.shape) for root in network.roots}
         x = solution.x if solution.batched else solution.x.unsqueeze(0)
-        found = {root: values_of(e.over(network), network, x) for root, e in (whole | self._replaced).items()}
+        found = {root: values_of(e.over(network), network, x) for root, e in (own | self._replaced).items()}
         return {root: value if solution.batched else value[0] for root, value in found.items()}
 
     def explain(self) -> str:
