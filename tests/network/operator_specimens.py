@@ -16,7 +16,7 @@ from clinch.network.ops.average_pool import AdaptiveAveragePool, AveragePool, Re
 from clinch.network.ops.base import Operator
 from clinch.network.ops.bilinear import MatrixProduct, Multiply
 from clinch.network.ops.convolution import Convolution, TransposedConvolution
-from clinch.network.ops.dense import Dense
+from clinch.network.ops.dense import Dense, SparseDense
 from clinch.network.ops.einsum import Contraction, Einsum
 from clinch.network.ops.layout import FRONT, Layout
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
@@ -127,6 +127,7 @@ def _pools() -> list[Specimen]:
 def specimens() -> list[Specimen]:
     """All specimens, in float64."""
     weight, bias = _random(4, 5, seed=3), _random(4, seed=4)
+    few = torch.where(_random(4, 5, seed=20) > 0.7, weight, 0.0)
     norm = nn.BatchNorm2d(3).double().eval()
     norm.running_mean, norm.running_var = _random(3, seed=5), _random(3, seed=6).exp()
     scale = 1 / torch.sqrt(norm.running_var + norm.eps)
@@ -148,6 +149,8 @@ def specimens() -> list[Specimen]:
         Specimen(Input(), ((2, 3),), lambda x: x),
         Specimen(Dense(weight, bias), ((5,),), lambda x: functional.linear(x, weight, bias)),
         Specimen(Dense(weight), ((3, 5),), lambda x: x @ weight.T),
+        Specimen(SparseDense.of(few.to_sparse(), bias), ((5,),), lambda x: functional.linear(x, few, bias)),
+        Specimen(SparseDense.of(few.to_sparse()), ((3, 5),), lambda x: x @ few.T),
         Specimen(per_channel, ((3, 2, 2),), norm),
         Specimen(Scale(None, wide), ((3, 1),), lambda x: x + wide),
         Specimen(Scale(torch.tensor(-2.0, dtype=torch.float64)), ((3,),), lambda x: -2 * x),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -94,11 +94,11 @@ def _load(model: nn.Module | str | PathLike[str] | ModelProto, given: Given) -> 
         from clinch.network.onnx_file import open_model
 
         stem = path.name.removesuffix(".gz").removesuffix(".onnx")
-        network = _load_onnx(open_model(path), given, given.name or stem)
+        network = _load_onnx(lambda: open_model(path), given, given.name or stem)
         network.file = path if path.name.lower().endswith((".onnx", ".onnx.gz")) else None
         return network
     if type(model).__name__ == "ModelProto":
-        return _load_onnx(model, given, given.name or model.graph.name or "model")
+        return _load_onnx(lambda: model, given, given.name or model.graph.name or "model")
     raise NetworkError(
         f"A {type(model).__name__} cannot be loaded. Pass an nn.Module, an .onnx file or an onnx.ModelProto."
     )
@@ -248,18 +248,19 @@ def _rows(output: Any, x: Tensor, name: str) -> None:
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def _load_onnx(model: ModelProto, given: Given, name: str) -> Network:
+def _load_onnx(opened: Callable[[], ModelProto], given: Given, name: str) -> Network:
     from clinch.network.onnx import read
     from clinch.network.original import OriginalFile
 
     shape = None if given.input_shape is None else _checked_shape(given.input_shape)
     if given.output is not None and not isinstance(given.output, str):
         raise NetworkError(f"output={given.output!s:.40}: an output of {name} has a name. Give that.")
-    found = read(model, shape, name, given.output, given.fixed)
+    # nobody but the reader holds the file's content, which it gives up as soon as it can
+    found = read(opened(), shape, name, given.output, given.fixed)
     graph = with_scales(found.graph)
     native = graph.to(found.dtype, "cpu")
     samples = _samples(found.graph.input_shape, found.dtype, torch.device("cpu"))
-    original = OriginalFile(found.model, native, found.tensors, row=found.row, fixed=found.fixed)
+    original = OriginalFile(found.model, native, found.tensors, row=found.row, fixed=found.fixed, data=found.data)
     output = found.graph.nodes[-1].name
     try:
         try:
@@ -268,9 +269,7 @@ def _load_onnx(model: ModelProto, given: Given, name: str) -> Network:
             if original.by_row:
                 raise
             # A free first dimension may still be fixed to 1 inside.
-            original = OriginalFile(
-                found.model, native, found.tensors, row=(1, *found.graph.input_shape), fixed=found.fixed
-            )
+            original.row = (1, *found.graph.input_shape)
             original(samples[0], [output])
     except Exception as error:
         raise NetworkError(f"onnxruntime cannot run {name}: {' '.join(str(error).split())}") from error

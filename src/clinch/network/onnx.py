@@ -23,7 +23,15 @@ from clinch.errors import ClinchError, NetworkError, UnsupportedOperator
 from clinch.network.build import MOST_ELEMENTS, Builder, Unique
 from clinch.network.graph import Graph
 from clinch.network.missing import Missing
-from clinch.network.onnx_choice import DTYPES, choose_input, choose_output, input_shape, needed_nodes, own_copy
+from clinch.network.onnx_choice import (
+    DTYPES,
+    choose_input,
+    choose_output,
+    input_shape,
+    needed_nodes,
+    own_copy,
+    without_data,
+)
 from clinch.network.onnx_constants import ROOM, array_of, foldable, folded
 from clinch.network.onnx_fallback import as_real, computed
 from clinch.network.onnx_functions import FUNCTIONS
@@ -59,6 +67,7 @@ class Read:
         output: name of the file's tensor that the last layer is.
         row: shape in which the file takes one input; None where it takes any number of them.
         fixed: the file's other inputs.
+        data: large tensors of the file, which the model only names.
         refusals: nodes that a function of torch computes, because their operator could not.
     """
 
@@ -69,6 +78,7 @@ class Read:
     output: str
     row: Shape | None
     fixed: dict[str, np.ndarray]
+    data: dict[str, np.ndarray]
     refusals: list[UnsupportedOperator] = field(default_factory=list)
 
 
@@ -112,6 +122,7 @@ class _Reading:
         if wrong is not None:
             raise NetworkError(f"{where} states the operator set {wrong}, which is none. Save the model anew.")
         self.values: dict[str, Any] = {t.name: array_of(t, where) for t in model.graph.initializer}
+        self.model, self.data = without_data(self.model, self.values)
         #: elements of constants that nodes may still make
         self.room = ROOM + 4 * sum(value.size for value in self.values.values())
         self.input, self.fixed = choose_input(model, fixed, where)
@@ -161,7 +172,7 @@ class _Reading:
         tensors[graph.output] = self.output
         free = not self.operators.one_at_a_time and bool(self.input.type.tensor_type.shape.dim) and not self.fixed
         row = None if free else self.held.shape
-        return Read(graph, self.model, self.dtype, tensors, self.output, row, self.fixed, self.refusals)
+        return Read(graph, self.model, self.dtype, tensors, self.output, row, self.fixed, self.data, self.refusals)
 
     def _node(self, node: NodeProto) -> None:
         name = node.name or next((o for o in node.output if o), node.op_type)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from google.protobuf.message import Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from clinch.errors import NetworkError
@@ -18,6 +19,8 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.DOUBLE: torch.float64,
     TensorProto.FLOAT16: torch.float16,
 }
+#: bytes from which on a tensor lies beside the model, where all such tensors have so many
+LARGE_TENSOR, LARGE_MODEL = 2**20, 2**25
 #: nodes that wrap their first input in something that is no tensor
 _WRAPPERS = {"ZipMap", "SequenceConstruct"}
 
@@ -166,6 +169,43 @@ def own_copy(model: ModelProto) -> ModelProto:
     copied = ModelProto()
     copied.CopyFrom(model)
     return copied
+
+
+def without_data(model: ModelProto, arrays: Mapping[str, np.ndarray]) -> tuple[ModelProto, dict[str, np.ndarray]]:
+    """A model whose large tensors lie beside it, and these by name; the model itself where they are small.
+
+    Args:
+        model: the file's content, not changed.
+        arrays: values of its initialisers.
+    """
+    large = {t.name: arrays[t.name] for t in model.graph.initializer if arrays[t.name].nbytes >= LARGE_TENSOR}
+    if sum(array.nbytes for array in large.values()) < LARGE_MODEL:
+        return model, {}
+    found = ModelProto()
+    _copy_fields(model, found, "graph")
+    _copy_fields(model.graph, found.graph, "initializer")
+    for tensor in model.graph.initializer:
+        kept = found.graph.initializer.add()
+        if tensor.name in large:
+            kept.name, kept.data_type, kept.data_location = tensor.name, tensor.data_type, TensorProto.EXTERNAL
+            kept.dims.extend(tensor.dims)
+            kept.external_data.add(key="location", value="memory")
+        else:
+            kept.CopyFrom(tensor)
+    return found, large
+
+
+def _copy_fields(source: Message, target: Message, but: str) -> None:
+    """Everything that a message holds but one field."""
+    for field, value in source.ListFields():
+        if field.name == but:
+            continue
+        if field.is_repeated:
+            getattr(target, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
 
 
 def cut(model: ModelProto, outputs: Iterable[str], fixed: Iterable[str]) -> ModelProto:

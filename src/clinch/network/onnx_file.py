@@ -10,8 +10,10 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from clinch.errors import NetworkError
-from clinch.io.files import MODEL_LIMIT, PICKLE_ADVICE, SHRINKS, is_pickled, is_there, read_limited
+from clinch.io.files import MODEL_LIMIT, PICKLE_ADVICE, is_pickled, is_there, read_limited
 
+#: how many times larger than its file a model may be: layers of zeros that are written out shrink 300 times
+_SHRINKS = 400
 #: what stands in a repository for a file that is kept elsewhere
 _POINTER = b"version https://git-lfs.github.com/spec/"
 #: graphs inside nodes inside graphs
@@ -33,7 +35,7 @@ def open_model(path: Path, *, limit: int = MODEL_LIMIT) -> ModelProto:
         raise NetworkError(f"There is no file {path}.")
     if is_pickled(path):
         raise NetworkError(f"'{path}' {PICKLE_ADVICE}")
-    content = read_limited(path, limit, NetworkError, shrinks=SHRINKS)
+    content = read_limited(path, limit, NetworkError, shrinks=_SHRINKS)
     if content.startswith(_POINTER):
         raise NetworkError(f"{path} is a pointer of Git LFS and holds no network. Fetch the file itself: git lfs pull.")
     try:

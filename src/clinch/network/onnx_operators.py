@@ -16,7 +16,7 @@ from clinch.network.onnx_functions import FUNCTIONS
 from clinch.network.onnx_kinds import read_kinds, towards_zero
 from clinch.network.onnx_lift import lifted, widened
 from clinch.network.onnx_schemas import Schemas
-from clinch.network.onnx_tensors import Held, Pending, operator_of, plain_value, whole_of
+from clinch.network.onnx_tensors import Held, Pending, matrix_value, operator_of, plain_value, whole_of
 from clinch.network.ops.base import Shape
 from clinch.network.ops.reading import Call, Value
 from clinch.network.ops.shape import Reshape
@@ -98,7 +98,8 @@ class Operators:
         if not batched:
             shapes = widened(node.op_type, [v.shape for v in inputs if v is not None])
             inputs = [None if v is None else self._shaped(v, shapes.pop(0), node, name) for v in inputs]
-        arguments = self.schemas.bound(node, [plain_value(value) for value in inputs])
+        plain = matrix_value if node.op_type in ("MatMul", "Gemm") else plain_value
+        arguments = self.schemas.bound(node, [plain(value) for value in inputs])
         if not batched:
             found = lifted(node.op_type, arguments)
             if found is None:

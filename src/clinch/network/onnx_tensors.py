@@ -15,6 +15,9 @@ from clinch.network.ops.base import Shape
 from clinch.network.ops.lazy import Lazy
 from clinch.network.ops.reading import Value
 
+#: elements from which on a matrix may be sparse, and how many times more of them it must have than are not zero
+LARGE_MATRIX, FILLED = 2**16, 16
+
 
 class Held(NamedTuple):
     """An activation, and whether the file's tensor has a dimension of size 1, the batch, in front of it.
@@ -56,6 +59,18 @@ def operator_of(node: NodeProto) -> str:
 def plain_value(value: Any) -> Any:
     """An input as readers take it: an activation, a tensor, or None."""
     return value.value if isinstance(value, Held) else tensor_of(value)
+
+
+def matrix_value(value: Any) -> Any:
+    """As :func:`plain_value`, a large matrix that is nearly all zeros in torch's sparse layout."""
+    large = isinstance(value, np.ndarray) and value.ndim == 2 and value.size >= LARGE_MATRIX
+    if not large or value.dtype not in (np.float32, np.float64) or FILLED * np.count_nonzero(value) > value.size:
+        return plain_value(value)
+    places = np.nonzero(value)
+    values = torch.from_numpy(value[places].astype(np.float64))
+    return torch.sparse_coo_tensor(
+        torch.from_numpy(np.stack(places)), values, value.shape, is_coalesced=True, check_invariants=False
+    )
 
 
 def tree_of(value: Any) -> Any:

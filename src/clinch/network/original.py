@@ -137,6 +137,7 @@ class OriginalFile:
         tensors: position of a layer in the graph -> the file's tensor.
         row: the shape in which the file takes one input at a time; None where it takes any number of them.
         fixed: values of the file's other inputs.
+        data: large tensors that the model only names.
     """
 
     def __init__(
@@ -147,8 +148,10 @@ class OriginalFile:
         *,
         row: Shape | None,
         fixed: dict[str, np.ndarray] | None = None,
+        data: dict[str, np.ndarray] | None = None,
     ) -> None:
         self.model = model
+        self.data = data or {}
         self.graph = graph
         self.tensors = tensors
         self.row = row
@@ -209,6 +212,12 @@ class OriginalFile:
             options.inter_op_num_threads = 1
             options.log_severity_level = 4
             model = cut(self.model, names, self.fixed)
+            used = [t.name for t in model.graph.initializer if t.name in self.data]
+            if used:
+                # as they are, without copies of theirs
+                options.add_session_config_entry("session.disable_prepacking", "1")
+                shared = [onnxruntime.OrtValue.ortvalue_from_numpy(self.data[name]) for name in used]
+                options.add_external_initializers(used, shared)
             self._sessions[names] = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, along, per_sample
 from clinch.network.ops.shape import Reshape, Transpose
 from clinch.network.ops.views import Matrix
+
+#: elements at most of a sparse matrix that a certificate states
+MOST_STATED = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,89 @@ class Dense(Affine):
         return Dense(self.weight * by[:, None], added if self.bias is None else self.bias * by + added)
 
 
+@dataclass(frozen=True, eq=False)
+class SparseDense(Affine):
+    """``f(x) = W x + b`` along the last dimension, of a W that is nearly all zeros.
+
+    Attributes:
+        values: of W where it is not zero, row by row.
+        places: their rows and columns, ``(2, n)``.
+        size: rows and columns of W.
+        bias: ``(out,)`` or None.
+    """
+
+    values: Tensor
+    places: Tensor
+    size: tuple[int, int]
+    bias: Tensor | None = None
+
+    @staticmethod
+    def of(weight: Tensor, bias: Tensor | None = None) -> SparseDense:
+        """From a matrix in torch's sparse layout."""
+        weight = weight.coalesce()
+        return SparseDense(weight.values(), weight.indices(), (weight.shape[0], weight.shape[1]), bias)
+
+    @property
+    def label(self) -> str:
+        """What it is like any other."""
+        return "Dense"
+
+    @cached_property
+    def _back(self) -> tuple[Tensor, Tensor]:
+        """Order and places of the transpose."""
+        order = (self.places[1] * self.size[0] + self.places[0]).argsort()
+        return order, self.places.flip(0)[:, order]
+
+    def _times(self, x: Tensor, places: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+        matrix = torch.sparse_coo_tensor(places, values, size, is_coalesced=True, check_invariants=False)
+        return torch.sparse.mm(matrix, x.reshape(-1, size[1]).mT).mT.reshape(*x.shape[:-1], size[0])
+
+    def times(self, *inputs: Tensor) -> Tensor:
+        """``W x``."""
+        return self._times(inputs[0], self.places, self.values, self.size)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``W x + b``."""
+        y = self.times(*inputs)
+        return y if self.bias is None else y + self.bias
+
+    def absolute(self, *inputs: Tensor) -> Tensor:
+        """``|W| x``."""
+        return self._times(inputs[0], self.places, self.values.abs(), self.size)
+
+    def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        """``Wᵀ rows``."""
+        order, places = self._back
+        return [self._times(rows, places, self.values[order], (self.size[1], self.size[0]))]
+
+    def offset(self, rows: Tensor, shapes: Sequence[Shape]) -> Tensor:
+        """``<rows, b>``."""
+        if self.bias is None:
+            return rows.new_zeros(rows.shape[0])
+        return (rows @ self.bias).flatten(1).sum(1) if rows.dim() > 2 else rows @ self.bias
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
+        """A matrix along the last dimension, zeros and all, where it is not too large for a file."""
+        if self.size[0] * self.size[1] > MOST_STATED:
+            return None
+        weight = self.values.new_zeros(self.size)
+        return Dense(weight.index_put(tuple(self.places), self.values), self.bias).statement(shapes, shape)
+
+    def scaled(self, scale: Tensor | None, shift: Tensor | None, shape: Shape) -> Affine | None:
+        """Taken in where it varies along the outputs only."""
+        by = along(scale, shape, len(shape) - 1, 1.0, self.values)
+        added = along(shift, shape, len(shape) - 1, 0.0, self.values)
+        if by is None or added is None:
+            return None
+        bias = added if self.bias is None else self.bias * by + added
+        return replace(self, values=self.values * by[self.places[0]], bias=bias)
+
+
+def matrix(weight: Tensor, bias: Tensor | None = None) -> Affine:
+    """``W x + b``, for a W in either of torch's layouts."""
+    return SparseDense.of(weight, bias) if weight.is_sparse else Dense(weight.contiguous(), bias)
+
+
 def _product(call: Call, a: Value | Tensor, b: Value | Tensor) -> Value | None:
     """``a @ b``: affine where one of the two is a constant."""
     if isinstance(b, Tensor) and not isinstance(a, Tensor):
@@ -106,16 +193,16 @@ def _product(call: Call, a: Value | Tensor, b: Value | Tensor) -> Value | None:
         while b.dim() > 2 and b.shape[0] == 1:
             b = b[0]
         if b.dim() == 2 and a.shape:
-            return call.emit(Dense(b.T.contiguous()), a)
+            return call.emit(matrix(b.T), a)
     if isinstance(a, Tensor) and not isinstance(b, Tensor):
         while a.dim() > 2 and a.shape[0] == 1:
             a = a[0]
         rank = len(b.shape)
         if a.dim() == 2 and rank == 1 and call.get("alone", False):
-            return call.emit(Dense(a), b)
+            return call.emit(matrix(a), b)
         if a.dim() == 2 and rank >= 2:
             swap = Transpose((*range(rank - 2), rank - 1, rank - 2))
-            return call.emit(swap, call.emit(Dense(a), call.emit(swap, b)))
+            return call.emit(swap, call.emit(matrix(a), call.emit(swap, b)))
     if not isinstance(a, Tensor) and not isinstance(b, Tensor) and len(a.shape) == len(b.shape) >= 2:
         return call.emit(MatrixProduct(), a, b)
     return None
@@ -163,4 +250,4 @@ def _gemm(call: Call) -> Value | None:
         if bias.dim() == 2 and bias.shape[0] != 1:
             raise call.refuse("its C differs from row to row of the batch")
         bias = torch.broadcast_to(bias.reshape(-1), (weight.shape[0],))
-    return call.emit(Dense(weight.contiguous(), bias), call.activation("A"))
+    return call.emit(matrix(weight, bias), call.activation("A"))
