@@ -12,8 +12,7 @@ from torch import nn
 import clinch as cl
 from clinch.bounds.ascent import Climb
 from clinch.search.general_split import PartSearch, general_split
-from clinch.search.part_branching import PartBrancher
-from clinch.search.tree import AT_INPUT, AT_NODE, LEAF, SearchTree
+from clinch.search.tree import AT_INPUT, AT_NODE, LEAF
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import GeneralSplit as Settings
 from clinch.testing.brute_force import brute_force
@@ -162,14 +161,15 @@ def test_the_ascent_follows_the_gradient():
 
 def test_splits_are_written_down_as_node_element_and_point():
     q = problem("tanh", "largest", 3).query
-    search = PartSearch(q, Ledger(q, time_limit=60, gap=1e-6), Settings(batch=16))
-    tree = rounds(search, 0)
-    written = SearchTree(1)
-    old = tree.brancher
-    tree.brancher = PartBrancher(tree.bounder, search.settings, old.width, written)
-    tree.store.restore(type(tree.store.nodes()), {**tree.store.state(), "place": torch.zeros(1, dtype=torch.long)})
-    for _ in range(5):
-        tree.round()
+    ledger = Ledger(q, time_limit=60, gap=1e-6)
+    ledger.trees = []
+    search = PartSearch(q, ledger, Settings(batch=16))
+    tree = rounds(search, 5)
+    (recorder,) = ledger.trees
+    recorder.leave_open(tree.store.nodes())
+    known = recorder.parts(0)
+    assert not known.finished and set(tree.store.nodes().place.tolist()) <= set(known.parts.place.tolist())
+    written = known.tree
     kinds = set(written.kind.tolist())
     assert kinds <= {LEAF, AT_INPUT, AT_NODE} and AT_NODE in kinds
     at_node = written.kind == AT_NODE

@@ -18,8 +18,10 @@ from clinch.query import Query
 from clinch.search.branch_and_bound import BestFirst
 from clinch.search.input_bounding import folded
 from clinch.search.input_split import BoxGoal
+from clinch.search.node_store import Nodes
 from clinch.search.part_bounding import PartBounder, PartEvaluation
 from clinch.search.part_branching import PartBrancher
+from clinch.search.part_record import PartRecorder
 from clinch.search.parts import Parts
 from clinch.search.relu_branching import decided
 from clinch.solver.ledger import Ledger
@@ -55,9 +57,12 @@ class PartSearch:
         self.ledger = ledger.on(query.device)
         #: this query's problems in the ledger
         self.problems = (~self.ledger.closed).nonzero().flatten()
-        self.query = folded(query.take(self.problems))
+        query = query.take(self.problems)
+        # what is written down is said of the network as it was loaded
+        self.query = folded(query) if self.ledger.trees is None else query
         self.goal = PartGoal(self.ledger, self.problems, self.query, settings)
-        self.settings, self.tree = settings, None
+        self.settings = settings
+        self.tree: BestFirst[Parts, PartEvaluation] | None = None
 
     @property
     def done(self) -> bool:
@@ -71,7 +76,11 @@ class PartSearch:
         with self.goal.at_work():
             if self.tree is None:
                 self.tree = self._planted()
-            self.tree.run()
+            try:
+                self.tree.run()
+            finally:
+                if self.goal.recorder is not None:
+                    self.goal.recorder.leave_open(self.tree.store.nodes())
 
     def _planted(self) -> BestFirst[Parts, PartEvaluation]:
         """One part per problem: of a distance problem that has an incumbent, the box around the incumbent's ball."""
@@ -81,7 +90,10 @@ class PartSearch:
             goal.cap(goal.value)  # nothing outside of the incumbent's ball is better
         bounder = PartBounder(goal, settings)
         width = (region.upper - region.lower).flatten(1)
-        brancher = PartBrancher(bounder, settings, width)
+        if self.ledger.trees is not None:
+            goal.recorder = PartRecorder(self.problems, bounder.layout)
+            self.ledger.trees.append(goal.recorder)
+        brancher = PartBrancher(bounder, settings, width, None if goal.recorder is None else goal.recorder.tree)
         tree: BestFirst[Parts, PartEvaluation] = BestFirst(
             query.size, goal, bounder, brancher, batch=max(1, settings.batch // 2),
             first_batch=max(1, min(settings.first_batch, settings.batch) // 2), seconds=settings.round_seconds,
@@ -101,6 +113,14 @@ class PartGoal(BoxGoal):
     def __init__(self, ledger: Ledger, problems: Tensor, query: Query, settings: GeneralSplit) -> None:
         super().__init__(ledger, problems, query, settings)
         self.who = WHO
+        #: what certificates start from; None: nobody has asked for it
+        self.recorder: PartRecorder | None = None
+
+    def finish(self, nodes: Nodes) -> None:
+        """Leaves are written down where certificates will ask for them."""
+        if self.recorder is not None:
+            assert isinstance(nodes, Parts)
+            self.recorder.close(nodes)
 
     def offer(self, found: Any) -> None:
         """The minimisers, and centres of boxes."""

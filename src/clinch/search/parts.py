@@ -56,7 +56,8 @@ class Parts(Nodes):
         limits = lower.new_full((size, 2, width), torch.inf)
         limits[:, 0] = -torch.inf
         return Parts(
-            problem=torch.arange(size, device=lower.device), bound=lower.new_full((size,), -torch.inf), place=none,
+            problem=torch.arange(size, device=lower.device), bound=lower.new_full((size,), -torch.inf),
+            place=torch.arange(size, device=lower.device),
             lower=lower, upper=upper, limits=limits, cut=torch.zeros_like(limits[:, 0], dtype=torch.bool),
             choice=choice, alpha=lower.new_full((size, freedom), torch.nan), beta=lower.new_zeros(size, width),
             mu=lower.new_full((size, atoms), torch.nan), pace=lower.new_ones(size), element=none,
