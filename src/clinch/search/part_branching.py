@@ -27,7 +27,7 @@ from clinch.solver.settings import GeneralSplit
 #: how near to an end of its limits an element is split, relative to their width
 PULL = 0.2
 #: share of its loss that a split at a node takes away, as far as it is compared with splits of the input
-AT_ONCE = 1.0
+AT_ONCE = 0.5
 #: score of an input element of the region's full width beside the best one's: every element is split in the end
 WIDTH = 0.01
 
