@@ -286,7 +286,9 @@ def test_a_tree_without_some_of_its_leaves_is_refused_or_proven_by_search(case, 
     run = ProofSearch.run
     monkeypatch.setattr(ProofSearch, "run", broken)
     proof = made(case, few(ledger.trees[-1].of(0)))
-    assert calls == [True, True, False]  # the second time with more slack, which does not help either
+    # the second time with more slack, which does not help either; a record that a slow machine did not finish in time
+    # is preceded by a short try from nothing
+    assert calls[-3:] == [True, True, False]
     assert again(proof) == proof.report
 
 
