@@ -98,7 +98,7 @@ def _by_rows(
     end = end_of(graph, [j], region, relaxations)
     lower, upper = limits
     for which in open_.any(0).nonzero().flatten().split(max(1, 2 * backward.BLOCK // widest)):
-        forms = through_affine_layers(graph, _unit_forms(graph, j, which, lower), relaxations, until=end.node)
+        forms = through_affine_layers(graph, _unit_forms(graph, j, which, lower, end.node), relaxations, until=end.node)
         shared = _with_negatives(forms)
         open_here = open_[:, which]
         for problems in _blocks(open_here, lambda count: block_shape(graph, needed, end.node, count)[0]):
@@ -115,10 +115,11 @@ def _by_rows(
             upper[at] = torch.where(open_[at], -better[:, count:], upper[at])
 
 
-def _unit_forms(graph: Graph, j: int, which: Tensor, like: Tensor) -> Forms:
-    """The forms "element k of node j" for the chosen elements; of a matrix they are its rows."""
+def _unit_forms(graph: Graph, j: int, which: Tensor, like: Tensor, until: int) -> Forms:
+    """The forms "element k of node j" for the chosen elements; of a matrix before which rows do not end they are its
+    rows."""
     node = graph.nodes[j]
-    if (matrix := graph.matrix(j)) is not None:
+    if until < j and (matrix := graph.matrix(j)) is not None:
         rows = matrix.weight[which].unsqueeze(0)
         bias = rows.new_zeros(1, len(which)) if matrix.bias is None else matrix.bias[which].unsqueeze(0)
         return Forms({node.inputs[0]: rows}, bias)

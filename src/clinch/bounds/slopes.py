@@ -224,7 +224,8 @@ def _alive(graph: Graph, forms: Forms, lines: Mapping[int, FreeLines]) -> dict[i
     for i in cuttable(graph, forms.nodes):
         living = lines[i].alive() if i in lines else None
         if living is not None:
-            kept = living.nonzero().flatten()
+            # a layer without elements has no shape to speak of
+            kept = living.nonzero().flatten() if bool(living.any()) else living.new_zeros(1, dtype=torch.long)
             if len(kept) < MOSTLY_ALIVE * graph.nodes[i].size:
                 alive[i] = kept
     return alive
