@@ -82,8 +82,9 @@ def folded(model: nn.Sequential) -> nn.Sequential:
     """The same network without batch norm, by torch's own fusion."""
     layers: list[nn.Module] = []
     for part in model:
-        if isinstance(part, nn.BatchNorm2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], part)
+        before = layers[-1] if layers else None
+        if isinstance(part, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
+            layers[-1] = fuse_conv_bn_eval(before, part)
         else:
             layers.append(part)
     return nn.Sequential(*layers).eval()
@@ -269,7 +270,7 @@ def main() -> int:
     titles = " | ".join(f"{FAMILIES[f]} CPU s | MB | worst margin" for f in families)
     lines = [
         "One image, one thread; CPU seconds of the bound alone, peak memory of the process with torch and the network.",
-        "Bounds are float64, intermediate limits partly float32 with an allowance; auto_LiRPA's are float32 without.",
+        "Bounds are float64, after signs that float32 with an allowance decides; auto_LiRPA's are float32 without one.",
         "",
         f"| network | {titles} |",
         "|---" * (1 + 3 * len(families)) + "|",

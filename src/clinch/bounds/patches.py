@@ -7,8 +7,8 @@ outside the layer (where a convolution reads its padding) meets slopes, constant
 window is no smaller than its layer, or an operator knows nothing of places, rows are on whole layers from there on.
 
 Rows are those of the network seen from the region's middle (:mod:`.centred`), which gives the same limits, and lets
-many rows go in float32 with a proven allowance. Then the side that the sign at the middle suggests comes first: where
-it decides the sign, the other cannot change a relaxation.
+many rows go in float32 with a proven allowance. That is done for the side that the sign at the middle suggests: it
+decides most signs, whose limits no relaxation then looks at. What stays open is bounded in float64, on both sides.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from clinch.bounds import backward
-from clinch.bounds.centred import LARGEST, SPOILT, Centred
-from clinch.bounds.way_back import At, Layers, Way
+from clinch.bounds.centred import LARGEST, Centred
+from clinch.bounds.vectors import At, Way
+from clinch.bounds.way_back import Layers
 from clinch.bounds.windows import groups_of, plan, size_of
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
@@ -33,7 +34,7 @@ from clinch.network.ops.base import Relaxation
 PIECE = 2**18
 #: places of a tile along each dimension, to choose from; and what fetching a window's slopes costs, in rows
 TILES, FETCH = (1, 2, 4), 4
-#: coefficients of one problem's rows from which on they go in float32
+#: coefficients of one problem's rows, one side each, from which on they go in float32 first
 HEAVY = 2**23
 
 
@@ -87,14 +88,14 @@ def patch_bounds(
     """
     if not _bounded(region):
         return False
-    walk = _Walk.of(graph, j, region, relaxations, centred, open_)
+    walk = _Walk.of(graph, j, region, relaxations, centred, open_, 2)
     if walk.cost >= sum(graph.nodes[i].size for i in walk.way.plan):
         return False
     walk.write(Elements.of(open_), limits, stop, torch.float64)
     return True
 
 
-def single_bounds(
+def screened(
     graph: Graph,
     j: int,
     open_: Tensor,
@@ -103,38 +104,25 @@ def single_bounds(
     limits: tuple[Tensor, Tensor],
     stop: Callable[[], bool],
     centred: Centred,
-    signs_only: bool,
 ) -> Tensor:
-    """:func:`patch_bounds` in float32, for problems of many rows on networks with convolutions.
+    """The elements ``(B, size)`` whose sign stays open after the side that may decide it was bounded in float32.
 
-    Args:
-        signs_only: only elements whose sign is open matter.
+    For problems of many rows on networks with convolutions; the others' elements all stay. What is decided gets limits,
+    on the other side those that the same rows give.
 
-    Returns:
-        The elements ``(B, size)`` that are left to bound.
+    Arguments: see :func:`patch_bounds`.
     """
     needed = graph.ancestors([j])
     kernels = any(graph.nodes[i].op.as_convolution(graph.shapes(i)) is not None for i in needed if i)
     if not kernels or not centred.single or max(graph.nodes[i].size for i in needed) > LARGEST or not _bounded(region):
         return open_
     value = centred.value(j).flatten(1)
-    walk = _Walk.of(graph, j, region, relaxations, centred, open_)
-    heavy = (2 * walk.cost * open_.sum(1) >= HEAVY).unsqueeze(1)
+    walk = _Walk.of(graph, j, region, relaxations, centred, open_, 1)
+    heavy = (walk.cost * open_.sum(1) >= HEAVY).unsqueeze(1)
     if value.requires_grad or not bool(heavy.any()):
         return open_
-    mine, likely = open_ & heavy, likely_side(value) if signs_only else None
-    if likely is None:
-        walk.write(Elements.of(mine), limits, stop, torch.float32)
-    else:
-        walk.write(Elements.of(mine, likely), limits, stop, torch.float32)
-        mine = mine & (limits[0] < 0) & (limits[1] > 0)
-        walk.write(Elements.of(mine, -likely), limits, stop, torch.float32)
-    return open_ & ~heavy
-
-
-def likely_side(value: Tensor) -> Tensor | None:
-    """The side, 1 or −1, whose limit decides the sign of an element if one does; None: both come at once."""
-    return torch.where(value >= 0, 1, -1)
+    walk.write(Elements.of(open_ & heavy, torch.where(value >= 0, 1, -1)), limits, stop, torch.float32)
+    return open_ & ~(heavy & ((limits[0] >= 0) | (limits[1] <= 0)))
 
 
 def _bounded(region: Region) -> bool:
@@ -167,43 +155,46 @@ class _Walk:
 
     @staticmethod
     def of(
-        graph: Graph, j: int, region: Region, relaxations: Mapping[int, Relaxation], centred: Centred, open_: Tensor
+        graph: Graph,
+        j: int,
+        region: Region,
+        relaxations: Mapping[int, Relaxation],
+        centred: Centred,
+        open_: Tensor,
+        sides: int,
     ) -> _Walk:
-        """The tiles that cost least for the open elements ``(B, size)``."""
+        """The tiles that cost least for so many sides of the open elements ``(B, size)``."""
         end, layer = _end(graph, j), open_.reshape(-1, *graph.nodes[j].shape)
-        rows, found = 2 * int(open_.sum()), []
+        rows, found = sides * int(open_.sum()), []
         for tile in TILES if layer.dim() > 2 else (1,):
             made = plan(graph, j, relaxations, end, tile)
             cost = sum(size_of(graph, i, window) for i, window in made.items())
             groups = int(groups_of(layer, tile).sum()) if layer.dim() > 2 else len(layer)
-            way = Way(graph, j, end, region, relaxations, centred, made)
+            way = Way(graph, j, end, region, relaxations, centred, made, sides == 1)
             found.append((cost * (rows + FETCH * groups), _Walk(way, tile, cost)))
         return min(found, key=lambda pair: pair[0])[1]
 
     def write(
         self, elements: Elements, limits: tuple[Tensor, Tensor], stop: Callable[[], bool], dtype: torch.dtype
     ) -> None:
-        """Write limits of elements, carried back in the given dtype; in float64 where an allowance spoils them."""
+        """Write limits of elements, carried back in the given dtype."""
         if not len(elements.place):
             return
-        value, allowance = self._bound(elements, stop, dtype)
+        value, other = self._bound(elements, stop, dtype)
         centre = self.way.centred.value(self.way.j).flatten(1)[elements.problem, elements.place]
-        reached = elements.sign * centre + value
-        if dtype != torch.float64:
-            undecided = (reached < 0) & (reached + allowance >= 0)
-            spoilt = (value == -torch.inf) | (allowance > -SPOILT * value) | undecided
-            if not stop():
-                self.write(elements.take(spoilt.nonzero().flatten()), limits, stop, torch.float64)
-            reached = torch.where(spoilt, -torch.inf, reached)
-        for side, sign in zip(limits, (1, -1)):
-            known = (elements.sign == sign) & (reached > -torch.inf)
-            side[elements.problem[known], elements.place[known]] = sign * reached[known]
+        for side, opposite, sign in zip(limits, reversed(limits), (1, -1)):
+            known = (elements.sign == sign) & (value > -torch.inf)
+            where = elements.problem[known], elements.place[known]
+            side[where] = centre[known] + sign * value[known]
+            if self.way.sided:
+                before, found = opposite[where], centre[known] + sign * other[known]
+                opposite[where] = torch.minimum(before, found) if sign == 1 else torch.maximum(before, found)
 
     def _bound(self, elements: Elements, stop: Callable[[], bool], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Lower limits ``(N,)`` of ``sign·(element − its value at the middle)``, and the allowances within them."""
+        """Lower limits ``(N,)`` of ``sign·(element − its value at the middle)``, and upper ones by the same rows."""
         graph, made = self.way.graph, self.way.plan
         value = self.way.region.lower.new_full(elements.place.shape, -torch.inf)
-        allowance = torch.zeros_like(value)
+        other = -value
         most = max(1, PIECE // max(size_of(graph, i, window) for i, window in made.items()))
         height = max(1, 4 * backward.BLOCK // max(graph.nodes[i].size for i in made))
         window, (tile, local) = made[self.way.j], self._located(elements.place)
@@ -217,12 +208,13 @@ class _Walk:
                 number = number * count + t[here]
             for table, kept in _tables(number, most):
                 if stop():
-                    return value, allowance
+                    return value, other
                 rows = here[table]
                 at = At(elements.problem[rows[:, 0]] - first, tuple(t[rows[:, 0]] for t in tile))
-                found, lost = layers(at, local[rows], elements.place[rows], elements.sign[rows])
-                value[rows[kept]], allowance[rows[kept]] = found[kept], lost[kept]
-        return value, allowance
+                found = layers(at, local[rows], elements.place[rows], elements.sign[rows])
+                for whole, part in zip((value, other), found):
+                    whole[rows[kept]] = part[kept]
+        return value, other
 
     def _located(self, place: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Of flat places the tile, one number per dimension, and the flat place in its window."""

@@ -12,7 +12,7 @@ from clinch.bounds.backward import block_shape, bounds_at, through_affine_layers
 from clinch.bounds.centred import Centred
 from clinch.bounds.ends import end_of
 from clinch.bounds.narrow import narrow_bounds
-from clinch.bounds.patches import patch_bounds, single_bounds
+from clinch.bounds.patches import patch_bounds, screened
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Relaxation
@@ -70,15 +70,16 @@ def write_bounds(
     centred: Centred | None = None,
     signs_only: bool = False,
 ) -> None:
-    """Write CROWN's limits of the open elements of node j into ``limits``: by fixed matrices where inputs are few, in
-    float32 where they are many, as patches where that works, else as rows.
+    """Write CROWN's limits of the open elements of node j into ``limits``: by fixed matrices where inputs are few, as
+    patches where that works, else as rows; where signs alone matter, and rows are many, first in float32.
 
     Arguments: see :func:`clinch.bounds.patches.patch_bounds` and :func:`refined`.
     """
     if narrow_bounds(graph, j, open_, region, relaxations, limits, stop):
         return
     centred = Centred(graph, region) if centred is None else centred
-    open_ = single_bounds(graph, j, open_, region, relaxations, limits, stop, centred, signs_only)
+    if signs_only:
+        open_ = screened(graph, j, open_, region, relaxations, limits, stop, centred)
     if bool(open_.any()) and not patch_bounds(graph, j, open_, region, relaxations, limits, stop, centred):
         _by_rows(graph, j, open_, region, relaxations, limits, stop)
 

@@ -6,103 +6,65 @@ See :mod:`clinch.bounds.patches` for what rows are, :mod:`clinch.bounds.windows`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from clinch.bounds.centred import INFLATED, LARGEST, UNDERFLOW, UNIT, Centred, gamma, terms, weigh
-from clinch.bounds.windows import Plan, Window, size_of
+from clinch.bounds.centred import INFLATED, UNIT, gamma, terms, weigh
+from clinch.bounds.vectors import At, Vectors
+from clinch.bounds.windows import Window, size_of
 from clinch.geometry.inner_products import products
 from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Ball, Region
-from clinch.network.graph import Graph
 from clinch.network.ops.base import Lines, Relaxation
 from clinch.network.ops.relaxation import Picks
 from clinch.network.ops.views import Kernel, Reach
 from clinch.runtime import deadline
 
-#: a transposed convolution of a window is written as a matrix where that has at most so many times its products
-DENSE_LIMIT = 8
-#: building that matrix carries as many rows back as it has: it pays for so many times more
-ENOUGH_ROWS = 2
-
-
-@dataclass(frozen=True)
-class Way:
-    """The way from node j back to node ``end``, the input or what it is first reshaped to.
-
-    Attributes:
-        plan: the windows of the nodes on the way.
-    """
-
-    graph: Graph
-    j: int
-    end: int
-    region: Region
-    relaxations: Mapping[int, Relaxation]
-    centred: Centred
-    plan: Plan
-
-
-class At(NamedTuple):
-    """Problem ``(G,)`` and tile, ``(G,)`` per spatial dimension, of each group of rows."""
-
-    problem: Tensor
-    tile: tuple[Tensor, ...]
-
 
 @dataclass
 class _Rows:
     """Rows ``(G, R, channels, *extent)`` by node, with whether they are zero outside the layer; what their forms are
-    above already, and the allowance for rounding, ``(G, R)`` each."""
+    above already and, where asked for, below; and the allowance for rounding, ``(G, R)`` each."""
 
     pending: dict[int, tuple[Tensor, bool]]
     value: Tensor
+    other: Tensor
     allowance: Tensor
 
 
-class Layers:
-    """What rows meet on the way back, for some problems, in the dtype of the rows.
-
-    Args:
-        way: all of it.
-        problems: those to look at.
-        dtype: of the rows.
-        count: how many rows there will be.
-    """
-
-    def __init__(self, way: Way, problems: slice, dtype: torch.dtype, count: int) -> None:
-        self.way, self.graph, self.plan, self.dtype, self.count = way, way.graph, way.plan, dtype, count
-        self.problems, self.region = problems, way.region.take(problems)
-        self.single = dtype != torch.float64
-        self.vectors: dict[object, Tensor] = {}
-        self.parts: dict[object, int] = {}
-        self.matrices: dict[int, Tensor | None] = {}
-        self.kernels: dict[int, Kernel] = {}
+class Layers(Vectors):
+    """What each layer does to rows on the way back."""
 
     def __call__(self, at: At, local: Tensor, place: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower limits ``(G, R)`` of elements around their values, given their places in window and layer."""
+        """Limits ``(G, R)`` of elements around their values, given their places in window and layer: lower ones, and
+        upper ones by the same rows.
+        """
         state = self._start(at, local, place, sign.to(self.dtype))
         for i in sorted(self.plan, reverse=True):
             if i > self.way.end and i in state.pending:
                 deadline.look()
                 self._through(i, state, at)
         if self.way.end in state.pending:
-            state.value = state.value + self._least(state.pending[self.way.end][0].to(torch.float64), at)
+            rows = state.pending[self.way.end][0].to(torch.float64)
+            state.value = state.value + (least := self._least(rows, at))
+            if self.way.sided:
+                state.other = state.other - (self._least(-rows, at) if self.region.balls else least)
         allowance = state.allowance
         if self.single:
             allowance = INFLATED * (allowance + self.lost[at.problem].unsqueeze(1))
-        return (state.value - allowance).nan_to_num(-torch.inf, torch.inf, -torch.inf), allowance
+        lower, upper = state.value - allowance, state.other + allowance
+        inf = torch.inf
+        return lower.nan_to_num(-inf, inf, -inf), upper.nan_to_num(inf, inf, -inf)
 
     def _start(self, at: At, local: Tensor, place: Tensor, sign: Tensor) -> _Rows:
         """The elements themselves; of a dense layer or a convolution its rows, of which each number is rounded once."""
         j, window, node = self.way.j, self.plan[self.way.j], self.graph.nodes[self.way.j]
         zero = self.region.lower.new_zeros(local.shape)
-        state, first = _Rows({}, zero, zero), self._rows_of_start
+        state, first = _Rows({}, zero, zero, zero), self._rows_of_start
         size = size_of(self.graph, j, window)
         if first is None:
             extent = node.shape[1:] if window is None else window.extent
@@ -170,28 +132,56 @@ class Layers:
             before, after = self.value(k), self.value(i)
             rise, top = low - high, torch.addcmul(high_at - after, high, before)
             gap = torch.addcmul(low_at - after, low, before) - top
-            if not self.single:
-                return [high, rise, top, gap]
-            channels = self.graph.nodes[i].shape[0]
-            slopes, constants = high.abs() + rise.abs(), top.abs() + gap.abs()
-            sizes = gamma(5) * slopes * self.radius(k) + gamma(channels + 6) * constants
-            return [high, rise, top, gap, sizes + 2.0**-100]
+            far = self._far(i, low, high) if self.way.sided else []
+            sizes = gamma(5) * (high.abs() + rise.abs()) * self.radius(k) if self.single else high
+            return [high, rise, *self._constants(i, [top, gap, *far], sizes)]
 
         slope, rise, *constants = self._fetch(i, self.plan[i], at, vectors)
         positive = rows.clamp(min=0)
         self._add(state, rows, positive, constants)
         return torch.addcmul(rows * slope.unsqueeze(1), positive, rise.unsqueeze(1))
 
-    def _add(self, state: _Rows, rows: Tensor, positive: Tensor, constants: list[Tensor]) -> None:
-        """Add the constants of upper lines, and what lower ones differ by; in float32 the allowance comes last."""
-        top, gap, *sizes = constants
-        if sizes:
-            state.allowance = state.allowance + weigh(rows, sizes[0])
-            constant = (rows * top.unsqueeze(1)).addcmul_(positive, gap.unsqueeze(1)).sum(2).to(torch.float64)
-            constant = constant.flatten(2).sum(2) if constant.dim() > 2 else constant
+    def _far(self, i: int, low: Tensor, high: Tensor) -> list[Tensor]:
+        """How far a function comes above its lower line at most, and how far below the upper one, around the middle: of
+        two pieces at an end or at zero.
+
+        As ``[below, gap]``, for :meth:`_add`: with the same rows these give the other side of a form.
+        """
+        (k,), two = self.graph.nodes[i].inputs, self.graph.nodes[i].op.two_pieces()
+        (start, stop), (least, most) = (self.way.centred.known(n, self.problems) for n in (k, i))
+        if two is None:
+            above = most - torch.minimum(low * start, low * stop)
+            below = least - torch.maximum(high * start, high * stop)
         else:
-            constant = products(rows, top) + products(positive, gap)
-        state.value = state.value + constant
+            at = start, stop, torch.zeros_like(start).clamp(start, stop)
+            above = torch.stack([two.forward(z) - low * z for z in at]).amax(0)
+            below = torch.stack([two.forward(z) - high * z for z in at]).amin(0)
+        before, after = self.value(k), self.value(i)
+        below = below + high * before - after
+        return [below, above + low * before - after - below]
+
+    def _constants(self, i: int, constants: list[Tensor], sizes: Tensor) -> list[Tensor]:
+        """Constants, and in float32 what rounding of them and of coefficients may come to, by coefficient."""
+        if not self.single:
+            return constants
+        total = torch.stack([t.abs() for t in constants]).sum(0)
+        return [*constants, sizes + gamma(self.graph.nodes[i].shape[0] + 6) * total + 2.0**-100]
+
+    def _add(self, state: _Rows, rows: Tensor, positive: Tensor, constants: list[Tensor]) -> None:
+        """Add constants of upper lines, and what lower ones differ by; then those of the other side, where they are
+        asked for; in float32 the allowance comes last."""
+        if self.single:
+            *constants, sizes = constants
+            state.allowance = state.allowance + weigh(rows, sizes)
+        totals = []
+        for top, gap in zip(constants[::2], constants[1::2]):
+            if self.single:
+                total = (rows * top.unsqueeze(1)).addcmul_(positive, gap.unsqueeze(1)).sum(2).to(torch.float64)
+                totals.append(total.flatten(2).sum(2) if total.dim() > 2 else total)
+            else:
+                totals.append(products(rows, top) + products(positive, gap))
+        state.value = state.value + totals[0]
+        state.other = state.other + totals[-1]
 
     def _through_picks(
         self, i: int, picks: Picks, reach: Reach, rows: Tensor, clean: bool, state: _Rows, at: At
@@ -211,12 +201,15 @@ class Layers:
             before, after = self.value(k), self.value(i)
             top = slope * picked(before, above) + offset - after
             gap = picked(before, below) - after - top
-            inside = torch.ones_like(slope)
-            if not self.single:
-                return [inside, below, above, slope, top, gap]
-            radius, constants = self.radius(k), top.abs() + gap.abs()
-            sizes = gamma(2 * reach.readers + 5) * (picked(radius, below) + slope.abs() * picked(radius, above))
-            return [inside, below, above, slope, top, gap, sizes + gamma(shape[0] + 6) * constants + 2.0**-100]
+            constants, sizes = [top, gap], slope
+            if self.way.sided:
+                (start, stop), (least, most) = (self.way.centred.known(n, self.problems) for n in (k, i))
+                under = least - slope * picked(stop - before, above) - after
+                constants += [under, most - picked(start - before, below) - after - under]
+            if self.single:
+                radius = self.radius(k)
+                sizes = gamma(2 * reach.readers + 5) * (picked(radius, below) + slope * picked(radius, above))
+            return [torch.ones_like(slope), below, above, slope, *self._constants(i, constants, sizes)]
 
         inside, below, above, slope, *constants = self._fetch(i, window, at, vectors)
         rows = rows if clean else rows * inside.unsqueeze(1)
@@ -262,6 +255,10 @@ class Layers:
             for k, part in zip(node.inputs, carried):
                 constant = constant + products(part, self.value(k)[at.problem])
             state.value = state.value + constant
+            if self.way.sided:
+                far = [weigh(exact, self.radius(i)[at.problem])]
+                far += [weigh(part, self.radius(k)[at.problem]) for k, part in zip(node.inputs, carried)]
+                state.other = state.other + torch.stack(far).sum(0)
         for k, part in zip(node.inputs, carried):
             rounded = part.to(self.dtype)
             self._weigh(k, rounded, state, at, lambda k=k: gamma(2) * self.radius(k), "rounded")
@@ -299,66 +296,6 @@ class Layers:
         lower, upper = lower.expand(count, *lower.shape[1:]), upper.expand(count, *upper.shape[1:])
         return minimum_over(Region(lower, upper, balls), rows) - products(rows, lower / 2 + upper / 2)
 
-    # --- what rows meet -----------------------------------------------------------------------------------------------
-
-    def _shape(self, i: int) -> tuple[int, ...]:
-        return self.graph.shapes(i)[0]
-
-    def value(self, i: int) -> Tensor:
-        """At the boxes' middles, of these problems."""
-        return self.way.centred.value(i)[self.problems]
-
-    def radius(self, i: int) -> Tensor:
-        """How far from it."""
-        return self.way.centred.radius(i)[self.problems]
-
-    def spread(self, i: int) -> Tensor:
-        """What an affine layer makes of that."""
-        return self.way.centred.spread(i)[self.problems]
-
-    def _relaxation(self, i: int) -> Relaxation:
-        relaxation = self.way.relaxations[i]
-        return relaxation if self.graph.nodes[i].op.affine else relaxation.take(self.problems)
-
-    def _kernel(self, i: int) -> Kernel | None:
-        if i not in self.kernels:
-            kernel = self.graph.nodes[i].op.as_convolution(self.graph.shapes(i))
-            if kernel is None:
-                return None
-            self.kernels[i] = kernel.to(torch.zeros((), dtype=self.dtype, device=self.region.lower.device))
-        return self.kernels[i]
-
-    def _matrix(self, i: int, kernel: Kernel, window: Window) -> Tensor | None:
-        """The transpose of a kernel on a window as a matrix, where that pays."""
-        if i not in self.matrices:
-            size, behind = size_of(self.graph, i, window), window.behind(kernel.reach)
-            (k,) = self.graph.nodes[i].inputs
-            few = size_of(self.graph, k, behind) <= DENSE_LIMIT * kernel.weight[0].numel()
-            self.matrices[i] = None
-            if few and self.count >= ENOUGH_ROWS * size:
-                unit = torch.eye(size, dtype=self.dtype, device=kernel.weight.device)
-                unit = unit.reshape(size, kernel.weight.shape[0], *window.extent)
-                self.matrices[i] = kernel.unpadded.transposed(unit, behind.extent).flatten(1)
-        return self.matrices[i]
-
-    def _fetch(
-        self, key: object, window: Window | None, at: At, made: Callable[[], list[Tensor]],
-        dtype: torch.dtype | None = None,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        """Vectors ``(B, *shape)``, made once, for each group: its problem's, on its window."""
-        if key not in self.vectors:
-            parts = made()
-            stacked = torch.stack([t.to(dtype or self.dtype) for t in parts], 1).flatten(1, 2)
-            self.vectors[key] = stacked if window is None else window.view(stacked)
-            self.parts[key] = len(parts)
-        view = self.vectors[key]
-        problem = at.problem if view.shape[0] > 1 else torch.zeros_like(at.problem)
-        if window is not None:
-            found = view[(problem, slice(None), *at.tile)]
-        else:
-            found = view if view.shape[0] == 1 else view[problem]
-        return found.unflatten(1, (self.parts[key], -1)).unbind(1)
-
     def _weigh(
         self, i: int, rows: Tensor, state: _Rows, at: At, sizes: Callable[[], Tensor], name: str = "rounding"
     ) -> None:
@@ -366,20 +303,3 @@ class Layers:
         if self.single:
             (found,) = self._fetch((name, i), self.plan[i], at, lambda: [sizes() + 2.0**-100])
             state.allowance = state.allowance + weigh(rows, found)
-
-    @cached_property
-    def lost(self) -> Tensor:
-        """``(B,)`` what may underflow on the way, of at most 2²⁰ products of each sum."""
-        total = self.region.lower.new_zeros(self.region.size)
-        for i in self.plan:
-            if i > self.way.end:
-                relaxation = self._relaxation(i)
-                slopes = list(relaxation)[::2] if isinstance(relaxation, Lines) else []
-                largest = max((float(t.abs().max()) for t in slopes), default=0.0)
-                kernel = self._kernel(i)
-                matrix = self.graph.matrix(i)
-                weights = [w.weight for w in (kernel, matrix) if w is not None]
-                largest = max([largest, *(float(w.abs().max()) for w in weights)])
-                sizes = sum(self.radius(k).flatten(1).sum(1) for k in self.graph.nodes[i].inputs)
-                total = total + LARGEST * UNDERFLOW * (1 + largest) * sizes
-        return total

@@ -1,0 +1,144 @@
+"""What rows meet on their way back: the vectors and matrices of each layer, made once for a block of problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clinch.bounds.centred import LARGEST, UNDERFLOW, Centred
+from clinch.bounds.windows import Plan, Window, size_of
+from clinch.geometry.region import Region
+from clinch.network.graph import Graph
+from clinch.network.ops.base import Lines, Relaxation
+from clinch.network.ops.views import Kernel
+
+#: a transposed convolution of a window is written as a matrix where that has at most so many times its products
+DENSE_LIMIT = 8
+#: building that matrix carries as many rows back as it has: it pays for so many times more
+ENOUGH_ROWS = 2
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way from node j back to node ``end``, the input or what it is first reshaped to.
+
+    Attributes:
+        plan: the windows of the nodes on the way.
+        sided: whether rows say something of the other side of their elements too, see :meth:`Layers._far`.
+    """
+
+    graph: Graph
+    j: int
+    end: int
+    region: Region
+    relaxations: Mapping[int, Relaxation]
+    centred: Centred
+    plan: Plan
+    sided: bool
+
+
+class At(NamedTuple):
+    """Problem ``(G,)`` and tile, ``(G,)`` per spatial dimension, of each group of rows."""
+
+    problem: Tensor
+    tile: tuple[Tensor, ...]
+
+
+class Vectors:
+    """For some problems, in the dtype of the rows.
+
+    Args:
+        way: all of it.
+        problems: those to look at.
+        dtype: of the rows.
+        count: how many rows there will be.
+    """
+
+    def __init__(self, way: Way, problems: slice, dtype: torch.dtype, count: int) -> None:
+        self.way, self.graph, self.plan, self.dtype, self.count = way, way.graph, way.plan, dtype, count
+        self.problems, self.region = problems, way.region.take(problems)
+        self.single = dtype != torch.float64
+        self.vectors: dict[object, Tensor] = {}
+        self.parts: dict[object, int] = {}
+        self.matrices: dict[int, Tensor | None] = {}
+        self.kernels: dict[int, Kernel] = {}
+
+    def _shape(self, i: int) -> tuple[int, ...]:
+        return self.graph.shapes(i)[0]
+
+    def value(self, i: int) -> Tensor:
+        """At the boxes' middles, of these problems."""
+        return self.way.centred.value(i)[self.problems]
+
+    def radius(self, i: int) -> Tensor:
+        """How far from it."""
+        return self.way.centred.radius(i)[self.problems]
+
+    def spread(self, i: int) -> Tensor:
+        """What an affine layer makes of that."""
+        return self.way.centred.spread(i)[self.problems]
+
+    def _relaxation(self, i: int) -> Relaxation:
+        relaxation = self.way.relaxations[i]
+        return relaxation if self.graph.nodes[i].op.affine else relaxation.take(self.problems)
+
+    def _kernel(self, i: int) -> Kernel | None:
+        if i not in self.kernels:
+            kernel = self.graph.nodes[i].op.as_convolution(self.graph.shapes(i))
+            if kernel is None:
+                return None
+            self.kernels[i] = kernel.to(torch.zeros((), dtype=self.dtype, device=self.region.lower.device))
+        return self.kernels[i]
+
+    def _matrix(self, i: int, kernel: Kernel, window: Window) -> Tensor | None:
+        """The transpose of a kernel on a window as a matrix, where that pays."""
+        if i not in self.matrices:
+            size, behind = size_of(self.graph, i, window), window.behind(kernel.reach)
+            (k,) = self.graph.nodes[i].inputs
+            few = size_of(self.graph, k, behind) <= DENSE_LIMIT * kernel.weight[0].numel()
+            self.matrices[i] = None
+            if few and self.count >= ENOUGH_ROWS * size:
+                unit = torch.eye(size, dtype=self.dtype, device=kernel.weight.device)
+                unit = unit.reshape(size, kernel.weight.shape[0], *window.extent)
+                self.matrices[i] = kernel.unpadded.transposed(unit, behind.extent).flatten(1)
+        return self.matrices[i]
+
+    def _fetch(
+        self, key: object, window: Window | None, at: At, made: Callable[[], list[Tensor]],
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """Vectors ``(B, *shape)``, made once, for each group: its problem's, on its window."""
+        if key not in self.vectors:
+            parts = made()
+            stacked = torch.stack([t.to(dtype or self.dtype) for t in parts], 1).flatten(1, 2)
+            self.vectors[key] = stacked if window is None else window.view(stacked)
+            self.parts[key] = len(parts)
+        view = self.vectors[key]
+        problem = at.problem if view.shape[0] > 1 else torch.zeros_like(at.problem)
+        if window is not None:
+            found = view[(problem, slice(None), *at.tile)]
+        else:
+            found = view if view.shape[0] == 1 else view[problem]
+        return found.unflatten(1, (self.parts[key], -1)).unbind(1)
+
+    @cached_property
+    def lost(self) -> Tensor:
+        """``(B,)`` what may underflow on the way, of at most 2²⁰ products of each sum."""
+        total = self.region.lower.new_zeros(self.region.size)
+        for i in self.plan:
+            if i > self.way.end:
+                relaxation = self._relaxation(i)
+                slopes = list(relaxation)[::2] if isinstance(relaxation, Lines) else []
+                largest = max((float(t.abs().max()) for t in slopes), default=0.0)
+                kernel = self._kernel(i)
+                matrix = self.graph.matrix(i)
+                weights = [w.weight for w in (kernel, matrix) if w is not None]
+                largest = max([largest, *(float(w.abs().max()) for w in weights)])
+                sizes = sum(self.radius(k).flatten(1).sum(1) for k in self.graph.nodes[i].inputs)
+                total = total + LARGEST * UNDERFLOW * (1 + largest) * sizes
+        return total
