@@ -13,7 +13,7 @@ from plain_crown import lower_limits, plain_limits
 from torch import Tensor, nn
 
 import clinch as cl
-from clinch.bounds import backward, ends, patches, refine, way_back
+from clinch.bounds import backward, ends, patches, refine, vectors
 from clinch.bounds.crown import activation_bounds, form_bounds, relaxations_from
 from clinch.bounds.interval import interval_bounds
 from clinch.geometry.region import Region
@@ -197,7 +197,7 @@ def test_windows_through_a_matrix_or_by_themselves(rows: int, monkeypatch: pytes
     rng = torch.Generator().manual_seed(3)
     net = stacked(rng)
     region = around(rng, net, math.inf)
-    monkeypatch.setattr(way_back, "ENOUGH_ROWS", rows)
+    monkeypatch.setattr(vectors, "ENOUGH_ROWS", rows)
     found = activation_bounds(net.graph, region)
     assert_same(found, without_patches(monkeypatch, lambda: activation_bounds(net.graph, region)))
 
