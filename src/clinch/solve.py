@@ -291,16 +291,18 @@ def _first_boxes(job: _Job, split: _Turn, *others: _Turn) -> Plan:
     """A first slice of input splitting closes most problems of few inputs; what goes on, the best first.
 
     Where branch and bound takes the problem too both get an equal slice, and the one that raised the bound last is the
-    better one. A question without objective has no such bound: there each gets half of the time, unless the inputs are
-    very few.
+    better one. A question without objective has no such bound: there each gets half of the time; where the inputs are
+    very few, the other one a glance, and another one later, as three ReLUs are quicker to split than their input.
     """
     query, ledger, settings = job.query, job.ledger, job.settings
-    alone = query.feasibility and query.region.free_elements <= settings.very_few_inputs
-    split.take(job, settings.slice_share if alone else settings.glance_share)
+    split.take(job, settings.glance_share)
     if ledger.exhausted or split.done:
         return []
-    if alone or not others:
+    if not others:
         return [(split, 1.0)]
+    if query.feasibility and query.region.free_elements <= settings.very_few_inputs:
+        glances: Plan = [(others[0], settings.glance_share), (split, settings.slice_share)]
+        return [*glances, (others[0], settings.glance_share), (split, settings.lent_share), *glances, (split, 1.0)]
     if others[0].engine.name != "branch_and_bound":
         return [(others[0], settings.lent_share), (split, 1.0)]
     search = _first_slice(job, others[0])

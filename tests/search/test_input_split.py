@@ -301,3 +301,18 @@ def test_few_inputs_and_many_kinks_are_closed_by_default():
     solution = narrow_and_deep(2).solve(time_limit=20, progress=lambda event: finders.append(event.who))
     assert solution.status is Status.OPTIMAL
     assert "input split" in finders
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_questions_at_the_very_edge_of_few_inputs_are_decided(seed):
+    """Boxes shrink for ever beside the best corner; three kinks are soon split."""
+    rng = torch.Generator().manual_seed(seed)
+    net = network_of(
+        [("fc", dense(rng, 3, 4), (0,)), ("relu", LeakyReLU(), (1,)), ("out", dense(rng, 4, 1), (2,))], (3,)
+    )
+    x, z = net.input, net.output[0]
+    box = [x >= 0, x <= 1]
+    best = cl.Problem(cl.Maximize(z), box).solve(gap=1e-12, solver="branch_and_bound").value
+    beyond = cl.Problem(cl.Minimize(0), [*box, z >= best + 1e-5]).solve(time_limit=60)
+    within = cl.Problem(cl.Minimize(0), [*box, z >= best - 1e-5]).solve(time_limit=60)
+    assert (beyond.status, within.status) == (cl.Status.INFEASIBLE, cl.Status.OPTIMAL)

@@ -319,8 +319,8 @@ class Portfolio(Settings):
         glance_share: share of the time for a first look of input splitting at a problem that another engine may suit
             better.
         lent_share: share of the time that is left to the first of two searches where nothing says which is better.
-        few_inputs: elements with room up to which the input is split; ``very_few_inputs``: up to which nothing else is
-            tried for a question without objective.
+        few_inputs: elements with room up to which the input is split; ``very_few_inputs``: up to which another search
+            gets glances only for a question without objective.
         attack, bounds, branch_and_bound, input_split, general_split, milp, count: of the engines.
     """
 
