@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from clinch.bounds.ascent import Climb
 from clinch.bounds.backward import linear_lower
-from clinch.bounds.crown import activation_bounds
+from clinch.bounds.crown import activation_bounds, relaxations_from
 from clinch.bounds.free_lines import FreeLines, quick_relax
 from clinch.bounds.objective import bound_from
 from clinch.bounds.part_dual import Layout, PartDual
@@ -25,6 +26,8 @@ from clinch.solver.settings import GeneralSplit
 
 #: by how much, relatively, limits must cross to prove that a part is empty: far beyond what rounding can do
 CROSSED = 1e-9
+#: products of numbers that limits of all layers of one part may take, where they are made anew after a split of a layer
+AFFORDABLE = 2e7
 #: what a tangent of a norm is shortened by, so that rounding leaves it below the norm
 SHORTER = 1e-12
 
@@ -66,6 +69,8 @@ class PartBounder:
         self.graph, self.layout = goal.query.graph, Layout.of(goal.query)
         self.inputs = self.graph.nodes[0].size
         objective = self.query.objective
+        #: whether limits of all layers are too dear to be made anew where a layer is split
+        self.wide = _cost(self.query, self.layout) > AFFORDABLE
         #: whether what the dual function bounds is nowhere above the objective; else it says where to split alone
         self.dual_proves = not isinstance(objective, FormsNorm) or (objective.scale > 0 and not objective.norm.counts)
 
@@ -136,10 +141,16 @@ class PartBounder:
         """Limits of the sites in each part, relaxations made from them, and ``(D,)`` parts that they prove empty;
         ``lines`` receives what is free to choose."""
         known = self.layout.unpack(nodes.limits, self.graph)
-        made: dict[int, Relaxation] = {}
-        region = Region(nodes.lower, nodes.upper)
+        region, relax = Region(nodes.lower, nodes.upper), quick_relax(lines)
+        if not bool(nodes.side.any()) and bool(nodes.limits.isfinite().all()):
+            # children at a clause: their limits are their parents'
+            known[0] = Interval(region.lower, region.upper)
+            made = relaxations_from(self.graph, known, self.query.nodes, relax)
+            return known, made, torch.zeros_like(nodes.bound, dtype=torch.bool)
+        made = {}
+        stop = _at_once if self.wide and not bool((nodes.element < self.inputs).any()) else self.goal.over
         limits = activation_bounds(
-            self.graph, region, self.query.nodes, known, stop=self.goal.over, relax=quick_relax(lines), made=made
+            self.graph, region, self.query.nodes, known, stop=stop, relax=relax, made=made
         )  # fmt: skip
         packed = self.layout.pack(limits, nodes.lower.flatten(1))
         # where known limits and those of the part cross, what comes out lies outside of the known ones
@@ -211,3 +222,17 @@ def _tangent(local: Query) -> Query:
     }
     constant = torch.linalg.vecdot(slope, objective.forms.constant.expand_as(slope)).unsqueeze(1)
     return replace(local, objective=Linear(Forms(rows, constant)))
+
+
+def _at_once() -> bool:
+    """Intervals have to do."""
+    return True
+
+
+def _cost(query: Query, layout: Layout) -> float:
+    """Products of numbers that CROWN takes for the limits of all sites of one part, as if all layers were dense."""
+    graph, total = query.graph, 0.0
+    for j in layout.sites:
+        sizes = [graph.nodes[i].size for i in graph.ancestors([j]) if not i or i in layout.sites]
+        total += 2.0 * graph.nodes[j].size * sum(a * b for a, b in pairwise(sizes))
+    return total

@@ -88,10 +88,8 @@ class PartBrancher:
         halves = children.halves(inputs)
         if self.tree is not None and len(children):
             halves = replace(halves, place=self._places(children))
-        parts = [self._inside(halves)]
-        if bool(at_clause.any()):
-            parts.append(self._at_atoms(nodes.take(at_clause)))
-        return Branched(Parts.cat(parts), None, nodes.take(leaf) if bool(leaf.any()) else None)
+        fresh = self._at_atoms(nodes.take(at_clause)) if bool(at_clause.any()) else None
+        return Branched(self._inside(halves), fresh, nodes.take(leaf) if bool(leaf.any()) else None)
 
     # --- scores -------------------------------------------------------------------------------------------------------
 
@@ -151,6 +149,9 @@ class PartBrancher:
         choice = children.choice.scatter(1, children.clause.unsqueeze(1), atom.unsqueeze(1))
         none = torch.full_like(children.clause, -1)
         made = replace(children, choice=choice, mu=torch.full_like(children.mu, torch.nan), clause=none, element=none)
+        if self.bounder.query.feasibility:
+            # the bound says how far a part is from being proven empty, of which nothing is known without the atom
+            made = replace(made, bound=torch.full_like(made.bound, -torch.inf))
         if self.tree is None:
             return made
         place = torch.full_like(made.place, -1)
