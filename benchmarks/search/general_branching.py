@@ -104,7 +104,7 @@ CASES = [
     *(Case(model, 24, 2.0, 0.1) for model in ("GELU", "tanh", "sigmoid", "gate", "GLU", "ReLU, tanh, max pool")),
 ]  # fmt: skip
 
-ENGINE = {
+ENGINE: dict[str, tuple[str, GeneralSplit | InputSplit]] = {
     "layers and inputs": ("general_split", GeneralSplit()),
     "inputs, the same bounds": ("general_split", GeneralSplit(nodes=False)),
     "inputs, CROWN": ("input_split", InputSplit()),
@@ -152,7 +152,7 @@ def as_solve(problem: cl.Problem, seconds: float) -> Answer:
 def measure(case: Case, seconds: float) -> tuple[list[tuple], bool]:
     """Rows of the table, and whether no bound lies below a value."""
     problem = problem_of(case)
-    answers = {side: by_engine(problem, *engine, seconds) for side, engine in ENGINE.items()}
+    answers = {side: by_engine(problem, name, chosen, seconds) for side, (name, chosen) in ENGINE.items()}
     answers["solve"] = as_solve(problem, seconds)
     sound = all(a.bound >= b.value - 1e-6 for a, b in itertools.product(answers.values(), repeat=2))
     rows = []
