@@ -69,7 +69,11 @@ class Builder:
         # makes torch import its compiler, which takes as long as torch itself.
         rows = [torch.zeros(2, *shape, dtype=torch.float64, device=self.device) for shape in shapes]
         with torch.no_grad():
-            out = op.forward(*rows)
+            try:
+                out = op.forward(*rows)
+            except (RuntimeError, IndexError):
+                # zeros may be no values that its inputs have together, as places to look up are not
+                out = op.forward(*self._values(inputs))
         if not isinstance(out, Tensor) or out.dim() == 0 or out.shape[0] != 2 or not out.is_floating_point():
             raise UnsupportedOperator(
                 f"{where}: {op.label} does not return one row of real numbers per input of the batch. "
@@ -84,6 +88,13 @@ class Builder:
         node = Node(name, op, tuple(value.position for value in inputs), shape or (1,), source)
         self.nodes.append(node if () not in (shape, *shapes) else replace(node, op=op.with_an_axis(shapes)))
         return Value(len(self.nodes) - 1, shape)
+
+    def _values(self, of: Sequence[Value]) -> list[Tensor]:
+        """Activations of two random inputs."""
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2, *self.nodes[0].shape, generator=generator, dtype=torch.float64).to(self.device)
+        found = Graph(tuple(self.nodes)).forward(x, [value.position for value in of])
+        return [found[value.position].reshape(2, *value.shape) for value in of]
 
     def stands_for(self, last: Value, op: Operator, inputs: Sequence[Value]) -> None:
         """The node there is the last part of the operator, which computes its value."""

@@ -151,6 +151,9 @@ class CallReader:
         except UnsupportedOperator as error:
             self.refusals.append(error)
             return None
+        except (RuntimeError, IndexError, ValueError) as error:
+            self.refusals.append(call.refuse(" ".join(str(error).split())))
+            return None
         return result(found, layout, expected)
 
     # --- functions of torch ------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def _load(model: nn.Module | str | PathLike[str] | ModelProto, given: Given) -> 
     if isinstance(model, nn.Module):
         return _load_module(model, given)
     if type(model).__name__ == "ExportedProgram":
-        return _load_module(model.module(), given)
+        return _load_module(model.module(), given)  # type: ignore[union-attr]
     if isinstance(model, (str, PathLike)):
         path = Path(model)
         if not path.name.endswith((".onnx", ".onnx.gz")) and is_pickled(path):

@@ -23,7 +23,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         NetworkError: it was compiled by ``torch.jit.script``, so that nothing can be read of it.
     """
     while True:
-        if isinstance(model, torch.jit.RecursiveScriptModule) and not isinstance(model, torch.jit.TopLevelTracedModule):
+        if type(model).__name__ == "RecursiveScriptModule":
             raise NetworkError(
                 "A module of torch.jit.script cannot be read. Load the module that it was made from, or the file of "
                 'torch.onnx.export(model, (x,), "net.onnx", dynamo=False).'

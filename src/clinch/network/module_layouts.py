@@ -24,7 +24,8 @@ from clinch.network.ops.reading import Value
 
 #: the same elements in their order
 RESHAPES = frozenset(
-    f"aten.{name}" for name in ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze")
+    f"aten.{name}"
+    for name in ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as")
 )
 #: dimensions in another order
 PERMUTATIONS = frozenset(
@@ -52,7 +53,8 @@ _ALONG = dict.fromkeys(
         "aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten.select", "aten.sum",
         "aten.mean", "aten.amax", "aten.amin", "aten.chunk", "aten.split", "aten.split_with_sizes", "aten.slice",
         "aten.cat", "aten.concat", "aten.concatenate", "aten.narrow", "aten.index_select", "aten.glu", "aten.cumsum",
-        "aten.unbind",
+        "aten.unbind", "values of aten.sort", "values of aten.topk", "values of aten.median", "values of aten.kthvalue",
+        "values of aten.cummax", "values of aten.cummin",
     ),
     "dim",
 ) | {"aten.flip": "dims"}  # fmt: skip
@@ -80,6 +82,8 @@ def as_rows(
     if not isinstance(first, Tensor) or not activations:
         return None
     layout, rank = layout_of(activations[0]), len(old)
+    if name in _RECURRENT:
+        activations = [a for a in _flat([bound["input"], bound["params"]]) if isinstance(a, (Value, Moved))]
     if name in RESHAPES:
         after = reshaped(layout, old, first.shape)
         return None if after is None else ("aten.reshape", {"self": value_of(activations[0])}, after)
@@ -96,6 +100,8 @@ def as_rows(
     if name in _LAST:
         depth = len(bound["normalized_shape"]) if "normalized_shape" in bound else 1
         return (name, bound | {"input": arguments["input"]}, after) if layout.axis < rank - depth else None
+    if name == "aten.batch_norm" and layout.axis != 1:
+        return name, bound | {"input": arguments["input"], "channel": layout.groups(rank)[1][0]}, after
     if any(value is _MEETS for value in _flat(list(arguments.values()))):
         return None
     if name in _POINTWISE or (name in _MATRICES and layout.axis < rank - 2):

@@ -39,7 +39,7 @@ def usable(value: T) -> T:
         value: a tensor, a module, or a frozen dataclass, dictionary, list or tuple of such; anything else is returned
             as it is.
     """
-    lazy = nn.parameter.UninitializedTensorMixin
+    lazy = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
     return _copied(value) if any(not isinstance(t, lazy) and t.is_inference() for t in _tensors(value)) else value
 
 

@@ -86,7 +86,9 @@ def _combine(call: Call, a: Value | Tensor, b: Value | Tensor, sign: float) -> V
             raise call.refuse("it adds two constants")
         return call.emit(Scale(a.new_tensor(sign) if sign != 1.0 else None, per_sample(call, a, len(b.shape))), b)
     if isinstance(b, Tensor):
-        return call.emit(Scale(None, sign * per_sample(call, b, len(a.shape))), a)
+        shift = sign * per_sample(call, b, len(a.shape))
+        finite = call.finite(shift)
+        return call.emit(Scale(None, shift if finite is None else finite), a)
     if len(a.shape) != len(b.shape):
         raise call.refuse(
             f"it adds samples of shapes {a.shape} and {b.shape}, so that one meets the other's batch dimension"

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clinch.network.ops.layout import FRONT, Layout
+from clinch.network.ops.layout import FRONT, Layout, Moved
 from clinch.network.ops.lazy import is_sequence
-from clinch.network.ops.reading import ATEN, Call, Reader, Value, from_aten
-from clinch.network.ops.select import Slice
+from clinch.network.ops.reading import ATEN, LOWEST, Call, Reader, Value, from_aten
+from clinch.network.ops.select import Slice, Take
 from clinch.network.ops.shape import Reshape
 
 #: steps of a recurrent layer, over all its layers and directions, that are written out; longer ones are one function
@@ -94,12 +94,14 @@ class Parts:
 @from_aten("aten.scaled_dot_product_attention")
 def _attention(call: Call) -> Value | None:
     """``softmax(q kᵀ·scale + mask) v``."""
-    if call.get("dropout_p", 0.0) or call.get("enable_gqa", False):
+    if call.get("dropout_p", 0.0):
         return None
     query, key, value, mask = (call.get(name) for name in ("query", "key", "value", "attn_mask"))
     if not all(isinstance(x, Value) for x in (query, key, value)) or isinstance(mask, Value):
         return None
     parts = Parts(call)
+    if call.get("enable_gqa", False):
+        key, value = (_repeated(call, x, query.shape[-3]) for x in (key, value))
     scale = call.get("scale")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
     rank = len(key.shape)
@@ -110,16 +112,23 @@ def _attention(call: Call) -> Value | None:
     if mask is not None:
         if mask.dtype == torch.bool and not bool(mask.any(-1).all()):
             return None
-        # far below every score, so that the exponential is zero in float32 and float64, and finite
-        added = torch.where(mask, 0.0, -1e4).double() if mask.dtype == torch.bool else mask.double().clamp(min=-1e4)
-        scores = parts.add(scores, added)
+        added = torch.where(mask, 0.0, LOWEST) if mask.dtype == torch.bool else mask.clamp(min=LOWEST)
+        scores = parts.add(scores, added.double())
     weights = parts.apply("aten.softmax", self=scores, dim=-1)
     return parts.product(weights, value)
+
+
+def _repeated(call: Call, x: Value, heads: int) -> Value:
+    """Heads of keys or values that several of the queries share, once for each of these."""
+    dim = len(x.shape) - 3
+    return call.emit(Take(dim, torch.arange(x.shape[dim]).repeat_interleave(heads // x.shape[dim])), x)
 
 
 # --- recurrent layers ------------------------------------------------------------------------------------------------
 
 State = tuple[Operand, ...]
+#: pieces of the size of the state that a cell's weights have
+_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
 def _lstm_step(parts: Parts, gates: Operand, state: State, size: int) -> State:
@@ -133,15 +142,16 @@ def _lstm_step(parts: Parts, gates: Operand, state: State, size: int) -> State:
 
 def _step(parts: Parts, kind: str, x: Operand, state: State, weights: Sequence[Tensor | None]) -> State:
     """One step of a cell with the weights of the input and of the state, and their biases or None."""
-    w, r, b, c = weights
+    w, r, b, c, *smaller = weights
     assert w is not None and r is not None
     given, held = parts.linear(x, w, b), parts.linear(state[0], r, c)
-    size = r.shape[1]
+    size = w.shape[0] // _GATES[kind]
     if kind == "gru":
         return (_gru_step(parts, given, held, state[0], size),)
     total = parts.add(given, held)
     if kind == "lstm":
-        return _lstm_step(parts, total, state, size)
+        h, cell = _lstm_step(parts, total, state, size)
+        return parts.linear(h, smaller[0], None) if smaller and smaller[0] is not None else h, cell
     return (parts.function("aten.tanh" if kind == "rnn_tanh" else "aten.relu", total),)
 
 
@@ -211,14 +221,16 @@ def _unrolled(call: Call, kind: str, x: Value, layers: int, directions: int) -> 
     parts, given = Parts(call), call.arguments["hx"]
     starts = given if is_sequence(given) else [given]
     weights = [call.constant(w) for w in call.arguments["params"]]
-    each = 4 if call["has_biases"] else 2
+    each = len(weights) // (layers * directions)
+    biases = bool(call["has_biases"])
     inputs: list[Value] = [call.emit(Reshape(x.shape[1:]), parts.part(x, 0, t, 1)) for t in range(x.shape[0])]
     last: list[State] = []
     for layer in range(layers):
         every: list[list[Value]] = []
         for d in range(directions):
             k = layer * directions + d
-            own = [*weights[k * each : (k + 1) * each], None, None][:4]
+            own = weights[k * each : (k + 1) * each]
+            own = own if biases else [*own[:2], None, None, *own[2:]]
             state = tuple(_start(call, parts, s, k) for s in starts)
             found: dict[int, Value] = {}
             for t in range(len(inputs))[:: -1 if d else 1]:
@@ -235,6 +247,8 @@ def _unrolled(call: Call, kind: str, x: Value, layers: int, directions: int) -> 
 
 def _start(call: Call, parts: Parts, state: Any, k: int) -> Operand:
     """The first state of a layer and direction: rows of it, or a constant with a batch of one."""
+    if isinstance(state, Moved) and state.layout == Layout(1):
+        state = state.value
     if isinstance(state, Value):
         return call.emit(Reshape(state.shape[1:]), parts.part(state, 0, k, 1))
     constant = call.constant(state)

@@ -224,9 +224,11 @@ def _emit(
     return call.emit(MaxPool(tuple(kernel), tuple(stride), padding, tuple(dilation), ceil_mode), x)
 
 
-@from_aten("aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d")
+@from_aten(
+    *(f"aten.max_pool{d}d" for d in (1, 2, 3)), *(f"values of aten.max_pool{d}d_with_indices" for d in (1, 2, 3))
+)  # fmt: skip
 def _max_pool(call: Call) -> Value:
-    spatial = int(call.operator[-2])
+    spatial = int(next(letter for letter in call.operator if letter.isdigit()))
     kernel = spread(call.ints("kernel_size"), spatial)
     stride = spread(call.ints("stride") or kernel, spatial)
     padding = tuple((p, p) for p in spread(call.ints("padding"), spatial))

@@ -195,6 +195,43 @@ def _kth_value(call: Call) -> Value | None:
     return _kth(call, -1.0)
 
 
+@from_aten("aten.quantile")
+def _quantile(call: Call) -> Value | None:
+    """Between two elements it lies on the line between them."""
+    q = call.get("q")
+    if call.get("dim") is None or call.get("interpolation", "linear") != "linear" or q is None:
+        return None
+    found = _sorted(call) if not isinstance(q, Tensor) or q.numel() == 1 else None
+    if found is None:
+        return None
+    x, dim = found
+    at = float(q) * (x.shape[dim] - 1)
+    parts, below = Parts(call), math.floor(at)
+    low, high = (parts.part(x, dim, place, 1) for place in (below, math.ceil(at)))
+    gap = parts.multiply(parts.subtract(high, low), call.constant(at - below))
+    one = parts.add(low, gap)
+    assert isinstance(one, Value)
+    return one if call.get("keepdim", False) else call.emit(Reshape((*x.shape[:dim], *x.shape[dim + 1 :])), one)
+
+
+def _running(sign: float) -> Reader:
+    def read(call: Call) -> Value | None:
+        x, parts = call.activation("self"), Parts(call)
+        dim = call.axis(call["dim"], len(x.shape))
+        if x.shape[dim] > MOST_SORTED:
+            return None
+        found = [parts.part(x, dim, 0, 1)]
+        for i in range(1, x.shape[dim]):
+            found.append(larger(call, found[-1], parts.part(x, dim, i, 1), sign))
+        return parts.apply("aten.cat", tensors=found, dim=dim + 1)
+
+    return read
+
+
+from_aten("values of aten.cummax")(_running(1.0))
+from_aten("values of aten.cummin")(_running(-1.0))
+
+
 # --- pools of given extents ------------------------------------------------------------------------------------------
 
 

@@ -80,14 +80,24 @@ def _pairwise_distance(call: Call) -> Value | None:
 @from_aten("aten.cdist", "aten._cdist_forward")
 def _distances(call: Call) -> Value | None:
     """Distances of all rows of one matrix from all rows of another."""
-    first, second = call.activation("x1"), call.activation("x2")
-    if len(first.shape) != len(second.shape) or len(first.shape) < 2:
+    first, second = call.operand("x1"), call.operand("x2")
+    if isinstance(second, Tensor) and isinstance(first, Value) and len(first.shape) == 1 and second.dim() == 2:
+        # the rows of the first are the inputs
+        one: Operand = call.emit(Reshape((1, *first.shape)), first)
+        return _norm(call, Parts(call).subtract(one, second), call.number("p", 2), [-1], False)
+    values = [v for v in (first, second) if isinstance(v, Value)]
+    if len({len(v.shape) for v in values}) > 1 or len(values[0].shape) < 2:
         return None
-    rows, columns = first.shape[-2], second.shape[-2]
-    one = call.emit(Reshape((*first.shape[:-1], 1, first.shape[-1])), first)
-    other = call.emit(Reshape((*second.shape[:-2], 1, columns, second.shape[-1])), second)
-    assert one.shape[-3] == rows
+    one, other = _with_axis(call, first, -2), _with_axis(call, second, -3)
     return _norm(call, Parts(call).subtract(one, other), call.number("p", 2), [-1], False)
+
+
+def _with_axis(call: Call, x: Operand, before: int) -> Operand:
+    """A matrix of vectors with a dimension of 1 among the last three."""
+    if isinstance(x, Tensor):
+        return x.unsqueeze(before)
+    at = len(x.shape) + 1 + before
+    return call.emit(Reshape((*x.shape[:at], 1, *x.shape[at:])), x)
 
 
 @from_aten("aten.cosine_similarity")
@@ -100,6 +110,7 @@ def _cosine_similarity(call: Call) -> Value | None:
     units: list[Operand] = []
     for v in vectors:
         if isinstance(v, Tensor):
+            v = v.reshape(*[1] * (rank + 1 - v.dim()), *v.shape)
             units.append(v / v.norm(dim=dim, keepdim=True).clamp(min=eps))
             continue
         length = _norm(call, v, 2, [dim], True)
@@ -204,15 +215,3 @@ def _products(call: Call) -> Value | None:
 @from_aten("aten.expand_as")
 def _expanded(call: Call) -> Value:
     return call.emit(Expand(call.output_shape), call.activation("self"))
-
-
-@from_aten("aten.where")
-def _where(call: Call) -> Value | None:
-    """A choice by a constant mask: a sum of the two, masked."""
-    mask = call.get("condition")
-    if not isinstance(mask, Tensor):
-        return None
-    a, b = call.operand("self"), call.operand("other")
-    kept = mask.double()
-    total = Parts(call).add(Parts(call).multiply(a, kept), Parts(call).multiply(b, 1 - kept))
-    return total if isinstance(total, Value) else None

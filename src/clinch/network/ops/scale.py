@@ -164,10 +164,10 @@ def _negate(call: Call) -> Operator:
     return Scale(torch.tensor(-1.0, dtype=torch.float64))
 
 
-@from_aten("aten.batch_norm")
+@from_aten("aten.batch_norm", "values of aten._native_batch_norm_legit_no_training")
 def _batch_norm(call: Call) -> Operator:
     mean, variance = call.tensor("running_mean"), call.tensor("running_var")
-    if call["training"] or mean is None or variance is None:
+    if call.get("training", False) or mean is None or variance is None:
         raise call.refuse("it normalises by the statistics of the batch (track_running_stats=False or training mode)")
     return _normalisation(call, call.activation("input"), mean, variance, call.tensor("weight"), call.tensor("bias"))
 
@@ -189,5 +189,6 @@ def _normalisation(
     scale = 1.0 / torch.sqrt(variance + eps)
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    per_channel = (-1, *([1] * (len(x.shape) - 1)))
+    rank = len(x.shape)
+    per_channel = [-1 if d == call.get("channel", 0) else 1 for d in range(rank)]
     return Scale(scale.reshape(per_channel), shift.reshape(per_channel))

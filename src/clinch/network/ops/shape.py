@@ -87,6 +87,11 @@ def _reshape(call: Call) -> Reshape:
     return Reshape(call.output_shape)
 
 
+@from_aten("aten.reshape_as")
+def _reshape_as(call: Call) -> Value:
+    return call.emit(Reshape(call.output_shape), call.activation("self"))
+
+
 @dataclass(frozen=True, eq=False)
 class Expand(Affine):
     """The same elements again along dimensions of size 1, and in new dimensions in front of a sample."""
