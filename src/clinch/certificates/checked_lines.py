@@ -20,7 +20,8 @@ from clinch.checker.matrices import Sparse
 from clinch.checker.rigorous import Ball
 from clinch.checker.rigorous import Relaxation as Checked
 from clinch.network.graph import Graph
-from clinch.network.ops.base import Interval, Relaxation, Shape
+from clinch.network.ops.base import AffineRelaxation, Interval, Relaxation, Shape
+from clinch.network.ops.shape import Reshape
 from clinch.query import Query
 
 
@@ -56,12 +57,14 @@ class CheckedNetwork(NamedTuple):
             query, limits, every, lambda graph, i, inputs: made[i] if i in made else graph.relax(i, inputs)
         )
 
-    def _lines(self, graph: Graph, i: int, found: Checked) -> PlaceLines | None:
+    def _lines(self, graph: Graph, i: int, found: Checked) -> Relaxation | None:
         """The lines of a node that is neither affine nor a ReLU."""
         own = range(self.positions[i - 1] + 1, self.positions[i] + 1)
-        at = next((p for p in own if p in found.lines), None)
+        at, op = next((p for p in own if p in found.lines), None), graph.nodes[i].op
         if at is None:
-            return None
+            # what the checker takes for the identity, whatever else is known of it
+            alike = Reshape(graph.nodes[i].shape)
+            return None if op.affine or op.splits_at_zero else AffineRelaxation(alike, graph.shapes(i))
         inputs, sides = [self.positions[j] for j in graph.nodes[i].inputs], []
         for slot, p in enumerate(self.layers[at].inputs):
             weight = self.layers[p].weight if p in own else None

@@ -78,7 +78,7 @@ class ProofSearch:
         own: boxes are halved, too.
         known: the tree of another search, to start from; None: start from the root. Not used with boxes.
         most: number of nodes beyond which leaves stay as they are.
-        checked: the network as the checker reads it: limits and lines are its own where more than ReLUs bends.
+        checked: the network as the checker reads it, whose limits and lines are taken; None: those of CROWN.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ProofSearch:
         most: float = float("inf"), checked: CheckedNetwork | None = None,
     ) -> None:  # fmt: skip
         self.query, self.target, self.own = query, target, own
-        self.checked = checked if checked is not None and checked.bends else None
+        self.checked, self.bends = checked, checked is not None and checked.bends
         self.known, self.most = None if own else known, most
         self.end = deadline.clock() + seconds
         graph = query.graph
@@ -251,7 +251,7 @@ class ProofSearch:
             clause = torch.where(exhausted, undecided.long().argmax(1), clause)
         if self.own:
             rows = (clause < 0) & (nodes.upper > nodes.lower).any(1)
-            rows = (rows if self.checked is not None else rows & (open_ > FEW_KINKS)).nonzero().flatten()
+            rows = (rows if self.bends else rows & (open_ > FEW_KINKS)).nonzero().flatten()
             axis[rows] = self._axis(nodes.take(rows))
         return replace(nodes, clause=clause, elements=elements, axis=axis)
 
