@@ -25,7 +25,7 @@ from torch import Tensor
 from clinch.attacks.core.arguments import lowering_objective
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.objective import AttackObjective
-from clinch.attacks.core.problem_query import ProblemQuery, disjunctive_clause
+from clinch.attacks.core.problem_query import ProblemQuery, disjunctive_clause, with_rounding_margins
 from clinch.attacks.core.result import AttackResult, HasQuery, query_of
 from clinch.errors import ProblemError
 from clinch.geometry.norms import norm_of
@@ -120,7 +120,9 @@ def _each(
     """All problems, one after the other; what went wrong, in words."""
     query = objective.query
     assert isinstance(query, ProblemQuery)
-    slack = (query.tight.atoms.constant - query.stated.atoms.constant.to(query.tight.dtype)).double()
+    # conditions of inputs alone are SciPy's too, though attacks keep them by projections
+    tight = with_rounding_margins(query.stated, objective.start.to("cpu", query.dtype))
+    slack = (tight.atoms.constant - query.stated.atoms.constant.to(tight.dtype)).double()
     notes: list[str] = []
     for b in range(objective.size):
         clock = time.monotonic if ledger is None else lambda: ledger.seconds
