@@ -14,7 +14,7 @@ from test_conformance import images, mlp, needs, run
 import clinch as cl
 from clinch.attacks.core.settings import AttackSettings
 from clinch.attacks.minimum_norm.multi_constraint import MultiConstraintSettings
-from clinch.attacks.minimum_norm.nearest import NearestSettings
+from clinch.attacks.minimum_norm.nearest_settings import NearestSettings
 from clinch.attacks.portfolio import WorstSettings
 
 TUNED = [

@@ -28,7 +28,8 @@ from clinch.attacks.hop_skip_jump import hop_skip_jump
 from clinch.attacks.local_search import polish
 from clinch.attacks.minimise import minimise
 from clinch.attacks.minimum_norm.multi_constraint import MultiConstraintSettings
-from clinch.attacks.minimum_norm.nearest import NearestSettings, nearest
+from clinch.attacks.minimum_norm.nearest import nearest
+from clinch.attacks.minimum_norm.nearest_settings import NearestSettings
 from clinch.attacks.pdpgd import PdpgdSettings, pdpgd
 from clinch.attacks.penalty import PenaltySettings, carlini_wagner, penalty
 from clinch.attacks.pgd import fgsm, orthogonal_pgd, pgd, selective_pgd

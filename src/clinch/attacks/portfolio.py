@@ -23,7 +23,8 @@ from clinch.attacks.frank_wolfe import extreme_steps
 from clinch.attacks.local_search import polish_from
 from clinch.attacks.minimise import RUNS_PER_START, minimise_steps
 from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns
-from clinch.attacks.minimum_norm.nearest import NearestSettings, search
+from clinch.attacks.minimum_norm.nearest import search
+from clinch.attacks.minimum_norm.nearest_settings import NearestSettings
 from clinch.attacks.square import square_steps
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,10 @@ from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.gradient_steps import Moments, cosine
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
+from clinch.solver.settings import Positive, Share
 
 
 @attack_method
@@ -54,21 +58,69 @@ def sigma_zero(
         raise ProblemError(f"steps={steps}, step_size={step_size}, sigma={sigma}: at least 1, above 0, above 0.")
     objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=0.0), "σ-zero", (0.0,))
     best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
-    indices, region, center = objective.todo, objective.region.take(objective.todo), objective.x[objective.todo]
-    z, limit = best_points.x[indices], center.new_full((len(indices),), threshold)
-    base, moments = z, Moments(z)
-    for k in range(steps if len(indices) else 0):
-        slope = objective.slope(z, indices)
-        best_points.note_gradient(slope.gradient, indices)
-        best_points.update(z, indices, slope.margin)
-        inside, delta = slope.margin < 0, z - base
-        count = 2 * sigma * delta / (delta.square() + sigma).square() / max(delta[0].numel(), 1)
-        gradient = torch.where(along(inside, z), 0.0, slope.gradient) + count
-        size = gradient.flatten(1).abs().amax(1).clamp(min=1e-12)
-        mean, scale = moments.add(gradient / along(size, z))
-        eta = cosine(step_size, 0.1 * step_size, k, steps)
-        z = project_into(region, z - eta * mean / scale)
-        limit = (limit + threshold_rate * eta * torch.where(inside, 1.0, -1.0)).clamp(0, 1)
-        z = torch.where((z - base).abs() < along(limit, z), base, z)
+    numbers = SmoothCount(step_size, sigma, threshold, threshold_rate)
+    runs = SmoothCountRuns(best_points, objective.todo, best_points.x[objective.todo], steps, numbers)
+    for _ in range(steps if len(objective.todo) else 0):
+        runs.advance(1)
         best_points.step()
     return best_points.result()
+
+
+@dataclass(frozen=True)
+class SmoothCount(AttackSettings):
+    """Of :func:`sigma_zero` as a part of :func:`nearest`: its arguments, ``rate`` is ``threshold_rate``."""
+
+    step_size: Positive = 1.0
+    sigma: Positive = 1e-3
+    threshold: Share = 0.3
+    rate: Share = 0.01
+
+
+class SmoothCountRuns:
+    """The iteration on L runs, two passes for each step, to be interrupted at will; the best points keep what is found.
+
+    Args:
+        best_points: where points are kept.
+        indices: ``(L,)`` inputs, may repeat.
+        z: ``(L, *input_shape)`` where to begin.
+        steps: number of steps planned.
+        numbers: of the method.
+
+    Attributes:
+        nearest: ``(L,)`` the fewest changed elements with which each run has reached the goal.
+    """
+
+    def __init__(self, best_points: BestPoints, indices: Tensor, z: Tensor, steps: int, numbers: SmoothCount) -> None:
+        self.best_points, self.numbers, self.steps, self.done = best_points, numbers, steps, 0
+        self.indices, self.z, self.base = indices, z, best_points.objective.start[indices]
+        self.limit = z.new_full((len(indices),), numbers.threshold)
+        self.nearest, self.moments = torch.full_like(self.limit, torch.inf), Moments(z)
+
+    def keep(self, which: Tensor) -> None:
+        """Go on with the chosen runs alone."""
+        for name in ("indices", "z", "base", "limit", "nearest"):
+            setattr(self, name, getattr(self, name)[which])
+        self.moments.keep(which)
+
+    def advance(self, count: int) -> None:
+        """So many of the steps."""
+        s, objective, region = self.numbers, self.best_points.objective, None
+        for k in range(self.done, min(self.done + count, self.steps) if len(self.indices) else 0):
+            if self.best_points.exhausted:
+                return
+            self.done, z = k + 1, self.z
+            slope = objective.slope(z, self.indices)
+            self.best_points.note_gradient(slope.gradient, self.indices)
+            changed = objective.distance(z, self.indices)
+            self.best_points.update(z, self.indices, slope.margin, changed)
+            inside, delta = slope.margin < 0, z - self.base
+            self.nearest = torch.where(inside, torch.minimum(self.nearest, changed), self.nearest)
+            few = 2 * s.sigma * delta / (delta.square() + s.sigma).square() / max(delta[0].numel(), 1)
+            gradient = torch.where(along(inside, z), 0.0, slope.gradient) + few
+            size = gradient.flatten(1).abs().amax(1).clamp(min=1e-12)
+            mean, scale = self.moments.add(gradient / along(size, z))
+            eta = cosine(s.step_size, 0.1 * s.step_size, k, self.steps)
+            region = objective.region.take(self.indices) if region is None else region
+            z = project_into(region, z - eta * mean / scale)
+            self.limit = (self.limit + s.rate * eta * torch.where(inside, 1.0, -1.0)).clamp(0, 1)
+            self.z = torch.where((z - self.base).abs() < along(self.limit, z), self.base, z)

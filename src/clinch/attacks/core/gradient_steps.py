@@ -117,6 +117,10 @@ class Moments:
     def __init__(self, like: Tensor) -> None:
         self._mean, self._square, self._steps = torch.zeros_like(like), torch.zeros_like(like), 0
 
+    def keep(self, which: Tensor) -> None:
+        """Go on with the chosen rows alone."""
+        self._mean, self._square = self._mean[which], self._square[which]
+
     def add(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Take a gradient in; returns the average m̂ and the scale ``√v̂ + 1e-8``, Adam's step being their ratio."""
         self._steps += 1

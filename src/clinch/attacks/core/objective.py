@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clinch.attacks.core.attack_query import Answer, AttackQuery, Loss, Losses
 from clinch.attacks.core.batches import parts_of
+from clinch.attacks.core.differentiation import gradient_of, gradients_of, in_order
 from clinch.attacks.core.draws import Draws, fingerprint
 from clinch.attacks.core.settings import AttackSettings, S, part_of
 from clinch.attacks.core.units import Units, range_of
@@ -21,8 +22,6 @@ from clinch.geometry.region import Ball, Region
 from clinch.geometry.rounding import round_down, round_up
 from clinch.runtime.gradients import with_gradients
 
-#: losses up to which one backward pass after the other is quicker than all in one
-FEW = 2
 #: how often an input is asked for a surrogate gradient that is zero as well
 TRIES = 3
 #: how much smaller than asked for the balls of p = 1 and 2 are, in roundings of the model's dtype
@@ -98,13 +97,14 @@ class AttackObjective:
         query.within_reach(units)
         self._use(units)
         if query.steps and len(self.todo):  # like the clean prediction this is not counted
+            spent = self.forward.clone(), self.backward.clone()
             self.slope(self.start[self.todo], self.todo)
-            self.forward.fill_(query.spent)
-            self.backward.zero_()
+            self.forward, self.backward = spent
 
     def _use(self, units: Units) -> None:
         """Work in these units."""
         self.units, self.x, region = units, units.start, units.region(self.query.region)
+        self._planes = self.query.region.planes  # in the user's units
         self.region = Region(region.lower.contiguous(), region.upper.contiguous(), region.balls, region.planes)
 
     def _unreached(self) -> Tensor:
@@ -128,6 +128,7 @@ class AttackObjective:
         """Inputs ``(N,)``, which may repeat, with what another query wants of each; their passes are counted anew."""
         other = copy.copy(self)
         other.query, other.x, other.region = query, self.x[indices], self.region.take(indices)
+        other._planes = None if self._planes is None else self._planes.take(indices)
         other.units, other.weights = self.units.take(indices), None if self.weights is None else self.weights[indices]
         other.todo = torch.arange(len(indices), device=self.x.device)
         other.forward, other.backward = torch.zeros_like(other.todo), torch.zeros_like(other.todo)
@@ -199,7 +200,7 @@ class AttackObjective:
             answer = self._answer(z, indices, closed)
             margin = answer.margin
             value = margin if loss is None else loss(answer, indices, which)
-        gradient = _gradient(value, z)
+        gradient = gradient_of(value, z)
         dead = self._dead(gradient.unsqueeze(1), margin, indices)
         if len(dead):
 
@@ -241,7 +242,7 @@ class AttackObjective:
                 return torch.zeros_like(z).unsqueeze(1)
             found = values(answer)
         self.count(indices, forward=1, backward=found.shape[1])
-        gradients = _gradients(found, point)
+        gradients = gradients_of(found, point)
         alive = gradients.flatten(1).any(1)
         self._hopeless += torch.bincount(indices[~alive], minlength=self.size)
         self._closed[indices[alive]] = True
@@ -259,7 +260,7 @@ class AttackObjective:
             answer = self.answer(z, indices)
             values = losses(answer, which)
         self.count(indices, forward=1, backward=values.shape[1])
-        gradients = _gradients(values, z)
+        gradients = gradients_of(values, z)
         wanted = values.detach() > 0
         if self.query.lowers:  # the objective, which is the first, is never low enough
             wanted[:, 0] |= self.query.steps
@@ -273,7 +274,7 @@ class AttackObjective:
                 with torch.enable_grad():
                     again = losses(surrogate, which[some])
                 self.count(indices[some], forward=1, backward=values.shape[1])
-                gradients[dead] = _gradients(again, point)[dead[some]]
+                gradients[dead] = gradients_of(again, point)[dead[some]]
         return Slopes(values.detach(), answer.margin.detach(), self._tangent(gradients, indices), dead)
 
     def jacobian(
@@ -295,14 +296,14 @@ class AttackObjective:
             with torch.enable_grad():
                 answer = self._answer(point, some, closed)
                 candidates = chosen(answer)
-            gradients = _gradients(candidates, point)
+            gradients = gradients_of(candidates, point)
             dead = self._dead(gradients, answer.margin.detach(), some)
             if len(dead):
                 again = partial(chosen, wanted=None if wanted is None else wanted[dead])
                 gradients = gradients.index_copy(0, dead, self._revived(point[dead], some[dead], again))
             found.append((candidates.detach().to(z), self._tangent(gradients, some)))
         values, slopes = zip(*found)
-        return _ordered(values, rows := [rows for rows, _ in groups]), _ordered(slopes, rows)
+        return in_order(values, rows := [rows for rows, _ in groups]), in_order(slopes, rows)
 
     def count(self, indices: Tensor, forward: int = 0, backward: int = 0) -> None:
         """Note passes of the given indices, which may repeat."""
@@ -318,7 +319,7 @@ class AttackObjective:
 
     def settled(self, z: Tensor, indices: Tensor) -> Tensor:
         """The same, on the region's planes to the last bit: what rounding has moved off them is moved back."""
-        x, planes = self.point(z, indices), self.query.region.planes
+        x, planes = self.point(z, indices), self._planes
         if planes is None:
             return x
         return planes.take(indices).settled(
@@ -407,40 +408,4 @@ def _joined(parts: list[Each], rows: list[Tensor] | None = None) -> Each:
     """Parts after each other, or in the order of their rows."""
     if len(parts) == 1:
         return parts[0]
-    return type(parts[0])(*(_ordered(column, rows) for column in zip(*parts)))
-
-
-def _ordered(parts: Sequence[Tensor], rows: list[Tensor] | None) -> Tensor:
-    if len(parts) == 1:
-        return parts[0]
-    found = torch.cat(list(parts))
-    return found if rows is None else torch.empty_like(found).index_copy_(0, torch.cat(rows), found)
-
-
-def _gradient(value: Tensor, z: Tensor) -> Tensor:
-    if not value.requires_grad:
-        return torch.zeros_like(z)
-    finite = torch.where(value.isfinite(), value, torch.zeros_like(value))
-    (gradient,) = torch.autograd.grad(finite.sum(), z, allow_unused=True)
-    if gradient is None:
-        return torch.zeros_like(z)
-    return gradient if bool(gradient.sum().isfinite()) else gradient.nan_to_num(0.0, 0.0, 0.0)
-
-
-def _gradients(values: Tensor, z: Tensor) -> Tensor:
-    """``(L, M, *input_shape)`` for values ``(L, M)``, row by row."""
-    if not values.requires_grad:
-        return z.new_zeros(len(z), values.shape[1], *z.shape[1:])
-    finite = torch.where(values.isfinite(), values, torch.zeros_like(values))
-    if values.shape[1] <= FEW:
-        each = [
-            torch.autograd.grad(column.sum(), z, retain_graph=True, allow_unused=True)[0]
-            for column in (finite[:, k] for k in range(finite.shape[1]))
-        ]
-        each = [torch.zeros_like(z) if gradient is None else gradient for gradient in each]
-        return torch.stack(each, 1).nan_to_num(0.0, 0.0, 0.0)
-    picks = torch.eye(values.shape[1], dtype=finite.dtype, device=z.device).unsqueeze(1).expand(-1, len(z), -1)
-    (gradients,) = torch.autograd.grad(finite, z, picks, is_grads_batched=True, allow_unused=True)
-    if gradients is None:
-        return z.new_zeros(len(z), values.shape[1], *z.shape[1:])
-    return gradients.transpose(0, 1).nan_to_num(0.0, 0.0, 0.0)
+    return type(parts[0])(*(in_order(column, rows) for column in zip(*parts)))

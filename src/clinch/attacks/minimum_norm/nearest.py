@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
@@ -14,66 +12,16 @@ from clinch.attacks.core.best_points import BestPoints, Budget, Progress, groups
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.objective import AttackObjective, Slope, Slopes, taken
 from clinch.attacks.core.result import AttackResult
-from clinch.attacks.core.settings import AttackSettings, Fields
-from clinch.attacks.core.units import FARTHEST, TYPICAL
+from clinch.attacks.core.settings import Fields
 from clinch.attacks.hop_skip_jump import decision_steps
 from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns, linearised_steps, slopes_of
 from clinch.attacks.minimum_norm.candidates import Linearised, nearest_candidates
 from clinch.attacks.minimum_norm.feasible_steps import FeasibleSteps
-from clinch.attacks.minimum_norm.multi_constraint import MultiConstraintSettings, search_multi_constraint
+from clinch.attacks.minimum_norm.fewest import search_fewest
+from clinch.attacks.minimum_norm.multi_constraint import search_multi_constraint
+from clinch.attacks.minimum_norm.nearest_settings import NearestSettings, first_radii, rungs
 from clinch.attacks.minimum_norm.shrinking_ball import shrinking_steps
-from clinch.attacks.minimum_norm.sparse import greedy_sparsify
 from clinch.errors import ProblemError
-from clinch.solver.settings import Number, Pair, Positive, Quadruple, Share, Some, Triple
-
-
-@dataclass(frozen=True)
-class NearestSettings(AttackSettings):
-    """Of :func:`nearest`. Problems whose candidates share conditions take ``multi_constraint`` instead.
-
-    Attributes:
-        both: passes from which on both recipes run for every input.
-        shares: of the passes for averaged linearisation, the ball, and averaged linearisation from the best point,
-            where both run.
-        misleading: how far the gradients of an input's candidates turn on the way to their linearised boundaries, as
-            the mean of 1 − cos, from which on linearisation misleads: .02 to .4 on ordinarily trained MNIST networks,
-            .6 to 1 on robust ones.
-        astray: for p = 2 the ball is no better where a candidate is not even nearly at zero at its boundary, relative
-            to the margin.
-        back: passes of the last line search towards the input; the shortest way back that it tries is ``near``.
-        candidates: tried at first; ``kept`` after the first stage.
-        look: share of the passes that looking at the gradients of candidates may take; a ``few`` are always looked at.
-        ball_steps: step sizes of the ball's runs, for p = 1 of the first two.
-        sparse_far: shares of the first radius of two runs for p = 0.
-        far: the ball's first radius for p = 0, 1, 2 and infinity, relative to the distance of the farthest corner of
-            the box.
-        sparse_back: share of the passes for elements that are restored.
-        run: passes of one run from far away where there are many.
-        lost: what a run without a gradient counts farther.
-        stages: shares of the passes for the first and second stage of the linearisation; ``ball_stage`` for the ball's
-            runs from far away.
-    """
-
-    both: Some = 480
-    shares: Triple = (0.3, 0.6, 0.1)
-    misleading: Positive = 0.55
-    astray: Positive = 0.8
-    back: Number = 8
-    near: Share = 0.9
-    candidates: Some = 9
-    kept: Some = 3
-    look: Share = 0.1
-    few: Some = 10
-    ball_steps: Triple = (0.3, 0.7, 0.5)
-    sparse_far: Pair = (0.08, 0.13)
-    far: Quadruple = (1.0, 0.04, 0.15, 0.4)
-    sparse_back: Share = 0.12
-    run: Some = 200
-    lost: Positive = 1e6
-    stages: Pair = (0.34, 0.23)
-    ball_stage: Share = 0.68
-    multi_constraint: MultiConstraintSettings = field(default_factory=MultiConstraintSettings)
-
 
 #: shares of the passes for averaged linearisation, the ball, and averaged linearisation from the best point: where both
 #: run, and where the linearisation leads and where it misleads
@@ -101,10 +49,13 @@ def nearest(
 
     Two recipes, chosen by measurement. *Averaged linearisation* ranks the classes by their linearised distance, follows
     the best of them in ever smaller company, and is best where the linearisation says where the nearest boundary is: on
-    ordinarily trained networks. The *shrinking ball* starts far away and is best elsewhere, on adversarially trained
-    ones. From 480 passes on both run for every input; below that an input takes the ball where the gradients of its
-    candidates turn on the way to their linearised boundaries, the first points of averaged linearisation. p = 0 has the
-    shrinking ball alone, and puts single elements back. Other inputs of the batch play no part.
+    ordinarily trained networks. The *shrinking ball* starts far away and is best on adversarially trained and certified
+    ones; an input takes it first where the gradients of its candidates turn on the way to their linearised
+    boundaries, the first points of averaged linearisation. For p = 0 the shrinking ball and σ-zero (:func:`sigma_zero`)
+    begin side by side, the one that is ahead goes on, and single elements are put back.
+
+    A budget is spent in rungs of 240 passes, 240 more for the other recipe, then 480, 960 and so on for both, so that
+    more passes never find less. Other inputs of the batch play no part.
 
     Args:
         net: a classifier; or a problem whose objective is a distance, then without x and y. Conditions that all its
@@ -153,7 +104,7 @@ def search(best_points: BestPoints, passes: int, draws: Draws, quick: bool = Fal
         best_points.update(objective.start[indices], indices, objective.look(objective.start[indices], indices))
     if objective.multi_constraint or (objective.query.surrogates and objective.width > s.few):
         return search_multi_constraint(best_points, passes, draws, quick)
-    return (_sparse if objective.norm.counts else _dense)(best_points, passes, draws)
+    return (search_fewest if objective.norm.counts else _dense)(best_points, passes, draws)
 
 
 def _dense(best_points: BestPoints, passes: int, draws: Draws) -> LinearizedRuns | None:
@@ -169,56 +120,54 @@ def _dense(best_points: BestPoints, passes: int, draws: Draws) -> LinearizedRuns
     if not len(near.indices):
         return None
     runs = LinearizedRuns.at(near.indices, near.candidate, near.move)
-    indices = runs.indices.unique()  # an input without any gradient is lost
-    one = budget.left(runs.indices) - s.back < s.both
-    some = one.nonzero().flatten()
-    misled = torch.zeros(objective.size, dtype=torch.long, device=indices.device)
-    first = slopes_of(objective, runs.take(some)) if len(some) else None
-    if first is not None:
-        misled[runs.indices[some]] = _misled(objective, near.take(some), first).long()
-    count = torch.bincount(runs.indices, minlength=objective.size)
-    left, place = budget.left(indices) - s.back, one.cumsum(0) - 1
-    finalists = []
-    for (passes_left, each, ball), which in groups(torch.stack([left, count[indices], misled[indices]], 1)):
-        some = indices[which]
-        shares = s.shares if passes_left >= s.both else MISLED if ball else LED
-        follow, balls, refine = (int(share * passes_left) for share in shares)
-        if follow:
-            own = torch.isin(runs.indices, some).nonzero().flatten()
-            known = None if first is None or passes_left >= s.both else taken(first, place[own])
-            finalists.append(_follow(best_points, runs.take(own), follow + (0 if known is None else 2 * each), known))
-        if balls:
-            _balls(best_points, some, balls, draws)
-        if refine:
-            _refine(best_points, some, (best_points.x - objective.x)[some].flatten(1), refine)
-    line_search_to_input(best_points, s.back, s.near)
-    best_points.step()
+    first = slopes_of(objective, runs)
+    misled = torch.zeros(objective.size, dtype=torch.bool, device=near.indices.device)
+    misled[near.indices] = _misled(objective, near, first)
+    finalists, later = [], passes
+    for rung, part in enumerate(rungs(passes, s.both)):
+        if best_points.exhausted:
+            break
+        later -= part
+        found = _rung(best_points, runs, budget, later, misled, draws.at(rung), rung, first if not rung else None)
+        finalists += found
+        line_search_to_input(best_points, s.back, s.near)
+        best_points.step()
     return LinearizedRuns.of(finalists) if finalists else None
 
 
-def _sparse(best_points: BestPoints, passes: int, draws: Draws) -> None:
-    """p = 0: shrinking balls, and single elements restored."""
+def _rung(
+    best_points: BestPoints, runs: LinearizedRuns, budget: Budget, later: int, misled: Tensor, draws: Draws, rung: int,
+    first: Slope | Slopes | None,
+) -> list[LinearizedRuns]:  # fmt: skip
+    """One part of the passes: first the recipe that suits an input, then the other one, then both.
+
+    Args:
+        best_points: the attack.
+        runs: through the nearest candidates of each input.
+        budget: of all parts; ``later`` passes of it are for the parts to come.
+        later: see there.
+        misled: ``(B,)`` for which inputs the ball goes first.
+        draws: ``(B,)`` of this part.
+        rung: its number.
+        first: the slopes at the runs' points, where they are known.
+    """
     s = best_points.objective.numbers(NearestSettings)
-    objective, indices = best_points.objective, best_points.objective.todo
-    budget = Budget.of(objective, passes)
-    back = int(s.sparse_back * passes)
-    runs = max(len(s.sparse_far), passes // s.run)
-    anyone, reach = torch.full_like(indices, ANY), _far(objective, indices)
-    for run in range(runs):
-        if best_points.exhausted:
-            return
-        start = objective.start[indices]
-        if run >= len(s.sparse_far):
-            # half of the elements from the best point, so that other elements get their turn
-            start = torch.where(draws.at(run).take(indices).uniform(start) < 0.5, start, best_points.x[indices])
-        radius = s.sparse_far[run % len(s.sparse_far)] * reach
-        shrinking_steps(
-            best_points, indices, anyone, start, radius, (passes - back) // (2 * runs),
-            rate=(0.3, 0.01), averaging=(0.3, 0.8),
-        )  # fmt: skip
-        best_points.step()
-    greedy_sparsify(best_points, indices, budget.left(indices))
-    best_points.step()
+    indices = runs.indices.unique()  # an input without any gradient is lost
+    each = torch.bincount(runs.indices, minlength=len(misled))[indices]
+    left, finalists = budget.left(indices) - later - s.back, []
+    for (passes, count, ball), which in groups(torch.stack([left, each, misled[indices].long()], 1)):
+        some = indices[which]
+        shares = s.shares if rung > 1 else MISLED if bool(ball) != bool(rung) else LED
+        follow, balls, refine = (int(share * passes) for share in shares)
+        if follow > 2 * count:
+            own = torch.isin(runs.indices, some).nonzero().flatten()
+            known = None if first is None else taken(first, own)
+            finalists.append(_follow(best_points, runs.take(own), follow + (0 if known is None else 2 * count), known))
+        if balls:
+            _balls(best_points, some, balls, draws)
+        if refine:
+            _refine(best_points, some, (best_points.x - best_points.objective.x)[some].flatten(1), refine)
+    return finalists
 
 
 def _ranked(best_points: BestPoints, indices: Tensor, passes: int) -> Linearised:
@@ -231,19 +180,12 @@ def _ranked(best_points: BestPoints, indices: Tensor, passes: int) -> Linearised
 
 def _misled(objective: AttackObjective, near: Linearised, there: Slope | Slopes) -> Tensor:
     """``(L,)`` whether the linearisations of a run's input mislead: their gradients turn on the way to the linearised
-    boundaries, and where p = 2 none of the candidates is very large there."""
-    s = objective.numbers(NearestSettings)
-    surrogates = isinstance(there, Slopes)
-    value, gradient = (there.losses[:, 0], there.gradients[:, 0]) if surrogates else (there.loss, there.gradient)
-    gradient = gradient.flatten(1)
+    boundaries."""
+    gradient = (there.gradients[:, 0] if isinstance(there, Slopes) else there.gradient).flatten(1)
     lengths = torch.linalg.vector_norm(gradient, dim=1) * near.steepness
     cosine = torch.linalg.vecdot(gradient, near.gradient) / torch.where(lengths > 0, lengths, 1.0)
     turned = cosine.new_zeros(objective.size).scatter_reduce(0, near.indices, 1 - cosine, "mean", include_self=False)
-    misled, limit = turned > s.misleading, s.astray if objective.norm.like == 2 else None
-    if limit is not None:
-        error = (value / near.value).abs()
-        misled &= error.new_zeros(objective.size).scatter_reduce(0, near.indices, error, "amax") < limit
-    return misled[near.indices]
+    return (turned > objective.numbers(NearestSettings).misleading)[near.indices]
 
 
 def _follow(best_points: BestPoints, runs: LinearizedRuns, passes: int, known: Slope | Slopes | None) -> LinearizedRuns:
@@ -296,14 +238,16 @@ def _balls(best_points: BestPoints, indices: Tensor, passes: int, draws: Draws) 
     sizes = s.ball_steps[: 2 if objective.norm.like == 1 else None]
     runs = max(len(sizes), passes // s.run)
     length = int(s.ball_stage * passes / (2 * runs))
-    radius, anyone = _far(objective, indices), torch.full_like(indices, ANY)
+    radius, anyone = first_radii(objective, indices), torch.full_like(indices, ANY)
+    known = range(not objective.norm.sparse)
     z, reached = objective.start[indices], radius.new_full((len(indices),), torch.inf)
     for begin in range(0, runs, len(sizes)):
         if best_points.exhausted:
             return
         few = range(begin, min(runs, begin + len(sizes)))
+        # a random extreme point of the ball leads to other boundaries than the input does
         starts = [
-            objective.start[indices] if begin == 0 else _extreme(objective, indices, radius, draws.at(run))
+            objective.start[indices] if run in known else _extreme(objective, indices, radius, draws.at(run))
             for run in few
         ]
         own = torch.tensor([sizes[run - begin] for run in few], dtype=radius.dtype, device=radius.device)
@@ -329,12 +273,3 @@ def _extreme(objective: AttackObjective, indices: Tensor, radius: Tensor, draws:
     direction = draws.take(indices).normal(x).flatten(1)
     feasible = FeasibleSteps.of(objective, indices)
     return x + feasible.inside(feasible.farthest(direction, radius)).reshape(x.shape)
-
-
-def _far(objective: AttackObjective, indices: Tensor) -> Tensor:
-    """First radii ``(L,)``: a share of the distance of the farthest corner of the box."""
-    s = objective.numbers(NearestSettings)
-    feasible = FeasibleSteps.of(objective, indices)
-    reach = torch.maximum(-feasible.lower, feasible.upper)
-    share = objective.norm.tuned(dict(zip((0.0, 1.0, 2.0, torch.inf), s.far)))
-    return share * feasible.norm(torch.where(reach < FARTHEST, reach, TYPICAL))

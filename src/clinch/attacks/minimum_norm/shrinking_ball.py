@@ -41,33 +41,67 @@ def shrinking_steps(
         ``(L,)`` the smallest distance at which each run reached the goal, infinity where it did not; and the moves
         ``(L, n)`` to these points, where there is none the first one.
     """
-    objective, sparse, (first, last) = best_points.objective, best_points.objective.norm.counts, step_size
-    feasible, x = FeasibleSteps.of(objective, indices), objective.x[indices]
-    move, average = (z - x).flatten(1), z.new_zeros(len(indices), z.shape[1:].numel())
-    nearest, best = torch.full_like(radius, torch.inf), move.clone()
-    for k in range(steps):
-        if best_points.exhausted:
-            break
-        z = x + move.view_as(x)
-        slope = toward(objective, z, indices, candidate)
-        best_points.note_gradient(slope.gradient, indices)
-        distance = objective.distance(z, indices)
-        best_points.update(z, indices, slope.margin, distance)
-        reached = slope.margin < 0
-        better = (reached & (distance < nearest)).nonzero().flatten()
-        nearest, best[better] = nearest.index_copy(0, better, distance[better]), move[better]
-        gamma = cosine(*rate, k, steps)
-        radius = (_fewer if sparse else _smaller)(radius, distance, reached, nearest, gamma)
-        g = slope.gradient.flatten(1)
-        length = torch.linalg.vector_norm(g, dim=1, keepdim=True)
-        keep = cosine(*averaging, k, steps)
-        average = keep * average + (1 - keep) * g / torch.where(length > 0, length, 1.0)
-        extreme = feasible.farthest(average, radius)
-        if sparse:
-            move = feasible.inside(extreme)
-        else:
-            move = feasible.within(torch.lerp(move, extreme, cosine(first, last, k, steps)), radius)
-    return nearest, best
+    runs = ShrinkingRuns(best_points, indices, candidate, z, radius, steps, rate, step_size, averaging)
+    runs.advance(steps)
+    return runs.nearest, runs.best
+
+
+class ShrinkingRuns:
+    """The iteration on L runs, which can be interrupted; arguments as :func:`shrinking_steps` has them.
+
+    Attributes:
+        nearest: ``(L,)`` the smallest distance at which each run reached the goal, infinity where it did not; ``best``
+            ``(L, n)`` the moves to these points, where there is none the first one.
+    """
+
+    def __init__(
+        self, best_points: BestPoints, indices: Tensor, candidate: Tensor, z: Tensor, radius: Tensor, steps: int,
+        rate: tuple[float, float], step_size: tuple[float | Tensor, float], averaging: tuple[float, float],
+    ) -> None:  # fmt: skip
+        self.best_points, self.steps, self.done = best_points, steps, 0
+        self.rate, self.step_size, self.averaging = rate, step_size, averaging
+        self.indices, self.candidate, self.radius = indices, candidate, radius
+        self.feasible = FeasibleSteps.of(best_points.objective, indices)
+        self.x = best_points.objective.x[indices]
+        self.move, self.average = (z - self.x).flatten(1), z.new_zeros(len(indices), z.shape[1:].numel())
+        self.nearest, self.best = torch.full_like(radius, torch.inf), self.move.clone()
+
+    def keep(self, which: Tensor) -> None:
+        """Go on with the chosen runs alone."""
+        for name in ("indices", "candidate", "radius", "x", "move", "average", "nearest", "best"):
+            setattr(self, name, getattr(self, name)[which])
+        self.feasible = self.feasible.take(which)
+
+    def advance(self, count: int) -> None:
+        """So many of the steps."""
+        best_points, sparse = self.best_points, self.best_points.objective.norm.counts
+        objective, first, last = best_points.objective, *self.step_size
+        for k in range(self.done, min(self.done + count, self.steps) if len(self.indices) else 0):
+            if best_points.exhausted:
+                break
+            self.done = k + 1
+            z = self.x + self.move.view_as(self.x)
+            slope = toward(objective, z, self.indices, self.candidate)
+            best_points.note_gradient(slope.gradient, self.indices)
+            distance = objective.distance(z, self.indices)
+            best_points.update(z, self.indices, slope.margin, distance)
+            reached = slope.margin < 0
+            better = (reached & (distance < self.nearest)).nonzero().flatten()
+            self.nearest = self.nearest.index_copy(0, better, distance[better])
+            self.best[better] = self.move[better]
+            gamma = cosine(*self.rate, k, self.steps)
+            shrunk = _fewer if sparse else _smaller
+            self.radius = shrunk(self.radius, distance, reached, self.nearest, gamma)
+            g = slope.gradient.flatten(1)
+            length = torch.linalg.vector_norm(g, dim=1, keepdim=True)
+            keep = cosine(*self.averaging, k, self.steps)
+            self.average = keep * self.average + (1 - keep) * g / torch.where(length > 0, length, 1.0)
+            extreme = self.feasible.farthest(self.average, self.radius)
+            if sparse:
+                self.move = self.feasible.inside(extreme)
+            else:
+                mixed = torch.lerp(self.move, extreme, cosine(first, last, k, self.steps))
+                self.move = self.feasible.within(mixed, self.radius)
 
 
 def _smaller(radius: Tensor, distance: Tensor, reached: Tensor, nearest: Tensor, gamma: float) -> Tensor:

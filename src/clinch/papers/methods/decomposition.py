@@ -86,7 +86,8 @@ class CandidateQuery(AttackQuery):
     def __init__(self, objective: AttackObjective, origin: Tensor, candidate: Tensor) -> None:
         self._query, self._origin, self._candidate = objective.query, origin, candidate
         self._hash = mix(objective.fingerprint[origin] + candidate)
-        self.exact = objective.query.exact
+        query = objective.query
+        self.exact, self.steps, self.revives, self.cost = query.exact, query.steps, query.revives, query.cost
 
     def fingerprint(self, inputs: Tensor) -> Tensor:
         """See :meth:`AttackQuery.fingerprint`."""
