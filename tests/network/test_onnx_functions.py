@@ -356,3 +356,60 @@ def test_all_inputs_but_one_are_fixed():
 def test_nodes_that_the_output_does_not_need_are_not_read():
     random = proto([node("Relu", "x", "y"), node("Multinomial", "y", "drawn")], ["n", 3])
     check(load(random))
+
+
+# --- layers that are written out -------------------------------------------------------------------------------------
+
+
+def recurrent(kind, layout=0, **attributes):
+    """Two inputs over four steps, states of three."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    both = 2 if attributes.get("direction") == "bidirectional" else 1
+    constants = {"w": normal(both, gates * 3, 2), "r": normal(both, gates * 3, 3), "b": normal(both, gates * 6)}
+    first = [] if layout else [node("Transpose", "x", "t", perm=[1, 0, 2])]
+    results = "h last" if kind != "LSTM" else "h last cell"
+    cell = node(kind, "x w r b" if layout else "t w r b", results, hidden_size=3, layout=layout, **attributes)
+    turned = [node("Transpose", "h", "u", perm=[2, 0, 1, 3]), node("Flatten", "u")]
+    end = [node("Flatten", "h")] if layout else turned if both == 2 else [node("Squeeze", "last a")]
+    shape = [1, 4, 2] if layout or both == 2 else ["n", 4, 2]
+    return proto([*first, cell, *end], shape, constants | {"a": np.array([0], np.int64)}, opset=14)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        recurrent("LSTM"), recurrent("GRU"), recurrent("GRU", linear_before_reset=1), recurrent("RNN"),
+        recurrent("RNN", activations=["Relu"]), recurrent("LSTM", direction="reverse"),
+        recurrent("GRU", direction="bidirectional"),
+    ],
+)  # fmt: skip
+def test_recurrent_layers_are_their_parts(model):
+    network = load(model)
+    assert not {"LSTM", "GRU", "RNN"} & {n.op.label for n in network.graph.nodes}
+    check(network)
+    holds(network)
+
+
+def test_attention_is_its_parts():
+    constants = {"q": normal(6, 6), "k": normal(6, 6, seed=1), "v": normal(6, 6, seed=2)}
+    nodes = [
+        node("MatMul", "x q", "a"), node("MatMul", "x k", "b"), node("MatMul", "x v", "c"),
+        node("Attention", "a b c", q_num_heads=2, kv_num_heads=2, is_causal=1),
+    ]  # fmt: skip
+    network = load(proto(nodes, ["n", 3, 6], constants, opset=23))
+    assert "Attention" not in {n.op.label for n in network.graph.nodes}
+    check(network)
+    holds(network)
+
+
+def holds(network: Network) -> None:
+    """Interval and CROWN bounds are not passed by samples."""
+    rng = torch.Generator().manual_seed(5)
+    centre = torch.randn(network.input_shape, generator=rng, dtype=torch.float64)
+    x = centre + 0.1 * (2 * torch.rand(300, *network.input_shape, generator=rng, dtype=torch.float64) - 1)
+    y = network.graph_as(torch.float64, "cpu").forward(x)[network.graph.output].flatten(1)
+    region = cl.bounds.box((centre - 0.1)[None], (centre + 0.1)[None])
+    for bound in (cl.bounds.interval, cl.bounds.crown):
+        low = bound(network, region)[0]
+        assert bool((low <= y.amin(0) + 1e-9).all())
+        assert bool((low > y.amin(0) - 5).all())

@@ -172,7 +172,17 @@ class _Reading:
         tensors[graph.output] = self.output
         free = not self.operators.one_at_a_time and bool(self.input.type.tensor_type.shape.dim) and not self.fixed
         row = None if free else self.held.shape
-        return Read(graph, self.model, self.dtype, tensors, self.output, row, self.fixed, self.data, self.refusals)
+        return Read(
+            graph,
+            self.model,
+            self.dtype,
+            tensors,
+            self.output,
+            row,
+            self.fixed,
+            self.data,
+            [*self.operators.refusals, *self.refusals],
+        )
 
     def _node(self, node: NodeProto) -> None:
         name = node.name or next((o for o in node.output if o), node.op_type)

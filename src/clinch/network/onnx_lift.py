@@ -91,7 +91,7 @@ def lifted(kind: str, arguments: Arguments) -> Arguments | None:
     """
     if kind in _UNCHANGED or kind in _BROADCAST:
         return arguments
-    if kind == "MatMul":
+    if kind in ("MatMul", "LSTM", "GRU", "RNN"):
         return arguments | {"alone": True}
     if kind.startswith("Reduce") and arguments.get("axes") is None:
         if arguments.get("noop_with_empty_axes", 0):

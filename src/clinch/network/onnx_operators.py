@@ -48,6 +48,8 @@ class Operators:
 
     def __init__(self, builder: Builder, schemas: Schemas, dtype: torch.dtype, one_at_a_time: bool) -> None:
         self.builder, self.schemas, self.dtype, self.one_at_a_time = builder, schemas, dtype, one_at_a_time
+        #: of nodes that are read for a single input
+        self.refusals: list[UnsupportedOperator] = []
 
     def call(self, node: NodeProto, arguments: dict[str, Any], name: str) -> Call:
         """A node as readers see it."""
@@ -56,26 +58,37 @@ class Operators:
     def read(self, node: NodeProto, inputs: Sequence[Any], name: str) -> list[Held] | None:
         """What the operator's reader makes of the node; None where there is none or it does not cover this form.
 
-        Of a file that takes one input at a time the first dimension may be one as any other.
+        Of a single input the first dimension is one as any other. That a file treats several alike is known when it is
+        compared: if it does not, the reader's refusal said why.
         """
         if any(isinstance(value, Held) and value.kind is not None for value in inputs):
             inputs = [whole_of(value) for value in inputs]
         if any(isinstance(value, Pending) for value in inputs):
             return None
         layouts = {held.batched for held in inputs if isinstance(held, Held)}
+        refusal: UnsupportedOperator | None = None
         if len(layouts) == 1:
             try:
                 found = self._in_layout(node, inputs, name, *layouts)
-            except UnsupportedOperator:
-                if not self.one_at_a_time:
-                    raise
-                found = None
-            if found is not None or layouts == {False}:
+            except UnsupportedOperator as error:
+                found, refusal = None, error
+            if found is not None:
                 return found
-        if not self.one_at_a_time:
-            return None
+            if layouts == {False}:
+                if refusal is not None:
+                    raise refusal
+                return None
         whole = [self._shaped(v, v.shape, node, name) if isinstance(v, Held) and v.batched else v for v in inputs]
-        return self._in_layout(node, whole, name, False)
+        try:
+            found = self._in_layout(node, whole, name, False)
+        except UnsupportedOperator as error:
+            raise refusal or error from None
+        if refusal is not None:
+            if found is None:
+                raise refusal
+            if not self.one_at_a_time:
+                self.refusals.append(refusal)
+        return found
 
     def as_whole(
         self, node: NodeProto, inputs: Sequence[Any], results: Sequence[Held | Pending | None], name: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from clinch.network.ops.select import Slice, Take
 from clinch.network.ops.shape import Reshape
 
 #: steps of a recurrent layer, over all its layers and directions, that are written out; longer ones are one function
-_MOST_STEPS = 256
+MOST_STEPS = 256
 Operand = Value | Tensor
 
 
@@ -140,14 +140,14 @@ def _lstm_step(parts: Parts, gates: Operand, state: State, size: int) -> State:
     return parts.multiply(parts.function("aten.sigmoid", o), parts.function("aten.tanh", cell)), cell
 
 
-def _step(parts: Parts, kind: str, x: Operand, state: State, weights: Sequence[Tensor | None]) -> State:
+def step(parts: Parts, kind: str, x: Operand, state: State, weights: Sequence[Tensor | None]) -> State:
     """One step of a cell with the weights of the input and of the state, and their biases or None."""
     w, r, b, c, *smaller = weights
     assert w is not None and r is not None
     given, held = parts.linear(x, w, b), parts.linear(state[0], r, c)
     size = w.shape[0] // _GATES[kind]
     if kind == "gru":
-        return (_gru_step(parts, given, held, state[0], size),)
+        return (gru_step(parts, given, held, state[0], size),)
     total = parts.add(given, held)
     if kind == "lstm":
         h, cell = _lstm_step(parts, total, state, size)
@@ -155,20 +155,24 @@ def _step(parts: Parts, kind: str, x: Operand, state: State, weights: Sequence[T
     return (parts.function("aten.tanh" if kind == "rnn_tanh" else "aten.relu", total),)
 
 
-def _piece(parts: Parts, x: Operand, start: int, size: int) -> Operand:
+def piece(parts: Parts, x: Operand, start: int, size: int) -> Operand:
+    """Consecutive elements of a vector."""
     return x[..., start : start + size] if isinstance(x, Tensor) else parts.part(x, 0, start, size)
 
 
-def _gru_step(parts: Parts, given: Operand, held: Operand, h: Operand, size: int) -> Operand:
-    """``n + z ⊙ (h − n)`` with the new state ``n = tanh(W x + r ⊙ U h)``."""
+def gru_step(
+    parts: Parts, given: Operand, held: Operand, h: Operand, size: int,
+    inner: Callable[[Operand], Operand] | None = None,
+) -> Operand:  # fmt: skip
+    """``n + z ⊙ (h − n)`` with the new state ``n = tanh(W x + r ⊙ U h)``; ``inner`` gives another second term for r."""
     reset, update = (
         parts.function(
-            "aten.sigmoid", parts.add(_piece(parts, given, k * size, size), _piece(parts, held, k * size, size))
+            "aten.sigmoid", parts.add(piece(parts, given, k * size, size), piece(parts, held, k * size, size))
         )
         for k in range(2)
     )
-    inner = parts.multiply(reset, _piece(parts, held, 2 * size, size))
-    new = parts.function("aten.tanh", parts.add(_piece(parts, given, 2 * size, size), inner))
+    term = parts.multiply(reset, piece(parts, held, 2 * size, size)) if inner is None else inner(reset)
+    new = parts.function("aten.tanh", parts.add(piece(parts, given, 2 * size, size), term))
     return parts.add(new, parts.multiply(update, parts.subtract(h, new)))
 
 
@@ -180,7 +184,7 @@ def _cell(kind: str) -> Reader:
         weights = [call.tensor(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
         if not isinstance(x, Value):
             return None
-        found = _step(Parts(call), kind, x, state, weights)
+        found = step(Parts(call), kind, x, state, weights)
         return list(found) if kind == "lstm" else found[0]  # type: ignore[return-value]
 
     return read
@@ -209,7 +213,7 @@ def _layer(kind: str) -> Reader:
             raise call.refuse("it takes the batch for the time")
         layers, both = int(call["num_layers"]), bool(call["bidirectional"])
         directions = 2 if both else 1
-        if layers * directions * x.shape[0] > _MOST_STEPS:
+        if layers * directions * x.shape[0] > MOST_STEPS:
             return None
         return _unrolled(call, kind, x, layers, directions)
 
@@ -234,7 +238,7 @@ def _unrolled(call: Call, kind: str, x: Value, layers: int, directions: int) -> 
             state = tuple(_start(call, parts, s, k) for s in starts)
             found: dict[int, Value] = {}
             for t in range(len(inputs))[:: -1 if d else 1]:
-                state = _step(parts, kind, inputs[t], state, own)
+                state = step(parts, kind, inputs[t], state, own)
                 found[t] = state[0]  # type: ignore[assignment]
             every.append([found[t] for t in range(len(inputs))])
             last.append(state)
