@@ -29,9 +29,24 @@ def test_affine_layers_in_a_row_are_not_passed(affine: int, bound):
 
 
 def test_a_layer_that_is_off_throughout_is_no_obstacle():
-    model = nn.Sequential(chain(0)[:2], *chain(1)[1:]).eval()
+    torch.manual_seed(1)
+    sizes, beside = (3, 8, 8, 8, 2), nn.Linear(3, 8)
+    layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:])]
     with torch.no_grad():
-        model[1].bias -= 100
-    net = cl.load(model, (3,))
+        layers[1].bias -= 100
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.beside = nn.ModuleList(layers), beside
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            off = self.layers[1](self.layers[0](x).relu()).relu()
+            return self.layers[3]((self.layers[2](off) + self.beside(x)).relu())
+
+    net = cl.load(Net().eval(), (3,))
     region = cl.bounds.box(-torch.ones(1, 3), torch.ones(1, 3))
-    torch.testing.assert_close(cl.bounds.alpha_crown(net, region)[0], model[3].bias.detach().double())
+    below = cl.bounds.alpha_crown(net, region)[0]
+    points = torch.rand(3000, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2 - 1
+    graph = net.graph_as(torch.float64, "cpu")
+    assert bool((below <= graph.forward(points)[graph.output].amin(0)).all())
