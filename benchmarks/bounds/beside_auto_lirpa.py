@@ -1,0 +1,129 @@
+"""CROWN on every kind of module beside auto_LiRPA's: the means of the lower bounds, network by network.
+
+Every network of ``benchmarks.networks.module_kinds``, in float64, over a box of half-width 0.1 and over one of 0.02. A
+bound is finite in all outputs or is none. What counts is the mean of the lower bounds of all outputs: by how much it is
+below auto_LiRPA's, relative to the larger of 1 and its size.
+
+    python -m benchmarks beside_auto_lirpa --lirpa PYTHON [--only WORD]
+
+PYTHON has torch and auto_LiRPA, which no other part of the project needs. Writes
+benchmarks/results/beside_auto_lirpa.md; ends with exit code 1 where the mean is looser by 1e-4 on more than 5 % of the
+networks that both bound, or by 1 % on any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+TAKES = "3 minutes"
+RADII = (0.1, 0.02)
+#: what counts as equal, and what is too loose anywhere
+EQUAL, LOOSE = 1e-4, 1e-2
+HERE = Path(__file__).resolve()
+
+Found = dict[str, dict[str, list[float] | None]]
+
+
+def _question(name: str) -> tuple[torch.nn.Module, Tensor]:
+    from benchmarks.networks.module_kinds import KINDS, made
+
+    generator = torch.Generator().manual_seed(1)
+    return made(name), torch.rand(KINDS[name].input_shape, generator=generator, dtype=torch.float64)
+
+
+def by_lirpa(name: str, radius: float) -> Tensor:
+    """Lower bounds by auto_LiRPA's CROWN."""
+    from auto_LiRPA import BoundedModule, BoundedTensor  # type: ignore[import-not-found]
+    from auto_LiRPA.perturbations import PerturbationLpNorm  # type: ignore[import-not-found]
+
+    model, x = _question(name)
+    x = x.unsqueeze(0)
+    torch.set_default_dtype(torch.float64)  # only now: weights are drawn in the default type
+    bounded = BoundedModule(model.double(), torch.zeros_like(x), verbose=False)
+    point = BoundedTensor(x, PerturbationLpNorm(norm=torch.inf, x_L=x - radius, x_U=x + radius))
+    with torch.no_grad():
+        return bounded.compute_bounds(x=(point,), method="CROWN", bound_upper=False)[0]
+
+
+def by_clinch(name: str, radius: float) -> Tensor:
+    """Lower bounds by Clinch's CROWN."""
+    import clinch as cl
+    from benchmarks.networks.module_kinds import KINDS
+
+    model, x = _question(name)
+    net = cl.load(model, KINDS[name].input_shape, **KINDS[name].options)
+    return cl.bounds.crown(net, cl.bounds.box(x[None] - radius, x[None] + radius))
+
+
+def measure(family: str, names: list[str]) -> None:
+    """Print what one side finds, a line for each network."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for name in names:
+        found: dict[str, list[float] | None] = {}
+        for radius in RADII:
+            torch.set_default_dtype(torch.float32)
+            try:
+                below = (by_lirpa if family == "lirpa" else by_clinch)(name, radius).detach().flatten()
+                found[str(radius)] = below.tolist() if bool(below.isfinite().all()) else None
+            except Exception:  # whatever it cannot do
+                found[str(radius)] = None
+        print(json.dumps({"name": name, "found": found}), flush=True)
+
+
+def run(python: str, family: str, names: list[str]) -> Found:
+    """What one side finds, by name."""
+    command = [python, str(HERE), "--measure", family, *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name"')]
+    if len(lines) < len(names):
+        raise SystemExit(f"{family} stopped after {len(lines)} of {len(names)} networks: {done.stderr[-2000:]}")
+    return {line["name"]: line["found"] for line in lines}
+
+
+def main() -> int:
+    """Compare and write the page."""
+    from benchmarks.common.page import RESULTS, table, write_page
+    from benchmarks.networks.module_kinds import KINDS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lirpa", required=True, help="a Python that has auto_LiRPA")
+    parser.add_argument("--only", default="", help="kinds whose name holds this word")
+    options = parser.parse_args()
+    names = [name for name in KINDS if options.only in name]
+    theirs, ours = run(options.lirpa, "lirpa", names), run(sys.executable, "clinch", names)
+    rows, both, behind, loose, alone = [], 0, 0, 0, [0, 0]
+    for name in names:
+        for key in map(str, RADII):
+            a, b = ours[name][key], theirs[name][key]
+            alone[0] += a is not None and b is None
+            alone[1] += b is not None and a is None
+            if a is None or b is None:
+                continue
+            mean, other = (sum(v) / len(v) for v in (a, b))
+            lead = (mean - other) / max(1.0, abs(other))
+            both, behind, loose = both + 1, behind + (lead < -EQUAL), loose + (lead < -LOOSE)
+            if abs(lead) > EQUAL:
+                rows.append([name, key, f"{mean:.5f}", f"{other:.5f}", f"{lead:+.5f}"])
+    print(f"both {both}, looser {behind}, looser by 1 % {loose}; bounded by one alone: {alone}")
+    counts = ["networks and boxes that both bound", "of them looser by 1e-4", "looser by 1 %", "bounded by Clinch alone"]
+    lines = [
+        *table([*counts, "by auto_LiRPA alone"], [[both, behind, loose, *alone]]), "", "Where they differ:", "",
+        *table(["kind", "half-width", "Clinch", "auto_LiRPA", "relative lead"], sorted(rows, key=lambda r: float(r[4]))),
+    ]  # fmt: skip
+    if not options.only:
+        write_page(RESULTS / "beside_auto_lirpa.md", "CROWN beside auto_LiRPA on kinds of modules", lines)
+    return int(behind > 0.05 * both or loose > 0)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parents[2]))
+    measure(sys.argv[2], sys.argv[3:])
