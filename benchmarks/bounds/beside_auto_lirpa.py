@@ -114,7 +114,12 @@ def main() -> int:
             if abs(lead) > EQUAL:
                 rows.append([name, key, f"{mean:.5f}", f"{other:.5f}", f"{lead:+.5f}"])
     print(f"both {both}, looser {behind}, looser by 1 % {loose}; bounded by one alone: {alone}")
-    counts = ["networks and boxes that both bound", "of them looser by 1e-4", "looser by 1 %", "bounded by Clinch alone"]
+    counts = [
+        "networks and boxes that both bound",
+        "of them looser by 1e-4",
+        "looser by 1 %",
+        "bounded by Clinch alone",
+    ]
     lines = [
         *table([*counts, "by auto_LiRPA alone"], [[both, behind, loose, *alone]]), "", "Where they differ:", "",
         *table(["kind", "half-width", "Clinch", "auto_LiRPA", "relative lead"], sorted(rows, key=lambda r: float(r[4]))),

@@ -16,7 +16,7 @@ from torch import Tensor
 from clinch.bounds.backward import form_bounds as form_bounds
 from clinch.bounds.backward import linear_lower as linear_lower
 from clinch.bounds.forward import Symbols
-from clinch.bounds.refine import only_signs_matter
+from clinch.bounds.refine import bends_alone, only_signs_matter
 from clinch.bounds.rows import layer_forms
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.region import Region
@@ -70,14 +70,16 @@ def activation_bounds(
     wanted = {graph.output} if wanted is None else set(wanted)
     limits: dict[int, Interval] = {0: Interval(region.lower, region.upper)}
     relaxations: dict[int, Relaxation] = {} if made is None else made
-    tight: set[int] = {0}
+    tight, settled = {0}, {0}
     result: dict[int, Interval] = {}
     symbols = Symbols(graph, region, limits, relaxations)
 
     def refine(j: int, signs_only: bool) -> None:
         if j not in tight:
-            limits[j] = symbols.refined(j, signs_only, stop)
+            bent = bends_alone(graph, j, settled)
+            limits[j] = limits[j] if bent else symbols.refined(j, signs_only, stop)
             tight.add(j)
+            settled.update([j] if bent or not signs_only else [])
         result[j] = limits[j]
 
     for i in graph.ancestors(wanted):

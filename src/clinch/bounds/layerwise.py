@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clinch.bounds.backward import through_affine_layers
 from clinch.bounds.crown import never
-from clinch.bounds.refine import only_signs_matter
+from clinch.bounds.refine import bends_alone, only_signs_matter
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval
@@ -59,14 +59,17 @@ def layerwise_bounds(
     wanted = {graph.output} if wanted is None else set(wanted)
     limits: dict[int, Interval] = {0: Interval(region.lower, region.upper)}
     result: dict[int, Interval] = {}
+    settled = {0}
 
     def tighten(j: int, signs_only: bool) -> None:
         if j in result:
             return
         affine_below = all(graph.nodes[i].op.affine for i in graph.ancestors([j]) if i)
-        if j and not (deep_only and affine_below):
+        bent = bends_alone(graph, j, settled)
+        if j and not (deep_only and affine_below) and not bent:
             limits[j] = _tightened(graph, j, limits[j], region, bound, result, signs_only, stop)
         result[j] = limits[j]
+        settled.update([j] if bent or not signs_only else [])
 
     for i in graph.ancestors(wanted):
         node = graph.nodes[i]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -51,6 +51,20 @@ def refined(
     write_bounds(graph, j, open_, region, relaxations, (lower, upper), stop, centred, signs_only)
     shape = limits.lower.shape
     return limits.intersect(Interval(lower.reshape(shape), upper.reshape(shape)))
+
+
+def bends_alone(graph: Graph, j: int, settled: Collection[int]) -> bool:
+    """Whether node j is a function of one number, element by element, of limits that are as good as they get.
+
+    Its interval rule then gives what any line on these limits gives, or more: no row can narrow it.
+
+    Args:
+        graph: the network.
+        j: position of the node.
+        settled: nodes all of whose elements have been bounded.
+    """
+    node = graph.nodes[j]
+    return node.op.elementwise and not node.op.affine and all(k in settled for k in node.inputs)
 
 
 def only_signs_matter(graph: Graph, j: int) -> bool:

@@ -165,6 +165,11 @@ class Power(ScalarFunction):
         sign = -1.0 if self.exponent % 2 == 1 else 1.0
         return (Jump(0.0, sign * torch.inf, torch.inf),) if self._whole and self.exponent < 0 else ()
 
+    def interval(self, *inputs: Interval) -> Interval:
+        """Even powers are not below zero, by rounding either: roots may follow."""
+        limits = super().interval(*inputs)
+        return limits if self.exponent % 2 else Interval(limits.lower.clamp(min=0), limits.upper)
+
     def domain(self) -> tuple[float, float]:
         """From zero on, unless p is a whole number."""
         return (-torch.inf if self._whole else 0.0), torch.inf
