@@ -100,7 +100,8 @@ def main() -> int:
     options = parser.parse_args()
     names = [name for name in KINDS if options.only in name]
     theirs, ours = run(options.lirpa, "lirpa", names), run(sys.executable, "clinch", names)
-    rows, both, behind, loose, alone = [], 0, 0, 0, [0, 0]
+    rows: list[list[str]] = []
+    both, behind, loose, alone = 0, 0, 0, [0, 0]
     for name in names:
         for key in map(str, RADII):
             a, b = ours[name][key], theirs[name][key]
@@ -118,11 +119,12 @@ def main() -> int:
         "networks and boxes that both bound",
         "of them looser by 1e-4",
         "looser by 1 %",
-        "bounded by Clinch alone",
+        "by Clinch alone",
     ]
+    rows.sort(key=lambda row: float(row[4]))
     lines = [
         *table([*counts, "by auto_LiRPA alone"], [[both, behind, loose, *alone]]), "", "Where they differ:", "",
-        *table(["kind", "half-width", "Clinch", "auto_LiRPA", "relative lead"], sorted(rows, key=lambda r: float(r[4]))),
+        *table(["kind", "half-width", "Clinch", "auto_LiRPA", "relative lead"], rows),
     ]  # fmt: skip
     if not options.only:
         write_page(RESULTS / "beside_auto_lirpa.md", "CROWN beside auto_LiRPA on kinds of modules", lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -31,7 +33,7 @@ def test_affine_layers_in_a_row_are_not_passed(affine: int, bound):
 def test_a_layer_that_is_off_throughout_is_no_obstacle():
     torch.manual_seed(1)
     sizes, beside = (3, 8, 8, 8, 2), nn.Linear(3, 8)
-    layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:])]
+    layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
     with torch.no_grad():
         layers[1].bias -= 100
 
