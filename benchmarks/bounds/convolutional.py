@@ -4,7 +4,7 @@ Networks with random weights (seed 0) and batch norm of random statistics, one i
 margins (ResNet-18: one); and the first instance of sets of VNN-COMP. One thread, CPU seconds of the bounds alone, peak
 memory of the whole process. Each measurement is a process of its own, columns take turns, and the fastest counts.
 
-    python -m benchmarks convolutional [--base CHECKOUT] [--lirpa PYTHON] [--repeat 2] [--only vgg resnet18]
+    python -m benchmarks convolutional [--base CHECKOUT] [--lirpa PYTHON] [--repeat 2] [--alone resnet18]
 
 With ``--base`` another checkout is measured as well; with ``--lirpa``, a Python that has auto_LiRPA, its CROWN (in
 float32, with patches). Writes benchmarks/results/convolutional.md; ends with exit code 1 where batch norm costs more
@@ -195,23 +195,30 @@ def measure(family: str, name: str) -> None:
 Found = dict[str, dict[str, dict]]
 
 
-def measured(families: dict[str, tuple[str, str]], names: list[str], repeat: int, limit: float) -> Found:
-    """By name and column; rounds take turns, the fastest counts."""
+def measured(
+    families: dict[str, tuple[str, str]], names: list[str], alone: list[str], repeat: int, limit: int
+) -> Found:
+    """By name and column; rounds take turns, the fastest counts; of networks in ``alone`` Clinch's column only."""
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+
     found: Found = {name: {} for name in names}
     for name in names:
         for _ in range(repeat):
             for family, (python, path) in families.items():
-                if family == "lirpa" and name not in NETWORKS:
+                if (family == "lirpa" and name not in NETWORKS) or (family != "clinch" and name in alone):
                     continue
                 environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
                 try:
                     run = subprocess.run(
                         [python, str(HERE), "--one", family, name], env=environment, capture_output=True, text=True,
-                        timeout=limit, check=True,
+                        check=True, preexec_fn=limited,
                     )  # fmt: skip
-                except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-                    found[name].setdefault(family, {"failed": type(error).__name__})
-                    print(name, family, type(error).__name__, getattr(error, "stderr", "")[-300:] if error else "")
+                except subprocess.CalledProcessError as error:
+                    over = error.returncode < 0
+                    found[name].setdefault(family, {"failed": f"not in {limit} s" if over else "failed"})
+                    print(f"{name}, {family}: {found[name][family]['failed']} {error.stderr[-300:]}")
                     continue
                 one = json.loads(run.stdout.splitlines()[-1])
                 best = found[name].get(family)
@@ -257,8 +264,9 @@ def main() -> int:
     parser.add_argument("--base", type=Path, help="another checkout, measured as well")
     parser.add_argument("--lirpa", help="a Python that has auto_LiRPA")
     parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds for one measurement")
+    parser.add_argument("--limit", type=int, default=120, help="CPU seconds of one measurement, start included")
     parser.add_argument("--only", nargs="+", choices=[*NETWORKS, *SETS])
+    parser.add_argument("--alone", nargs="+", default=[], choices=[*NETWORKS, *SETS], help="measured for Clinch only")
     options = parser.parse_args()
     families = {"clinch": (sys.executable, str(ROOT / "src"))}
     if options.base:
@@ -266,7 +274,7 @@ def main() -> int:
     if options.lirpa:
         families["lirpa"] = (options.lirpa, "")
     names = [name for name in (*NETWORKS, *SETS) if not options.only or name in options.only]
-    found = measured(families, names, options.repeat, options.limit)
+    found = measured(families, names, options.alone, options.repeat, options.limit)
     titles = " | ".join(f"{FAMILIES[f]} CPU s | MB | worst margin" for f in families)
     lines = [
         "One image, one thread; CPU seconds of the bound alone, peak memory of the process with torch and the network.",
