@@ -93,7 +93,7 @@ def patch_bounds(
     walk = _Walk.of(graph, j, region, relaxations, centred, open_, 2)
     if walk.cost >= sum(graph.nodes[i].size for i in walk.way.plan):
         return False
-    walk.write(Elements.of(open_), limits, stop, torch.float64)
+    walk.write(Elements.of(open_), limits, stop, region.lower.dtype)
     return True
 
 
@@ -250,16 +250,18 @@ def _tables(number: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
     order = number.argsort(stable=True)
     counts = number[order].unique_consecutive(return_counts=True)[1]
     pieces = -(-counts // most)
-    index = torch.arange(int(pieces.sum())) - (pieces.cumsum(0) - pieces).repeat_interleave(pieces)
+    index = torch.arange(int(pieces.sum()), device=number.device) - (pieces.cumsum(0) - pieces).repeat_interleave(
+        pieces
+    )
     starts = (counts.cumsum(0) - counts).repeat_interleave(pieces) + index * most
-    sizes = torch.minimum(counts.repeat_interleave(pieces) - index * most, torch.tensor(most))
+    sizes = (counts.repeat_interleave(pieces) - index * most).clamp(max=most)
     sizes, by_size = sizes.sort(descending=True, stable=True)
     starts, falling, first = starts[by_size], (-sizes).tolist(), 0
     while first < len(falling):
         width = -falling[first]
         last = min(first + max(1, most // width), bisect_left(falling, -width / 2))
         last = max(last, first + 1)
-        column = torch.arange(width)
+        column = torch.arange(width, device=number.device)
         kept = column < sizes[first:last, None]
         yield order[starts[first:last, None] + torch.minimum(column, sizes[first:last, None] - 1)], kept
         first = last

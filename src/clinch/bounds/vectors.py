@@ -62,7 +62,8 @@ class Vectors:
     def __init__(self, way: Way, problems: slice, dtype: torch.dtype, count: int) -> None:
         self.way, self.graph, self.plan, self.dtype, self.count = way, way.graph, way.plan, dtype, count
         self.problems, self.region = problems, way.region.take(problems)
-        self.single = dtype != torch.float64
+        #: rows have fewer digits than the network
+        self.single = dtype != way.region.lower.dtype
         self.vectors: dict[object, Tensor] = {}
         self.parts: dict[object, int] = {}
         self.matrices: dict[int, Tensor | None] = {}

@@ -49,7 +49,7 @@ class Layers(Vectors):
                 deadline.look()
                 self._through(i, state, at)
         if self.way.end in state.pending:
-            rows = state.pending[self.way.end][0].to(torch.float64)
+            rows = state.pending[self.way.end][0].to(self.region.lower.dtype)
             state.value = state.value + (least := self._least(rows, at))
             if self.way.sided:
                 state.other = state.other - (self._least(-rows, at) if self.region.balls else least)
@@ -248,7 +248,7 @@ class Layers(Vectors):
         if node.op.keeps_order:
             self._arrive(state, node.inputs[0], rows.reshape(*rows.shape[:2], *self._shape(i)), None, True, at)
             return
-        exact = rows.to(torch.float64)
+        exact = rows.to(self.region.lower.dtype)
         carried, constant = (relaxation if node.op.affine else relaxation.take(at.problem)).backward(exact)
         if not node.op.affine:
             constant = constant - products(exact, self.value(i)[at.problem])
@@ -282,7 +282,7 @@ class Layers(Vectors):
         region, shape, window = self.region, self.graph.nodes[self.way.end].shape, self.plan[self.way.end]
 
         def fetch(name: str, t: Tensor) -> Tensor:
-            return self._fetch((name, 0), window, at, lambda: [t.reshape(-1, *shape)], torch.float64)[0]
+            return self._fetch((name, 0), window, at, lambda: [t.reshape(-1, *shape)], t.dtype)[0]
 
         if not region.balls:
             return -products(rows.abs(), fetch("half", region.upper / 2 - region.lower / 2))
