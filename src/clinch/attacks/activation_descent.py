@@ -149,7 +149,8 @@ def _reading(objective: AttackObjective) -> _Reading:
     net = query.model.net
     network = load(net, None if isinstance(net, Network) else tuple(objective.x.shape[1:]))
     graph = network.graph_as(objective.x.dtype, network.device)
-    return _Reading(graph, [graph.output], lambda seen, indices: query.answer_from(seen[graph.output], indices))
+    scores = graph.deciding(graph.output)
+    return _Reading(graph, [scores], lambda seen, indices: query.answer_from(seen[scores], indices))
 
 
 def _step_sizes(radius: Tensor, step_size: float | Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 1. Balls of ``input − constant`` and fixed inputs are taken out of the top-level conjunction.
 2. The rest is brought to conjunctive normal form; only indices are copied, never coefficients.
+   Of a last softmax or another increasing function they are asked about what goes into it.
 3. Atoms that are always or never true are decided, also those that no activation of their layer can change.
 4. Atoms about one input become limits in the model's own dtype (:mod:`clinch.modeling.limits`), clauses of one of them
    limits of the box.
@@ -23,6 +24,7 @@ from clinch.modeling.clauses import Clauses, all_of
 from clinch.modeling.constraints import Constraint, Junction
 from clinch.modeling.expressions import Atoms, LinearExpression, concatenate
 from clinch.modeling.limits import InputRows, in_dtype, in_units_of_inputs, single_inputs
+from clinch.modeling.monotone import before_monotone
 from clinch.modeling.norms import NormBall, NormExpression
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval
@@ -224,7 +226,7 @@ def _ball(constraint: NormBall, network: Network, batch: int) -> Ball | None:
 
 def _objective(objective: LinearExpression | NormExpression, sense: int, network: Network, batch: int) -> Objective:
     if isinstance(objective, LinearExpression):
-        return Linear(dense_forms(objective.flatten() * float(sense), batch))
+        return Linear(dense_forms(before_monotone(objective.flatten() * float(sense)), batch))
     distance = _distance(objective, network, batch) if sense == 1 else None
     if distance is not None:
         return distance
@@ -247,7 +249,7 @@ def _clauses(rest: list[Constraint], network: Network, box: Box, batch: int) -> 
     if not parts:
         return Forms({}, torch.zeros(batch, 0, dtype=torch.float64)), torch.zeros(0, dtype=torch.long)
     atom, clause, count = all_of(parts)
-    stack = in_units_of_inputs(concatenate(collected.stack))
+    stack = in_units_of_inputs(before_monotone(concatenate(collected.stack), atoms=True))
     always, never = _decided(stack, batch)
     certain, hopeless = decided_by_ranges(stack, batch)
     always = always | certain

@@ -358,11 +358,9 @@ class Activation(LinearExpression):
         """The index of the largest element, see :meth:`LinearExpression.argmax`.
 
         Of a softmax or log-softmax it is that of what goes into it, which has bounds that close: the default margin is
-        one of those numbers then. Another margin is taken as it is said, of the probabilities.
+        one of those numbers then, and none is none. Another margin is taken as it is said, of the probabilities.
         """
-        node, graph = self.node, self.network.graph
-        while margin == MARGIN and len(self.shape) == 1 and graph.nodes[node].computed.op.keeps_argmax:
-            (node,) = graph.nodes[node].computed.inputs
+        node = self.network.graph.deciding(self.node) if margin in (0.0, MARGIN) else self.node
         return Argmax(Activation(self.network, node), margin)
 
 

@@ -166,6 +166,12 @@ class Graph:
                 values[i] = function(*(values[j] for j in inputs))
         return {i: values[i] for i in wanted}
 
+    def deciding(self, i: int) -> int:
+        """The node whose largest element is where that of node i is, as far back as operators say so."""
+        while len(self.nodes[i].shape) == 1 and self.nodes[i].computed.op.keeps_argmax:
+            (i,) = self.nodes[i].computed.inputs
+        return i
+
     def ancestors(self, wanted: Iterable[int]) -> list[int]:
         """The given nodes and everything they depend on, in the order of evaluation."""
         needed = set(wanted)

@@ -24,6 +24,7 @@ from clinch.attacks.core.units import working_dtype
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.norms import norm_of
 from clinch.geometry.region import Region
+from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.network.original import training_module
 from clinch.query import Distance, met
@@ -66,7 +67,7 @@ class ClassQuery(AttackQuery):
         if outputs not in OUTPUTS:
             raise ProblemError(f"outputs={outputs!r} is not known. Write 'logits' or 'probabilities'.")
         check_p(p, any_p)
-        self.model = Model(net)
+        self.model = Model(net, scores=True)
         inputs = checked_inputs(self.model, x, bounds)
         self.outputs, self.dtype, self.objective = outputs, inputs.dtype, Distance(inputs, norm_of(p).p)
         ends = (-torch.inf, torch.inf) if bounds is None else checked_range(bounds)
@@ -171,14 +172,20 @@ class ClassQuery(AttackQuery):
 
 
 class Model:
-    """A network in its own dtype, and in float64. A module is used as it is, without being read into a graph."""
+    """A network in its own dtype, and in float64. A module is used as it is, without being read into a graph.
 
-    def __init__(self, net: nn.Module | Network) -> None:
+    Args:
+        net: the network.
+        scores: of one that ends in a softmax, what goes into that: it has the same largest element, and gradients that
+            do not vanish.
+    """
+
+    def __init__(self, net: nn.Module | Network, *, scores: bool = False) -> None:
         if not isinstance(net, nn.Module | Network):
             raise NetworkError(
                 f"A {type(net).__name__} cannot be attacked. Pass an nn.Module, what cl.load returned, or a cl.Problem."
             )
-        self.net = net
+        self.net, self.scores = net, scores
         #: what averages a stochastic model's runs
         self.average = net if isinstance(net, Averaged) else None
         #: whether float64 has its say. A module that casts inside is run with its casts to other real dtypes left out;
@@ -198,14 +205,18 @@ class Model:
         """Outputs, for a classifier scores ``(N, C)``, in the model's dtype; gradients flow to x."""
         if isinstance(self.net, Network):
             graph = self.net.graph
-            return filled(lambda z: graph.forward(z)[graph.output], x)
+            return filled(lambda z: self._outputs(graph, z), x)
         return filled(self.net, x)
+
+    def _outputs(self, graph: Graph, x: Tensor) -> Tensor:
+        node = graph.deciding(graph.output) if self.scores else graph.output
+        return graph.forward(x, [node])[node]
 
     def exact(self, x: Tensor) -> Tensor | None:
         """Outputs in float64; None where the module cannot be run so, see :attr:`has_exact`."""
         if isinstance(self.net, Network):
             graph = self.net.graph_as(torch.float64, self.device)
-            return filled(lambda z: graph.forward(z)[graph.output], x.double())
+            return filled(lambda z: self._outputs(graph, z), x.double())
         with torch.no_grad():
             return self._in_double(x.double())
 
@@ -213,7 +224,7 @@ class Model:
         """Outputs in float64 with gradients; None where there are none."""
         if isinstance(self.net, Network):
             graph = self.net.graph_as(torch.float64, self.device)
-            return filled(lambda z: graph.forward(z)[graph.output], x.double())
+            return filled(lambda z: self._outputs(graph, z), x.double())
         return self._in_double(x.double())
 
     def finest(self, x: Tensor) -> Tensor:

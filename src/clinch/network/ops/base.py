@@ -78,10 +78,21 @@ class Operator:
     elementwise: ClassVar[bool] = False
     #: of a sample of one dimension, the output's elements are ordered as the input's: what is largest stays largest
     keeps_argmax: ClassVar[bool] = False
+    #: of a sample of one dimension, the same number is taken from all elements
+    shifts: ClassVar[bool] = False
     #: the output has the elements of its one input, in their order
     keeps_order: ClassVar[bool] = False
     #: each output element is an element of an input or the largest of some, so that no number is rounded
     selects: ClassVar[bool] = False
+
+    @property
+    def strictly_increasing(self) -> bool:
+        """It works element by element, and gives more for more."""
+        return False
+
+    def of_difference(self) -> Operator | None:
+        """Of a sample of two elements, what each is as a function of its excess over the other."""
+        return None
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The value for inputs of shape ``(B, *shape)``; acts on each row of the batch alone."""

@@ -88,6 +88,11 @@ class ScalarFunction(Elementwise):
         """Where f is a number; nothing is known of limits that reach beyond."""
         return -torch.inf, torch.inf
 
+    @property
+    def strictly_increasing(self) -> bool:
+        """It is increasing and does not jump; none of these is flat anywhere."""
+        return self.increasing and not self.jumps()
+
     # --- what follows -------------------------------------------------------------------------------------------------
 
     @classmethod

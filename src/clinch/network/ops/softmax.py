@@ -20,7 +20,9 @@ from clinch.network.ops.bilinear import Multiply
 from clinch.network.ops.functions import Exp, Log, Reciprocal
 from clinch.network.ops.normalisation import Centre
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
+from clinch.network.ops.s_shaped import Sigmoid
 from clinch.network.ops.scale import Scale
+from clinch.network.ops.smooth_activations import LogSigmoid
 from clinch.network.ops.within import Within
 
 #: differences of one softmax, beyond which it is written as a quotient of n exponentials
@@ -71,6 +73,10 @@ class Softmax(Operator):
         """The softmax."""
         return inputs[0].softmax(self.dim + 1)
 
+    def of_difference(self) -> Operator:
+        """A sigmoid."""
+        return Sigmoid()
+
     def in_parts(self, emit: Emit, *inputs: Value) -> Value:
         """``1/Σ_j e^(x_j − x_i)``; of very many a quotient."""
         (x,) = inputs
@@ -90,10 +96,15 @@ class LogSoftmax(Operator):
 
     has_absolute_error: ClassVar[bool] = True
     keeps_argmax: ClassVar[bool] = True
+    shifts: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The logarithm of the softmax."""
         return inputs[0].log_softmax(self.dim + 1)
+
+    def of_difference(self) -> Operator:
+        """The logarithm of a sigmoid."""
+        return LogSigmoid()
 
     def absolute_error(self, *inputs: Tensor) -> Tensor:
         """The size of what is subtracted from each other."""
