@@ -32,7 +32,8 @@ def kind_of(method) -> type[AttackSettings]:
 
 def test_methods_with_numbers_of_their_own_have_settings():
     names = {each.values[0].name for each in TUNED}
-    assert {"nearest", "worst", "apgd", "fab", "penalty", "alma", "pdpgd", "bisection"} <= names
+    tuned = {"nearest", "worst", "apgd", "fab", "penalty", "alma", "pdpgd", "bisection", "deepfool", "hop_skip_jump"}
+    assert tuned | {"shortest_linear", "lbfgs", "linear_model_feasibility"} <= names
 
 
 @pytest.mark.parametrize("method", TUNED)
@@ -78,3 +79,23 @@ def test_parts_have_their_settings_inside_those_of_the_whole():
     objective.settings = outer
     assert objective.numbers(MultiConstraintSettings) is inner and objective.numbers(NearestSettings).kept == 2
     assert WorstSettings.of({"nearest": {"kept": 2}}).nearest.kept == 2
+
+
+def test_budgets_and_walks_of_a_solve_are_settings_too():
+    model = mlp()
+    x0, y = images(model, (3, 4), count=1)
+    net = cl.load(model, input_shape=(3, 4))
+    x = net.input
+    stated = cl.Problem(cl.Minimize(cl.norm(x - x0[0], 2)), [x >= 0, x <= 1, net.output.argmax() != int(y)])
+    few = {"others": (60, 60), "polishing": {"programs": 1}}
+    found = stated.solve(solver="attack", settings=few)
+    assert found.settings.polishing.programs == 1 and found.settings.others == (60, 60)
+    assert stated.solve(solver="attack").value <= found.value + 1e-9
+    highest = cl.Problem(cl.Maximize(net.output[0]), [x >= 0, x <= 1])
+    one = cl.attacks.minimise(highest, steps=5, starts=1, settings={"runs": 1})
+    assert one.settings.runs == 1 and int(one.passes[0]) < int(
+        cl.attacks.minimise(highest, steps=5, starts=1).passes[0]
+    )
+    for wrong in ({"polishing": {"programs": 0}}, {"walks": (1,)}):
+        with pytest.raises(cl.ClinchError, match=r"programs|walks"):
+            stated.solve(solver="attack", settings=wrong)

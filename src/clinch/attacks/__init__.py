@@ -20,13 +20,13 @@ from clinch.attacks.core.losses import LOSSES
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult, History
 from clinch.attacks.ddn import ddn
-from clinch.attacks.deepfool import deepfool, shortest_linear
+from clinch.attacks.deepfool import DeepfoolSettings, deepfool, shortest_linear
 from clinch.attacks.fab import FabSettings, fab, fab_t
 from clinch.attacks.fmn import fmn
 from clinch.attacks.frank_wolfe import frank_wolfe
-from clinch.attacks.hop_skip_jump import hop_skip_jump
+from clinch.attacks.hop_skip_jump import HopSkipJumpSettings, hop_skip_jump
 from clinch.attacks.local_search import polish
-from clinch.attacks.minimise import minimise
+from clinch.attacks.minimise import MinimiseSettings, minimise
 from clinch.attacks.minimum_norm.multi_constraint import MultiConstraintSettings
 from clinch.attacks.minimum_norm.nearest import nearest
 from clinch.attacks.minimum_norm.nearest_settings import NearestSettings
@@ -50,6 +50,8 @@ IN_PAPERS = {
     "linear_model_feasibility": "clinch.papers.methods.first_order",
     "linear_model_step": "clinch.papers.methods.linear_model_step",
     "linear_model_convex": "clinch.papers.methods.linear_model_convex",
+    "FeasibilitySettings": "clinch.papers.methods.first_order",
+    "LbfgsSettings": "clinch.papers.methods.lbfgs",
     "lbfgs": "clinch.papers.methods.lbfgs",
     "random_signs": "clinch.papers.methods.random_signs",
     "scipy_minimise": "clinch.papers.methods.scipy_solvers",
@@ -67,6 +69,9 @@ OLD_NAMES = {
 
 __all__ = [
     "ApgdSettings",
+    "DeepfoolSettings",
+    "HopSkipJumpSettings",
+    "MinimiseSettings",
     "FabSettings",
     "PenaltySettings",
     "AlmaSettings",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,15 +12,26 @@ from clinch.attacks.core.arguments import Attacked, attack_method, objective_of
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.linear_model import draw_back, first_points, shortest_step
 from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
+from clinch.solver.settings import Positive
 
-#: the least that a step takes off a candidate, relative to the margin at the start: at a tie the exact step has no
-#: length
-LEAST = 1e-5
 #: candidates ``(L, R)`` and their gradients ``(L, R, *input_shape)`` at points of rows
 Models = Callable[[AttackObjective, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class DeepfoolSettings(AttackSettings):
+    """Of :func:`deepfool` and :func:`shortest_linear`.
+
+    Attributes:
+        least: that a step takes off a candidate, relative to the margin at the start: at a tie the exact step has no
+            length.
+    """
+
+    least: Positive = 1e-5
 
 
 @attack_method
@@ -32,6 +44,7 @@ def deepfool(
     steps: int = 50,
     overshoot: float = 0.02,
     halvings: int = 10,
+    settings: DeepfoolSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     outputs: str = "logits",
@@ -56,9 +69,10 @@ def deepfool(
         >>> deepfool(net, x, y, norm=cl.inf).distance.median()
         tensor(0.0905, dtype=torch.float64)
     """
+    numbers = DeepfoolSettings.of(settings)
     _check(steps, overshoot, halvings)
     objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
-    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=steps)
     _walk(best_points, AttackObjective.jacobian, steps, overshoot)
     draw_back(best_points, halvings)
     return best_points.result()
@@ -74,6 +88,7 @@ def shortest_linear(
     steps: int = 1,
     overshoot: float = 0.02,
     halvings: int = 10,
+    settings: DeepfoolSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     outputs: str = "logits",
@@ -93,9 +108,10 @@ def shortest_linear(
         tensor([0.4874, 0.2250, 0.6747, 0.3282, 0.5650, 0.3700, 0.7034, 0.6375],
                dtype=torch.float64)
     """
+    numbers = DeepfoolSettings.of(settings)
     _check(steps, overshoot, halvings)
     objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
-    best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=steps)
     _walk(best_points, _margin, steps, overshoot)
     draw_back(best_points, halvings)
     return best_points.result()
@@ -103,7 +119,7 @@ def shortest_linear(
 
 def _walk(best_points: BestPoints, models: Models, steps: int, overshoot: float) -> None:
     objective, indices = best_points.objective, best_points.objective.todo
-    start = first_points(objective, indices)
+    start, share = first_points(objective, indices), objective.numbers(DeepfoolSettings).least
     inner = z = start  # the sum of the steps, and beyond it
     least = None
     for _ in range(steps):
@@ -114,7 +130,7 @@ def _walk(best_points: BestPoints, models: Models, steps: int, overshoot: float)
         margin = candidates.amin(1)
         best_points.update(z, indices, margin)
         going = margin >= 0
-        least = (LEAST * margin if least is None else least)[going]
+        least = (share * margin if least is None else least)[going]
         indices, start, inner, z = indices[going], start[going], inner[going], z[going]
         region = objective.region.take(indices)
         need = torch.maximum(candidates[going], least.unsqueeze(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,17 +14,29 @@ from clinch.attacks.core.best_points import BestPoints, Budget, Progress
 from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.core.units import FARTHEST, TYPICAL
 from clinch.errors import ProblemError
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.projection import project_into
+from clinch.solver.settings import Some
 
-#: random inputs that are tried for a first point that reaches the goal
-FIRST = 100
-#: halvings of the way back to the boundary, and of a step that has lost the goal
-BACK, SHORTER = 8, 8
-#: points around the boundary that the first direction is estimated from
-AROUND = 20
+
+@dataclass(frozen=True)
+class HopSkipJumpSettings(AttackSettings):
+    """Of :func:`hop_skip_jump`.
+
+    Attributes:
+        first: random inputs that are tried for a first point that reaches the goal.
+        back: halvings of the way back to the boundary.
+        shorter: halvings of a step that has lost the goal.
+        around: points around the boundary that the first direction is estimated from.
+    """
+
+    first: Some = 100
+    back: Some = 8
+    shorter: Some = 8
+    around: Some = 20
 
 
 @attack_method
@@ -34,6 +47,7 @@ def hop_skip_jump(
     *,
     norm: float = 2.0,
     passes: int = 1000,
+    settings: HopSkipJumpSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
@@ -54,11 +68,12 @@ def hop_skip_jump(
         >>> hop_skip_jump(net, x, y, passes=1000).success.all()
         tensor(True)
     """
-    if passes < AROUND:
-        raise ProblemError(f"passes={passes} is too few for this attack. Give at least {AROUND}.")
+    numbers = HopSkipJumpSettings.of(settings)
+    if passes < numbers.around:
+        raise ProblemError(f"passes={passes} is too few for this attack. Give at least {numbers.around}.")
     objective = nearest_objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
     check_norm(objective, "HopSkipJump", (1.0, 2.0, torch.inf))
-    best_points = BestPoints(objective, record=history, progress=progress)
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress)
     decision_steps(best_points, objective.todo, passes, objective.draws(seed))
     return best_points.result()
 
@@ -72,17 +87,17 @@ def decision_steps(best_points: BestPoints, indices: Tensor, passes: int, draws:
         passes: rows forward of each.
         draws: ``(B,)``.
     """
-    objective = best_points.objective
+    objective, s = best_points.objective, best_points.objective.numbers(HopSkipJumpSettings)
     budget = Budget.of(objective, passes)
-    indices = _first(best_points, indices, min(FIRST, passes // 2), draws)
+    indices = _first(best_points, indices, min(s.first, passes // 2), draws)
     size = max(1, objective.x[0].numel())
     share = 1 / size if objective.norm.is_box else 1 / math.sqrt(size)
     _drawn_back(best_points, best_points.x[indices], indices)
     t = 0
     while not best_points.exhausted:
         t += 1
-        count = int(AROUND * math.sqrt(t))
-        indices = indices[budget.left(indices) >= count + SHORTER + BACK]
+        count = int(s.around * math.sqrt(t))
+        indices = indices[budget.left(indices) >= count + s.shorter + s.back]
         if not len(indices):
             return
         z, length = best_points.x[indices], best_points.distance[indices].to(objective.x)
@@ -128,7 +143,7 @@ def _step(best_points: BestPoints, z: Tensor, indices: Tensor, normal: Tensor, s
     objective = best_points.objective
     direction = steepest_direction(normal, torch.inf if objective.norm.is_box else 2)
     left = torch.arange(len(indices), device=z.device)
-    for k in range(SHORTER):
+    for k in range(objective.numbers(HopSkipJumpSettings).shorter):
         here = indices[left]
         trial = project_into(objective.region.take(here), z[left] + along(0.5**k * size[left], z) * direction[left])
         margin = objective.look(trial, here)
@@ -145,7 +160,7 @@ def _drawn_back(best_points: BestPoints, z: Tensor, indices: Tensor) -> None:
     objective, x = best_points.objective, best_points.objective.start[indices]
     low, high = z.new_zeros(len(z)), z.new_ones(len(z))
     longest = (z - x).flatten(1).abs().amax(1) if z[0:1].numel() else low
-    for _ in range(BACK if len(z) else 0):
+    for _ in range(objective.numbers(HopSkipJumpSettings).back if len(z) else 0):
         share = (low + high) / 2
         if objective.norm.is_box:
             most = along(share * longest, z)

@@ -23,19 +23,10 @@ from clinch.network.graph import Graph
 from clinch.query import Activations, Distance, Query
 from clinch.runtime.gradients import with_gradients
 from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Polish
 
 #: the name under which points are offered
 WHO = "polish"
-#: programs solved for one problem, at most
-PROGRAMS = 60
-#: rounds of adding broken sign conditions to one piece, and conditions added in each
-ROUNDS, ADDED = 8, 40
-#: sign conditions of one program, at most
-CONDITIONS = 250
-#: an improvement smaller than this share of the value ends the walk
-IMPROVEMENT = 1e-7
-#: how far inside the conditions to stay, relative to the rounding of the model's dtype times the size of what is summed
-INSIDE = 4.0
 #: fractions of the way to a solution at which the true network is looked at
 FRACTIONS = (1.0, 0.999, 0.99, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02, 0.01)
 
@@ -43,22 +34,23 @@ Sign = tuple[int, int]
 
 
 @with_gradients
-def polish(query: Query, ledger: Ledger, problems: Tensor | None = None) -> None:
+def polish(query: Query, ledger: Ledger, problems: Tensor | None = None, settings: Polish | None = None) -> None:
     """Improve the ledger's incumbents; what is found goes through ``ledger.offer`` and counts only if accepted there.
 
     Args:
         query: the float64 normal form.
         ledger: holds the incumbents, and says when to stop.
         problems: ``(P,)`` which problems; None: all that have an incumbent and are not closed.
+        settings: of the walk; None: the usual ones.
     """
     problems = torch.arange(query.size) if problems is None else problems.cpu()
     # an incumbent that polishing brought is the end of a walk already
     again = torch.tensor([ledger.finders[b] == WHO for b in problems.tolist()], dtype=torch.bool)
     problems = problems[torch.isfinite(ledger.value[problems]) & ~again]
-    polish_from(query, ledger, ledger.x[problems], problems)
+    polish_from(query, ledger, ledger.x[problems], problems, settings)
 
 
-def polish_from(query: Query, ledger: Ledger, points: Tensor, problems: Tensor) -> None:
+def polish_from(query: Query, ledger: Ledger, points: Tensor, problems: Tensor, settings: Polish | None = None) -> None:
     """The same from any points: an attack's second best may lie on a better piece.
 
     Args:
@@ -66,7 +58,9 @@ def polish_from(query: Query, ledger: Ledger, points: Tensor, problems: Tensor) 
         ledger: receives what is found, and says when to stop.
         points: ``(N, *input_shape)``, feasible or nearly so.
         problems: ``(N,)`` problem of each point; closed ones are left alone.
+        settings: of the walk; None: the usual ones.
     """
+    s = settings or Polish()
     if isinstance(query.objective, Distance) and query.objective.norm.counts:
         return  # counting is not convex; the attack prunes instead
     for start, b in zip(points.to(query.device, query.dtype).split(1), problems.tolist()):
@@ -74,9 +68,9 @@ def polish_from(query: Query, ledger: Ledger, points: Tensor, problems: Tensor) 
             return
         if bool(ledger.closed[b]):
             continue
-        tightness = INSIDE
+        tightness = s.inside
         for _ in range(3):
-            walk = _Walk(query.take(torch.tensor([b])), ledger, tightness)
+            walk = _Walk(query.take(torch.tensor([b])), ledger, tightness, s)
             found = walk.run(start)
             if found is None or bool(ledger.offer(walk.rounded(found), WHO, torch.tensor([b])).all()):
                 break
@@ -94,7 +88,8 @@ class _Solution:
 class _Walk:
     """The walk of one problem (a query of size one) over the pieces."""
 
-    def __init__(self, query: Query, ledger: Ledger, tightness: float) -> None:
+    def __init__(self, query: Query, ledger: Ledger, tightness: float, settings: Polish) -> None:
+        self.settings = settings
         self.query, self.planes = planes_of(query)
         self.ledger = ledger
         self.exact = query.graph.bends_only_at_kinks(query.nodes)
@@ -132,11 +127,11 @@ class _Walk:
     @property
     def over(self) -> bool:
         """Time or programs are used up."""
-        return self.ledger.remaining <= 0 or self.programs >= PROGRAMS
+        return self.ledger.remaining <= 0 or self.programs >= self.settings.programs
 
     def _improves_on(self, value: float) -> bool:
         """Whether the best value is smaller by more than rounding; the start need not be feasible."""
-        allowance = IMPROVEMENT * max(1e-6, abs(value)) if value < float("inf") else 0.0
+        allowance = self.settings.improvement * max(1e-6, abs(value)) if value < float("inf") else 0.0
         return self.value < value - allowance
 
     # --- the two ways to walk ----------------------------------------------------------------------------------------
@@ -173,7 +168,7 @@ class _Walk:
         """Solve on one piece, adding the sign conditions that solutions break; returns those pressed against."""
         atoms = self._chosen(self.best)
         signs: list[Sign] = []
-        for _ in range(ROUNDS):
+        for _ in range(self.settings.rounds):
             if self.over:
                 return []
             solution = self._solve(self.best, pattern, atoms, signs)
@@ -181,7 +176,7 @@ class _Walk:
                 return []
             self._take_from(self.best, solution.point)
             broken = [sign for sign in self._broken(solution.point, pattern) if sign not in set(signs)]
-            if not broken or len(signs) >= CONDITIONS:
+            if not broken or len(signs) >= self.settings.conditions:
                 return solution.pressed
             signs += broken
         return []
@@ -225,7 +220,7 @@ class _Walk:
             wrong = torch.where(side.flatten(), -h, h)
             for j in (wrong > 1e-7 * (1 + h.abs())).nonzero().flatten().tolist():
                 found.append((float(wrong[j]), (i, j)))
-        return [sign for _, sign in sorted(found, reverse=True)[:ADDED]]
+        return [sign for _, sign in sorted(found, reverse=True)[: self.settings.added]]
 
     def _solve(self, x: Tensor, pattern: Pattern, atoms: Tensor, signs: list[Sign]) -> _Solution | None:
         """The convex program of one piece, linearised at x."""

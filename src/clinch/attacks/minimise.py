@@ -10,6 +10,8 @@ gradient steps settle instead of cycling around the optimum.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from clinch.attacks.core.draws import Draws
 from clinch.attacks.core.gradient_steps import cosine, together
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult, HasQuery
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.core.units import TYPICAL
 from clinch.errors import ProblemError
 from clinch.geometry.directions import linear_maximiser, steepest_direction
@@ -28,11 +31,23 @@ from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
 from clinch.query import Query
 from clinch.runtime.gradients import with_gradients
+from clinch.solver.settings import Positive, Some
 
-#: runs per problem for each start asked for
-RUNS_PER_START = 12
-#: elements of all runs together
-MEMORY = 1 << 23
+
+@dataclass(frozen=True)
+class MinimiseSettings(AttackSettings):
+    """Of :func:`minimise`.
+
+    Attributes:
+        runs: of each problem, for each start asked for.
+        memory: elements of all runs together.
+        out: weight of the way out of violated clauses beside the objective: where both pull against each other the
+            clause has to win.
+    """
+
+    runs: Some = 12
+    memory: Some = 1 << 23
+    out: Positive = 2.0
 
 
 @with_gradients
@@ -41,6 +56,7 @@ def minimise(
     *,
     steps: int = 100,
     starts: int = 2,
+    settings: MinimiseSettings | Fields | None = None,
     seed: int = 0,
     history: bool = False,
     progress: Progress | None = None,
@@ -51,6 +67,7 @@ def minimise(
         problem: a problem, or its normal form.
         steps: gradient steps per run.
         starts: groups of 12 random starts per problem; the first start is the region's reference point.
+        settings: the numbers that the method was tuned with: an object, or its fields by name; results record them.
         seed: of the random starts.
         history: whether to keep the course of the attack; its distances are the objective.
         progress: called after each step with the numbers of steps done and planned.
@@ -65,11 +82,12 @@ def minimise(
         >>> -minimise(cl.Problem(cl.Maximize(net.output[0]), [net.input >= -1, net.input <= 1])).value
         tensor([37.2140], dtype=torch.float64)
     """
+    numbers = MinimiseSettings.of(settings)
     if min(steps, starts) < 1:
         raise ProblemError(f"steps={steps} and starts={starts} must be at least 1.")
     objective = lowering_objective(problem)
-    best_points = BestPoints(objective, record=history, progress=progress, steps=steps + 1)
-    minimise_steps(objective, best_points, count=RUNS_PER_START * starts, steps=steps, draws=objective.draws(seed))
+    best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=steps + 1)
+    minimise_steps(objective, best_points, count=numbers.runs * starts, steps=steps, draws=objective.draws(seed))
     return best_points.result()
 
 
@@ -87,13 +105,13 @@ def minimise_steps(
     ``first``: points of the region, ``(B, *input_shape)``, where the first run of each problem begins instead of at
     the region's reference point.
     """
-    size = max(1, objective.x[0].numel())
+    size, memory = max(1, objective.x[0].numel()), objective.numbers(MinimiseSettings).memory
     sharing = (
         objective.size if best_points.ledger is not None else 1
     )  # under one limit of time all get their turn, with less
-    count = max(1, min(count, MEMORY // (size * max(1, sharing))))
+    count = max(1, min(count, memory // (size * max(1, sharing))))
     start = objective.start if first is None else first.to(objective.x)
-    for problems in torch.arange(objective.size, device=objective.x.device).split(max(1, MEMORY // (size * count))):
+    for problems in torch.arange(objective.size, device=objective.x.device).split(max(1, memory // (size * count))):
         indices = problems.repeat_interleave(count)
         z = random_starts(objective.region.take(indices), start[indices], count, draws.runs(indices))
         _descend(objective, best_points, indices, z, steps)
@@ -102,7 +120,7 @@ def minimise_steps(
 def _descend(objective: AttackObjective, best_points: BestPoints, indices: Tensor, z: Tensor, steps: int) -> None:
     """All steps of runs ``(L,)`` from z."""
     region = objective.region.take(indices)
-    scale = _reach(region)
+    scale, out = _reach(region), objective.numbers(MinimiseSettings).out
     for k in range(steps + 1):
         slopes = objective.slopes(z, indices, _losses if objective.query.clauses else _value)
         best_points.note_gradient(slopes.gradients, indices)
@@ -110,7 +128,7 @@ def _descend(objective: AttackObjective, best_points: BestPoints, indices: Tenso
         best_points.step()
         if k == steps or best_points.exhausted:
             return
-        direction = _direction(slopes.losses, slopes.gradients)
+        direction = _direction(slopes.losses, slopes.gradients, out)
         moved = _step(region, z, direction, cosine(1.0, 0.0, k, steps + 1), scale)
         z = torch.where(torch.isfinite(moved), moved, z)
 
@@ -126,15 +144,14 @@ def _losses(answer: Answer, which: Tensor) -> Tensor:
     return torch.cat([_value(answer, which), answer.conditions()], 1)
 
 
-def _direction(losses: Tensor, gradients: Tensor) -> Tensor:
-    """Downhill of the objective, plus the way out of violated clauses."""
+def _direction(losses: Tensor, gradients: Tensor, weight: float) -> Tensor:
+    """Downhill of the objective, plus the way out of violated clauses with some weight."""
     own = together(losses[:, :1], gradients[:, :1])
     if losses.shape[1] == 1 or bool((losses[:, 1:] <= 0).all()):
         return -own
     unmet = losses[:, 1:].amax(1) > 0
     out = together(losses[:, 1:], gradients[:, 1:])
-    # twice the weight: where both pull against each other the clause has to win
-    return -(own + along(2 * unmet.to(out), out) * together(losses[:, :1], out.unsqueeze(1)))
+    return -(own + along(weight * unmet.to(out), out) * together(losses[:, :1], out.unsqueeze(1)))
 
 
 def _step(region: Region, z: Tensor, direction: Tensor, size: float, scale: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from clinch.attacks.core.result import AttackResult
 from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.frank_wolfe import extreme_steps
 from clinch.attacks.local_search import polish_from
-from clinch.attacks.minimise import RUNS_PER_START, minimise_steps
+from clinch.attacks.minimise import minimise_steps
 from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns
 from clinch.attacks.minimum_norm.nearest import search
 from clinch.attacks.minimum_norm.nearest_settings import NearestSettings
@@ -31,7 +31,7 @@ from clinch.geometry.projection import project_into
 from clinch.query import Distance, Query
 from clinch.runtime.gradients import with_gradients
 from clinch.solver.ledger import Ledger
-from clinch.solver.settings import Pair, Share, Some
+from clinch.solver.settings import Attack, Pair, Share, Some
 
 
 @dataclass(frozen=True)
@@ -215,19 +215,16 @@ def _nearest(best_points: BestPoints, radius: Tensor, passes: int, draws: Draws)
     return Start(indices, None, z).take(~best_points.success[indices])
 
 
-#: passes for each problem of a thorough attack on a distance, and of a quick one: where candidates share conditions, so
-#: that many runs go side by side, and elsewhere
-SHARED, OTHERS = (5000, 2200), (800, 120)
-#: the same where changed elements are counted: branch and bound has no walks for those
-SHARED_SPARSE = 10_000
-#: runs and steps of a thorough attack on another objective, and of a quick one
-WALKS, QUICK_WALKS = (2 * RUNS_PER_START, 60), (4, 15)
-#: how far behind the incumbent a runner-up may lie to be polished
-RUNNER_UP = 0.1
-
-
 @with_gradients
-def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True, passes: int | None = None) -> None:
+def attack(
+    query: Query,
+    ledger: Ledger,
+    *,
+    seed: int = 0,
+    thorough: bool = True,
+    passes: int | None = None,
+    settings: Attack | None = None,
+) -> None:
     """Attack all problems of a query; what is found goes to the ledger.
 
     Args:
@@ -236,11 +233,13 @@ def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True
         seed: of the random starts.
         thorough: False is enough where an exact search with walks of its own comes next.
         passes: for each problem whose objective is a distance; None: as many as ``thorough`` says.
+        settings: the numbers of passes, runs and steps; None: the usual ones.
     """
+    s = settings or Attack()
     if not isinstance(query.objective, Distance):
         objective = lowering_objective(query)
         best_points = BestPoints(objective, ledger=ledger)
-        runs, steps = WALKS if thorough else QUICK_WALKS
+        runs, steps = map(int, s.walks if thorough else s.quick_walks)
         try:
             minimise_steps(objective, best_points, count=runs, steps=steps, draws=objective.draws(seed))
         finally:
@@ -250,25 +249,24 @@ def attack(query: Query, ledger: Ledger, *, seed: int = 0, thorough: bool = True
     best_points = BestPoints(objective, ledger=ledger)
     best_points.report()
     wanted = (
-        SHARED_SPARSE
+        s.sparse
         if objective.multi_constraint and objective.norm.counts
-        else (SHARED if objective.multi_constraint else OTHERS)[not thorough]
+        else int((s.shared if objective.multi_constraint else s.others)[not thorough])
     )
     try:
         finalists = search(best_points, passes or wanted, objective.draws(seed), quick=not thorough)
     finally:
         best_points.report()
     if thorough and finalists is not None and not ledger.exhausted:
-        _polish_runners_up(ledger, best_points, finalists)
+        _polish_runners_up(ledger, best_points, finalists, s)
 
 
-def _polish_runners_up(ledger: Ledger, best_points: BestPoints, runs: LinearizedRuns) -> None:
+def _polish_runners_up(ledger: Ledger, best_points: BestPoints, runs: LinearizedRuns, s: Attack) -> None:
     """A runner-up may lie on a better piece than the incumbent: polish those that are not far behind."""
     value = best_points.objective.shortened(ledger.value.to(runs.indices.device))[runs.indices]
-    close = (runs.distance <= (1 + RUNNER_UP) * value).nonzero().flatten()
+    close = (runs.distance <= (1 + s.runner_up) * value).nonzero().flatten()
     close = close[runs.distance[close].argsort(stable=True)]
     indices = runs.indices[close]
     x = best_points.objective.x[indices]
-    polish_from(
-        ledger.query, ledger, best_points.objective.point(x + runs.nearest[close].view_as(x), indices), indices.cpu()
-    )
+    points = best_points.objective.point(x + runs.nearest[close].view_as(x), indices)
+    polish_from(ledger.query, ledger, points, indices.cpu(), s.polishing)

@@ -52,11 +52,11 @@ class AttackEngine:
         from clinch.attacks.local_search import polish
         from clinch.attacks.portfolio import attack
 
-        attack(query, ledger, seed=seed, thorough=settings.thorough, passes=settings.passes)
+        attack(query, ledger, seed=seed, thorough=settings.thorough, passes=settings.passes, settings=settings)
         # after a quick attack a nearer point is worth it, as it shrinks the region; others only prune
         worth = settings.thorough or isinstance(query.objective, Distance)
         if settings.polish and worth and not ledger.exhausted:
-            polish(ledger.query, ledger)
+            polish(ledger.query, ledger, settings=settings.polishing)
 
 
 class BoundsEngine:

@@ -30,6 +30,7 @@ __all__ = [
     "GeneralSplit",
     "InputSplit",
     "Milp",
+    "Polish",
     "Portfolio",
     "Scipy",
     "Settings",
@@ -141,6 +142,26 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Polish(Settings):
+    """Of the walk from an incumbent over linear pieces.
+
+    Attributes:
+        programs: solved for one problem, at most.
+        rounds: of adding broken sign conditions to one piece, ``added`` in each.
+        conditions: sign conditions of one program, at most.
+        improvement: one that is a smaller share of the value ends the walk.
+        inside: how far inside the conditions to stay, in roundings of the model's dtype of what is summed.
+    """
+
+    programs: Some = 60
+    rounds: Some = 8
+    added: Some = 40
+    conditions: Some = 250
+    improvement: Positive = 1e-7
+    inside: Positive = 4.0
+
+
+@dataclass(frozen=True)
 class Attack(Settings):
     """Of ``solver="attack"``.
 
@@ -149,11 +170,24 @@ class Attack(Settings):
             ``thorough`` says.
         thorough: False: a tenth of the work or less, enough where an exact search with walks of its own comes next.
         polish: whether what was found is taken to the optimum of its linear piece, and of pieces beside it.
+        shared: passes for each problem of a thorough attack on a distance, and of a quick one, where candidates share
+            conditions, so that many runs go side by side; ``others`` elsewhere; ``sparse`` where they share conditions
+            and changed elements are counted, for branch and bound has no walks for those.
+        walks: runs and steps of a thorough attack on another objective; ``quick_walks`` of a quick one.
+        runner_up: how far behind the incumbent a runner-up may lie to be polished.
+        polishing: of the walk.
     """
 
     passes: Passes = None
     thorough: Flag = True
     polish: Flag = True
+    shared: Pair = (5000, 2200)
+    others: Pair = (800, 120)
+    sparse: Some = 10_000
+    walks: Pair = (24, 60)
+    quick_walks: Pair = (4, 15)
+    runner_up: Share = 0.1
+    polishing: Polish = field(default_factory=Polish)
 
 
 @dataclass(frozen=True)

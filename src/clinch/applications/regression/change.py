@@ -15,7 +15,7 @@ from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.problem_query import ProblemQuery
-from clinch.attacks.minimise import RUNS_PER_START, minimise_steps
+from clinch.attacks.minimise import MinimiseSettings, minimise_steps
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.geometry.projection import project_into
 from clinch.modeling.model import SymbolicNetwork
@@ -116,14 +116,14 @@ def largest_change(
 def _work(statement: Statement, query: Query, ledger: Ledger, linear: LinearChange, seed: int) -> None:
     """Points first: they say which directions the proof may leave out."""
     with ledger.share(ATTACK_SHARE):
-        _attack(statement, query, ledger, linear, seed, 2 * RUNS_PER_START)
+        _attack(statement, query, ledger, linear, seed, 2 * MinimiseSettings().runs)
     few = query.region.free_elements <= Portfolio().few_inputs
     try:
         ENGINES["bounds"].run(query, ledger, seed, Bounds())
         with ledger.share(DIRECTIONS_SHARE if few else 1.0):
             prove_by_directions(statement, query, ledger, seed)
         if not ledger.exhausted:
-            _attack(statement, query, ledger, linear, seed + 1, 8 * RUNS_PER_START)
+            _attack(statement, query, ledger, linear, seed + 1, 8 * MinimiseSettings().runs)
         if few and not ledger.exhausted:
             ENGINES["input_split"].run(query, ledger, seed, InputSplit())
     except UnsupportedByEngine as reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -9,16 +10,27 @@ from torch import Tensor
 
 from clinch.attacks.core.batches import parts_of
 from clinch.attacks.core.objective import AttackObjective
+from clinch.attacks.core.settings import AttackSettings
 from clinch.attacks.minimum_norm.feasible_steps import FeasibleSteps, HalfSpaces
 from clinch.geometry.projection import project_into
+from clinch.solver.settings import Positive, Share
 
 #: elements of one batch of gradients while candidates are compared, so that memory stays bounded
 BATCH = 1 << 24
-#: a candidate that no point of the box meets by linearisation counts as so much farther, for each margin that is
-#: missing
-SHORT = 100.0
-#: what may be missing of the margin where a candidate is met, by rounding and by the quick moves
-MET = 1e-2
+
+
+@dataclass(frozen=True)
+class CandidateSettings(AttackSettings):
+    """How candidates are ranked.
+
+    Attributes:
+        short: how much farther a candidate counts that no point of the box meets by linearisation, for each margin that
+            is missing.
+        met: what may be missing of the margin where one is met, by rounding and by the quick moves.
+    """
+
+    short: Positive = 100.0
+    met: Share = 1e-2
 
 
 class Linearised(NamedTuple):
@@ -96,7 +108,7 @@ def nearest_candidates(
     found = found.take(found.value.isfinite().nonzero().flatten())
     # what a inactive neuron promises is less certain than any true gradient
     doubt = torch.where(found.steepness > 0, found.surrogate.to(torch.uint8), 2)
-    order = (found.length * (1 + SHORT * found.missing)).argsort(stable=True)
+    order = (found.length * (1 + objective.numbers(CandidateSettings).short * found.missing)).argsort(stable=True)
     order = order[doubt[order].argsort(stable=True)]
     found = found.take(order[found.indices[order].argsort(stable=True)])
     return found.take((found.place < count).nonzero().flatten())
@@ -131,5 +143,5 @@ def linearised(objective: AttackObjective, indices: Tensor, which: Tensor | None
     move = feasible.shortest(spaces)
     short = (torch.linalg.vecdot(g, move - offset) + value) / value.abs().clamp(min=1e-12)
     missing = short.nan_to_num(posinf=1.0).clamp(min=0)
-    met = (missing <= MET) & (steepness > 0) & value.isfinite()
+    met = (missing <= objective.numbers(CandidateSettings).met) & (steepness > 0) & value.isfinite()
     return Linearised(each, candidate, move, feasible.norm(move), met, value, steepness, surrogate, missing, g)

@@ -10,8 +10,11 @@ from torch import Tensor
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.settings import AttackSettings
 from clinch.attacks.core.units import FARTHEST, TYPICAL
+from clinch.attacks.hop_skip_jump import HopSkipJumpSettings
+from clinch.attacks.minimum_norm.candidates import CandidateSettings
 from clinch.attacks.minimum_norm.feasible_steps import FeasibleSteps
 from clinch.attacks.minimum_norm.multi_constraint import MultiConstraintSettings
+from clinch.attacks.minimum_norm.sparse import DeepenSettings
 from clinch.attacks.sigma_zero import SmoothCount
 from clinch.solver.settings import Number, Pair, Positive, Quadruple, Share, Some, Triple
 
@@ -41,6 +44,7 @@ class NearestSettings(AttackSettings):
         lost: what a run without a gradient counts farther.
         stages: shares of the passes for the first and second stage of the linearisation; ``ball_stage`` for the ball's
             runs from far away.
+        linearised, deepened, decisions: of the parts.
     """
 
     both: Some = 480
@@ -63,6 +67,9 @@ class NearestSettings(AttackSettings):
     lost: Positive = 1e6
     stages: Pair = (0.34, 0.23)
     ball_stage: Share = 0.68
+    linearised: CandidateSettings = field(default_factory=CandidateSettings)
+    deepened: DeepenSettings = field(default_factory=DeepenSettings)
+    decisions: HopSkipJumpSettings = field(default_factory=HopSkipJumpSettings)
     multi_constraint: MultiConstraintSettings = field(default_factory=MultiConstraintSettings)
 
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from clinch.attacks.core.attack_query import ANY
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.gradient_steps import cosine, toward
+from clinch.attacks.core.settings import AttackSettings
+from clinch.solver.settings import Pair, Positive
 
-#: sign steps at the first and at the last, in widths of the box, no wider than WIDEST
-STEP, WIDEST = (0.5, 0.02), 2.0
+
+@dataclass(frozen=True)
+class DeepenSettings(AttackSettings):
+    """Of :func:`deepened`.
+
+    Attributes:
+        step: sign steps at the first and at the last, in widths of the box, no wider than ``widest``.
+        widest: see there.
+    """
+
+    step: Pair = (0.5, 0.02)
+    widest: Positive = 2.0
 
 
 def greedy_sparsify(best_points: BestPoints, indices: Tensor, passes: Tensor, points: Tensor | None = None) -> None:
@@ -60,17 +74,17 @@ def deepened(best_points: BestPoints, indices: Tensor, steps: int) -> Tensor:
         indices: ``(A,)`` inputs.
         steps: number of steps.
     """
-    objective = best_points.objective
+    objective, s = best_points.objective, best_points.objective.numbers(DeepenSettings)
     x, lower, upper = best_points.x[indices], objective.region.lower[indices], objective.region.upper[indices]
     changed = (x.flatten(1) != _clean(best_points, indices)).reshape(x.shape)
-    width = (upper - lower).nan_to_num(posinf=WIDEST).clamp(max=WIDEST) * changed
+    width = (upper - lower).nan_to_num(posinf=s.widest).clamp(max=s.widest) * changed
     deepest, depth = x.clone(), best_points.margin[indices].clone()
     anyone = torch.full_like(indices, ANY)
     for k in range(steps):
         slope = toward(objective, x, indices, anyone)
         deeper = slope.margin < depth
         deepest[deeper], depth = x[deeper], torch.where(deeper, slope.margin, depth)
-        x = torch.clamp(x - cosine(*STEP, k, steps) * width * slope.gradient.sign(), lower, upper)
+        x = torch.clamp(x - cosine(*s.step, k, steps) * width * slope.gradient.sign(), lower, upper)
         # an element that is not changed has no width, but the clean input may lie outside its box
         x = torch.where(changed, x, best_points.x[indices])
     return deepest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,13 +11,24 @@ from clinch.attacks.core.arguments import Attacked, attack_method, objective_of,
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.result import NO_GRADIENT, AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.linear_model import first_points, ratios, shortest_step
 from clinch.geometry.projection import project_into
+from clinch.solver.settings import Share
 
-#: how far a point goes beyond the boundary of the linear model, relative to the way there
-OVERSHOOT = 0.02
 #: why an input has no point
 INFEASIBLE = "to first order nothing inside the ball reaches the goal (proposition 1 of arXiv 1803.03607)"
+
+
+@dataclass(frozen=True)
+class FeasibilitySettings(AttackSettings):
+    """Of :func:`linear_model_feasibility`.
+
+    Attributes:
+        overshoot: how far a point goes beyond the boundary of the linear model, relative to the way there.
+    """
+
+    overshoot: Share = 0.02
 
 
 @attack_method
@@ -64,6 +75,7 @@ def linear_model_feasibility(
     *,
     eps: float | Tensor | None = None,
     norm: float = torch.inf,
+    settings: FeasibilitySettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     outputs: str = "logits",
@@ -85,9 +97,10 @@ def linear_model_feasibility(
         >>> found = linear_model_feasibility(net, x, y, eps=0.05)
         >>> feasible = [reason != INFEASIBLE for reason in found.reason]
     """
+    numbers = FeasibilitySettings.of(settings)
     objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm, outputs=outputs, any_p=True)
     radius = radius_of(objective, eps)
-    best_points = BestPoints(objective)
+    best_points = BestPoints(objective, settings=numbers)
     feasible = torch.ones(objective.size, dtype=torch.bool, device=objective.x.device)
     if len(indices := objective.todo):
         z = first_points(objective, indices)
@@ -98,7 +111,9 @@ def linear_model_feasibility(
         inside = length < radius[indices]
         feasible[indices] = inside
         indices, z, step = indices[inside], z[inside], step[inside]
-        longer = (radius[indices] / length[inside].clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1 + OVERSHOOT)
+        longer = (radius[indices] / length[inside].clamp(min=torch.finfo(torch.float64).tiny)).clamp(
+            max=1 + numbers.overshoot
+        )
         z = project_into(objective.within(radius[indices], indices), z + along(longer.to(z), z) * step)
         best_points.update(z, indices, objective.look(z, indices))
     found = best_points.result(radius)

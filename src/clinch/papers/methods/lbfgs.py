@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -16,12 +17,24 @@ from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.losses import loss_of
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.result import AttackResult
+from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.linear_model import draw_back
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.network.network import Network
+from clinch.solver.settings import Positive
 
-#: ends of the line search, relative to the weight from which on x itself is stationary
-LEAST, MOST = 1e-3, 4.0
+
+@dataclass(frozen=True)
+class LbfgsSettings(AttackSettings):
+    """Of :func:`lbfgs`.
+
+    Attributes:
+        least: first end of the line search, relative to the weight from which on x itself is stationary; ``most`` the
+            other one.
+    """
+
+    least: Positive = 1e-3
+    most: Positive = 4.0
 
 
 @attack_method
@@ -34,6 +47,7 @@ def lbfgs(
     searches: int = 9,
     halvings: int = 10,
     sharpness: float = 1.0,
+    settings: LbfgsSettings | Fields | None = None,
     target: Tensor | int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     history: bool = False,
@@ -61,6 +75,7 @@ def lbfgs(
         >>> lbfgs(net, x[:1], y[:1], steps=5, searches=4).distance
         tensor([0.4882], dtype=torch.float64)
     """
+    numbers = LbfgsSettings.of(settings)
     if steps < 1 or searches < 1 or halvings < 0:
         raise ProblemError(f"steps={steps} and searches={searches} must be at least 1, halvings={halvings} at least 0.")
     if not 0 < sharpness < torch.inf:
@@ -71,7 +86,9 @@ def lbfgs(
         raise UnsupportedByEngine("L-BFGS lowers a loss of class scores, and a problem has none. Use deepfool or pgd.")
     classes = [None] if query.target is not None else range(query.classes)
     losses = [(wanted, _sharpened(objective, query, wanted, sharpness)) for wanted in classes]
-    best_points = BestPoints(objective, record=history, progress=progress, steps=len(losses) * searches)
+    best_points = BestPoints(
+        objective, settings=numbers, record=history, progress=progress, steps=len(losses) * searches
+    )
     for wanted, function in losses:
         aimed = [int(row) for row in objective.todo if wanted is None or int(query.y[row]) != wanted]
         runs = [_Run(best_points, row, function, steps) for row in aimed]
@@ -114,7 +131,8 @@ class _Run:
         """Minimise for the next c and halve the bracket."""
         if first:
             scale = float(np.linalg.norm(self.evaluate(self.r)[1]))
-            self.low, self.high = np.log(max(scale, 1e-30) * LEAST), np.log(max(scale, 1e-30) * MOST)
+            s = self.best_points.objective.numbers(LbfgsSettings)
+            self.low, self.high = (float(np.log(max(scale, 1e-30) * end)) for end in (s.least, s.most))
         if self.high <= self.low:
             return
         log_c = self.low if first else (self.low + self.high) / 2
