@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -48,10 +49,11 @@ class Draft:
     def name(self, stem: str) -> str:
         return f"{stem}{len(self.nodes) + len(self.constants)}"
 
-    def constant(self, *shape: int, whole: list[int] | None = None) -> str:
-        """The name of a new constant: random numbers, or the whole ones given."""
+    def constant(self, *shape: int, whole: list[int] | None = None, least: float | None = None) -> str:
+        """The name of a new constant: random numbers, the whole ones given, or random ones of at least so much."""
         found = self.name("c")
         array = self.numbers.standard_normal(shape).astype(np.float64 if self.double else np.float32)
+        array = array if least is None else np.abs(array) + array.dtype.type(least)
         array = array if whole is None else np.array(whole, np.int64)
         if self.rng.random() < 0.2:
             self.nodes.append(node("Constant", [], [found], value=numpy_helper.from_array(array, "t")))
@@ -159,7 +161,117 @@ def same(d: Draft) -> None:
         d.add("Dropout", [x.name], x.shape, **({"ratio": 0.4} if d.opset < 12 else {}))
 
 
-ORDINARY = (gemm, gemm, gemm, matmul, shifted, joined, relu, relu, relu, leaky, conv, conv, flatten, reshaped, same)
+#: functions that stay small: the first opset of each; those of the second list need python-flint
+EXACT = {"Softsign": 7, "HardSwish": 14, "Abs": 7, "Neg": 7}
+SMOOTH = {"Sigmoid": 7, "Tanh": 7, "Erf": 9, "Atan": 7, "Softplus": 7, "Elu": 7, "Gelu": 20, "Selu": 7}
+
+
+def bent(d: Draft) -> None:
+    known = EXACT if find_spec("flint") is None else {**EXACT, **SMOOTH}
+    # onnxruntime's HardSwish of float64 has a float32 in it
+    kinds = [kind for kind, since in known.items() if since <= d.opset and not (d.double and kind == "HardSwish")]
+    kind = d.rng.choice(kinds)
+    settings = {"alpha": d.rng.uniform(0.1, 2)} if kind == "Elu" and d.rng.random() < 0.5 else {}
+    settings |= {"approximate": "tanh"} if kind == "Gelu" and d.rng.random() < 0.5 else {}
+    d.add(kind, [d.newest.name], d.newest.shape, **settings)
+
+
+def scaled(d: Draft) -> None:
+    x, kind = d.newest, d.rng.choice(["Mul", "Div"])
+    shape = d.rng.choice([x.shape, (1, *x.shape), x.shape[-1:], (), (x.shape[0], *[1] * (len(x.shape) - 1))])
+    names = [x.name, d.constant(*shape, least=0.1)]
+    if kind == "Mul" and d.rng.random() < 0.3:
+        names.reverse()
+    d.add(kind, names, x.shape)
+
+
+def gated(d: Draft) -> None:
+    x = d.newest
+    other = d.rng.choice([v for v in d.values if v.shape == x.shape])
+    d.add(d.rng.choice(["Mul", "Sub"]), [x.name, other.name], x.shape)
+
+
+def normed(d: Draft) -> None:
+    x = d.newest
+    names = [d.constant(x.shape[0], least=least) for least in (None, None, None, 0.1)]
+    d.add("BatchNormalization", [x.name, *names], x.shape, **({"epsilon": 0.01} if d.rng.random() < 0.5 else {}))
+
+
+def clipped(d: Draft) -> None:
+    x, limits = d.newest, sorted(d.rng.uniform(-1, 1) for _ in range(2))
+    if d.opset < 11:
+        d.add("Clip", [x.name], x.shape, **dict(zip(("min", "max"), limits)))
+    else:
+        least = d.constant(least=0.5)
+        d.add("Clip", [x.name, "", least] if d.rng.random() < 0.7 else [x.name, least], x.shape)
+
+
+def pooled(d: Draft) -> None:
+    x = d.newest
+    if len(x.shape) < 2:
+        return bent(d)
+    kind = d.rng.choice(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"])
+    if kind.startswith("Global"):
+        d.add(kind, [x.name], (x.shape[0], *[1] * (len(x.shape) - 1)))
+        return None
+    window = [d.rng.randint(1, min(2, e)) for e in x.shape[1:]]
+    stride, pad = [d.rng.choice([1, 2]) for _ in window], [d.rng.choice([0, k - 1]) for k in window]
+    behind = [d.rng.choice([0, p]) for p in pad] if kind == "MaxPool" else pad
+    out = [(e + p + q - k) // s + 1 for e, p, q, k, s in zip(x.shape[1:], pad, behind, window, stride)]
+    more = {"count_include_pad": 1} if kind == "AveragePool" else {}
+    d.add(kind, [x.name], (x.shape[0], *out), kernel_shape=window, strides=stride, pads=[*pad, *behind], **more)
+    return None
+
+
+def rearranged(d: Draft) -> None:
+    x, rank = d.newest, len(d.newest.shape)
+    if d.rng.random() < 0.5:
+        order = d.rng.sample(range(1, rank + 1), rank)
+        d.add("Transpose", [x.name], tuple(x.shape[a - 1] for a in order), perm=[0, *order])
+    else:
+        axis = d.rng.randrange(rank)
+        alike = [v for v in d.values if v.shape == x.shape]
+        parts = [d.rng.choice(alike).name for _ in range(d.rng.randint(1, 2))]
+        shape = tuple(n * (1 + len(parts)) if k == axis else n for k, n in enumerate(x.shape))
+        d.add("Concat", [x.name, *parts], shape, axis=axis + 1 if d.rng.random() < 0.5 else axis - rank)
+
+
+def surrounded(d: Draft) -> None:
+    x = d.newest
+    pads = [[0, *(d.rng.choice([0, 1]) for _ in x.shape)] for _ in range(2)]
+    shape = tuple(n + a + b for n, a, b in zip(x.shape, pads[0][1:], pads[1][1:]))
+    if d.opset < 11:
+        d.add("Pad", [x.name], shape, pads=pads[0] + pads[1], value=0.5)
+    else:
+        value = [d.constant()] if d.rng.random() < 0.5 else []
+        d.add("Pad", [x.name, d.constant(whole=pads[0] + pads[1]), *value], shape)
+
+
+def shared_out(d: Draft) -> None:
+    x = d.newest
+    if find_spec("flint") is None:
+        return clipped(d)
+    if d.opset >= 17 and d.rng.random() < 0.5:
+        d.add("LayerNormalization", [x.name, d.constant(x.shape[-1]), d.constant(x.shape[-1])], x.shape, epsilon=0.1)
+        return None
+    axis = {"axis": len(x.shape)} if d.opset < 13 else {"axis": d.rng.randint(1, len(x.shape))}
+    d.add(d.rng.choice(["Softmax", "LogSoftmax"]), [x.name], x.shape, **axis)
+    return None
+
+
+def reduced(d: Draft) -> None:
+    x, kind = d.newest, d.rng.choice(["ReduceMean", "ReduceSum"])
+    axis, inner = d.rng.randint(1, len(x.shape)), d.opset < (18 if kind == "ReduceMean" else 13)
+    keep = len(x.shape) == 1 or d.rng.random() < 0.5
+    shape = tuple(1 if k + 1 == axis else n for k, n in enumerate(x.shape) if keep or k + 1 != axis)
+    names, more = ([x.name], {"axes": [axis]}) if inner else ([x.name, d.constant(whole=[axis])], {})
+    d.add(kind, names, shape, keepdims=int(keep), **more)
+
+
+ORDINARY = (
+    gemm, gemm, gemm, gemm, matmul, shifted, joined, relu, relu, relu, leaky, conv, conv, flatten, reshaped, same, bent,
+    bent, scaled, gated, normed, clipped, pooled, rearranged, surrounded, shared_out, reduced,
+)  # fmt: skip
 
 
 # --- what is odd: a step in place of an ordinary one, or a change of the whole ----------------------------------------

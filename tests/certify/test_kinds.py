@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 from kinds import CASES, FALSE, REFUSED, available, examined, known
+from onnx import helper
+from onnx_models import model
 
 import clinch as cl
+from clinch.certificates import SavedProof, certify
 from clinch.checker.certificate import CERTIFICATE, NETWORK, Certificate, read_certificate, read_network, write_file
 from clinch.checker.check import check
 from clinch.checker.layers import KINDS, Refused, read_layers
 from clinch.checker.lines import lines_of
+from clinch.checker.onnx_layers import read_onnx
 
 COUNT = 72
 
@@ -88,6 +92,31 @@ def test_windows_of_padding_alone_are_refused():
     }
     with pytest.raises(Refused, match="padding alone"):
         read_layers(header, {})
+
+
+def test_a_certificate_holds_for_the_onnx_file_itself(tmp_path):
+    rng = np.random.default_rng(0)
+    constants = {"k": rng.normal(size=(2, 1, 2, 2)), "w": rng.normal(size=(8, 2)), "low": -0.5, "two": 2.0}
+    constants |= {name: rng.uniform(0.5, 1.5, 2) for name in ("scale", "b", "mean", "var")}
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"]), helper.make_node("HardSwish", ["c"], ["h"]),
+        helper.make_node("BatchNormalization", ["h", "scale", "b", "mean", "var"], ["n"]),
+        helper.make_node("MaxPool", ["n"], ["p"], kernel_shape=[2, 2], strides=[2, 2], pads=[0, 0, 1, 1]),
+        helper.make_node("Clip", ["p", "low"], ["l"]), helper.make_node("Softsign", ["l"], ["s"]),
+        helper.make_node("Mul", ["s", "l"], ["m"]), helper.make_node("Pow", ["m", "two"], ["q"]),
+        helper.make_node("Flatten", ["q"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]  # fmt: skip
+    path, single = tmp_path / "m.onnx", {name: np.asarray(t, np.float32) for name, t in constants.items()}
+    path.write_bytes(model(nodes, single, shape=(1, 1, 4, 4)).SerializeToString())
+    net = cl.load(path)
+    problem = cl.Problem(cl.Minimize(net.output[0]), [net.input.between(0, 0.3)])
+    bound = cl.bounds.crown(net, cl.bounds.box(torch.zeros(1, 1, 4, 4), 0.3 * torch.ones(1, 1, 4, 4)))[0, :1]
+    (proof,) = certify(problem.query, bound, onnx=path)
+    layers, sha256 = read_onnx(path)
+    assert isinstance(proof, SavedProof) and sha256 in proof.certificate.header["networks"]
+    report = check(proof.certificate, layers, sha256)
+    assert report.bound == proof.report.bound and report.margin > 0
+    assert kinds.falsehood(proof.certificate, layers, report.bound) == ""
 
 
 @pytest.mark.skipif(find_spec("flint") is None, reason="python-flint is not there")

@@ -41,13 +41,13 @@ def _squash(y: Any) -> Any:
 
 
 def _arb(number: float) -> Any:
-    from flint import arb
+    from flint import arb  # type: ignore[import-not-found]
 
     return arb(number)
 
 
 def _pi() -> Any:
-    from flint import arb
+    from flint import arb  # type: ignore[import-not-found]
 
     return arb.pi()
 

@@ -58,7 +58,7 @@ class Attribute(NamedTuple):
 
     Attributes:
         field: of the message, which says its type: "f", "i", "s", "t" or "ints".
-        default: where it is missing; ``...`` where it must not be.
+        default: where it is missing; ``...`` where it must not be; None where that depends on the set or the kernel.
         values: those that are understood; empty: any.
         opsets: those that have it.
     """
@@ -70,10 +70,12 @@ class Attribute(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """An operator."""
+    """An operator, which operator sets have from ``since`` on; ``several``: its one operand may be repeated."""
 
     operands: tuple[Operand, ...]
     attributes: dict[str, Attribute]
+    since: int = OPSETS.start
+    several: bool = False
 
 
 #: numbers of the attributes' types
@@ -90,8 +92,10 @@ KINDS: dict[str, Kind] = {
     # a float32, and so is the number meant
     "LeakyRelu": Kind((_X,), {"alpha": Attribute("f", 0.009999999776482582)}),
     "Add": Kind((Operand("A", _EITHER), Operand("B", _EITHER)), {}),
-    "Sub": Kind((Operand("A", ("activation",)), Operand("B", _REAL)), {}),
-    "MatMul": Kind((Operand("A", ("activation",)), Operand("B", _REAL)), {}),
+    "Sub": Kind((Operand("A", _EITHER), Operand("B", _EITHER)), {}),
+    "Mul": Kind((Operand("A", _EITHER), Operand("B", _EITHER)), {}),
+    "Div": Kind((Operand("A", _EITHER), Operand("B", _EITHER)), {}),
+    "MatMul": Kind((Operand("A", ("activation",)), Operand("B", _EITHER)), {}),
     "Gemm": Kind(
         (Operand("A", ("activation",)), Operand("B", _REAL), Operand("C", _REAL, optional=11)),
         {"alpha": Attribute("f", 1.0, (1.0,)), "beta": Attribute("f", 1.0, (1.0,)),
@@ -107,6 +111,67 @@ KINDS: dict[str, Kind] = {
         (_X, Operand("shape", ("whole",))), {"allowzero": Attribute("i", 0, (0, 1), range(14, OPSETS.stop))}
     ),
     "Identity": Kind((_X,), {}),
+    **{name: Kind((_X,), {}) for name in (
+        "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Reciprocal", "Softsign", "Sin", "Cos", "Atan", "Floor", "Ceil",
+        "Abs", "Neg", "Softplus", "GlobalAveragePool", "GlobalMaxPool")},
+    **{name: Kind((_X,), {}, since) for name, since in (
+        ("Erf", 9), ("Sinh", 9), ("Cosh", 9), ("Asinh", 9), ("Sign", 9), ("Round", 11), ("HardSwish", 14),
+        ("Mish", 18))},
+    "Elu": Kind((_X,), {"alpha": Attribute("f", 1.0)}),
+    "Selu": Kind((_X,), {"alpha": Attribute("f", 1.67326319217681884765625),
+                         "gamma": Attribute("f", 1.05070102214813232421875)}),
+    "Gelu": Kind((_X,), {"approximate": Attribute("s", b"none", (b"none", b"tanh"))}, 20),
+    "Pow": Kind((_X, Operand("Y", _REAL)), {}),
+    "BatchNormalization": Kind(
+        (_X, *(Operand(name, _REAL) for name in ("scale", "B", "mean", "var"))),
+        {"epsilon": Attribute("f", 9.999999747378752e-06), "momentum": Attribute("f", None),
+         "spatial": Attribute("i", 1, (1,), range(7, 9)),
+         "training_mode": Attribute("i", 0, (0,), range(14, OPSETS.stop))},
+    ),
+    # limits that are no numbers of the type stand for none
+    "Clip": Kind(
+        (_X, *(Operand(name, _REAL, 11, OPSETS.start) for name in ("min", "max"))),
+        {name: Attribute("f", None, (), range(7, 11)) for name in ("min", "max")},
+    ),
+    "MaxPool": Kind(
+        (_X,), {"auto_pad": Attribute("s", b"NOTSET", (b"NOTSET",)), "kernel_shape": Attribute("ints", ...),
+                "pads": _LIST, "strides": _LIST, "storage_order": Attribute("i", 0, (0,), range(8, OPSETS.stop)),
+                "ceil_mode": Attribute("i", 0, (0,), range(10, OPSETS.stop)),
+                "dilations": Attribute("ints", None, (), range(10, OPSETS.stop))},
+    ),
+    "AveragePool": Kind(
+        (_X,), {"auto_pad": Attribute("s", b"NOTSET", (b"NOTSET",)), "kernel_shape": Attribute("ints", ...),
+                "pads": _LIST, "strides": _LIST, "count_include_pad": Attribute("i", 0, (0, 1)),
+                "ceil_mode": Attribute("i", 0, (0,), range(10, OPSETS.stop)),
+                "dilations": Attribute("ints", None, (), range(19, OPSETS.stop))},
+    ),
+    "ReduceMean": Kind(
+        (_X, Operand("axes", ("whole",), 18, OPSETS.start)),
+        {"axes": Attribute("ints", None, (), range(7, 18)), "keepdims": Attribute("i", 1, (0, 1)),
+         "noop_with_empty_axes": Attribute("i", 0, (0,), range(18, OPSETS.stop))},
+    ),
+    "ReduceSum": Kind(
+        (_X, Operand("axes", ("whole",), 13, OPSETS.start)),
+        {"axes": Attribute("ints", None, (), range(7, 13)), "keepdims": Attribute("i", 1, (0, 1)),
+         "noop_with_empty_axes": Attribute("i", 0, (0,), range(13, OPSETS.stop))},
+    ),
+    **{name: Kind((_X, Operand("axes", ("whole",), 13, optional)), {"axes": Attribute("ints", None, (), range(7, 13))})
+       for name, optional in (("Squeeze", OPSETS.start), ("Unsqueeze", OPSETS.stop))},
+    "Transpose": Kind((_X,), {"perm": _LIST}),
+    "Concat": Kind((_X,), {"axis": Attribute("i", ...)}, several=True),
+    "Pad": Kind(
+        (_X, Operand("pads", ("whole",), 11), Operand("constant_value", _REAL, 11, OPSETS.start),
+         Operand("axes", (), 18, OPSETS.start)),
+        {"mode": Attribute("s", b"constant", (b"constant",)), "pads": Attribute("ints", None, (), range(7, 11)),
+         "value": Attribute("f", 0.0, (), range(7, 11))},
+    ),
+    **{name: Kind((_X,), {"axis": Attribute("i", None)}) for name in ("Softmax", "LogSoftmax")},
+    "LayerNormalization": Kind(
+        (_X, Operand("Scale", _REAL), Operand("B", _REAL, optional=OPSETS.start)),
+        {"axis": Attribute("i", -1), "epsilon": Attribute("f", 9.999999747378752e-06),
+         "stash_type": Attribute("i", 1, (1,))},
+        17,
+    ),
     # the identity, unless it is told to train
     "Dropout": Kind(
         (_X, Operand("ratio", _REAL, 12, OPSETS.start), Operand("training_mode", ("truth",), 12, OPSETS.start)),

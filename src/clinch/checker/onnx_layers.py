@@ -32,6 +32,7 @@ from clinch.checker.layers import (
     shift,
 )  # fmt: skip
 from clinch.checker.onnx_kinds import Attribute, Operand  # fmt: skip
+from clinch.checker.onnx_operators import OPERATORS, Layers, matrix_product
 
 #: bytes beyond which a file is not read, and bytes read at once
 LARGEST_FILE, PIECE = 2**31, 2**20
@@ -139,7 +140,7 @@ class _Graph:
 
     def _node(self, node: Any) -> None:
         kind = known.KINDS.get(node.op_type)
-        if node.domain not in known.DEFAULT or kind is None:
+        if node.domain not in known.DEFAULT or kind is None or self.opset < kind.since:
             raise Refused(
                 f"The checker does not know an ONNX operator {node.op_type} of the domain "
                 f"'{node.domain}'; use the neutral layer list."
@@ -147,12 +148,19 @@ class _Graph:
         if len(node.output) != 1:
             raise Refused(f"A {node.op_type} has {len(node.output)} outputs; the checker takes one.")
         settings = _settings(node, kind.attributes, self.opset)
-        if len(node.input) > len(kind.operands):
+        table = kind.operands * max(1, len(node.input)) if kind.several else kind.operands
+        if len(node.input) > len(table):
             raise Refused(f"A {node.op_type} has {len(node.input)} operands.")
-        names = [*node.input, *[""] * (len(kind.operands) - len(node.input))]
-        operands = [self._operand(node.op_type, o, name) for o, name in zip(kind.operands, names)]
+        names = [*node.input, *[""] * (len(table) - len(node.input))]
+        operands = [self._operand(node.op_type, o, name) for o, name in zip(table, names)]
         if node.op_type == "Constant":
             self._define(node.output[0], _stored(settings["value"]))
+        elif node.op_type in OPERATORS or (all(isinstance(o, int) for o in operands[:2]) and node.op_type == "MatMul"):
+            if not any(isinstance(o, int) for o in operands):
+                raise Refused(f"A {node.op_type} has no activation among its operands.")
+            layers = Layers(self.layers, self.room, self.opset, self.dtype == np.float32)
+            found = OPERATORS.get(node.op_type, matrix_product)(layers, node.op_type, operands, settings)
+            self._define(node.output[0], _Activation(found))
         else:
             self._append(node.output[0], self._layer(node.op_type, operands, settings))
 
@@ -162,7 +170,7 @@ class _Graph:
             raise Refused(f"'{name}', which a {kind} takes as its {operand.name}, is made by nothing before it.")
         value = self.values[name] if name else None
         if value is None:
-            role, fits = "absent", self.opset >= operand.optional
+            role, fits = "absent", self.opset >= operand.optional or self.opset < operand.since
         elif isinstance(value, _Activation):
             role, fits = "activation", "activation" in operand.roles
         else:
@@ -184,8 +192,8 @@ class _Graph:
             return relu(inputs, shape, settings.get("alpha", 0.0))
         if kind == "Add" and isinstance(others[0], int):
             return add((at, others[0]), [shape, self.layers[others[0]].shape])
-        if kind in ("Add", "Sub"):
-            return _shifted(inputs, shape, others[0] if kind == "Add" else -others[0])
+        if kind == "Add":
+            return _shifted(inputs, shape, others[0])
         if kind == "Gemm":
             return _gemm(inputs, shape, others[0], others[1], settings["transB"], self.room)
         if kind == "MatMul":

@@ -70,7 +70,7 @@ def leaves_of(
     if (np.sort(child) != np.arange(1, count)).any() or (child <= parent).any():
         raise Refused("The tree does not cover the region: a node is missing, or belongs to two others.")
     free = np.full(len(which), np.inf)
-    box = (np.append(lower, -free)[None], np.append(upper, free)[None]) if boxes else (free[None],) * 2
+    box = (np.append(lower, -free)[None], np.append(upper, free)[None]) if boxes else (free[None], free[None])
     single = np.where(sizes[:-1] == 1, table[:, :1].sum(1), -1)
     state, level = Leaves(np.zeros((1, relus), np.int8), *box, single[None]), np.zeros(1, dtype=np.int64)
     found: list[tuple[Array, Leaves]] = []
