@@ -6,7 +6,7 @@ splitting the input with CROWN, and as ``solve`` chooses; all start from the sam
 
 Ends with exit code 1 where a bound lies below another engine's value.
 
-    python -m benchmarks general_branching [--networks NAME ...] [--seconds 30] [--out FILE]
+    python -m benchmarks general_branching [--networks NAME ...] [--seconds 15] [--out FILE]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from clinch.search.engines import ENGINES
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Attack, GeneralSplit, InputSplit
 
-TAKES = "20 minutes"
+TAKES = "8 minutes"
 GAP = 1e-3
 
 
@@ -167,7 +167,7 @@ def measure(case: Case, seconds: float) -> tuple[list[tuple], bool]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--out", type=Path, default=RESULTS / "general_branching.md")
     options = parser.parse_args()
     count_cpu_seconds()

@@ -304,7 +304,8 @@ def _first_boxes(job: _Job, split: _Turn, *others: _Turn) -> Plan:
         glances: Plan = [(others[0], settings.glance_share), (split, settings.slice_share)]
         return [*glances, (others[0], settings.glance_share), (split, settings.lent_share), *glances, (split, 1.0)]
     if others[0].engine.name != "branch_and_bound":
-        return [(others[0], settings.lent_share), (split, 1.0)]
+        share = 1.0 if others[0].engine.name == "general_split" else settings.lent_share
+        return [(others[0], share), (split, 1.0)]
     search = _first_slice(job, others[0])
     before = ledger.bound.clone()
     split.take(job, settings.slice_share)

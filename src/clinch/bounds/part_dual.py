@@ -25,6 +25,7 @@ from torch import Tensor
 
 from clinch.bounds.concretise import Concretiser
 from clinch.bounds.crown import read_nodes
+from clinch.bounds.domains import SEARCH
 from clinch.bounds.dual import Dual
 from clinch.bounds.free_lines import FreeLines, lines_of
 from clinch.bounds.slopes import Passes, Slopes
@@ -153,6 +154,24 @@ class PartDual:
         part.arrived = {i: rows[index] for i, rows in self.arrived.items()}
         part.passes = self.passes.take(index)
         part.concretise = self.concretise.take(index)
+        return part
+
+    def light(self, graph: Graph) -> PartDual:
+        """The same in the dtype that multipliers are looked for in, which proves nothing; graph: the query's in it."""
+        part, query, device = copy(self), self.query, self.query.device
+        part.query = replace(
+            query, graph=graph, region=query.region.to(SEARCH, device), objective=query.objective.to(SEARCH, device),
+            atoms=query.atoms.to(SEARCH, device),
+        )  # fmt: skip
+        for name in ("_pack", "least", "most", "rate", "start", "rows", "offset"):
+            setattr(part, name, getattr(self, name).to(SEARCH))
+        passes = self.passes
+        lines = {i: line.to(SEARCH) for i, line in passes.lines.items()}
+        relaxations = {i: r.to(SEARCH, device) for i, r in passes.relaxations.items()}
+        part.passes = Passes(
+            graph, passes.forms.to(SEARCH, device), passes.region.to(SEARCH, device), lines, relaxations
+        )  # fmt: skip
+        part.concretise = Concretiser(part.query).on(torch.arange(query.size, device=device))
         return part
 
     def split(self, packed: Tensor) -> tuple[Slopes, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from clinch.bounds.ascent import Climb
 from clinch.bounds.backward import linear_lower
 from clinch.bounds.crown import activation_bounds, relaxations_from
+from clinch.bounds.domains import SEARCH
 from clinch.bounds.free_lines import FreeLines, quick_relax
 from clinch.bounds.objective import bound_from
 from clinch.bounds.part_dual import Layout, PartDual
@@ -68,6 +69,8 @@ class PartBounder:
         self.goal, self.query, self.settings = goal, goal.query, settings
         self.graph, self.layout = goal.query.graph, Layout.of(goal.query)
         self.inputs = self.graph.nodes[0].size
+        #: the network in the dtype that multipliers are looked for in
+        self.light = self.graph.to(SEARCH, self.query.device)
         objective = self.query.objective
         #: whether limits of all layers are too dear to be made anew where a layer is split
         self.wide = _cost(self.query, self.layout) > AFFORDABLE
@@ -85,9 +88,11 @@ class PartBounder:
         aim = _tangent(local)
         dual = PartDual(aim, self.layout, limits, nodes.cut, nodes.allowed(), relaxations, lines)
         packed = self._start(nodes, dual)
-        climb = Climb(dual, packed, nodes.pace, self.goal.targets()[nodes.problem], self._simplex())
+        target = self.goal.targets()[nodes.problem]
+        climb = Climb(dual.light(self.light), packed.to(SEARCH), nodes.pace, target, self._simplex())
         climb.run(self.settings.root_steps if fresh else self.settings.node_steps, 0.2, self.goal.over)
-        best = climb.best
+        # single precision may round a choice out of its range
+        best = torch.minimum(torch.maximum(climb.best.to(packed), dual.least), dual.most)
         found = dual(best)
         bound = torch.fmax(found.bound, nodes.bound) if self.dual_proves else nodes.bound
         if aim is not local:

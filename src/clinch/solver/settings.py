@@ -307,7 +307,7 @@ class GeneralSplit(Settings):
     first_batch: Some = 64
     round_seconds: Positive = 0.5
     root_steps: Some = 20
-    node_steps: Some = 12
+    node_steps: Some = 8
     walkers: Some = 16
     walk_share: Share = 0.1
     offered: Some = 16
