@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +28,9 @@ from clinch.checker.certificate import VERSION, Certificate
 from clinch.checker.check import certified_query, check
 from clinch.checker.layers import MALFORMED, Refused, digest, read_layers
 
+#: the page that the tables are added to, and under which heading
+PAGE = Path(__file__).parents[2] / "benchmarks" / "results" / "mutated_certificates.md"
+HEADING = "## Every kind of layer"
 #: outcomes, as in mutated.py
 TRUE, REFUSED, FALSE = "accepted and true", "refused", "accepted and false"
 #: inputs at which an accepted certificate is looked at, and what rounding of their values may do
@@ -75,11 +80,50 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
 }
 
 
+#: the case made by hand
+SPLITS = "splits of activations"
+
+
 class Known(NamedTuple):
     """A certificate of a case."""
 
     name: str
-    proof: SavedProof
+    proof: Any
+
+
+class Made(NamedTuple):
+    """What is looked at of a :class:`clinch.certificates.SavedProof`."""
+
+    certificate: Certificate
+    network: tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def split_by_hand(claim: float, nu: float | None) -> Made:
+    """The least hard swish on [-2, 2] is -0.375: a tree that splits what it reads at -1 and the right side at 0.2.
+
+    Args:
+        claim: the bound.
+        nu: multiplier of "at least the point" on the two leaves on the right; None: there is no tree.
+    """
+    layers = [{"kind": "input", "shape": [1]}, {"kind": "dense", "inputs": [0], "weight": "w"},
+              {"kind": "function", "inputs": [1], "name": "hardswish", "parameters": []}]  # fmt: skip
+    header, weights = {"version": VERSION, "layers": layers}, {"w": np.ones((1, 1))}
+    sha256, many = digest({**header, "sha256": ""}, weights), nu is not None
+    tensors = {
+        "region.lower": np.array([-2.0]), "region.upper": np.array([2.0]), "atoms.constant": np.zeros(0),
+        "atoms.clause": np.zeros(0, np.int64), "objective.rows.output": np.ones((1, 1)),
+        "objective.constant": np.zeros(1), "leaf.columns": np.zeros(0, np.int64),
+        "tree.kind": np.array([4, 0, 4, 0, 0] if many else [0]),
+        "tree.index": np.array([0, -1, 0, -1, -1] if many else [-1]),
+        "tree.threshold": np.array([-1.0, 0, 0.2, 0, 0] if many else [0.0]),
+        "tree.first": np.array([1, -1, 3, -1, -1] if many else [-1]),
+        **{f"leaf.{name}": np.zeros((3 if many else 1, 0)) for name in ("alpha", "beta", "mu")},
+    }  # fmt: skip
+    if nu is not None:
+        tensors["leaf.nu"] = np.array([[0.0], [nu], [2 * nu]])
+    query = {"objective": "linear", "balls": [], "sense": 1, "labels": []}
+    stated = {"version": VERSION, "networks": [sha256], "query": query, "claim": {"kind": "bound", "value": claim}}
+    return Made(Certificate({**stated, "point": None}, tensors), ({**header, "sha256": sha256}, weights))
 
 
 def available() -> list[str]:
@@ -112,13 +156,18 @@ def known(name: str) -> Known:
 def examined(seed: int) -> dict[str, Any]:
     """A certificate, or its layer list, changed in one to three places; the hash always fits."""
     rng = random.Random(seed)
-    names = available()
-    case = known(names[seed % len(names)])
+    names = [*available(), SPLITS]
+    name = names[seed % len(names)]
+    case = Known(name, split_by_hand(-0.6, -0.4)) if name == SPLITS else known(name)
     network, (header, tensors) = case.proof.network, case.proof.certificate
     of_layers, changes = rng.random() < 0.5, []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         if of_layers:
-            change, *network = _changed_layers(*network, rng) if rng.random() < 0.6 else changed(*network, rng)
+            try:
+                change, *network = (_changed_layers if rng.random() < 0.6 else changed)(*network, rng)
+            except (*MALFORMED, StopIteration):
+                # an earlier change left no list of layers
+                change = "nothing more"
         else:
             change, header, tensors = changed(header, tensors, rng)
         changes.append(("layers: " if of_layers else "") + change)
@@ -180,6 +229,30 @@ def _changed_layers(header: dict, tensors: dict, rng: random.Random) -> tuple[st
         else:
             layer[key] = rng.choice([0, 1, -1, 0.5, [], "row", None])
     return "a layer's kind, settings or inputs", header, tensors
+
+
+def page(records: list[dict]) -> str:
+    """The tables of all records, behind what the page says of enumerated networks."""
+    head = PAGE.read_text().partition(f"\n{HEADING}")[0].rstrip()
+    outcomes = Counter(r["outcome"] for r in records)
+    lines = [
+        head, "", HEADING, "",
+        f"    python tests/certify/run_kinds.py --count {len(records)}", "",
+        "Certificates of networks with smooth functions, hard swish, steps, absolute values, products, pools, padding,",
+        "batch norm and splits of activations. In half of the records the layer list is changed, and the certificate",
+        "names it. What is accepted is compared with the function that the list states, evaluated by torch at",
+        f"{POINTS} inputs of the region, a quarter of them corners: none may be better than the bound.", "",
+        f"**{len(records)} mutated: {outcomes[REFUSED]} refused, {outcomes[TRUE]} accepted and true, "
+        f"{outcomes[FALSE]} accepted and false.**", "",
+    ]  # fmt: skip
+    for key in ("case", "change"):
+        counts = Counter((r[key], r["outcome"]) for r in records)
+        lines += [f"| {key} | {REFUSED} | {TRUE} | {FALSE} |", "|---|---|---|---|"]
+        for value in sorted({r[key] for r in records}):
+            lines.append(f"| {value} | " + " | ".join(str(counts[value, o]) for o in (REFUSED, TRUE, FALSE)) + " |")
+        lines.append("")
+    lines += [f"- seed {r['seed']} ({r['case']}): {r['wrong']}" for r in records if r["wrong"]]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 assert VERSION == 3 and not set(CASES) & set(ENUMERATED)

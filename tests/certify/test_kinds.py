@@ -37,6 +37,24 @@ def test_a_certificate_is_accepted_again_and_true(name, tmp_path):
     assert kinds.falsehood(certificate, layers, report.bound + 0.2 * (1 + abs(report.bound)))
 
 
+def test_splits_of_activations_prove_what_one_leaf_does_not():
+    def checked(claim, nu):
+        certificate, network = kinds.split_by_hand(claim, nu)
+        return check(certificate, read_layers(*network), network[0]["sha256"])
+
+    assert checked(-1.01, None).leaves == 1 and checked(-0.6, -0.4).leaves == 3
+    # the multipliers are needed, with their sign, and of limits that the splits gave
+    for claim, nu in ((-0.6, None), (-0.6, 0.0), (-0.3, -0.4), (-0.6, 0.4)):
+        with pytest.raises(Refused, match=r"not closed|not split on that side"):
+            checked(claim, nu)
+    certificate, network = kinds.split_by_hand(-0.6, -0.4)
+    for name, value in (("tree.threshold", 3.0), ("tree.index", 1), ("tree.kind", 5)):
+        tensors = {**certificate.tensors, name: certificate.tensors[name].copy()}
+        tensors[name][2] = value
+        with pytest.raises(Refused):
+            check(certificate._replace(tensors=tensors), read_layers(*network), network[0]["sha256"])
+
+
 def test_every_kind_of_layer_is_in_a_certificate():
     stated = {layer["kind"] for name in available() for layer in known(name).proof.network[0]["layers"]}
     assert {"function", "maxpool", "product", "sparse", "relu", "dense", "convolution"} <= stated <= set(KINDS)
