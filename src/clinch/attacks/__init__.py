@@ -14,11 +14,12 @@ from clinch.attacks.activation_descent import activation_descent, minimise_by_ac
 from clinch.attacks.activation_steps import PatternSettings
 from clinch.attacks.alma import AlmaSettings, alma
 from clinch.attacks.apgd import ApgdSettings, apgd
+from clinch.attacks.autoattack import autoattack
 from clinch.attacks.core.attack_query import AttackQuery
 from clinch.attacks.core.averages import SuccessRate
 from clinch.attacks.core.losses import LOSSES
 from clinch.attacks.core.objective import AttackObjective
-from clinch.attacks.core.result import AttackResult, History
+from clinch.attacks.core.result import AttackResult, History, StageLog
 from clinch.attacks.ddn import ddn
 from clinch.attacks.deepfool import DeepfoolSettings, deepfool, shortest_linear
 from clinch.attacks.fab import FabSettings, fab, fab_t
@@ -36,6 +37,7 @@ from clinch.attacks.pgd import fgsm, orthogonal_pgd, pgd, selective_pgd
 from clinch.attacks.portfolio import WorstSettings, attack, worst
 from clinch.attacks.sigma_zero import sigma_zero
 from clinch.attacks.square import square
+from clinch.attacks.super_deepfool import super_deepfool
 from clinch.attacks.vfga import vfga
 
 #: methods that only one published experiment needs, and the modules that define them
@@ -89,6 +91,7 @@ __all__ = [
     "alma",
     "apgd",
     "attack",
+    "autoattack",
     "carlini_wagner",
     "ddn",
     "deepfool",
@@ -110,6 +113,8 @@ __all__ = [
     "shortest_linear",
     "sigma_zero",
     "square",
+    "StageLog",
+    "super_deepfool",
     "SuccessRate",
     "vfga",
     "worst",

@@ -83,21 +83,8 @@ def fab(
         raise ProblemError(f"steps={steps}, restarts={restarts} and classes={classes} must be at least 1.")
     objective = check_norm(objective_of(net, x, y, target=target, bounds=bounds, norm=norm), "FAB")
     best_points = BestPoints(objective, settings=numbers, record=history, progress=progress, steps=steps * restarts)
-    draws = objective.draws(seed)
-    if len(objective.todo):
-        indices, candidate = _runs(objective, best_points, classes)
-        for run in range(restarts):
-            _run(
-                best_points,
-                indices,
-                candidate,
-                _start(best_points, indices, draws.at(run) if run else None),
-                steps,
-                alpha_max,
-                eta,
-                beta,
-            )
-        _search(best_points)
+    shares = alpha_max, eta, beta
+    fab_steps(best_points, objective.draws(seed), steps=steps, restarts=restarts, classes=classes, shares=shares)
     return best_points.result()
 
 
@@ -127,6 +114,30 @@ def fab_t(
     """
     return fab(net, x, y, norm=norm, steps=steps, restarts=restarts, classes=classes, target=target, bounds=bounds,
                seed=seed, history=history, progress=progress)  # fmt: skip
+
+
+def fab_steps(
+    best_points: BestPoints, draws: Draws, *, steps: int, restarts: int = 1, classes: int | None = None,
+    shares: tuple[float, float, float] = (0.1, 1.05, 0.9),
+) -> None:  # fmt: skip
+    """The attack itself: what it finds goes to the best points.
+
+    Args:
+        best_points: of the goal.
+        draws: ``(B,)`` of the restarts.
+        steps: see :func:`fab`, as ``restarts`` and ``classes``.
+        restarts: see there.
+        classes: see there.
+        shares: α_max, η and β.
+    """
+    objective = best_points.objective
+    if not len(objective.todo):
+        return
+    indices, candidate = _runs(objective, best_points, classes)
+    for run in range(restarts):
+        start = _start(best_points, indices, draws.at(run) if run else None)
+        _run(best_points, indices, candidate, start, steps, *shares)
+    _search(best_points)
 
 
 def _runs(objective: AttackObjective, best_points: BestPoints, classes: int | None) -> tuple[Tensor, Tensor | None]:

@@ -43,6 +43,20 @@ class History(NamedTuple):
     margin: Tensor
 
 
+class StageLog(NamedTuple):
+    """One attack of a sequence.
+
+    Attributes:
+        name: of the attack.
+        found: inputs that it was the first to bring to their goal.
+        passes: rows forward and backward for all inputs.
+    """
+
+    name: str
+    found: int
+    passes: int
+
+
 @dataclass(frozen=True)
 class AttackResult:
     """The best points of an attack, and what they cost.
@@ -65,6 +79,7 @@ class AttackResult:
         settings: the numbers of the method, where it has some besides its arguments.
         rate: of a stochastic model, attacked with ``eot=``: how often the points reach their goal, with the interval;
             success is then that most runs do, for certain.
+        log: of a sequence of attacks what each found and cost; ``notes`` what casts doubt on the outcome.
     """
 
     x: Tensor
@@ -79,6 +94,8 @@ class AttackResult:
     exact: bool = True
     settings: AttackSettings | None = None
     rate: SuccessRate | None = None
+    log: tuple[StageLog, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def passes(self) -> Tensor:
