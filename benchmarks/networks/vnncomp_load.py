@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch import Tensor
 import clinch as cl
 from benchmarks.common.page import RESULTS, again, table, write_page
 from clinch.bounds.crown import activation_bounds, form_bounds, relaxations_from
-from clinch.errors import ClinchError
+from clinch.errors import ClinchError, SpecificationError
 from clinch.io.data import data_folder
 from clinch.query import Query
 from clinch.vnnlib.problems import state
@@ -43,15 +44,16 @@ COLUMNS = ("files", "load", "agree", "largest difference", "CROWN", "load s", "C
 
 
 def first_query(net: cl.Network, network: Path, folder: Path) -> Query | None:
-    """The first problem of the first instance that names the network; None: there is none."""
+    """The first problem of the first instance that names the network and can be read; None: there is none."""
     name = network.name.removesuffix(".gz")
     with (folder / "instances.csv").open() as stream:
         rows = [row for row in csv.reader(stream) if row and Path(row[0].strip()).name == name]
-    if not rows:
-        return None
-    path = folder / rows[0][1].strip()
-    path = path if path.exists() else path.with_name(f"{path.name}.gz")
-    return state(read_specification(path), net).queries[0].take(torch.tensor([0]))
+    for listed in rows:
+        path = folder / listed[1].strip()
+        path = path if path.exists() else path.with_name(f"{path.name}.gz")
+        with suppress(SpecificationError):
+            return state(read_specification(path), net).queries[0].take(torch.tensor([0]))
+    return None
 
 
 def difference(net: cl.Network, points: Tensor) -> float:
@@ -84,7 +86,7 @@ def of_network(path: Path, folder: Path) -> dict[str, Any]:
         low, high = box if query is None else (query.region.lower, query.region.upper)
         found["difference"] = difference(net, torch.lerp(low, high, share))
         if query is None:
-            return found | {"missing": "no instance names it"}
+            return found | {"missing": "no instance that can be read names it"}
         start = time.process_time()
         found["finite"] = crown(query, LIMIT)
         found["crown"] = time.process_time() - start

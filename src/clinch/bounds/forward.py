@@ -25,8 +25,10 @@ from clinch.runtime import deadline
 
 #: open elements per symbol from which on carrying symbols forward costs less than carrying rows back
 ENOUGH_OPEN = 2
-#: coefficients that rows would have on all layers below: with fewer of them they are quick anyway
+#: coefficients that one problem's rows would have on all layers below: with fewer of them they are quick anyway
 ENOUGH_WORK = 2**19
+#: share of the open elements that symbols must decide to be asked again further on
+ENOUGH_CLOSED = 0.2
 #: a limit so near zero, as a share of a layer's largest limit, may be zero but for the rounding of symbols
 NEAR_ZERO = 1e-9
 
@@ -48,6 +50,8 @@ class Symbols:
         self.limits, self.relaxations = limits, relaxations
         self.centred = Centred(graph, region, limits)
         self.held: dict[int, SymbolicLimits] = {}
+        #: whether they decided enough where they were asked last
+        self.pays = True
         #: nodes that no symbols pass through
         self.rough: set[int] = set()
 
@@ -58,15 +62,19 @@ class Symbols:
         """
         limits = self.limits[j]
         if self._pays(j, limits, signs_only) and not stop():
+            before = limits
             limits = limits.intersect(self.at(j).limits())
             if self._complete(j):
                 return self._without_rounding(j, limits, stop) if signs_only else limits
+            # what is above is wider still
+            was, left = (int(_open(t).sum()) for t in (before, limits))
+            self.pays = not signs_only or was - left >= ENOUGH_CLOSED * was
         return refined(self.graph, j, limits, self.region, self.relaxations, signs_only, stop, self.centred)
 
     def _pays(self, j: int, limits: Interval, signs_only: bool) -> bool:
         graph = self.graph
-        work = sum(graph.nodes[i].size for i in graph.ancestors([j])) * len(limits.lower)
-        if work * graph.nodes[j].size < ENOUGH_WORK or is_narrow(graph, j):
+        work = sum(graph.nodes[i].size for i in graph.ancestors([j]))
+        if not self.pays or work * graph.nodes[j].size < ENOUGH_WORK or is_narrow(graph, j):
             return False
         open_ = _open(limits) if signs_only else limits.lower < limits.upper
         count = int(open_.flatten(1).sum(1).max())
