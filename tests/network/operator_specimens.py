@@ -29,7 +29,7 @@ from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.select import Concatenate, Pad, Slice, Take
 from clinch.network.ops.shape import Expand, Reshape, Transpose
-from clinch.network.ops.softmax import Differences, LogSoftmax, LogSumExp, Softmax
+from clinch.network.ops.softmax import Differences, LogSoftmax, LogSumExp, Shares, Softmax
 from clinch.network.ops.torch_function import TorchFunction
 from clinch.network.ops.within import Within
 
@@ -180,6 +180,7 @@ def specimens() -> list[Specimen]:
         Specimen(LayerNorm(layer_norm.weight.detach(), layer_norm.bias.detach(), 1e-5), ((2, 3, 4),), layer_norm),
         Specimen(LogSumExp((0, 1), True), ((2, 3),), lambda x: x.logsumexp((1, 2), True)),
         Specimen(Differences(0), ((3, 2),), lambda x: x[:, :, None] - x[:, None]),
+        Specimen(Shares(0), ((1, 3),), lambda x: x, (1.0, 1.0)),
         Specimen(Centre((0, 2)), ((2, 3, 2),), lambda x: x - x.mean((1, 3), keepdim=True)),
         Specimen(RMSNorm(scaled, 1e-3), ((3, 4),), lambda x: functional.rms_norm(x, [4], scaled, 1e-3)),
         Specimen(

@@ -20,6 +20,7 @@ from clinch.network.ops.max_pool import MaxPool
 from clinch.network.ops.piecewise import Staircase
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.s_shaped import Sigmoid, SShaped, Tanh
+from clinch.network.ops.softmax import Shares
 from clinch.network.ops.within import Within
 
 from .operator_specimens import Specimen, leaf_operators, specimens
@@ -72,7 +73,7 @@ def test_facts_are_as_the_project_promises():
     """The table that `clinch supports` prints; forward-only operators are listed here by name."""
     written_out = {"Softmax", "LogSoftmax", "LogSumExp", "LayerNorm", "RMSNorm", "GroupNorm", "Variance"}
     forward_only = {"Input", "TorchFunction", "RowFunction", *written_out}
-    smooth = ScalarFunction | Staircase | Bilinear | Within
+    smooth = ScalarFunction | Staircase | Bilinear | Within | Shares
     for kind in leaf_operators():
         facts = [kind.supports(fact) for fact in ("interval", "relax", "encode")]
         expected = [False] * 3 if kind.__name__ in forward_only else [True, True, not issubclass(kind, smooth)]

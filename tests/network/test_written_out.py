@@ -15,7 +15,8 @@ from clinch.bounds.crown import activation_bounds
 from clinch.bounds.interval import interval_bounds
 from clinch.geometry.region import Region
 from clinch.network.fold import fold
-from clinch.network.ops.base import Operator
+from clinch.network.ops.base import Interval, Operator
+from clinch.network.ops.softmax import Shares
 from clinch.query import Forms
 
 from .conformance import written_out
@@ -75,6 +76,20 @@ def test_values_are_those_of_torch_whatever_the_size_of_the_numbers(specimen: Sp
     torch.testing.assert_close(y, specimen.op.to(torch.float32, "cpu").forward(x), rtol=0, atol=0)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert bool(gradient.isfinite().all())
+
+
+def test_what_sums_to_one_is_bounded_as_such():
+    share = torch.randn(2, 500, 3, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64).softmax(3)
+    limits = Interval(share.amin(1), share.amax(1))
+    found = Shares(1).interval(Interval(limits.lower - 0.3, limits.upper + 0.1))
+    assert bool((found.lower <= limits.lower).all()) and bool((limits.upper <= found.upper).all())
+    assert bool((found.lower >= 0).all()) and bool((found.upper <= 1).all())
+    rows = torch.randn(1, 7, 3, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    (carried,), constant = Shares(1).relax([], [(3, 5)]).backward(rows)
+    value = torch.einsum("brij,bsij->bsr", rows.expand(2, -1, -1, -1), share)
+    through = torch.einsum("brij,bsij->bsr", carried.expand(2, -1, -1, -1), share) + constant
+    torch.testing.assert_close(through, value)
+    assert float(carried.abs().sum()) < float(rows.abs().sum())
 
 
 class Attention(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clinch.network.ops.add import Add
 from clinch.network.ops.average_pool import Reduce
-from clinch.network.ops.base import Affine, Emit, Operator, Shape
+from clinch.network.ops.base import Affine, Emit, Interval, Operator, Relaxation, Shape, Statement
 from clinch.network.ops.bilinear import Multiply
 from clinch.network.ops.functions import Exp, Log, Reciprocal
 from clinch.network.ops.normalisation import Centre
@@ -23,7 +23,6 @@ from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.s_shaped import Sigmoid
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.smooth_activations import LogSigmoid
-from clinch.network.ops.within import Within
 
 #: differences of one softmax, beyond which it is written as a quotient of n exponentials
 MOST_DIFFERENCES = 2**20
@@ -51,6 +50,54 @@ class Differences(Affine):
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """What is read as the first, minus what is read as the second."""
         return [rows.sum(self.dim + 2) - rows.sum(self.dim + 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Shares(Operator):
+    """``f(x) = x``, where the elements of x along a dimension are known to be positive and to sum to one."""
+
+    dim: int
+
+    affine: ClassVar[bool] = True
+    nonnegative: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The same."""
+        return inputs[0]
+
+    def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement:
+        """The same elements: a certificate's limits are its own."""
+        return {"kind": "reshape", "shape": list(shape)}, {}
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """``max(l_i, 0, 1 − Σ_(j≠i) u_j) <= x_i <= min(u_i, 1, 1 − Σ_(j≠i) l_j)``."""
+        lower, upper = (t.clamp(0, 1) for t in inputs[0])
+        room = (lower.shape[self.dim + 1] + 2) * torch.finfo(lower.dtype).eps
+        low, high = (t.sum(self.dim + 1, keepdim=True) for t in (lower, upper))
+        least, most = 1 - (high - upper) - room, 1 - (low - lower) + room
+        return Interval(torch.maximum(lower, least), torch.minimum(upper, most)).intersect(Interval(lower, upper))
+
+    def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Relaxation:
+        """The equation itself."""
+        return OnSimplex(self.dim)
+
+
+@dataclass(frozen=True, eq=False)
+class OnSimplex(Relaxation):
+    """``<a, x> = <a − m, x> + m`` for any m where x sums to one: the median of a leaves the least to be relaxed."""
+
+    dim: int
+
+    def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Less the median, which becomes a constant."""
+        middle = rows.median(self.dim + 2, keepdim=True).values
+        return [rows - middle], middle.flatten(2).sum(2)
+
+    def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        """The same."""
+        return inputs[0]
 
 
 def _total(emit: Emit, x: Value, dim: int) -> Value | None:
@@ -82,10 +129,10 @@ class Softmax(Operator):
         (x,) = inputs
         total = _total(emit, x, self.dim)
         if total is not None:
-            return emit(Reciprocal(), total)
+            return emit(Shares(self.dim), emit(Reciprocal(), total))
         powers = emit(Exp(), emit(Centre((self.dim,)), x))
         share = emit(Multiply(), powers, emit(Reciprocal(), emit(Reduce((self.dim,), True), powers)))
-        return emit(Within(0.0, 1.0), share)
+        return emit(Shares(self.dim), share)
 
 
 @dataclass(frozen=True, eq=False)

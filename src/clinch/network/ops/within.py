@@ -11,7 +11,7 @@ from torch import Tensor
 from clinch.network.ops.base import Elementwise, Interval, Lines, Shape, Statement
 
 #: how far beyond what is known limits must reach, relative to it, before they are not worth following
-FAR = 0.5
+FAR = 0.25
 
 
 @dataclass(frozen=True, eq=False)
