@@ -223,6 +223,28 @@ def pooled(d: Draft) -> None:
     return None
 
 
+def chosen(d: Draft) -> None:
+    x, axis = d.newest, d.rng.randint(1, len(d.newest.shape))
+    size = x.shape[axis - 1]
+    if d.rng.random() < 0.5:
+        places = [d.rng.randrange(-size, size) for _ in range(d.rng.randint(1, 3))]
+        shape = tuple(len(places) if k == axis - 1 else n for k, n in enumerate(x.shape))
+        d.add("Gather", [x.name, d.constant(whole=places)], shape, axis=axis)
+        return
+    start, step = d.rng.randrange(-size, size), d.rng.choice([1, 1, 2])
+    end = d.rng.choice([2**31 - 1, size, start % size + 1])
+    left = len(range(size)[start:end:step])
+    shape = tuple(left if k == axis - 1 else n for k, n in enumerate(x.shape))
+    lists = {"starts": [start], "ends": [end], "axes": [axis]}
+    if d.opset < 10:
+        lists["ends"] = [min(end, 10**6)]
+        d.add("Slice", [x.name], tuple(len(range(size)[start:end]) if k == axis - 1 else n
+              for k, n in enumerate(x.shape)), **lists)  # fmt: skip
+    else:
+        names = [d.constant(whole=t) for t in (*lists.values(), [step])]
+        d.add("Slice", [x.name, *names], shape)
+
+
 def rearranged(d: Draft) -> None:
     x, rank = d.newest, len(d.newest.shape)
     if d.rng.random() < 0.5:
@@ -270,7 +292,7 @@ def reduced(d: Draft) -> None:
 
 ORDINARY = (
     gemm, gemm, gemm, gemm, matmul, shifted, joined, relu, relu, relu, leaky, conv, conv, flatten, reshaped, same, bent,
-    bent, scaled, gated, normed, clipped, pooled, rearranged, surrounded, shared_out, reduced,
+    bent, scaled, gated, normed, clipped, pooled, rearranged, chosen, surrounded, shared_out, reduced,
 )  # fmt: skip
 
 

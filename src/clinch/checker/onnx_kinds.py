@@ -158,6 +158,13 @@ KINDS: dict[str, Kind] = {
     **{name: Kind((_X, Operand("axes", ("whole",), 13, optional)), {"axes": Attribute("ints", None, (), range(7, 13))})
        for name, optional in (("Squeeze", OPSETS.start), ("Unsqueeze", OPSETS.stop))},
     "Transpose": Kind((_X,), {"perm": _LIST}),
+    "Slice": Kind(
+        (_X, *(Operand(name, ("whole",), 10, optional) for name, optional in (
+            ("starts", OPSETS.stop), ("ends", OPSETS.stop), ("axes", OPSETS.start), ("steps", OPSETS.start)))),
+        {name: Attribute("ints", default, (), range(7, 10)) for name, default in (
+            ("starts", ...), ("ends", ...), ("axes", None))},
+    ),
+    "Gather": Kind((_X, Operand("indices", ("whole",))), {"axis": Attribute("i", 0)}),
     "Concat": Kind((_X,), {"axis": Attribute("i", ...)}, several=True),
     "Pad": Kind(
         (_X, Operand("pads", ("whole",), 11), Operand("constant_value", _REAL, 11, OPSETS.start),

@@ -229,8 +229,9 @@ def _opset(model: Any) -> int:
         raise Refused(
             f"The file has the format's version {model.ir_version}; the checker reads {known.IR[0]} to {known.IR[-1]}."
         )
-    domains = [one.domain for one in model.opset_import]
-    default = [one.version for one in model.opset_import if one.domain in known.DEFAULT]
+    # one that stands twice says the same
+    sets = sorted({(one.domain, one.version) for one in model.opset_import})
+    domains, default = [domain for domain, _ in sets], [version for domain, version in sets if domain in known.DEFAULT]
     if len(default) != 1 or len(set(domains)) < len(domains) or not {*domains} <= {*known.DEFAULT, *known.UNUSED}:
         raise Refused(f"The file names the operator sets {domains!r}; the checker takes the default one, once.")
     if default[0] not in known.OPSETS:

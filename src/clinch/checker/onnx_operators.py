@@ -25,6 +25,7 @@ from clinch.checker.layers import (
     relu,
     reshape,
     sparse,
+    wholes,
 )
 
 #: operators that are one function without parameters
@@ -354,6 +355,35 @@ def _padded(g: Layers, kind: str, x: Operands, s: Settings) -> int:
     return g.entries([at], whole.shape[1:], whole.ravel()[row], 1.0, row, bias)
 
 
+def _sliced(g: Layers, kind: str, x: Operands, s: Settings) -> int:
+    """Consecutive elements, or every so many, along axes of a sample."""
+    at, *given = x
+    starts, ends, axes, steps = (
+        [s["starts"], s["ends"], s["axes"], None] if g.opset < 10 else [t if t is None else t.tolist() for t in given]
+    )
+    rank = len(g.shape(at)) + 1
+    axes, steps = range(len(starts)) if axes is None else axes, [1] * len(starts) if steps is None else steps
+    if not len(starts) == len(ends) == len(axes) == len(steps) or min(steps, default=1) < 1:
+        raise Refused("A Slice has lists of other lengths, or goes backwards.")
+    # as in Python; what lies before the first element or behind the last one ends there
+    index = [slice(None)] * rank
+    for axis, start, end, step in zip(g.axes(axes, rank), starts, ends, steps):
+        index[axis + 1] = slice(start, end, step)
+    chosen = g.places(at)[tuple(index)]
+    return g.entries([at], wholes(chosen.shape[1:], 1), chosen, 1.0)
+
+
+def _gathered(g: Layers, kind: str, x: Operands, s: Settings) -> int:
+    """Elements at constant places along an axis of a sample, which goes where there is one place."""
+    at, places = x
+    (axis,) = g.axes([s["axis"]], len(g.shape(at)) + 1)
+    if places.ndim > 1 or not places.size:
+        raise Refused("A Gather has places in several dimensions, or none.")
+    chosen = np.take(g.places(at), places, axis + 1)
+    g.room.take(8 * chosen.size)
+    return g.entries([at], chosen.shape[1:] or (1,), chosen, 1.0)
+
+
 #: operator -> what adds its layers
 OPERATORS: dict[str, Callable[[Layers, str, Operands, Settings], int]] = {
     **dict.fromkeys(NAMED, named), "Abs": _absolute, "Neg": _negative, "Softplus": _softplus, "Elu": _elu,
@@ -362,4 +392,5 @@ OPERATORS: dict[str, Callable[[Layers, str, Operands, Settings], int]] = {
     "AveragePool": _average_pool, "GlobalAveragePool": _global_average, "ReduceMean": _reduced, "ReduceSum": _reduced,
     "Transpose": _transposed, "Softmax": _softmax, "LogSoftmax": _softmax, "LayerNormalization": _layer_normalised,
     "Squeeze": _reshaped, "Unsqueeze": _reshaped, "Concat": _joined, "Pad": _padded,
+    "Slice": _sliced, "Gather": _gathered,
 }  # fmt: skip
