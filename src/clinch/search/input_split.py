@@ -168,7 +168,7 @@ class BoxGoal(LedgerGoal):
         good = (better & (violation <= 0)).nonzero().flatten()
         if len(good):
             best = good[values[good].argsort()[: self.settings.offered]]
-            self.ledger.offer(points[best], WHO, self.problems[problem[best]])
+            self.ledger.offer(points[best], self.who, self.problems[problem[best]])
         if (
             self.walking > self.settings.walk_share * (self._worked + self.seconds - self._began + 0.1)
             or self.ledger.exhausted
@@ -180,7 +180,7 @@ class BoxGoal(LedgerGoal):
         found = walk(self.query.take(problem[first]), points[first])
         feasible = found.value < self.value[problem[first]]
         if bool(feasible.any()):
-            self.ledger.offer(found.x[feasible], WHO, self.problems[problem[first]][feasible])
+            self.ledger.offer(found.x[feasible], self.who, self.problems[problem[first]][feasible])
         self.walking += self.seconds - began
 
     def prove(self, bound: Tensor) -> None:
