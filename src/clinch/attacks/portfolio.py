@@ -11,9 +11,10 @@ from torch import Tensor
 
 from clinch.attacks.apgd import ApgdSettings, adaptive_steps
 from clinch.attacks.core.arguments import Attacked, attack_method, lowering_objective, objective_of, radius_of
+from clinch.attacks.core.batches import along
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.classification import ClassQuery
-from clinch.attacks.core.draws import Draws
+from clinch.attacks.core.draws import Draws, place_of
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.attacks.core.restarts import Start, restarted, starts
@@ -21,7 +22,7 @@ from clinch.attacks.core.result import AttackResult
 from clinch.attacks.core.settings import AttackSettings, Fields
 from clinch.attacks.frank_wolfe import extreme_steps
 from clinch.attacks.local_search import polish_from
-from clinch.attacks.minimise import minimise_steps
+from clinch.attacks.minimise import minimise_steps, random_starts
 from clinch.attacks.minimum_norm.averaged_linearization import LinearizedRuns
 from clinch.attacks.minimum_norm.nearest import search
 from clinch.attacks.minimum_norm.nearest_settings import NearestSettings
@@ -79,6 +80,8 @@ class WorstSettings(AttackSettings):
     apgd: ApgdSettings = field(default_factory=ApgdSettings)
 
 
+#: halvings of the way from an input to a random point that reaches the goal, and points drawn for each that is polished
+HALVINGS, DRAWN = 8, 16
 #: fewest passes that leave each stage a few steps
 FEWEST = 500
 
@@ -259,6 +262,29 @@ def attack(
         best_points.report()
     if thorough and finalists is not None and not ledger.exhausted:
         _polish_runners_up(ledger, best_points, finalists, s)
+    if thorough and s.polish and objective.region.planes is not None and not ledger.exhausted:
+        _polish_from_random(ledger, best_points, objective.draws(seed).at(4), s)
+
+
+def _polish_from_random(ledger: Ledger, best_points: BestPoints, draws: Draws, s: Attack) -> None:
+    """Steps are less exact where inputs are tied to each other, walks are not: some begin at the boundary's points on
+    the way to random ones that reach the goal."""
+    objective = best_points.objective
+    indices = objective.todo.repeat(DRAWN * s.random)
+    start = objective.start[indices]
+    spread = random_starts(objective.region.take(indices), start, 1 + len(indices), draws.runs(indices))
+    reached = objective.look(spread, indices) < 0
+    indices, start, spread = indices[reached], start[reached], spread[reached]
+    low, high = torch.zeros_like(indices, dtype=start.dtype), torch.ones_like(indices, dtype=start.dtype)
+    for _ in range(HALVINGS if len(indices) else 0):
+        share = (low + high) / 2
+        reached = objective.look(start + along(share, start) * (spread - start), indices) < 0
+        low, high = torch.where(reached, low, share), torch.where(reached, share, high)
+    points = objective.settled(start + along(high, start) * (spread - start), indices)
+    near = objective.distance(objective.working(points, indices), indices).argsort(stable=True)
+    near = near[place_of(indices[near]) < s.random]
+    points, indices = points[near], indices[near]
+    polish_from(ledger.query, ledger, points, indices.cpu(), s.polishing)
 
 
 def _polish_runners_up(ledger: Ledger, best_points: BestPoints, runs: LinearizedRuns, s: Attack) -> None:

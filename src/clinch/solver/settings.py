@@ -174,6 +174,7 @@ class Attack(Settings):
             conditions, so that many runs go side by side; ``others`` elsewhere; ``sparse`` where they share conditions
             and changed elements are counted, for branch and bound has no walks for those.
         walks: runs and steps of a thorough attack on another objective; ``quick_walks`` of a quick one.
+        random: points that walks begin at besides, where linear conditions tie inputs to each other.
         runner_up: how far behind the incumbent a runner-up may lie to be polished.
         polishing: of the walk.
     """
@@ -186,6 +187,7 @@ class Attack(Settings):
     sparse: Some = 10_000
     walks: Pair = (24, 60)
     quick_walks: Pair = (4, 15)
+    random: Some = 5
     runner_up: Share = 0.1
     polishing: Polish = field(default_factory=Polish)
 
