@@ -76,6 +76,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
     "matrix product": (lambda: Between(9, lambda h: h.view(-1, 2, 3) @ h.view(-1, 3, 2), 2, 6, 4), (2,), False),
     "step": (lambda: Between(10, lambda h: h + torch.floor(2 * h), 2, 4, 4), (2,), False),
     "clamp": (lambda: Between(11, lambda h: h.clamp(-0.2, 0.3).cumsum(1), 2, 6, 6), (2,), False),
+    "attention": (lambda: Between(13, _attention, 2, 8, 8), (2,), True),
     "pools": (lambda: _image(12), (1, 6, 6), False),
 }
 

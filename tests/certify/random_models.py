@@ -168,8 +168,9 @@ SMOOTH = {"Sigmoid": 7, "Tanh": 7, "Erf": 9, "Atan": 7, "Softplus": 7, "Elu": 7,
 
 def bent(d: Draft) -> None:
     known = EXACT if find_spec("flint") is None else {**EXACT, **SMOOTH}
-    # onnxruntime's HardSwish of float64 has a float32 in it
-    kinds = [kind for kind, since in known.items() if since <= d.opset and not (d.double and kind == "HardSwish")]
+    # onnxruntime's functions of float64 have float32 numbers in them
+    single = ("HardSwish", "Gelu") if d.double else ()
+    kinds = [kind for kind, since in known.items() if since <= d.opset and kind not in single]
     kind = d.rng.choice(kinds)
     settings = {"alpha": d.rng.uniform(0.1, 2)} if kind == "Elu" and d.rng.random() < 0.5 else {}
     settings |= {"approximate": "tanh"} if kind == "Gelu" and d.rng.random() < 0.5 else {}

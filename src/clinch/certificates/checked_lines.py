@@ -60,11 +60,11 @@ class CheckedNetwork(NamedTuple):
     def _lines(self, graph: Graph, i: int, found: Checked) -> Relaxation | None:
         """The lines of a node that is neither affine nor a ReLU."""
         own = range(self.positions[i - 1] + 1, self.positions[i] + 1)
-        at, op = next((p for p in own if p in found.lines), None), graph.nodes[i].op
+        at = next((p for p in own if p in found.lines), None)
         if at is None:
             # what the checker takes for the identity, whatever else is known of it
-            alike = Reshape(graph.nodes[i].shape)
-            return None if op.affine or op.splits_at_zero else AffineRelaxation(alike, graph.shapes(i))
+            alike = self.layers[self.positions[i]].kind == "reshape"
+            return AffineRelaxation(Reshape(graph.nodes[i].shape), graph.shapes(i)) if alike else None
         inputs, sides = [self.positions[j] for j in graph.nodes[i].inputs], []
         for slot, p in enumerate(self.layers[at].inputs):
             weight = self.layers[p].weight if p in own else None
