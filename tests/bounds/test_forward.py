@@ -12,7 +12,6 @@ from clinch.geometry.region import Region
 from clinch.network.ops.add import Add, Subtract
 from clinch.network.ops.average_pool import AveragePool
 from clinch.network.ops.convolution import Convolution
-from clinch.network.ops.functions import Sin
 from clinch.network.ops.max_pool import MaxPool
 from clinch.network.ops.relaxation import Relaxation
 from clinch.network.ops.relu import LeakyReLU
@@ -20,6 +19,7 @@ from clinch.network.ops.s_shaped import Tanh
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.select import Pad
 from clinch.network.ops.shape import Reshape
+from clinch.network.ops.trigonometric import Sin
 from clinch.testing.networks import dense, network_of
 
 from .bound_cases import NETWORKS, inside

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from clinch.bounds import alpha_crown, box, crown, interval
 from clinch.network.network import Network
 from clinch.network.ops.base import Operator
-from clinch.network.ops.functions import Exp, Power, Sin
+from clinch.network.ops.functions import Exp, Power
 from clinch.network.ops.piecewise import Floor, Hardswish
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.s_shaped import Sigmoid, Tanh
 from clinch.network.ops.smooth_activations import ELU, GELU, Mish, SiLU, Softplus
+from clinch.network.ops.trigonometric import Sin
 from clinch.testing.networks import dense, network_of
 
 OPERATORS: dict[str, Operator] = {

@@ -9,24 +9,11 @@ from torch import Tensor, nn
 
 from clinch.network.ops.elementwise import ScalarFunction
 from clinch.network.ops.erf import Erf
-from clinch.network.ops.functions import (
-    Asinh,
-    Atan,
-    Cos,
-    Cosh,
-    Exp,
-    Expm1,
-    Log,
-    Log1p,
-    Power,
-    Reciprocal,
-    Sin,
-    Sinh,
-    Sqrt,
-)
+from clinch.network.ops.functions import Exp, Expm1, Log, Log1p, Power, Reciprocal, Sqrt
 from clinch.network.ops.piecewise import Hardswish, Line, PiecewiseLinear, Sign
 from clinch.network.ops.s_shaped import Sigmoid, Tanh
 from clinch.network.ops.smooth_activations import ELU, GELU, LogSigmoid, Mish, SiLU, Softplus, Softsign, Tanhshrink
+from clinch.network.ops.trigonometric import Acos, Asin, Asinh, Atan, Atanh, Cos, Cosh, Sin, Sinh
 
 
 def _pieces(*parts: tuple[float, tuple[float, float], bool], first: tuple[float, float]) -> PiecewiseLinear:
@@ -37,6 +24,9 @@ def _pieces(*parts: tuple[float, tuple[float, float], bool], first: tuple[float,
 
 #: name -> the function, and between which numbers its limits are drawn
 FUNCTIONS: dict[str, tuple[ScalarFunction, float, float]] = {
+    "acos": (Acos(), -0.98, 0.98),
+    "asin": (Asin(), -0.98, 0.98),
+    "atanh": (Atanh(), -0.98, 0.98),
     "asinh": (Asinh(), -20, 20),
     "atan": (Atan(), -20, 20),
     "celu": (ELU(2.0, 1.0, 0.5), -20, 20),
@@ -86,6 +76,9 @@ FUNCTIONS: dict[str, tuple[ScalarFunction, float, float]] = {
 
 #: the same, written with torch alone
 REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "acos": torch.acos,
+    "asin": torch.asin,
+    "atanh": torch.atanh,
     "asinh": torch.asinh,
     "atan": torch.atan,
     "celu": nn.CELU(2.0),

@@ -77,6 +77,9 @@ class CallReader:
         expected = self.node.meta.get("val")
         if isinstance(expected, Tensor) and not expected.is_floating_point():
             return self._as_function(out_of_place(target), arguments, keywords)
+        if self.name == "aten.gather" and (extreme := _of_extreme(bound)) is not None:
+            self.name, bound = extreme
+            return self._as_operator(bound)
         found = written_out(self.builder, self.name, bound, self.layer, self.source)
         if found is None and (parts := masked(self.builder, self.name, bound, self.layer, self.source)) is not None:
             # what is not chosen may be infinite: the value is torch's
@@ -209,6 +212,20 @@ class CallReader:
             if other.axis == axis and other.outer * other.inner == share:
                 return other
         return None
+
+
+def _of_extreme(bound: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """``x.gather(d, x.argmax(d, keepdim=True))`` as the call for the largest elements; None: it is another gather."""
+    x, index = bound["self"], bound["index"]
+    word = str(getattr(getattr(index, "function", None), "overloadpacket", "")) if isinstance(index, Lazy) else ""
+    if word not in ("aten.argmax", "aten.argmin") or not isinstance(x, Value):
+        return None
+    of = bind(index.function, list(index.arguments), index.keywords)
+    along = of["dim"] if isinstance(of.get("dim"), int) else None
+    rank = len(x.shape) + 1
+    if of["self"] != x or not of.get("keepdim") or along is None or along % rank != bound["dim"] % rank:
+        return None
+    return ("aten.amax" if word == "aten.argmax" else "aten.amin"), {"self": x, "dim": [along], "keepdim": True}
 
 
 def _makes(target: Any) -> bool:

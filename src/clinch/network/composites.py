@@ -19,11 +19,12 @@ from clinch.network.ops.base import Operator
 from clinch.network.ops.bilinear import Multiply
 from clinch.network.ops.elementwise import ScalarFunction
 from clinch.network.ops.erf import Erf
-from clinch.network.ops.functions import Cos, Exp, Expm1, Log, Log1p, Power, Reciprocal, Sin
+from clinch.network.ops.functions import Exp, Expm1, Log, Log1p, Power, Reciprocal
 from clinch.network.ops.reading import Value
 from clinch.network.ops.s_shaped import Sigmoid, Tanh
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.smooth_activations import GELU, LogSigmoid, Mish, SiLU, Softplus, Softsign, Tanhshrink
+from clinch.network.ops.trigonometric import Cos, Sin
 
 KNOWN: tuple[ScalarFunction, ...] = (
     SiLU(), GELU(), GELU("tanh"), Mish(), Softsign(), Tanhshrink(), Power(2.0), Power(3.0), Power(4.0),

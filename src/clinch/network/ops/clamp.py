@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.relu import LeakyReLU
-from clinch.network.ops.scale import Scale
+from clinch.network.ops.scale import Scale, per_sample
 
 
 def clamp(call: Call, x: Value, low: float | None, high: float | None) -> Value:
@@ -33,15 +33,25 @@ def _limit(call: Call, name: str) -> float | None:
     value = call.get(name)
     if value is None:
         return None
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise call.refuse("its limits differ from element to element")
     number = call.number(name, 0.0)
     return None if abs(number) == float("inf") or abs(number) >= torch.finfo(torch.float32).max else number
+
+
+def _by_element(call: Call, x: Value) -> Value:
+    """Limits that differ from element to element, one after the other."""
+    for name, sign in (("min", 1.0), ("max", -1.0)):
+        if call.get(name) is not None:
+            limit = sign * per_sample(call, call.constant(call[name]), len(x.shape))
+            x = call.emit(Scale(limit.new_tensor(sign) if sign < 0 else None, -limit), x)
+            x = call.emit(Scale(limit.new_tensor(sign) if sign < 0 else None, sign * limit), call.emit(LeakyReLU(), x))
+    return x
 
 
 @from_aten("aten.clamp", "aten.clip")
 @from_onnx("Clip")
 def _clamp(call: Call) -> Value:
+    if any(isinstance(call.get(name), Tensor) and call[name].numel() != 1 for name in ("min", "max")):
+        return _by_element(call, call.activations[0])
     return clamp(call, call.activations[0], _limit(call, "min"), _limit(call, "max"))
 
 

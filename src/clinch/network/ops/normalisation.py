@@ -229,10 +229,11 @@ def _deviation(root: bool) -> Reader:
             return None
         dims = tuple(sorted({call.axis(d, len(x.shape)) for d in call.ints("dim")}))
         size, correction = math.prod(x.shape[d] for d in dims), call.number("correction", 1.0)
+        correction = correction if call.get("unbiased", True) else 0.0
         return Variance(dims, bool(call.get("keepdim", False)), correction, root) if size > correction else None
 
     return read
 
 
-from_aten("aten.var")(_deviation(False))
-from_aten("aten.std")(_deviation(True))
+from_aten("aten.var", "values of aten.var_mean")(_deviation(False))
+from_aten("aten.std", "values of aten.std_mean")(_deviation(True))
