@@ -62,6 +62,10 @@ class Applied(nn.Module):
         return self.function(x)
 
 
+#: written out by a reader of their own, which takes products of activations too
+WITH_READERS = ("einsum", "baddbmm", "lerp")
+
+
 @pytest.mark.parametrize("small", [True, False], ids=["as a matrix", "as it is"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_an_affine_function_is_followed_both_ways(name: str, small: bool, monkeypatch: pytest.MonkeyPatch):
@@ -70,7 +74,7 @@ def test_an_affine_function_is_followed_both_ways(name: str, small: bool, monkey
     net = cl.load(Applied(function).eval(), shape)
     graph = net.graph_as(torch.float64, "cpu")
     assert all(node.op.affine for node in graph.nodes[1:])
-    assert small != any(isinstance(node.op, LinearFunction) for node in graph.nodes)
+    assert (not small and name not in WITH_READERS) == any(isinstance(node.op, LinearFunction) for node in graph.nodes)
     x, y = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     zero, fx, fy, both = (graph.forward(t)[graph.output] for t in (torch.zeros_like(x), x, y, 2 * x - 3 * y))
     torch.testing.assert_close(both - zero, 2 * (fx - zero) - 3 * (fy - zero))
@@ -86,4 +90,4 @@ def test_an_affine_function_is_followed_both_ways(name: str, small: bool, monkey
 
 def test_what_only_looks_affine_is_not():
     net = cl.load(Applied(lambda x: torch.lerp(x, x.flip(1), x)).eval(), (4,))
-    assert net.graph.nodes[-1].op.label == "aten.lerp"
+    assert not all(node.op.affine for node in net.graph.nodes[1:])

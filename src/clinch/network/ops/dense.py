@@ -135,6 +135,8 @@ class SparseDense(Affine):
         return order, self.places.flip(0)[:, order]
 
     def _times(self, x: Tensor, places: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+        if x.is_meta:  # shapes alone: torch has no sparse product of those
+            return x.new_empty(*x.shape[:-1], size[0])
         matrix = torch.sparse_coo_tensor(places, values, size, is_coalesced=True, check_invariants=False)
         return torch.sparse.mm(matrix, x.reshape(-1, size[1]).mT).mT.reshape(*x.shape[:-1], size[0])
 
