@@ -258,18 +258,22 @@ def groups(plans: Tensor) -> Iterator[tuple[list[int], Tensor]]:
         yield plan, (which == number).nonzero().flatten()
 
 
-def line_search_to_input(best_points: BestPoints, rounds: int = 10, least: float = 0.0) -> None:
+def line_search_to_input(
+    best_points: BestPoints, rounds: int = 10, least: float = 0.0, indices: Tensor | None = None
+) -> None:
     """Bisect the way from the clean input to each best point; what is nearer and still reaches the goal is kept.
 
     Args:
         best_points: holds the points. For p = 0 nothing is done: a shorter way changes as many elements.
         rounds: forward passes of each input that has such a point.
         least: the shortest part of the way that is tried.
+        indices: ``(A,)`` inputs; None: all that are attacked.
     """
     objective = best_points.objective
     if objective.norm.counts:
         return
-    indices = objective.todo[best_points.success[objective.todo]]
+    indices = objective.todo if indices is None else indices
+    indices = indices[best_points.success[indices]]
     far, center = best_points.x[indices].clone(), objective.start[indices]
     high = torch.ones_like(best_points.distance[indices])
     low = least * high

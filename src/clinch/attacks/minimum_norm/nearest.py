@@ -130,7 +130,7 @@ def _dense(best_points: BestPoints, passes: int, draws: Draws) -> LinearizedRuns
         later -= part
         found = _rung(best_points, runs, budget, later, misled, draws.at(rung), rung, first if not rung else None)
         finalists += found
-        line_search_to_input(best_points, s.back, s.near)
+        line_search_to_input(best_points, s.back, s.near, runs.indices.unique())
         best_points.step()
     return LinearizedRuns.of(finalists) if finalists else None
 
