@@ -87,7 +87,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vit_tiny_patch16_224": _sized(64),
     "deit_tiny_distilled_patch16_224": _sized(64),
     "swin_tiny_patch4_window7_224": _sized(64, window_size=4),
-    "crossvit_tiny_240": _any(240),
     "coat_lite_tiny": _sized(64),
     "levit_128s": _sized(224),
 }
