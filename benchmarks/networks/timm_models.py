@@ -1,8 +1,9 @@
 """Which image classifiers of timm load, are attacked, and have a bound's rules in every layer.
 
-Random weights with the statistics of batch norm drawn too, small images. Every network is loaded, which compares it
-with the module and with itself in float64; projected gradient descent attacks one image. The needed pieces of timm do
-without torchvision, which it asks for: where that is absent, names that stand for nothing take its place.
+Random weights, those of last layers that begin at zero and the statistics of batch norm too; small images. Every network
+is loaded, which compares it with the module and with itself in float64; projected gradient descent attacks one image.
+The needed pieces of timm do without torchvision, which it asks for: where that is absent, names that stand for nothing
+take its place.
 
     pip install timm
     python -m benchmarks timm_models [--only WORD]
@@ -127,6 +128,8 @@ def made(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
         if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d) and part.running_mean is not None:
             part.running_mean.uniform_(-0.1, 0.1)
             part.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
+        if isinstance(part, nn.Linear) and not bool(part.weight.any()):
+            part.weight.data.normal_(0, 0.02)  # a last layer that begins at zero
     return model, (3, architecture.size, architecture.size)
 
 
