@@ -248,6 +248,41 @@ def _written(h: Tensor) -> Tensor:
     return out.relu()
 
 
+for _name, _function in {
+    "maxout": lambda h: h.view(-1, 4, 2).max(1)[0],
+    "concatenated ReLU": lambda h: torch.cat([h.relu(), (-h).relu()], -1),
+    "squared ReLU": lambda h: h.relu() ** 2,
+    "nested where": lambda h: torch.where(h > 1, torch.ones_like(h), torch.where(h < -1, -torch.ones_like(h), h)),
+    "mask of booleans": lambda h: h * (h > 0),
+    "ternary": lambda h: (h > 0.3).float() - (h < -0.3).float(),
+    "smooth l1 by where": lambda h: torch.where(h.abs() < 1, 0.5 * h**2, h.abs() - 0.5),
+    "straight through": lambda h: (h.sign() - h).detach() + h,
+    "erfc": torch.erfc,
+    "logit": lambda h: torch.logit(0.8 * torch.sigmoid(h) + 0.1),
+    "logaddexp": lambda h: torch.logaddexp(h, h.flip(1)),
+    "exp2 and log2": lambda h: torch.exp2(h) + torch.log2(h.abs() + 1),
+    "Huber": lambda h: functional.huber_loss(h, torch.zeros_like(h), reduction="none"),
+    "GroupSort": lambda h: h.view(-1, 4, 2).sort(2)[0].flatten(1),
+    "quantile": lambda h: torch.quantile(h, 0.3, dim=1, keepdim=True),
+    "cummax": lambda h: h.cummax(1)[0],
+    "kthvalue": lambda h: h.kthvalue(2, 1)[0].unsqueeze(1),
+    "gather constant": lambda h: h.gather(1, torch.tensor([[3, 1, 1]]).expand(h.shape[0], -1)).relu(),
+    "index_add": lambda h: torch.zeros_like(h).index_add(1, torch.arange(8) // 2, h).relu(),
+    "diff": lambda h: torch.diff(h, dim=1).abs(),
+    "tensordot": lambda h: torch.tensordot(h.view(-1, 2, 4), torch.eye(4) * 2, dims=([2], [0])).relu(),
+    "weight from the left": lambda h: (torch.eye(8)[:3] @ h.t()).t().relu(),
+    "stacked in front": lambda h: torch.stack([h, h.relu()], 0).mean(0),
+    "Fourier filter": lambda h: torch.fft.irfft(torch.fft.rfft(h) * 0.5, n=8).relu(),
+    "rotation of complex numbers": lambda h: torch.view_as_real(torch.view_as_complex(h.view(-1, 4, 2)) * 1j).flatten(
+        1
+    ),
+    "length of the batch": lambda h: h.view(len(h), 2, 4).relu(),
+    "distances from constants": lambda h: torch.exp(-(torch.cdist(h, torch.eye(8)) ** 2)),
+    "soft tree": lambda h: torch.sigmoid(h[:, :1]) * h[:, 1:4] + (1 - torch.sigmoid(h[:, :1])) * h[:, 4:7],
+    "capsule": lambda h: (lambda n: n**2 / (1 + n**2) * h / (n + 1e-8))(h.norm(dim=1, keepdim=True)),
+}.items():
+    _between(f"people {_name}", lambda _function=_function: _function)
+
 # --- images ----------------------------------------------------------------------------------------------------------
 
 IMAGE = (2, 8, 8)
@@ -489,6 +524,27 @@ def _cells(s: Any, x: Tensor) -> Tensor:
 _sequence("cell by hand", _loop, a=lambda: nn.Linear(6, 5), b=lambda: nn.Linear(5, 5))
 for _cell in (nn.LSTMCell, nn.GRUCell, nn.RNNCell):
     _sequence(f"{_cell.__name__} loop", _cells, r=lambda _cell=_cell: _cell(6, 5))
+
+_sequence("projected LSTM", lambda s, x: s.r(x)[0], r=lambda: nn.LSTM(6, 4, proj_size=3, batch_first=True))
+_sequence(
+    "GRU from a state", lambda s, x: s.r(x[:, 1:], s.a(x[:, 0])[None])[0], r=lambda: nn.GRU(6, 4, batch_first=True),
+    a=lambda: nn.Linear(6, 4),
+)  # fmt: skip
+_sequence(
+    "scores filled with -inf",
+    lambda s, x: (x @ x.transpose(1, 2)).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf).softmax(-1) @ x,
+)
+_sequence(
+    "-inf added to scores",
+    lambda s, x: (x @ x.transpose(1, 2) + torch.full((4, 4), -torch.inf).triu(1)).softmax(-1) @ x,
+)
+_sequence(
+    "attention over windows",
+    lambda s, x: (lambda y: functional.scaled_dot_product_attention(y, y, y).reshape(x.shape))(x.reshape(-1, 2, 6)),
+)
+_sequence(
+    "graph convolution", lambda s, x: (s.g @ s.a(x)).relu(), g=lambda: torch.rand(4, 4), a=lambda: nn.Linear(6, 3)
+)
 
 # --- what they take and return ---------------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """Which image classifiers of timm load, are attacked, and have a bound's rules in every layer.
 
-Random weights, those of last layers that begin at zero and the statistics of batch norm too; small images. Every network
-is loaded, which compares it with the module and with itself in float64; projected gradient descent attacks one image.
-The needed pieces of timm do without torchvision, which it asks for: where that is absent, names that stand for nothing
-take its place.
+Random weights, those of last layers that begin at zero and the statistics of batch norm too; small images. Every
+network is loaded, which compares it with the module and with itself in float64; projected gradient descent attacks one
+image. The needed pieces of timm do without torchvision, which it asks for: where that is absent, names that stand for
+nothing take its place.
 
     pip install timm
     python -m benchmarks timm_models [--only WORD]
