@@ -125,7 +125,7 @@ class PartBrancher:
         low, high = nodes.lower.flatten(1), nodes.upper.flatten(1)
         size, count = len(nodes), len(free)
         step = torch.zeros(size, count, low.shape[1], dtype=low.dtype, device=low.device)
-        step[:, torch.arange(count), free] = ((high - low) / 2)[:, free]
+        step[:, torch.arange(count, device=low.device), free] = ((high - low) / 2)[:, free]
         centre = ((low + high) / 2).unsqueeze(1)
         points = torch.cat([centre + step, centre - step], 1).reshape(-1, *graph.input_shape)
         with torch.no_grad():
