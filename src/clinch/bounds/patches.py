@@ -25,7 +25,7 @@ from clinch.bounds import backward
 from clinch.bounds.centred import LARGEST, Centred
 from clinch.bounds.vectors import At, Way
 from clinch.bounds.way_back import Layers
-from clinch.bounds.windows import groups_of, plan, size_of
+from clinch.bounds.windows import convolves, groups_of, plan, size_of
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Relaxation
@@ -114,9 +114,8 @@ def screened(
 
     Arguments: see :func:`patch_bounds`.
     """
-    needed = graph.ancestors([j])
-    kernels = any(graph.nodes[i].op.as_convolution(graph.shapes(i)) is not None for i in needed if i)
-    if not kernels or not centred.single or max(graph.nodes[i].size for i in needed) > LARGEST or not _bounded(region):
+    largest = max(graph.nodes[i].size for i in graph.ancestors([j]))
+    if not convolves(graph, [j]) or not centred.single or largest > LARGEST or not _bounded(region):
         return open_
     value = centred.value(j).flatten(1)
     walk = _Walk.of(graph, j, region, relaxations, centred, open_, 1)

@@ -8,7 +8,7 @@ apart by one stride, so that a layer's slopes can be viewed tile by tile without
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,6 +139,11 @@ def sees(graph: Graph, i: int, relaxation: Relaxation, window: Window | None) ->
     kernel = op.as_convolution(shapes)
     reach = op.as_reach(shapes) if kernel is None else kernel.reach
     return [None] * len(shapes) if reach is None else [window.behind(reach)]
+
+
+def convolves(graph: Graph, wanted: Iterable[int]) -> bool:
+    """Whether a convolution lies below the wanted nodes."""
+    return any(i and graph.nodes[i].op.as_convolution(graph.shapes(i)) is not None for i in graph.ancestors(wanted))
 
 
 def size_of(graph: Graph, i: int, window: Window | None) -> int:
