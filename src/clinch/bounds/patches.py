@@ -25,7 +25,7 @@ from clinch.bounds import backward
 from clinch.bounds.centred import LARGEST, Centred
 from clinch.bounds.vectors import At, Way
 from clinch.bounds.way_back import Layers
-from clinch.bounds.windows import convolves, groups_of, plan, size_of
+from clinch.bounds.windows import groups_of, plan, size_of
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Relaxation
@@ -115,7 +115,7 @@ def screened(
     Arguments: see :func:`patch_bounds`.
     """
     largest = max(graph.nodes[i].size for i in graph.ancestors([j]))
-    if not convolves(graph, [j]) or not centred.single or largest > LARGEST or not _bounded(region):
+    if not centred.single or largest > LARGEST or not _bounded(region):
         return open_
     value = centred.value(j).flatten(1)
     walk = _Walk.of(graph, j, region, relaxations, centred, open_, 1)
@@ -178,7 +178,9 @@ class _Walk:
         """The tiles that cost least for so many sides of the open elements ``(B, size)``."""
         end, layer = _end(graph, j), open_.reshape(-1, *graph.nodes[j].shape)
         rows, found = sides * int(open_.sum()), []
-        for tile in TILES if layer.dim() > 2 else (1,):
+        for tile in TILES if layer.dim() > 2 else TILES[:1]:
+            if found and rows * found[0][1].cost < HEAVY:
+                break  # looking for larger tiles would cost more than they save
             made = plan(graph, j, relaxations, end, tile)
             cost = sum(size_of(graph, i, window) for i, window in made.items())
             groups = int(groups_of(layer, tile).sum()) if layer.dim() > 2 else len(layer)

@@ -13,6 +13,7 @@ from clinch.bounds.centred import Centred
 from clinch.bounds.ends import end_of
 from clinch.bounds.narrow import narrow_bounds
 from clinch.bounds.patches import patch_bounds, screened
+from clinch.bounds.windows import convolves
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Relaxation
@@ -91,11 +92,13 @@ def write_bounds(
     """
     if narrow_bounds(graph, j, open_, region, relaxations, limits, stop):
         return
-    centred = Centred(graph, region) if centred is None else centred
-    if signs_only:
-        open_ = screened(graph, j, open_, region, relaxations, limits, stop, centred)
-    if bool(open_.any()) and not patch_bounds(graph, j, open_, region, relaxations, limits, stop, centred):
-        _by_rows(graph, j, open_, region, relaxations, limits, stop)
+    if convolves(graph, [j]):
+        centred = Centred(graph, region) if centred is None else centred
+        if signs_only:
+            open_ = screened(graph, j, open_, region, relaxations, limits, stop, centred)
+        if not bool(open_.any()) or patch_bounds(graph, j, open_, region, relaxations, limits, stop, centred):
+            return
+    _by_rows(graph, j, open_, region, relaxations, limits, stop)
 
 
 def _by_rows(
