@@ -413,3 +413,16 @@ def holds(network: Network) -> None:
         low = bound(network, region)[0]
         assert bool((low <= y.amin(0) + 1e-9).all())
         assert bool((low > y.amin(0) - 5).all())
+
+
+def test_steps_between_a_transposition_and_its_inverse_need_neither():
+    nodes = [
+        node("Conv", "x k", "a"), node("Transpose", "a", "b", perm=[0, 2, 3, 1]), node("Sign", "b", "c"),
+        node("Add", "c tenth", "d"), node("Sign", "d", "e"), node("Transpose", "e", "f", perm=[0, 3, 1, 2]),
+        node("Conv", "f l", "y"),
+    ]  # fmt: skip
+    constants = {"k": normal(3, 1, 2, 2), "l": normal(2, 3, 2, 2, seed=1), "tenth": np.float32(0.1)}
+    network = load(proto(nodes, ["n", 1, 5, 4], constants, opset=13))
+    assert [n.op.label for n in network.graph.nodes[1:]] == ["Convolution", "Sign", "Scale", "Sign", "Convolution"]
+    agreeing(network)
+    assert tuple(network.original(torch.zeros(1, 1, 5, 4), ["f"])["f"].shape) == (1, 3, 4, 3)

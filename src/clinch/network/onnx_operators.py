@@ -17,13 +17,31 @@ from clinch.network.onnx_kinds import read_kinds, towards_zero
 from clinch.network.onnx_lift import lifted, widened
 from clinch.network.onnx_schemas import Schemas
 from clinch.network.onnx_tensors import Held, Pending, matrix_value, operator_of, plain_value, whole_of
-from clinch.network.ops.base import Shape
+from clinch.network.ops.base import Operator, Shape
+from clinch.network.ops.elementwise import ScalarFunction
 from clinch.network.ops.reading import Call, Value
-from clinch.network.ops.shape import Reshape
+from clinch.network.ops.scale import Scale
+from clinch.network.ops.shape import Reshape, Transpose
 
 
 class _OnnxCall(Call):
     """One node of the file."""
+
+    builder: Builder
+
+    def emit(self, op: Operator, *inputs: Value) -> Value:
+        """Append a node. Steps behind a transposition go in front of it, so that one that turns it back cancels it."""
+        if len(inputs) != 1:
+            return super().emit(op, *inputs)
+        nodes = self.builder.nodes
+        node = nodes[inputs[0].position]
+        if isinstance(node.op, Transpose) and node.shape == inputs[0].shape:
+            source = Value(node.inputs[0], nodes[node.inputs[0]].shape)
+            if isinstance(op, Transpose) and _turned(op, node.op).is_identity([source.shape]):
+                return source
+            if _is_step(op) or (_is_step(nodes[source.position].op) and _by_number(op)):
+                return super().emit(node.op, super().emit(op, source))
+        return super().emit(op, *inputs)
 
     @property
     def advice(self) -> str:
@@ -34,6 +52,19 @@ class _OnnxCall(Call):
     def output_shape(self) -> Shape:
         """Not known beforehand: readers of ONNX nodes compute it."""
         raise self.refuse("its output shape is not stated")
+
+
+def _turned(second: Transpose, first: Transpose) -> Transpose:
+    return Transpose(tuple(first.permutation[d] for d in second.permutation))
+
+
+def _is_step(op: Operator) -> bool:
+    """Whether a function of one number has jumps; what is recognised as one function with its neighbours has none."""
+    return isinstance(op, ScalarFunction) and bool(op.jumps())
+
+
+def _by_number(op: Operator) -> bool:
+    return isinstance(op, Scale) and all(t is None or t.numel() == 1 for t in (op.scale, op.shift))
 
 
 class Operators:
