@@ -304,7 +304,7 @@ class GeneralSplit(Settings):
     """
 
     nodes: Flag = True
-    inputs: Number = 20
+    inputs: Number = 32
     batch: Some = 1024
     first_batch: Some = 64
     round_seconds: Positive = 0.5
