@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from clinch.errors import ProblemError
 from clinch.modeling.symbols import common_network, merge_batches
 
 if TYPE_CHECKING:
-    from clinch.modeling.expressions import LinearExpression
     from clinch.network.network import Network
 
-    Change = Callable[[LinearExpression], LinearExpression]
+#: from one linear expression to another; their class stands above this file
+Change = Callable[[Any], Any]
 
 #: by how much a negated comparison must hold when nothing else is said, in the units of what is compared
 MARGIN = 1e-5

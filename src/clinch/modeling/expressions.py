@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from clinch.errors import EmptyRegionError, NonFiniteError, ProblemError, ShapeError
-from clinch.modeling.constraints import EQUALITY_TOLERANCE, MARGIN, Constraint
+from clinch.modeling.constraints import EQUALITY_TOLERANCE, MARGIN, Change, Constraint
 from clinch.modeling.sparse_maps import Terms
 from clinch.modeling.symbols import Constant, Shape, Symbolic, as_tensor, common_network, constant, merge_batches
 
 if TYPE_CHECKING:
-    from clinch.modeling.constraints import Change
     from clinch.network.network import Network
 
 

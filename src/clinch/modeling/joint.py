@@ -289,23 +289,3 @@ def values_of(e: LinearExpression, network: Network, x: Tensor) -> Tensor:
             value = op.to(x.dtype, x.device).forward(value)
         total = value if total is None else total + value
     return x.new_zeros(len(x), *e.shape) + e.constant.to(x).reshape(e.shape) if total is None else total
-
-
-def union_of(networks: Iterable[Network]) -> Network:
-    """The one network of all; of several that were not applied to variables there is none.
-
-    Raises:
-        ProblemError: says how to state such a problem.
-    """
-    several = list({id(network): network for network in networks}.values())
-    joint = next((network for network in several if isinstance(network, JointNetwork)), None)
-    if len(several) == 1:
-        return several[0]
-    if joint is None:
-        raise ProblemError(
-            f"{several[0].name} and {several[1].name} are two networks, each with an input of its own. Apply both to "
-            "one variable: x = cl.Variable(shape), then net(x) and other(x)."
-        )
-    for network in several:
-        joint = joint.union(network)
-    return joint

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from clinch.errors import EmptyRegionError, ProblemError
 from clinch.geometry.norms import Norm, norm_of
-from clinch.modeling.constraints import MARGIN, Constraint
+from clinch.modeling.constraints import MARGIN, Change, Constraint
 from clinch.modeling.expressions import Atoms, LinearExpression
 from clinch.modeling.limits import within_ball
 from clinch.modeling.symbols import Constant, Symbolic, constant, merge_batches
 
 if TYPE_CHECKING:
-    from clinch.modeling.constraints import Change
     from clinch.network.network import Network
 
 #: the exponent of the maximum norm

@@ -98,27 +98,31 @@ class Piece:
         """Elements of the node."""
         return math.prod(self.shape)
 
-    def way(self, shape: Shape) -> Way:
-        """Operators that take a sample of the node to these terms of it, in the given shape, and shapes on the way."""
+    def way(self, shape: Shape, shift: Tensor | None = None) -> Way:
+        """Operators that take a sample of the node to these terms of it, in the given shape, plus a constant."""
         steps: Way = []
         rows, size, terms = math.prod(shape), self.size, self.terms
         single = len(terms.row) == len(terms.row.unique())
         as_they_stand = single and size == rows and bool((terms.row == terms.col).all())
+        factor: Tensor | None = None
         if not as_they_stand:
             steps.append((Reshape((size,)), (size,)))
-        if single and not as_they_stand and len(terms.row) == rows:
-            steps.append((Take(0, torch.empty_like(terms.row).index_copy(0, terms.row, terms.col)), (rows,)))
-        elif not as_they_stand:
-            if rows * size > COEFFICIENTS:
-                raise ProblemError(
-                    f"An expression of {rows:,} elements over {size:,} others would go into a network through a "
-                    f"matrix of {rows * size * 8 / 2**30:.0f} GiB. Put that map into the model, as a layer."
-                )
-            return _changing(
-                [*steps, (Dense(terms.dense(rows, size)[0]), (rows,)), (Reshape(shape), shape)], self.shape
+        if single and (as_they_stand or len(terms.row) == rows):
+            if not as_they_stand:
+                steps.append((Take(0, torch.empty_like(terms.row).index_copy(0, terms.row, terms.col)), (rows,)))
+            factor = torch.zeros(rows, dtype=torch.float64).index_copy(0, terms.row, terms.value[0]).reshape(shape)
+        elif rows * size > COEFFICIENTS:
+            raise ProblemError(
+                f"An expression of {rows:,} elements over {size:,} others would go into a network through a matrix of "
+                f"{rows * size * 8 / 2**30:.0f} GiB. Put that map into the model, as a layer."
             )
-        factors = [(scale, shape) for scale in _factors(terms, shape)]
-        return _changing([*steps, (Reshape(shape), shape), *factors], self.shape)
+        else:
+            steps.append((Dense(terms.dense(rows, size)[0]), (rows,)))
+        steps.append((Reshape(shape), shape))
+        factor = None if factor is None or bool((factor == 1).all()) else factor
+        if factor is not None or shift is not None:
+            steps.append((Scale(factor, shift), shape))
+        return _changing(steps, self.shape)
 
 
 def _changing(steps: Way, shape: Shape) -> Way:
@@ -127,19 +131,8 @@ def _changing(steps: Way, shape: Shape) -> Way:
     return [step for step, before in zip(steps, befores) if not step[0].is_identity((before,))]
 
 
-def _factors(terms: Terms, shape: Shape) -> list[Operator]:
-    """The factors of single elements, where they are not all one."""
-    zero = torch.zeros(math.prod(shape), dtype=torch.float64)
-    factor = zero.index_copy(0, terms.row, terms.value[0]).reshape(shape)
-    return [] if bool((factor == 1).all()) else [Scale(factor)]
-
-
 def ways_of(e: LinearExpression, pieces: list[Piece]) -> list[Way]:
     """For each piece of an expression the operators that lead to its share of it; the constant goes with the first."""
-    found = [piece.way(e.shape) for piece in pieces]
     shift = e.constant.reshape(e.shape)
-    if found and bool((shift != 0).any()):
-        last = found[0][-1][0] if found[0] else None
-        scale = last.scale if isinstance(last, Scale) else None
-        found[0] = [*(found[0] if scale is None else found[0][:-1]), (Scale(scale, shift), e.shape)]
-    return found
+    moved = shift if bool((shift != 0).any()) else None
+    return [piece.way(e.shape, None if k else moved) for k, piece in enumerate(pieces)]

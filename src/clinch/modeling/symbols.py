@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -91,19 +91,33 @@ _LINEAR_ONLY = (
 )
 
 
+@runtime_checkable
+class Joinable(Protocol):
+    """A network that can be joined with others: :class:`clinch.modeling.joint.JointNetwork`."""
+
+    def union(self, other: Any) -> Any:
+        """The network with the parts of both."""
+        ...
+
+
 def common_network(networks: Iterable[Network]) -> Network:
     """The one network that all parts of a statement are about.
 
     Raises:
-        ProblemError: there is none.
+        ProblemError: they are several, and none of them is one of variables.
     """
-    several = list(networks)
-    if all(network is several[0] for network in several):
+    several = list({id(network): network for network in networks}.values())
+    if len(several) == 1:
         return several[0]
-    # joint networks are made of expressions, which are made here
-    from clinch.modeling.joint import union_of
-
-    return union_of(several)
+    joint = next((network for network in several if isinstance(network, Joinable)), None)
+    if joint is None:
+        raise ProblemError(
+            f"{several[0].name} and {several[1].name} are two networks, each with an input of its own. Apply both to "
+            "one variable: x = cl.Variable(shape), then net(x) and other(x)."
+        )
+    for network in several:
+        joint = joint.union(network)
+    return joint
 
 
 def as_tensor(value: Constant, what: str) -> Tensor:
