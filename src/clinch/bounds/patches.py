@@ -122,7 +122,7 @@ def screened(
     heavy = (walk.cost * open_.sum(1) >= HEAVY).unsqueeze(1)
     if value.requires_grad or not bool(heavy.any()):
         return open_
-    likely = torch.where(value >= 0, 1, -1)
+    likely, decided = torch.where(value >= 0, 1, -1), torch.zeros_like(open_)
     for part in _parts(open_ & heavy):
         walk.write(Elements.of(part, likely), limits, stop, torch.float32)
         decided = (limits[0] >= 0) | (limits[1] <= 0)

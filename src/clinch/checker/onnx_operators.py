@@ -358,9 +358,10 @@ def _padded(g: Layers, kind: str, x: Operands, s: Settings) -> int:
 def _sliced(g: Layers, kind: str, x: Operands, s: Settings) -> int:
     """Consecutive elements, or every so many, along axes of a sample."""
     at, *given = x
-    starts, ends, axes, steps = (
+    said = (
         [s["starts"], s["ends"], s["axes"], None] if g.opset < 10 else [t if t is None else t.tolist() for t in given]
     )
+    (starts, ends), (axes, steps) = (list(t or ()) for t in said[:2]), said[2:]
     rank = len(g.shape(at)) + 1
     axes, steps = range(len(starts)) if axes is None else axes, [1] * len(starts) if steps is None else steps
     if not len(starts) == len(ends) == len(axes) == len(steps) or min(steps, default=1) < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -20,17 +20,20 @@ LARGEST, SLICE = 2**27, 2**22
 class AffineMap(Protocol):
     """What is asked of an affine operator, see :class:`clinch.network.ops.base.Affine`."""
 
-    @property
-    def selects(self) -> bool: ...  # noqa: D102
+    selects: ClassVar[bool]
+    linear: ClassVar[bool]
 
-    @property
-    def linear(self) -> bool: ...  # noqa: D102
+    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """A copy with parameters of a dtype."""
+        ...
 
-    def to(self, dtype: torch.dtype, device: torch.device | str) -> Self: ...  # noqa: D102
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The value."""
+        ...
 
-    def forward(self, *inputs: Tensor) -> Tensor: ...  # noqa: D102
-
-    def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]: ...  # noqa: D102
+    def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+        """Rows on the output as rows on each input."""
+        ...
 
 
 def sparse(row: Tensor, column: Tensor, value: Tensor, shape: Shape, bias: Tensor | None = None) -> Statement:
