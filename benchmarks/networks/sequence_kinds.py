@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.networks.kinds import kind
+from benchmarks.networks.kinds import body, kind
 
 # --- sequences -------------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,15 @@ from clinch.checker.functions import Function, lines
 from clinch.network.ops.base import Interval
 from clinch.network.ops.piecewise import Ceil, Floor, Round
 
+#: whose domain ends on both sides: certificates cannot name them yet
+UNNAMED = ("asin", "acos", "atanh")
 STEPS = {"floor": (Floor(), -4, 4), "ceil": (Ceil(), -4, 4), "round": (Round(), -4, 4)}
 NUMBER = 40
+
+
+def test_what_has_no_name_in_certificates_is_listed():
+    unnamed = {name for name, (op, *_) in FUNCTIONS.items() if op.statement([(1,)], (1,)) is None}
+    assert unnamed == set(UNNAMED)
 
 
 def function_of(op):
@@ -49,7 +56,7 @@ def passed(op, found, lower, upper):
     return float(np.max(np.where(np.isnan(off), -np.inf, off)))
 
 
-@pytest.mark.parametrize("name", [*FUNCTIONS, *STEPS])
+@pytest.mark.parametrize("name", [name for name in (*FUNCTIONS, *STEPS) if name not in UNNAMED])
 def test_no_value_passes_a_line_or_a_limit_and_lines_are_tight(name):
     op, low, high = {**FUNCTIONS, **STEPS}[name]
     function = function_of(op)
