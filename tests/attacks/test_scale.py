@@ -25,7 +25,7 @@ OWN_SCALE = {
     "fgsm": {"loss": "margin"}, "pgd": {"loss": "margin"}, "vfga": {"loss": "margin"},
 }  # fmt: skip
 #: attacks that follow cross-entropy alone, or weigh a loss of the logits' own size against a distance
-PUBLISHED = {"carlini_wagner", "fast_grad", "lbfgs", "pdpgd", "sigma_zero"}
+PUBLISHED = {"autoattack", "carlini_wagner", "fast_grad", "lbfgs", "pdpgd", "sigma_zero"}
 CASES = [pytest.param(m, p, id=f"{m.name}-{p}", marks=needs(m)) for m in METHODS for p in m.norms]
 FREE = [case for case in CASES if case.values[0].name not in PUBLISHED]
 #: of the attacks that are published with cross-entropy
@@ -86,7 +86,8 @@ def test_neither_a_shift_nor_the_order_of_classes_changes_a_verdict(attack, shif
     one, two = (getattr(cl.attacks, attack)(net, x, labels, **budget) for net, labels in cases)
     assert torch.equal(one.success, two.success)
     if attack == "nearest":
-        assert torch.allclose(one.distance, two.distance, rtol=2e-3)
+        # a shift is rounded, and walks from random points end elsewhere
+        assert torch.allclose(one.distance, two.distance, rtol=1e-2)
     else:
         assert 0 < int(one.success.sum()) < len(x), "a radius that tells inputs apart"
 

@@ -106,11 +106,11 @@ def test_supports_prints_a_row_per_layer_and_writes_json(clinch, tmp_path):
 
 
 def test_supports_answers_one_where_only_attacks_can_run(clinch, tmp_path):
-    (tmp_path / "softmax.py").write_text(
-        "from torch import nn\n\n\ndef make():\n"
-        "    return nn.Sequential(nn.Linear(3, 4), nn.Softmax(1), nn.Linear(4, 2)).eval()\n"
+    (tmp_path / "sinc.py").write_text(
+        "from torch import nn\n\n\nclass Sinc(nn.Module):\n    def forward(self, x):\n        return x.sinc()\n\n\n"
+        "def make():\n    return nn.Sequential(nn.Linear(3, 4), Sinc(), nn.Linear(4, 2)).eval()\n"
     )
-    outcome = clinch("supports", f"{tmp_path / 'softmax.py'}:make", "--input-shape", "3")
+    outcome = clinch("supports", f"{tmp_path / 'sinc.py'}:make", "--input-shape", "3")
     assert outcome.code == 1
     assert "no" in outcome.out.splitlines()[-1]
 
