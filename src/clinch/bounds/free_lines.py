@@ -237,10 +237,10 @@ class MixedPlanes(FreeLines):
         shape = (*rows.shape[:2], *self.pattern.shapes[2])
         below, above = (t.reshape(shape) for t in (rows.clamp(min=0), rows.clamp(max=0)))
         carried = [
-            (self.pattern.back(below, low, side) + self.pattern.back(above, high, side)).flatten(2)
+            (self.pattern.back(below, low, side) + self.pattern.back(above, high, side)).reshape(*rows.shape[:2], -1)
             for side, (low, high) in enumerate(self._halves(t) for t in (slope_x, slope_y))
         ]
-        signed = torch.cat([self._spread(t.flatten(2), 2) for t in (below, above)], 2)
+        signed = torch.cat([self._spread(t.reshape(*rows.shape[:2], -1), 2) for t in (below, above)], 2)
         return carried, torch.where(signed != 0, signed * offset, 0.0).sum(2), signed
 
     def forward(self, inputs: Sequence[Tensor], seen: Tensor, alpha: Tensor) -> Tensor:
@@ -274,7 +274,8 @@ class MixedPlanes(FreeLines):
 def _all_three(planes: Planes) -> Tensor:
     """Slopes on either factor and offsets ``(b, 1, 3, 2T)``, those of the lower planes first."""
     below, above = (planes.lower_x, planes.lower_y, planes.lower), (planes.upper_x, planes.upper_y, planes.upper)
-    halves = [torch.stack([t.expand(planes.lower.shape).flatten(1) for t in side], 1) for side in (below, above)]
+    flat = (len(planes.lower), -1)
+    halves = [torch.stack([t.expand(planes.lower.shape).reshape(flat) for t in side], 1) for side in (below, above)]
     return torch.cat(halves, 2).unsqueeze(1)
 
 
