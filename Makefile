@@ -29,7 +29,7 @@ test-slow: $(VENV)/.installed-dev
 test-newest:
 	PYTHON="$(PYTHON)" WORKERS=$(WORKERS) bash .ci/newest $(TESTS)
 
-# the quick suite again, watched: each room's share of lines that run, beside its floor in .ci/coverage.toml
+# the quick suite, watched: each room's share of lines that run, beside its floor in .ci/coverage.toml
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m coverage erase
 	$(ONE_THREAD) $(BIN)/python -m coverage run -m pytest -n $(WORKERS) $(TESTS)
@@ -61,7 +61,7 @@ docs: $(VENV)/.installed-docs
 pins: $(VENV)/.installed
 	$(BIN)/python .ci/pins.py $(if $(UPGRADE),--upgrade)
 
-# what continuous integration runs: lint, types, docs, test without any data, test-data
+# what continuous integration runs: lint, types, docs, coverage (the quick suite, without any data), test-data
 ci:
 	bash .ci/run
 

@@ -9,7 +9,7 @@ import clinch
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 #: what a change must pass, in any order
-GATES = {"lint", "types", "docs", "test", "test-data"}
+GATES = {"lint", "types", "docs", "coverage", "test-data"}
 
 
 def recipes():
