@@ -94,9 +94,10 @@ class Settings:
     def __post_init__(self) -> None:
         for name, kind in _kinds(type(self)).items():
             value = getattr(self, name)
-            if isinstance(value, list):  # as files have them
-                object.__setattr__(self, name, value := tuple(value))
             if isinstance(kind, _Meaning):
+                if isinstance(value, list):  # as files have them
+                    value = tuple(value)
+                    object.__setattr__(self, name, value)
                 if not kind.holds(value):
                     raise ProblemError(f"settings: {name}={value!r:.60} has no meaning. Give {kind.words}.")
             else:
