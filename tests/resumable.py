@@ -24,6 +24,8 @@ def run_campaign(
 ) -> list[dict]:
     """Examine the seeds that have no record yet, print what is wrong, and write the page of all of them.
 
+    A seed at which the process died, as it may inside another library, is not tried again: the page names it.
+
     Args:
         description: of the command.
         count: of seeds, unless ``--count`` says otherwise.
@@ -42,12 +44,18 @@ def run_campaign(
     options.runs.parent.mkdir(parents=True, exist_ok=True)
     lines = options.runs.read_text().splitlines() if options.runs.is_file() else []
     records = {r["seed"]: r for r in map(json.loads, lines)}
+    begun, died = options.runs.with_suffix(".begun"), options.runs.with_suffix(".died")
+    lost = {int(seed) for seed in died.read_text().split()} if died.is_file() else set()
+    if begun.is_file() and int(begun.read_text()) not in records:
+        lost.add(int(begun.read_text()))
+        died.write_text(" ".join(map(str, sorted(lost))))
     end = time.monotonic() + 60 * options.minutes
     with options.runs.open("a") as file:
         for seed in range(options.count):
             if time.monotonic() > end:
                 break
-            if seed not in records:
+            if seed not in records and seed not in lost:
+                begun.write_text(str(seed))
                 records[seed] = examined(seed)
                 file.write(json.dumps(records[seed]) + "\n")
                 file.flush()
@@ -55,6 +63,12 @@ def run_campaign(
                 for text in wrong(records[seed]):
                     print(f"seed {seed}: {text}", flush=True)
     chosen = [records[seed] for seed in sorted(records) if seed < options.count]
-    options.out.write_text(page(chosen))
+    seeds = ", ".join(str(seed) for seed in sorted(lost) if seed < options.count)
+    ended = (
+        f"\nThe process died, inside another library, at these seeds, which are not counted: {seeds}.\n"
+        if seeds
+        else ""
+    )
+    options.out.write_text(page(chosen) + ended)
     print(f"{len(chosen)} records; wrote {options.out}")
     return chosen
