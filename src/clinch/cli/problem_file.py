@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
     from clinch.modeling.problem import Objective, Problem
 
+#: tables of constraints that a file may have, those inside others among them
+MOST_CONSTRAINTS = 10_000
 _TOP = ("model", "input_shape", "range", "x0", "objective", "constraints", "solve")
 _X0 = ("dataset", "split", "index", "file", "values")
 _SOLVE = ("time_limit", "gap", "seed", "solver", "device")
@@ -88,13 +90,29 @@ def read_problem(path: str | Path, *, run_code: bool = False) -> ProblemFile:
         reader = _Reader(network, path.parent, where, reader.starting_inputs(table["x0"]))
     objective = reader.objective(get(table, "objective", (dict,), where))
     constraints = reader.range(get(table, "range", (list,), where, None))
-    for number, entry in enumerate(get(table, "constraints", (list,), where, [])):
+    stated = get(table, "constraints", (list,), where, [])
+    if _tables(stated) > MOST_CONSTRAINTS:
+        raise ProblemError(
+            f"{where}: it states {_tables(stated):,} constraints, and a file may have {MOST_CONSTRAINTS:,}. Use the "
+            "Python interface, where one constraint holds for whole arrays."
+        )
+    for number, entry in enumerate(stated):
         constraints.append(reader.constraint(entry, f"{where}, constraint {number + 1}"))
     options = get(table, "solve", (dict,), where, {})
     check_keys(options, _SOLVE, f"{where}, [solve]")
     return ProblemFile(
         clinch.Problem(objective, constraints), network, reader.x0, _options(options, f"{where}, [solve]")
     )
+
+
+def _tables(entries: Any) -> int:
+    """How many tables there are, in whatever they stand."""
+    count, waiting = 0, [entries]
+    while waiting:
+        one = waiting.pop()
+        count += isinstance(one, dict)
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+    return count
 
 
 def _shape(entries: list[Any] | None, where: str) -> tuple[int, ...] | None:

@@ -47,7 +47,7 @@ class Constraint:
 
     def over(self, network: Network) -> Constraint:
         """The same about a joint network that has all its variables and layers."""
-        return self.mapped(lambda e: e.over(network))
+        return self if network is self.network else self.mapped(lambda e: e.over(network))
 
     def __and__(self, other: object) -> Constraint:
         return Junction.of(True, [self, _constraint(other, "&")])
