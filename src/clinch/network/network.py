@@ -55,7 +55,7 @@ class Network:
         """
         if self.made_by is not None:
             return self.made_by
-        if self._read_again is not None:
+        if self.is_live:
             raise NetworkError(f"{self.name} was loaded with live=True and cannot be copied. Load it without.")
         return copyreg.__newobj__, (type(self),), {**vars(self), "_graphs": {}}  # type: ignore[attr-defined]
 
