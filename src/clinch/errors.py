@@ -19,7 +19,13 @@ class UnsupportedByEngine(ClinchError):
 
 
 class UnsupportedOperator(NetworkError, UnsupportedByEngine):
-    """An operator lacks a fact an engine needs; names the layer, its source line and what would work instead."""
+    """An operator lacks a fact an engine needs; names the layer, its source line and what would work instead.
+
+    Attributes:
+        missing: of a model that cannot be read, a sentence for everything that is in the way.
+    """
+
+    missing: tuple[str, ...] = ()
 
 
 class UnknownLayer(ClinchError, KeyError):

@@ -106,13 +106,28 @@ def test_supports_prints_a_row_per_layer_and_writes_json(clinch, tmp_path):
 
 
 def test_supports_answers_one_where_only_attacks_can_run(clinch, tmp_path):
-    (tmp_path / "sinc.py").write_text(
-        "from torch import nn\n\n\nclass Sinc(nn.Module):\n    def forward(self, x):\n        return x.sinc()\n\n\n"
-        "def make():\n    return nn.Sequential(nn.Linear(3, 4), Sinc(), nn.Linear(4, 2)).eval()\n"
+    (tmp_path / "bessel.py").write_text(
+        "from torch import nn, special\n\n\nclass Bessel(nn.Module):\n    def forward(self, x):\n"
+        "        return special.bessel_j0(x)\n\n\n"
+        "def make():\n    return nn.Sequential(nn.Linear(3, 4), Bessel(), nn.Linear(4, 2)).eval()\n"
     )
-    outcome = clinch("supports", f"{tmp_path / 'sinc.py'}:make", "--input-shape", "3")
+    outcome = clinch("supports", f"{tmp_path / 'bessel.py'}:make", "--input-shape", "3")
     assert outcome.code == 1
+    assert "no CROWN rule: aten.special_bessel_j0" in outcome.out
     assert "no" in outcome.out.splitlines()[-1]
+
+
+def test_supports_lists_everything_that_cannot_be_read(clinch, tmp_path):
+    (tmp_path / "dice.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Dice(nn.Module):\n    def forward(self, x):\n"
+        "        y = torch.bernoulli(x.sigmoid())\n        return y + torch.rand_like(x)\n\n\n"
+        "def make():\n    return nn.Sequential(nn.Linear(3, 4), Dice()).eval()\n"
+    )
+    target = tmp_path / "missing.json"
+    outcome = clinch("supports", f"{tmp_path / 'dice.py'}:make", "--input-shape", "3", "--json", target)
+    assert outcome.code == 2
+    assert "bernoulli" in outcome.out and "rand_like" in outcome.out
+    assert len(json.loads(target.read_text())["missing"]) == 2
 
 
 def test_a_function_that_fails_is_told_in_one_line(clinch, tmp_path):

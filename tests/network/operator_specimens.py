@@ -21,6 +21,7 @@ from clinch.network.ops.einsum import Contraction, Einsum
 from clinch.network.ops.layout import FRONT, Layout
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
 from clinch.network.ops.linear_function import LinearFunction
+from clinch.network.ops.masks import Inside, Masked
 from clinch.network.ops.max_pool import MaxPool, WindowTap
 from clinch.network.ops.normalisation import Centre, GroupNorm, LayerNorm, RMSNorm, Variance
 from clinch.network.ops.piecewise import Ceil, Floor, Round
@@ -29,13 +30,14 @@ from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.select import Concatenate, Pad, Slice, Take
 from clinch.network.ops.shape import Expand, Reshape, Transpose
-from clinch.network.ops.softmax import Differences, LogSoftmax, LogSumExp, Shares, Softmax
+from clinch.network.ops.softmax import Differences, LogSoftmax, LogSumExp, MaskedSoftmax, Shares, Softmax
 from clinch.network.ops.torch_function import TorchFunction
 from clinch.network.ops.within import Within
 
 from .scalar_functions import FUNCTIONS, REFERENCES
 
 Shape = tuple[int, ...]
+LOWER = torch.ones(3, 3).tril().bool()
 
 
 @dataclass(frozen=True)
@@ -176,11 +178,14 @@ def specimens() -> list[Specimen]:
         Specimen(Pad((-1, 2)), ((2, 3),), lambda x: functional.pad(x, (-1, 2))),
         Specimen(Pad((1, 2), "reflect"), ((2, 4),), lambda x: functional.pad(x, (1, 2), "reflect")),
         Specimen(Softmax(0), ((4, 2),), nn.Softmax(1)),
+        Specimen(MaskedSoftmax(1, LOWER), ((3, 3),), lambda x: x.masked_fill(~LOWER, -torch.inf).softmax(2)),
         Specimen(LogSoftmax(1), ((2, 4),), nn.LogSoftmax(2)),
         Specimen(LayerNorm(layer_norm.weight.detach(), layer_norm.bias.detach(), 1e-5), ((2, 3, 4),), layer_norm),
         Specimen(LogSumExp((0, 1), True), ((2, 3),), lambda x: x.logsumexp((1, 2), True)),
         Specimen(Differences(0), ((3, 2),), lambda x: x[:, :, None] - x[:, None]),
         Specimen(Shares(0), ((1, 3),), lambda x: x, (1.0, 1.0)),
+        Specimen(Masked(LOWER[1]), ((2, 3),), lambda x: x.masked_fill(~LOWER[1], -torch.inf)),
+        Specimen(Inside(1e3), ((2, 3),), lambda x: x),
         Specimen(Centre((0, 2)), ((2, 3, 2),), lambda x: x - x.mean((1, 3), keepdim=True)),
         Specimen(RMSNorm(scaled, 1e-3), ((3, 4),), lambda x: functional.rms_norm(x, [4], scaled, 1e-3)),
         Specimen(

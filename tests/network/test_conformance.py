@@ -24,7 +24,8 @@ from .operator_specimens import Specimen, leaf_operators, specimens
 SPECIMENS = specimens()
 #: made by the network's readers themselves, or behind another operator
 READ_ELSEWHERE = {
-    "Input", "LinearFunction", "TorchFunction", "RowFunction", "Multiply", "MatrixProduct", "Within",
+    "Input", "LinearFunction", "TorchFunction", "RowFunction", "Multiply", "MatrixProduct", "Within", "Inside",
+    "MaskedSoftmax", "Masked",
 }  # fmt: skip
 
 

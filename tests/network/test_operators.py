@@ -16,6 +16,7 @@ from clinch.network.graph import Input
 from clinch.network.ops.base import Affine, Interval, Operator, Relaxation
 from clinch.network.ops.bilinear import Bilinear
 from clinch.network.ops.elementwise import ScalarFunction
+from clinch.network.ops.masks import Inside
 from clinch.network.ops.max_pool import MaxPool
 from clinch.network.ops.piecewise import Staircase
 from clinch.network.ops.relu import LeakyReLU
@@ -71,9 +72,18 @@ def test_every_operator_has_a_specimen():
 
 def test_facts_are_as_the_project_promises():
     """The table that `clinch supports` prints; forward-only operators are listed here by name."""
-    written_out = {"Softmax", "LogSoftmax", "LogSumExp", "LayerNorm", "RMSNorm", "GroupNorm", "Variance"}
-    forward_only = {"Input", "TorchFunction", "RowFunction", *written_out}
-    smooth = ScalarFunction | Staircase | Bilinear | Within | Shares
+    written_out = {
+        "Softmax",
+        "MaskedSoftmax",
+        "LogSoftmax",
+        "LogSumExp",
+        "LayerNorm",
+        "RMSNorm",
+        "GroupNorm",
+        "Variance",
+    }
+    forward_only = {"Input", "TorchFunction", "RowFunction", "Masked", *written_out}
+    smooth = ScalarFunction | Staircase | Bilinear | Within | Inside | Shares
     for kind in leaf_operators():
         facts = [kind.supports(fact) for fact in ("interval", "relax", "encode")]
         expected = [False] * 3 if kind.__name__ in forward_only else [True, True, not issubclass(kind, smooth)]

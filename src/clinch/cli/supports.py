@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: heading -> field of :class:`clinch.network.support.LayerSupport`
 ENGINES = {"attacks": "forward", "interval": "interval", "CROWN": "relaxation", "MILP": "exact",
            "certificate": "certificate"}  # fmt: skip
+#: columns of a table that is not written to a terminal
+_WIDE = 200
 
 
 def supports(
@@ -33,17 +35,29 @@ def supports(
 ) -> int:
     """Show which layers of a model are supported by which engine.
 
-    Attacks need the forward pass alone; CROWN also stands for branch and bound.
+    Attacks need the forward pass alone; CROWN also stands for branch and bound. Of a model that cannot be read,
+    everything that is in the way is listed.
 
-    Exit code: 0 bounds can be proven on this model; 1 some layer allows attacks only; 2 bad input.
+    Exit code: 0 bounds can be proven on this model; 1 some layer allows attacks only; 2 bad input, or a model that
+    cannot be read.
 
     Example: clinch supports clinch.demo:network --input-shape 8,8
     """
     from clinch.cli.console import write_json
     from clinch.cli.models import load_model, parse_shape
+    from clinch.errors import UnsupportedOperator
     from clinch.network.support import supports as layer_support
 
-    network = load_model(model, input_shape=None if input_shape is None else parse_shape(input_shape))
+    try:
+        network = load_model(model, input_shape=None if input_shape is None else parse_shape(input_shape))
+    except UnsupportedOperator as error:
+        if not error.missing:
+            raise
+        if json != "-":
+            _print_missing(model, error.missing)
+        if json is not None:
+            write_json({"model": model, "missing": list(error.missing)}, json)
+        return 2
     rows = layer_support(network)
     whole = {field: all(getattr(row, field) for row in rows) for field in ENGINES.values()}
     engines = _engines(network)
@@ -76,6 +90,21 @@ def _content(
     }  # fmt: skip
 
 
+def _print_missing(model: str, missing: tuple[str, ...]) -> None:
+    """A line for each layer that cannot be read, and what would work instead once."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from clinch.io.files import printable
+
+    console = Console(highlight=False)
+    console.print(Text(f"{printable(model, lines=False)} cannot be read.\n"))
+    for text in missing:
+        console.print(Text(printable(text.split(". ")[0].rstrip(".") + ".", lines=False)), soft_wrap=True)
+    for advice in dict.fromkeys(text.split(". ")[-1] for text in missing):
+        console.print(Text("\n" + printable(advice, lines=False)), soft_wrap=True)
+
+
 def _print(network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, bool], engines: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -95,9 +124,17 @@ def _print(network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, 
     table.add_row()
     table.add_row("[bold]whole network[/bold]", "", "", *(_mark(able) for able in whole.values()))
     console = Console(highlight=False)
+    if not console.is_terminal:
+        # a file or a pipe has no width at which names would have to be broken
+        console.width = max(console.width, _WIDE)
     console.print(Text(f"{printable(network.name, lines=False)}, input {'×'.join(map(str, network.input_shape))}\n"))
     console.print(table)
     console.print()
+    for heading, field in ENGINES.items():
+        without = [row for row in rows if not getattr(row, field)]
+        if without:
+            names = dict.fromkeys(row.operator for row in without)
+            console.print(Text(f"no {heading} rule: {printable(', '.join(names), lines=False)}"), soft_wrap=True)
     for name, answer in engines.items():
         console.print(Text(f"{name:<18}{printable(answer, lines=False)}"), soft_wrap=True)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from clinch.errors import NetworkError, UnsupportedOperator
 from clinch.network.composites import recognised
 from clinch.network.graph import Graph, Input, Node, Whole
+from clinch.network.masks import unmasked
 from clinch.network.ops.base import Operator, Shape
 from clinch.network.ops.reading import Value
 from clinch.network.ops.scale import Scale
@@ -53,6 +54,9 @@ class Builder:
             value = self.emit(known, [x], name, source)
             scale = Scale(torch.tensor(factor, dtype=torch.float64)) if factor != 1 else None
             return value if scale is None else self.emit(scale, [value], name, source)
+        if len(inputs) == 1:
+            free = unmasked(self.nodes, lambda part, values: self.emit(part, values, name, source), op, inputs[0])
+            op, inputs = (op, inputs) if free is None else (free[0], [free[1]])
         op = op.to(torch.float64, self.device)
         last = op.in_parts(lambda part, *values: self.emit(part, values, name, source), *inputs)
         if last is not None:

@@ -28,9 +28,12 @@ class Missing:
             return
         texts = list(dict.fromkeys(str(error).replace("\n", " ") for error in self.errors))
         if len(texts) == 1:
-            raise self.errors[0]
-        shown = " | ".join(text.split(". ")[0].rstrip(".") for text in texts[:_SHOWN])
-        more = f" | and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-        raise UnsupportedOperator(
-            f"{len(texts)} layers of {where} cannot be read: {shown}{more}. {texts[0].split('. ')[-1]}"
-        ) from self.errors[0]
+            error = self.errors[0]
+        else:
+            shown = " | ".join(text.split(". ")[0].rstrip(".") for text in texts[:_SHOWN])
+            more = f" | and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+            error = UnsupportedOperator(
+                f"{len(texts)} layers of {where} cannot be read: {shown}{more}. {texts[0].split('. ')[-1]}"
+            )
+        error.missing = tuple(texts)
+        raise error from (None if len(texts) == 1 else self.errors[0])

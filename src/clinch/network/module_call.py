@@ -13,9 +13,6 @@ from clinch.network.ops.base import Shape
 from clinch.network.ops.layout import FRONT, Layout, batch_axis
 from clinch.network.ops.reading import Call, Emitter
 
-#: calls that change no element while a model is evaluated
-_NOTHING = ("aten.clone", "aten.contiguous", "aten.detach", "aten.alias")
-
 
 class AtenCall(Call):
     """One call in the exported module, its activations with the batch in front.
@@ -49,18 +46,6 @@ class AtenCall(Call):
     def advice(self) -> str:
         """What would work instead."""
         return "Rewrite that line with functions that treat each input alone and that `clinch supports` lists."
-
-    @property
-    def users(self) -> list[str]:
-        """From the export, those of calls that change nothing in their place."""
-        found, left = [], list(self.node.users)
-        while left:
-            user = left.pop()
-            if base_name(user) in _NOTHING:
-                left += user.users
-            else:
-                found.append(base_name(user))
-        return found
 
     @property
     def output_shape(self) -> Shape:

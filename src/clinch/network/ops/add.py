@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clinch.network.ops.base import Affine, Interval, Shape, Statement
+from clinch.network.ops.masks import Masked
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, per_sample
 from clinch.network.ops.statements import sparse
@@ -87,8 +88,7 @@ def _combine(call: Call, a: Value | Tensor, b: Value | Tensor, sign: float) -> V
         return call.emit(Scale(a.new_tensor(sign) if sign != 1.0 else None, per_sample(call, a, len(b.shape))), b)
     if isinstance(b, Tensor):
         shift = sign * per_sample(call, b, len(a.shape))
-        finite = call.finite(shift)
-        return call.emit(Scale(None, shift if finite is None else finite), a)
+        return _plus(call, a, shift)
     if len(a.shape) != len(b.shape):
         raise call.refuse(
             f"it adds samples of shapes {a.shape} and {b.shape}, so that one meets the other's batch dimension"
@@ -96,6 +96,15 @@ def _combine(call: Call, a: Value | Tensor, b: Value | Tensor, sign: float) -> V
     if sign not in (1.0, -1.0):
         b = call.emit(Scale(torch.tensor(abs(sign), dtype=torch.float64)), b)
     return call.emit(Add() if sign > 0 else Subtract(), a, b)
+
+
+def _plus(call: Call, x: Value, shift: Tensor) -> Value:
+    """``x + shift``, where minus infinity is a mask."""
+    low = torch.isneginf(shift)
+    if not bool(low.any()):
+        return call.emit(Scale(None, shift), x)
+    rest = torch.where(low, 0.0, shift)
+    return call.emit(Masked(~low), call.emit(Scale(None, rest), x))
 
 
 @from_aten("aten.add")

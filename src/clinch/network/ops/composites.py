@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clinch.network.ops.layout import FRONT, Layout, Moved
 from clinch.network.ops.lazy import is_sequence
-from clinch.network.ops.reading import ATEN, LOWEST, Call, Reader, Value, from_aten
+from clinch.network.ops.reading import ATEN, Call, Reader, Value, from_aten
 from clinch.network.ops.select import Slice, Take
 from clinch.network.ops.shape import Reshape
 
@@ -109,12 +109,15 @@ def _attention(call: Call) -> Value | None:
     scores = parts.multiply(scores, call.constant(scale))
     if call.get("is_causal", False):
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    some: Tensor | None = None
     if mask is not None:
-        if mask.dtype == torch.bool and not bool(mask.any(-1).all()):
-            return None
-        added = torch.where(mask, 0.0, LOWEST) if mask.dtype == torch.bool else mask.clamp(min=LOWEST)
-        scores = parts.add(scores, added.double())
+        added = torch.where(mask, 0.0, -torch.inf) if mask.dtype == torch.bool else mask
+        # a row that keeps nothing has no weight at all
+        some = ~torch.isneginf(added).all(-1, keepdim=True)
+        scores = parts.add(scores, torch.where(some, added, 0.0).double())
     weights = parts.apply("aten.softmax", self=scores, dim=-1)
+    if some is not None and not bool(some.all()):
+        weights = parts.multiply(weights, some.double())
     return parts.product(weights, value)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clinch.network.ops.composites import Operand, Parts
-from clinch.network.ops.reading import Call, Reader, Value, from_aten
+from clinch.network.ops.reading import Call, Reader, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, per_sample
 
 
@@ -105,8 +105,6 @@ def _sum_with_a_product(call: Call) -> Value | None:
     parts = Parts(call)
     product = parts.product(call.operand("batch1"), call.operand("batch2"))
     added = call.operand("self")
-    if isinstance(added, Tensor) and (added := call.finite(added)) is None:
-        return None
     factors = ((product, call.number("alpha", 1.0)), (added, call.number("beta", 1.0)))
     product, added = (parts.multiply(value, call.constant(by)) if by != 1 else value for value, by in factors)
     return _activation(parts.add(product, added))
@@ -124,12 +122,13 @@ def _filled(call: Call) -> Value | None:
 
 
 @from_aten("aten.where")
+@from_onnx("Where")
 def _where(call: Call) -> Value | None:
     """A choice by a constant mask."""
-    mask = call.get("condition")
+    mask, names = call.get("condition"), ("self", "other") if "self" in call.arguments else ("X", "Y")
     if not isinstance(mask, Tensor):
         return None
-    return chosen(call, mask, call.operand("self"), call.operand("other"))
+    return chosen(call, mask, *(call.operand(name) for name in names))
 
 
 def chosen(call: Call, mask: Tensor, first: Operand, second: Operand) -> Value | None:
@@ -138,8 +137,8 @@ def chosen(call: Call, mask: Tensor, first: Operand, second: Operand) -> Value |
     kept: list[Operand] = []
     for branch, holds in ((first, mask), (second, ~mask)):
         if isinstance(branch, Tensor):
-            constant = call.finite(torch.where(holds, branch.double(), 0.0))
-            if constant is None:
+            constant = torch.where(holds, branch.double(), 0.0)
+            if bool((constant.isnan() | constant.isposinf()).any()):
                 return None
             kept.append(constant)
         else:

@@ -16,9 +16,6 @@ from torch import Tensor
 from clinch.errors import UnsupportedOperator
 from clinch.network.ops.base import Operator, Shape
 
-#: far below every score of a softmax, so that the exponential is zero
-LOWEST = -1e4
-
 
 class Value(NamedTuple):
     """An activation: the output of the node at ``position``, of the given shape without the batch.
@@ -114,19 +111,6 @@ class Call(ABC):
                 "one of its arguments must be a constant, and depends on the input or the size of the batch"
             )
         return torch.as_tensor(value, dtype=torch.float64, device=self.builder.device)
-
-    @property
-    def users(self) -> list[str]:
-        """Names of the calls that take its result, where they are known."""
-        return []
-
-    def finite(self, constant: Tensor) -> Tensor | None:
-        """A constant; for minus infinity in front of a softmax a number far below every score. None: it is infinite."""
-        if bool(constant.isfinite().all()) and not bool((constant < LOWEST).any()):
-            return constant
-        softmax = self.users and all(name in ("aten.softmax", "aten._softmax") for name in self.users)
-        constant = constant.clamp(min=LOWEST) if softmax else constant
-        return constant if bool(constant.isfinite().all()) else None
 
     def activation(self, name: str) -> Value:
         """The argument of that name, which must depend on the network's input."""

@@ -54,9 +54,15 @@ class Differences(Affine):
 
 @dataclass(frozen=True, eq=False)
 class Shares(Operator):
-    """``f(x) = x``, where the elements of x along a dimension are known to be positive and to sum to one."""
+    """``f(x) = x``, where the elements of x along a dimension are known not to be negative and to sum to one.
+
+    Attributes:
+        dim: the dimension.
+        keep: truth values of the sample's shape, false where elements are zero; None: nowhere.
+    """
 
     dim: int
+    keep: Tensor | None = None
 
     affine: ClassVar[bool] = True
     nonnegative: ClassVar[bool] = True
@@ -81,30 +87,56 @@ class Shares(Operator):
 
     def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Relaxation:
         """The equation itself."""
-        return OnSimplex(self.dim)
+        return OnSimplex(self.dim, self.keep)
 
 
 @dataclass(frozen=True, eq=False)
 class OnSimplex(Relaxation):
-    """``<a, x> = <a − m, x> + m`` for any m where x sums to one: the median of a leaves the least to be relaxed."""
+    """``<a, x> = <a − m, x> + m`` for any m where x sums to one: the median of a leaves the least to be relaxed.
+
+    Attributes:
+        dim: along which it does.
+        keep: of the elements that count; None: all.
+    """
 
     dim: int
+    keep: Tensor | None = None
 
     def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
         """Less the median, which becomes a constant."""
-        middle = rows.median(self.dim + 2, keepdim=True).values
-        return [rows - middle], middle.flatten(2).sum(2)
+        if self.keep is None:
+            middle = rows.median(self.dim + 2, keepdim=True).values
+            return [rows - middle], middle.flatten(2).sum(2)
+        middle = rows.where(self.keep, torch.nan).nanmedian(self.dim + 2, keepdim=True).values
+        return [(rows - middle).where(self.keep, 0.0)], middle.flatten(2).sum(2)
 
     def forward(self, rows: Tensor, *inputs: Tensor) -> Tensor:
         """The same."""
         return inputs[0]
 
 
-def _total(emit: Emit, x: Value, dim: int) -> Value | None:
-    """``Σ_j e^(x_j − x_i)``, never below 1; None where these are too many differences."""
+def _total(emit: Emit, x: Value, dim: int, keep: Tensor | None = None) -> Value | None:
+    """``Σ_j e^(x_j − x_i)`` over the j that are kept, at kept i never below 1; None where these are too many
+    differences."""
     if math.prod(x.shape) * x.shape[dim] > MOST_DIFFERENCES:
         return None
-    return emit(Reduce((dim,), False), emit(Exp(), emit(Differences(dim), x)))
+    powers = emit(Exp(), emit(Differences(dim), x))
+    powers = powers if keep is None else emit(Scale(keep.unsqueeze(dim + 1).double()), powers)
+    return emit(Reduce((dim,), False), powers)
+
+
+def _softmax_parts(emit: Emit, x: Value, dim: int, keep: Tensor | None = None) -> Value:
+    """``1/Σ_j e^(x_j − x_i)``, of very many a quotient; zero at what is not kept."""
+
+    def only(value: Value) -> Value:
+        return value if keep is None else emit(Scale(keep.double()), value)
+
+    total = _total(emit, x, dim, keep)
+    if total is not None:
+        return emit(Shares(dim, keep), only(emit(Reciprocal(), total)))
+    powers = only(emit(Exp(), emit(Centre((dim,)), x)))
+    share = emit(Multiply(), powers, emit(Reciprocal(), emit(Reduce((dim,), True), powers)))
+    return emit(Shares(dim, keep), share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +158,30 @@ class Softmax(Operator):
 
     def in_parts(self, emit: Emit, *inputs: Value) -> Value:
         """``1/Σ_j e^(x_j − x_i)``; of very many a quotient."""
-        (x,) = inputs
-        total = _total(emit, x, self.dim)
-        if total is not None:
-            return emit(Shares(self.dim), emit(Reciprocal(), total))
-        powers = emit(Exp(), emit(Centre((self.dim,)), x))
-        share = emit(Multiply(), powers, emit(Reciprocal(), emit(Reduce((self.dim,), True), powers)))
-        return emit(Shares(self.dim), share)
+        return _softmax_parts(emit, inputs[0], self.dim)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedSoftmax(Operator):
+    """``e^x_i / Σ_j e^x_j`` over the elements along a dimension that a constant mask keeps; zero at all others.
+
+    Attributes:
+        dim: of a sample.
+        keep: truth values of the sample's shape.
+    """
+
+    dim: int
+    keep: Tensor
+
+    has_absolute_error: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The softmax with minus infinity at the others."""
+        return inputs[0].masked_fill(~self.keep, -torch.inf).softmax(self.dim + 1)
+
+    def in_parts(self, emit: Emit, *inputs: Value) -> Value:
+        """As :class:`Softmax`, over what is kept."""
+        return _softmax_parts(emit, inputs[0], self.dim, self.keep)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,18 +221,20 @@ class LogSoftmax(Operator):
 class LogSumExp(Operator):
     """``log Σ_j e^x_j`` over dimensions of a sample, which stay with extent one if ``keep``.
 
-    One number is a row of one if ``row``.
+    One number is a row of one if ``row``; the sum is over the elements that ``kept`` says.
     """
 
     dims: tuple[int, ...]
     keep: bool
     row: bool = False
+    kept: Tensor | None = None
 
     has_absolute_error: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The logarithm."""
-        found = inputs[0].logsumexp([d + 1 for d in self.dims], self.keep)
+        x = inputs[0] if self.kept is None else inputs[0].masked_fill(~self.kept, -torch.inf)
+        found = x.logsumexp([d + 1 for d in self.dims], self.keep)
         return found.unsqueeze(1) if self.row else found
 
     def with_an_axis(self, shapes: Sequence[Shape]) -> LogSumExp:
@@ -199,7 +250,9 @@ class LogSumExp(Operator):
         """The mean, and that of the centred numbers."""
         (x,) = inputs
         size = math.prod(x.shape[d] for d in self.dims)
-        total = emit(Reduce(self.dims, self.keep), emit(Exp(), emit(Centre(self.dims), x)))
+        powers = emit(Exp(), emit(Centre(self.dims), x))
+        powers = powers if self.kept is None else emit(Scale(self.kept.double()), powers)
+        total = emit(Reduce(self.dims, self.keep), powers)
         return emit(Add(), emit(Reduce(self.dims, self.keep, 1 / size), x), emit(Log(), total))
 
 
