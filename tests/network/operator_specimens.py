@@ -18,6 +18,7 @@ from clinch.network.ops.bilinear import MatrixProduct, Multiply
 from clinch.network.ops.convolution import Convolution, TransposedConvolution
 from clinch.network.ops.dense import Dense, SparseDense
 from clinch.network.ops.einsum import Contraction, Einsum
+from clinch.network.ops.hull import Hull
 from clinch.network.ops.layout import FRONT, Layout
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
 from clinch.network.ops.linear_function import LinearFunction
@@ -164,6 +165,7 @@ def specimens() -> list[Specimen]:
         Specimen(LeakyReLU(-1.0), ((4,),), torch.abs),
         Specimen(LeakyReLU(-0.5), ((4,),), lambda x: x.relu() + 0.5 * (-x).relu()),
         Specimen(Floor(), ((4,),), torch.floor),
+        Specimen(Hull(), ((4,), (4,)), lambda x, y: (x + y) / 2),
         Specimen(Ceil(), ((4,),), torch.ceil),
         Specimen(Round(), ((4,),), torch.round),
         Specimen(Expand((2, 3, 4)), ((3, 1),), lambda x: x.unsqueeze(1).expand(-1, 2, 3, 4)),

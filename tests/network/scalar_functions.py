@@ -13,7 +13,7 @@ from clinch.network.ops.functions import Exp, Expm1, Log, Log1p, Power, Reciproc
 from clinch.network.ops.piecewise import Hardswish, Line, PiecewiseLinear, Sign
 from clinch.network.ops.s_shaped import Sigmoid, Tanh
 from clinch.network.ops.smooth_activations import ELU, GELU, LogSigmoid, Mish, SiLU, Softplus, Softsign, Tanhshrink
-from clinch.network.ops.trigonometric import Acos, Asin, Asinh, Atan, Atanh, Cos, Cosh, Sin, Sinh
+from clinch.network.ops.trigonometric import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cos, Cosh, Sin, Sinc, Sinh, Tan
 
 
 def _pieces(*parts: tuple[float, tuple[float, float], bool], first: tuple[float, float]) -> PiecewiseLinear:
@@ -25,7 +25,10 @@ def _pieces(*parts: tuple[float, tuple[float, float], bool], first: tuple[float,
 #: name -> the function, and between which numbers its limits are drawn
 FUNCTIONS: dict[str, tuple[ScalarFunction, float, float]] = {
     "acos": (Acos(), -0.98, 0.98),
+    "acosh": (Acosh(), 1.02, 20),
     "asin": (Asin(), -0.98, 0.98),
+    "sinc": (Sinc(), -5.9, 5.9),
+    "tan": (Tan(), -1.5, 1.5),
     "atanh": (Atanh(), -0.98, 0.98),
     "asinh": (Asinh(), -20, 20),
     "atan": (Atan(), -20, 20),
@@ -77,7 +80,10 @@ FUNCTIONS: dict[str, tuple[ScalarFunction, float, float]] = {
 #: the same, written with torch alone
 REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "acos": torch.acos,
+    "acosh": torch.acosh,
     "asin": torch.asin,
+    "sinc": torch.sinc,
+    "tan": torch.tan,
     "atanh": torch.atanh,
     "asinh": torch.asinh,
     "atan": torch.atan,

@@ -29,8 +29,14 @@ READ_ELSEWHERE = {
 }  # fmt: skip
 
 
+#: no function of its inputs, but any number between them
+SETS = {"Hull"}
+
+
 @pytest.mark.parametrize(
-    "kind", sorted(leaf_operators(), key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__
+    "kind",
+    sorted((k for k in leaf_operators() if k.__name__ not in SETS), key=lambda kind: kind.__name__),
+    ids=lambda kind: kind.__name__,
 )
 def test_every_operator_is_complete(kind: type[Operator]):
     found = complaints_about(kind, SPECIMENS)

@@ -42,6 +42,35 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "cummax": (lambda x: x.cummax(1)[0], (5,)),
     "pool with indices": (lambda x: functional.max_pool2d(x, 2, return_indices=True)[0], (1, 4, 4)),
     "reshape_as": (lambda x: x.relu().reshape_as(x[:, 0]).relu(), (1, 4)),
+    "remainder": (lambda x: torch.remainder(3 * x, 0.7) + torch.remainder(x, -0.4), (3,)),
+    "fmod and frac": (lambda x: torch.fmod(3 * x, 0.7) + torch.frac(3 * x), (3,)),
+    "truncation": (lambda x: torch.trunc(3 * x) + torch.round(x, decimals=1), (3,)),
+    "rounded quotients": (
+        lambda x: torch.floor_divide(x, 0.3) + torch.div(x, 0.4, rounding_mode="trunc")
+        + torch.div(x, x.abs() + 0.5, rounding_mode="floor"), (3,)
+    ),
+    "signs of others": (lambda x: torch.copysign(x, x.flip(1)) + torch.copysign(x, CENTRES[0, :3]), (3,)),
+    "xlogy": (lambda x: torch.xlogy(x, x.abs() + 0.5), (3,)),
+    "angle": (lambda x: torch.atan2(x, x.flip(1).abs() + 0.3), (3,)),
+    "any angle": (lambda x: torch.atan2(x, x.flip(1)), (2,)),
+    "power of zero": (lambda x: x**0 + x, (3,)),
+    "cross product": (lambda x: torch.linalg.cross(x[:, :3], x[:, 3:]), (6,)),
+    "running logarithm of sums": (lambda x: torch.logcumsumexp(x, 1), (4, 2)),
+    "mean and variance": (lambda x: torch.var_mean(x, 1)[1] + torch.std_mean(x, 1)[0], (4, 2)),
+    "both extremes": (lambda x: torch.aminmax(x, dim=1)[1] - torch.aminmax(x, dim=1)[0], (4, 2)),
+    "size of complex numbers": (lambda x: torch.fft.rfft(x + 2).abs(), (4,)),
+    "gathered at the largest": (lambda x: x.gather(1, x.flip(1).topk(2, 1)[1]), (4,)),
+    "scattered to the largest": (lambda x: torch.zeros_like(x).scatter(1, x.topk(2, 1)[1], x[:, :2]), (4,)),
+    "comparison of two": (lambda x: torch.where(x > x.flip(1), x, 0.5 * x.flip(1)), (4,)),
+    "not below the third": (lambda x: x * (x >= x.topk(3, 1)[0][:, -1:]), (4,)),
+    "one or the other": (lambda x: ((x > CENTRES[0]) | (x.flip(1) <= 0.2)).float() + x, (4,)),
+    "both, or not equal": (
+        lambda x: ((x < CENTRES[0]) & ~(x.flip(1) <= x)).float() - (x.relu() != 0).float(), (4,)
+    ),
+    "counts of steps": (lambda x: (x.unsqueeze(2) > CENTRES[:, 0]).sum(2).float(), (3,)),
+    "taken along": (lambda x: torch.take_along_dim(x, torch.tensor([[2, 0]]), 1).relu(), (3,)),
+    "rounded to steps": (lambda x: torch.fake_quantize_per_tensor_affine(x, 0.06, 3, -8, 12), (3,)),
+    "mapped": (lambda x: torch.vmap(lambda row: row.relu() * row.sum())(x), (3,)),
     "look up by numbers": (lambda x: x.gather(1, (x.relu() > -1).sum(1, keepdim=True) - 1), (4,)),
 }  # fmt: skip
 

@@ -13,8 +13,11 @@ from torch.fx import Node as Exported
 from clinch.errors import UnsupportedOperator
 from clinch.network.build import Builder
 from clinch.network.choices import as_number, masked, written_out
+from clinch.network.comparisons import NUMBERS
 from clinch.network.module_call import AtenCall, base_name, bind, draws, out_of_place
 from clinch.network.module_layouts import PERMUTATIONS, RESHAPES, as_rows, result
+from clinch.network.ops.composites import Parts
+from clinch.network.ops.hull import looked_up
 from clinch.network.ops.layout import FRONT, Activation, Layout, Moved, arranged, batch_axis, layout_of, value_of
 from clinch.network.ops.lazy import BatchSize, Lazy, Slot, evaluate, is_sequence, leaves, map_leaves
 from clinch.network.ops.linear_function import emit_linear, linear_function
@@ -34,6 +37,11 @@ _ARITHMETIC = frozenset(
 _ELEMENTS = {"aten.max": "aten.amax", "aten.min": "aten.amin"}
 #: of other calls with several results, what the first alone is read as
 _VALUES = "values of {}"
+#: of calls whose results are calls of their own, these by the result's place
+_RESULTS = {
+    ("aten.var_mean", 1): "aten.mean", ("aten.std_mean", 1): "aten.mean",
+    ("aten.aminmax", 0): "aten.amin", ("aten.aminmax", 1): "aten.amax",
+}  # fmt: skip
 
 
 class CallReader:
@@ -77,20 +85,54 @@ class CallReader:
         expected = self.node.meta.get("val")
         if isinstance(expected, Tensor) and not expected.is_floating_point():
             return self._as_function(out_of_place(target), arguments, keywords)
+        if self.name == "aten.abs" and (size := self._magnitude(bound["self"])) is not None:
+            return size
         if self.name == "aten.gather" and (extreme := _of_extreme(bound)) is not None:
             self.name, bound = extreme
             return self._as_operator(bound)
+        if (picked := self._looked_up(bound, arguments, keywords)) is not None:
+            return picked
         found = written_out(self.builder, self.name, bound, self.layer, self.source)
         if found is None and (parts := masked(self.builder, self.name, bound, self.layer, self.source)) is not None:
             # what is not chosen may be infinite: the value is torch's
             op, values, _ = self._function(out_of_place(target), arguments, keywords)  # type: ignore[misc]
             self.builder.stands_for(parts, op, values)
             return parts
+        if found is None and self.name.removeprefix("aten.") in NUMBERS:
+            found = as_number(self.builder, bound.get("self"), self.layer, self.source)
         if found is None and self.name in _ARITHMETIC:
             arguments = [self._as_number(a) for a in arguments]
         if found is None and leaves_of((arguments, keywords), (Value, Moved)):
             found = self._as_operator(bind(target, arguments, keywords))
         return found if found is not None else self._as_function(out_of_place(target), arguments, keywords)
+
+    def _looked_up(self, bound: dict[str, Any], arguments: list[Any], keywords: dict[str, Any]) -> Value | None:
+        """Elements at places that depend on the input: bounds know between what they lie, torch their values."""
+        if self.name not in ("aten.gather", "aten.scatter") or not isinstance(bound["index"], Lazy):
+            return None
+        bound = {key: _of_batch_one(value) for key, value in bound.items()}
+        found = self._function(out_of_place(self.node.target), arguments, keywords)
+        if isinstance(found, Lazy) or found[2] != FRONT or any(layout != FRONT for layout in found[0].layouts):
+            return None
+        try:
+            parts = looked_up(self._call(bound), self.name, bound)
+        except UnsupportedOperator:
+            return None
+        if parts is not None:
+            self.builder.stands_for(parts, found[0], found[1])
+        return parts
+
+    def _magnitude(self, z: Any) -> Value | None:
+        """``√(Re² + Im²)`` of complex numbers that are affine in activations; None: it is another call."""
+        if not isinstance(z, Lazy) or not self.node.args[0].meta["val"].is_complex():  # type: ignore[union-attr]
+            return None
+        found = self._function(torch.view_as_real, [z], {})
+        if isinstance(found, Lazy) or found[2] != FRONT or (linear := linear_function(found[0])) is None:
+            return None
+        call = self._call({})
+        pairs = emit_linear(call, linear, found[1], (*call.output_shape, 2))
+        parts = Parts(call)
+        return parts.apply("aten.linalg_vector_norm", self=pairs, ord=2.0, dim=[-1], keepdim=False)
 
     def _as_number(self, value: Any) -> Any:
         """A condition as an activation of zeros and ones, where it can be one."""
@@ -103,12 +145,14 @@ class CallReader:
         if not isinstance(values, Lazy):
             return values[index]
         of = base_name(self.node.args[0]) if isinstance(self.node.args[0], Exported) else ""
-        name = _ELEMENTS.get(of, _VALUES.format(of))
-        if index == 0 and name in ATEN:
+        name = _RESULTS.get((of, index), _ELEMENTS.get(of, _VALUES.format(of)))
+        if (index == 0 or (of, index) in _RESULTS) and name in ATEN:
             bound = bind(self.node.args[0].target, list(values.arguments), values.keywords)  # type: ignore[union-attr]
             if of not in _ELEMENTS or "dim" in bound:
                 self.name = name
-                found = self._as_operator(bound | {"dim": [bound["dim"]]} if of in _ELEMENTS else bound)
+                one = of in _ELEMENTS or (of, index) in _RESULTS
+                one = one and isinstance(bound["dim"], int)
+                found = self._as_operator(bound | {"dim": [bound["dim"]]} if one else bound)
                 if found is not None:
                     return found
         self.name = of or self.name

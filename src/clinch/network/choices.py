@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clinch.network.build import Builder
+from clinch.network.comparisons import COMPARES, JOINS, NOT, NUMBERS, Comparisons
 from clinch.network.ops.add import Add, Subtract
 from clinch.network.ops.bilinear import Multiply
 from clinch.network.ops.layout import Moved
@@ -22,20 +23,8 @@ from clinch.network.ops.lazy import Lazy, evaluate, leaves
 from clinch.network.ops.piecewise import Line, PiecewiseLinear, emit_piecewise
 from clinch.network.ops.reading import Value
 from clinch.network.ops.scale import Scale
+from clinch.network.ops.shape import Expand
 
-#: comparison -> whether it holds for larger numbers, and where both are equal
-_COMPARES = {
-    "gt": (True, False), "greater": (True, False), "ge": (True, True), "greater_equal": (True, True),
-    "lt": (False, False), "less": (False, False), "le": (False, True), "less_equal": (False, True),
-}  # fmt: skip
-#: two conditions in one, as indicators
-_JOINS: dict[str, Callable[[float, float], float]] = {
-    "logical_and": min, "bitwise_and": min, "__and__": min, "mul": min, "logical_or": max, "bitwise_or": max,
-    "__or__": max, "logical_xor": lambda a, b: abs(a - b), "bitwise_xor": lambda a, b: abs(a - b),
-}  # fmt: skip
-_NOT = ("logical_not", "bitwise_not")
-#: calls that make numbers of a comparison
-_NUMBERS = ("to", "_to_copy", "type_as", "float", "double", "int", "long", "clone")
 #: layers that a branch may be written in, breaks that a function may have
 _DEPTH, _BREAKS = 8, 16
 #: how far a number at a break may be from both sides by rounding
@@ -73,8 +62,18 @@ def masked(builder: Builder, name: str, bound: dict[str, Any], layer: str, sourc
     if not isinstance(condition, Lazy) or not kept or any(b is None for b in kept):
         return None
     mask = as_number(builder, condition, layer, source)
-    if mask is None or any(isinstance(b, Value) and b.shape != mask.shape for b in kept):
+    if mask is None:
         return None
+    shapes = {mask.shape, *(b.shape for b in kept if isinstance(b, Value))}
+    whole = torch.broadcast_shapes(*shapes)
+    if len(set(map(len, shapes))) > 1:
+        return None
+    if mask.shape != whole:
+        mask = builder.emit(Expand(tuple(whole)), [mask], layer, source)
+    kept = [
+        builder.emit(Expand(tuple(whole)), [b], layer, source) if isinstance(b, Value) and b.shape != whole else b
+        for b in kept
+    ]
 
     def scaled(value: Value, slope: float, shift: float) -> Value:
         scale = Scale(*(torch.tensor(n, dtype=torch.float64) for n in (slope, shift)))
@@ -89,8 +88,9 @@ def masked(builder: Builder, name: str, bound: dict[str, Any], layer: str, sourc
 
 
 def as_number(builder: Builder, condition: Any, layer: str, source: str) -> Value | None:
-    """A condition as an activation that is 1 where it holds and 0 elsewhere; None: it is none of linear pieces."""
-    return _emitted(builder, condition, 1.0, 0.0, layer, source)
+    """A condition as an activation that is 1 where it holds and 0 elsewhere; None: it is none of comparisons."""
+    found = _emitted(builder, condition, 1.0, 0.0, layer, source)
+    return found if found is not None else Comparisons(builder, layer, source).number(condition)
 
 
 def _emitted(builder: Builder, condition: Any, first: Any, second: Any, layer: str, source: str) -> Value | None:
@@ -135,7 +135,7 @@ def _branches(name: str, bound: dict[str, Any]) -> tuple[Any, Any, Any] | None:
     if name in ("mul", "multiply"):
         x, mask = bound.get("self"), bound.get("other")
         return (x, mask, 0.0) if isinstance(x, Lazy) else (mask, x, 0.0)
-    return (bound.get("self"), 1.0, 0.0) if name in _NUMBERS else None
+    return (bound.get("self"), 1.0, 0.0) if name in NUMBERS else None
 
 
 def _first_activation(condition: Any) -> Value | None:
@@ -162,16 +162,16 @@ def _indicator(builder: Builder, condition: Any, root: Value) -> Piecewise | Non
         return None
     word = str(getattr(condition.function, "overloadpacket", "")).partition(".")[2]
     arguments = condition.arguments
-    if word in _NUMBERS:
+    if word in NUMBERS:
         return _indicator(builder, arguments[0], root)
-    if word in _NOT or word in _JOINS:
+    if word in NOT or word in JOINS:
         parts = [_indicator(builder, argument, root) for argument in arguments]
         known = [part for part in parts if part is not None]
-        join = _JOINS.get(word, lambda a, _: 1.0 - a)
+        join = JOINS.get(word, lambda a, _: 1.0 - a)
         return _joined(known, lambda at, of: Line(0.0, join(at[0], at[-1]))) if len(known) == len(parts) else None
-    if word not in _COMPARES or len(arguments) != 2:
+    if word not in COMPARES or len(arguments) != 2:
         return None
-    above, equal = _COMPARES[word]
+    above, equal = COMPARES[word]
     sides = _all_pieces(builder, arguments, root)
     gap = None if sides is None else _joined(sides, lambda at, of: of[0].plus(of[1].moved(-1.0, 0.0)))
     if sides is None or gap is None:

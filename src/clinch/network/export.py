@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node as Exported
+from torch.overrides import TorchFunctionMode
 
 from clinch.errors import NetworkError
 
@@ -54,10 +55,56 @@ def export(model: nn.Module, x: Tensor) -> Any:
 
 
 def _exported(model: nn.Module, x: Tensor, *, strict: bool = False) -> Any:
-    with _quiet(), _written_out(), torch.no_grad():
+    with _quiet(), _written_out(), _Respelled(), torch.no_grad():
         dynamic = ({0: torch.export.Dim.DYNAMIC},)
         program = torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=strict)
-        return program.run_decompositions({}) if _writes_into_a_part(program) else program
+        again = _writes_into_a_part(program) or _is_mapped(program)
+        return program.run_decompositions({}) if again else program
+
+
+def _is_mapped(program: Any) -> bool:
+    """Whether calls of ``torch.func`` such as ``vmap`` still wait to be carried out."""
+    targets = (getattr(node.target, "__module__", None) or "" for node in program.graph.nodes)
+    return any(module.startswith("torch._functorch") for module in targets)
+
+
+def _rounded_to_steps(
+    x: Tensor, scale: float | Tensor, zero_point: int | Tensor, quant_min: int, quant_max: int
+) -> Tensor:
+    """``s·(min(max(⌊x/s⌉ + z, least), most) − z)``."""
+    steps = torch.clamp(torch.round(x / scale) + zero_point, quant_min, quant_max)
+    return (steps - zero_point) * scale
+
+
+def _rounded_by_channel(
+    x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, quant_min: int, quant_max: int
+) -> Tensor:
+    """The same with a scale for each place along an axis."""
+    shape = [-1 if d == axis else 1 for d in range(x.dim())]
+    return _rounded_to_steps(x, scale.reshape(shape), zero_point.reshape(shape), quant_min, quant_max)
+
+
+def _taken(x: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """``take_along_dim`` of an index that is the same for each input."""
+    if dim is None or indices.dim() != x.dim() or dim % x.dim() == 0:
+        return torch.ops.aten.take_along_dim(x, indices, dim)
+    shape = [n if d == dim % x.dim() else m for d, (n, m) in enumerate(zip(indices.shape, x.shape))]
+    return torch.gather(x, dim, indices.expand(shape))
+
+
+_SPELLINGS = {
+    torch.fake_quantize_per_tensor_affine: _rounded_to_steps,
+    torch.fake_quantize_per_channel_affine: _rounded_by_channel,
+    torch.take_along_dim: _taken, Tensor.take_along_dim: _taken,
+}  # fmt: skip
+
+
+class _Respelled(TorchFunctionMode):
+    """Calls that cannot be exported, as others that give the same."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The other call, where there is one."""
+        return _SPELLINGS.get(func, func)(*args, **(kwargs or {}))
 
 
 #: calls that give a part of their input, or its elements in another order, as the same memory

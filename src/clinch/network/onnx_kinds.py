@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clinch.network.onnx_functions.table import DTYPES
 from clinch.network.ops.composites import Operand, Parts
-from clinch.network.ops.piecewise import Floor, Sign
+from clinch.network.ops.piecewise import Sign
 from clinch.network.ops.reading import ONNX, Call, Value
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.shape import Reshape
@@ -71,14 +71,6 @@ def _cast(call: Call, kind: torch.dtype | None, real: torch.dtype) -> tuple[list
         x = call.emit(LeakyReLU(-1.0), call.emit(Sign(), x))
     # real numbers that become indices need no layer
     return None if kind is None or target is None else ([x], target)
-
-
-def towards_zero(call: Call, x: Value) -> Value:
-    """``⌊max(x, 0)⌋ − ⌊max(−x, 0)⌋``."""
-    parts = Parts(call)
-    sides = (x, parts.multiply(x, call.constant(-1.0)))
-    above, below = (call.emit(Floor(), call.emit(LeakyReLU(), side)) for side in sides)  # type: ignore[arg-type]
-    return parts.subtract(above, below)
 
 
 def _same(call: Call, a: Operand, b: Operand) -> Value:

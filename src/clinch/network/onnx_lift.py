@@ -28,7 +28,7 @@ _UNCHANGED = frozenset(
 
 #: element by element, with samples of fewer dimensions widened in front
 _BROADCAST = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Where", "PRelu", "Equal", "And", "Or"}
+    {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mean", "Sum", "Where", "PRelu", "Mod", "Equal", "And", "Or"}
 )
 
 

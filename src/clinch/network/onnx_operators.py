@@ -13,13 +13,14 @@ from onnx import NodeProto
 from clinch.errors import UnsupportedOperator
 from clinch.network.build import Builder
 from clinch.network.onnx_functions import FUNCTIONS
-from clinch.network.onnx_kinds import read_kinds, towards_zero
+from clinch.network.onnx_kinds import read_kinds
 from clinch.network.onnx_lift import lifted, widened
 from clinch.network.onnx_schemas import Schemas
 from clinch.network.onnx_tensors import Held, Pending, matrix_value, operator_of, plain_value, whole_of
 from clinch.network.ops.base import Operator, Shape
 from clinch.network.ops.elementwise import ScalarFunction
 from clinch.network.ops.reading import Call, Value
+from clinch.network.ops.rests import truncated
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.shape import Reshape, Transpose
 
@@ -129,7 +130,7 @@ class Operators:
         if node.op_type == "Cast" and isinstance(first, Held) and first.kind is None:
             kind = results[0].example.dtype if isinstance(results[0], Pending) else torch.bool
             if kind != torch.bool:
-                wholes = [Held(towards_zero(self.call(node, {}, name), first.value), first.batched, kind)]
+                wholes = [Held(truncated(self.call(node, {}, name), first.value), first.batched, kind)]
         elif any(isinstance(value, Pending) and value.whole is not None for value in inputs):
             with suppress(UnsupportedOperator):
                 wholes = self.read(node, [whole_of(value) for value in inputs], name)

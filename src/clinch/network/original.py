@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor  # type: ignore[import-not-found]
 
 from clinch.errors import NetworkError
 from clinch.network.graph import Graph
@@ -65,8 +66,10 @@ def run(model: nn.Module, x: Tensor, wanted: Iterable[Invocation] | None = ()) -
     found: dict[Invocation, Tensor] = {}
 
     def record(invocation: Invocation, output: Any) -> None:
-        # A later layer may work in place on this very tensor, so that it has to be copied at once.
-        if isinstance(output, Tensor) and (chosen is None or invocation in chosen):
+        # A later layer may work in place on this very tensor, so that it has to be copied at once. What torch.func maps
+        # over the batch is no tensor outside of that.
+        mapped = isinstance(output, Tensor) and is_functorch_wrapped_tensor(output)
+        if isinstance(output, Tensor) and not mapped and (chosen is None or invocation in chosen):
             found[invocation] = output.detach().clone()
 
     paths = None if chosen is None else {path for path, _ in chosen}

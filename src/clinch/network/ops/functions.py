@@ -12,6 +12,7 @@ from clinch.network.ops.base import Interval, Operator
 from clinch.network.ops.bilinear import multiply
 from clinch.network.ops.elementwise import Jump, ScalarFunction, spelled
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
+from clinch.network.ops.rests import rounded_quotient
 from clinch.network.ops.scale import Scale, per_sample, sides
 
 
@@ -192,8 +193,10 @@ def _power(call: Call) -> Value | None:
         if isinstance(exponent, Tensor) or not bool((base > 0).all()):
             return None
         return call.emit(Exp(), call.emit(Scale(per_sample(call, base.log(), len(exponent.shape))), exponent))
-    if not isinstance(exponent, Tensor) or exponent.numel() != 1 or float(exponent) == 0:
+    if not isinstance(exponent, Tensor) or exponent.numel() != 1:
         return None
+    if float(exponent) == 0:
+        return call.emit(Scale(*(torch.tensor(n, dtype=torch.float64) for n in (0.0, 1.0))), base)
     return power(call, base, float(exponent))
 
 
@@ -209,12 +212,16 @@ def _rsqrt(call: Call) -> Value:
 
 @from_aten("aten.div", "aten.divide", "aten.true_divide")
 @from_onnx("Div")
-def _divide(call: Call) -> Operator | Value | None:
-    a, b = sides(call)
-    if call.get("rounding_mode") is not None:
-        return None
+def _divide(call: Call) -> Value | None:
+    quotient, mode = _quotient(call, *sides(call)), call.get("rounding_mode")
+    if quotient is None or mode is None:
+        return quotient
+    return rounded_quotient(call, quotient, mode)
+
+
+def _quotient(call: Call, a: Value | Tensor, b: Value | Tensor) -> Value | None:
     if isinstance(b, Tensor):
-        return None if isinstance(a, Tensor) else Scale(1.0 / per_sample(call, b, len(a.shape)))
+        return None if isinstance(a, Tensor) else call.emit(Scale(1.0 / per_sample(call, b, len(a.shape))), a)
     inverse = call.emit(Reciprocal(), b)
     if isinstance(a, Tensor):
         return call.emit(Scale(per_sample(call, a, len(b.shape))), inverse)

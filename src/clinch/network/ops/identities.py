@@ -14,6 +14,10 @@ from torch import Tensor
 from clinch.network.ops.composites import Operand, Parts
 from clinch.network.ops.reading import Call, Reader, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, per_sample
+from clinch.network.ops.select import Take
+from clinch.network.ops.shape import Expand, Reshape
+from clinch.network.ops.softmax import LogSumExp
+from clinch.network.ops.within import Within
 
 
 def _activation(value: Operand) -> Value:
@@ -54,6 +58,56 @@ def _logit(call: Call) -> Value:
         x = parts.apply("aten.clamp", self=x, min=eps, max=1 - eps)
     rest = parts.subtract(call.constant(1.0), x)
     return parts.subtract(parts.function("aten.log", x), parts.function("aten.log", rest))
+
+
+@from_aten("aten.xlogy", "aten.special_xlogy")
+def _times_log(call: Call) -> Value:
+    """``x·log y``."""
+    parts, y = Parts(call), call.operand("other")
+    return _activation(parts.multiply(call.operand("self"), parts.function("aten.log", y)))
+
+
+@from_aten("aten.nan_to_num")
+def _numbers_alone(call: Call) -> Value:
+    """The same: activations are numbers."""
+    return call.activation("self")
+
+
+@from_aten("aten.atan2", "aten.arctan2")
+def _angle(call: Call) -> Value:
+    """``2·arctan(y/(√(x² + y²) + x))``, whose limits reach over all angles where x may be negative or zero."""
+    parts, y, x = Parts(call), call.operand("self"), call.operand("other")
+    length = parts.apply("aten.hypot", self=x, other=y)
+    half = parts.apply("aten.div", self=y, other=parts.add(length, x))
+    found = _activation(parts.multiply(parts.function("aten.atan", half), call.constant(2.0)))
+    return call.emit(Within(-math.pi, math.pi), found)
+
+
+@from_aten("aten.linalg_cross", "aten.cross")
+def _cross(call: Call) -> Value:
+    """``a_(i+1)·b_(i+2) − a_(i+2)·b_(i+1)``."""
+    parts, a, b = Parts(call), call.operand("self"), call.operand("other")
+    rank = max(len(v.shape) - isinstance(v, Tensor) for v in (a, b))
+    dim = call.axis(call.get("dim", -1), rank)
+
+    def turned(v: Operand, by: int) -> Operand:
+        order = torch.arange(3).roll(-by)
+        return v.index_select(dim - rank, order) if isinstance(v, Tensor) else call.emit(Take(dim, order), v)
+
+    products = (parts.multiply(turned(a, i), turned(b, j)) for i, j in ((1, 2), (2, 1)))
+    return parts.subtract(*products)
+
+
+@from_aten("aten.logcumsumexp")
+def _running_log_of_sum(call: Call) -> Value:
+    """``log Σ_(j<=i) e^x_j``: a masked logarithm of a sum for each i."""
+    x = call.activation("self")
+    dim, rank = call.axis(call["dim"], len(x.shape)), len(x.shape)
+    n = x.shape[dim]
+    shape = (*x.shape[: dim + 1], n, *x.shape[dim + 1 :])
+    wide = call.emit(Expand(shape), call.emit(Reshape((*x.shape[: dim + 1], 1, *x.shape[dim + 1 :])), x))
+    until = torch.ones(n, n, dtype=torch.bool).triu().reshape(n, n, *[1] * (rank - dim - 1))
+    return call.emit(LogSumExp((dim,), False, kept=until.expand(shape)), wide)
 
 
 @from_aten("aten.logaddexp")

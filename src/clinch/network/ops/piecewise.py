@@ -264,12 +264,6 @@ class Round(Staircase):
         return inputs[0].round()
 
 
-@from_aten("aten.round")
-@from_onnx("Round")
-def _round(call: Call) -> Round | None:
-    return Round() if call.get("decimals", 0) == 0 else None
-
-
 @from_aten("aten.heaviside")
 def _heaviside(call: Call) -> Value | None:
     """A step; of the value in the middle at zero it is half the sign, shifted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -163,6 +164,105 @@ class Atanh(ScalarFunction):
     def domain(self) -> tuple[float, float]:
         """From −1 to 1."""
         return -1.0, 1.0
+
+
+@spelled("aten.acosh", "aten.arccosh", "Acosh")
+@dataclass(frozen=True, eq=False)
+class Acosh(ScalarFunction):
+    """``f(x) = arcosh x`` for x >= 1."""
+
+    increasing: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``arcosh x``."""
+        return inputs[0].acosh()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``1/√(x² − 1)``."""
+        return (x * x - 1).rsqrt()
+
+    def domain(self) -> tuple[float, float]:
+        """From 1 on."""
+        return 1.0, torch.inf
+
+
+@spelled("aten.tan", "Tan")
+@dataclass(frozen=True, eq=False)
+class Tan(ScalarFunction):
+    """``f(x) = tan x``, of which the branch between the poles around zero is known."""
+
+    increasing: ClassVar[bool] = True
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``tan x``."""
+        return inputs[0].tan()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``1 + tan² x``."""
+        return 1 + x.tan().square()
+
+    def turns(self) -> tuple[float, ...]:
+        """The inflection."""
+        return (0.0,)
+
+    def domain(self) -> tuple[float, float]:
+        """The poles; beyond them nothing is stated."""
+        return -math.pi / 2, math.pi / 2
+
+
+#: inflections of ``sin z/z``: where ``tan z = 2z/(2 − z²)``
+_SINC_TURNS = 6
+#: its least value
+_SINC_LEAST = -0.21723362821122166
+
+
+@cache
+def _sinc_turns() -> tuple[float, ...]:
+    """Inflections of ``sin πx/(πx)`` right of zero: one between any two zeros."""
+    found = []
+    for k in range(_SINC_TURNS):
+        low, high = (0.5, 1.0) if k == 0 else (float(k), float(k + 1))
+
+        def bend(x: float) -> float:
+            z = math.pi * x
+            return (2 - z * z) * math.sin(z) - 2 * z * math.cos(z)
+
+        first = bend(low) > 0
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if (bend(middle) > 0) == first else (low, middle)
+        found.append((low + high) / 2)
+    return tuple(found)
+
+
+@spelled("aten.sinc", "aten.special_sinc")
+@dataclass(frozen=True, eq=False)
+class Sinc(ScalarFunction):
+    """``f(x) = sin πx/(πx)``; beyond the sixth zero its range alone is known."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``sin πx/(πx)``, 1 at zero."""
+        return inputs[0].sinc()
+
+    def derivative(self, x: Tensor) -> Tensor:
+        """``(cos πx − sin πx/(πx))/x``; near zero ``−π²x/3·(1 − π²x²/10)``."""
+        z = math.pi * x
+        near = -math.pi * z / 3 * (1 - z * z / 10)
+        return torch.where(x.abs() < 1e-3, near, (z.cos() - x.sinc()) / torch.where(x == 0, 1.0, x))
+
+    def turns(self) -> tuple[float, ...]:
+        """The inflections up to the sixth zero on either side."""
+        right = _sinc_turns()
+        return (*(-x for x in reversed(right)), *right)
+
+    def domain(self) -> tuple[float, float]:
+        """Up to the sixth zero."""
+        return -float(_SINC_TURNS), float(_SINC_TURNS)
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """Within the range, however far limits reach."""
+        limits = super().interval(*inputs)
+        return Interval(limits.lower.clamp(min=_SINC_LEAST), limits.upper.clamp(max=1.0))
 
 
 @dataclass(frozen=True, eq=False)
