@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clinch.bounds.crown import never
 from clinch.bounds.domains import Domains, Relaxed
-from clinch.bounds.dual import Dual, DualFunction, Multipliers
+from clinch.bounds.dual import Dual, DualFunction, Multipliers, Plane
 
 #: step sizes of alpha, beta and mu, relative to each other
 RATES = (1.0, 3.0, 1.0)
@@ -31,6 +31,7 @@ class Ascent(NamedTuple):
     coefficients ``(D, U)`` on the open elements' outputs, both at the multipliers they have now.
 
     Attributes:
+        plane: the linear limit there, of what is bounded and the conditions that hold, each times its multiplier.
         stalled: ``(D,)`` domains whose first multipliers no step has improved on.
     """
 
@@ -38,10 +39,12 @@ class Ascent(NamedTuple):
     point: Tensor
     rows: Tensor
     stalled: Tensor
+    plane: Plane
 
     def take(self, index: Tensor) -> Ascent:
         """The chosen domains."""
-        return Ascent(self.domains.take(index), self.point[index], self.rows[index], self.stalled[index])
+        parts = self.point[index], self.rows[index], self.stalled[index]
+        return Ascent(self.domains.take(index), *parts, self.plane.take(index))
 
 
 @torch.no_grad()
@@ -86,7 +89,8 @@ def _proven(relaxed: Relaxed, d: Domains, packed: Tensor) -> Ascent:
     bound = torch.where(dual.bound > d.bound, dual.bound, d.bound)  # false for NaN
     point = dual.point.reshape(-1, *relaxed.query.graph.input_shape)
     stalled = torch.zeros_like(d.problem, dtype=torch.bool)
-    return Ascent(replace(d, alpha=alpha, beta=beta, mu=mu, bound=bound), point, dual.rows, stalled)
+    assert dual.plane is not None
+    return Ascent(replace(d, alpha=alpha, beta=beta, mu=mu, bound=bound), point, dual.rows, stalled, dual.plane)
 
 
 class Function(Protocol):

@@ -138,6 +138,8 @@ class Domains:
         alpha: ``(D, U)``; beta: ``(D, U)``; mu: ``(D, K)``, zero for atoms that are not chosen.
         bound: ``(D,)`` best proven bound, its parent's included.
         pace: ``(D,)`` by how much steps towards better multipliers have proved too long: at most 1.
+        held: ``(D, 2, U)`` lower and upper limits of the open elements' inputs that hold in the domain for all inputs
+            of interest, beside those of its problem; single precision, rounded outwards. ``(D, 2, 0)``: there are none.
     """
 
     problem: Tensor
@@ -148,6 +150,7 @@ class Domains:
     mu: Tensor
     bound: Tensor
     pace: Tensor
+    held: Tensor
 
     def __len__(self) -> int:
         return self.problem.shape[0]
@@ -160,6 +163,14 @@ class Domains:
     def cat(parts: list[Domains]) -> Domains:
         """All domains of the parts, in that order."""
         return Domains(*(torch.cat([getattr(p, name) for p in parts]) for name in Domains.__dataclass_fields__))
+
+    def inside(self, kink: Kink) -> Interval:
+        """Limits of a kink's open elements ``(D, len(which))``: their problem's, and those held here."""
+        limits = kink.bounds.take(self.problem)
+        if not self.held.shape[2]:
+            return limits
+        low, high = self.held[:, :, kink.columns].to(limits.lower).unbind(1)
+        return Interval(torch.maximum(limits.lower, low), torch.minimum(limits.upper, high))
 
     def allowed(self, atoms: int) -> Tensor:
         """``(D, K)`` which atoms are chosen."""
@@ -186,7 +197,7 @@ def fresh_domains(relaxed: Relaxed, problem: Tensor, choice: Tensor, split: Tens
     domains = Domains(
         problem, split, choice, alpha, torch.zeros_like(alpha),
         like.new_zeros(count, query.atoms.count), like.new_full((count,), -torch.inf),
-        like.new_ones(count),
+        like.new_ones(count), like.new_zeros(count, 2, 0, dtype=SEARCH),
     )  # fmt: skip
     allowed = domains.allowed(query.atoms.count)
     decisive = allowed & (query.clause_sizes > 1)[query.clause]

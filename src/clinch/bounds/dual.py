@@ -46,6 +46,17 @@ class Multipliers(NamedTuple):
         return Multipliers(packed[:, :width], packed[:, width : 2 * width], packed[:, 2 * width :])
 
 
+class Plane(NamedTuple):
+    """A linear lower limit ``<rows, x> + offset`` on D domains: ``(D, n)``, ``(D,)``."""
+
+    rows: Tensor
+    offset: Tensor
+
+    def take(self, index: Tensor | slice) -> Plane:
+        """Of the chosen domains."""
+        return Plane(self.rows[index], self.offset[index])
+
+
 class Dual(NamedTuple):
     """The dual function at some multipliers.
 
@@ -53,6 +64,7 @@ class Dual(NamedTuple):
         bound: ``(D,)``; point: ``(D, n)`` the minimisers; rows: ``(D, U)`` coefficients on open elements' outputs.
         start: where the concretisation of nearby multipliers may start.
         gradient: ``(D, 2U + K)`` direction of ascent by alpha, beta and mu, where it was asked for.
+        plane: the linear limit that the bound follows from, of the dual function of domains.
     """
 
     bound: Tensor
@@ -60,6 +72,7 @@ class Dual(NamedTuple):
     rows: Tensor
     start: Tensor | None
     gradient: Tensor | None
+    plane: Plane | None = None
 
 
 class _KinkFrame(NamedTuple):
@@ -153,7 +166,7 @@ class DualFunction:
         parts = [chosen[i] if i in chosen else torch.zeros_like(frame.least) for i, frame in self.frames.items()]
         at_kinks = torch.cat(parts, 1) if parts else m.alpha
         bound = found.bound if self.empty is None else found.bound.masked_fill(self.empty, torch.inf)
-        return Dual(bound, found.point, at_kinks, found.start, step)
+        return Dual(bound, found.point, at_kinks, found.start, step, Plane(rows, offset))
 
     # --- backward: coefficients ---------------------------------------------------------------------------------------
 
@@ -239,7 +252,7 @@ class DualFunction:
 
 
 def _kink_frame(relaxed: Relaxed, kink: Kink, d: Domains) -> _KinkFrame:
-    bounds, split = kink.bounds.take(d.problem), d.split[:, kink.columns]
+    bounds, split = d.inside(kink), d.split[:, kink.columns]
     empty = ((split > 0) & (bounds.upper < 0)) | ((split < 0) & (bounds.lower > 0))
     inside = Interval(
         torch.where(split > 0, bounds.lower.clamp(min=0), bounds.lower),

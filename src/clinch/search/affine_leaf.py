@@ -254,7 +254,7 @@ def _affine_piece(relaxed: Relaxed, leaf: Domains) -> dict[int, Relaxation]:
         op = kink.op
         slope = kink.slope[leaf.problem].clone()
         split = leaf.split[:, kink.columns].to(slope.dtype)
-        bounds = kink.bounds.take(leaf.problem)
+        bounds = leaf.inside(kink)
         # An element that is stable in this problem keeps its side; a limit on that side alone gives its slope.
         side = torch.where(split != 0, split, torch.where(bounds.lower >= 0, 1.0, -1.0))
         slope[:, kink.which] = op.forward(side) * side

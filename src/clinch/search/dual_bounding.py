@@ -11,8 +11,13 @@ from torch import Tensor
 
 from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains
+from clinch.query import Linear
 from clinch.search.node_store import Nodes
+from clinch.search.refine_under_cutoff import UnderCutoff
 from clinch.solver.settings import BranchAndBound
+
+#: more rounds of bounds under the cutoff where subdomains are few, and how many that is
+ROUNDS, FEW = 4, 8
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,8 @@ class Subdomains(Nodes):
 
     Attributes:
         branch: ``(D,)`` row of the relaxation that each belongs to.
-        split, choice, alpha, beta, mu, pace: as in :class:`clinch.bounds.domains.Domains`; multipliers wait in single
-            precision: any give a valid bound, and they are most of the memory.
+        split, choice, alpha, beta, mu, pace, held: as in :class:`clinch.bounds.domains.Domains`; multipliers wait in
+            single precision: any give a valid bound, and they are most of the memory.
         elements: ``(D, L)`` open elements to split next, the best first, −1 where there is none.
         clause: ``(D,)`` a clause to split instead, −1 for none.
     """
@@ -34,6 +39,7 @@ class Subdomains(Nodes):
     beta: Tensor
     mu: Tensor
     pace: Tensor
+    held: Tensor
     elements: Tensor
     clause: Tensor
 
@@ -43,7 +49,7 @@ class Subdomains(Nodes):
     def domains(self) -> Domains:
         """What the dual function reads."""
         return Domains(
-            self.branch, self.split, self.choice, self.alpha, self.beta, self.mu, self.bound, self.pace
+            self.branch, self.split, self.choice, self.alpha, self.beta, self.mu, self.bound, self.pace, self.held
         )  # fmt: skip
 
     def holding(self, d: Domains) -> Self:
@@ -67,7 +73,7 @@ class Subdomains(Nodes):
         none = d.problem.new_full((len(d), levels + 1), -1)
         return Subdomains(
             problem=owner[d.problem], bound=d.bound, place=place, branch=d.problem, split=d.split, choice=d.choice,
-            alpha=d.alpha, beta=d.beta, mu=d.mu, pace=d.pace, elements=none[:, 1:], clause=none[:, 0],
+            alpha=d.alpha, beta=d.beta, mu=d.mu, pace=d.pace, held=d.held, elements=none[:, 1:], clause=none[:, 0],
         )  # fmt: skip
 
 
@@ -97,14 +103,38 @@ class DualBounder:
         self, relaxed: Relaxed, targets: Callable[[], Tensor], stop: Callable[[], bool], settings: BranchAndBound
     ) -> None:
         self.relaxed, self.targets, self.stop, self.settings = relaxed, targets, stop, settings
+        self._under = UnderCutoff(relaxed) if settings.under_cutoff else None
+        #: ``(B,)`` what bounds under the cutoff leave out may be as good as this
+        self.ceiling = torch.full_like(targets(), torch.inf)
 
     def bound(self, nodes: Subdomains, fresh: bool) -> DualEvaluation:
         """Bounds after a few steps; more where there is no parent to start from."""
         return self.ascend(nodes, self.settings.root_steps if fresh else self.settings.node_steps)
 
     def refine(self, found: DualEvaluation) -> DualEvaluation:
-        """As they are."""
+        """Subdomains with bounds of their open neurons under the cutoff; infinite bounds where nothing is left.
+
+        Few subdomains are bounded anew with these at once, round after round: all others will profit.
+        """
+        under = self._under
+        if under is None or not under.suits:
+            return found
+        found = self._under_cutoff(found, under)
+        for _ in range(ROUNDS if len(found.nodes) <= FEW else 0):
+            if self.stop() or under.resting or bool((found.nodes.bound >= self.targets()[found.nodes.problem]).all()):
+                break
+            found = self._under_cutoff(self.ascend(found.nodes, self.settings.root_steps), under)
         return found
+
+    def _under_cutoff(self, found: DualEvaluation, under: UnderCutoff) -> DualEvaluation:
+        """One round."""
+        targets, objective = self.targets(), self.relaxed.query.objective
+        cutoff = torch.zeros_like(found.nodes.bound)  # of a distance: no input meets conditions that sum to more
+        if isinstance(objective, Linear):
+            cutoff = targets[found.nodes.problem]
+            self.ceiling = torch.minimum(self.ceiling, targets)
+        d = under(self.relaxed, found.ascent, cutoff)
+        return DualEvaluation(replace(found.nodes, held=d.held, bound=d.bound), found.ascent._replace(domains=d))
 
     def ascend(self, nodes: Subdomains, steps: int) -> DualEvaluation:
         """Bounds after so many steps."""

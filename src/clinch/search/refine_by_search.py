@@ -129,7 +129,7 @@ class _Forest:
         relaxed = relax_query(query, {i: limits[i].take(region) for i in below})
         #: smallest value seen of each limit, and how many subdomains it may take
         self.value, self.most = query.region.lower.new_full((query.size,), torch.inf), 0
-        bounder = DualBounder(relaxed, self.enough, stop, BranchAndBound())
+        bounder = DualBounder(relaxed, self.enough, stop, BranchAndBound(under_cutoff=False))
         self.search: BestFirst[Subdomains, DualEvaluation] = BestFirst(
             query.size, self, bounder, ReluBrancher(bounder, batch, LEVELS), batch=batch, in_turns=True,
             device=query.device,

@@ -19,7 +19,8 @@ from clinch.search.tree import AT_CLAUSE, AT_RELU, SearchTree
 
 def open_elements(relaxed: Relaxed, d: Domains) -> Tensor:
     """``(D, U)`` elements that are neither split nor stable in their problem."""
-    return relaxed.unstable[d.problem] & (d.split == 0)
+    open_ = relaxed.unstable[d.problem] & (d.split == 0)
+    return open_ & (d.held[:, 0] < 0) & (d.held[:, 1] > 0) if d.held.shape[2] else open_
 
 
 def relaxation_loss(relaxed: Relaxed, ascent: Ascent) -> Tensor:
@@ -42,7 +43,7 @@ def relaxation_loss(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     for kink in relaxed.kinks:
         op = kink.op
         z = activations[inputs[kink.node]].flatten(1)[:, kink.which]
-        bounds: Interval = kink.bounds.take(d.problem)
+        bounds: Interval = d.inside(kink)
         low_slope, low_offset, high_slope, high_offset = op.relax_with(bounds, d.alpha[:, kink.columns])
         rows, exact = all_rows[:, kink.columns], op.forward(z)
         used = torch.where(rows >= 0, low_slope * z + low_offset, high_slope * z + high_offset)

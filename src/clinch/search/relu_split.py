@@ -4,12 +4,14 @@ A problem with a disjunction becomes one *branch* per alternative, each with lim
 Inside a branch a domain is split at a kink, or at a clause that is still a disjunction. The search region is the
 incumbent's ball, so that better points make the relaxations tighter; the bound reported is the smallest over all
 domains that are or were open, and rises all the time. Nothing a solver says is trusted: a leaf's bound is evaluated
-again from its multipliers.
+again from its multipliers. In networks of few neurons the bounds of open ones are refined in every subdomain
+(:mod:`clinch.search.refine_under_cutoff`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -63,6 +65,8 @@ class ReluSplit:
         self.recorder: TreeRecorder | None = None
         if self.ledger.trees is not None:
             self.recorder = TreeRecorder(self.problems)
+            # certificates have no place for bounds that hold in one subdomain
+            self.settings = replace(self.settings, under_cutoff=False)
             self.ledger.trees.append(self.recorder)
 
     @property
@@ -143,10 +147,12 @@ class ReluSplit:
 
     def _prove_rest(self, owner: Tensor) -> None:
         """Problems without any possible alternative have nothing inside the region searched."""
+        assert self.limits is not None
         none = torch.ones_like(self.problems, dtype=torch.bool)
         none[owner] = False
         if bool(none.any()):
-            self._prove(torch.where(none, torch.inf, -torch.inf))
+            bound = torch.where(none, self.limits.value, -torch.inf)
+            self.ledger.prove(bound, Proof.TREE, "branch and bound", self.problems)
 
     def _largest_clause(self) -> int | None:
         sizes = self.query.clause_sizes
@@ -214,8 +220,9 @@ class ReluSplit:
 
     def _prove(self, bound: Tensor) -> None:
         assert self.limits is not None
-        # only inputs better than an incumbent were searched, and say nothing about the others but that
-        self.ledger.prove(torch.minimum(bound, self.limits.value), Proof.TREE, "branch and bound", self.problems)
+        # only inputs better than an incumbent, or than what is enough, were searched: of others nothing is known
+        known = torch.minimum(self.limits.value, self.bounder.ceiling)
+        self.ledger.prove(torch.minimum(bound, known), Proof.TREE, "branch and bound", self.problems)
 
 
 class ReluGoal(LedgerGoal):

@@ -160,6 +160,7 @@ class TreeRecorder:
     def _light(self, problem: Tensor, places: Tensor, d: Domains) -> tuple[Tensor, Tensor, Domains]:
         found = Domains(*(getattr(d, name).detach().cpu() for name in Domains.__dataclass_fields__))
         found = replace(found, alpha=found.alpha.float(), beta=found.beta.float(), mu=found.mu.float())
+        found = replace(found, held=found.held[:, :, :0])  # a proof starts from its problem's own limits
         self._bytes += sum(getattr(found, name).nbytes for name in Domains.__dataclass_fields__)
         if self._bytes > MEMORY:
             self.full = True

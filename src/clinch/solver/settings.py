@@ -242,6 +242,8 @@ class BranchAndBound(Settings):
         levels: neurons that a subdomain is split at in one go, at most.
         root_steps: dual evaluations for subdomains without a parent; ``node_steps`` for children.
         walk_share: share of the search's time for walks from its minimisers to feasible points.
+        under_cutoff: whether bounds of open neurons are refined in every subdomain for inputs better than the cutoff,
+            where the network has few and that pays.
         by_dual_at: nodes per problem after which bounds of activations in each branch are refined by the dual
             function; ``by_dual_again`` the factor to the next time; ``by_dual_share`` the share of the search's time so
             far that it may take.
@@ -256,6 +258,7 @@ class BranchAndBound(Settings):
     root_steps: Some = 20
     node_steps: Some = 8
     walk_share: Share = 0.07
+    under_cutoff: Flag = True
     by_dual_at: Number = 1000
     by_dual_again: Factor = 8
     by_dual_share: Share = 0.3
