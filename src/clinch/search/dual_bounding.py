@@ -18,6 +18,8 @@ from clinch.solver.settings import BranchAndBound
 
 #: more rounds of bounds under the cutoff where subdomains are few, and how many that is
 ROUNDS, FEW = 4, 8
+#: by how much, relatively, the cutoff lies beyond what is enough
+BEYOND = 1e-12
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,10 @@ class DualBounder:
         targets, objective = self.targets(), self.relaxed.query.objective
         cutoff = torch.zeros_like(found.nodes.bound)  # of a distance: no input meets conditions that sum to more
         if isinstance(objective, Linear):
-            cutoff = targets[found.nodes.problem]
-            self.ceiling = torch.minimum(self.ceiling, targets)
+            # a little more, so that a bound that ends there closes its problem whatever rounding does
+            cutoffs = torch.where(torch.isfinite(targets), targets + BEYOND * (1 + targets.abs()), targets)
+            cutoff = cutoffs[found.nodes.problem]
+            self.ceiling = torch.minimum(self.ceiling, cutoffs)
         d = under(self.relaxed, found.ascent, cutoff)
         return DualEvaluation(replace(found.nodes, held=d.held, bound=d.bound), found.ascent._replace(domains=d))
 

@@ -12,6 +12,7 @@ from clinch.bounds.crown import activation_bounds
 from clinch.geometry.halfspace import halfspace_distance
 from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Region
+from clinch.geometry.tied_minimum import tied_minimum
 from clinch.network.fold import fold
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval, Relaxation
@@ -38,6 +39,9 @@ def folded(query: Query) -> Query:
 
 #: number of non-affine layers up to which limits are not handed on: that takes more time and memory than it saves
 SHALLOW = 2
+#: conditions up to which what follows from all of them together is looked at, and by how much, relatively, they must
+#: contradict each other: far beyond what rounding can do
+MOST_TOGETHER, CONTRADICTED = 32, 1e-9
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Bounder:
         self.query = query
         self.graph: Graph = query.graph
         self.forms = _stacked(query)
+        #: atoms that have to hold, as their clauses have no others
+        self.together = (query.clause_sizes == 1)[query.clause].nonzero().flatten()
         #: nodes that matter, non-affine ones among them, and what these read
         self.below = self.graph.ancestors(query.nodes)
         self.bent = [i for i in self.below if i and not self.graph.nodes[i].op.affine]
@@ -99,12 +105,41 @@ class Bounder:
         limits[0] = Interval(region.lower, region.upper)
         rows, offset, coefficients = _backward(self.graph, self.forms.take(boxes.problem), relaxations)
         lower = minimum_over(replace(region, balls=query.region.balls), rows) + offset
-        bound = torch.maximum(
-            boxes.bound, self._bound(query, boxes, rows, offset, lower).nan_to_num(-torch.inf, torch.inf, -torch.inf)
-        )
+        rows, offset, lower, nothing = self._tied(region, rows, offset, lower)
+        least = self._bound(query, boxes, rows, offset, lower).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        bound = torch.maximum(boxes.bound, least.masked_fill(nothing, torch.inf))
         found = replace(boxes, bound=bound, limits=self._packed(limits, boxes))
         inputs = {i: limits[self.graph.nodes[i].inputs[0]] for i in self.bent}
         return BoxBounds(found, rows.flatten(2), offset, lower, coefficients, relaxations, inputs)
+
+    def _tied(
+        self, region: Region, rows: Tensor, offset: Tensor, lower: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows, offset and lower limits with the objective's raised by the conditions that hold together; and ``(D,)``
+        boxes in which they contradict each other.
+
+        Without an objective the condition that is farthest from being met takes its place.
+        """
+        which, count = self.together, self.query.atoms.count
+        nothing = torch.zeros(len(lower), dtype=torch.bool, device=lower.device)
+        aims = isinstance(self.query.objective, Linear) and not self.query.feasibility
+        if len(which) < 2 - aims or len(which) > MOST_TOGETHER:
+            return rows, offset, lower, nothing
+        flat, low, high = rows.flatten(2), region.lower.flatten(1), region.upper.flatten(1)
+        conditions, limits = flat[:, which], offset[:, which]
+        every = torch.arange(len(lower), device=lower.device)
+        first = torch.full_like(every, count) if aims else which[lower[:, which].argmax(1)]
+        tied = tied_minimum(flat[every, first], offset[every, first], conditions, limits, low, high)
+        if not aims:
+            return rows, offset, lower, tied.least > CONTRADICTED * (1 + tied.offset.abs())
+        better = (tied.least > lower[:, count]).unsqueeze(1)
+        raised = torch.where(better, tied.rows, flat[:, count]).reshape_as(rows[:, count])
+        moved = torch.where(better[:, 0], tied.offset, offset[:, count])
+        rows = torch.cat([rows[:, :count], raised.unsqueeze(1), rows[:, count + 1 :]], 1)
+        offset = torch.cat([offset[:, :count], moved.unsqueeze(1), offset[:, count + 1 :]], 1)
+        least = torch.fmax(lower[:, count], tied.least)
+        lower = torch.cat([lower[:, :count], least.unsqueeze(1), lower[:, count + 1 :]], 1)
+        return rows, offset, lower, nothing
 
     def _bound(self, query: Query, boxes: Boxes, rows: Tensor, offset: Tensor, lower: Tensor) -> Tensor:
         """``(D,)`` lower limits of the objective over feasible inputs, infinity where there is none."""

@@ -1,11 +1,12 @@
 """Branch and bound over boxes of the input: the exact engine where few input elements are free (ACAS Xu).
 
 Every box gets linear lower limits of objective and atoms by CROWN (:mod:`clinch.search.input_bounding`), in deep
-networks with the limits of its parent's activations to start from. They close it, or show that it has nothing better
-than the incumbent (:mod:`clinch.search.objective_cutoff`), or cut it down (:mod:`clinch.geometry.clip`), or say along
-which element to halve it (:mod:`clinch.search.input_branching`). Relaxations become exact as boxes shrink, so that
-this ends for any operator that has one, whether or not it bends at kinks. For the general method see Wang et al. 2018
-(ReluVal, arXiv 1804.10829); boxes are bounded in batches, and problems with an objective are searched best bound first.
+networks with the limits of its parent's activations to start from; the objective's are raised by the conditions that
+have to hold (:mod:`clinch.geometry.tied_minimum`). They close it, or show that it has nothing better than the incumbent
+(:mod:`clinch.search.objective_cutoff`), or cut it down (:mod:`clinch.geometry.clip`), or say along which element to
+halve it (:mod:`clinch.search.input_branching`). Relaxations become exact as boxes shrink, so that this ends for any
+operator that has one, whether or not it bends at kinks. For the general method see Wang et al. 2018 (ReluVal, arXiv
+1804.10829); boxes are bounded in batches, and problems with an objective are searched best bound first.
 """
 
 from __future__ import annotations
