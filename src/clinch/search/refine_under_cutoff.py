@@ -201,4 +201,5 @@ def _lines(relaxed: Relaxed, kink: Kink) -> Relaxation:
     flat = [kink.slope.clone(), torch.zeros_like(kink.slope), kink.slope.clone(), torch.zeros_like(kink.slope)]
     for side, part in zip(flat, low):
         side[:, kink.which] = part
-    return Lines(*(side.reshape(shape) for side in flat))
+    slope, offset, up_slope, up_offset = (side.reshape(shape) for side in flat)
+    return Lines(slope, offset, up_slope, up_offset)
