@@ -47,7 +47,6 @@ class Layers(NamedTuple):
     kinks: tuple[TwoPieces, TwoPieces]
     second: Matrix
     last: Matrix
-    signs: Tensor
 
 
 class Plane(NamedTuple):
@@ -85,7 +84,7 @@ def layers_of(query: Query) -> Layers | None:
     second_kink, first_kink = (graph.nodes[i].op.two_pieces() for i in chain[1::2])
     if first is None or second is None or last is None or first_kink is None or second_kink is None:
         return None
-    return Layers((chain[3], chain[1]), first, (first_kink, second_kink), second, last, signed(second.weight))
+    return Layers((chain[3], chain[1]), first, (first_kink, second_kink), second, last)
 
 
 class Cutoff:
@@ -104,6 +103,10 @@ class Cutoff:
         (coefficients,) = form.coefficients.values()
         #: the objective as a row on the second layer of kinks, and its constant for each problem
         self.row = coefficients[0, 0] @ layers.last.weight
+        #: elements of the second layer of negative coefficient, and their rows: the others' relaxations are convex, so
+        #: that narrower limits of theirs hardly raise the plane
+        self.felt = (self.row < 0).nonzero().flatten()
+        self.signs = signed(layers.second.weight[self.felt])
         shift = 0.0 if layers.last.bias is None else coefficients[0, 0] @ layers.last.bias
         self.constant = form.constant[:, 0] + shift
 
@@ -137,6 +140,7 @@ class _Rounds:
 
     def __init__(self, cutoff: Cutoff, found: BoxBounds, target: Tensor, rows: Tensor, offset: Tensor) -> None:
         self.layers, self.row = cutoff.layers, cutoff.row.unsqueeze(1)
+        self.felt, self.signs = cutoff.felt, cutoff.signs
         low, high = found.boxes.lower.flatten(1).T.contiguous(), found.boxes.upper.flatten(1).T.contiguous()
         self.middle, self.half = (low + high) / 2, (high - low) / 2
         first, second = (found.inputs[i] for i in self.layers.bends)
@@ -185,11 +189,13 @@ class _Rounds:
         found = Interval(self._least(rows, at, plane), -self._least(-rows, -at, plane))
         self.first, crossed = _intersection(self.first, found)
         lines = _lines(self.layers.kinks[0], self.first)
-        sided = second_layer(first, lines, self.layers.signs, self.middle)
-        bias = 0.0 if self.layers.second.bias is None else self.layers.second.bias.unsqueeze(1)
+        sided = second_layer(first, lines, self.signs, self.middle)
+        bias = 0.0 if self.layers.second.bias is None else self.layers.second.bias[self.felt].unsqueeze(1)
         lower = self._least(sided.lower, sided.lower_at, plane) + bias
         upper = bias - self._least(sided.upper.neg_(), -sided.upper_at, plane)
-        self.second, also = _intersection(self.second, Interval(lower, upper))
+        held = Interval(*(t[self.felt] for t in self.second))
+        narrower, also = _intersection(held, Interval(lower, upper))
+        self.second = Interval(*(t.index_copy(0, self.felt, new) for t, new in zip(self.second, narrower)))
         return crossed | also
 
     def _least(self, rows: Tensor, at: Tensor, plane: Plane) -> Tensor:
