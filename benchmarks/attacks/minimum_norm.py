@@ -2,7 +2,7 @@
 
     python -m benchmarks minimum_norm                                  # what is not in runs/attacks.jsonl yet
     python -m benchmarks minimum_norm --networks mnist_small --norms 2 inf --budget 240 --methods nearest DDN
-    python -m benchmarks minimum_norm --only-clinch
+    python -m benchmarks minimum_norm --only-clinch --networks cifar_base_kw resnet_2b --images 30
     python -m benchmarks minimum_norm --table                          # only write the tables anew
 
 The other libraries are optional; those that are absent are left out with a line. They go into an environment of their
@@ -12,10 +12,11 @@ own, without their dependencies' say on torch:
     peers/bin/pip install -c constraints.txt --no-deps adv-lib foolbox torchattacks eagerpy GitPython gitdb smmap \\
         requests tqdm charset-normalizer idna urllib3 certifi
 
-Protocol: the first 100 correctly classified MNIST test images, untargeted, x in [0, 1], one thread. A pass is one image
-sent forward or back; Clinch counts its own (without the clean prediction and the check of the result), the others'
-are counted at the model. Every point is clipped to [0, 1] and looked at again in float32 and in float64: one that is
-not misclassified in both counts as a failure, at infinite distance. Seconds are those of the process's CPU clock.
+Protocol: the first correctly classified test images (100 of MNIST networks with a recorded frontier, 20 of the others),
+untargeted, x in [0, 1], one thread. A pass is one image sent forward or back; Clinch counts its own (without the clean
+prediction and the check of the result), the others' are counted at the model. Every point is clipped to [0, 1] and
+looked at again in float32 and in float64: one that is not misclassified in both counts as a failure, at infinite
+distance. Seconds are those of the process's CPU clock.
 Results are appended to ``runs/attacks.jsonl``, one line per run, and a run that is there is not repeated.
 """
 
@@ -33,18 +34,21 @@ import torch
 from torch import Tensor
 
 import clinch as cl
+from benchmarks.attacks.networks import Subject, logits
 from benchmarks.attacks.rivals import LENGTH, Counted, rivals
-from benchmarks.attacks.tables import write_tables
+from benchmarks.attacks.tables import RECORDED, write_tables
 from benchmarks.common.page import RESULTS, ROOT
-from benchmarks.common.second_look import SecondLook
 from clinch.geometry.norms import norm
-from clinch.io.data import model_file
 
 TAKES = "hours"
 RUNS, TABLES = ROOT / "runs" / "attacks.jsonl", RESULTS / "attacks.md"
-NETWORKS = ("mnist_small", "mnist_dnn4", "mnist_cnn", "mnist_adrgd_pgd")
+NETWORKS = (
+    "mnist_small", "mnist_dnn4", "mnist_cnn", "mnist_adrgd_pgd", "mnist_wk17a_linf0.1", "mnist_rsl18a_linf0.1",
+    "mnist_lenet5", "mnist_fcnn", "cifar_base_kw", "resnet_2b", "cifar10_small",
+)  # fmt: skip
 BUDGETS = (240, 2400)
-IMAGES = 100
+#: of each network: the frontier was recorded on a hundred
+IMAGES, FEWER = 100, 20
 
 
 class Method(NamedTuple):
@@ -60,19 +64,15 @@ class Method(NamedTuple):
 class Task:
     """A network with its images."""
 
-    def __init__(self, name: str) -> None:
-        data, right = SecondLook(name).correct(IMAGES)
-        self.x, self.y = data.x[right], data.y[right]
-        self.net = cl.load(str(model_file(f"{name}.onnx")))
-        graph, exact = self.net.graph, self.net.graph_as(torch.float64, "cpu")
+    def __init__(self, name: str, images: int) -> None:
+        subject = Subject.of(name, images)
+        self.net, self.x, self.y, graph = subject.net, subject.x, subject.y, subject.net.graph
         self.logits = lambda z: graph.forward(z)[graph.output]
-        self.exact = lambda z: exact.forward(z)[exact.output]
 
     def distances(self, points: Tensor, p: float) -> tuple[Tensor, float]:
         """Distances ``(B,)`` in float64, infinity where a second look fails; share that float64 alone denies."""
         z = points.detach().reshape(self.x.shape).float().clamp(0, 1)
-        with torch.no_grad():
-            wrong = [self._wrong(f) for f in (self.logits(z), self.exact(z.double()))]
+        wrong = [self._wrong(logits(self.net, z, dtype)) for dtype in (torch.float32, torch.float64)]
         distance = norm(z.double() - self.x.double(), p)
         return torch.where(wrong[0] & wrong[1], distance, math.inf), float((wrong[0] & ~wrong[1]).double().mean())
 
@@ -103,6 +103,9 @@ def clinch_methods() -> list[Method]:
         method(a.fab_t, convex, lambda n: {"steps": (n - 5) // 27}),
         method(a.sigma_zero, (0.0,), lambda n: {"steps": n // 2}),
         method(a.vfga, (0.0,), lambda n: {}, settled=True),
+        method(a.deepfool, (1.0, 2.0, math.inf), lambda n: {}, settled=True),
+        method(a.super_deepfool, (2.0,), lambda n: {}, settled=True),
+        method(a.carlini_wagner, (2.0,), lambda n: {"steps": n // 8 - 2, "rounds": 4, "first_weight": 0.1}),
     ]
     nearest = getattr(a, "nearest", None)
     if nearest is None:
@@ -144,6 +147,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--norms", nargs="+", type=float, default=[0.0, 1.0, 2.0, math.inf])
     parser.add_argument("--budget", nargs="+", type=int, default=BUDGETS)
+    parser.add_argument("--images", type=int, help=f"of each network; default: {IMAGES}, or {FEWER} without a frontier")
     parser.add_argument("--methods", nargs="+", help="names as in the tables; default: all")
     parser.add_argument("--only-clinch", action="store_true")
     parser.add_argument("--again", action="store_true", help="repeat runs that are in the record; the last counts")
@@ -156,7 +160,7 @@ def main() -> None:
         methods = clinch_methods() + ([] if options.only_clinch else rival_methods())
         wanted = [m for m in methods if options.methods is None or m.name in options.methods]
         for network in options.networks:
-            task = Task(network)
+            task = Task(network, options.images or (IMAGES if network in RECORDED else FEWER))
             for budget, p, method in [(b, p, m) for b in options.budget for p in options.norms for m in wanted]:
                 key = (network, LENGTH[p], budget, method.library, method.name)
                 skip = p not in method.norms or (method.settled and budget != BUDGETS[0])

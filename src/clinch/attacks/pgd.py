@@ -111,8 +111,9 @@ def _descend(
         best_points.update(z, indices, slope.margin)
         going = slope.margin >= 0
         gradient = never_blind(slope.gradient, k) if normalise else slope.gradient
-        indices, z, average, gradient = indices[going], z[going], average[going], gradient[going]
-        ball, size = ball.take(going), size[going]
+        if not bool(going.all()):
+            indices, z, average, gradient = indices[going], z[going], average[going], gradient[going]
+            ball, size = ball.take(going), size[going]
         if momentum:
             length = gradient.flatten(1).abs().sum(1)
             average = momentum * average + gradient / along(torch.where(length > 0, length, 1.0), gradient)

@@ -57,7 +57,7 @@ class BestPoints:
         self.margin = objective.x.new_full((objective.size,), torch.inf)
         #: inputs for which some gradient was not zero
         self._moved = torch.zeros(objective.size, dtype=torch.bool, device=objective.x.device)
-        self._asked = self._moved.clone()
+        self._asked, self._all_moved = self._moved.clone(), False
         self._lines: list[tuple[Tensor, Tensor, Tensor]] | None = [] if record else None
         done = torch.ones_like(self._moved)
         done[objective.todo] = False
@@ -92,11 +92,14 @@ class BestPoints:
         """
         if self.objective.units is not None and self.objective.units.rounds:
             z = self.objective.working(self.objective.point(z.detach(), indices), indices)
-        distance = self.objective.distance(z, indices) if distance is None else distance
         outside = self.objective.outside(z, indices)
         if outside is not None:
             margin = torch.where(outside > 0, torch.maximum(margin, outside), margin)
-        rank = _rank(margin, distance)
+        if bool((margin < 0).any()):
+            distance = self.objective.distance(z, indices) if distance is None else distance
+            rank = _rank(margin, distance)
+        else:  # no distance counts
+            distance, rank = margin, margin.double().nan_to_num(nan=torch.inf)
         better = rank < self._rank[indices]
         if not bool(better.any()):
             return better
@@ -147,10 +150,13 @@ class BestPoints:
 
     def note_gradient(self, gradient: Tensor, indices: Tensor) -> None:
         """Remember whether gradients ``(L, *input_shape)`` gave any direction."""
+        if self._all_moved:
+            return
         self._asked[indices] = True
         if bool(self._moved[indices].all()):
             return
         self._moved[indices[(gradient != 0).flatten(1).any(1)]] = True
+        self._all_moved = bool(self._moved[self.objective.todo].all())
 
     def step(self) -> None:
         """End of one step: a line of history, and a call of ``progress``."""

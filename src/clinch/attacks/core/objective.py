@@ -14,6 +14,7 @@ from clinch.attacks.core.attack_query import Answer, AttackQuery, Loss, Losses
 from clinch.attacks.core.batches import parts_of
 from clinch.attacks.core.differentiation import gradient_of, gradients_of, in_order
 from clinch.attacks.core.draws import Draws, fingerprint
+from clinch.attacks.core.passes import Passes, Surrogates
 from clinch.attacks.core.settings import AttackSettings, S, part_of
 from clinch.attacks.core.units import Units, range_of
 from clinch.geometry.norms import Norm, norm_of
@@ -76,7 +77,6 @@ class AttackObjective:
         region: where points must stay, besides any ball of the attack's own; in those units, as all points are.
         p: the norm of distances, 0, any number from 1 on, or infinity; ``weights`` its weights
             ``(B, *input_shape)`` or None.
-        forward: ``(B,)`` rows sent forward so far; ``backward`` the same for gradients.
         todo: ``(A,)`` inputs that are worth an attack: those that do not reach the objective as they are.
         settings: of the attack that is at work; None: the usual ones.
     """
@@ -88,18 +88,18 @@ class AttackObjective:
         self.query, self.p, self.weights = query, query.objective.p, query.objective.weights
         units = Units.of(query.objective.center, query.limits.lower, query.limits.upper, query.dtype)
         self._use(units)
-        self.forward = torch.full((len(self.x),), query.spent, dtype=torch.int64, device=self.x.device)
-        self.backward, self._hopeless = torch.zeros_like(self.forward), torch.zeros_like(self.forward)
-        self._closed = torch.zeros_like(self.forward, dtype=torch.bool)
+        self._passes = Passes(torch.full((len(self.x),), query.spent, dtype=torch.int64, device=self.x.device))
+        self._surrogates = Surrogates(torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device))
         self.todo = self._unreached()
         if scaled:
             units = units.scaled(self._sizes())
         query.within_reach(units)
         self._use(units)
         if query.steps and len(self.todo):  # like the clean prediction this is not counted
-            spent = self.forward.clone(), self.backward.clone()
+            spent = self._passes
+            self._passes = Passes(torch.zeros_like(spent.forward))
             self.slope(self.start[self.todo], self.todo)
-            self.forward, self.backward = spent
+            self._passes = spent
 
     def _use(self, units: Units) -> None:
         """Work in these units."""
@@ -131,13 +131,22 @@ class AttackObjective:
         other._planes = None if self._planes is None else self._planes.take(indices)
         other.units, other.weights = self.units.take(indices), None if self.weights is None else self.weights[indices]
         other.todo = torch.arange(len(indices), device=self.x.device)
-        other.forward, other.backward = torch.zeros_like(other.todo), torch.zeros_like(other.todo)
-        other._hopeless, other._closed = torch.zeros_like(other.todo), self._closed[indices]
+        other._passes, other._surrogates = Passes(torch.zeros_like(other.todo)), self._surrogates.take(indices)
         return other
 
     def numbers(self, kind: type[S]) -> S:
         """The settings of a method, or of a part of it: those given for the attack, or the usual ones."""
         return part_of(self.settings, kind)
+
+    @property
+    def forward(self) -> Tensor:
+        """``(B,)`` rows sent forward so far."""
+        return self._passes.forward
+
+    @property
+    def backward(self) -> Tensor:
+        """``(B,)`` the same for gradients."""
+        return self._passes.backward
 
     @property
     def size(self) -> int:
@@ -189,6 +198,8 @@ class AttackObjective:
         """A loss (None: the margin) and its gradient at points ``(L, *input_shape)``: one pass each way."""
         self.count(indices, forward=1, backward=1)
         groups = self._groups(z, indices)
+        if len(groups) == 1:
+            return self._slope(z, indices, loss, *groups[0])
         return _joined(
             [self._slope(z[rows], indices[rows], loss, rows, closed) for rows, closed in groups],
             [rows for rows, _ in groups],
@@ -213,7 +224,10 @@ class AttackObjective:
 
     def _groups(self, z: Tensor, indices: Tensor, times: int = 1) -> list[tuple[Tensor, bool]]:
         """The rows of parts that the network takes at once, and whether their inputs' true gradients are zero."""
-        closed, found = self._closed[indices], []
+        if not self._surrogates.some:
+            everyone = torch.arange(len(z), device=z.device)
+            return [(everyone[part], False) for part in parts_of(z, times)]
+        closed, found = self._surrogates.closed[indices], []
         for rows, flag in (((~closed).nonzero().flatten(), False), (closed.nonzero().flatten(), True)):
             if len(rows) or not (flag or len(z)):
                 found += [(rows[part], flag) for part in parts_of(z[: len(rows)], times)]
@@ -229,7 +243,7 @@ class AttackObjective:
         surrogate: an input for which there was none a few times is not asked about again."""
         if not self.query.revives or bool(gradients.flatten(1).any(1).all()):
             return indices[:0]
-        open_ = ~self._closed[indices] & (self._hopeless[indices] < TRIES)
+        open_ = ~self._surrogates.closed[indices] & (self._surrogates.hopeless[indices] < TRIES)
         return (~gradients.flatten(1).any(1) & (margin >= 0) & open_).nonzero().flatten()
 
     def _revived(self, z: Tensor, indices: Tensor, values: Callable[[Answer], Tensor]) -> Tensor:
@@ -244,8 +258,8 @@ class AttackObjective:
         self.count(indices, forward=1, backward=found.shape[1])
         gradients = gradients_of(found, point)
         alive = gradients.flatten(1).any(1)
-        self._hopeless += torch.bincount(indices[~alive], minlength=self.size)
-        self._closed[indices[alive]] = True
+        self._surrogates.hopeless += torch.bincount(indices[~alive], minlength=self.size)
+        self._surrogates.close(indices[alive])
         return gradients
 
     def slopes(self, z: Tensor, indices: Tensor, losses: Losses) -> Slopes:
@@ -307,9 +321,7 @@ class AttackObjective:
 
     def count(self, indices: Tensor, forward: int = 0, backward: int = 0) -> None:
         """Note passes of the given indices, which may repeat."""
-        passes = self.query.cost * torch.bincount(indices, minlength=self.size)
-        self.forward += forward * passes
-        self.backward += backward * passes
+        self._passes.add(indices, self.query.cost * forward, self.query.cost * backward)
 
     # --- units -------------------------------------------------------------------------------------------------------
 

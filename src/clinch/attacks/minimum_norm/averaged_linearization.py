@@ -21,7 +21,25 @@ from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.gradient_steps import cosine
 from clinch.attacks.core.losses import candidate_conditions, candidate_loss
 from clinch.attacks.core.objective import AttackObjective, Slope, Slopes
+from clinch.attacks.core.settings import AttackSettings
 from clinch.attacks.minimum_norm.feasible_steps import FeasibleSteps, HalfSpaces
+from clinch.solver.settings import Positive, Share
+
+
+@dataclass(frozen=True)
+class AveragingSettings(AttackSettings):
+    """Of averaged linearisation.
+
+    Attributes:
+        farther: factor by which a run aims farther beyond the boundary after a step that misses the goal; ``nearer``
+            after one that reaches it.
+        nearer: see there.
+        farthest: how far beyond the boundary a run aims at most, relative to its distance.
+    """
+
+    farther: Positive = 1.25
+    nearer: Share = 0.8
+    farthest: Positive = 0.5
 
 
 @dataclass(frozen=True)
@@ -96,11 +114,13 @@ def linearised_steps(
         steps: number of steps.
         step_size: s at the first and at the last step.
         averaging: a at the first and at the last step.
-        overshoot: how much farther than the linearised boundary to aim.
+        overshoot: how much farther than the linearised boundary to aim, at least: where a network curves away averaged
+            half-spaces fall short, so a run aims farther with each step that misses the goal.
         first: what :func:`slopes_of` says about the runs where that is known already.
     """
     objective = best_points.objective
     feasible, x = FeasibleSteps.of(objective, runs.indices), objective.x[runs.indices]
+    farther, s = x.new_full((len(x),), overshoot - 1), objective.numbers(AveragingSettings)
     for k in range(steps):
         if best_points.exhausted:
             break
@@ -113,8 +133,9 @@ def linearised_steps(
             runs = _averaged_both(runs, slope.losses, slope.gradients.flatten(2), keep)
         else:
             runs = replace(runs, own=runs.own.averaged(slope.loss, slope.gradient.flatten(1), runs.move, keep))
-        shared = None if runs.shared is None else runs.shared.beyond(overshoot)
-        aim = feasible.meeting(runs.own.beyond(overshoot), shared)
+        farther = (farther * torch.where(slope.margin < 0, s.nearer, s.farther)).clamp(overshoot - 1, s.farthest)
+        shared = None if runs.shared is None else runs.shared.beyond(farther)
+        aim = feasible.meeting(runs.own.beyond(farther), shared)
         move = torch.lerp(runs.move, aim, cosine(*step_size, k, steps))
         if objective.query.surrogates and bool(
             runs.own.fresh.any()

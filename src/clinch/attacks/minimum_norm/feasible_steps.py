@@ -63,9 +63,9 @@ class HalfSpaces:
         row = torch.addcmul(self.row * (1 - share).unsqueeze(1), gradient, (share * scale).unsqueeze(1))
         return HalfSpaces(row, (1 - share) * self.limit + share * limit, self.fresh & ~known)
 
-    def beyond(self, overshoot: float) -> HalfSpaces:
-        """Moved away from where they hold at the edge, by a factor."""
-        return replace(self, limit=self.limit - (overshoot - 1) * self.limit.abs())
+    def beyond(self, share: Tensor | float) -> HalfSpaces:
+        """Moved away from where they hold at the edge, by a share of their limits, one or ``(L,)``."""
+        return replace(self, limit=self.limit - share * self.limit.abs())
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""The default attack for the fewest changed elements: a shrinking ball, σ-zero, and elements restored."""
+"""The default attack for the fewest changed elements: linearised classes, a shrinking ball, σ-zero, and elements
+restored."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from clinch.attacks.core.attack_query import ANY
 from clinch.attacks.core.best_points import BestPoints, Budget
 from clinch.attacks.core.draws import Draws
+from clinch.attacks.minimum_norm.candidates import nearest_candidates
 from clinch.attacks.minimum_norm.nearest_settings import NearestSettings, first_radii, rungs
 from clinch.attacks.minimum_norm.shrinking_ball import ShrinkingRuns
 from clinch.attacks.minimum_norm.sparse import greedy_sparsify
@@ -26,12 +28,24 @@ def search_fewest(best_points: BestPoints, passes: int, draws: Draws) -> None:
         back = int(s.sparse_back * part)
         steps = (part - back) // 2
         if not rung:
-            _raced(best_points, indices, steps)
+            _raced(best_points, indices, steps - _linearised(best_points, indices) // 2)
         else:
             _both_sparse(best_points, indices, steps, draws.at(rung), rung)
         best_points.step()
         greedy_sparsify(best_points, indices, budget.left(indices) - (passes - spent))
     best_points.step()
+
+
+def _linearised(best_points: BestPoints, indices: Tensor) -> int:
+    """The nearest classes by linearisation, which for a linear network are the answer. Returns the passes of an input,
+    at most, rounded up to an even number."""
+    objective = best_points.objective
+    s = objective.numbers(NearestSettings)
+    near = nearest_candidates(objective, indices, s.kept, s.few)
+    points = near.point(objective)
+    best_points.update(points, near.indices, objective.look(points, near.indices))
+    passes = min(objective.width, s.few) + 1 + (objective.width > s.few) + s.kept
+    return passes + passes % 2
 
 
 def _raced(best_points: BestPoints, indices: Tensor, steps: int) -> None:
