@@ -41,7 +41,7 @@ from benchmarks.common.page import RESULTS, ROOT
 from clinch.geometry.norms import norm
 
 TAKES = "hours"
-RUNS, TABLES = ROOT / "runs" / "attacks.jsonl", RESULTS / "attacks.md"
+RUNS = ROOT / "runs" / "attacks.jsonl"
 NETWORKS = (
     "mnist_small", "mnist_dnn4", "mnist_cnn", "mnist_adrgd_pgd", "mnist_wk17a_linf0.1", "mnist_rsl18a_linf0.1",
     "mnist_lenet5", "mnist_fcnn", "cifar_base_kw", "resnet_2b", "cifar10_small",
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="names as in the tables; default: all")
     parser.add_argument("--only-clinch", action="store_true")
     parser.add_argument("--again", action="store_true", help="repeat runs that are in the record; the last counts")
+    parser.add_argument("--page", default="attacks", help="name of the page of results")
     parser.add_argument("--table", action="store_true", help="only write the tables from the record")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -170,7 +171,7 @@ def main() -> None:
                     with RUNS.open("a") as file:
                         file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     print(*key, line.get("error", f"{line.get('seconds', 0) * 1e3:.1f} ms"), flush=True)
-    write_tables(record(), TABLES)
+    write_tables([line for line in record() if line["key"][0] in options.networks], RESULTS / f"{options.page}.md")
 
 
 def record() -> list[dict]:

@@ -51,8 +51,9 @@ def nearest(
     the best of them in ever smaller company, and is best where the linearisation says where the nearest boundary is: on
     ordinarily trained networks. The *shrinking ball* starts far away and is best on adversarially trained and certified
     ones; an input takes it first where the gradients of its candidates turn on the way to their linearised
-    boundaries, the first points of averaged linearisation. For p = 0 the shrinking ball and σ-zero (:func:`sigma_zero`)
-    begin side by side, the one that is ahead goes on, and single elements are put back.
+    boundaries, the first points of averaged linearisation. For p = 0 the nearest classes by linearisation are tried,
+    the shrinking ball and σ-zero (:func:`sigma_zero`) begin side by side, the one that is ahead goes on, and single
+    elements are put back.
 
     A budget is spent in rungs of 240 passes, 240 more for the other recipe, then 480, 960 and so on for both, so that
     more passes never find less. Other inputs of the batch play no part.
