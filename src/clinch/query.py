@@ -14,7 +14,7 @@ Maximisation is turned into minimisation of the negated objective; ``sense`` rem
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,6 +84,20 @@ class Forms:
         """The chosen forms, in that order: the same for all problems, indices ``(k,)`` or a slice."""
         rows = {node: c[:, which] for node, c in self.coefficients.items()}
         return Forms(rows, self.constant[:, which])
+
+    def joined(self, other: Forms) -> Forms:
+        """These forms of B problems and then the other ones."""
+        rows = {}
+        for node in {*self.coefficients, *other.coefficients}:
+            both = [one.coefficients.get(node) for one in (self, other)]
+            known = next(one for one in both if one is not None)
+            batch = max(len(one) for one in both if one is not None)
+            parts = [
+                known.new_zeros(1, forms.count, *known.shape[2:]) if one is None else one
+                for forms, one in zip((self, other), both)
+            ]
+            rows[node] = torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], 1)
+        return Forms(rows, torch.cat([self.constant, other.constant], 1))
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Forms:
         """A copy with the given dtype and device."""
@@ -286,11 +300,40 @@ class Query:
         here = self.device.type == wanted.type and wanted.index in (None, self.device.index)
         return self if here else self.to(self.dtype, wanted)
 
+    def with_gaps_as_clauses(self) -> Query:
+        """The same problems without discrete elements: each gap is a clause of two atoms, below it or above it, and the
+        elements of each group add up to 1."""
+        discrete = self.region.discrete
+        if discrete is None:
+            return self
+        rows, limits, size = [], [], len(discrete.which)
+        for element in discrete.elements.nonzero().flatten().tolist():
+            least, most = discrete.pieces(element, -torch.inf, torch.inf)
+            one = torch.zeros(len(least) - 1, 2, size, dtype=self.dtype, device=self.device)
+            one[:, 0, element], one[:, 1, element] = 1.0, -1.0
+            rows.append(one.flatten(0, 1))
+            limits.append(torch.stack([-most[:-1], least[1:]], 1).flatten())
+        clause = torch.arange(sum(map(len, limits)), device=self.device) // 2
+        for columns in discrete.groups:
+            one = torch.zeros(2, size, dtype=self.dtype, device=self.device)
+            one[0, columns], one[1, columns] = 1.0, -1.0
+            rows.append(one)
+            limits.append(one.new_tensor([-1.0, 1.0]))
+            clause = torch.cat([clause, clause.new_tensor([0, 1]) + (int(clause[-1]) + 1 if len(clause) else 0)])
+        constant = torch.cat(limits).to(self.dtype).expand(self.size, -1)
+        own = Forms({0: torch.cat(rows).reshape(1, -1, *self.graph.input_shape)}, constant)
+        atoms = self.atoms.joined(own)
+        labels = (*self.labels, *inequalities(own, self.graph)) if self.labels else ()
+        region = replace(self.region, discrete=None)
+        return replace(
+            self, region=region, atoms=atoms, clause=torch.cat([self.clause, self.clauses + clause]), labels=labels
+        )
+
     def narrowed(self, value: Tensor) -> Query:
         """The same problems, restricted to inputs no worse than objective values ``(B,)``; infinity: no restriction."""
         if not isinstance(self.objective, Distance) or not torch.isfinite(value).any():
             return self
-        region = self.region.within(self.objective.ball(value))
+        region = self.region.within(self.objective.ball(value)).cut_to_values()
         return Query(
             self.network, self.graph, region, self.objective, self.atoms, self.clause, self.sense, self.labels
         )  # fmt: skip

@@ -300,6 +300,9 @@ def _first_boxes(job: _Job, split: _Turn, *others: _Turn) -> Plan:
         return []
     if not others:
         return [(split, 1.0)]
+    if query.region.discrete is not None:
+        # values leave few boxes: others see gaps as conditions, or not at all
+        return [(split, settings.lent_share), (others[0], settings.lent_share), (split, 1.0)]
     if query.feasibility and query.region.free_elements <= settings.very_few_inputs:
         glances: Plan = [(others[0], settings.glance_share), (split, settings.slice_share)]
         return [*glances, (others[0], settings.glance_share), (split, settings.lent_share), *glances, (split, 1.0)]

@@ -107,7 +107,8 @@ def certify(
         >>> solution.certificate.report.bound <= solution.bound
         True
     """
-    query = query.to(torch.float64, "cpu")
+    # the format knows conditions of linear forms: a gap between values is one of them, or the other
+    query = query.to(torch.float64, "cpu").with_gaps_as_clauses()
     _check_supported(query)
     network = layer_list(query.graph)
     hashes = [network[0]["sha256"]]

@@ -105,6 +105,7 @@ def encode(
     expressions = encode_network(query.graph, query.nodes, encoder, sharper, bounds)
     builder = _Builder(query, encoder, expressions, sharper, bounds, form_limits)
     objective = builder.objective()
+    builder.discrete()
     strict = [builder.ball(ball) for ball in query.region.balls if ball.norm.in_rows] + builder.clauses()
     rows = [np.arange(row.start, row.stop) for row in strict]
     return Encoding(
@@ -278,6 +279,41 @@ class _Builder:
         if not np.isfinite(radius):
             return slice(0, 0)
         return self.encoder.constrain(self._distance(ball.center, ball.norm, ball.weights), -np.inf, radius)
+
+    def discrete(self) -> None:
+        """Rows that tie discrete elements to binaries, one for each gap between the intervals ``[l_j, u_j]`` of a list:
+
+            l_1 + Σ_j (l_{j+1} − l_j)·b_j <= x <= u_1 + Σ_j (u_{j+1} − u_j)·b_j    with b_j >= b_{j+1}
+
+        so that fixing b_j says on which side of its gap x lies; and ``Σ x = 1`` in groups.
+        """
+        discrete = self.query.region.discrete
+        if discrete is None:
+            return
+        lower, upper = self._box
+        for element in (discrete.elements & (lower < upper)).nonzero().flatten().tolist():
+            least, most = discrete.pieces(element, float(lower[element]), float(upper[element]))
+            self._gaps(element, least, most, len(lower))
+        for columns in discrete.groups:
+            one = np.ones((1, len(columns)))
+            self.encoder.rows({0: one @ _select(columns, len(lower), one[0])}, one[:, 0], one[:, 0])
+
+    def _gaps(self, element: int, least: Tensor, most: Tensor, size: int) -> None:
+        """One element's binaries."""
+        count = len(least) - 1
+        b = self.encoder.variables(torch.zeros(count), torch.ones(count), integer=True)
+        x = _select(torch.tensor([element]), size, np.ones(1))
+        for limit, low, high in ((least, float(least[0]), np.inf), (most, -np.inf, float(most[0]))):
+            self.encoder.rows({0: x, b: sparse(-limit.diff().numpy()[None])}, np.array([low]), np.array([high]))
+        if count > 1:
+            order = sparse(np.eye(count)[:-1] - np.eye(count)[1:])
+            self.encoder.rows({b: order}, np.zeros(count - 1), np.full(count - 1, np.inf))
+        middle, columns = ((least[1:] + most[:-1]) / 2).numpy(), self.encoder.columns(b)
+
+        def fill(vector: Vector) -> None:
+            vector[columns] = vector[element] > middle
+
+        self.encoder.on_completion(fill)
 
     def _distance(self, center: Tensor, norm: Norm, weights: Tensor | None) -> Expression:
         """A distance as an expression ``(1,)``; the incumbent's ball shares the objective's variables."""

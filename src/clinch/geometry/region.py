@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import UnboundedInputError
+from clinch.geometry.discrete import DiscreteSet
 from clinch.geometry.norms import Norm, norm_of
 from clinch.geometry.planes import Planes
 
@@ -52,17 +53,19 @@ class Ball:
 
 @dataclass(frozen=True)
 class Region:
-    """``{lower <= x <= upper} ∩ balls ∩ planes`` for each problem of a batch.
+    """``{lower <= x <= upper} ∩ balls ∩ planes ∩ discrete`` for each problem of a batch.
 
     Balls of the maximum norm are boxes and are merged into the limits, so that ``balls`` holds others only.
     Limits may be infinite where nothing bounds the input. ``planes`` are linear conditions of the inputs, for those who
-    search: elsewhere they stand among the atoms of a query.
+    search: elsewhere they stand among the atoms of a query. ``discrete`` says what values elements take; bounds
+    may leave it out, as they hold for all values between.
     """
 
     lower: Tensor
     upper: Tensor
     balls: tuple[Ball, ...] = ()
     planes: Planes | None = None
+    discrete: DiscreteSet | None = None
 
     @property
     def size(self) -> int:
@@ -94,13 +97,25 @@ class Region:
         """The regions of the chosen problems, in that order."""
         balls = tuple(ball.take(problems) for ball in self.balls)
         planes = None if self.planes is None else self.planes.take(problems)
-        return Region(self.lower[problems], self.upper[problems], balls, planes)
+        return Region(self.lower[problems], self.upper[problems], balls, planes, self.discrete)
 
     def to(self, dtype: torch.dtype, device: torch.device | str) -> Region:
         """A copy with the given dtype and device."""
         balls = tuple(ball.to(dtype, device) for ball in self.balls)
         planes = None if self.planes is None else self.planes.on(device)
-        return Region(self.lower.to(device, dtype), self.upper.to(device, dtype), balls, planes)
+        discrete = None if self.discrete is None else self.discrete.on(device)
+        return Region(self.lower.to(device, dtype), self.upper.to(device, dtype), balls, planes, discrete)
+
+    def on_values(self, x: Tensor) -> Tensor:
+        """Points ``(B, *shape)`` of the box with discrete elements at their nearest values."""
+        return x if self.discrete is None else self.discrete.nearest(x, self.lower, self.upper)
+
+    def cut_to_values(self) -> Region:
+        """The region with its box cut down to the values of discrete elements; ``lower > upper`` where none is left."""
+        if self.discrete is None:
+            return self
+        lower, upper = self.discrete.inwards(self.lower, self.upper)
+        return replace(self, lower=lower, upper=upper)
 
     def contains(self, x: Tensor) -> Tensor:
         """Whether each point ``(B, *shape)`` lies in its region, exactly, shape ``(B,)``; in planes up to the
@@ -110,6 +125,8 @@ class Region:
             inside &= ball.distance(x) <= ball.radius
         if self.planes is not None:
             inside &= self.planes.excess(x).abs().amax(1) <= self.planes.rounding(x)
+        if self.discrete is not None:
+            inside &= self.discrete.contains(x)
         return inside
 
 

@@ -1,6 +1,7 @@
 """From what the user wrote to the normal form: constraints become a box, balls and clauses of linear atoms.
 
-1. Balls of ``input − constant`` and fixed inputs are taken out of the top-level conjunction.
+1. Balls of ``input − constant``, fixed inputs and the values of discrete ones are taken out of the top-level
+   conjunction.
 2. The rest is brought to conjunctive normal form; only indices are copied, never coefficients.
    Of a last softmax or another increasing function they are asked about what goes into it.
 3. Atoms that are always or never true are decided, also those that no activation of their layer can change.
@@ -11,7 +12,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ from clinch.geometry.region import Ball, Region
 from clinch.geometry.rounding import round_down, round_up
 from clinch.modeling.clauses import Clauses, all_of
 from clinch.modeling.constraints import Constraint, Junction
+from clinch.modeling.discrete import Values
 from clinch.modeling.expressions import Atoms, LinearExpression, concatenate
 from clinch.modeling.limits import InputRows, in_dtype, in_units_of_inputs, single_inputs
 from clinch.modeling.monotone import before_monotone
@@ -102,7 +104,10 @@ def lower(
     balls: list[Ball] = []
     box = Box.whole(network, batch)
     rest: list[Constraint] = []
+    values = Values(network)
     for constraint in Junction.of(True, constraints).parts if constraints else ():
+        if values.take(constraint):
+            continue
         if isinstance(constraint, NormBall):
             ball = _ball(constraint, network, batch)
             if ball is not None:
@@ -117,8 +122,9 @@ def lower(
     graph = network.graph_as(torch.float64, "cpu")
     labels = tuple(inequalities(atoms, graph))
     return Query(
-        network, graph, box.region(balls), _objective(objective, sense, network, batch), atoms, clause, sense, labels
-    )
+        network, graph, box.region(balls, values), _objective(objective, sense, network, batch), atoms, clause, sense,
+        labels,
+    )  # fmt: skip
 
 
 # --- the box ------------------------------------------------------------------------------------------------------
@@ -163,13 +169,22 @@ class Box:
         left[rows.row] = False
         return [difference[left] == 0.0] if bool(left.any()) else []
 
-    def region(self, balls: list[Ball]) -> Region:
-        """Box and balls; corners that a ball moved are rounded inwards to the model's dtype."""
+    def region(self, balls: list[Ball], values: Values) -> Region:
+        """Box, balls and discrete elements; corners that a ball moved are rounded inwards, to the model's dtype or to
+        the values of discrete elements."""
         shape = self.network.input_shape
         region = Region(self.lower.reshape(-1, *shape), self.upper.reshape(-1, *shape))
         for ball in balls:
             region = region.within(ball)
         lower, upper = round_up(region.lower, self.network.dtype), round_down(region.upper, self.network.dtype)
+        self._check(lower, upper)
+        discrete = values.within(lower.flatten(1), upper.flatten(1))
+        region = Region(lower, upper, region.balls, discrete=discrete).cut_to_values()
+        self._check(region.lower, region.upper)
+        return region if discrete is not None and discrete.steps else replace(region, discrete=None)
+
+    def _check(self, lower: Tensor, upper: Tensor) -> None:
+        """Refuse a box without points."""
         crossed = (lower > upper).flatten(1).nonzero()
         if len(crossed):
             problem, element = crossed[0].tolist()
@@ -183,7 +198,6 @@ class Box:
             raise EmptyRegionError(
                 "An input is required to be infinite. Write lower limits below inf and upper limits above -inf."
             )
-        return Region(lower, upper, region.balls)
 
 
 # --- balls and distances ------------------------------------------------------------------------------------------

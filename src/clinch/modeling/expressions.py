@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -245,6 +245,39 @@ class LinearExpression(Symbolic):
         """The index of the largest element, to be compared with a class: ``z.argmax() == 7``, ``z.argmax() != 7``."""
         return Argmax(self, margin)
 
+    # --- discrete inputs ------------------------------------------------------------------------------------------
+
+    def integer(self) -> Discrete:
+        """Every element is a whole number: ``x[3].integer()``, ``(255 * x).integer()``; see :class:`Discrete`."""
+        return self.multiple_of(1.0)
+
+    def multiple_of(self, step: float) -> Discrete:
+        """Every element is ``k·step``, k a whole number: ``x.multiple_of(1 / 255)`` is an image of 8 bits."""
+        size = float(as_tensor(step, "step"))
+        if not (math.isfinite(size) and size > 0):
+            raise ProblemError(f"The step is {size:g}. Write a number greater than 0, such as 1 / 255.")
+        return Discrete(self.flatten(), step=size)
+
+    def among(self, values: Constant) -> Discrete:
+        """Every element is one of the values: ``x[7].among([0, 1, 4])``."""
+        found = as_tensor(values, "list of values").flatten().unique()
+        if not len(found) or not bool(found.isfinite().all()):
+            raise ProblemError("among() needs a list of one or more finite numbers, such as x[7].among([0, 1, 4]).")
+        return Discrete(self.flatten(), values=found)
+
+    def binary(self) -> Discrete:
+        """Every element is 0 or 1."""
+        return self.among([0.0, 1.0])
+
+    def one_hot(self) -> Discrete:
+        """One element is 1 and all others are 0, as categories are encoded: ``x[5:9].one_hot()``."""
+        if self.size < 2:
+            raise ShapeError(
+                f"one_hot() needs at least two elements, this expression has shape {self.shape}. Write "
+                "x[5:9].one_hot(), or x[5].binary() for one."
+            )
+        return Discrete(self.flatten(), values=torch.tensor([0.0, 1.0], dtype=torch.float64), one_hot=True)
+
     def __repr__(self) -> str:
         layers = ", ".join(self.network.graph.nodes[node].name for node in sorted(self.terms)) or "constants"
         return f"<{type(self).__name__} of shape {self.shape} over {layers}>"
@@ -283,6 +316,49 @@ class Atoms(Constraint):
 
     def __invert__(self) -> Constraint:
         return Atoms(self.opposite, self.atoms, not self.every, self.equality)
+
+
+@dataclass(frozen=True, eq=False)
+class Discrete(Constraint):
+    """Inputs that take the values of a list only, each element for itself; it holds as a whole, not inside ``|``.
+
+    Values are rounded to the model's dtype, as all that inputs are compared with. Lists that a step makes end at the
+    limits of the box, so that it must have some.
+
+    Attributes:
+        expression: one-dimensional; each element is ``a·x_i + b`` of one input.
+        values: ``(V,)`` increasing; None: all multiples of ``step``.
+        one_hot: whether one element is 1 and all others are 0.
+    """
+
+    expression: LinearExpression
+    values: Tensor | None = None
+    step: float = 1.0
+    one_hot: bool = False
+
+    @property
+    def network(self) -> Network:
+        """The network whose input is meant."""
+        return self.expression.network
+
+    @property
+    def batch(self) -> int | None:
+        """None: lists are the same for all problems."""
+        return None
+
+    def mapped(self, change: Change) -> Discrete:
+        """See :meth:`Constraint.mapped`."""
+        return replace(self, expression=change(self.expression))
+
+    def __invert__(self) -> Constraint:
+        raise ProblemError("What is no value of a list cannot be asked for. Give the values that are allowed instead.")
+
+    def refuse_alternatives(self) -> None:
+        """Raised where it is joined by ``|``."""
+        raise ProblemError(
+            "Discrete inputs cannot stand inside '|': an input is discrete for the whole problem. State two problems, "
+            "or give all values with among()."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -207,6 +207,7 @@ class Problem:
             ("objective", self._objective()),
             ("box", self._box()),
             ("balls", self._balls()),
+            *((("discrete", self._discrete()),) if self.query.region.discrete else ()),
             ("clauses", self._clauses()),
             *((name, str(answer)) for name, answer in capabilities(self.query).items()),
         ]
@@ -247,6 +248,12 @@ class Problem:
             return f"none of {total} inputs is bounded on both sides"
         low, high = float(lower[bounded].min()), float(upper[bounded].max())
         return f"{count} of {total} inputs bounded, between {low:g} and {high:g}"
+
+    def _discrete(self) -> str:
+        discrete = self.query.region.discrete
+        assert discrete is not None
+        groups = f", {len(discrete.groups)} groups of which one is 1" if discrete.groups else ""
+        return f"{int(discrete.elements.sum())} inputs with {discrete.gaps:,} gaps between their values{groups}"
 
     def _balls(self) -> str:
         balls = self.query.region.balls

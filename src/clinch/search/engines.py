@@ -33,6 +33,15 @@ NEVER = "never"
 RELAXED = ("interval", "relax")
 
 
+#: gaps between values of discrete inputs that searches which split clauses take as such
+GAPS = 512
+
+
+def in_clauses(query: Query) -> bool:
+    """Whether discrete inputs are left to searches that split clauses, one for each gap between their values."""
+    return query.region.discrete is None or query.region.discrete.gaps <= GAPS
+
+
 class AttackEngine:
     """Points by gradients, and by exact optima of linear pieces."""
 
@@ -141,14 +150,15 @@ class BranchAndBoundEngine:
                 "Branch and bound takes distances and linear objectives, not a norm of activations. Use "
                 "solver='bounds', or state one linear objective per component."
             )
-        return Capability.of(lacking(self, query), closes=query.graph.bends_only_at_kinks(query.nodes))
+        closes = in_clauses(query) and query.graph.bends_only_at_kinks(query.nodes)
+        return Capability.of(lacking(self, query), closes=closes)
 
     def begin(self, query: Query, ledger: Ledger, settings: BranchAndBound) -> ReluSplit:
         """See :class:`clinch.solver.engine.Resumable`."""
         from clinch.search.relu_split import ReluSplit
 
         admit(self, query, ledger)
-        return ReluSplit(query, ledger, settings)
+        return ReluSplit(query.with_gaps_as_clauses() if in_clauses(query) else query, ledger, settings)
 
     def run(self, query: Query, ledger: Ledger, seed: int, settings: BranchAndBound) -> None:
         """See :class:`clinch.solver.engine.Engine`."""
@@ -249,14 +259,16 @@ class CountEngine:
             return Capability.no(
                 "The search for the fewest changed elements takes distances with p = 0. Use solver='branch_and_bound'."
             )
-        return Capability.of(lacking(self, query), closes=query.graph.bends_only_at_kinks(query.nodes))
+        closes = in_clauses(query) and query.graph.bends_only_at_kinks(query.nodes)
+        return Capability.of(lacking(self, query), closes=closes)
 
     def run(self, query: Query, ledger: Ledger, seed: int, settings: Count) -> None:
         """See :class:`clinch.solver.engine.Engine`."""
         from clinch.search.l0_search import fewest_changes
 
         admit(self, ledger.query, ledger)
-        fewest_changes(ledger.query, ledger, settings)
+        query = ledger.query
+        fewest_changes(query.with_gaps_as_clauses() if in_clauses(query) else query, ledger, settings)
 
 
 #: elements of an input for SLSQP: a step then takes about a tenth of a second

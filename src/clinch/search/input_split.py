@@ -165,6 +165,8 @@ class BoxGoal(LedgerGoal):
 
     def _offer_points(self, points: Tensor, values: Tensor, violation: Tensor, problem: Tensor) -> None:
         """Offer what is feasible and better than the incumbent; walk on from what is nearest to that."""
+        if self.query.region.discrete is not None:
+            points, values, violation = self._on_values(points, problem)
         better = values < self.value[problem]
         good = (better & (violation <= 0)).nonzero().flatten()
         if len(good):
@@ -183,6 +185,14 @@ class BoxGoal(LedgerGoal):
         if bool(feasible.any()):
             self.ledger.offer(found.x[feasible], self.who, self.problems[problem[first]][feasible])
         self.walking += self.seconds - began
+
+    def _on_values(self, points: Tensor, problem: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points moved to the values of discrete elements, with objective and violation there."""
+        local = self.query.take(problem)
+        points = local.region.on_values(points)
+        with torch.no_grad():
+            values, atoms = local.evaluate(points)
+        return points, values, local.violation(atoms.expand(len(points), local.atoms.count))
 
     def prove(self, bound: Tensor) -> None:
         """The smallest over boxes, and over what was cut away from them."""
@@ -265,14 +275,15 @@ class BoxWork:
         return _without(replace(found, boxes=_shaped(boxes, low, high)), (low > high).any(1))
 
     def inside(self, boxes: Boxes) -> Boxes:
-        """Boxes cut down to the region's balls and to the incumbent's; those that are left."""
+        """Boxes cut down to the region's balls, to the incumbent's and to values; those that are left."""
         low, high = self._in_balls(boxes)
         left = ~(low > high).any(1)
         boxes = _shaped(boxes, low, high)
         return boxes if bool(left.all()) else boxes.take(left)
 
     def _in_balls(self, boxes: Boxes) -> tuple[Tensor, Tensor]:
-        """The boxes' limits, ``(D, n)``, cut down to the balls; where ``lower > upper`` nothing is left."""
+        """The boxes' limits, ``(D, n)``, cut down to the balls and to the values of discrete elements; where
+        ``lower > upper`` nothing is left."""
         low, high = boxes.lower.flatten(1), boxes.upper.flatten(1)
         query = self.goal.query
         balls = [ball.take(boxes.problem) for ball in query.region.balls]
@@ -282,7 +293,8 @@ class BoxWork:
             balls.append(query.objective.take(boxes.problem).ball(cutoffs[boxes.problem]))
         for ball in balls:
             low, high = clip_to_ball(low, high, flatten_ball(ball))
-        return low, high
+        discrete = query.region.discrete
+        return (low, high) if discrete is None else discrete.inwards(low, high)
 
     def choose(self, found: BoxEvaluation) -> Boxes:
         """Each box's best element; where few are at work also the next ones: a halved element has half of its score."""

@@ -122,7 +122,8 @@ class PartBounder:
         return replace(found, nodes=replace(nodes, bound=nodes.bound.masked_fill(gone, torch.inf)))
 
     def in_balls(self, nodes: Parts) -> Parts:
-        """Boxes cut down to the region's balls and to the incumbent's; where ``lower > upper`` nothing is left."""
+        """Boxes cut down to the region's balls, to the incumbent's, and to the values of discrete elements; where
+        ``lower > upper`` nothing is left."""
         low, high, query = nodes.lower.flatten(1), nodes.upper.flatten(1), self.query
         balls = [ball.take(nodes.problem) for ball in query.region.balls]
         if isinstance(query.objective, Distance):
@@ -131,6 +132,8 @@ class PartBounder:
             balls.append(query.objective.take(nodes.problem).ball(cutoffs[nodes.problem]))
         for ball in balls:
             low, high = clip_to_ball(low, high, flatten_ball(ball))
+        if query.region.discrete is not None:
+            low, high = query.region.discrete.inwards(low, high)
         return replace(nodes, lower=low.reshape(nodes.lower.shape), upper=high.reshape(nodes.upper.shape))
 
     # --- pieces -------------------------------------------------------------------------------------------------------

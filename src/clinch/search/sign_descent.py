@@ -36,17 +36,18 @@ def walk(query: Query, points: Tensor, *, steps: int = 10) -> Walked:
     scale = FIRST_STEP * (region.upper - region.lower).nan_to_num(posinf=1.0) / 2
     x, best = points, Walked(points, torch.full((len(points),), torch.inf, dtype=points.dtype, device=points.device))
     for step in range(steps + 1):
-        x = x.detach().requires_grad_()
+        # slopes are those at the values of discrete elements, which move on where they have added up
+        at = region.on_values(x).detach().requires_grad_()
         with torch.enable_grad():
-            value, atoms = query.evaluate(x)
+            value, atoms = query.evaluate(at)
             violation = query.violation(atoms.expand(len(x), -1))
             (slope,) = torch.autograd.grad(
-                torch.where(violation > 0, violation, value).sum() + 0.0 * x.sum(), x
+                torch.where(violation > 0, violation, value).sum() + 0.0 * at.sum(), at
             )  # fmt: skip
-        x, value = x.detach(), value.detach()
+        at, value = at.detach(), value.detach()
         improved = (violation.detach() <= 0) & (value < best.value)
         shaped = improved.view(-1, *[1] * (x.dim() - 1))
-        best = Walked(torch.where(shaped, x, best.x), torch.where(improved, value, best.value))
+        best = Walked(torch.where(shaped, at, best.x), torch.where(improved, value, best.value))
         if step < steps:
             x = project_into(region, x - (1 - step / steps) * scale * slope.sign())
     return best

@@ -38,10 +38,10 @@ class PointCheck(NamedTuple):
 def check_points(query: Query, x: Tensor, problems: Tensor) -> PointCheck:
     """Evaluate points with the user's own model and with the float64 graph; both must agree that they are feasible.
 
-    Each point is rounded to the model's dtype and clipped into the box, whose corners are rounded inwards, so that what
-    is checked is an input the model can be given. Then every atom must be at most 0 for the activations of the user's
-    own model in its own dtype, and for those of the graph in float64; the point must lie inside every ball (distances
-    in float64, up to 1e-9 of the radius); everything must be finite.
+    Each point is rounded to the model's dtype and clipped into the box, whose corners are rounded inwards, its discrete
+    elements to their nearest values, so that what is checked is an input the model can be given. Then every atom must
+    be at most 0 for the activations of the user's own model in its own dtype, and for those of the graph in float64;
+    the point must lie inside every ball (distances in float64, up to 1e-9 of the radius); everything must be finite.
 
     The value is the larger, that is the worse, of the two evaluations: where the objective looks at activations they
     differ by rounding, and the reported value must hold for the user who runs the model as well as for the proofs,
@@ -98,6 +98,7 @@ def _check(query: Query, given: Tensor) -> PointCheck:
     lower, upper = round_up(query.region.lower, network.dtype), round_down(query.region.upper, network.dtype)
     given = given.detach().cpu()
     x = given.to(network.dtype).clamp(lower.to(network.dtype), upper.to(network.dtype))
+    x = query.region.on_values(x)
     exact = x.to(torch.float64)
     atoms, values = zip(
         _evaluate(query, exact, _of_original(query, x)),

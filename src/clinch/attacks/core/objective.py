@@ -86,7 +86,9 @@ class AttackObjective:
     @with_gradients
     def __init__(self, query: AttackQuery, *, scaled: bool = False) -> None:
         self.query, self.p, self.weights = query, query.objective.p, query.objective.weights
-        units = Units.of(query.objective.center, query.limits.lower, query.limits.upper, query.dtype)
+        units = Units.of(
+            query.objective.center, query.limits.lower, query.limits.upper, query.dtype, query.region.discrete
+        )
         self._use(units)
         self._passes = Passes(torch.full((len(self.x),), query.spent, dtype=torch.int64, device=self.x.device))
         self._surrogates = Surrogates(torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device))

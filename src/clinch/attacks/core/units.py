@@ -8,17 +8,20 @@ float32, for eight bits of mantissa are too few for steps.
 
 A point becomes an input in one place, :meth:`Units.point`: rounded to the model's dtype, towards the clean input, so
 that no norm of the difference grows; and clamped to the limits, which ``x + (lower − x)`` may miss by a rounding.
+Discrete elements are moved to their nearest values there, and gradients pass as if they had not been (straight-through,
+Bengio et al. 2013, arXiv 1308.3432).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from clinch.geometry.discrete import DiscreteSet
 from clinch.geometry.region import Ball, Region
 from clinch.geometry.rounding import round_down, round_towards, round_up
 
@@ -42,18 +45,20 @@ class Units:
         x: ``(B, *input_shape)`` the inputs in the user's units and the model's dtype.
         lower: ``(B, *input_shape)`` or ``(1, …)``, limits of points in the model's dtype.
         upper: the same.
+        discrete: values of discrete elements; None: there are none.
     """
 
     unit: Tensor
     x: Tensor
     lower: Tensor
     upper: Tensor
+    discrete: DiscreteSet | None = None
 
     @staticmethod
-    def of(x: Tensor, lower: Tensor, upper: Tensor, dtype: torch.dtype) -> Units:
+    def of(x: Tensor, lower: Tensor, upper: Tensor, dtype: torch.dtype, discrete: DiscreteSet | None = None) -> Units:
         """Units of one for inputs and limits of any dtype; limits are rounded inwards."""
         low, high = round_up(lower.double(), dtype).to(dtype), round_down(upper.double(), dtype).to(dtype)
-        return Units(torch.ones(len(x), dtype=working_dtype(dtype), device=x.device), x.to(dtype), low, high)
+        return Units(torch.ones(len(x), dtype=working_dtype(dtype), device=x.device), x.to(dtype), low, high, discrete)
 
     def scaled(self, size: Tensor) -> Units:
         """With units next to sizes ``(B,)``; those that are no positive numbers count as one."""
@@ -61,15 +66,19 @@ class Units:
         # farther off the dtype's own range would be left
         limit = 40 if self.unit.dtype == torch.float32 else 400
         exponent = size.log2().round().clamp(-limit, limit)
-        return Units(torch.exp2(exponent).to(self.unit), self.x, self.lower, self.upper)
+        return replace(self, unit=torch.exp2(exponent).to(self.unit))
 
     def take(self, rows: Tensor) -> Units:
         """Those of the chosen inputs, in that order."""
-        return Units(self.unit[rows], self.x[rows], _of(self.lower, rows), _of(self.upper, rows))
+        return Units(self.unit[rows], self.x[rows], _of(self.lower, rows), _of(self.upper, rows), self.discrete)
 
     @property
     def rounds(self) -> bool:
-        """Whether the model's dtype is narrower than the working one."""
+        """Whether inputs are coarser than points: the model's dtype is narrower, or elements are discrete."""
+        return self._narrows or self.discrete is not None
+
+    @property
+    def _narrows(self) -> bool:
         return self.x.dtype != self.unit.dtype
 
     @cached_property
@@ -113,9 +122,11 @@ class Units:
         if self.ones:
             return torch.clamp(u, _of(self.lower, rows), _of(self.upper, rows))
         x = u * self._along(rows)
-        if self.rounds:
+        if self._narrows:
             x = round_towards(x, self.x[rows].to(x), self.x.dtype)
-        return torch.maximum(torch.minimum(x, _of(self.upper, rows)), _of(self.lower, rows))
+        lower, upper = _of(self.lower, rows), _of(self.upper, rows)
+        x = torch.maximum(torch.minimum(x, upper), lower)
+        return x if self.discrete is None else self.discrete.nearest(x, lower, upper)
 
     def _along(self, rows: Tensor | slice) -> Tensor:
         return self.unit[rows].reshape(-1, *[1] * (self.x.dim() - 1))

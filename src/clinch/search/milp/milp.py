@@ -192,6 +192,7 @@ class MilpSearch:
             self._best_of_piece(self.encoding.complete(x.flatten().numpy())[self.encoding.program.integer])
 
     def _offer_if_better(self, x: Tensor) -> bool:
+        x = self.query.region.on_values(x)
         with torch.no_grad():
             value, atoms = self.query.evaluate(x)
         if not (bool(self.query.violation(atoms) <= 0) and float(value) < self.value):
