@@ -70,7 +70,7 @@ WITH_READERS = ("einsum", "baddbmm", "lerp")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_an_affine_function_is_followed_both_ways(name: str, small: bool, monkeypatch: pytest.MonkeyPatch):
     function, shape = FUNCTIONS[name]
-    monkeypatch.setattr(linear_function, "_DENSE", 2**16 if small else 0)
+    monkeypatch.setattr(linear_function, "MOST_DENSE", 2**16 if small else 0)
     net = cl.load(Applied(function).eval(), shape)
     graph = net.graph_as(torch.float64, "cpu")
     assert all(node.op.affine for node in graph.nodes[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from clinch.errors import NetworkError
 from clinch.network.onnx_functions import FUNCTIONS, Excessive, Settings
 from clinch.network.onnx_tensors import Held, Pending, converted, example_of, operator_of, tree_of
+from clinch.network.onnx_written import written
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot, map_leaves
 from clinch.network.ops.reading import Call, Value
 
@@ -59,7 +61,7 @@ def computed(
         ) from error
     whole = Lazy(function, (settings, *(tree_of(value) for value in inputs)), {})
     if isinstance(found, Tensor):
-        return [_result(whole, found, call)]
+        return [_result(whole, found, call, partial(written, node, inputs, settings))]
     parts = [Lazy(_part, (whole, i), {}) for i in range(len(found))]
     return [
         _result(part, example, call) if tensor else None for part, example, tensor in zip(parts, found, node.output)
@@ -78,8 +80,13 @@ def _part(results: Sequence[Tensor], i: int) -> Tensor:
     return results[i]
 
 
-def _result(value: Lazy, example: Tensor, call: Call) -> Held | Pending:
-    """A layer; what is not real waits, and so does what has another shape for other values of what it depends on."""
+def _result(
+    value: Lazy, example: Tensor, call: Call, known: Callable[..., Value | None] = lambda *_: None
+) -> Held | Pending:
+    """A layer; what is not real waits, and so does what has another shape for other values of what it depends on.
+
+    ``known`` gives layers for bounds, given the call, the function and its activations, or None.
+    """
     tree, inputs = _slots(value)
     if not inputs:
         # what depends on the shapes of activations alone
@@ -89,7 +96,12 @@ def _result(value: Lazy, example: Tensor, call: Call) -> Held | Pending:
     steady = _at_once(op, values)
     if steady is None or not example.is_floating_point():
         return Pending(value, example, steady is None)
-    return Held(call.emit(steady, *values), batched)
+    parts = known(call, steady, values)
+    if parts is None:
+        return Held(call.emit(steady, *values), batched)
+    if parts not in values:
+        call.builder.stands_for(parts, steady, values)
+    return Held(parts, batched)
 
 
 def _slots(value: Lazy) -> tuple[Lazy, list[Held]]:

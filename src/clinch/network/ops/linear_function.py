@@ -18,7 +18,7 @@ from torch import Tensor
 from clinch.network.ops.add import Add
 from clinch.network.ops.base import Affine, Interval, Shape
 from clinch.network.ops.dense import Dense
-from clinch.network.ops.lazy import Lazy, Slot, is_sequence, leaves
+from clinch.network.ops.lazy import Lazy, RowFunction, Slot, is_sequence, leaves
 from clinch.network.ops.reading import Call, Value
 from clinch.network.ops.shape import Reshape
 from clinch.network.ops.torch_function import TorchFunction
@@ -65,7 +65,7 @@ _PRODUCTS = {
 #: of a sum with a product, the argument that is added
 _ADDED = {"baddbmm": 0, "addmm": 0, "addmv": 0, "addbmm": 0, "addcmul": 0}
 #: elements of a matrix that a function may become, and that limits may be found with
-_DENSE, _SPARSE = 2**16, 2**28
+MOST_DENSE, _SPARSE = 2**16, 2**28
 #: how far from affine rounding may be
 _EXACT = 1e-9
 
@@ -79,7 +79,7 @@ class LinearFunction(Affine):
         increasing: whether no coefficient is negative.
     """
 
-    call: TorchFunction
+    call: TorchFunction | RowFunction
     increasing: bool
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class LinearFunction(Affine):
         return self.call.label
 
 
-def columns_of(call: TorchFunction) -> list[Tensor]:
+def columns_of(call: TorchFunction | RowFunction) -> list[Tensor]:
     """The matrix ``(out, in)`` of an affine function, in parts of its inputs' elements."""
     zeros = [torch.zeros(1, *shape, dtype=torch.float64) for shape in call.shapes]
     call = call.to(torch.float64, "cpu")
@@ -167,7 +167,7 @@ def emit_linear(call: Call, op: LinearFunction, values: Sequence[Value], shape: 
         shape: of its result.
     """
     sizes = [torch.Size(one).numel() for one in op.call.shapes]
-    if sum(sizes) * torch.Size(shape).numel() > _DENSE:
+    if sum(sizes) * torch.Size(shape).numel() > MOST_DENSE:
         return call.emit(op, *values)
     at_zero = op.call.to(torch.float64, "cpu").forward(
         *(torch.zeros(1, *one, dtype=torch.float64) for one in op.call.shapes)

@@ -10,7 +10,7 @@ from clinch.network.ops.bilinear import MatrixProduct
 from clinch.network.ops.composites import Operand, Parts
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.order import largest
-from clinch.network.ops.reading import Call, Value, from_aten
+from clinch.network.ops.reading import Call, Reader, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.shape import Expand, Reshape
 from clinch.network.ops.within import Within
@@ -67,6 +67,19 @@ def _vector_norm(call: Call) -> Value | None:
     if not dims:
         return None
     return _norm(call, call.activation("self"), call.number("ord", 2), dims, bool(call.get("keepdim", False)))
+
+
+def _onnx_norm(p: float) -> Reader:
+    def read(call: Call) -> Value | None:
+        if call.get("axes") is None:
+            raise call.refuse("without axes it works along the batch")
+        return _norm(call, call.activation("data"), p, call.ints("axes"), bool(call.get("keepdims", 1)))
+
+    return read
+
+
+from_onnx("ReduceL1")(_onnx_norm(1))
+from_onnx("ReduceL2")(_onnx_norm(2))
 
 
 @from_aten("aten.pairwise_distance")

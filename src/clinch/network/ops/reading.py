@@ -39,6 +39,10 @@ class Emitter(Protocol):
         """Append a node."""
         ...
 
+    def stands_for(self, last: Value, op: Operator, inputs: Sequence[Value]) -> None:
+        """The node there is the last part of the operator, which computes its value."""
+        ...
+
 
 class Call(ABC):
     """One call of an exported module or one node of an ONNX file, as an operator's reader sees it."""
