@@ -12,7 +12,15 @@ from torch import Tensor
 
 from clinch.attacks.core.batches import along
 from clinch.attacks.core.objective import AttackObjective
-from clinch.attacks.core.result import ALREADY, NO_GRADIENT, NOT_FOUND, NUDGES, AttackResult, History
+from clinch.attacks.core.result import (
+    ALREADY,
+    COARSE_NUDGES,
+    NO_GRADIENT,
+    NOT_FOUND,
+    NUDGES,
+    AttackResult,
+    History,
+)
 from clinch.attacks.core.settings import AttackSettings
 from clinch.geometry.projection import project_into
 from clinch.solver.check_points import RADIUS_ROUNDING
@@ -125,7 +133,7 @@ class BestPoints:
         if self.ledger is None or not len(indices):
             return
         self._fresh[indices] = False
-        for nudge in NUDGES:
+        for nudge in self._nudges:
             accepted = self.ledger.offer(
                 self.objective.settled(self._nudged(self.x[indices], indices, nudge), indices), self.who, indices
             )
@@ -139,6 +147,11 @@ class BestPoints:
         self._rank[indices] = _rank(self.margin[indices].double(), value.to(indices.device))
         found = indices[known.to(indices.device)]
         self.x[found] = self.objective.working(self.ledger.x[found.cpu()].to(indices.device), found)
+
+    @property
+    def _nudges(self) -> tuple[float, ...]:
+        rounds = self.objective.units is not None and self.objective.units.rounds
+        return COARSE_NUDGES if rounds else NUDGES
 
     def _nudged(self, z: Tensor, indices: Tensor, nudge: float, radius: Tensor | None = None) -> Tensor:
         """Points a little farther along the ray from their inputs."""
@@ -178,7 +191,7 @@ class BestPoints:
         x, success = self.x.clone(), torch.zeros_like(self.distance, dtype=torch.bool)
         loss = torch.full_like(self.distance, torch.inf, dtype=torch.float64)
         everyone = torch.arange(objective.size, device=x.device)
-        for nudge in NUDGES:
+        for nudge in self._nudges:
             indices = everyone[~success & (self.success if nudge else everyone >= 0)]
             if not len(indices) or (nudge and p0):
                 break

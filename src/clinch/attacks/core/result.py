@@ -18,6 +18,8 @@ ALREADY, NO_GRADIENT, NOT_FOUND = (
 )  # fmt: skip
 #: how far to go on along the ray from the centre where rounding has left a point just short of its goal
 NUDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+#: and farther for models of 16 bits, whose neighbouring numbers lie so far apart that less is rounded away
+COARSE_NUDGES = (*NUDGES, 3e-2, 1e-1)
 
 
 class HasQuery(Protocol):
