@@ -138,3 +138,7 @@ def test_nodes_wait_with_their_bounds():
     found = bounder.refine(bounder.bound(nodes, fresh=True))
     assert found.nodes.held.shape == (1, 2, relaxed.width)
     assert bool((found.nodes.domains.held == found.nodes.held).all())
+    both = Subdomains.cat([nodes, found.nodes])
+    assert both.held.shape == (2, 2, relaxed.width)
+    assert bool((both.held[0, 0] == -torch.inf).all())
+    assert bool((both.held[0, 1] == torch.inf).all())

@@ -208,3 +208,10 @@ def fresh_domains(relaxed: Relaxed, problem: Tensor, choice: Tensor, split: Tens
 def _default_slope(kink: Kink, problem: Tensor) -> Tensor:
     lower, upper = kink.bounds.take(problem)
     return (upper > -lower).to(lower.dtype)
+
+
+def unlimited(d: Domains) -> Tensor:
+    """``(D, 2, U)`` bounds to hold in domains that say nothing."""
+    held = d.held.new_full((len(d), 2, d.split.shape[1]), torch.inf)
+    held[:, 0] = -torch.inf
+    return held

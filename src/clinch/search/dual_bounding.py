@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from clinch.bounds.ascent import Ascent, ascend
-from clinch.bounds.domains import Domains, Relaxed, fresh_domains
+from clinch.bounds.domains import Domains, Relaxed, fresh_domains, unlimited
 from clinch.query import Linear
 from clinch.search.node_store import Nodes
 from clinch.search.refine_under_cutoff import UnderCutoff
@@ -59,6 +59,15 @@ class Subdomains(Nodes):
         return replace(
             self, split=d.split, choice=d.choice, alpha=d.alpha, beta=d.beta, mu=d.mu, bound=d.bound, pace=d.pace
         )
+
+    @classmethod
+    def cat(cls, parts: Sequence[Any]) -> Self:
+        """All nodes of all parts, in that order; those that hold no bounds get some that say nothing beside others."""
+        width = max(part.held.shape[2] for part in parts)
+        padded = [
+            part if part.held.shape[2] == width else replace(part, held=unlimited(part.domains)) for part in parts
+        ]
+        return super().cat(padded)
 
     def undecided(self) -> Self:
         """The same without a next split."""

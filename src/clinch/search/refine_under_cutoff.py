@@ -24,7 +24,7 @@ from torch import Tensor
 
 from clinch.bounds.ascent import Ascent
 from clinch.bounds.backward import linear_lower
-from clinch.bounds.domains import Domains, Kink, Relaxed
+from clinch.bounds.domains import Domains, Kink, Relaxed, unlimited
 from clinch.bounds.dual import Plane
 from clinch.network.ops.base import Lines, Relaxation
 from clinch.query import Forms
@@ -75,7 +75,7 @@ class UnderCutoff:
             The domains, of infinite bound where nothing of interest is left.
         """
         d = ascent.domains
-        held = d.held if d.held.shape[2] else _unlimited(d)
+        held = d.held if d.held.shape[2] else unlimited(d)
         if self.resting:
             self.resting -= 1
             return replace(d, held=held)
@@ -154,13 +154,6 @@ def _least(rows: Tensor, at: Tensor, half: Tensor, plane: Tensor, height: Tensor
         moved = torch.addcmul(rows, gamma.unsqueeze(2), plane.unsqueeze(1)).abs_().mul_(half.unsqueeze(1)).sum(2)
         best = torch.fmax(best, torch.addcmul(at, gamma, height.unsqueeze(1)) - moved)
     return best
-
-
-def _unlimited(d: Domains) -> Tensor:
-    """Bounds that say nothing."""
-    held = d.held.new_full((len(d), 2, d.split.shape[1]), torch.inf)
-    held[:, 0] = -torch.inf
-    return held
 
 
 def _outwards(bounds: Tensor, way: float) -> Tensor:
