@@ -198,7 +198,7 @@ class _Turn:
         """Work for a share of the time that is left; where the engine cannot take the problem, or fails, the solution
         says so and the others go on."""
         try:
-            with job.ledger.share(share), surviving(job.ledger, crashes_only=False):
+            with job.ledger.slice(share), surviving(job.ledger, crashes_only=False):
                 self._work(job, getattr(job.settings, self.engine.name))
         except UnsupportedByEngine as reason:
             _skip(job, self.engine.name, reason)

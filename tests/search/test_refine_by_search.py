@@ -18,6 +18,7 @@ from clinch.search import refine_by_search
 from clinch.search.bound_refinement import BoundRefinement
 from clinch.search.refine_by_search import SearchRefinement
 from clinch.search.relu_split import branch_and_bound
+from clinch.search.root_bounds import root_bounds
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import BranchAndBound
 from clinch.testing.networks import KINKED, multilayer, residual
@@ -119,7 +120,7 @@ def test_a_stop_at_once_leaves_limits_alone_and_passes_end():
 
 def test_copies_of_a_region_are_searched_once_and_other_problems_keep_their_limits():
     query, _, _ = case(residual, None, 2, size=4)
-    limits = BoundRefinement(query, torch.full((4,), math.inf).double())
+    limits = BoundRefinement(query, root_bounds(query, Ledger(query)))
     limits.branch(torch.tensor([0, 0, 1, 2, 3]), torch.full((5, 2), -1))
     before = {i: b.lower.clone() for i, b in limits._of_branches.items()}
     limits.by_search(torch.tensor([0, 1, 2]))

@@ -33,6 +33,7 @@ def alpha_activation_bounds(
     *,
     steps: int = 20,
     include_wanted: bool = False,
+    crown: bool = True,
     stop: Callable[[], bool] = never,
 ) -> dict[int, Interval]:
     """Proven limits of every activation that a non-affine node reads: :func:`activation_bounds`, then slopes optimised.
@@ -46,6 +47,7 @@ def alpha_activation_bounds(
         known: limits that hold already, to be intersected with.
         steps: evaluations of each element's bounds.
         include_wanted: bound the wanted nodes themselves too.
+        crown: whether :func:`activation_bounds` comes first; False: the known limits are its already.
         stop: asked after every step; once true, what is left keeps CROWN's or interval limits, which are valid too.
 
     Returns:
@@ -56,13 +58,14 @@ def alpha_activation_bounds(
     """
     wanted = {graph.output} if wanted is None else set(wanted)
     with torch.no_grad():
-        crown = activation_bounds(graph, region, wanted, known, include_wanted=include_wanted, stop=stop)
+        held = dict(known or {})
+        if crown:
+            held |= activation_bounds(graph, region, wanted, known, include_wanted=include_wanted, stop=stop)
         light = graph.to(SEARCH, region.lower.device)
 
         def bound(forms: Forms, where: Region, limits: Mapping[int, Interval]) -> Tensor:
             return ascend(graph, light, forms, where, limits, steps, stop)
 
-        held = {**(known or {}), **crown}
         return layerwise_bounds(
             graph, region, bound, wanted, held, deep_only=True, include_wanted=include_wanted, stop=stop
         )

@@ -19,13 +19,12 @@ from clinch.network.ops.base import Interval
 from clinch.query import Distance, Linear, Query
 from clinch.search.refine_by_dual import refine_by_dual
 from clinch.search.refine_by_search import SearchRefinement
+from clinch.search.root_bounds import RootBounds, nearer
 
 #: number of layers of kinks that CROWN's limits are good enough for
 SHALLOW = 2
 #: steps of slopes behind those, and on convolutional networks
 STEPS, FEW_STEPS = 20, 5
-#: an incumbent this much better (relative) is worth new bounds of the activations
-RENARROW = 1e-3
 
 
 class BoundRefinement:
@@ -33,41 +32,30 @@ class BoundRefinement:
 
     Args:
         query: B problems.
-        value: ``(B,)`` objective values of the incumbents, infinity where there is none.
+        root: CROWN's limits for them.
         stop: asked now and then; once true, what is left keeps limits that are wider, and valid.
 
     Attributes:
         value: ``(B,)`` the limits hold for inputs with a smaller objective; infinity: for all of the region.
         regions: number of regions, copies not counted: what a search for limits costs.
         deep: whether the network has so many layers of open kinks that looseness builds up from layer to layer.
+        convolves: whether it has convolutions.
         relaxed: the relaxation of the branches; there after :meth:`branch`.
     """
 
     relaxed: Relaxed
 
-    def __init__(self, query: Query, value: Tensor, stop: Callable[[], bool] = never) -> None:
-        self.query, self.stop = query, stop
-        self.value = value if isinstance(query.objective, Distance) else torch.full_like(value, torch.inf)
-        self._narrowed = query.narrowed(value)
+    def __init__(self, query: Query, root: RootBounds, stop: Callable[[], bool] = never) -> None:
+        self.query, self.stop, self.value = query, stop, root.value
+        self._narrowed = query.narrowed(root.value)
         self._by_search = SearchRefinement()
         self.regions = len(_distinct(self._narrowed.region)[0])
-        self._of_problems = self._first_limits()
-
-    def _first_limits(self) -> dict[int, Interval]:
-        """CROWN's limits; those of deep networks with slopes of their own.
-
-        On MNIST networks of six layers that leaves a tenth of the later elements open; on two layers it gains nothing.
-        On convolutional networks a quarter of the steps gives 98 % of that.
-        """
-        graph, region, nodes = self.query.graph, self._narrowed.region, self.query.nodes
-        limits = activation_bounds(graph, region, nodes, stop=self.stop)
-        read = [graph.nodes[i].inputs[0] for i in graph.ancestors(nodes) if graph.nodes[i].op.splits_at_zero]
-        open_ = [bool(((limits[j].lower < 0) & (limits[j].upper > 0)).any()) for j in read]
+        self._of_problems = dict(root.bounds)
+        graph = query.graph
+        read = [graph.nodes[i].inputs[0] for i in graph.ancestors(query.nodes) if graph.nodes[i].op.splits_at_zero]
+        open_ = [bool(((root.bounds[j].lower < 0) & (root.bounds[j].upper > 0)).any()) for j in read]
         self.deep = any(open_[SHALLOW:])
-        if not self.deep:
-            return limits
-        steps = FEW_STEPS if convolves(graph, nodes) else STEPS
-        return alpha_activation_bounds(graph, region, nodes, limits, steps=steps, stop=self.stop)
+        self.convolves = convolves(graph, query.nodes)
 
     def impossible_atoms(self) -> Tensor:
         """``(B, K)`` atoms that hold for no input of the region."""
@@ -83,11 +71,27 @@ class BoundRefinement:
 
     def renarrow(self, value: Tensor) -> None:
         """Limits in the smaller balls of better incumbents; the layout of the domains stays."""
-        if not isinstance(self.query.objective, Distance) or bool((value >= self.value * (1 - RENARROW)).all()):
+        if not isinstance(self.query.objective, Distance) or not nearer(value, self.value):
             return
         self.value, self._narrowed = value, self.query.narrowed(value)
         region = self._narrowed.region.take(self.owner)
         self._relax(activation_bounds(self.query.graph, region, self.query.nodes, self._of_branches, stop=self.stop))
+
+    def by_slopes(self, problems: Tensor, stop: Callable[[], bool] = never) -> None:
+        """Limits of the given problems ``(S,)`` with slopes of their own.
+
+        On MNIST networks of six layers that leaves a tenth of the later elements open; on two layers it gains nothing.
+        On convolutional networks a quarter of the steps gives 98 % of that.
+        """
+        first, group = _distinct(self._narrowed.region.take(problems))
+        some = problems[first]
+        known = {i: limits.take(some) for i, limits in self._of_problems.items()}
+        steps = FEW_STEPS if self.convolves else STEPS
+        region = self._narrowed.region.take(some)
+        found = alpha_activation_bounds(
+            self.query.graph, region, self.query.nodes, known, steps=steps, crown=False, stop=stop
+        )  # fmt: skip
+        self._found(found, problems, group)
 
     def by_dual(self, branches: Tensor, value: Tensor, stop: Callable[[], bool]) -> None:
         """Limits within the given branches ``(S,)`` under the branch's own conditions, for inputs better than ``(B,)``
@@ -102,12 +106,16 @@ class BoundRefinement:
         """Whether :meth:`by_search` has done all it can."""
         return self._by_search.done
 
-    def by_search(self, problems: Tensor) -> None:
-        """Limits of the next layer by search, for the given problems ``(S,)``."""
+    def by_search(self, problems: Tensor, stop: Callable[[], bool] = never) -> None:
+        """Limits of the next layer by search, for the given problems ``(S,)``; stopped, it goes on there later."""
         first, group = _distinct(self._narrowed.region.take(problems))
         some = problems[first]
         known = {i: limits.take(some) for i, limits in self._of_problems.items()}
-        found = self._by_search.step(self._narrowed.take(some), known, stop=self.stop)
+        found = self._by_search.step(self._narrowed.take(some), known, stop=stop)
+        self._found(found, problems, group)
+
+    def _found(self, found: Mapping[int, Interval], problems: Tensor, group: Tensor) -> None:
+        """Take in limits found for some problems: those of region ``group (S,)`` for each."""
         for i, limits in found.items():
             lower, upper = (t.clone() for t in self._of_problems[i])
             lower[problems], upper[problems] = limits.lower[group], limits.upper[group]

@@ -85,16 +85,15 @@ class BoundsEngine:
     def run(self, query: Query, ledger: Ledger, seed: int, settings: Bounds) -> None:
         """See :class:`clinch.solver.engine.Engine`."""
         from clinch.bounds.objective import objective_bound
+        from clinch.search.root_bounds import root_bounds
 
         admit(self, query, ledger)
-        value = ledger.on(query.device).value
-        # the last pass, from the activations' limits to the bound, needs time too
-        end = ledger.seconds + settings.limits_share * ledger.remaining
-        bound = objective_bound(query.narrowed(value), stop=lambda: ledger.seconds >= end)
-        if isinstance(query.objective, Distance):
-            # Only the incumbent's ball was searched: outside of it nothing is better than its radius.
-            bound = torch.where(torch.isfinite(value), torch.minimum(bound, value), bound)
-        ledger.prove(bound, Proof.LINEAR_RELAXATION, "CROWN")
+        if bool(ledger.closed.all()):
+            return
+        root = root_bounds(query, ledger, settings.limits_share)
+        # only the incumbents' balls were searched: outside of them nothing is better than their radius
+        bound = objective_bound(query.take(root.problems).narrowed(root.value), root.bounds)
+        ledger.prove(torch.minimum(bound, root.value), Proof.LINEAR_RELAXATION, "CROWN", root.problems)
 
     def at_least(self, query: Query, ledger: Ledger) -> None:
         """Interval bounds of a linear objective, where no bound is known: they need no more than a forward pass."""

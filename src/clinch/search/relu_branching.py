@@ -11,10 +11,15 @@ from clinch.bounds.ascent import Ascent
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains
 from clinch.bounds.dual import evaluate
 from clinch.network.ops.base import Interval
-from clinch.query import Activations, Distance, Query
+from clinch.query import Activations, Distance, Linear, Query
 from clinch.search.branch_and_bound import Branched
 from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains
 from clinch.search.tree import AT_CLAUSE, AT_RELU, SearchTree
+
+#: coefficients below this share of the largest are rounding
+NOTHING = 1e-9
+#: weight of elements whose lower line is in use
+LOWER_LINE = 1e-2
 
 
 def open_elements(relaxed: Relaxed, d: Domains) -> Tensor:
@@ -28,7 +33,8 @@ def relaxation_loss(relaxed: Relaxed, ascent: Ascent) -> Tensor:
 
     ``ẑ`` is the element's true input there, ``A`` the coefficient of its output in the bound, where every chosen atom
     that the minimiser breaks counts with an additional weight of one: the relaxation holds it satisfied, so that its
-    own multiplier may be zero, and only a tighter relaxation of it can move the bound. Where every loss vanishes (the
+    own multiplier may be zero, and only a tighter relaxation of it can move the bound. So it is with signs of split
+    elements where a domain is stuck: what they depend on is split next. Where every loss vanishes (the
     minimiser sits on kinks) the area of the relaxation, ``|A|·chord offset``, breaks the tie.
 
     Under a distance a stalled domain is looked at in the centre instead: its minimiser is that of its parent, and what
@@ -38,11 +44,11 @@ def relaxation_loss(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     d, graph = ascent.domains, relaxed.query.graph
     inputs = {k.node: graph.nodes[k.node].inputs[0] for k in relaxed.kinks}
     activations = graph.forward(_looked_at(relaxed, ascent), [*inputs.values(), *relaxed.query.atoms.nodes])
-    all_rows = _rows_with_broken_atoms(relaxed, ascent, activations)
+    at_kinks = [activations[inputs[kink.node]].flatten(1)[:, kink.which] for kink in relaxed.kinks]
+    all_rows = _rows_with_broken_conditions(relaxed, ascent, activations, at_kinks)
     parts = []
-    for kink in relaxed.kinks:
+    for kink, z in zip(relaxed.kinks, at_kinks):
         op = kink.op
-        z = activations[inputs[kink.node]].flatten(1)[:, kink.which]
         bounds: Interval = d.inside(kink)
         low_slope, low_offset, high_slope, high_offset = op.relax_with(bounds, d.alpha[:, kink.columns])
         rows, exact = all_rows[:, kink.columns], op.forward(z)
@@ -52,14 +58,57 @@ def relaxation_loss(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     return torch.where(open_elements(relaxed, d), loss + 1e-30, -1.0)
 
 
+def intercepts(relaxed: Relaxed, ascent: Ascent) -> Tensor:
+    """``[−A]₊·u·(−l)/(u − l)`` of every open element, ``(D, U)``: what the offset of its upper line costs the bound; −1
+    where nothing is open.
+
+    The main term of BaBSR (Bunel et al. 2020, arXiv 1909.06588), with coefficients ``A`` of the element's output at the
+    best multipliers, so that no pass over the network is needed. Elements whose lower line is in use, which slopes can
+    turn, count for little.
+    """
+    d, parts = ascent.domains, []
+    for kink in relaxed.kinks:
+        rows, bounds = ascent.rows[:, kink.columns], d.inside(kink)
+        offset = kink.op.relax_with(bounds, torch.ones_like(rows)).upper_offset
+        parts.append(torch.where(rows < 0, -rows, LOWER_LINE * rows) * offset)
+    loss = torch.cat(parts, 1) if parts else ascent.rows
+    return torch.where(open_elements(relaxed, d), loss + 1e-30, -1.0)
+
+
+def split_scores(relaxed: Relaxed, ascent: Ascent) -> Tensor:
+    """What splitting each open element is worth, ``(D, U)``, −1 where nothing is open: its intercept, for which a
+    search of convolutional networks needs a third to a sixth of the subdomains that losses need; its loss
+    where conditions beside an objective matter, or no open element has a coefficient.
+    """
+    if not _tight_atoms(relaxed.query):
+        return relaxation_loss(relaxed, ascent)
+    scores = intercepts(relaxed, ascent)
+    at = stuck(relaxed, ascent).nonzero().flatten()
+    return scores.index_copy(0, at, relaxation_loss(relaxed, ascent.take(at))) if len(at) else scores
+
+
+def stuck(relaxed: Relaxed, ascent: Ascent) -> Tensor:
+    """``(D,)`` domains whose bound depends on no open element."""
+    if not _tight_atoms(relaxed.query) or not relaxed.width:
+        return torch.zeros_like(ascent.stalled)
+    rows = ascent.rows.abs()
+    at_open = torch.where(open_elements(relaxed, ascent.domains), rows, 0.0).amax(1)
+    return at_open <= NOTHING * rows.amax(1)
+
+
 def next_elements(relaxed: Relaxed, ascent: Ascent, levels: int) -> Tensor:
     """``(D, levels)`` the open elements to split next, the best first, −1 where there is none."""
     nothing = ascent.domains.problem.new_full((len(ascent.domains), levels), -1)
     if not relaxed.width or not bool(open_elements(relaxed, ascent.domains).any()):
         return nothing
-    loss, element = relaxation_loss(relaxed, ascent).topk(min(levels, relaxed.width), 1)
+    loss, element = split_scores(relaxed, ascent).topk(min(levels, relaxed.width), 1)
     nothing[:, : element.shape[1]] = element.masked_fill(loss < 0, -1)
     return nothing
+
+
+def _tight_atoms(query: Query) -> bool:
+    """Whether coefficients say what splits can bring: no condition beside an objective may have the multiplier zero."""
+    return isinstance(query.objective, Linear) and (query.feasibility or not query.atoms.count)
 
 
 def _looked_at(relaxed: Relaxed, ascent: Ascent) -> Tensor:
@@ -71,16 +120,27 @@ def _looked_at(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     return torch.where(stalled, objective.center[ascent.domains.problem], ascent.point)
 
 
-def _rows_with_broken_atoms(relaxed: Relaxed, ascent: Ascent, activations: Activations) -> Tensor:
-    """``(D, U)`` coefficients of the open elements' outputs with weight added to the chosen atoms that are broken."""
+def _rows_with_broken_conditions(
+    relaxed: Relaxed, ascent: Ascent, activations: Activations, inputs: list[Tensor]
+) -> Tensor:
+    """``(D, U)`` coefficients of the open elements' outputs with weight added to the conditions that are broken: chosen
+    atoms, and in domains that are stuck the signs of split elements.
+
+    Args:
+        inputs: ``(D, u)`` what each kink's open elements truly read.
+    """
     d, atoms = ascent.domains, relaxed.query.atoms
-    if not atoms.count:
-        return ascent.rows
-    broken = d.allowed(atoms.count) & (atoms.take(d.problem).values(activations) > 0)
-    if not bool(broken.any()):
+    mu, beta = torch.zeros_like(d.mu), torch.zeros_like(d.beta)
+    if atoms.count:
+        mu = mu + (d.allowed(atoms.count) & (atoms.take(d.problem).values(activations) > 0))
+    if bool((still := stuck(relaxed, ascent)).any()):
+        beta = beta + (still.unsqueeze(1) & (d.split * torch.cat(inputs, 1) < 0))
+    index = ((mu > 0).any(1) | (beta > 0).any(1)).nonzero().flatten()
+    if not len(index):
         return ascent.rows
     with torch.no_grad():
-        return evaluate(relaxed, replace(d, mu=d.mu + broken)).rows
+        some = evaluate(relaxed, replace(d, mu=d.mu + mu, beta=d.beta + beta).take(index)).rows
+    return ascent.rows.index_copy(0, index, some)
 
 
 class ReluBrancher:

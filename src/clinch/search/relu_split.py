@@ -10,6 +10,7 @@ again from its multipliers. In networks of few neurons the bounds of open ones a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,12 +24,17 @@ from clinch.search.bound_refinement import BoundRefinement
 from clinch.search.branch_and_bound import BestFirst
 from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains, fresh_nodes
 from clinch.search.ledger_goal import LedgerGoal
-from clinch.search.node_store import Nodes
+from clinch.search.node_store import Nodes, NodeStore
+from clinch.search.refinement_schedule import LONGEST, LONGEST_DEEP, Effort, Progress, risen
 from clinch.search.relu_branching import ReluBrancher, decided
+from clinch.search.root_bounds import root_bounds
 from clinch.search.tree import AT_CLAUSE, TreeRecorder
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import BranchAndBound
 from clinch.solver.solution import Proof
+
+#: share of the time left that slopes of limits may take
+SLOPES_SHARE = 0.5
 
 
 def branch_and_bound(query: Query, ledger: Ledger, settings: BranchAndBound | None = None) -> None:
@@ -57,13 +63,14 @@ class ReluSplit:
         self.ledger, self.device = ledger.on(query.device), query.device
         self.problems = (~self.ledger.closed).nonzero().flatten()
         self.query = query.take(self.problems)
+        self.whole = query
         self.working, self.began = 0.0, self.ledger.seconds
-        self.by_dual_at, self.by_search_after = self.settings.by_dual_at * len(self.problems), 0.0
         self.limits: BoundRefinement | None = None
         self.tree: BestFirst[Subdomains, DualEvaluation] | None = None
         #: what certificates start from; None: nobody has asked for it
         self.recorder: TreeRecorder | None = None
-        if self.ledger.trees is not None:
+        # a proof is about the network as it is
+        if self.ledger.trees is not None and len(query.graph.nodes) == len(self.ledger.query.graph.nodes):
             self.recorder = TreeRecorder(self.problems)
             # certificates have no place for bounds that hold in one subdomain
             self.settings = replace(self.settings, under_cutoff=False)
@@ -107,7 +114,9 @@ class ReluSplit:
         """One branch per problem and possible alternative of its largest disjunction, bounded."""
         query = self.query
         goal = ReluGoal(self)
-        limits = BoundRefinement(query, goal.value, goal.over)
+        root = root_bounds(self.whole, self.ledger)
+        limits = BoundRefinement(query, root.of(self.problems), goal.over)
+        self._schedule(limits, root.seconds)
         impossible = limits.impossible_atoms()
         choice = decided(query)
         main = self._largest_clause()
@@ -133,7 +142,11 @@ class ReluSplit:
             query.size, goal, self.bounder, brancher, leaf_solver=AffineLeaves(self.bounder, goal),
             batch=self.settings.batch, in_turns=query.size > 1, device=self.device,
         )  # fmt: skip
-        search.plant(self._roots(torch.arange(len(owner), device=self.device)))
+        roots = self._roots(torch.arange(len(owner), device=self.device))
+        search.plant(roots)
+        #: the roots, with the best multipliers found for them
+        self.roots = roots
+        self.progress = Progress(search.least, self.seconds)
         return search
 
     def _places(self, owner: Tensor, atom: Tensor, main: int) -> Tensor:
@@ -168,48 +181,100 @@ class ReluSplit:
 
     # --- better limits -----------------------------------------------------------------------------------------------
 
+    def _schedule(self, limits: BoundRefinement, seconds: float) -> None:
+        """When each kind of refinement is tried first; then it depends on what it brings."""
+        settings, problems = self.settings, len(self.problems)
+        late = not limits.deep or limits.convolves
+        longest = LONGEST if late else LONGEST_DEEP
+        #: slopes: once the tree has had as long as CROWN's bounds took, for that closes many problems
+        self.by_slopes = Effort(0 if limits.deep else math.inf, seconds=self.seconds + seconds)
+        self.by_dual = Effort(settings.by_dual_at * problems, longest_pause=longest)
+        self.by_search = Effort(
+            (settings.by_search_late if late else settings.by_search_at) * limits.regions,
+            settings.pause if late else settings.pause_deep, longest,
+        )  # fmt: skip
+
     def _refine_bounds(self, tree: BestFirst[Subdomains, DualEvaluation]) -> None:
         assert self.limits is not None
-        nodes = int(tree.bounded.sum())
         self.limits.renarrow(self.ledger.value[self.problems])
         self.bounder.relaxed = self.limits.relaxed
-        if nodes >= self.by_dual_at:
-            self.by_dual_at = self.settings.by_dual_again * nodes
-            self._refine_by_dual(tree)
-        late = self.settings.by_search_at if self.limits.deep else self.settings.by_search_late
-        due = nodes >= late * self.limits.regions and self.seconds > self.by_search_after
-        if due and not self.limits.searched:
-            self._refine_by_search(tree)
-
-    def _refine_by_dual(self, tree: BestFirst[Subdomains, DualEvaluation]) -> None:
-        """Limits of the activations within each branch that is still open, with the branch's own conditions."""
-        assert self.limits is not None
-        value = self.ledger.value[self.problems]
-        branches = tree.store.column("branch").unique()
-        self.limits.by_dual(branches, value, self._after(self.settings.by_dual_share * self.seconds))
-        self.bounder.relaxed = self.limits.relaxed
-        if len(tree.store) <= self.settings.batch:
-            tree.rebound()
-
-    def _refine_by_search(self, tree: BestFirst[Subdomains, DualEvaluation]) -> None:
-        """Search for the limits of one layer; where the roots are then better than the tree has become, it is planted
-        again."""
-        assert self.limits is not None
-        began, store = self.seconds, tree.store
-        if not len(store):
+        nodes = int(tree.bounded.sum())
+        self.progress.look(tree.store.least(self.query.size), self.seconds)
+        if self.by_slopes.due(nodes, self.seconds):
+            self._refine(tree, self.by_slopes, self._slopes)
+            self.by_slopes.nodes = math.inf
+        due = (
+            self.by_dual.due(nodes, self.seconds),
+            self.by_search.due(nodes, self.seconds) and not self.limits.searched,
+        )
+        if not any(due) or self._soon(tree):
             return
-        self.limits.by_search(store.column("problem").unique())
+        if due[0]:
+            self._refine(tree, self.by_dual, self._duals)
+            self.by_dual.nodes = self.settings.by_dual_again * nodes
+        if due[1]:
+            self._refine(tree, self.by_search, self._searches)
+
+    def _soon(self, tree: BestFirst[Subdomains, DualEvaluation]) -> bool:
+        """Whether the tree alone will have closed what it works on before as much time has passed as it has had."""
+        least, target = tree.store.least(self.query.size), self.ledger.target[self.problems]
+        return self.progress.forecast(least, target, self.seconds) < self.seconds
+
+    def _refine(
+        self, tree: BestFirst[Subdomains, DualEvaluation], effort: Effort, work: Callable[[NodeStore[Subdomains]], None]
+    ) -> None:
+        """Refine bounds of activations; where the roots are then better than the tree has become, it is planted
+        again."""
+        if not len(tree.store):
+            return
+        assert self.limits is not None
+        began, before = self.seconds, tree.store.least(self.query.size)
+        rate = self.progress.rate(before, began)
+        work(tree.store)
         self.bounder.relaxed = self.limits.relaxed
-        branches, before = store.column("branch").unique(), store.least(self.query.size)
-        roots = self.bounder.bound(self._roots(branches), fresh=True)
-        after = torch.full_like(tree.finished, torch.inf)
-        after.scatter_reduce_(0, roots.nodes.problem, roots.nodes.bound, "amin")
-        again = after >= before
+        roots = self._rooted(tree.store.column("branch").unique())
+        root = torch.full_like(tree.finished, torch.inf)
+        root.scatter_reduce_(0, roots.nodes.problem, roots.nodes.bound, "amin")
+        again = root >= before
         if self.recorder is not None:
             self.recorder.tree.restart(roots.nodes.place[again[roots.nodes.problem]])
-        tree.replace(again[store.column("problem")], roots.take(again[roots.nodes.problem].nonzero().flatten()))
-        pause = self.settings.pause_deep if self.limits.deep else self.settings.pause
-        self.by_search_after = self.seconds + pause * (self.seconds - began)
+        tree.replace(again[tree.store.column("problem")], roots.take(again[roots.nodes.problem].nonzero().flatten()))
+        if not bool(again.any()) and len(tree.store) <= self.settings.batch:
+            tree.rebound()
+        effort.account(risen(self.progress.root, root), rate, began, self.seconds)
+        self.progress.restart(tree.store.least(self.query.size), self.seconds, root)
+
+    def _rooted(self, branches: Tensor) -> DualEvaluation:
+        """Roots of branches, bounded anew: from the multipliers they have, or from none where that is better."""
+        fresh, held = self._roots(branches), self.roots.take(branches)
+        held = replace(held, bound=torch.full_like(held.bound, -torch.inf))
+        found = self.bounder.bound(type(fresh).cat([fresh, held]), fresh=True)
+        count = len(branches)
+        bound = found.nodes.bound
+        best = torch.arange(count, device=self.device) + count * (bound[count:] > bound[:count])
+        found = found.take(best)
+        self.roots = self.roots.take(torch.arange(len(self.roots), device=self.device))
+        for name, column in self.roots.columns():
+            column[branches] = getattr(found.nodes, name)
+        return found
+
+    def _slopes(self, store: NodeStore[Subdomains]) -> None:
+        """Slopes of their own for the limits of each problem: for all, whatever slice of time is at work."""
+        assert self.limits is not None
+        with self.ledger.for_all():
+            end = self.ledger.seconds + SLOPES_SHARE * self.ledger.remaining
+            self.limits.by_slopes(store.column("problem").unique(), lambda: self.ledger.seconds >= end)
+
+    def _duals(self, store: NodeStore[Subdomains]) -> None:
+        """Limits of the activations within each branch that is still open, with the branch's own conditions."""
+        assert self.limits is not None
+        stop = self._after(self.settings.by_dual_share * self.seconds)
+        self.limits.by_dual(store.column("branch").unique(), self.ledger.value[self.problems], stop)
+
+    def _searches(self, store: NodeStore[Subdomains]) -> None:
+        """Search for the limits of one layer."""
+        assert self.limits is not None
+        self.limits.by_search(store.column("problem").unique(), self._after(self.seconds))
 
     def _after(self, seconds: float) -> Callable[[], bool]:
         """Whether so many seconds, and a little, have passed."""

@@ -81,7 +81,10 @@ class Ledger:
         #: ``(B,)`` the objective where it is a constant, so that a larger bound proves infeasibility
         self._constant = objective.value(self.query.region.lower, {}) if self.query.feasibility else None
         self._start = deadline.clock()
-        self._deadline = (1 - WIND_DOWN) * self.time_limit
+        #: end of the present slice, and of the time that nothing may pass
+        self._deadline = self._firm = (1 - WIND_DOWN) * self.time_limit
+        #: bounds of the activations that engines hand on to each other
+        self.root: Any = None
 
     # --- budget ---------------------------------------------------------------------------------------------------
 
@@ -112,12 +115,35 @@ class Ledger:
     @contextmanager
     def share(self, fraction: float) -> Iterator[None]:
         """Lend an engine a fraction of the time that is left: inside, :attr:`remaining` counts down to that."""
+        outer = self._deadline, self._firm
+        self._deadline = self._firm = self._within(fraction)
+        try:
+            yield
+        finally:
+            self._deadline, self._firm = outer
+
+    @contextmanager
+    def slice(self, fraction: float) -> Iterator[None]:
+        """:meth:`share` for a first look: what is done :meth:`for_all` engines makes it longer."""
         outer = self._deadline
-        self._deadline = min(outer, self.seconds + fraction * max(self.remaining, 0.0))
+        self._deadline = self._within(fraction)
         try:
             yield
         finally:
             self._deadline = outer
+
+    @contextmanager
+    def for_all(self) -> Iterator[None]:
+        """What is done inside serves whatever comes next as well: the slice at work waits meanwhile."""
+        began, end = self.seconds, self._deadline
+        self._deadline = self._firm
+        try:
+            yield
+        finally:
+            self._deadline = min(self._firm, end + self.seconds - began)
+
+    def _within(self, fraction: float) -> float:
+        return min(self._deadline, self.seconds + fraction * max(self.remaining, 0.0))
 
     def note(self, text: str) -> None:
         """Something the user should know about this solve, said once: a skipped engine and why."""

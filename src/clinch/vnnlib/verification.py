@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,9 @@ import torch
 
 from clinch.errors import CertificateError, ProblemError, UnsoundResult, UnsupportedByEngine
 from clinch.runtime import memory
+from clinch.runtime.deadline import clock
 from clinch.runtime.devices import usable_device
+from clinch.search.first_points import first_points
 from clinch.solve import ENGINES, search
 from clinch.solver.engine import surviving
 from clinch.solver.ledger import Ledger
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 #: seconds of the timeout that are kept for the last check and for answering, at most
 RESERVE = 0.2
+#: share of the time for a few points of every batch of problems
+POINTS_SHARE = 0.03
 #: share of the time for one attack on every batch of problems, where there are several
 ATTACK_SHARE = 0.1
 
@@ -169,7 +173,7 @@ def verify(
     """
     from clinch.network.load import load
 
-    start = time.monotonic()
+    start = clock()
     if not timeout >= 0:
         raise ProblemError(f"The timeout is {timeout:g}; give seconds, zero or more.")
     memory.check_limit(memory_limit)
@@ -192,35 +196,37 @@ def verify(
     notes = tuple(dict.fromkeys(note for ledger in ledgers for note in ledger.notes))
     problems = sum(query.size for query in stated.queries)
     kept = found if answer is Answer.SAT else None
-    seconds = time.monotonic() - start
+    seconds = clock() - start
     # whoever asks for certificates needs the searches; nobody else's memory is held by them
     searches = tuple(ledgers) if answer is Answer.UNSAT else ()
     return Verdict(answer, kept, reason, seconds, problems, notes, searches, loaded.file)
 
 
 def _search(stated: Stated, deadline: float, seed: int, device: torch.device, keep_leaves: bool) -> list[_FirstFound]:
-    """What is quick on every batch of problems first, then the search of one after the other until a point is found."""
+    """What is quick on every batch of problems first, points before bounds, then the search of one after the other
+    until a point is found."""
 
     def left() -> float:
-        return max(0.0, deadline - time.monotonic())
+        return max(0.0, deadline - clock())
 
     queries = stated.queries
     # the first batch alone needs no round of attacks: the search begins with one
     trees = [[] if keep_leaves else None for _ in queries]
     ledgers = [_FirstFound(query, time_limit=left(), trees=tree) for query, tree in zip(queries, trees)]
-    for ledger in ledgers:
-        _quick(ledger, seed, device)
-        if ledger.found:
-            return ledgers
-    if len(queries) > 1:
+    rounds: list[tuple[float, Callable[[_FirstFound], None]]] = [
+        (POINTS_SHARE, lambda ledger: first_points(ledger.query.moved(device), ledger, seed)),
+        (1.0, lambda ledger: _bounds(ledger, seed, device)),
+        (ATTACK_SHARE, lambda ledger: ENGINES["attack"].run(ledger.query.moved(device), ledger, seed, Attack())),
+    ]
+    for share, work in rounds if len(queries) > 1 else rounds[:-1]:
         for ledger in ledgers:
             if ledger.exhausted:
                 continue
-            with ledger.share(ATTACK_SHARE / len(queries)), surviving(ledger):
-                ENGINES["attack"].run(ledger.query.moved(device), ledger, seed, Attack())
+            with ledger.share(share if share == 1.0 else share / len(queries)), surviving(ledger):
+                work(ledger)
             if ledger.found:
                 return ledgers
-    pending = ledgers
+    pending = [ledger for ledger in ledgers if not ledger.exhausted]
     while pending and left() > 0:
         pending = _round(pending, seed, device)
     return ledgers
@@ -240,19 +246,14 @@ def _round(pending: list[_FirstFound], seed: int, device: torch.device) -> list[
     return again
 
 
-def _quick(ledger: _FirstFound, seed: int, device: torch.device) -> None:
-    """The middle of each box, then linear relaxations of the whole box: together they answer many easy problems.
+def _bounds(ledger: _FirstFound, seed: int, device: torch.device) -> None:
+    """Linear relaxations of the whole box, which searches start from too.
 
     A relaxation's bound of a single condition is compared with zero itself, so that it also refutes conditions that
     just fail to be met, such as ``Y_0 > 0`` of an output that is never positive.
     """
-    region = ledger.query.region
-    ledger.offer((region.lower + region.upper) / 2, "middle of the box")
-    if ledger.exhausted:
-        return
     try:
-        with surviving(ledger):
-            ENGINES["bounds"].run(ledger.query.moved(device), ledger, seed, Bounds())
+        ENGINES["bounds"].run(ledger.query.moved(device), ledger, seed, Bounds())
     except UnsupportedByEngine as reason:
         ledger.note(f"Engine 'bounds' was skipped. {reason}")
 
@@ -268,7 +269,7 @@ def _answer(
 ) -> tuple[Answer, str]:
     """The word, and why."""
     proven = all(bool((ledger.bound == torch.inf).all()) for ledger in ledgers)
-    if (found is not None or proven) and time.monotonic() > deadline:
+    if (found is not None or proven) and clock() > deadline:
         return Answer.TIMEOUT, "The answer came after the timeout."
     if found is not None:
         how = "exactly" if found.exact else f"up to {found.violation:.3g}, the rounding of an input with fixed limits"
