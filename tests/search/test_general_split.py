@@ -168,7 +168,7 @@ def test_splits_are_written_down_as_node_element_and_point():
     tree = rounds(search, 5)
     (recorder,) = ledger.trees
     recorder.leave_open(tree.store.nodes())
-    known = recorder.parts(0)
+    known = recorder.of(0)
     assert not known.finished and set(tree.store.nodes().place.tolist()) <= set(known.parts.place.tolist())
     written = known.tree
     kinds = set(written.kind.tolist())

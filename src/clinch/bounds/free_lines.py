@@ -51,6 +51,11 @@ class FreeLines:
         """Of each bound by its choice, ``(b, r, m)``, where the inputs are the node's at the bound's minimiser."""
         raise NotImplementedError
 
+    def slopes(self, alpha: Tensor) -> Tensor | None:
+        """Slopes ``(b, 2, inputs, terms)`` of the lines below and above that a choice ``(b, 1, m)`` means; None for two
+        pieces, whose choice is the slope."""
+        return None
+
     def alive(self) -> Tensor | None:
         """``(n,)`` elements whose lines are not zero for some problem; None: all."""
         return None
@@ -173,6 +178,10 @@ class MixedLines(FreeLines):
         to_left = seen * torch.addcmul(self.offset_left, twice, self.slope_left)
         return _towards(alpha, to_left, to_right)
 
+    def slopes(self, alpha: Tensor) -> Tensor:
+        """Those of one input."""
+        return self._chosen(alpha)[0].reshape(len(alpha), 2, 1, -1)
+
     def _chosen(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
         return (
             _mixed(alpha, self.slope, self.slope_left, self.slope_right),
@@ -253,6 +262,11 @@ class MixedPlanes(FreeLines):
         """``rows ⊙`` what the plane rises by at the factors."""
         to_left, to_right = (seen * self._at(inputs, *t.unbind(2)) for t in (self.left, self.right))
         return _towards(alpha, to_left, to_right)
+
+    def slopes(self, alpha: Tensor) -> Tensor:
+        """Those of either factor."""
+        x, y, _ = self._chosen(alpha)
+        return torch.stack([t.reshape(len(alpha), 2, -1) for t in (x, y)], 2)
 
     def _halves(self, t: Tensor) -> list[Tensor]:
         return [half.reshape(*t.shape[:2], *self.pattern.extents) for half in t.chunk(2, 2)]

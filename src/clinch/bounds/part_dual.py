@@ -145,6 +145,15 @@ class PartDual:
         #: rows ``(D, n)`` and offset ``(D,)`` of the last evaluation's linear limit
         self.rows, self.offset = query.region.lower.flatten(1), least.new_zeros(query.size)
 
+    def limit(self, cuts: Tensor) -> None:
+        """Let betas multiply these limits ``(D, 2, S)`` of the sites, where they are finite, in place of all known."""
+        self._pack = cuts
+        sites = slice(self.layout.freedom, self.layout.freedom + self.layout.width)
+        self.least[:, sites], self.most[:, sites] = (
+            torch.where(side.isfinite(), sign * torch.inf, 0.0).to(self.least)
+            for side, sign in ((cuts[:, 0], -1), (cuts[:, 1], 1))
+        )
+
     def take(self, index: Tensor) -> PartDual:
         """The same for some parts."""
         part = copy(self)

@@ -25,6 +25,16 @@ from clinch.network.ops.shape import Reshape
 from clinch.query import Query
 
 
+def checked_balls(query: Query) -> list[Ball]:
+    """The balls of one problem's region in the checker's numbers."""
+    found = []
+    for ball in query.region.balls:
+        weights = torch.ones_like(ball.center[0]) if ball.weights is None else ball.weights[0]
+        numbers = ball.center[0].flatten().numpy(), float(ball.radius[0]), ball.p, weights.flatten().numpy()
+        found.append(Ball(*numbers))
+    return found
+
+
 class CheckedNetwork(NamedTuple):
     """The layers that the checker reads, and where the nodes of the graph are among them."""
 
@@ -40,27 +50,25 @@ class CheckedNetwork(NamedTuple):
         """The query's relaxation with the checker's limits and lines, see :func:`clinch.bounds.domains.relax_query`."""
         region, graph = query.region, query.graph
         box = Box(*(t.flatten(1).numpy() for t in (region.lower, region.upper)))
-        balls = []
-        for ball in region.balls:
-            weights = torch.ones_like(ball.center[0]) if ball.weights is None else ball.weights[0]
-            balls.append(
-                Ball(ball.center[0].flatten().numpy(), float(ball.radius[0]), ball.p, weights.flatten().numpy())
-            )
         with np.errstate(all="ignore"):
-            found = Checked(self.layers, box, balls)
+            found = Checked(self.layers, box, checked_balls(query))
         limits = {}
         for i, node in enumerate(graph.nodes):
             at = found.limits[self.positions[i]]
             limits[i] = Interval(*(torch.from_numpy(t).reshape(-1, *node.shape) for t in at))
-        made = {i: lines for i in range(1, len(graph.nodes)) if (lines := self._lines(graph, i, found)) is not None}
+        made = {i: lines for i in range(1, len(graph.nodes)) if (lines := self.lines(graph, i, found)) is not None}
         return relax_query(
             query, limits, every, lambda graph, i, inputs: made[i] if i in made else graph.relax(i, inputs)
         )
 
-    def _lines(self, graph: Graph, i: int, found: Checked) -> Relaxation | None:
-        """The lines of a node that is neither affine nor a ReLU."""
+    def bend(self, i: int) -> int | None:
+        """Where the layer is that a node is not affine for, other than a ReLU; None: there is none."""
         own = range(self.positions[i - 1] + 1, self.positions[i] + 1)
-        at = next((p for p in own if p in found.lines), None)
+        return next((p for p in own if self.layers[p].kind in NONLINEAR and self.layers[p].kind != "relu"), None)
+
+    def lines(self, graph: Graph, i: int, found: Checked) -> Relaxation | None:
+        """The lines of a node that is neither affine nor a ReLU."""
+        own, at = range(self.positions[i - 1] + 1, self.positions[i] + 1), self.bend(i)
         if at is None:
             # what the checker takes for the identity, whatever else is known of it
             alike = self.layers[self.positions[i]].kind == "reshape"

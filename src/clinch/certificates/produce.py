@@ -16,14 +16,16 @@ from torch import Tensor
 
 from clinch.certificates.checked_lines import CheckedNetwork
 from clinch.certificates.layer_list import layer_list, places
+from clinch.certificates.part_proof import Claimed, PartProof
 from clinch.certificates.proof_search import ProofSearch, halves_boxes
 from clinch.checker.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
-from clinch.checker.check import Report, check, point_limits
+from clinch.checker.check import CertifiedQuery, Report, certified_query, check, hull, point_limits
 from clinch.checker.layers import Layer, Refused, read_layers
 from clinch.errors import CertificateError, NetworkError
 from clinch.io.files import MODEL_LIMIT, read_limited, replacing
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 from clinch.runtime import deadline
+from clinch.search.part_record import RecordedParts
 from clinch.search.tree import Recorded
 from clinch.solver.ledger import Recorder
 
@@ -146,14 +148,14 @@ def _check_supported(query: Query) -> None:
 
 def _certify_by(
     query: Query, bound: float, point: Tensor | None, seconds: float,
-    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str], known: Recorded | None,
+    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str], known: Recorded | RecordedParts | None,
 ) -> SavedProof:  # fmt: skip
     """The first plan whose proof the checker accepts, the cheapest one first.
 
     Where the checker's allowance for rounding is larger than the slack, the same plan is tried once more with a larger
     slack.
     """
-    known = None if halves_boxes(query) else known
+    known = None if halves_boxes(query) and not isinstance(known, RecordedParts) else known
     end = deadline.clock() + seconds
     failed = CertificateError("There is no proof.")
     try:
@@ -184,17 +186,17 @@ class Plan(NamedTuple):
         slack: factor to :data:`SLACK`.
     """
 
-    known: Recorded | None = None
+    known: Recorded | RecordedParts | None = None
     most: float = math.inf
     weaker: bool = True
     slack: float = 1.0
 
 
-def _plans(known: Recorded | None) -> list[Plan]:
+def _plans(known: Recorded | RecordedParts | None) -> list[Plan]:
     """From the known leaves, and from nothing; first with few nodes where the leaves go far beyond the bound."""
     if known is None:
         return [Plan()]
-    small = [] if known.finished else [Plan(most=SMALL * len(known.domains), weaker=False)]
+    small = [] if known.finished else [Plan(most=SMALL * known.leaves, weaker=False)]
     return [*small, Plan(known), Plan()]
 
 
@@ -207,10 +209,12 @@ def _certify_one(
         raise CertificateError("No bound is proven, so that there is nothing to certify. Give the solve more time.")
     positions: list[int] = []
     layers = _Watched(read_layers(*network, positions))
-    claim, tensors = _prove(query, bound, seconds, plan, CheckedNetwork(layers, positions))
-    found = time.perf_counter() - began
     header, stated = _statement(query)
-    header |= {"version": VERSION, "networks": hashes, "claim": claim, "point": None}
+    header |= {"version": VERSION, "networks": hashes, "point": None}
+    certified = certified_query(Certificate(header, stated), layers)
+    claim, tensors = _prove(query, bound, seconds, plan, CheckedNetwork(layers, positions), certified)
+    header |= {"claim": claim}
+    found = time.perf_counter() - began
     certificate = Certificate(header, {**tensors, **stated})
     if point is not None and claim["kind"] == "bound":
         certificate.tensors["point.x"] = point.flatten().numpy()
@@ -238,18 +242,26 @@ class _Watched(list[Layer]):
 
 
 def _prove(
-    query: Query, bound: float, seconds: float, plan: Plan, checked: CheckedNetwork
+    query: Query, bound: float, seconds: float, plan: Plan, checked: CheckedNetwork, certified: CertifiedQuery
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Claim, and tensors of tree and leaves."""
+
+    def searched(query: Query, claimed: float | None, target: float) -> PartProof | ProofSearch:
+        if isinstance(plan.known, RecordedParts) or (checked.bends and not (distance and claimed == 0)):
+            known = plan.known if isinstance(plan.known, RecordedParts) else None
+            goal = None if distance else claimed
+            search = PartProof(Claimed(query, certified, goal, target), seconds, known, plan.most, checked)
+        else:
+            search = ProofSearch(query, target, seconds, halves_boxes(query), plan.known, plan.most, checked)
+        search.run()
+        return search
+
     distance = isinstance(query.objective, Distance)
     if bound == math.inf or query.feasibility:
         if bound < math.inf:
             raise CertificateError("The problem has no objective and a feasible input: there is no bound to certify.")
         nothing = Linear(Forms({}, torch.zeros(1, 1, dtype=torch.float64)))
-        search = ProofSearch(
-            replace(query, objective=nothing), LEAST_SLACK, seconds, halves_boxes(query), plan.known, plan.most, checked
-        )
-        search.run()
+        search = searched(replace(query, objective=nothing), None, LEAST_SLACK)
         if search.least < math.inf:
             raise CertificateError("Infeasibility was not proven again within the time; raise it.")
         return {"kind": "infeasible"}, search.tensors()
@@ -257,10 +269,7 @@ def _prove(
     claimed = bound - slack
     if distance and claimed <= 0:
         claimed, slack = 0.0, 0.0
-    narrowed = query.narrowed(torch.tensor([claimed], dtype=torch.float64)) if distance else query
-    halved = halves_boxes(narrowed)
-    search = ProofSearch(narrowed, claimed + slack / 2, seconds, halved, plan.known, plan.most, checked)
-    search.run()
+    search = searched(_narrowed(query, claimed, certified), claimed, claimed + slack / 2)
     if search.least < math.inf:
         if not plan.weaker:
             raise CertificateError("The bound was not proven again within a share of the time.")
@@ -268,6 +277,16 @@ def _prove(
         if not math.isfinite(claimed):
             raise CertificateError("The bound was not proven again within the time; raise it.")
     return {"kind": "bound", "value": max(claimed, 0.0) if distance else claimed}, search.tensors()
+
+
+def _narrowed(query: Query, claimed: float, certified: CertifiedQuery) -> Query:
+    """The query in the ball of a claimed distance, its box as the checker cuts it."""
+    if certified.ball is None:
+        return query
+    narrowed = query.narrowed(torch.tensor([claimed], dtype=torch.float64))
+    box = hull(certified.box, certified.ball._replace(radius=claimed))
+    lower, upper = (torch.from_numpy(side).reshape(query.region.lower.shape) for side in box)
+    return replace(narrowed, region=replace(narrowed.region, lower=lower, upper=upper))
 
 
 def _statement(query: Query) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -145,7 +145,7 @@ def read_certificate(path: Path) -> Certificate:
 #: tensors that every certificate may have, and those of its objective
 FIXED = {"region.lower", "region.upper", "atoms.constant", "atoms.clause", "point.x"}
 FIXED |= {f"tree.{name}" for name in ("kind", "index", "threshold", "first")}
-FIXED |= {f"leaf.{name}" for name in ("columns", "alpha", "beta", "mu", "nu")}
+FIXED |= {f"leaf.{name}" for name in ("columns", "alpha", "beta", "mu", "nu", "slopes")}
 OBJECTIVE = {"linear": {"objective.constant"}, "distance": {"objective.center", "objective.weights"}, "none": set()}
 #: entries of the header, and of what stands in it
 ENTRIES = {

@@ -12,19 +12,20 @@ at are those of the ball of radius L.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clinch.checker.certificate import Certificate
 from clinch.checker.layers import MALFORMED, Array, Layer, Refused, read_by_bends
-from clinch.checker.lines import Box, down, gamma, up
+from clinch.checker.lines import Box, Lines, down, gamma, lines_of, up
 from clinch.checker.rigorous import Ball, Relaxation, interval
 from clinch.checker.tree import Leaves, leaves_of
 
 #: numbers that the layers of one slice of leaves may hold, and leaves in it at most
 SLICE, LEAVES = 2**20, 256
+#: layers whose lines may have any slopes, which a certificate may state
+SLOPED = ("function", "product")
 #: by how much, relatively, a point may pass a ball's radius
 RADIUS = 1e-9
 
@@ -85,7 +86,7 @@ def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report
     box, balls = query.box, list(query.balls)
     if query.ball is not None and not infeasible:
         ball = query.ball._replace(radius=bound)
-        box, balls = _hull(box, ball), balls + ([ball] if ball.p != np.inf else [])
+        box, balls = hull(box, ball), balls + ([ball] if ball.p != np.inf else [])
         if bound <= 0 or (box.lower > box.upper).any():
             return Report(bound, np.inf, 0.0, 0, value, violation)
     goal = bound if query.objective == "linear" and not infeasible else None
@@ -134,7 +135,7 @@ def _ball(c: Certificate, prefix: str, p: float, n: int) -> Ball:
     return Ball(c.numbers(prefix + "center", (n,)), radius, p, weights)
 
 
-def _hull(box: Box, ball: Ball) -> Box:
+def hull(box: Box, ball: Ball) -> Box:
     """The box cut down to the ball's own, rounded outwards."""
     reach = np.where(ball.weights > 0, up(ball.radius / ball.weights), np.inf)
     lower, upper = down(ball.center - reach), up(ball.center + reach)
@@ -151,21 +152,22 @@ def _leaves(
     leaves, which = leaves_of(c, box.lower[0], box.upper[0], end, query.clauses, read)
     count, n, alike = len(leaves.signs), box.lower.shape[1], len(leaves.lower) == 1 and not len(which)
     columns = c.whole("leaf.columns", (len(c.tensors["leaf.columns"]),), 0, end - 1)
+    sloped = sum(layer.size * len(layer.inputs) for layer in layers if layer.kind in SLOPED)
     shapes = {"mu": len(query.constants) - 1, "alpha": len(columns), "beta": len(columns), "nu": len(which)}
-    tensors = {name: c.tensors[f"leaf.{name}"] for name in shapes if name != "nu"}
-    tensors["nu"] = c.tensors.get("leaf.nu", np.zeros((count, shapes["nu"])))
+    shapes["slopes"] = 2 * sloped if "leaf.slopes" in c.tensors else 0
+    given = {"leaf.nu": np.zeros((count, len(which))), "leaf.slopes": np.zeros((count, 0)), **c.tensors}
+    tensors = {name: given[f"leaf.{name}"] for name in shapes}
     if len(np.unique(columns)) < len(columns) or any(t.shape != (count, shapes[n]) for n, t in tensors.items()):
         raise Refused("The leaves' multipliers do not belong to the leaves of the tree.")
     slice_ = max(1, min(LEAVES, SLICE // sum(layer.work for layer in layers)))
-    shared = Relaxation(layers, box, balls) if alike else None
-    margin, rounding = np.inf, 0.0
+    shared, margin, rounding = Relaxation(layers, box, balls) if alike else None, np.inf, 0.0
     for start in range(0, count, slice_):
         at = slice(start, start + slice_)
         numbers = {f"leaf.{name}": t[at] for name, t in tensors.items()}
         part = Leaves(*(t[at] if len(t) == count else t for t in leaves))
         own = part.lower[:, :n], part.upper[:, :n]
-        network = shared or Relaxation(layers, Box(*own), balls, _cuts(part, which, layers))
-        found = _margins(Certificate({}, numbers), network, query, part, which, columns, spans, goal)
+        network = shared or Relaxation(layers, Box(*own), balls, cuts_of(part, which, layers))
+        found = margins(Certificate({}, numbers), network, query, part, which, columns, spans, goal)
         if not (found > 0).all():
             worst = int(np.argmin(np.where(found > 0, np.inf, 0.0)))
             raise Refused(f"Leaf {start + worst} is not closed: its bound is {found[worst]:.3g}, not above 0.")
@@ -173,26 +175,22 @@ def _leaves(
     return margin, rounding, count
 
 
-def _split(which: Array, layers: list[Layer]) -> Iterator[tuple[int, Array, Array]]:
-    """By layer: columns of its activations among those that are split, and their places in the layer."""
-    start = 0
-    for i in read_by_bends(layers):
-        own = np.flatnonzero((which >= start) & (which < start + layers[i].size))
-        yield i, own, which[own] - start
-        start += layers[i].size
+def _by_layer(values: Array, which: Array, layers: list[Layer], fill: float) -> dict[int, Array]:
+    """Numbers ``(D, V)`` of the activations that a tree splits, by layer; fill for the others of it."""
+    sizes = {i: layers[i].size for i in read_by_bends(layers)}
+    whole = np.full((len(values), sum(sizes.values())), fill)
+    whole[:, which] = values
+    return dict(zip(sizes, np.split(whole, np.cumsum(list(sizes.values())), 1)))
 
 
-def _cuts(leaves: Leaves, which: Array, layers: list[Layer]) -> dict[int, Box]:
+def cuts_of(leaves: Leaves, which: Array, layers: list[Layer]) -> dict[int, Box]:
     """Limits of the activations that a tree splits, by layer; infinite for the others of it."""
-    found, n = {}, layers[0].size
-    for i, own, at in _split(which, layers):
-        found[i] = Box(*(np.full((len(leaves.signs), layers[i].size), side * np.inf) for side in (-1, 1)))
-        for limits, values in zip(found[i], (leaves.lower, leaves.upper)):
-            limits[:, at] = values[:, n + own]
-    return found
+    sides = ((t[:, layers[0].size :], fill) for t, fill in ((leaves.lower, -np.inf), (leaves.upper, np.inf)))
+    lower, upper = (_by_layer(t, which, layers, fill) for t, fill in sides)
+    return {i: Box(lower[i], upper[i]) for i in lower}
 
 
-def _margins(
+def margins(
     c: Certificate, network: Relaxation, query: CertifiedQuery, leaves: Leaves, which: Array, columns: Array,
     spans: dict[int, slice], goal: float | None,
 ) -> Array:  # fmt: skip
@@ -206,9 +204,9 @@ def _margins(
         raise Refused("A multiplier is negative, or belongs to an atom that need not hold.")
     if (beta[leaves.signs[:, columns] == 0] != 0).any():
         raise Refused("A multiplier belongs to a ReLU that is not split.")
-    slopes, betas = np.full((count, end), np.nan), np.zeros((count, end))
+    slopes, betas, empty = np.full((count, end), np.nan), np.zeros((count, end)), network.empty
     slopes[:, columns], betas[:, columns] = alpha, beta
-    empty, known = network.empty, {}
+    known: dict[int, Any] = dict(_lines(c.numbers("leaf.slopes", c.tensors["leaf.slopes"].shape), network))
     weights = np.concatenate([np.full((count, 1), 0.0 if goal is None else 1.0), mu], 1)
     offset = (weights @ query.constants - (goal or 0.0))[:, None]
     size = (weights @ np.abs(query.constants) + abs(goal or 0.0))[:, None]
@@ -225,9 +223,16 @@ def _margins(
         empty = empty | (((sign > 0) & (z.upper < 0)) | ((sign < 0) & (z.lower > 0))).any(1)
         known[i] = slopes[:, part], sign
         error = error + _join(rows, j, -betas[:, part] * sign, network)
-    for i, nu, moved in _of_cuts(c, leaves, which, network):
-        error = error + _join(rows, i, nu, network) + gamma(nu.shape[1]) * np.abs(moved).sum(1, keepdims=True)
-        offset = offset - moved.sum(1, keepdims=True)
+    nu = c.numbers("leaf.nu", (count, len(which)))
+    # in ν·(z − upper) where ν is positive, ν·(z − lower) where it is negative
+    ends = (t[:, network.layers[0].size :] for t in (leaves.upper, leaves.lower))
+    moved = nu * np.where(nu == 0, 0.0, np.where(nu > 0, *ends))
+    if not np.isfinite(moved).all():
+        raise Refused("A multiplier belongs to an activation that is not split on that side.")
+    offset = offset - moved.sum(1, keepdims=True)
+    error = error + gamma(moved.shape[1] + 1) * np.abs(moved).sum(1, keepdims=True)
+    for i, terms in _by_layer(nu, which, network.layers, 0.0).items():
+        error = error + _join(rows, i, terms, network)
     return np.where(empty, np.inf, network.lower(rows, offset, error, known)[:, 0])
 
 
@@ -238,17 +243,15 @@ def _join(rows: dict[int, Array], i: int, terms: Array, network: Relaxation) -> 
     return 0.0 if not terms.any() else gamma(1) * (np.abs(rows[i]) @ network.limits[i].size[..., None])[..., 0]
 
 
-def _of_cuts(c: Certificate, leaves: Leaves, which: Array, network: Relaxation) -> Iterator[tuple[int, Array, Array]]:
-    """Multipliers ν of the conditions that activations lie within their limits, by layer, and what they multiply these
-    by: in ``ν·(z − upper)`` where ν is positive, ``ν·(z − lower)`` where it is negative."""
-    nu, n = c.numbers("leaf.nu", (len(leaves.signs), len(which))), network.layers[0].size
-    limit = np.where(nu == 0, 0.0, np.where(nu > 0, leaves.upper[:, n:], leaves.lower[:, n:]))
-    if not np.isfinite(limit).all():
-        raise Refused("A multiplier belongs to an activation that is not split on that side.")
-    for i, own, at in _split(which, network.layers):
-        terms = np.zeros((len(nu), network.layers[i].size))
-        terms[:, at] = nu[:, own]
-        yield i, terms, nu[:, own] * limit[:, own]
+def _lines(slopes: Array, network: Relaxation) -> dict[int, Lines]:
+    """Lines of the slopes ``(D, S)`` that are stated: by layer those below on each input, then those above."""
+    found, start, count = {}, 0, len(slopes)
+    for i in [i for i, layer in enumerate(network.layers) if layer.kind in SLOPED and slopes.size]:
+        inputs, size = network.layers[i].inputs, network.layers[i].size
+        part = slopes[:, start : (start := start + 2 * len(inputs) * size)].reshape(count, 2, -1, size)
+        boxes = [Box(*(np.broadcast_to(t, (count, size)) for t in network.limits[j])) for j in inputs]
+        found[i] = lines_of(network.layers[i], boxes, list(part.transpose(1, 2, 0, 3)))[0]
+    return found
 
 
 def _point(c: Certificate, layers: list[Layer]) -> tuple[float | None, float]:

@@ -23,7 +23,7 @@ Array = np.ndarray
 #: width of a cell, cells for each octave around a pole, and how far cells reach
 WIDTH, OCTAVE, FAR = 2.0**-4, 16, 1024.0
 #: parts that [l, u] is cut into at least, steps of the search for a slope, and parts that are looked at at once
-PARTS, STEPS, SLICE = 16, 20, 2**17
+PARTS, STEPS, SLICE = 8, 9, 2**17
 #: relative error of what is computed for one part of a cell: fewer than 60 operations
 ERROR = 64 * 2.0**-51
 #: how much beyond its own ends a cell's polynomial holds, relatively
@@ -63,8 +63,8 @@ class Parts(NamedTuple):
         place = np.minimum.reduceat(np.where(value == best[self.owner], at, np.inf), self.start)
         return np.nextafter(best, -np.inf), place
 
-    def line(self, middle: Array) -> tuple[Array, Array, Array]:
-        """Slope and offset of a line below f that is about the highest in the middle, and a lower bound of f.
+    def slope(self, middle: Array) -> Array:
+        """Slope of a line below f that is about the highest in the middle.
 
         ``k·middle + least(k)`` is concave in k, and rises where the place of the least value is left of the middle.
         """
@@ -74,14 +74,16 @@ class Parts(NamedTuple):
         across = np.where(np.isfinite(across), across, self.p1)
         low = np.minimum.reduceat(np.fmin(self.p1, across), self.start)
         high = np.maximum.reduceat(np.fmax(self.p1, across), self.start)
-        found = np.stack([np.zeros(len(middle)), *np.full((2, len(middle)), -np.inf)])
-        for _ in range(STEPS):
-            slope = low / 2 + high / 2
+        last, found, best = np.append(self.start[1:], 0) - 1, np.zeros(len(middle)), np.full(len(middle), -np.inf)
+        # the best one of what is bent to the other side
+        chord = (self.p[last] - self.p[self.start]) / (self.middle[last] - self.middle[self.start])
+        for step in range(STEPS):
+            slope = low / 2 + high / 2 if step else np.where(np.isfinite(chord), chord, low)
             offset, at = self.least(slope)
             value = slope * middle + offset
-            found = np.where(value > found[2], np.stack([slope, offset, value]), found)
+            found, best = np.where(value > best, slope, found), np.fmax(best, value)
             low, high = np.where(at < middle, slope, low), np.where(at < middle, high, slope)
-        return found[0], found[1], self.least(np.zeros(len(middle)))[0]
+        return found
 
 
 class Function:
@@ -194,9 +196,10 @@ def _in_rationals(given: tuple[Sequence[Exact], Exact, Exact], x: Fraction, far:
     return terms, float(off)
 
 
-def lines(f: Function, lower: Array, upper: Array) -> list[Array]:
+def lines(f: Function, lower: Array, upper: Array, slopes: Sequence[Array] | None = None) -> list[Array]:
     """Slopes of lines below and above f on intervals of any shape, their offsets, and limits of f there.
 
+    The slopes are those given, or such that the lines are about the best in the middle.
     Nothing is known (slope 0, offset and limit infinite) where an interval is not finite or leaves f's cells.
     """
     found = np.zeros((6, lower.size))
@@ -208,7 +211,8 @@ def lines(f: Function, lower: Array, upper: Array) -> list[Array]:
     for chosen in np.split(usable, np.flatnonzero(np.diff(np.cumsum(cells) // SLICE)) + 1):
         if len(chosen):
             parts, middle = f.parts(low[chosen], high[chosen]), low[chosen] / 2 + high[chosen] / 2
-            turned = parts._replace(p=-parts.p, p1=-parts.p1, p2=-parts.p2)
-            (k, c, least), (m, d, most) = parts.line(middle), turned.line(middle)
-            found[:, chosen] = k, -m, c, -d, least, -most
+            for k, sign in enumerate((1, -1)):
+                side = parts._replace(p=sign * parts.p, p1=sign * parts.p1, p2=sign * parts.p2)
+                slope = side.slope(middle) if slopes is None else sign * slopes[k].ravel()[chosen]
+                found[k::2, chosen] = sign * np.stack([slope, side.least(slope)[0], side.least(0 * slope)[0]])
     return [t.reshape(lower.shape) for t in found]

@@ -5,6 +5,7 @@ Lines are ``low·x + low_offset <= f(x) <= high·x + high_offset`` for all x wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,23 +72,29 @@ def relu_lines(a: float, z: Box, slope: Array | None, sign: Array) -> Lines:
     return Lines(low, high, np.zeros(lower.shape), np.where(stable, 0.0, np.maximum(offset, 0)))
 
 
-def lines_of(layer: Layer, boxes: list[Box]) -> tuple[Lines, Box]:
-    """Lines and limits of a layer that is no ReLU, the lines about the best in the middle of the limits."""
+def lines_of(layer: Layer, boxes: list[Box], slopes: Sequence[Array] | None = None) -> tuple[Lines, Box]:
+    """Lines and limits of a layer that is no ReLU.
+
+    Args:
+        slopes: of the lower and of the upper lines of a function or product, ``(inputs, D, n)`` each; None: such that
+            they are about the best in the middle of the limits.
+    """
     if layer.kind == "function":
         assert layer.function is not None
-        low, high, *offsets, lower, upper = function_lines(layer.function, *boxes[0])
+        low, high, *offsets, lower, upper = function_lines(layer.function, *boxes[0], slopes)
         return Lines(low[None], high[None], *offsets), Box(lower, upper)
-    return (_product if layer.kind == "product" else _maximum)(boxes)
+    return _product(boxes, slopes) if layer.kind == "product" else _maximum(boxes)
 
 
-def _product(boxes: list[Box]) -> tuple[Lines, Box]:
-    """Mixtures of McCormick's planes (1976, Mathematical Programming 10), such that a plane's extreme over the limits
-    is about that of the product. Less any plane ``x·y`` is bilinear: it is least and largest at corners."""
-    (x, y), limits = boxes, Box(np.array(np.inf), np.array(-np.inf))
-    p, q = (np.clip(np.nan_to_num((t.upper + t.lower) / (t.upper - t.lower)), -1, 1) for t in (x, y))
-    slopes, ends = [], [np.array(np.inf), np.array(np.inf)]
-    for share, first, second in (((2 + p + q) / 4, x.lower, x.upper), ((2 - p + q) / 4, x.upper, x.lower)):
-        slopes.append((share * y.lower + (1 - share) * y.upper, share * first + (1 - share) * second))
+def _product(boxes: list[Box], slopes: Sequence[Array] | None) -> tuple[Lines, Box]:
+    """Planes of the slopes given, or mixtures of McCormick's (1976, Mathematical Programming 10), such that a plane's
+    extreme over the limits is about that of the product. Less any plane ``x·y`` is bilinear: it is least and largest at
+    corners."""
+    (x, y), limits, ends = boxes, Box(np.array(np.inf), np.array(-np.inf)), [np.array(np.inf), np.array(np.inf)]
+    if slopes is None:
+        p, q = (np.clip(np.nan_to_num((t.upper + t.lower) / (t.upper - t.lower)), -1, 1) for t in (x, y))
+        mixed = ((2 + p + q) / 4, x.lower, x.upper), ((2 - p + q) / 4, x.upper, x.lower)
+        slopes = [np.stack([w * y.lower + (1 - w) * y.upper, w * a + (1 - w) * b]) for w, a, b in mixed]
     for s in x:
         for t in y:
             product = s * t
@@ -96,7 +103,7 @@ def _product(boxes: list[Box]) -> tuple[Lines, Box]:
                 error = gamma(4) * (np.abs(product) + np.abs(a * s) + np.abs(b * t)) + 1e-300
                 ends[k] = np.minimum(ends[k], sign * (product - a * s - b * t) - error)
     limits = Box(*(np.where(np.isnan(t), side * np.inf, t) for side, t in zip((-1, 1), limits)))
-    return Lines(np.stack(slopes[0]), np.stack(slopes[1]), down(ends[0]), up(-ends[1])), limits
+    return Lines(slopes[0], slopes[1], down(ends[0]), up(-ends[1])), limits
 
 
 def _maximum(boxes: list[Box]) -> tuple[Lines, Box]:
@@ -109,8 +116,6 @@ def _maximum(boxes: list[Box]) -> tuple[Lines, Box]:
     start, top = (np.take_along_axis(t, above[None], 0)[0] for t in (lower, upper))
     m = np.maximum(others, least)
     slope = np.where(top > start, np.clip((top - m) / (top - start), 0.0, 1.0), 0.0)
-    slope = np.where(start >= others, 1.0, slope)
     offset = np.maximum(up(up(top) - down(slope * top)), up(up(np.maximum(start, m)) - down(slope * start)))
-    offset = np.where(start >= others, 0.0, offset)
     low, high = (every == below).astype(float), np.where(every == above, slope, 0.0)
     return Lines(low, high, np.zeros_like(least), offset), Box(least, upper.max(0))

@@ -39,13 +39,11 @@ def interval(layer: Layer, inputs: list[Box]) -> Box:
     """Limits of a layer from limits of its inputs; unknown (infinite) where the arithmetic overflows."""
     box = inputs[0]
     if layer.kind == "relu":
-        low, high = (layer.slope * t for t in box)
-        if layer.slope < 0:
-            # it falls to zero and rises from there
-            least = np.where(box.lower > 0, box.lower, np.where(box.upper < 0, down(high), 0.0))
-            return Box(least, np.maximum(box.upper, up(low)))
-        low, high = (down(low), up(high)) if layer.slope else (low, high)
-        return Box(np.where(box.lower > 0, box.lower, low), np.where(box.upper > 0, box.upper, high))
+        left = [layer.slope * t for t in box]
+        lower, upper = (np.where(t > 0, t, side(s) if layer.slope else s) for t, s, side in zip(box, left, (down, up)))
+        # with a negative slope it falls to zero and rises from there
+        least = np.where(box.upper < 0, down(left[1]), np.maximum(box.lower, 0.0)) if layer.slope < 0 else lower
+        return Box(least, upper if layer.slope >= 0 else np.maximum(box.upper, up(left[0])))
     if layer.kind == "add":
         return Box(down(box.lower + inputs[1].lower), up(box.upper + inputs[1].upper))
     if layer.kind in NONLINEAR:
@@ -190,7 +188,7 @@ class Relaxation:
 
     def lower(
         self, rows: dict[int, Array], offset: Array, error: Array,
-        known: dict[int, tuple[Array | None, Array]] | None = None,
+        known: dict[int, tuple[Array | None, Array] | Lines] | None = None,
     ) -> Array:  # fmt: skip
         """Lower bounds ``(D, R)`` of ``Σ_i <rows_i, layer_i(x)> + offset`` less ``error``; NaN where nothing is known.
 
@@ -198,7 +196,8 @@ class Relaxation:
             rows: position of a layer -> ``(D or 1, R, size)``.
             offset: ``(D or 1, R or 1)``; error: how far it, or the rows' effect, is off by rounding.
             known: ReLU -> ``(D, size)`` slopes of the lower lines, NaN for CROWN's own, and ``(D, size)`` signs: +1
-                where the input is known to be >= 0, −1 where it is known to be <= 0, 0 where neither.
+                where the input is known to be >= 0, −1 where it is known to be <= 0, 0 where neither; another layer
+                that is not affine -> its lines.
         """
         pending, scale = dict(rows), np.ones((1, 1))
         for i in range(max(rows), 0, -1):
@@ -211,8 +210,8 @@ class Relaxation:
                 parts, off = self._through_affine(i, row, first)
                 offset, error = offset + row @ layer.bias, error + off
             elif layer.kind in NONLINEAR:
-                given = (known or {}).get(i, (None, np.zeros((1, 1))))
-                lines = relu_lines(layer.slope, first[0], *given) if layer.kind == "relu" else self.lines[i]
+                lines = (known or {}).get(i, self.lines.get(i, (None, np.zeros((1, 1)))))
+                lines = lines if isinstance(lines, Lines) else relu_lines(layer.slope, first[0], *lines)
                 positive, above, below = row > 0, np.maximum(row, 0), np.minimum(row, 0)
                 parts = [row * np.where(positive, low[:, None], high[:, None]) for low, high in zip(*lines[:2])]
                 for part, box in zip(parts, first):

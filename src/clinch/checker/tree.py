@@ -57,9 +57,8 @@ def leaves_of(
     certificate.room(int((~inner).sum()) * (each + 2 * (len(lower) + len(which)) * boxes) + most * len(clauses))
     # limits of input elements and of activations stand in a row
     index = np.where(kind == AT_NODE, len(lower) + np.searchsorted(which, index), index)
-    table = np.full((len(clauses), most), -1)
-    for c, atoms in enumerate(clauses):
-        table[c, : len(atoms)] = atoms
+    padded = [np.append(atoms, np.full(most - len(atoms), -1)) for atoms in clauses]
+    table = np.array(padded, dtype=np.int64).reshape(len(clauses), most)
     sizes = np.append((table >= 0).sum(1), 0)
     children = np.where(kind == AT_CLAUSE, sizes[np.where(kind == AT_CLAUSE, index, -1)], np.where(inner, 2, 0))
     # before there is room for each of them

@@ -92,6 +92,7 @@ class PartSearch:
         width = (region.upper - region.lower).flatten(1)
         if self.ledger.trees is not None:
             goal.recorder = PartRecorder(self.problems, bounder.layout)
+            bounder.recorder = goal.recorder
             self.ledger.trees.append(goal.recorder)
         brancher = PartBrancher(bounder, settings, width, None if goal.recorder is None else goal.recorder.tree)
         tree: BestFirst[Parts, PartEvaluation] = BestFirst(

@@ -22,6 +22,7 @@ from clinch.geometry.region import Region
 from clinch.network.ops.base import Interval, Relaxation
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
 from clinch.search.input_split import BoxGoal
+from clinch.search.part_record import PartRecorder
 from clinch.search.parts import Parts
 from clinch.solver.settings import GeneralSplit
 
@@ -67,6 +68,8 @@ class PartBounder:
 
     def __init__(self, goal: BoxGoal, settings: GeneralSplit) -> None:
         self.goal, self.query, self.settings = goal, goal.query, settings
+        #: writes down what is cut off from boxes; None: nobody does
+        self.recorder: PartRecorder | None = None
         self.graph, self.layout = goal.query.graph, Layout.of(goal.query)
         self.inputs = self.graph.nodes[0].size
         #: the network in the dtype that multipliers are looked for in
@@ -116,8 +119,7 @@ class PartBounder:
         if self.dual_proves:
             one = nodes.problem.new_zeros(1)
             low, high = clip_to_clauses(low, high, dual.rows.unsqueeze(1), offset.unsqueeze(1), one)
-        nodes = replace(nodes, lower=low.reshape(nodes.lower.shape), upper=high.reshape(nodes.upper.shape))
-        nodes = self.in_balls(nodes)
+        nodes = self.in_balls(self._cut_down(nodes, low, high))
         gone = (nodes.lower > nodes.upper).flatten(1).any(1)
         return replace(found, nodes=replace(nodes, bound=nodes.bound.masked_fill(gone, torch.inf)))
 
@@ -192,7 +194,20 @@ class PartBounder:
         low, high = (
             torch.where(gone.unsqueeze(1), old, new) for old, new in ((like, low), (nodes.upper.flatten(1), high))
         )
-        return replace(nodes, lower=low.reshape(nodes.lower.shape), upper=high.reshape(nodes.upper.shape)), gone
+        return self._cut_down(nodes, low, high), gone
+
+    def _cut_down(self, nodes: Parts, low: Tensor, high: Tensor) -> Parts:
+        """Parts with boxes ``(D, n)``; where ``low > high`` nothing is left. Where that is written down, only as far as
+        it is."""
+        if self.recorder is None:
+            return replace(nodes, lower=low.reshape(nodes.lower.shape), upper=high.reshape(nodes.upper.shape))
+        cut, gone = self.recorder.cut(nodes, low, high), (low > high).any(1)
+        shape = (-1, *[1] * (nodes.lower.dim() - 1))
+        lower, upper = (
+            torch.where(gone.reshape(shape), box.reshape(own.shape), own)
+            for box, own in ((low, cut.lower), (high, cut.upper))
+        )
+        return replace(cut, lower=lower, upper=upper)
 
     def _start(self, nodes: Parts, dual: PartDual) -> Tensor:
         """The parents' multipliers; CROWN's choices, and weight one on the decisive atoms, where there are none."""

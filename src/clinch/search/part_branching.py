@@ -88,7 +88,7 @@ class PartBrancher:
         halves = children.halves(inputs)
         if self.tree is not None and len(children):
             halves = replace(halves, place=self._places(children))
-        fresh = self._at_atoms(nodes.take(at_clause)) if bool(at_clause.any()) else None
+        fresh = self.atoms(nodes.take(at_clause)) if bool(at_clause.any()) else None
         return Branched(self._inside(halves), fresh, nodes.take(leaf) if bool(leaf.any()) else None)
 
     # --- scores -------------------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class PartBrancher:
         parts = self.bounder.in_balls(parts)
         return parts.take(~(parts.lower > parts.upper).flatten(1).any(1))
 
-    def _at_atoms(self, nodes: Parts) -> Parts:
+    def atoms(self, nodes: Parts) -> Parts:
         """One part per atom of each part's clause, with multipliers of their own."""
         clause = self.bounder.query.clause
         node, atom = (clause.unsqueeze(0) == nodes.clause.unsqueeze(1)).nonzero(as_tuple=True)

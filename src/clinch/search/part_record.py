@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from clinch.bounds.part_dual import Layout
 from clinch.search.parts import Parts
-from clinch.search.tree import MEMORY, SearchTree
+from clinch.search.tree import AT_INPUT, MEMORY, SearchTree
+
+#: share of an input element's range from which on cutting it off is worth a split, and cuts of a part, at most
+WORTH, CUTS = 0.1, 8
+
+
+class Cut(NamedTuple):
+    """One cut of each of some parts.
+
+    Attributes:
+        rows: ``(E,)`` which parts; element: the input element; point: where; above: what is above is cut off.
+    """
+
+    rows: Tensor
+    element: Tensor
+    point: Tensor
+    above: Tensor
+
+
+def cuts_to(lower: Tensor, upper: Tensor, kept_lower: Tensor, kept_upper: Tensor) -> Iterator[Cut]:
+    """The largest cuts that lead from boxes ``(D, n)`` to smaller ones, one of each part at a time."""
+    width, n = upper - lower, lower.shape[1]
+    share = torch.cat([kept_lower - lower, upper - kept_upper], 1) / torch.where(width > 0, width, torch.inf).repeat(
+        1, 2
+    )
+    share = share.masked_fill((kept_lower > kept_upper).any(1, keepdim=True), 0.0)
+    share, which = share.topk(min(CUTS, 2 * n), 1)
+    for k in range(share.shape[1]):
+        rows = (share[:, k] >= WORTH).nonzero().flatten()
+        if not len(rows):
+            return
+        element, above = which[rows, k] % n, which[rows, k] >= n
+        yield Cut(rows, element, torch.where(above, kept_upper[rows, element], kept_lower[rows, element]), above)
 
 
 class RecordedParts(NamedTuple):
@@ -31,6 +66,11 @@ class RecordedParts(NamedTuple):
     parts: Parts
     finished: bool
 
+    @property
+    def leaves(self) -> int:
+        """Number of leaves whose multipliers are known."""
+        return len(self.parts)
+
 
 class PartRecorder:
     """What one search writes down about all of its problems; see :class:`clinch.search.tree.TreeRecorder`.
@@ -51,9 +91,6 @@ class PartRecorder:
         """Whether the leaves took too much memory, so that none are kept."""
         return self._bytes > MEMORY
 
-    def of(self, problem: int) -> None:
-        """No tree of kinks: :meth:`parts` has what there is."""
-
     def close(self, parts: Parts) -> None:
         """Note leaves that are closed."""
         if len(parts) and not self.full:
@@ -61,11 +98,24 @@ class PartRecorder:
             if self.full:
                 self._closed, self._open = [], []
 
+    def cut(self, parts: Parts, lower: Tensor, upper: Tensor) -> Parts:
+        """Parts cut down to boxes ``(D, n)`` where that is worth a split; what is cut off becomes a leaf."""
+        place, low, high = parts.place.clone(), parts.lower.flatten(1).clone(), parts.upper.flatten(1).clone()
+        for cut in cuts_to(low, high, lower, upper):
+            places = self.tree.split(place[cut.rows], AT_INPUT, cut.element, threshold=cut.point)
+            inner = (~cut.above).long().unsqueeze(1)
+            self.close(replace(parts.take(cut.rows), place=places.gather(1, 1 - inner)[:, 0]))
+            place[cut.rows] = places.gather(1, inner)[:, 0]
+            high[cut.rows[cut.above], cut.element[cut.above]] = cut.point[cut.above]
+            low[cut.rows[~cut.above], cut.element[~cut.above]] = cut.point[~cut.above]
+        shape = parts.lower.shape
+        return replace(parts, place=place, lower=low.reshape(shape), upper=high.reshape(shape))
+
     def leave_open(self, parts: Parts | None) -> None:
         """Note leaves that are still open, in place of those of the last call."""
         self._open = [] if self.full or parts is None else [self._kept(parts)]
 
-    def parts(self, problem: int) -> RecordedParts | None:
+    def of(self, problem: int) -> RecordedParts | None:
         """The tree of one problem of the ledger; None where there is none."""
         root, kept = (self.problems == problem).nonzero().flatten(), [*self._closed, *self._open]
         if self.full or not len(root) or not kept:

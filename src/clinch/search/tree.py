@@ -114,6 +114,11 @@ class Recorded(NamedTuple):
     domains: Domains
     finished: bool = True
 
+    @property
+    def leaves(self) -> int:
+        """Number of leaves whose multipliers are known."""
+        return len(self.domains)
+
 
 class TreeRecorder:
     """What one search writes down about all of its problems.

@@ -1,0 +1,268 @@
+"""Parts of a region bounded as the checker bounds them: its limits, its lines with slopes of our own, its verdict.
+
+A part is a leaf of a certificate's tree: a box of inputs, and limits that splits gave to activations. Multipliers and
+slopes are looked for by ascent of the dual function of :mod:`clinch.bounds.part_dual` on the checker's limits; the
+bound is what the checker makes of them, so that what is closed here is closed there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clinch.bounds.ascent import Climb
+from clinch.bounds.crown import relaxations_from
+from clinch.bounds.domains import SEARCH
+from clinch.bounds.free_lines import FreeLines, quick_relax
+from clinch.bounds.part_dual import Layout, PartDual
+from clinch.certificates.checked_lines import CheckedNetwork, checked_balls
+from clinch.checker.certificate import Certificate
+from clinch.checker.check import SLOPED, CertifiedQuery, cuts_of, margins
+from clinch.checker.layers import Layer, read_by_bends
+from clinch.checker.lines import Box
+from clinch.checker.matrices import Sparse
+from clinch.checker.rigorous import Relaxation as Checked
+from clinch.checker.tree import Leaves
+from clinch.geometry.clip import clip_to_clauses
+from clinch.network.graph import Graph
+from clinch.network.ops.base import Interval, Relaxation
+from clinch.query import Distance, Query
+from clinch.search.part_bounding import PartBounder, PartEvaluation
+from clinch.search.parts import Parts
+from clinch.solver.settings import GeneralSplit
+
+#: number of an activation that the checker does not split
+NONE = -(2**40)
+
+
+@dataclass(frozen=True)
+class ProofParts(Parts):
+    """Parts with what a certificate says of them.
+
+    Attributes:
+        cuts: ``(D, 2, S)`` limits that splits gave, −infinity and infinity where there were none.
+        slopes: ``(D, L)`` of the lines of functions and products, as ``leaf.slopes`` has them.
+        kept: ``(D, 2, n)`` limits of the box outside of which the claim holds by the linear limit that was found.
+    """
+
+    cuts: Tensor
+    slopes: Tensor
+    kept: Tensor
+
+    # multipliers keep their precision
+    LIGHT: ClassVar[frozenset[str]] = frozenset()
+
+
+class Numbering:
+    """What the checker calls the elements of a query's sites, its ReLUs and its slopes.
+
+    Attributes:
+        sites: ``(S,)`` number of the activation that is split at each site element; −1 − k for input element k.
+        relus: ``(A,)`` choices that are slopes of ReLUs; columns: their numbers among all ReLUs of the network.
+        count: number of the network's ReLUs. spans: of each ReLU layer, by position.
+        slopes: layer with lines of any slope -> its columns in ``leaf.slopes``; width: of them all.
+    """
+
+    def __init__(self, graph: Graph, layout: Layout, checked: CheckedNetwork) -> None:
+        layers, positions = list(checked.layers), checked.positions
+        starts, end = {}, 0
+        for i in read_by_bends(layers):
+            starts[i], end = end, end + layers[i].size
+        self.sites = torch.full((layout.width,), NONE)
+        for j, columns in layout.sites.items():
+            at, element = _source(layers, positions[j], np.arange(graph.nodes[j].size))
+            first = np.array([starts.get(i, NONE) for i in at.tolist()], dtype=np.int64)
+            self.sites[columns] = torch.from_numpy(np.where(at == 0, -1 - element, np.maximum(first + element, NONE)))
+        self.sites[(self.sites < 0) & (self.sites < -graph.nodes[0].size)] = NONE
+        self.spans, self.count = {}, 0
+        for i in [i for i, layer in enumerate(layers) if layer.kind == "relu"]:
+            self.spans[i] = slice(self.count, self.count + layers[i].size)
+            self.count += layers[i].size
+        own = [(c, self.spans[positions[i]]) for i, c in layout.choices.items() if positions[i] in self.spans]
+        none = torch.zeros(0, dtype=torch.long)
+        self.relus, self.columns = (
+            torch.cat([none, *(torch.arange(pair[k].start, pair[k].stop) for pair in own)]) for k in (0, 1)
+        )
+        self.slopes, self.width = {}, 0
+        for i in [i for i, layer in enumerate(layers) if layer.kind in SLOPED]:
+            size = 2 * len(layers[i].inputs) * layers[i].size
+            self.slopes[i], self.width = slice(self.width, self.width + size), self.width + size
+
+
+def _source(layers: Sequence[Layer], i: int, element: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where elements of a layer come from, through what only selects or reshapes: layers, and places there."""
+    layer = layers[i]
+    if layer.kind != "reshape" and not layer.selects:
+        return np.full(len(element), i), element
+    if isinstance(layer.weight, Sparse):
+        element = layer.weight.column[element]
+    at, start, element = np.full(len(element), i), 0, element.copy()
+    ends = np.cumsum([layers[j].size for j in layer.inputs])
+    which = np.searchsorted(ends, element, "right")
+    for k, j in enumerate(layer.inputs):
+        here = np.flatnonzero(which == k)
+        start = ends[k] - layers[j].size
+        at[here], element[here] = _source(layers, j, element[here] - start)
+    return at, element
+
+
+class CheckedBounder(PartBounder):
+    """Bounds parts by what the checker says of them.
+
+    Args:
+        query: one problem in float64 on the CPU, as :class:`clinch.certificates.proof_search.ProofSearch` takes it.
+        certified: the same in the checker's numbers.
+        checked: the network as the checker reads it.
+        claim: the bound of a linear objective that every part is to have; None: nothing is to be feasible.
+        target: what the dual function is to reach.
+        over: whether the time is.
+    """
+
+    def __init__(
+        self, query: Query, certified: CertifiedQuery, checked: CheckedNetwork, claim: float | None, target: float,
+        over: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self.query, self.graph, self.layout = query, query.graph, Layout.of(query)
+        self.certified, self.checked, self.claim, self.target, self.over = certified, checked, claim, target, over
+        self.inputs, self.settings, self.dual_proves = self.graph.nodes[0].size, GeneralSplit(), True
+        self.light = self.graph.to(SEARCH, "cpu")
+        self.balls = checked_balls(query)
+        self.numbers = Numbering(self.graph, self.layout, checked)
+        self.unsplittable = self.numbers.sites == NONE
+
+    def bound(self, nodes: Parts, fresh: bool) -> PartEvaluation:
+        """Bounds after a few steps; parts that the checker accepts have reached the claim."""
+        assert isinstance(nodes, ProofParts)
+        network, leaves, which = self._network(nodes)
+        lines: dict[int, FreeLines] = {}
+        limits, relaxations = self._relaxed(network, lines)
+        local = self._local(nodes)
+        dual = PartDual(local, self.layout, limits, nodes.cut, nodes.allowed(), relaxations, lines)
+        dual.limit(nodes.cuts)
+        packed = self._start(nodes, dual)
+        target = packed.new_full((len(nodes),), self.target)
+        climb = Climb(dual.light(self.light), packed.to(SEARCH), nodes.pace, target, self._simplex())
+        climb.run(self.settings.root_steps if fresh else self.settings.node_steps, 0.2, self.over)
+        best = torch.minimum(torch.maximum(climb.best.to(packed), dual.least), dual.most)
+        found = dual(best)
+        alpha, beta, mu = best.tensor_split([self.layout.freedom, self.layout.freedom + self.layout.width], 1)
+        slopes = self._slopes(dual, best, network)
+        parts = replace(
+            nodes, alpha=alpha, beta=beta, mu=mu, pace=(2.0 * climb.paces).clamp(0.15, 1.0), slopes=slopes,
+            limits=self._splittable(self.layout.pack(limits, nodes.lower.flatten(1))),
+        )  # fmt: skip
+        verdict = self._verdict(parts, network, leaves, which)
+        parts = replace(parts, bound=self._bound(verdict, found.bound), kept=self._kept(parts, dual))
+        return PartEvaluation(parts, found.point.reshape(nodes.lower.shape), limits, dual, best)
+
+    def refine(self, found: PartEvaluation) -> PartEvaluation:
+        """As they are: what is cut away would have to be proven, too."""
+        return found
+
+    def in_balls(self, nodes: Parts) -> Parts:
+        """As they are."""
+        return nodes
+
+    def _kept(self, parts: ProofParts, dual: PartDual) -> Tensor:
+        """Boxes ``(D, 2, n)`` outside of which the linear limit is above the target."""
+        low, high = parts.lower.flatten(1), parts.upper.flatten(1)
+        offset = dual.offset - (0.0 if isinstance(self.query.objective, Distance) else self.target)
+        one = parts.problem.new_zeros(1)
+        kept = torch.stack(clip_to_clauses(low, high, dual.rows.unsqueeze(1), offset.unsqueeze(1), one), 1)
+        gone = (kept[:, 0] > kept[:, 1]).any(1)
+        return torch.where(gone[:, None, None], torch.stack([low, high], 1), kept)
+
+    # --- pieces -------------------------------------------------------------------------------------------------------
+
+    def _network(self, nodes: ProofParts) -> tuple[Checked, Leaves, np.ndarray]:
+        """The checker's relaxation of the parts, the parts as its leaves, and the activations that are split there."""
+        used = nodes.cut.any(0).nonzero().flatten()
+        which, at = torch.unique(self.numbers.sites[used], return_inverse=True)
+        sides = []
+        for side, (box, how) in enumerate(((nodes.lower, "amax"), (nodes.upper, "amin"))):
+            cut = nodes.cuts.new_full((len(nodes), len(which)), math.inf if side else -math.inf)
+            cut = cut.scatter_reduce(1, at.expand(len(nodes), -1), nodes.cuts[:, side, used], how)
+            sides.append(torch.cat([box.flatten(1), cut], 1).numpy())
+        signs = np.zeros((len(nodes), self.numbers.count), dtype=np.int8)
+        leaves, layers = Leaves(signs, sides[0], sides[1], nodes.choice.numpy()), self.checked.layers
+        box = Box(*(side[:, : self.inputs] for side in sides))
+        with np.errstate(all="ignore"):
+            network = Checked(layers, box, self.balls, cuts_of(leaves, which.numpy(), layers) if len(which) else None)
+        return network, leaves, which.numpy()
+
+    def _relaxed(
+        self, network: Checked, lines: dict[int, FreeLines]
+    ) -> tuple[dict[int, Interval], dict[int, Relaxation]]:
+        """The checker's limits of the sites and the input, and relaxations from these."""
+        limits = {}
+        for j in (0, *self.layout.sites):
+            shape = (-1, *self.graph.nodes[j].shape)
+            limits[j] = Interval(
+                *(torch.from_numpy(t).reshape(shape) for t in network.limits[self.checked.positions[j]])
+            )
+        quick = quick_relax(lines)
+
+        def relax(graph: Graph, i: int, inputs: Sequence[Interval]) -> Relaxation:
+            own = None if i in self.layout.choices else self.checked.lines(graph, i, network)
+            return quick(graph, i, inputs) if own is None else own
+
+        return limits, relaxations_from(self.graph, limits, self.query.nodes, relax)
+
+    def _slopes(self, dual: PartDual, best: Tensor, network: Checked) -> Tensor:
+        """``(D, L)`` slopes of all lines: the checker's own where nothing else was chosen."""
+        found = best.new_zeros(len(best), self.numbers.width)
+        chosen, _, _ = dual.split(best)
+        by_layer = {}
+        for i, alpha in chosen.items():
+            slopes = dual.passes.lines[i].slopes(alpha)
+            at = self.checked.bend(i)
+            if slopes is not None and at in self.numbers.slopes:
+                by_layer[at] = slopes.flatten(1)
+        for at, columns in self.numbers.slopes.items():
+            lines = network.lines[at]
+            own = torch.from_numpy(np.concatenate([lines.low, lines.high]).swapaxes(0, 1).reshape(len(best), -1))
+            theirs = by_layer.get(at, own)
+            usable = theirs.shape == own.shape
+            found[:, columns] = torch.where(theirs.isfinite(), theirs, own) if usable else own
+        return found.float()
+
+    def _splittable(self, packed: Tensor) -> Tensor:
+        """Limits of the sites, a single number where the checker knows no split."""
+        packed[:, 0, self.unsplittable] = packed[:, 1, self.unsplittable]
+        return packed
+
+    def numbers_of(self, parts: ProofParts, which: Tensor) -> dict[str, np.ndarray]:
+        """The tensors of the parts as leaves; which: ``(V,)`` numbers of the activations that are split."""
+        used = parts.cut.any(0).nonzero().flatten()
+        nu = parts.beta.new_zeros(len(parts), len(which))
+        nu.index_add_(1, torch.searchsorted(which, self.numbers.sites[used]), parts.beta[:, used])
+        alpha = parts.alpha[:, self.numbers.relus]
+        given = {"alpha": alpha, "beta": torch.zeros_like(alpha), "mu": parts.mu, "nu": nu, "slopes": parts.slopes}
+        return {f"leaf.{name}": t.numpy() for name, t in given.items()}
+
+    def _verdict(self, parts: ProofParts, network: Checked, leaves: Leaves, which: np.ndarray) -> Tensor:
+        """``(D,)`` the checker's lower bounds of what has to be positive."""
+        tensors = self.numbers_of(parts, torch.from_numpy(which))
+        tensors = {name: np.nan_to_num(t, posinf=0.0, neginf=0.0) for name, t in tensors.items()}
+        with np.errstate(all="ignore"):
+            found = margins(
+                Certificate({}, tensors), network, self.certified, leaves, which, self.numbers.columns.numpy(),
+                self.numbers.spans, self.claim,
+            )  # fmt: skip
+        return torch.from_numpy(found)
+
+    def _bound(self, verdict: Tensor, bound: Tensor) -> Tensor:
+        """What is proven of the parts: that of the checker where it bounds an objective."""
+        if self.claim is not None:
+            least = self.claim + verdict
+            below = math.nextafter(self.claim, -math.inf)
+        else:
+            least, below = bound, math.nextafter(self.target, -math.inf)
+        least = least.nan_to_num(-math.inf, math.inf, -math.inf).clamp(max=below)
+        return torch.where(verdict > 0, math.inf, least)
