@@ -68,9 +68,9 @@ def test_nothing_false_is_accepted():
 
 
 def test_a_checker_that_errs_is_found():
-    def careless(layer, boxes):
+    def careless(layer, boxes, slopes=None):
         """Lines moved into the function."""
-        lines, limits = lines_of(layer, boxes)
+        lines, limits = lines_of(layer, boxes, slopes)
         return lines._replace(low_offset=lines.low_offset + 5, high_offset=lines.high_offset - 5), limits
 
     proof = known("hard swish").proof
@@ -79,7 +79,10 @@ def test_a_checker_that_errs_is_found():
     certificate = Certificate({**header, "point": None}, proof.certificate.tensors)
     with pytest.raises(Refused, match="not closed"):
         check(certificate, layers, hashed)
-    with mock.patch("clinch.checker.rigorous.lines_of", careless):
+    with (
+        mock.patch("clinch.checker.rigorous.lines_of", careless),
+        mock.patch("clinch.checker.check.lines_of", careless),
+    ):
         assert kinds.falsehood(certificate, layers, check(certificate, layers, hashed).bound)
 
 

@@ -23,7 +23,7 @@ Array = np.ndarray
 #: width of a cell, cells for each octave around a pole, and how far cells reach
 WIDTH, OCTAVE, FAR = 2.0**-4, 16, 1024.0
 #: parts that [l, u] is cut into at least, steps of the search for a slope, and parts that are looked at at once
-PARTS, STEPS, SLICE = 8, 9, 2**17
+PARTS, STEPS, SLICE = 8, 13, 2**17
 #: relative error of what is computed for one part of a cell: fewer than 60 operations
 ERROR = 64 * 2.0**-51
 #: how much beyond its own ends a cell's polynomial holds, relatively
