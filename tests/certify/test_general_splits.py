@@ -145,6 +145,12 @@ def test_a_wrong_record_costs_time_and_proves_nothing():
     assert kinds.falsehood(again.certificate, read_layers(*again.network), again.report.bound) == ""
 
 
+def test_a_bound_that_is_too_high_is_not_certified():
+    ledger, _ = solved("hard swish")
+    (proof,) = certify(ledger.query, ledger.bound + 0.05, ledger.x, time_limit=2, trees=ledger.trees)
+    assert not isinstance(proof, SavedProof) or proof.report.bound <= float(ledger.value[0])
+
+
 # --- forged by hand ---------------------------------------------------------------------------------------------------
 
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 from problems import other_class
 
+import clinch as cl
 from clinch.errors import UnsoundResult
 from clinch.search.engines import ENGINES
+from clinch.search.part_bounding import PartBounder
 from clinch.solver.ledger import Ledger
 from clinch.solver.solution import Proof, Status
 from clinch.testing.brute_force import brute_force
@@ -136,3 +138,29 @@ def test_a_weaker_report_changes_nothing(problem):
     corner = torch.ones_like(point)
     ledger.offer(corner, "attack")
     assert bool((ledger.value <= value).all())
+
+
+@pytest.mark.parametrize("p", [None, 2])
+def test_a_general_split_that_lies_about_its_parts_is_found_out(monkeypatch, p):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).eval()
+    net = cl.load(model, input_shape=(2,))
+    conditions = [net.input.between(-1, 1)]
+    if p is None:
+        asked = cl.Problem(cl.Minimize(net.output[0]), conditions)
+    else:
+        least = net.output[0] >= float(model(torch.zeros(1, 2)).detach()) + 0.1
+        asked = cl.Problem(cl.Minimize(cl.norm(net.input, p=p)), [*conditions, least])
+    honest, bound = asked.solve(time_limit=20, solver="general_split"), PartBounder.bound
+
+    def lying(self, nodes, fresh):
+        found = bound(self, nodes, fresh)
+        found.nodes.bound.add_(0.05)
+        return found
+
+    monkeypatch.setattr(PartBounder, "bound", lying)
+    try:
+        solution = asked.solve(time_limit=20, solver="general_split")
+    except UnsoundResult:
+        return
+    assert float(solution.bound) <= float(honest.value) + 1e-9
