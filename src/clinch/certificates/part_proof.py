@@ -298,8 +298,10 @@ def _halves(
 
 def _with_hints(nodes: ProofParts, hints: Parts, row: Tensor) -> ProofParts:
     """Parts with the multipliers of recorded leaves ``(D,)``; −1: none is known."""
-    if not len(hints) or hints.alpha.shape[1] != nodes.alpha.shape[1] or hints.beta.shape[1] != nodes.beta.shape[1]:
-        return nodes
+    if not len(hints) or any(
+        getattr(hints, name).shape[1] != getattr(nodes, name).shape[1] for name in ("alpha", "beta", "mu")
+    ):
+        return nodes  # gaps between values are conditions here
     hint, has = hints.take(row.clamp(min=0)), (row >= 0).unsqueeze(1)
     alpha, beta, mu = (
         torch.where(has & theirs.isfinite(), theirs.to(own), own)
