@@ -21,7 +21,9 @@ class Method:
 
     Attributes:
         function: the attack.
-        kind: "budget" takes ``eps`` and stays inside that ball; "nearest" looks for the smallest distance.
+        kind: "budget" takes ``eps`` and stays inside that ball; "nearest" looks for the smallest distance; "parameters"
+            has limits of its own.
+        shared: whether inputs share what is found, so that none is attacked alone.
         norms: the norms it has a meaning for.
         problems: whether it takes a ``cl.Problem`` too.
         targets: whether it takes ``target=``.
@@ -42,6 +44,7 @@ class Method:
     strong: bool = True
     gradients: bool = True
     needs: str = ""
+    shared: bool = False
     settings: dict = field(default_factory=dict)
     thorough: dict = field(default_factory=dict)
 
@@ -119,6 +122,42 @@ METHODS = [
     ),
     Method(
         cl.attacks.square, "budget", norms=(1.0, 2.0, math.inf), gradients=False, strong=False, settings={"steps": 200}
+    ),
+    Method(
+        cl.attacks.minimal_apgd,
+        "nearest",
+        norms=(1.0, 2.0, math.inf),
+        linear=1.05,
+        settings={"steps": 10, "searches": 6},
+        thorough={"steps": 50, "searches": 12},
+    ),
+    Method(
+        cl.attacks.transfer,
+        "budget",
+        norms=(2.0, math.inf),
+        problems=False,
+        strong=False,
+        settings={"nesterov": True, "scales": 2, "neighbours": 2},
+    ),
+    Method(
+        cl.attacks.universal,
+        "budget",
+        norms=(1.0, 2.0, math.inf),
+        problems=False,
+        strong=False,
+        shared=True,
+        settings={"steps": 20},
+    ),
+    Method(cl.attacks.patch, "parameters", norms=(0.0,), problems=False, settings={"size": 2, "steps": 20}),
+    Method(
+        cl.attacks.rotation_translation, "parameters", norms=(math.inf,), problems=False, settings={"rotation": 90.0}
+    ),
+    Method(
+        cl.attacks.colour,
+        "parameters",
+        norms=(math.inf,),
+        problems=False,
+        settings={"brightness": 0.6, "contrast": 0.9, "grid": 3},
     ),
     Method(cl.attacks.sigma_zero, "nearest", norms=(0.0,), settings={"steps": 60}),
     Method(cl.attacks.vfga, "nearest", norms=(0.0,)),

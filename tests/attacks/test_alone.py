@@ -19,7 +19,7 @@ EACH = [
         m, p, id=f"{m.name}-{p}",
         marks=pytest.mark.skipif(bool(m.needs) and importlib.util.find_spec(m.needs) is None, reason=m.needs),
     )
-    for m in METHODS for p in m.norms
+    for m in METHODS for p in m.norms if not m.shared
 ]  # fmt: skip
 QUICK = {"steps": 12, "rounds": 3, "searches": 2}
 RADIUS = {0.0: 4.0, 1.0: 2.0, 2.0: 0.5}

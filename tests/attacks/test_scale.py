@@ -22,7 +22,8 @@ SCALES = (2.0**-10, 2.0**4, 2.0**10)
 #: default: what stands here makes them follow one without
 OWN_SCALE = {
     "activation_descent": {"loss": "margin"}, "apgd": {"loss": "dlr"}, "ddn": {"loss": "dlr"},
-    "fgsm": {"loss": "margin"}, "pgd": {"loss": "margin"}, "vfga": {"loss": "margin"},
+    "fgsm": {"loss": "margin"}, "minimal_apgd": {"loss": "dlr"}, "pgd": {"loss": "margin"},
+    "transfer": {"loss": "dlr"}, "vfga": {"loss": "margin"},
 }  # fmt: skip
 #: attacks that follow cross-entropy alone, or weigh a loss of the logits' own size against a distance
 PUBLISHED = {"autoattack", "carlini_wagner", "fast_grad", "lbfgs", "pdpgd", "sigma_zero"}

@@ -7,6 +7,7 @@ import inspect
 import re
 from pathlib import Path
 
+import example_names
 import pytest
 from shown import close
 
@@ -135,3 +136,15 @@ def test_the_tutorial_prints_what_it_shows(tmp_path, monkeypatch):
     for block, printed in zip(shown, ran, strict=True):
         assert close(block.output, printed), f"{block.code}\nshows\n{block.output}\nprints\n{printed}"
     assert {path.name for path in tmp_path.glob("*.png")} == {"tutorial-fgsm.png", "tutorial-nearest.png"}
+
+
+def test_what_other_libraries_users_write_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks, names = code(ROOT / "docs" / "coming-from.md"), {**example_names.shared()}
+    names |= {"x": names["x"][:3], "y": names["y"][:3]}
+    assert len(blocks) == 7
+    for block in blocks:
+        exec(compile(block.code, "docs/coming-from.md", "exec"), names)
+        lines = block.code.splitlines()
+        calls, comments = (sum(line.startswith("#") is kind for line in lines) for kind in (False, True))
+        assert calls >= 3 and (block is blocks[0] or (calls == comments == 10))

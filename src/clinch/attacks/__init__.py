@@ -15,6 +15,7 @@ from clinch.attacks.activation_steps import PatternSettings
 from clinch.attacks.alma import AlmaSettings, alma
 from clinch.attacks.apgd import ApgdSettings, apgd
 from clinch.attacks.autoattack import autoattack
+from clinch.attacks.colour import colour
 from clinch.attacks.core.attack_query import AttackQuery
 from clinch.attacks.core.averages import SuccessRate
 from clinch.attacks.core.losses import LOSSES
@@ -27,17 +28,22 @@ from clinch.attacks.fmn import fmn
 from clinch.attacks.frank_wolfe import frank_wolfe
 from clinch.attacks.hop_skip_jump import HopSkipJumpSettings, hop_skip_jump
 from clinch.attacks.local_search import polish
+from clinch.attacks.minimal_apgd import minimal_apgd
 from clinch.attacks.minimise import MinimiseSettings, minimise
 from clinch.attacks.minimum_norm.multi_constraint import MultiConstraintSettings
 from clinch.attacks.minimum_norm.nearest import nearest
 from clinch.attacks.minimum_norm.nearest_settings import NearestSettings
+from clinch.attacks.patch import patch
 from clinch.attacks.pdpgd import PdpgdSettings, pdpgd
 from clinch.attacks.penalty import PenaltySettings, carlini_wagner, penalty
 from clinch.attacks.pgd import fgsm, orthogonal_pgd, pgd, selective_pgd
 from clinch.attacks.portfolio import WorstSettings, attack, worst
+from clinch.attacks.rotation_translation import rotation_translation
 from clinch.attacks.sigma_zero import sigma_zero
 from clinch.attacks.square import square
 from clinch.attacks.super_deepfool import super_deepfool
+from clinch.attacks.transfer import transfer
+from clinch.attacks.universal import universal
 from clinch.attacks.vfga import vfga
 
 #: methods that only one published experiment needs, and the modules that define them
@@ -93,6 +99,7 @@ __all__ = [
     "attack",
     "autoattack",
     "carlini_wagner",
+    "colour",
     "ddn",
     "deepfool",
     "fab",
@@ -101,14 +108,17 @@ __all__ = [
     "fmn",
     "frank_wolfe",
     "hop_skip_jump",
+    "minimal_apgd",
     "minimise",
     "minimise_by_activation_descent",
     "nearest",
     "orthogonal_pgd",
+    "patch",
     "pdpgd",
     "penalty",
     "pgd",
     "polish",
+    "rotation_translation",
     "selective_pgd",
     "shortest_linear",
     "sigma_zero",
@@ -116,6 +126,8 @@ __all__ = [
     "StageLog",
     "super_deepfool",
     "SuccessRate",
+    "transfer",
+    "universal",
     "vfga",
     "worst",
     *IN_PAPERS,  # pyright: ignore[reportUnsupportedDunderAll]

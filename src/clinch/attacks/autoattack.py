@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from os import PathLike
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from clinch.attacks.core.arguments import Attacked, attack_method, check_norm, o
 from clinch.attacks.core.best_points import BestPoints, Progress
 from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.draws import Draws
+from clinch.attacks.core.kept import KeptStages
 from clinch.attacks.core.restarts import starts
 from clinch.attacks.core.result import AttackResult, StageLog
 from clinch.attacks.fab import fab_steps
@@ -26,8 +28,11 @@ VERSIONS = {
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
+PARTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square", "apgd-pm")
 #: random starts of APGD and FAB in the version "plus"
 RESTARTS = 5
+#: clean inputs whose scores are looked at, and how near to one their sum is where they are probabilities
+FEW, SUM = 16, 1e-3
 
 
 @attack_method
@@ -42,6 +47,8 @@ def autoattack(
     steps: int = 100,
     queries: int = 5000,
     classes: int = 9,
+    attacks: Sequence[str] | None = None,
+    keep: str | PathLike[str] | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     seed: int = 0,
     history: bool = False,
@@ -59,6 +66,11 @@ def autoattack(
         steps: of APGD and FAB; ``queries`` of Square; ``classes`` that targeted attacks aim at, the nearest.
         queries: see there.
         classes: see there.
+        attacks: names of parts in the place of a version: those above, ``"apgd-ce"``, ``"apgd-dlr"``, ``"apgd-t"``,
+            ``"fab"``, ``"fab-t"`` and ``"square"``, and ``"apgd-pm"``, APGD on the probability margin (Xie et al. 2024,
+            arXiv 2411.15210).
+        keep: a file, ``.npz``, that is written after each part; a run that finds it goes on after the last one done
+            and ends with the same points.
 
     Returns:
         As of every attack inside a ball; :attr:`AttackResult.log` says what each attack found and cost, and
@@ -71,6 +83,10 @@ def autoattack(
     """
     if version not in VERSIONS:
         raise ProblemError(f"version={version!r:.60} is not known. Write one of: {', '.join(VERSIONS)}.")
+    names = VERSIONS[version] if attacks is None else tuple(attacks)
+    unknown = [name for name in names if name not in PARTS]
+    if unknown or not names:
+        raise ProblemError(f"attacks={list(names)!r:.80} names unknown parts. Write some of: {', '.join(PARTS)}.")
     if min(steps, queries, classes) < 1:
         raise ProblemError(f"steps={steps}, queries={queries} and classes={classes} must be at least 1.")
     objective = objective_of(net, x, y, bounds=bounds, norm=norm)
@@ -79,21 +95,29 @@ def autoattack(
     check_norm(objective, "AutoAttack", (1.0, 2.0, torch.inf))
     radius = radius_of(objective, eps)
     best_points = BestPoints(objective, record=history, progress=progress)
-    restarts = RESTARTS if version == "plus" else 1
-    draws, log = objective.draws(seed), []
-    attacks: dict[str, Callable[[Draws], None]] = {
+    restarts = RESTARTS if version == "plus" and attacks is None else 1
+    draws = objective.draws(seed)
+    asked = f"{names} {steps} {queries} {classes} {restarts} {objective.norm} {radius.tolist()} {seed}"
+    kept = None if keep is None else KeptStages(keep, best_points, asked)
+    log = [] if kept is None else list(kept.log)
+    parts: dict[str, Callable[[Draws], None]] = {
         "apgd-ce": lambda d: _gradients(best_points, radius, steps, "cross-entropy", 0, restarts, d),
+        "apgd-pm": lambda d: _gradients(best_points, radius, steps, "probability margin", 0, restarts, d),
         "apgd-dlr": lambda d: _gradients(best_points, radius, steps, "dlr", 0, restarts, d),
         "apgd-t": lambda d: _gradients(best_points, radius, steps, "dlr", classes, 1, d),
         "fab": lambda d: _nearest(best_points, radius, steps, None, restarts, d),
         "fab-t": lambda d: _nearest(best_points, radius, steps, classes, 1, d),
         "square": lambda d: square_steps(best_points, _left(best_points), radius, queries, d),
     }
-    for number, name in enumerate(VERSIONS[version]):
+    for number, name in enumerate(names):
+        if number < len(log):
+            continue
         before, spent = int(best_points.success.sum()), objective.forward + objective.backward
-        attacks[name](draws.at(number))
+        parts[name](draws.at(number))
         passes = objective.forward + objective.backward - spent
         log.append(StageLog(name, int(best_points.success.sum()) - before, int(passes.sum())))
+        if kept is not None:
+            kept.save(log)
     found = best_points.result(radius)
     return replace(found, log=tuple(log), notes=_doubts(best_points, log, classes))
 
@@ -121,6 +145,7 @@ def _nearest(
     rest.todo = _left(best_points)
     own = BestPoints(rest)
     fab_steps(own, draws, steps=steps, restarts=restarts, classes=classes)
+    best_points.note_gradients_of(own)
     near = rest.todo[own.distance[rest.todo] <= radius[rest.todo]]
     if len(near):
         best_points.update(own.x[near], near, own.margin[near], own.distance[near])
@@ -130,13 +155,30 @@ def _nearest(
 def _doubts(best_points: BestPoints, log: list[StageLog], classes: int) -> tuple[str, ...]:
     """What AutoAttack warns of."""
     notes, last = [], {stage.name: stage.found for stage in log}
-    if best_points.objective.width <= classes and "apgd-t" in last:
+    objective, query = best_points.objective, best_points.objective.query
+    assert isinstance(query, ClassQuery)
+    if objective.width <= classes and "apgd-t" in last:
         notes.append(f"There are fewer than {classes} other classes: targeted attacks aim at all of them.")
+    if _sums_to_one(query):
+        notes.append(
+            "The network's outputs are probabilities: gradients vanish behind a softmax. Return what goes into it."
+        )
     blind = len(best_points.blind)
     if blind:
         notes.append(f"The gradient of {blind} inputs was zero throughout: only what needs none says something there.")
+    if query.steps:
+        notes.append("The network has step functions, which gradients pass straight through. Try backward= too.")
+    if query.model.average is not None and not {"apgd-ce", "apgd-dlr"}.issuperset(last):
+        notes.append('The network answers differently each time: version="rand" is meant for it.')
     if last.get("square"):
         notes.append(
             f"Square found {last['square']} inputs that gradients had missed: they may be masked. Try backward=."
         )
     return tuple(notes)
+
+
+def _sums_to_one(query: ClassQuery) -> bool:
+    """Whether scores of the clean inputs are probabilities."""
+    with torch.no_grad():
+        scores = query.model(query.objective.center[:FEW]).double()
+    return len(scores) > 0 and bool((scores >= 0).all()) and bool(((scores.sum(1) - 1).abs() < SUM).all())

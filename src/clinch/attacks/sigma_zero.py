@@ -115,7 +115,7 @@ class SmoothCountRuns:
             self.best_points.update(z, self.indices, slope.margin, changed)
             inside, delta = slope.margin < 0, z - self.base
             self.nearest = torch.where(inside, torch.minimum(self.nearest, changed), self.nearest)
-            few = 2 * s.sigma * delta / (delta.square() + s.sigma).square() / max(delta[0].numel(), 1)
+            few = 2 * s.sigma * delta / (self._squares(delta) + s.sigma).square() / max(delta[0].numel(), 1)
             gradient = torch.where(along(inside, z), 0.0, slope.gradient) + few
             size = gradient.flatten(1).abs().amax(1).clamp(min=1e-12)
             mean, scale = self.moments.add(gradient / along(size, z))
@@ -123,4 +123,9 @@ class SmoothCountRuns:
             region = objective.region.take(self.indices) if region is None else region
             z = project_into(region, z - eta * mean / scale)
             self.limit = (self.limit + s.rate * eta * torch.where(inside, 1.0, -1.0)).clamp(0, 1)
-            self.z = torch.where((z - self.base).abs() < along(self.limit, z), self.base, z)
+            small = self._squares(z - self.base) < along(self.limit, z).square()
+            self.z = torch.where(small, self.base, z)
+
+    def _squares(self, delta: Tensor) -> Tensor:
+        """Of the changes, summed over what counts as one."""
+        return self.best_points.objective.norm.summed(delta.square().flatten(1)).view_as(delta)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clinch.attacks.core.attack_query import AttackQuery
 from clinch.attacks.core.averages import Averaged
 from clinch.attacks.core.classification import ClassQuery, check_p
+from clinch.attacks.core.limits import NO_LIMITS, InputLimits, Limited
 from clinch.attacks.core.objective import AttackObjective
 from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.attacks.core.result import HasQuery, query_of
@@ -24,7 +25,7 @@ from clinch.query import Distance, Query
 from clinch.runtime.gradients import with_gradients
 
 #: what attacks take first
-Attacked: TypeAlias = nn.Module | Network | HasQuery | Query | AttackQuery | AttackObjective
+Attacked: TypeAlias = nn.Module | Network | HasQuery | Query | AttackQuery | AttackObjective | Limited
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +39,8 @@ COMMON = {
     "eps": "the radius of the ball to attack in, one or ``(B,)``; None: that of the problem's own ball.",
     "norm": "0, any number from 1 on, or ``cl.inf``; a problem whose objective is a distance has its own.",
     "target": "one class or ``(B,)``; None: any class but the label.",
-    "bounds": "the range of inputs; None: no limits. A problem states its own.",
+    "bounds": """the range of inputs, two numbers or tensors that broadcast to x; None: no limits. A problem states its
+        own.""",
     "loss": '``"margin"`` or a key of :data:`clinch.attacks.LOSSES`; None: cross-entropy, for a problem the margin.',
     "outputs": 'what f is, ``"logits"`` or ``"probabilities"``.',
     "settings": "the numbers that the method was tuned with: an object, or its fields by name; results record them.",
@@ -50,9 +52,16 @@ COMMON = {
         inside a network are passed straight through where the true gradient is zero.""",
     "eot": """of a stochastic classifier: so many runs are averaged in each pass, and success is a rate, see
         :attr:`AttackResult.rate`.""",
+    "mask": "of a classifier: where elements may change, truth values that broadcast to x; others are immutable.",
+    "reach": """of a classifier: how far each element may move, a number or a tensor that broadcasts to x: an eps of each
+        feature, and with p = 0 what bounds the changes that are counted.""",
+    "grid": """of a classifier: elements take values ``x + k·grid`` with whole k only, a number or a tensor that
+        broadcasts to x, 0 for any value: ``1/255`` for images of 8 bits, 1 for whole numbers.""",
+    "pixels": "of a classifier of images: whether p = 0 counts a pixel once, over its channels.",
 }
-#: arguments of every attack that only what is attacked depends on
+#: arguments of every attack that only what is attacked depends on: the model, and its inputs
 OF_MODELS = ("backward", "eot")
+OF_INPUTS = ("mask", "reach", "grid", "pixels")
 RESULT = """
 Returns:
     Points inside the ball, or the nearest ones found; see :class:`AttackResult`."""
@@ -63,27 +72,40 @@ Raises:
 
 
 def attack_method(function: Callable[P, R]) -> Callable[P, R]:
-    """An attack: it has gradients whatever mode the caller's code is in, takes the arguments :data:`OF_MODELS` besides
-    its own, and its docstring says of every argument what it means, those of :data:`COMMON` too."""
+    """An attack: it has gradients whatever mode the caller's code is in, takes the arguments :data:`OF_MODELS` and
+    :data:`OF_INPUTS` besides its own, and its docstring says of every argument what it means, those of :data:`COMMON`
+    too."""
     signature = inspect.signature(function)
-    optional = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None) for n in OF_MODELS]
+    own = tuple(n for n in (*OF_MODELS, *OF_INPUTS) if n not in signature.parameters)
+    optional = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None) for n in own]
     signature = signature.replace(parameters=[*signature.parameters.values(), *optional])
     function.__doc__ = _completed(inspect.getdoc(function) or "", list(signature.parameters))
 
     @functools.wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = {name: kwargs.pop(name, None) for name in OF_MODELS}
+        given = {name: kwargs.pop(name, None) for name in own}
         if any(value is not None for value in given.values()):
-            net = kwargs.pop("net") if "net" in kwargs else args[0]
-            return function(_modified(net, **given), *args[1:], **kwargs)  # type: ignore[call-arg]
+            net, rest = (kwargs.pop("net"), args) if "net" in kwargs else (args[0], args[1:])
+            return function(_modified(net, **given), *rest, **kwargs)  # type: ignore[call-arg]
         return function(*args, **kwargs)
 
     attack.__signature__ = signature  # type: ignore[attr-defined]
     return with_gradients(attack)
 
 
-def _modified(net: object, backward: Callable[[Tensor], Tensor] | None, eot: int | None) -> nn.Module:
-    """A classifier with a gradient of its own, or with its runs averaged."""
+def _modified(
+    net: object, backward: Callable[[Tensor], Tensor] | None = None, eot: int | None = None, **limits: object
+) -> object:
+    """A classifier with a gradient of its own, or with its runs averaged, or with limits of its inputs."""
+    if any(value is not None for value in limits.values()):
+        if not isinstance(net, nn.Module | Network):
+            given = ", ".join(f"{name}=" for name, value in limits.items() if value is not None)
+            raise ProblemError(
+                f"{given} is for classifiers with inputs and labels. A problem states its own conditions."
+            )
+        return Limited(_modified(net, backward, eot), InputLimits(**limits))  # type: ignore[arg-type]
+    if backward is None and eot is None:
+        return net
     if not isinstance(net, nn.Module):
         raise ProblemError("backward= and eot= are for classifiers that are modules. Pass the nn.Module itself.")
     model = net if backward is None else Replaced(net, backward)
@@ -127,12 +149,16 @@ def objective_of(
         ProblemError: labels without inputs, or inputs for a problem; and what :class:`ClassQuery` and
             :class:`ProblemQuery` raise.
     """
-    norm = norm_of(norm).p
+    norm, limits = norm_of(norm).p, NO_LIMITS
+    if isinstance(net, Limited):
+        net, limits = net.net, net.limits
     stated, inputs = isinstance(net, AttackQuery | AttackObjective), not (x is None and y is None and target is None)
     if not stated and (isinstance(net, nn.Module | Network) or not (isinstance(net, Query) or hasattr(net, "query"))):
         if x is None or y is None:
             raise ProblemError("A classifier is attacked at inputs x with labels y. Pass both, or a cl.Problem alone.")
-        query = ClassQuery(net, x, y, target=target, bounds=bounds, p=norm, outputs=outputs, any_p=any_p)  # type: ignore[arg-type]
+        query = ClassQuery(
+            net, x, y, target=target, bounds=bounds, p=norm, outputs=outputs, any_p=any_p, limits=limits  # type: ignore[arg-type]
+        )  # fmt: skip
         return AttackObjective(query, scaled=scaled)
     if inputs:
         what = "A goal" if stated else "A problem"
@@ -227,6 +253,8 @@ def radius_of(objective: AttackObjective, eps: float | Tensor | None) -> Tensor:
         raise ShapeError(f"eps has shape {tuple(radius.shape)}; expected one number or ({objective.size},).")
     if not bool((radius > 0).all() and radius.isfinite().all()):
         raise ProblemError(f"eps={eps} must be positive and finite.")
+    if not objective.norm.is_box:  # whose limits lie on the grid
+        objective.units = objective.units.inside()
     return objective.shortened(radius.expand(objective.size)).clone()
 
 

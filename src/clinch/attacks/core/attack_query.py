@@ -95,6 +95,7 @@ class AttackQuery(ABC):
         steps: whether the network has step functions, through which no gradient passes.
         revives: whether a gradient of classifiers that is zero has a surrogate too.
         cost: rows of the network that an answer about one point takes.
+        grid: spacings of the values that elements take, see :class:`~clinch.attacks.core.units.Units`.
         losses: what gradient steps can lower besides the margin, by name; ``default_loss`` the one they take unless
             told otherwise.
     """
@@ -113,6 +114,7 @@ class AttackQuery(ABC):
     steps: bool = False
     revives: bool = False
     cost: int = 1
+    grid: Tensor | None = None
     losses: Mapping[str, Loss] = MappingProxyType({})
     default_loss: str = "margin"
 

@@ -22,6 +22,7 @@ from clinch.attacks.core.result import (
     History,
 )
 from clinch.attacks.core.settings import AttackSettings
+from clinch.errors import ProblemError
 from clinch.geometry.projection import project_into
 from clinch.solver.check_points import RADIUS_ROUNDING
 
@@ -100,6 +101,7 @@ class BestPoints:
         """
         if self.objective.units is not None and self.objective.units.rounds:
             z = self.objective.working(self.objective.point(z.detach(), indices), indices)
+            distance = distance if self.objective.query.lowers else None
         outside = self.objective.outside(z, indices)
         if outside is not None:
             margin = torch.where(outside > 0, torch.maximum(margin, outside), margin)
@@ -153,6 +155,22 @@ class BestPoints:
         rounds = self.objective.units is not None and self.objective.units.rounds
         return COARSE_NUDGES if rounds else NUDGES
 
+    def state(self) -> dict[str, Tensor]:
+        """All that decides what is found from now on, by name."""
+        objective = self.objective
+        return {
+            "x": self.x, "distance": self.distance, "margin": self.margin, "rank": self._rank, "moved": self._moved,
+            "asked": self._asked, **objective.state(),
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a :meth:`state`, whose numbers may come in another dtype."""
+        for name, mine in self.state().items():
+            if state[name].shape != mine.shape:
+                raise ProblemError(f"The state's {name} has shape {tuple(state[name].shape)}, not {tuple(mine.shape)}.")
+            mine.copy_(state[name])
+        self.objective.restored()
+
     def _nudged(self, z: Tensor, indices: Tensor, nudge: float, radius: Tensor | None = None) -> Tensor:
         """Points a little farther along the ray from their inputs."""
         if not nudge:
@@ -170,6 +188,11 @@ class BestPoints:
             return
         self._moved[indices[(gradient != 0).flatten(1).any(1)]] = True
         self._all_moved = bool(self._moved[self.objective.todo].all())
+
+    def note_gradients_of(self, other: BestPoints) -> None:
+        """Remember too what :meth:`note_gradient` told a part of the attack that keeps points of its own."""
+        self._asked |= other._asked
+        self._moved |= other._moved
 
     def step(self) -> None:
         """End of one step: a line of history, and a call of ``progress``."""

@@ -19,6 +19,7 @@ from clinch.attacks.core.attack_query import Answer, AttackQuery
 from clinch.attacks.core.averages import VERDICTS, Averaged, SuccessRate, differs
 from clinch.attacks.core.batches import filled, parts_of
 from clinch.attacks.core.draws import mix
+from clinch.attacks.core.limits import NO_LIMITS, InputLimits, box_of, counting, grid_of, inside
 from clinch.attacks.core.step_functions import StepFunctions
 from clinch.attacks.core.units import working_dtype
 from clinch.errors import NetworkError, ProblemError, ShapeError
@@ -28,7 +29,7 @@ from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.network.original import training_module
 from clinch.query import Distance, met
-from clinch.runtime.arguments import as_tensor, checked_batch, checked_outputs, checked_range, within_range
+from clinch.runtime.arguments import as_tensor, checked_batch, checked_outputs
 from clinch.runtime.gradients import with_gradients
 
 OUTPUTS = ("logits", "probabilities")
@@ -46,10 +47,11 @@ class ClassQuery(AttackQuery):
         x: ``(B, *input_shape)`` clean inputs.
         y: ``(B,)`` labels.
         target: ``(B,)`` or one wanted class; None: any class but the label.
-        bounds: the declared range of inputs; None: no limits.
+        bounds: the declared range of inputs, see :func:`~clinch.attacks.core.limits.box_of`; None: no limits.
         p: the norm of distances.
         outputs: what f is: the ``"logits"``, or their ``"probabilities"`` (softmax).
         any_p: whether the attack takes every p >= 1, but not 0.
+        limits: of inputs, besides their range.
 
     Raises:
         NetworkError: training mode, or outputs that are not one row of class scores for each input.
@@ -62,18 +64,18 @@ class ClassQuery(AttackQuery):
     def __init__(
         self, net: nn.Module | Network, x: Tensor, y: Tensor, *, target: Tensor | int | None = None,
         bounds: tuple[float, float] | None = (0.0, 1.0), p: float = torch.inf, outputs: str = "logits",
-        any_p: bool = False,
+        any_p: bool = False, limits: InputLimits = NO_LIMITS,
     ) -> None:  # fmt: skip
         if outputs not in OUTPUTS:
             raise ProblemError(f"outputs={outputs!r} is not known. Write 'logits' or 'probabilities'.")
         check_p(p, any_p)
         self.model = Model(net, scores=True)
         inputs = checked_inputs(self.model, x, bounds)
-        self.outputs, self.dtype, self.objective = outputs, inputs.dtype, Distance(inputs, norm_of(p).p)
-        ends = (-torch.inf, torch.inf) if bounds is None else checked_range(bounds)
-        low, high = (torch.full_like(inputs[:1], limit) for limit in ends)
-        self.limits = Region(low, high)
-        self.region = Region(low.expand(inputs.shape), high.expand(inputs.shape))
+        self.limits = box_of(inputs, bounds, limits)
+        p = counting(norm_of(p).p, limits, inputs)
+        self.outputs, self.dtype, self.objective = outputs, inputs.dtype, Distance(inputs, p)
+        self.region = Region(self.limits.lower.expand(inputs.shape), self.limits.upper.expand(inputs.shape))
+        self.grid = grid_of(inputs, limits)
         with torch.no_grad(), StepFunctions() as watch:
             parts = [checked_outputs(self.model, inputs[part]) for part in parts_of(inputs)]
         scores = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -269,17 +271,14 @@ def check_p(p: float, any_p: bool) -> None:
         raise ProblemError(f"norm={p} has no dual norm, which this attack needs. Write a number from 1 on, or cl.inf.")
 
 
-def checked_inputs(model: Model, x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+def checked_inputs(model: Model, x: Tensor, bounds: Any) -> Tensor:
     """A batch of inputs in the model's dtype, on its device.
 
     Raises:
         ShapeError, NonFiniteError, ProblemError: no batch of the network's inputs, NaN, or outside the range.
     """
     x = checked_batch(x, model.net.input_shape if isinstance(model.net, Network) else None)
-    if bounds is not None:
-        low, high = checked_range(bounds)
-        x = within_range(x, low, high, model.dtype)
-    return x.to(model.device, model.dtype).clone()
+    return inside(x, bounds, model.dtype).to(model.device, model.dtype).clone()
 
 
 def _checked_scores(logits: Tensor, size: int) -> int:

@@ -79,17 +79,38 @@ def against_all(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     return sign * (z.sum(1) - 2 * _at(z, wanted))
 
 
+def probability_margin(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """``p_y − max_{c≠y} p_c`` of the probabilities ``p = softmax(z)``, with a target ``max_{c≠t} p_c − p_t``: the
+    probability margin attack of Xie et al. 2024 (arXiv 2411.15210)."""
+    p = z.softmax(1)
+    return _at(p, y) - _largest_other(p, y) if target is None else _largest_other(p, target) - _at(p, target)
+
+
+def log_probability_margin(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """``−log(1 − m)`` with m of :func:`probability_margin`: the same order of points and direction of gradients, which
+    no certainty of the network rounds to zero.
+
+    ``1 − m = Σ_{c≠k} p_c + p_l``, for k the class that is to fall and l the one that is to rise.
+    """
+    own = y if target is None else target
+    other = torch.scatter(z, 1, own.unsqueeze(1), -torch.inf).argmax(1)
+    falls, rises = (own, other) if target is None else (other, own)
+    rest = torch.scatter(z, 1, falls.unsqueeze(1), -torch.inf)
+    return z.logsumexp(1) - torch.cat([rest, _at(z, rises).unsqueeze(1)], 1).logsumexp(1)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
     "cross-entropy": cross_entropy,
     "score": score,
     "dlr": difference_of_logits_ratio,
     "difference": difference,
     "against all": against_all,
+    "probability margin": probability_margin,
 }
 
 
 #: what stands for a loss where the direction of its gradient and the order of its values are all that is used
-DIRECTIONS = {"cross-entropy": log_odds}
+DIRECTIONS = {"cross-entropy": log_odds, "probability margin": log_probability_margin}
 
 
 def loss_of(

@@ -87,7 +87,8 @@ class AttackObjective:
     def __init__(self, query: AttackQuery, *, scaled: bool = False) -> None:
         self.query, self.p, self.weights = query, query.objective.p, query.objective.weights
         units = Units.of(
-            query.objective.center, query.limits.lower, query.limits.upper, query.dtype, query.region.discrete
+            query.objective.center, query.limits.lower, query.limits.upper, query.dtype, query.region.discrete,
+            query.grid,
         )
         self._use(units)
         self._passes = Passes(torch.full((len(self.x),), query.spent, dtype=torch.int64, device=self.x.device))
@@ -325,6 +326,17 @@ class AttackObjective:
         """Note passes of the given indices, which may repeat."""
         self._passes.add(indices, self.query.cost * forward, self.query.cost * backward)
 
+    def state(self) -> dict[str, Tensor]:
+        """What has been spent, and which inputs have no true gradient, by name."""
+        return {
+            "forward": self.forward, "backward": self.backward, "hopeless": self._surrogates.hopeless,
+            "closed": self._surrogates.closed,
+        }  # fmt: skip
+
+    def restored(self) -> None:
+        """To be called when the tensors of :meth:`state` have been written to."""
+        self._surrogates.some = bool(self._surrogates.closed.any())
+
     # --- units -------------------------------------------------------------------------------------------------------
 
     def point(self, z: Tensor, indices: Tensor) -> Tensor:
@@ -399,7 +411,8 @@ class AttackObjective:
         exact = None if weights is None else weights.double()
         box = Region(region.lower.double(), region.upper.double()).within(Ball(center.double(), radius, self.p, exact))
         lower, upper = round_up(box.lower, center.dtype).to(center), round_down(box.upper, center.dtype).to(center)
-        return Region(torch.minimum(lower, upper), upper, region.balls, region.planes)
+        lower, upper = self.units.within_grid(torch.minimum(lower, upper), upper, indices)
+        return Region(lower, upper, region.balls, region.planes)
 
 
 def linearised_distance(objective: AttackObjective, indices: Tensor) -> Tensor:

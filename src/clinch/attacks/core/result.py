@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -81,6 +82,8 @@ class AttackResult:
         settings: the numbers of the method, where it has some besides its arguments.
         rate: of a stochastic model, attacked with ``eot=``: how often the points reach their goal, with the interval;
             success is then that most runs do, for certain.
+        parameters: of an attack that searches parameters in place of elements, or something that inputs share, what it
+            found, by name; rows of inputs without success are the best attempt.
         log: of a sequence of attacks what each found and cost; ``notes`` what casts doubt on the outcome.
     """
 
@@ -98,6 +101,7 @@ class AttackResult:
     rate: SuccessRate | None = None
     log: tuple[StageLog, ...] = ()
     notes: tuple[str, ...] = ()
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def passes(self) -> Tensor:

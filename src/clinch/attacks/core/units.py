@@ -27,6 +27,8 @@ from clinch.geometry.rounding import round_down, round_towards, round_up
 
 #: how far an element without limits may move, in units
 FARTHEST = 1e4
+#: shares of a grid's spacing that are rounding
+WHOLE = 1e-3
 #: how far it is taken to move where a size of the whole region is needed, in units
 TYPICAL = 1.0
 
@@ -46,6 +48,10 @@ class Units:
         lower: ``(B, *input_shape)`` or ``(1, …)``, limits of points in the model's dtype.
         upper: the same.
         discrete: values of discrete elements; None: there are none.
+        grid: likewise, spacings in float64 of the values ``x + k·grid`` that elements take, NaN where they take any;
+            None: all do.
+        inwards: whether points are brought onto the grid towards x, so that they stay in a ball; otherwise to the next
+            value.
     """
 
     unit: Tensor
@@ -53,12 +59,22 @@ class Units:
     lower: Tensor
     upper: Tensor
     discrete: DiscreteSet | None = None
+    grid: Tensor | None = None
+    inwards: bool = False
 
     @staticmethod
-    def of(x: Tensor, lower: Tensor, upper: Tensor, dtype: torch.dtype, discrete: DiscreteSet | None = None) -> Units:
+    def of(
+        x: Tensor, lower: Tensor, upper: Tensor, dtype: torch.dtype, discrete: DiscreteSet | None = None,
+        grid: Tensor | None = None,
+    ) -> Units:  # fmt: skip
         """Units of one for inputs and limits of any dtype; limits are rounded inwards."""
         low, high = round_up(lower.double(), dtype).to(dtype), round_down(upper.double(), dtype).to(dtype)
-        return Units(torch.ones(len(x), dtype=working_dtype(dtype), device=x.device), x.to(dtype), low, high, discrete)
+        unit = torch.ones(len(x), dtype=working_dtype(dtype), device=x.device)
+        return Units(unit, x.to(dtype), low, high, discrete, grid)
+
+    def inside(self) -> Units:
+        """For points that must stay in a ball around x."""
+        return self if self.grid is None else replace(self, inwards=True)
 
     def scaled(self, size: Tensor) -> Units:
         """With units next to sizes ``(B,)``; those that are no positive numbers count as one."""
@@ -70,12 +86,14 @@ class Units:
 
     def take(self, rows: Tensor) -> Units:
         """Those of the chosen inputs, in that order."""
-        return Units(self.unit[rows], self.x[rows], _of(self.lower, rows), _of(self.upper, rows), self.discrete)
+        low, high = _of(self.lower, rows), _of(self.upper, rows)
+        grid = None if self.grid is None else _of(self.grid, rows)
+        return Units(self.unit[rows], self.x[rows], low, high, self.discrete, grid, self.inwards)
 
     @property
     def rounds(self) -> bool:
         """Whether inputs are coarser than points: the model's dtype is narrower, or elements are discrete."""
-        return self._narrows or self.discrete is not None
+        return self._narrows or self.discrete is not None or self.grid is not None
 
     @property
     def _narrows(self) -> bool:
@@ -122,11 +140,37 @@ class Units:
         if self.ones:
             return torch.clamp(u, _of(self.lower, rows), _of(self.upper, rows))
         x = u * self._along(rows)
-        if self._narrows:
+        if self.grid is not None:
+            x = self._on_grid(x, rows)
+        if x.dtype != self.x.dtype:
             x = round_towards(x, self.x[rows].to(x), self.x.dtype)
         lower, upper = _of(self.lower, rows), _of(self.upper, rows)
         x = torch.maximum(torch.minimum(x, upper), lower)
         return x if self.discrete is None else self.discrete.nearest(x, lower, upper)
+
+    def _on_grid(self, x: Tensor, rows: Tensor) -> Tensor:
+        """``x + k·grid`` next to points, inside the limits, in float64."""
+        assert self.grid is not None
+        center, grid = self.x[rows].double(), _of(self.grid, rows)
+        steps = (x.double() - center) / grid
+        whole = (steps.abs() + WHOLE).floor() * steps.sign() if self.inwards else steps.round()
+        least, most = (_of(side, rows).double() for side in (self.lower, self.upper))
+        least, most = ((least - center) / grid - WHOLE).ceil(), ((most - center) / grid + WHOLE).floor()
+        found = center + torch.maximum(torch.minimum(whole, most), least) * grid
+        return torch.where(grid.isnan(), x.double(), found)
+
+    def within_grid(self, lower: Tensor, upper: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Limits around inputs, in these units, moved inwards onto the grid: what lies between them goes to a value
+        that does so too."""
+        if self.grid is None:
+            return lower, upper
+        grid = _of(self.grid, rows) / self._along(rows).double()
+        center = self.start[rows].double()
+        steps = ((lower.double() - center) / grid - WHOLE).ceil(), ((upper.double() - center) / grid + WHOLE).floor()
+        found = tuple(
+            torch.where(grid.isnan(), side.double(), center + k * grid) for side, k in zip((lower, upper), steps)
+        )
+        return torch.maximum(found[0], lower.double()).to(lower), torch.minimum(found[1], upper.double()).to(upper)
 
     def _along(self, rows: Tensor | slice) -> Tensor:
         return self.unit[rows].reshape(-1, *[1] * (self.x.dim() - 1))

@@ -37,24 +37,22 @@ def greedy_sparsify(best_points: BestPoints, indices: Tensor, passes: Tensor, po
         passes: ``(A,)`` rows sent forward for each input, at most; a round takes one for each changed element.
         points: ``(A, *input_shape)`` where to begin; None: the best points.
     """
-    objective = best_points.objective
+    objective, norm = best_points.objective, best_points.objective.norm
     clean = _clean(best_points, indices)
     z = (best_points.x[indices] if points is None else points).flatten(1).clone()
     left = passes.clone()
     active = torch.arange(len(indices), device=indices.device)[best_points.success[indices]]
     while not best_points.exhausted:
-        changed = z[active] != clean[active]
+        changed = norm.counted(z[active] != clean[active])
         count = changed.sum(1)
         keep = (count > 1) & (count <= left[active])
         active, changed, count = active[keep], changed[keep], count[keep]
         if not len(active):
             return
         left[active] -= count
-        run, element = changed.nonzero(as_tuple=True)
-        owner = active[run]
-        trial = z[owner]
-        place = torch.arange(len(run), device=run.device)
-        trial[place, element] = clean[owner, element]
+        run, which = changed.nonzero(as_tuple=True)
+        owner, elements = active[run], norm.elements(which, z.shape[1])
+        trial = z[owner].scatter(1, elements, clean[owner].gather(1, elements))
         point = trial.reshape(-1, *objective.x.shape[1:])
         margin = objective.look(point, indices[owner])
         # of trials that reach the goal all are equally near: the deepest one leaves most room for the next round

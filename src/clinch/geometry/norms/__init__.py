@@ -14,6 +14,8 @@ from clinch.geometry.norms.base import norm_of as norm_of
 from clinch.geometry.norms.counting import CountingNorm as CountingNorm
 from clinch.geometry.norms.euclidean import EuclideanNorm as EuclideanNorm
 from clinch.geometry.norms.maximum import MaximumNorm as MaximumNorm
+from clinch.geometry.norms.pixels import PixelCountingNorm as PixelCountingNorm
+from clinch.geometry.norms.pixels import pixel_count as pixel_count
 from clinch.geometry.norms.power import PowerNorm as PowerNorm
 from clinch.geometry.norms.taxicab import TaxicabNorm as TaxicabNorm
 

@@ -199,6 +199,18 @@ class Norm(ABC):
         is zero and g is not."""
         return self.dual.of(rows if weights is None else torch.where(rows == 0, 0.0, rows / weights))
 
+    def counted(self, changed: Tensor) -> Tensor:
+        """``(L, m)`` what has changed of what counts as one, for changed elements ``(L, n)``."""
+        return changed
+
+    def elements(self, ones: Tensor, size: int) -> Tensor:
+        """``(L, c)`` the elements, of n = ``size``, of what counts as one, by its place ``(L,)``."""
+        return ones.unsqueeze(1)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """``(L, n)`` for each element the sum of what counts as one with it."""
+        return values
+
     # --- directions, projections, minima, steps -----------------------------------------------------------------------
 
     @abstractmethod
@@ -379,6 +391,9 @@ def norm_of(p: float | str | Norm) -> Norm:
     """
     if isinstance(p, Norm):
         return p
+    own = getattr(p, "norm", None)  # a number that another norm has too brings its own
+    if isinstance(own, Norm):
+        return own
     try:
         number = float(p.lower().removeprefix("l").removeprefix("_") if isinstance(p, str) else p)
     except (TypeError, ValueError):
