@@ -81,12 +81,7 @@ def autoattack(
         >>> [(stage.name, stage.found) for stage in found.log][0]
         ('apgd-ce', 5)
     """
-    if version not in VERSIONS:
-        raise ProblemError(f"version={version!r:.60} is not known. Write one of: {', '.join(VERSIONS)}.")
-    names = VERSIONS[version] if attacks is None else tuple(attacks)
-    unknown = [name for name in names if name not in PARTS]
-    if unknown or not names:
-        raise ProblemError(f"attacks={list(names)!r:.80} names unknown parts. Write some of: {', '.join(PARTS)}.")
+    names = _names(version, attacks)
     if min(steps, queries, classes) < 1:
         raise ProblemError(f"steps={steps}, queries={queries} and classes={classes} must be at least 1.")
     objective = objective_of(net, x, y, bounds=bounds, norm=norm)
@@ -120,6 +115,16 @@ def autoattack(
             kept.save(log)
     found = best_points.result(radius)
     return replace(found, log=tuple(log), notes=_doubts(best_points, log, classes))
+
+
+def _names(version: str, attacks: Sequence[str] | None) -> tuple[str, ...]:
+    """The parts, in their order."""
+    if version not in VERSIONS:
+        raise ProblemError(f"version={version!r:.60} is not known. Write one of: {', '.join(VERSIONS)}.")
+    names = VERSIONS[version] if attacks is None else tuple(attacks)
+    if not names or not set(names) <= set(PARTS) or len(set(names)) < len(names):
+        raise ProblemError(f"attacks={list(names)!r:.80} are no parts, each once. Write some of: {', '.join(PARTS)}.")
+    return names
 
 
 def _left(best_points: BestPoints) -> Tensor:

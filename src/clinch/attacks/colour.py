@@ -69,7 +69,7 @@ def colour(
     Example:
         >>> found = colour(net, x, y, brightness=0.5, contrast=0.5)
         >>> found.success.double().mean()
-        tensor(0.5000, dtype=torch.float64)
+        tensor(1., dtype=torch.float64)
     """
     effort, most = Effort(grid, random, starts, steps), (brightness, contrast, saturation, hue)
     effort.check()

@@ -65,7 +65,7 @@ def minimal_apgd(
 
     Example:
         >>> minimal_apgd(net, x, y).distance.median()
-        tensor(0.0840, dtype=torch.float64)
+        tensor(0.0901, dtype=torch.float64)
     """
     numbers = ApgdSettings.of(settings)
     if min(steps, searches) < 1 or min(halvings, targets) < 0:

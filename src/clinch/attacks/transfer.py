@@ -23,6 +23,7 @@ from clinch.attacks.core.result import AttackResult
 from clinch.errors import NetworkError, ProblemError, UnsupportedByEngine
 from clinch.geometry.directions import steepest_direction
 from clinch.geometry.projection import project_into
+from clinch.geometry.region import Region
 
 #: of an input's random numbers: whether it is resized, to what size and where to, and its neighbours
 CHANCE, SIZE, PLACE, NEIGHBOUR = 0, 1, 2, 3
@@ -77,12 +78,12 @@ def transfer(
         steps: gradient steps.
         step_size: α, one or ``(B,)``; None: ``eps/steps``.
         momentum: μ.
-        nesterov: see above, as for ``scales``, ``diversity``, ``smallest``, ``kernel``, ``neighbours`` and ``spread``.
-        scales: see there.
-        diversity: see there.
+        nesterov: see above, as for the five that follow.
+        scales: images of so many scales.
+        diversity: a probability; ``smallest`` the least size, as a share.
         smallest: see there.
-        kernel: see there.
-        neighbours: see there.
+        kernel: an odd number of pixels, 0 for none.
+        neighbours: random points; ``spread`` of their cube, in eps.
         spread: see there.
 
     Returns:
@@ -95,30 +96,18 @@ def transfer(
     pieces = Pieces(momentum, nesterov, scales, diversity, smallest, kernel, neighbours, spread)
     pieces.check(steps)
     objective = objective_of(net, x, y, target=target, bounds=bounds, norm=norm)
-    query = objective.query
-    if not isinstance(query, ClassQuery):
+    if not isinstance(query := objective.query, ClassQuery):
         raise UnsupportedByEngine("Surrogates are classifiers, and a problem has no class scores. Use pgd.")
     check_norm(objective, "A transfer attack", (2.0, torch.inf))
     pieces.check_shape(objective.x)
     radius, function = radius_of(objective, eps), loss_of(query, loss)
-    assert function is not None or loss == "margin"
     size = radius / steps if step_size is None else steps_of(objective, step_size, radius)
     models = _models(query, surrogates, objective)
     best_points = BestPoints(objective, record=history, progress=progress, steps=steps)
     indices = objective.todo
-    descent = _Descent(objective, models, function, pieces, radius[indices], objective.draws(seed).take(indices))
-    ball, size = objective.within(radius[indices], indices), size[indices].to(objective.x)
-    z, average = objective.start[indices], torch.zeros_like(objective.start[indices])
-    for k in range(steps if len(indices) else 0):
-        ahead = z - along(size, z) * momentum * steepest_direction(average, objective.p) if nesterov else z
-        gradient = descent.gradient(ahead, indices, k)
-        best_points.note_gradient(gradient, indices)
-        gradient = never_blind(gradient, k)
-        length = gradient.flatten(1).abs().sum(1)
-        average = momentum * average + gradient / along(length.clamp(min=torch.finfo(length.dtype).tiny), z)
-        z = project_into(ball, z - along(size, z) * steepest_direction(average, objective.p))
-        best_points.step()
     if len(indices):
+        descent = _Descent(objective, models, function, pieces, radius[indices], objective.draws(seed).take(indices))
+        z = descent.run(best_points, indices, objective.within(radius[indices], indices), size[indices], steps)
         best_points.update(z, indices, objective.look(z, indices))
     return best_points.result(radius)
 
@@ -178,6 +167,21 @@ class _Descent:
         self.objective, self.models, self.loss, self.pieces = objective, models, loss, pieces
         self.radius, self.draws = radius.to(objective.x), draws
         self._variance: Tensor | None = None
+
+    def run(self, best_points: BestPoints, indices: Tensor, ball: Region, size: Tensor, steps: int) -> Tensor:
+        """Where runs of inputs ``(A,)`` end after so many steps of sizes ``(A,)``."""
+        z, p, momentum = self.objective.start[indices], self.objective.p, self.pieces.momentum
+        step, average = along(size.to(z), z), torch.zeros_like(z)
+        for k in range(steps):
+            ahead = z - step * momentum * steepest_direction(average, p) if self.pieces.nesterov else z
+            gradient = self.gradient(ahead, indices, k)
+            best_points.note_gradient(gradient, indices)
+            gradient = never_blind(gradient, k)
+            length = gradient.flatten(1).abs().sum(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+            average = momentum * average + gradient / along(length, z)
+            z = project_into(ball, z - step * steepest_direction(average, p))
+            best_points.step()
+        return z
 
     def gradient(self, z: Tensor, indices: Tensor, step: int) -> Tensor:
         """``(A, *input_shape)`` of step number ``step`` at points of inputs ``(A,)``."""

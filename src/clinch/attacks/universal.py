@@ -74,7 +74,7 @@ def universal(
         ``"perturbation"`` ``(*input_shape)``.
 
     Example:
-        >>> found = universal(net, x, y, eps=0.25)
+        >>> found = universal(net, x, y, eps=0.15)
         >>> found.success.double().mean(), found.parameters["perturbation"].shape
         (tensor(0.8750, dtype=torch.float64), torch.Size([8, 8]))
     """

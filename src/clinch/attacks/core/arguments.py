@@ -52,9 +52,9 @@ COMMON = {
         inside a network are passed straight through where the true gradient is zero.""",
     "eot": """of a stochastic classifier: so many runs are averaged in each pass, and success is a rate, see
         :attr:`AttackResult.rate`.""",
-    "mask": "of a classifier: where elements may change, truth values that broadcast to x; others are immutable.",
-    "reach": """of a classifier: how far each element may move, a number or a tensor that broadcasts to x: an eps of each
-        feature, and with p = 0 what bounds the changes that are counted.""",
+    "mask": "of a classifier: where elements may change, booleans that broadcast to x; others are immutable.",
+    "reach": """of a classifier: how far each element may move, a number or a tensor that broadcasts to x: an eps of
+        each feature, and with p = 0 what bounds the changes that are counted.""",
     "grid": """of a classifier: elements take values ``x + k·grid`` with whole k only, a number or a tensor that
         broadcasts to x, 0 for any value: ``1/255`` for images of 8 bits, 1 for whole numbers.""",
     "pixels": "of a classifier of images: whether p = 0 counts a pixel once, over its channels.",
