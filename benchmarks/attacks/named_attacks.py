@@ -161,11 +161,8 @@ def lines(task: Task, surrogate: Task, found: dict[str, object]) -> list[Line]:
         )
     )  # fmt: skip
     known.append(
-        compared(
-            task, f"shared patch {SIDE} × {SIDE} at {PLACE}",
-            lambda: a.patch(model, x, y, size=SIDE, place=PLACE, shared=True).x,
-            "ART", art and (lambda: _art_patch(task)),
-        )
+        compared(task, f"shared patch {SIDE} × {SIDE} at {PLACE}",
+                 lambda: a.patch(model, x, y, size=SIDE, place=PLACE, shared=True).x, "", None)
     )  # fmt: skip
     known.append(
         compared(task, f"patch {SIDE} × {SIDE} of each image at any place", lambda: a.patch(model, x, y, size=SIDE).x,
@@ -218,19 +215,6 @@ def _art_universal(task: Task) -> Tensor:
         verbose=False,
     )
     return torch.from_numpy(attack.generate(task.x.numpy(), task.y.numpy()))
-
-
-def _art_patch(task: Task) -> Tensor:
-    evasion = importlib.import_module("art.attacks.evasion")
-    attack = evasion.AdversarialPatchPyTorch(
-        _art_classifier(task), rotation_max=0.0, scale_min=1.0, scale_max=1.0, learning_rate=0.1, max_iter=100,
-        batch_size=len(task.x), patch_shape=(1, SIDE, SIDE), patch_location=PLACE, targeted=False,
-        optimizer="Adam", verbose=False,
-    )  # fmt: skip
-    patch, _ = attack.generate(task.x.numpy(), task.y.numpy())
-    points = task.x.clone()
-    points[:, :, PLACE[0] : PLACE[0] + SIDE, PLACE[1] : PLACE[1] + SIDE] = torch.as_tensor(np.asarray(patch)).float()
-    return points
 
 
 def main() -> None:
