@@ -17,8 +17,8 @@ import importlib
 import math
 import time
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ def distances(task: Task) -> Callable[[Tensor], float]:
     return measure
 
 
-def lines(task: Task, surrogate: Task, found: dict[str, object]) -> list[Line]:
+def lines(task: Task, surrogate: Task, found: Mapping[str, Any]) -> list[Line]:
     """All comparisons on a network."""
     a, x, y, model = cl.attacks, task.x, task.y, task.model
     advlib, box, torchattacks, art = (found.get(n) for n in ("adv-lib", "foolbox", "torchattacks", "art"))
@@ -149,9 +149,9 @@ def lines(task: Task, surrogate: Task, found: dict[str, object]) -> list[Line]:
         compared(
             task, "rotation and translation, grid", lambda: a.rotation_translation(
                 model, x, y, rotation=ROTATION, translation=SHIFT / 28, grid=5, random=0, steps=0).x,
-            "foolbox (grid)", box and (lambda: box.attacks.SpatialAttack(  # type: ignore[attr-defined]
+            "foolbox (grid)", box and (lambda: box.attacks.SpatialAttack(
                 max_translation=SHIFT, max_rotation=ROTATION, num_translations=5, num_rotations=5)(
-                    box.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y)[1]),  # type: ignore[attr-defined]
+                    box.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y)[1]),
         )
     )  # fmt: skip
     known.append(
