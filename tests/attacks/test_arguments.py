@@ -38,7 +38,7 @@ CASES = {
     "a text": (mlp, "abc", {}, "no array of numbers"),
     "complex numbers": (mlp, torch.rand(2, 12).to(torch.complex64), {}, "complex"),
     "three limits": (mlp, torch.rand(2, 12), {"bounds": (0, 1, 2)}, "is no range"),
-    "limits of elements": (mlp, torch.rand(2, 12), {"bounds": (torch.zeros(12), torch.ones(12))}, "is no range"),
+    "limits of elements": (mlp, torch.rand(2, 12), {"bounds": (torch.zeros(11), torch.ones(11))}, "bounds has shape"),
     "outside": (mlp, torch.rand(2, 12) + 1e-4 + 1.0, {}, "more than rounding"),
 }
 
