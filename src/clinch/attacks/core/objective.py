@@ -87,7 +87,11 @@ class AttackObjective:
     def __init__(self, query: AttackQuery, *, scaled: bool = False) -> None:
         self.query, self.p, self.weights = query, query.objective.p, query.objective.weights
         units = Units.of(
-            query.objective.center, query.limits.lower, query.limits.upper, query.dtype, query.region.discrete,
+            query.objective.center,
+            query.limits.lower,
+            query.limits.upper,
+            query.dtype,
+            query.region.discrete,
             query.grid,
         )
         self._use(units)
