@@ -57,7 +57,8 @@ def nothing_known(count, width, clauses=0):
     zero = torch.zeros(count, width)
     problem = torch.zeros(count, dtype=torch.long)
     choice = torch.zeros(count, clauses, dtype=torch.long)
-    return Domains(problem, zero.to(torch.int8), choice, zero, zero, zero[:, :0], zero.sum(1), zero.sum(1) + 1)
+    none = zero.new_zeros(count, 2, 0)
+    return Domains(problem, zero.to(torch.int8), choice, zero, zero, zero[:, :0], zero.sum(1), zero.sum(1) + 1, none)
 
 
 def recorded(tree, places, width):
