@@ -94,6 +94,7 @@ def test_windows_pass_sums_scales_and_pools(p: float, tile: int, monkeypatch: py
 OTHERS = [
     nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1, dilation=2), nn.ConstantPad2d((1, 0, 2, 1), 0.3), nn.Sigmoid(),
     nn.GELU(), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Upsample(scale_factor=2),
+    nn.ZeroPad2d((-2, 1, 0, -1)),
 ]  # fmt: skip
 
 

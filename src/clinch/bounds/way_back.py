@@ -117,7 +117,10 @@ class Layers(Vectors):
             self._through_kernel(i, kernel, rows, clean, state, at)
         elif window is not None and (reach := op.as_reach(shapes)) is not None:
             picks = relaxation.picks()
-            carried = rows if picks is None else self._through_picks(i, picks, reach, rows, clean, state, at)
+            if picks is None:
+                carried = self._inside(i, rows, clean, at)
+            else:
+                carried = self._through_picks(i, picks, reach, rows, clean, state, at)
             self._arrive(state, inputs[0], carried, window.behind(reach), False, at)
         else:
             whole = rows if window is None else window.place(rows, at.tile, self.graph.nodes[i].shape[1:])
@@ -223,10 +226,8 @@ class Layers(Vectors):
 
     def _through_kernel(self, i: int, kernel: Kernel, rows: Tensor, clean: bool, state: _Rows, at: At) -> None:
         """On windows the transpose goes without padding: what falls outside the layer meets zeros later."""
-        (k,), window, shape = self.graph.nodes[i].inputs, self.plan[i], self.graph.nodes[i].shape
-        if not clean and window is not None:
-            (inside,) = self._fetch(("mask", i), window, at, lambda: [kernel.weight.new_ones(1, *shape)])
-            rows = rows * inside.unsqueeze(1)
+        (k,), window = self.graph.nodes[i].inputs, self.plan[i]
+        rows = self._inside(i, rows, clean, at)
         self._weigh(i, rows, state, at, lambda: gamma(terms(kernel) + 3) * self.spread(i))
         flat = rows.flatten(0, 1)
         if window is None:
@@ -237,6 +238,14 @@ class Layers(Vectors):
         extent = self.graph.nodes[k].shape[1:] if behind is None else behind.extent
         carried = carried.reshape(*rows.shape[:2], self.graph.nodes[k].shape[0], *extent)
         self._arrive(state, k, carried, behind, behind is None, at)
+
+    def _inside(self, i: int, rows: Tensor, clean: bool, at: At) -> Tensor:
+        """Rows that are zero outside layer i: there may be something else of what it reads, where it cuts off."""
+        if clean or (window := self.plan[i]) is None:
+            return rows
+        shape = self.graph.nodes[i].shape
+        (inside,) = self._fetch(("mask", i), window, at, lambda: [rows.new_ones(1, *shape)])
+        return rows * inside.unsqueeze(1)
 
     def _through_whole(self, i: int, rows: Tensor, state: _Rows, at: At, relaxation: Relaxation) -> None:
         """Rows on whole layers: a matrix, a reshape, or anything else, in float64, of which each number is rounded."""
