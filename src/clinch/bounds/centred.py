@@ -49,6 +49,11 @@ def terms(kernel: Kernel) -> int:
     return kernel.weight.shape[0] // kernel.groups * kernel.reach.readers
 
 
+def terms_of_transpose(kernel: Kernel) -> int:
+    """Products in one sum of a kernel itself, as the transpose of a transposed convolution."""
+    return kernel.weight[0].numel()
+
+
 class Centred:
     """What rows need to know of a network around one point of each region, layer by layer.
 

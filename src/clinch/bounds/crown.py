@@ -15,8 +15,8 @@ from torch import Tensor
 
 from clinch.bounds.backward import form_bounds as form_bounds
 from clinch.bounds.backward import linear_lower as linear_lower
+from clinch.bounds.demand import Walk
 from clinch.bounds.forward import Symbols
-from clinch.bounds.refine import bends_alone, only_signs_matter
 from clinch.bounds.rows import layer_forms
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.region import Region
@@ -48,7 +48,7 @@ def activation_bounds(
     """Proven limits of every activation that a non-affine node reads.
 
     Each limit is the better of the interval rule's and CROWN's; CROWN is spent only on elements whose relaxation it can
-    change (for ReLUs: those whose sign is still open).
+    change (for ReLUs: those whose sign is still open), see :mod:`clinch.bounds.demand`.
 
     Args:
         graph: the network, in the region's dtype.
@@ -66,38 +66,16 @@ def activation_bounds(
     Raises:
         UnsupportedOperator: a layer has no interval rule or no linear relaxation; names it.
     """
-    known = known or {}
     wanted = {graph.output} if wanted is None else set(wanted)
-    limits: dict[int, Interval] = {0: Interval(region.lower, region.upper)}
+    limits: dict[int, Interval] = {}
     relaxations: dict[int, Relaxation] = {} if made is None else made
-    tight, settled = {0}, {0}
-    result: dict[int, Interval] = {}
     symbols = Symbols(graph, region, limits, relaxations)
 
-    def refine(j: int, signs_only: bool) -> None:
-        if j not in tight:
-            bent = bends_alone(graph, j, settled)
-            limits[j] = limits[j] if bent else symbols.refined(j, signs_only, stop)
-            tight.add(j)
-            settled.update([j] if bent or not signs_only else [])
-        result[j] = limits[j]
+    def relaxed(i: int) -> None:
+        relaxations[i] = relax(graph, i, [limits[j] for j in graph.nodes[i].inputs])
 
-    for i in graph.ancestors(wanted):
-        node = graph.nodes[i]
-        if not i:
-            continue
-        if not node.op.affine:
-            for j in node.inputs:
-                refine(j, only_signs_matter(graph, j))
-        inputs = [limits[j] for j in node.inputs]
-        relaxations[i] = relax(graph, i, inputs)
-        limits[i] = graph.interval(i, inputs)
-        if i in known:
-            limits[i] = limits[i].intersect(known[i])
-    if include_wanted:
-        for j in sorted(wanted):
-            refine(j, False)
-    return result
+    walk = Walk(graph, region, lambda j, _, demand: symbols.refined(j, demand, stop), limits, known or {})
+    return walk.run(wanted, include_wanted=include_wanted, passed=relaxed)
 
 
 def relaxations_from(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from clinch.bounds.centred import Centred
+from clinch.bounds.demand import Demand
 from clinch.bounds.narrow import is_narrow
 from clinch.bounds.refine import refined, write_bounds
 from clinch.bounds.symbols import mixes, symbols_of
@@ -55,29 +56,28 @@ class Symbols:
         #: nodes that no symbols pass through
         self.rough: set[int] = set()
 
-    def refined(self, j: int, signs_only: bool, stop: Callable[[], bool]) -> Interval:
+    def refined(self, j: int, demand: Demand, stop: Callable[[], bool]) -> Interval:
         """The limits of node j, intersected with those that symbols give, and with CROWN's where that helps.
 
         Arguments: see :func:`clinch.bounds.refine.refined`.
         """
         limits = self.limits[j]
-        if self._pays(j, limits, signs_only) and not stop():
+        if self._pays(j, limits, demand) and not stop():
             before = limits
             limits = limits.intersect(self.at(j).limits())
             if self._complete(j):
-                return self._without_rounding(j, limits, stop) if signs_only else limits
+                return self._without_rounding(j, limits, stop) if demand.at_zero else limits
             # what is above is wider still
-            was, left = (int(_open(t).sum()) for t in (before, limits))
-            self.pays = not signs_only or was - left >= ENOUGH_CLOSED * was
-        return refined(self.graph, j, limits, self.region, self.relaxations, signs_only, stop, self.centred)
+            was, left = (int(demand.open(t).sum()) for t in (before, limits))
+            self.pays = not demand.at_zero or was - left >= ENOUGH_CLOSED * was
+        return refined(self.graph, j, limits, self.region, self.relaxations, demand, stop, self.centred)
 
-    def _pays(self, j: int, limits: Interval, signs_only: bool) -> bool:
+    def _pays(self, j: int, limits: Interval, demand: Demand) -> bool:
         graph = self.graph
         work = sum(graph.nodes[i].size for i in graph.ancestors([j]))
         if not self.pays or work * graph.nodes[j].size < ENOUGH_WORK or is_narrow(graph, j):
             return False
-        open_ = _open(limits) if signs_only else limits.lower < limits.upper
-        count = int(open_.flatten(1).sum(1).max())
+        count = int(demand.open(limits).flatten(1).sum(1).max())
         if work * count < ENOUGH_WORK:
             return False
         if 0 not in self.held and (first := symbols_of(self.region, sum(n.size for n in graph.nodes))) is not None:

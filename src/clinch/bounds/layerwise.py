@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clinch.bounds.backward import through_affine_layers
 from clinch.bounds.crown import never
-from clinch.bounds.refine import bends_alone, only_signs_matter
+from clinch.bounds.demand import Demand, Walk
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Interval
@@ -55,36 +55,22 @@ def layerwise_bounds(
     Raises:
         UnsupportedOperator: a layer has no interval rule; names it.
     """
-    known = known or {}
     wanted = {graph.output} if wanted is None else set(wanted)
-    limits: dict[int, Interval] = {0: Interval(region.lower, region.upper)}
-    result: dict[int, Interval] = {}
-    settled = {0}
+    limits: dict[int, Interval] = {}
 
-    def tighten(j: int, signs_only: bool) -> None:
-        if j in result:
-            return
-        affine_below = all(graph.nodes[i].op.affine for i in graph.ancestors([j]) if i)
-        bent = bends_alone(graph, j, settled)
-        if j and not (deep_only and affine_below) and not bent:
-            limits[j] = _tightened(graph, j, limits[j], region, bound, result, signs_only, stop)
-        result[j] = limits[j]
-        settled.update([j] if bent or not signs_only else [])
+    def better(j: int, held: Interval, demand: Demand) -> Interval:
+        if deep_only and all(graph.nodes[i].op.affine for i in graph.ancestors([j]) if i):
+            return held
+        return _tightened(graph, j, held, region, bound, _read(graph, limits, j), demand, stop)
 
-    for i in graph.ancestors(wanted):
-        node = graph.nodes[i]
-        if not i:
-            continue
-        if not node.op.affine:
-            for j in node.inputs:
-                tighten(j, only_signs_matter(graph, j))
-        limits[i] = graph.interval(i, [limits[j] for j in node.inputs])
-        if i in known:
-            limits[i] = limits[i].intersect(known[i])
-    if include_wanted:
-        for j in sorted(wanted):
-            tighten(j, False)
-    return result
+    walk = Walk(graph, region, better, limits, known or {})
+    return walk.run(wanted, include_wanted=include_wanted, passed=lambda i: None)
+
+
+def _read(graph: Graph, limits: Mapping[int, Interval], j: int) -> dict[int, Interval]:
+    """The limits of what is read by non-affine nodes below node j."""
+    below = [graph.nodes[i] for i in graph.ancestors([j]) if i]
+    return {k: limits[k] for node in below if not node.op.affine for k in node.inputs}
 
 
 def _tightened(
@@ -94,13 +80,13 @@ def _tightened(
     region: Region,
     bound: FormBound,
     known: Mapping[int, Interval],
-    signs_only: bool,
+    demand: Demand,
     stop: Callable[[], bool],
 ) -> Interval:
     """The limits of node j, with the bound on both sides of each element that it can help."""
     shape = limits.lower.shape
     lower, upper = (t.flatten(1).clone() for t in limits)
-    is_open = (lower < 0) & (upper > 0) if signs_only else lower < upper
+    is_open = demand.open(limits).flatten(1)
     which = is_open.any(0).nonzero().flatten()
     if not len(which) or stop():
         return limits

@@ -30,7 +30,7 @@ def layer_limits(
         network: from :func:`clinch.load`.
         region: from :func:`clinch.bounds.box` or :func:`clinch.bounds.ball`, B inputs.
         layers: names of layers. None: those that the output's relaxation needs, that is, those that a non-affine layer
-            reads; there, an element on one side of zero may keep its interval limits.
+            reads; there, elements whose limits make no difference to it may keep wider ones.
         method: ``"interval"``, ``"fast_dual"``, ``"crown"`` or ``"alpha_crown"``; each of the last three takes the
             better of its own limits and the interval rule's.
 

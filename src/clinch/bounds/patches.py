@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -143,13 +143,26 @@ def _bounded(region: Region) -> bool:
 
 
 def _end(graph: Graph, j: int) -> int:
-    """The input, or what it is first reshaped to: windows are on that."""
+    """The input, or what it is first reshaped or permuted to: windows are on that."""
     needed, end = graph.ancestors([j]), 0
     while True:
         readers = [k for k in needed if end in graph.nodes[k].inputs]
-        if len(readers) != 1 or readers[0] == j or not graph.nodes[readers[0]].op.keeps_order:
+        if len(readers) != 1 or readers[0] == j or not graph.nodes[readers[0]].op.rearranges:
             return end
         end = readers[0]
+
+
+def _region_at(graph: Graph, end: int, region: Region) -> Region:
+    """The region of a node that is the input in another order."""
+
+    def moved(t: Tensor) -> Tensor:
+        return graph.forward(t.reshape(-1, *graph.input_shape), [end])[end]
+
+    balls = (
+        replace(b, center=moved(b.center), weights=None if b.weights is None else moved(b.weights))
+        for b in region.balls
+    )
+    return Region(moved(region.lower), moved(region.upper), tuple(balls))
 
 
 @dataclass(frozen=True)
@@ -177,14 +190,14 @@ class _Walk:
     ) -> _Walk:
         """The tiles that cost least for so many sides of the open elements ``(B, size)``."""
         end, layer = _end(graph, j), open_.reshape(-1, *graph.nodes[j].shape)
-        rows, found = sides * int(open_.sum()), []
+        rows, found, at_end = sides * int(open_.sum()), [], _region_at(graph, end, region)
         for tile in TILES if layer.dim() > 2 else TILES[:1]:
             if found and rows * found[0][1].cost < HEAVY:
                 break  # looking for larger tiles would cost more than they save
             made = plan(graph, j, relaxations, end, tile)
             cost = sum(size_of(graph, i, window) for i, window in made.items())
             groups = int(groups_of(layer, tile).sum()) if layer.dim() > 2 else len(layer)
-            way = Way(graph, j, end, region, relaxations, centred, made, sides == 1)
+            way = Way(graph, j, end, at_end, relaxations, centred, made, sides == 1)
             found.append((cost * (rows + FETCH * groups), _Walk(way, tile, cost)))
         return min(found, key=lambda pair: pair[0])[1]
 

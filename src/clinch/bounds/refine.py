@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from clinch.bounds import backward
 from clinch.bounds.backward import block_shape, bounds_at, through_affine_layers
 from clinch.bounds.centred import Centred
+from clinch.bounds.demand import Demand
 from clinch.bounds.ends import end_of
 from clinch.bounds.narrow import narrow_bounds
 from clinch.bounds.patches import patch_bounds, screened
@@ -26,7 +27,7 @@ def refined(
     limits: Interval,
     region: Region,
     relaxations: Mapping[int, Relaxation],
-    signs_only: bool,
+    demand: Demand,
     stop: Callable[[], bool],
     centred: Centred | None = None,
 ) -> Interval:
@@ -38,40 +39,18 @@ def refined(
         limits: ``(B, *node_shape)`` that hold already.
         region: B regions.
         relaxations: of every node that j depends on.
-        signs_only: only elements whose sign is open matter.
+        demand: which elements matter.
         stop: asked between blocks; once true, the other elements keep their limits.
         centred: the network around these regions; None: made anew.
     """
-    if not region.balls and _interval_is_exact(graph, j):
-        return limits
     lower, upper = limits.lower.flatten(1), limits.upper.flatten(1)
-    open_ = (lower < 0) & (upper > 0) if signs_only else lower < upper
+    open_ = demand.open(limits).flatten(1)
     if stop() or not bool(open_.any()):
         return limits
     lower, upper = lower.clone(), upper.clone()
-    write_bounds(graph, j, open_, region, relaxations, (lower, upper), stop, centred, signs_only)
+    write_bounds(graph, j, open_, region, relaxations, (lower, upper), stop, centred, demand.at_zero)
     shape = limits.lower.shape
     return limits.intersect(Interval(lower.reshape(shape), upper.reshape(shape)))
-
-
-def bends_alone(graph: Graph, j: int, settled: Collection[int]) -> bool:
-    """Whether node j is a function of one number, element by element, of limits that are as good as they get.
-
-    Its interval rule then gives what any line on these limits gives, or more: no row can narrow it.
-
-    Args:
-        graph: the network.
-        j: position of the node.
-        settled: nodes all of whose elements have been bounded.
-    """
-    node = graph.nodes[j]
-    return node.op.elementwise and not node.op.affine and all(k in settled for k in node.inputs)
-
-
-def only_signs_matter(graph: Graph, j: int) -> bool:
-    """Whether the non-affine readers of node j all split at zero: limits on one side of zero are as good as any."""
-    readers = [node.op for node in graph.nodes if j in node.inputs and not node.op.affine]
-    return all(op.splits_at_zero for op in readers)
 
 
 def write_bounds(
@@ -83,7 +62,7 @@ def write_bounds(
     limits: tuple[Tensor, Tensor],
     stop: Callable[[], bool],
     centred: Centred | None = None,
-    signs_only: bool = False,
+    at_zero: bool = False,
 ) -> None:
     """Write CROWN's limits of the open elements of node j into ``limits``: by fixed matrices where inputs are few, as
     patches where that works, else as rows; where signs alone matter, and rows are many, first in float32.
@@ -94,7 +73,7 @@ def write_bounds(
         return
     if convolves(graph, [j]):
         centred = Centred(graph, region) if centred is None else centred
-        if signs_only:
+        if at_zero:
             open_ = screened(graph, j, open_, region, relaxations, limits, stop, centred)
         if not bool(open_.any()) or patch_bounds(graph, j, open_, region, relaxations, limits, stop, centred):
             return
@@ -197,21 +176,3 @@ def _open_rows(shared: Forms, open_: Tensor) -> tuple[Tensor, Forms]:
         for node, c in shared.coefficients.items()
     }
     return columns, Forms(rows, shared.constant[0][both])
-
-
-def _interval_is_exact(graph: Graph, j: int) -> bool:
-    """Whether interval arithmetic over a box is already exact: at most one affine node with signs mixes elements, and
-    kinks that follow it bend each element by itself.
-    """
-    while graph.nodes[j].op.splits_at_zero:
-        (j,) = graph.nodes[j].inputs
-    mixing = 0
-    for i in graph.ancestors([j]):
-        op = graph.nodes[i].op
-        if not i:
-            continue
-        if not op.affine:
-            return False
-        mixing += not op.nonnegative
-    consumers = [k for i in graph.ancestors([j]) for k in graph.nodes[i].inputs]
-    return mixing <= 1 and len(consumers) == len(set(consumers))

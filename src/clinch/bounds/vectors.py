@@ -14,7 +14,7 @@ from clinch.bounds.centred import LARGEST, UNDERFLOW, Centred
 from clinch.bounds.windows import Plan, Window, size_of
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
-from clinch.network.ops.base import Lines, Relaxation
+from clinch.network.ops.base import Lines, Relaxation, Shape
 from clinch.network.ops.views import Kernel
 
 #: a transposed convolution of a window is written as a matrix where that has at most so many times its products
@@ -29,6 +29,7 @@ class Way:
 
     Attributes:
         plan: the windows of the nodes on the way.
+        region: B regions, as node ``end`` has them.
         sided: whether rows say something of the other side of their elements too, see :meth:`Layers._far`.
     """
 
@@ -68,6 +69,7 @@ class Vectors:
         self.parts: dict[object, int] = {}
         self.matrices: dict[int, Tensor | None] = {}
         self.kernels: dict[int, Kernel] = {}
+        self.transposes: dict[int, Kernel] = {}
 
     def _shape(self, i: int) -> tuple[int, ...]:
         return self.graph.shapes(i)[0]
@@ -89,12 +91,20 @@ class Vectors:
         return relaxation if self.graph.nodes[i].op.affine else relaxation.take(self.problems)
 
     def _kernel(self, i: int) -> Kernel | None:
-        if i not in self.kernels:
-            kernel = self.graph.nodes[i].op.as_convolution(self.graph.shapes(i))
+        """Of a convolution."""
+        return self._cast(i, self.kernels, self.graph.nodes[i].op.as_convolution)
+
+    def _transposed(self, i: int) -> Kernel | None:
+        """Of a transposed convolution."""
+        return self._cast(i, self.transposes, self.graph.nodes[i].op.as_transposed)
+
+    def _cast(self, i: int, held: dict[int, Kernel], of: Callable[[tuple[Shape, ...]], Kernel | None]) -> Kernel | None:
+        if i not in held:
+            kernel = of(self.graph.shapes(i))
             if kernel is None:
                 return None
-            self.kernels[i] = kernel.to(torch.zeros((), dtype=self.dtype, device=self.region.lower.device))
-        return self.kernels[i]
+            held[i] = kernel.to(torch.zeros((), dtype=self.dtype, device=self.region.lower.device))
+        return held[i]
 
     def _matrix(self, i: int, kernel: Kernel, window: Window) -> Tensor | None:
         """The transpose of a kernel on a window as a matrix, where that pays."""
@@ -136,9 +146,8 @@ class Vectors:
                 relaxation = self._relaxation(i)
                 slopes = list(relaxation)[::2] if isinstance(relaxation, Lines) else []
                 largest = max((float(t.abs().max()) for t in slopes), default=0.0)
-                kernel = self._kernel(i)
-                matrix = self.graph.matrix(i)
-                weights = [w.weight for w in (kernel, matrix) if w is not None]
+                seen = self._kernel(i), self._transposed(i), self.graph.matrix(i)
+                weights = [w.weight for w in seen if w is not None]
                 largest = max([largest, *(float(w.abs().max()) for w in weights)])
                 sizes = sum(self.radius(k).flatten(1).sum(1) for k in self.graph.nodes[i].inputs)
                 total = total + LARGEST * UNDERFLOW * (1 + largest) * sizes

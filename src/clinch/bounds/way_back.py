@@ -12,8 +12,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from clinch.bounds.centred import INFLATED, UNIT, gamma, terms, weigh
+from clinch.bounds.centred import INFLATED, UNIT, gamma, terms, terms_of_transpose, weigh
 from clinch.bounds.vectors import At, Vectors
 from clinch.bounds.windows import Window, size_of
 from clinch.geometry.inner_products import products
@@ -115,6 +116,12 @@ class Layers(Vectors):
             self._arrive(state, inputs[0], rows, window, clean, at)
         elif (kernel := self._kernel(i)) is not None:
             self._through_kernel(i, kernel, rows, clean, state, at)
+        elif window is not None and (transposed := self._transposed(i)) is not None:
+            self._through_transposed(i, transposed, window, self._inside(i, rows, clean, at), state, at)
+        elif window is not None and op.treats_places_alike(shapes):
+            images = [(shape[0], *window.extent) for shape in shapes]
+            for k, part in zip(inputs, op.transpose(rows.flatten(0, 1), images)):  # type: ignore[attr-defined]
+                self._arrive(state, k, part.unflatten(0, rows.shape[:2]), window, clean, at)
         elif window is not None and (reach := op.as_reach(shapes)) is not None:
             picks = relaxation.picks()
             if picks is None:
@@ -238,6 +245,22 @@ class Layers(Vectors):
         extent = self.graph.nodes[k].shape[1:] if behind is None else behind.extent
         carried = carried.reshape(*rows.shape[:2], self.graph.nodes[k].shape[0], *extent)
         self._arrive(state, k, carried, behind, behind is None, at)
+
+    def _through_transposed(self, i: int, kernel: Kernel, window: Window, rows: Tensor, state: _Rows, at: At) -> None:
+        """The transpose of a transposed convolution is the convolution, of the window with zeros around it."""
+        (k,), reach = self.graph.nodes[i].inputs, kernel.reach
+        self._weigh(i, rows, state, at, lambda: gamma(terms_of_transpose(kernel) + 3) * self.spread(i))
+        before, pads = window.before(reach), []
+        if before is None:
+            whole = window.place(rows, at.tile, self.graph.nodes[i].shape[1:])
+            carried = kernel.applied(whole.flatten(0, 1))
+            carried = carried[(..., *(slice(n) for n in self.graph.nodes[k].shape[1:]))]
+        else:
+            axes = window.start, window.extent, before.start, before.extent, reach.kernel, reach.stride, reach.padding
+            for a, n, b, m, size, s, p, d in zip(*axes, reach.dilation):
+                pads = [a - b * s + p, (b + m - 1) * s - p + d * (size - 1) - (a + n - 1), *pads]
+            carried = kernel.unpadded.applied(functional.pad(rows.flatten(0, 1), pads))
+        self._arrive(state, k, carried.unflatten(0, rows.shape[:2]), before, before is None, at)
 
     def _inside(self, i: int, rows: Tensor, clean: bool, at: At) -> Tensor:
         """Rows that are zero outside layer i: there may be something else of what it reads, where it cuts off."""

@@ -47,6 +47,20 @@ class Window:
             tuple((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(self.extent, op.stride, op.dilation, op.kernel)),
         )
 
+    def before(self, op: Reach) -> Window | None:
+        """The window of the *output* of an operator that this window of its input meets, as the places whose own
+        windows touch it: what the operator's transpose reads. None where tiles do not move alike there.
+        """
+        if any(a % s for a, s in zip(self.stride, op.stride)):
+            return None
+        axes = list(zip(self.start, self.extent, op.kernel, op.stride, op.padding, op.dilation))
+        start = tuple(-((d * (k - 1) - a - p) // s) for a, _, k, s, p, d in axes)
+        stop = tuple((a + n - 1 + p) // s for a, n, _, s, p, _ in axes)
+        extent = tuple(b - a + 1 for a, b in zip(start, stop))
+        if min(extent) < 1:
+            return None
+        return Window(self.tiles, tuple(a // s for a, s in zip(self.stride, op.stride)), start, extent)
+
     def union(self, other: Window) -> Window | None:
         """The smallest window around both; None where they move differently from tile to tile."""
         if self.stride != other.stride:
@@ -112,7 +126,8 @@ Plan = dict[int, Window | None]
 def plan(graph: Graph, j: int, relaxations: Mapping[int, Relaxation], end: int, tile: int) -> Plan:
     """What tiles of node j see of the nodes between it and node ``end``, on which every way back ends.
 
-    Windows pass what works place by place, convolutions, pools, and sums, whose branches' windows are put together.
+    Windows pass what works place by place, convolutions, transposed ones, pools, and sums and joins, whose branches'
+    windows are put together.
     Elsewhere, and where a window is no smaller than its layer, the whole layer is looked at.
     """
     shape = graph.nodes[j].shape
@@ -136,6 +151,10 @@ def sees(graph: Graph, i: int, relaxation: Relaxation, window: Window | None) ->
         return [None] * len(shapes)
     if isinstance(relaxation, Lines) or op.as_factors(shapes) is not None or op.as_sum(shapes) is not None:
         return [window] * len(shapes)
+    if op.treats_places_alike(shapes):
+        return [window] * len(shapes)
+    if (transposed := op.as_transposed(shapes)) is not None:
+        return [window.before(transposed.reach)]
     kernel = op.as_convolution(shapes)
     reach = op.as_reach(shapes) if kernel is None else kernel.reach
     return [None] * len(shapes) if reach is None else [window.behind(reach)]

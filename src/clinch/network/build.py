@@ -39,6 +39,11 @@ class Builder:
         with torch.no_grad():
             return Graph(tuple(self.nodes)).forward(x, [value.position])[value.position]
 
+    def computed(self, i: int) -> tuple[Operator, tuple[int, ...], Shape]:
+        """What computes the value at a position, positions of its inputs, and its shape."""
+        node = self.nodes[i]
+        return node.computed.op, node.computed.inputs, node.shape
+
     def emit(self, op: Operator, inputs: Sequence[Value], name: str, source: str) -> Value:
         """Append a node, or return the input itself where the operator changes nothing.
 

@@ -18,6 +18,7 @@ from clinch.network.ops.piecewise import Sign
 from clinch.network.ops.reading import ONNX, Call, Value
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.shape import Reshape
+from clinch.network.ops.softmax import before_softmax
 
 #: node types that give whole numbers from whole numbers as they give real ones from real ones
 _ALIKE = frozenset(
@@ -88,6 +89,7 @@ def _argmax(call: Call) -> Kinded | None:
     axis = call.axis(call.get("axis", 0), len(x.shape))
     if x.shape[axis] != 2 or call.get("select_last_index", 0):
         return None
+    x = before_softmax(call, x, axis)
     larger = call.emit(LeakyReLU(), call.emit(Sign(), parts.subtract(*(parts.part(x, axis, i, 1) for i in (1, 0)))))
     if call.get("keepdims", 1):
         return larger, torch.int64

@@ -108,12 +108,16 @@ def _query(network: Network, nodes: dict[str, int], cases: list[Case]) -> Query:
 
 
 def _forms(network: Network, nodes: dict[str, int], cases: list[Case]) -> Forms:
+    """The atoms' forms; of two elements of what keeps their order, such as a softmax, those of what goes into it."""
     rows = [[atom for clause in case.clauses for atom in clause] for case in cases]
     entries: dict[int, list[tuple[int, int, int, float]]] = {}
     for b, atoms in enumerate(rows):
         for k, atom in enumerate(atoms):
+            one = len({name for name, _ in atom.terms}) == 1
+            compares = one and len(atom.terms) == 2 and atom.constant == 0 and sum(atom.terms.values()) == 0
             for (name, position), value in atom.terms.items():
-                entries.setdefault(nodes[name], []).append((b, k, position, value))
+                node = network.graph.deciding(nodes[name]) if compares else nodes[name]
+                entries.setdefault(node, []).append((b, k, position, value))
     coefficients = {}
     for node, found in entries.items():
         layer = network.graph.nodes[node]

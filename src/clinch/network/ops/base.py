@@ -21,6 +21,7 @@ how, or None: it does not apply.
 hook           method                                      used by
 ============== =========================================== ======================================================
 two pieces     ``two_pieces()``                            splits, α-CROWN's slopes, certificates, gated attacks
+undecided      ``undecided(bounds)``                       limits of layers: which elements are worth bounding
 other lines    ``lines_at(bounds, places)``                 α-CROWN mixes them
 other planes   ``planes_at(inputs, shapes, places)``       α-CROWN mixes them
 matrix         ``as_matrix(shapes)``                       CROWN's last and first layers, input splits
@@ -28,6 +29,8 @@ convolution    ``as_convolution(shapes)``                  CROWN's windows
 factors        ``as_factors(shapes)``                      CROWN's windows, folding
 sum            ``as_sum(shapes)``                          CROWN's windows
 reach          ``as_reach(shapes)``                        CROWN's windows
+transposed     ``as_transposed(shapes)``                   CROWN's windows
+alike          ``treats_places_alike(shapes)``             CROWN's windows
 maximum        ``as_maximum(shapes)``                      enumeration of linear pieces
 pruning        ``prune(shapes, outputs, inputs)``          α-CROWN leaves out dead neurons
 statement      ``statement(shapes, shape)``                certificates
@@ -84,6 +87,8 @@ class Operator:
     keeps_order: ClassVar[bool] = False
     #: each output element is an element of an input or the largest of some, so that no number is rounded
     selects: ClassVar[bool] = False
+    #: the output has the elements of its one input, in some order
+    rearranges: ClassVar[bool] = False
 
     @property
     def strictly_increasing(self) -> bool:
@@ -141,6 +146,21 @@ class Operator:
         """
         return []
 
+    @property
+    def turns_at_zero(self) -> bool:
+        """Whether limits of its input on one side of zero are as good as any."""
+        return self.splits_at_zero
+
+    def undecided(self, bounds: Interval) -> Tensor:
+        """Of one input, where narrower limits ``(B, *shape)`` may change the relaxation."""
+        lower, upper = bounds
+        return (lower < 0) & (upper > 0) if self.splits_at_zero else lower < upper
+
+    @property
+    def settles(self) -> bool:
+        """Whether nothing is left to bound of its output where its input is not :meth:`undecided`."""
+        return not self.splits_at_zero
+
     def as_matrix(self, shapes: Sequence[Shape]) -> Matrix | None:
         """The operator as ``W x + b`` on samples of one dimension."""
         return None
@@ -161,6 +181,15 @@ class Operator:
         """The places of an image that each place of the output reads, channel by channel: copies of elements with
         constants around them, or an operator whose relaxation picks elements."""
         return None
+
+    def as_transposed(self, shapes: Sequence[Shape]) -> Kernel | None:
+        """The convolution whose transpose the operator is, up to a constant."""
+        return None
+
+    def treats_places_alike(self, shapes: Sequence[Shape]) -> bool:
+        """Whether it copies elements at each place of an image by itself, and at every place alike: it and its
+        transpose then take images of any extents."""
+        return False
 
     def as_maximum(self, shapes: Sequence[Shape]) -> Maximum | None:
         """The operator as maxima of multiples of input elements."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
-from torch.nn import functional
 
 from clinch.network.ops.base import Affine, Shape, Statement
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, along, fits
 from clinch.network.ops.select import Pad
-from clinch.network.ops.views import TRANSPOSED, Kernel
+from clinch.network.ops.views import FORWARD, TRANSPOSED, Kernel
 from clinch.network.ops.windows import flat_padding, onnx_padding, spread
-
-_FORWARD: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +87,7 @@ class Convolution(_WithKernel):
 
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """``weight * x``."""
-        return _FORWARD[self.spatial](x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+        return FORWARD[self.spatial](x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """The transposed convolution, widened to the input's extents."""
@@ -143,6 +140,10 @@ class TransposedConvolution(_WithKernel):
 
     output_padding: tuple[int, ...] = ()
 
+    def as_transposed(self, shapes: Sequence[Shape]) -> Kernel:
+        """The convolution with the same kernel."""
+        return Kernel(self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+
     def apply(self, x: Tensor, weight: Tensor) -> Tensor:
         """The transposed convolution with the kernel."""
         extra = self.output_padding or (0,) * self.spatial
@@ -151,8 +152,7 @@ class TransposedConvolution(_WithKernel):
 
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """The convolution itself."""
-        convolution = _FORWARD[self.spatial]
-        carried = convolution(rows, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        carried = self.as_transposed(shapes).applied(rows)
         # Output padding can leave room for windows that no input made: they come last.
         return [carried[(..., *(slice(n) for n in shapes[0][1:]))]]
 

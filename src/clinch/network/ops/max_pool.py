@@ -70,6 +70,17 @@ class MaxPool(Operator):
         """The function is increasing: limits go through it."""
         return Interval(self.forward(inputs[0].lower), self.forward(inputs[0].upper))
 
+    def undecided(self, bounds: Interval) -> Tensor:
+        """What may be above the largest lower limit of one of its windows."""
+        lower, upper = bounds
+        index = self.taps(tuple(lower.shape[1:]))[0].to(lower.device)
+        least = self.forward(lower).flatten(2).unsqueeze(2).expand(-1, -1, len(index), -1).flatten(2)
+        places = math.prod(lower.shape[2:])
+        index = torch.where(index < 0, places, index).flatten().expand_as(least)
+        room = lower.new_full((*lower.shape[:2], places + 1), torch.inf)
+        room = room.scatter_reduce(2, index, least, "amin")[..., :-1].reshape(lower.shape)
+        return (lower < upper) & (upper > room)
+
     def taps(self, shape: Shape) -> tuple[Tensor, tuple[int, ...]]:
         """See :func:`clinch.network.ops.windows.taps`, for a sample of the given shape."""
         return taps(tuple(shape[1:]), self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode)

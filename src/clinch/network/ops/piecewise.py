@@ -198,6 +198,16 @@ class Sign(ScalarFunction):
         """From −1 to 1."""
         return (Jump(0.0, -1.0, 1.0),)
 
+    @property
+    def turns_at_zero(self) -> bool:
+        """It is constant on either side."""
+        return True
+
+    def undecided(self, bounds: Interval) -> Tensor:
+        """Where zero lies between the limits or at one of them."""
+        lower, upper = bounds
+        return (lower <= 0) & (upper >= 0) & (lower < upper)
+
 
 @dataclass(frozen=True, eq=False)
 class Staircase(Elementwise):
@@ -207,6 +217,10 @@ class Staircase(Elementwise):
     most: ClassVar[float]
     increasing: ClassVar[bool] = True
     has_absolute_error: ClassVar[bool] = True
+
+    def undecided(self, bounds: Interval) -> Tensor:
+        """Where there is a step between the limits."""
+        return self.forward(bounds.lower) != self.forward(bounds.upper)
 
     def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Lines:
         """Constants, or lines of slope 1 where they are tighter at the middle."""

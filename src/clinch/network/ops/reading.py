@@ -35,6 +35,10 @@ class Emitter(Protocol):
         """Where its parameters are."""
         ...
 
+    def computed(self, i: int) -> tuple[Operator, tuple[int, ...], Shape]:
+        """What computes the value at a position, positions of its inputs, and its shape."""
+        ...
+
     def emit(self, op: Operator, inputs: Sequence[Value], name: str, source: str) -> Value:
         """Append a node."""
         ...

@@ -43,6 +43,18 @@ class Slice(Affine):
         index = torch.arange(self.start, self.stop, self.step, device=rows.device)
         return [rows.new_zeros(rows.shape[0], *shapes[0]).index_copy(self.dim + 1, index, rows)]
 
+    def as_reach(self, shapes: Sequence[Shape]) -> Reach | None:
+        """Each place reads one, where it is the places of an image that are chosen."""
+        spatial = len(shapes[0]) - 1
+        if self.dim == 0 or self.step != 1:
+            return None
+        ones = (1,) * spatial
+        return Reach(ones, ones, tuple(-self.start if d == self.dim else 0 for d in range(1, spatial + 1)), ones)
+
+    def treats_places_alike(self, shapes: Sequence[Shape]) -> bool:
+        """Where channels are chosen."""
+        return self.dim == 0 and len(shapes[0]) > 1
+
     def is_identity(self, shapes: Sequence[Shape]) -> bool:
         """Everything is chosen."""
         return self.start == 0 and self.step == 1 and self.stop == shapes[0][self.dim]
@@ -67,6 +79,10 @@ class Take(Affine):
         """Rows added up at the chosen places."""
         return [rows.new_zeros(rows.shape[0], *shapes[0]).index_add(self.dim + 1, self.indices, rows)]
 
+    def treats_places_alike(self, shapes: Sequence[Shape]) -> bool:
+        """Where channels are chosen, none of them twice."""
+        return self.dim == 0 and len(shapes[0]) > 1 and len(self.indices.unique()) == len(self.indices)
+
 
 @dataclass(frozen=True, eq=False)
 class Concatenate(Affine):
@@ -85,6 +101,10 @@ class Concatenate(Affine):
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """Each input's part."""
         return list(rows.split([shape[self.dim] for shape in shapes], self.dim + 1))
+
+    def treats_places_alike(self, shapes: Sequence[Shape]) -> bool:
+        """Where channels are joined."""
+        return self.dim == 0 and len(shapes[0]) > 1
 
     def is_identity(self, shapes: Sequence[Shape]) -> bool:
         """There is one input only."""

@@ -24,6 +24,7 @@ class Reshape(Affine):
     linear: ClassVar[bool] = True
     keeps_order: ClassVar[bool] = True
     selects: ClassVar[bool] = True
+    rearranges: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Each row in the new shape."""
@@ -59,6 +60,7 @@ class Transpose(Affine):
     nonnegative: ClassVar[bool] = True
     linear: ClassVar[bool] = True
     selects: ClassVar[bool] = True
+    rearranges: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The permuted activations."""

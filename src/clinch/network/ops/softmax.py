@@ -22,6 +22,7 @@ from clinch.network.ops.normalisation import Centre
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.s_shaped import Sigmoid
 from clinch.network.ops.scale import Scale
+from clinch.network.ops.shape import Reshape, Transpose
 from clinch.network.ops.smooth_activations import LogSigmoid
 
 #: differences of one softmax, beyond which it is written as a quotient of n exponentials
@@ -254,6 +255,46 @@ class LogSumExp(Operator):
         powers = powers if self.kept is None else emit(Scale(self.kept.double()), powers)
         total = emit(Reduce(self.dims, self.keep), powers)
         return emit(Add(), emit(Reduce(self.dims, self.keep, 1 / size), x), emit(Log(), total))
+
+
+def before_softmax(call: Call, x: Value, dim: int) -> Value:
+    """An activation whose elements along a dimension are ordered as those of x: what goes into softmaxes below it.
+
+    Transposes and reshapes above them that keep the dimension are made anew, those that undo each other left out.
+    """
+    look, at, along, found = call.builder.computed, x.position, dim, x.position
+    moves: list[Affine] = []
+    kept = 0
+    while True:
+        op, inputs, shape = look(at)
+        if isinstance(op, Softmax | LogSoftmax) and op.dim == along:
+            found, kept = inputs[0], len(moves)
+        elif isinstance(op, Transpose):
+            along = op.permutation[along]
+            moves.append(op)
+        elif isinstance(op, Reshape) and (before := _same_dim(look(inputs[0])[2], shape, along)) is not None:
+            along = before
+            moves.append(op)
+        else:
+            break
+        (at,) = inputs
+    if found == x.position:
+        return x
+    value = Value(found, look(found)[2])
+    chain: list[Affine] = []
+    for op in reversed(moves[:kept]):
+        both = op.after(chain[-1], (), ()) if chain else None
+        chain = [*chain, op] if both is None else [*chain[:-1], both]
+    for op in chain:
+        value = call.emit(op, value)
+    return value
+
+
+def _same_dim(old: Shape, new: Shape, dim: int) -> int | None:
+    """Where a dimension of a sample was before a reshape that adds or drops dimensions of size one."""
+    wide, was = ([d for d, n in enumerate(shape) if n != 1] for shape in (new, old))
+    same = dim in wide and [new[d] for d in wide] == [old[d] for d in was]
+    return was[wide.index(dim)] if same else None
 
 
 def _dim(call: Call, name: str, x: Value, default: int = -1) -> int:

@@ -24,6 +24,9 @@ TRANSPOSED: dict[int, Callable[..., Tensor]] = {
     1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d,
 }  # fmt: skip
 
+#: torch's convolution, likewise
+FORWARD: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
 #: input channels from which on the transpose of a convolution in float64 pays for moving channels to the end and back
 WIDE = 8
 
@@ -111,6 +114,10 @@ class Kernel:
             rows, weight = rows.contiguous(memory_format=last), weight.contiguous(memory_format=last)
         found = transposed(rows, weight, None, self.stride, self.padding, left_over, self.groups, self.dilation)
         return found.contiguous()
+
+    def applied(self, rows: Tensor) -> Tensor:
+        """Images through the convolution itself."""
+        return FORWARD[self.spatial](rows, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def _channels_last(self, rows: Tensor) -> bool:
         """Whether torch is faster with channels last: in float64, which its library of kernels does not know."""
