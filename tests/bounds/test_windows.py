@@ -49,6 +49,17 @@ class Joined(nn.Module):
         return joined[:, [3, 0, 5]]
 
 
+class Gated(nn.Module):
+    """An image times another made of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x).sigmoid()
+
+
 def residual(seed: int = 0, scale: float = 1.0, pool: nn.Module | None = None) -> nn.Module:
     """A small residual network in float64; every other convolution ``scale`` times as large, the next as much less."""
     torch.manual_seed(seed)
@@ -109,7 +120,7 @@ OTHERS = [
     nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1, dilation=2), nn.ConstantPad2d((1, 0, 2, 1), 0.3), nn.Sigmoid(),
     nn.GELU(), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Upsample(scale_factor=2),
     nn.ZeroPad2d((-2, 1, 0, -1)),
-    nn.ConvTranspose2d(3, 3, 3, 2, 1, 1), nn.ConvTranspose2d(3, 3, (2, 4), (1, 3), (0, 2), dilation=(3, 1)), Joined(),
+    nn.ConvTranspose2d(3, 3, 3, 2, 1, 1), nn.ConvTranspose2d(3, 3, (2, 4), (1, 3), (0, 2), dilation=(3, 1)), Joined(), Gated(),
 ]  # fmt: skip
 
 

@@ -28,11 +28,13 @@ from clinch.network.ops.normalisation import Centre, GroupNorm, LayerNorm, RMSNo
 from clinch.network.ops.piecewise import Ceil, Floor, Round
 from clinch.network.ops.rearrange import Rearrange
 from clinch.network.ops.relu import LeakyReLU
+from clinch.network.ops.repeat import Repeat
 from clinch.network.ops.scale import Scale
 from clinch.network.ops.select import Concatenate, Pad, Slice, Take
 from clinch.network.ops.shape import Expand, Reshape, Transpose
 from clinch.network.ops.softmax import Differences, LogSoftmax, LogSumExp, MaskedSoftmax, Shares, Softmax
 from clinch.network.ops.torch_function import TorchFunction
+from clinch.network.ops.whole import ArgMax, WholeFunction
 from clinch.network.ops.within import Within
 
 from .scalar_functions import FUNCTIONS, REFERENCES
@@ -145,6 +147,8 @@ def specimens() -> list[Specimen]:
     tangent = TorchFunction("aten.tan", Lazy(torch.tan, (Slot(0),), {}), ((4,),), (FRONT,))
     turned = Lazy(torch.matmul, (Slot(0), torch.eye(2, dtype=torch.float64) * 2), {})
     second = TorchFunction("batch second", turned, ((3, 2),), (Layout(1),), Layout(1))
+    cut = [Lazy(torch.trunc, (Slot(k),), {}) for k in (0, 1)]
+    whole = RowFunction("product", Lazy(torch.cat, ([Lazy(torch.mul, tuple(cut), {})] * 2,), {}), ((1,), (1,)), (2,))
     mixed = TorchFunction("aten.diff", Lazy(torch.diff, (Slot(0),), {}), ((2, 5),), (FRONT,))
     moving = Lazy(torch.cat, ([Slot(0), Slot(1)], 1), {})
     moved = TorchFunction("aten.cat", moving, ((2, 3), (1, 3)), (FRONT, FRONT))
@@ -207,6 +211,9 @@ def specimens() -> list[Specimen]:
         Specimen(tangent, ((4,),), torch.tan),
         Specimen(second, ((3, 2),), lambda x: 2 * x),
         Specimen(rows, ((2, 3),), lambda x: x.sum(1).cos()),
+        Specimen(Repeat((2, 3)), ((2, 3, 2),), lambda x: x.repeat_interleave(2, 2).repeat_interleave(3, 3)),
+        Specimen(ArgMax(0), ((4, 2),), lambda x: x.argmax(1, keepdim=True).to(x)),
+        Specimen(WholeFunction(whole), ((1,), (1,)), lambda x, y: (x.trunc() * y.trunc()).expand(-1, 2)),
         Specimen(LinearFunction(mixed, False), ((2, 5),), torch.diff),
         Specimen(LinearFunction(moved, True), ((2, 3), (1, 3)), lambda x, y: torch.cat([x, y], 1)),
         *(Specimen(op, ((2, 3),), REFERENCES[name], (low, high)) for name, (op, low, high) in FUNCTIONS.items()),

@@ -145,7 +145,8 @@ class Walk:
         some = here.open(self.limits[j])
         if bool(some.any()):
             self.limits[j] = self.better(j, self.limits[j], here)
-            self.good[j] = good | some
+            # what a sign decided may have been looked at from one side alone
+            self.good[j] = good | (some & here.open(self.limits[j]) if wanted.at_zero else some)
 
     def _as_good(self, i: int) -> Tensor:
         """``(B, *shape)`` where the interval rule of node i gives what any line on limits below gives, or more: what
@@ -158,7 +159,7 @@ class Walk:
         if not op.affine and op.settles and all(self._source(k) in self.done for k in inputs):
             # what was not asked for of the inputs changes nothing here
             good = [torch.ones_like(t) for t in good]
-        if not self.region.balls and interval_is_exact(graph, i):
+        if op.enclosed or (not self.region.balls and interval_is_exact(graph, i)):
             return torch.ones_like(fixed)
         if len(inputs) == 1 and (op.elementwise or op.as_factors(shapes) is not None):
             return fixed | good[0]

@@ -14,7 +14,7 @@ from clinch.bounds.centred import LARGEST, UNDERFLOW, Centred
 from clinch.bounds.windows import Plan, Window, size_of
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
-from clinch.network.ops.base import Lines, Relaxation, Shape
+from clinch.network.ops.base import Relaxation, Shape
 from clinch.network.ops.views import Kernel
 
 #: a transposed convolution of a window is written as a matrix where that has at most so many times its products
@@ -144,7 +144,8 @@ class Vectors:
         for i in self.plan:
             if i > self.way.end:
                 relaxation = self._relaxation(i)
-                slopes = list(relaxation)[::2] if isinstance(relaxation, Lines) else []
+                lines = relaxation.by_place()
+                slopes = [] if lines is None else [t for pair in lines.slopes for t in pair]
                 largest = max((float(t.abs().max()) for t in slopes), default=0.0)
                 seen = self._kernel(i), self._transposed(i), self.graph.matrix(i)
                 weights = [w.weight for w in seen if w is not None]

@@ -20,8 +20,8 @@ from clinch.bounds.windows import Window, size_of
 from clinch.geometry.inner_products import products
 from clinch.geometry.linear_minimum import minimum_over
 from clinch.geometry.region import Ball, Region
-from clinch.network.ops.base import Lines, Relaxation
-from clinch.network.ops.relaxation import Picks
+from clinch.network.ops.base import Relaxation
+from clinch.network.ops.relaxation import ByPlace, Picks
 from clinch.network.ops.views import Kernel, Reach
 from clinch.runtime import deadline
 
@@ -102,8 +102,9 @@ class Layers(Vectors):
         """Replace the rows on node i by rows on its inputs."""
         (rows, clean), window, relaxation = state.pending.pop(i), self.plan[i], self._relaxation(i)
         op, shapes, inputs = self.graph.nodes[i].op, self.graph.shapes(i), self.graph.nodes[i].inputs
-        if isinstance(relaxation, Lines):
-            self._arrive(state, inputs[0], self._through_lines(i, rows, state, at, relaxation), window, True, at)
+        if (lines := relaxation.by_place()) is not None:
+            for k, part in zip(inputs, self._through_lines(i, rows, state, at, lines)):
+                self._arrive(state, k, part, window, True, at)
         elif (signs := op.as_sum(shapes)) is not None:
             for k, sign in zip(inputs, signs):
                 self._arrive(state, k, rows if sign == 1 else rows * sign, window, clean, at)
@@ -133,42 +134,54 @@ class Layers(Vectors):
             whole = rows if window is None else window.place(rows, at.tile, self.graph.nodes[i].shape[1:])
             self._through_whole(i, whole, state, at, relaxation)
 
-    def _through_lines(self, i: int, rows: Tensor, state: _Rows, at: At, lines: Lines) -> Tensor:
+    def _through_lines(self, i: int, rows: Tensor, state: _Rows, at: At, lines: ByPlace) -> list[Tensor]:
         """A positive coefficient takes the lower line, a negative one the upper line, both around the middle."""
-        (k,) = self.graph.nodes[i].inputs
+        inputs = self.graph.nodes[i].inputs[: len(lines.slopes)]
 
         def vectors() -> list[Tensor]:
-            low, low_at, high, high_at = lines
-            before, after = self.value(k), self.value(i)
-            rise, top = low - high, torch.addcmul(high_at - after, high, before)
-            gap = torch.addcmul(low_at - after, low, before) - top
-            far = self._far(i, low, high) if self.way.sided else []
-            sizes = gamma(5) * (high.abs() + rise.abs()) * self.radius(k) if self.single else high
-            return [high, rise, *self._constants(i, [top, gap, *far], sizes)]
+            after = self.value(i)
+            low, top, sizes = lines.lower - after, lines.upper - after, torch.zeros_like(after)
+            slopes = []
+            for k, (below, above) in zip(inputs, lines.slopes):
+                before, rise = self.value(k), below - above
+                low, top = torch.addcmul(low, below, before), torch.addcmul(top, above, before)
+                sizes = sizes + gamma(5) * (above.abs() + rise.abs()) * self.radius(k) if self.single else sizes
+                slopes += [above, rise]
+            far = self._far(i, lines) if self.way.sided else []
+            return [*slopes, *self._constants(i, [top, low - top, *far], sizes)]
 
-        slope, rise, *constants = self._fetch(i, self.plan[i], at, vectors)
+        fetched = self._fetch(i, self.plan[i], at, vectors)
+        slopes, constants = fetched[: 2 * len(inputs)], list(fetched[2 * len(inputs) :])
         positive = rows.clamp(min=0)
         self._add(state, rows, positive, constants)
-        return torch.addcmul(rows * slope.unsqueeze(1), positive, rise.unsqueeze(1))
+        return [
+            torch.addcmul(rows * above.unsqueeze(1), positive, rise.unsqueeze(1))
+            for above, rise in zip(slopes[::2], slopes[1::2])
+        ]
 
-    def _far(self, i: int, low: Tensor, high: Tensor) -> list[Tensor]:
+    def _far(self, i: int, lines: ByPlace) -> list[Tensor]:
         """How far a function comes above its lower line at most, and how far below the upper one, around the middle: of
         two pieces at an end or at zero.
 
         As ``[below, gap]``, for :meth:`_add`: with the same rows these give the other side of a form.
         """
-        (k,), two = self.graph.nodes[i].inputs, self.graph.nodes[i].op.two_pieces()
-        (start, stop), (least, most) = (self.way.centred.known(n, self.problems) for n in (k, i))
-        if two is None:
-            above = most - torch.minimum(low * start, low * stop)
-            below = least - torch.maximum(high * start, high * stop)
-        else:
-            at = start, stop, torch.zeros_like(start).clamp(start, stop)
-            above = torch.stack([two.forward(z) - low * z for z in at]).amax(0)
-            below = torch.stack([two.forward(z) - high * z for z in at]).amin(0)
-        before, after = self.value(k), self.value(i)
-        below = below + high * before - after
-        return [below, above + low * before - after - below]
+        inputs, two = self.graph.nodes[i].inputs[: len(lines.slopes)], self.graph.nodes[i].op.two_pieces()
+        below, above = self.way.centred.known(i, self.problems)
+        if two is not None:
+            ((low, high),), (start, stop) = lines.slopes, self.way.centred.known(inputs[0], self.problems)
+            ends = start, stop, torch.zeros_like(start).clamp(start, stop)
+            above = torch.stack([two.forward(z) - low * z for z in ends]).amax(0)
+            below = torch.stack([two.forward(z) - high * z for z in ends]).amin(0)
+        after = self.value(i)
+        below, above = below - after, above - after
+        for k, (low, high) in zip(inputs, lines.slopes):
+            start, stop = self.way.centred.known(k, self.problems)
+            if two is None:
+                above = above - torch.minimum(low * start, low * stop)
+                below = below - torch.maximum(high * start, high * stop)
+            before = self.value(k)
+            above, below = above + low * before, below + high * before
+        return [below, above - below]
 
     def _constants(self, i: int, constants: list[Tensor], sizes: Tensor) -> list[Tensor]:
         """Constants, and in float32 what rounding of them and of coefficients may come to, by coefficient."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clinch.network.graph import Graph
-from clinch.network.ops.base import Lines, Relaxation
+from clinch.network.ops.base import Relaxation
 from clinch.network.ops.views import Reach
 
 
@@ -149,7 +149,9 @@ def sees(graph: Graph, i: int, relaxation: Relaxation, window: Window | None) ->
     op, shapes = graph.nodes[i].op, graph.shapes(i)
     if window is None:
         return [None] * len(shapes)
-    if isinstance(relaxation, Lines) or op.as_factors(shapes) is not None or op.as_sum(shapes) is not None:
+    if (lines := relaxation.by_place()) is not None:
+        return [window] * len(lines.slopes)
+    if op.as_factors(shapes) is not None or op.as_sum(shapes) is not None:
         return [window] * len(shapes)
     if op.treats_places_alike(shapes):
         return [window] * len(shapes)

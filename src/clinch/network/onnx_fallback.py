@@ -14,11 +14,15 @@ from torch import Tensor
 
 from clinch.errors import NetworkError
 from clinch.network.onnx_functions import FUNCTIONS, Excessive, Settings
+from clinch.network.onnx_functions.table import DTYPES
 from clinch.network.onnx_tensors import Held, Pending, converted, example_of, operator_of, tree_of
 from clinch.network.onnx_written import written
+from clinch.network.ops.base import Operator
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot, map_leaves
 from clinch.network.ops.reading import Call, Value
+from clinch.network.ops.whole import WholeFunction, looks_at_whole_parts
 
+WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 #: of random inputs on which functions are tried: as indices they reach further than standard normal ones
 SIZES = (1.0, 1.0, 30.0)
 
@@ -98,10 +102,20 @@ def _result(
         return Pending(value, example, steady is None)
     parts = known(call, steady, values)
     if parts is None:
-        return Held(call.emit(steady, *values), batched)
+        return Held(call.emit(_with_limits(steady), *values), batched)
     if parts not in values:
         call.builder.stands_for(parts, steady, values)
     return Held(parts, batched)
+
+
+def _with_limits(op: RowFunction) -> Operator:
+    """The function with what is known of it: where it looks at whole numbers alone its values have limits."""
+    return WholeFunction(op) if looks_at_whole_parts(op.value, _cuts) else op
+
+
+def _cuts(call: Lazy) -> bool:
+    """Whether a call is a cast to whole numbers."""
+    return call.function is FUNCTIONS["Cast"] and DTYPES.get(call.arguments[0].get("to")) in WHOLE
 
 
 def _slots(value: Lazy) -> tuple[Lazy, list[Held]]:

@@ -19,6 +19,7 @@ from clinch.network.ops.reading import ONNX, Call, Value
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.shape import Reshape
 from clinch.network.ops.softmax import before_softmax
+from clinch.network.ops.whole import ArgMax
 
 #: node types that give whole numbers from whole numbers as they give real ones from real ones
 _ALIKE = frozenset(
@@ -42,7 +43,10 @@ def read_kinds(
     if call.operator in _CASTS:
         return _cast(call, kinds[0], real)
     if call.operator in _READERS:
-        found = _READERS[call.operator](call) if call.operator == "ArgMax" or all(kinds) else None
+        if all(kinds):
+            found = _READERS[call.operator](call)
+        else:
+            found = _OF_REALS[call.operator](call) if call.operator in _OF_REALS else None
         return None if found is None else ([found[0]], found[1])
     kind = kinds[0]
     if any(kinds) and (len(set(kinds)) > 1 or kind == torch.bool or call.operator not in _ALIKE):
@@ -87,10 +91,13 @@ def _argmax(call: Call) -> Kinded | None:
     """Of two: 1 where the second is larger."""
     x, parts = call.activation("data"), Parts(call)
     axis = call.axis(call.get("axis", 0), len(x.shape))
-    if x.shape[axis] != 2 or call.get("select_last_index", 0):
+    if call.get("select_last_index", 0):
         return None
     x = before_softmax(call, x, axis)
-    larger = call.emit(LeakyReLU(), call.emit(Sign(), parts.subtract(*(parts.part(x, axis, i, 1) for i in (1, 0)))))
+    if x.shape[axis] == 2:
+        larger = call.emit(LeakyReLU(), call.emit(Sign(), parts.subtract(*(parts.part(x, axis, i, 1) for i in (1, 0)))))
+    else:
+        larger = call.emit(ArgMax(axis), x)
     if call.get("keepdims", 1):
         return larger, torch.int64
     return call.emit(Reshape((*x.shape[:axis], *x.shape[axis + 1 :])), larger), torch.int64
@@ -116,6 +123,13 @@ def _equal(call: Call) -> Kinded:
     return _same(call, call.operand("A"), call.operand("B")), torch.bool
 
 
+def _equal_reals(call: Call) -> Kinded:
+    """``1 − |sign(a − b)|``."""
+    parts = Parts(call)
+    apart = parts.subtract(call.operand("A"), call.operand("B"))
+    return parts.subtract(call.constant(1.0), call.emit(LeakyReLU(-1.0), call.emit(Sign(), apart))), torch.bool  # type: ignore[arg-type, return-value]
+
+
 def _not(call: Call) -> Kinded:
     return Parts(call).subtract(call.constant(1.0), call.activation("X")), torch.bool
 
@@ -137,3 +151,5 @@ def _or(call: Call) -> Kinded:
 _READERS: dict[str, Callable[[Call], Kinded | None]] = {
     "ArgMax": _argmax, "OneHot": _one_hot, "Equal": _equal, "Not": _not, "And": _and, "Or": _or,
 }  # fmt: skip
+#: what makes whole numbers and truth values of real ones
+_OF_REALS: dict[str, Callable[[Call], Kinded | None]] = {"ArgMax": _argmax, "Equal": _equal_reals}

@@ -87,6 +87,8 @@ class Operator:
     keeps_order: ClassVar[bool] = False
     #: each output element is an element of an input or the largest of some, so that no number is rounded
     selects: ClassVar[bool] = False
+    #: its relaxation is constant: nothing but its own limits is known of the output
+    enclosed: ClassVar[bool] = False
     #: the output has the elements of its one input, in some order
     rearranges: ClassVar[bool] = False
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clinch.geometry.inner_products import products
 from clinch.network.ops.interval import Shape
-from clinch.network.ops.relaxation import Relaxation, asked
+from clinch.network.ops.relaxation import ByPlace, Relaxation, asked
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,15 @@ class Planes(Relaxation):
     def offsets(self) -> tuple[Tensor, Tensor]:
         """Those of the output elements, ``(B, *out)``: below, and above."""
         return self.pattern.total(self.lower), self.pattern.total(self.upper)
+
+    def by_place(self) -> ByPlace | None:
+        """Of products of elements at the same place."""
+        pattern = self.pattern
+        if pattern.summed or len(set(pattern.shapes)) > 1 or not pattern.x == pattern.y == pattern.out:
+            return None
+        given = (self.lower_x, self.upper_x, self.lower_y, self.upper_y, self.lower, self.upper)
+        below_x, above_x, below_y, above_y, lower, upper = (t.reshape(len(t), *pattern.shapes[2]) for t in given)
+        return ByPlace(((below_x, above_x), (below_y, above_y)), lower, upper)
 
     def backward(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
         """A positive coefficient takes the lower planes, a negative one the upper planes."""

@@ -28,6 +28,19 @@ class Picks(NamedTuple):
     offset: Tensor
 
 
+class ByPlace(NamedTuple):
+    """``Σ_k below_k·x_k + lower <= y <= Σ_k above_k·x_k + upper``, element by element of inputs of the output's shape.
+
+    Attributes:
+        slopes: below and above for each input ``(B, *shape)``; empty: none of them matters.
+        lower, upper: ``(B, *shape)``.
+    """
+
+    slopes: tuple[tuple[Tensor, Tensor], ...]
+    lower: Tensor
+    upper: Tensor
+
+
 class Relaxation:
     """Linear lower limits of ``<rows, op(inputs)>`` in terms of the operator's inputs, for any rows."""
 
@@ -80,6 +93,10 @@ class Relaxation:
             room = terms * torch.finfo(first.dtype).eps * (sizes[:, 0] + offset.abs())  # type: ignore[index]
             both[-1] = plus_constant(both[-1], -sign * room.reshape(-1, *shape))
         return between(*both)
+
+    def by_place(self) -> ByPlace | None:
+        """The relaxation as lines in the elements at one place, where it is that and the same for all rows."""
+        return None
 
     def picks(self) -> Picks | None:
         """The relaxation as lines in one element each, where it is that."""
@@ -155,6 +172,10 @@ class Lines(Relaxation):
         return SymbolicLimits(
             plus_constant(middle, (at_high + at_low) / 2), plus_constant(half, (at_high - at_low) / 2 + room)
         )
+
+    def by_place(self) -> ByPlace:
+        """Itself."""
+        return ByPlace(((self.lower_slope, self.upper_slope),), self.lower_offset, self.upper_offset)
 
     def __iter__(self) -> Any:
         return iter((self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset))
