@@ -120,7 +120,8 @@ OTHERS = [
     nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1, dilation=2), nn.ConstantPad2d((1, 0, 2, 1), 0.3), nn.Sigmoid(),
     nn.GELU(), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Upsample(scale_factor=2),
     nn.ZeroPad2d((-2, 1, 0, -1)),
-    nn.ConvTranspose2d(3, 3, 3, 2, 1, 1), nn.ConvTranspose2d(3, 3, (2, 4), (1, 3), (0, 2), dilation=(3, 1)), Joined(), Gated(),
+    nn.ConvTranspose2d(3, 3, 3, 2, 1, 1), nn.ConvTranspose2d(3, 3, (2, 4), (1, 3), (0, 2), dilation=(3, 1)),
+    Joined(), Gated(),
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ SPECIMENS = specimens()
 #: made by the network's readers themselves, or behind another operator
 READ_ELSEWHERE = {
     "Input", "LinearFunction", "TorchFunction", "RowFunction", "Multiply", "MatrixProduct", "Within", "Inside",
-    "MaskedSoftmax", "Masked",
+    "MaskedSoftmax", "Masked", "ArgMax", "WholeFunction",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from clinch.network.ops.piecewise import Staircase
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.s_shaped import Sigmoid, SShaped, Tanh
 from clinch.network.ops.softmax import Shares
+from clinch.network.ops.whole import ArgMax, WholeFunction
 from clinch.network.ops.within import Within
 
 from .operator_specimens import Specimen, leaf_operators, specimens
@@ -84,7 +85,7 @@ def test_facts_are_as_the_project_promises():
         "Variance",
     }
     forward_only = {"Input", "TorchFunction", "RowFunction", "Masked", *written_out}
-    smooth = ScalarFunction | Staircase | Bilinear | Within | Inside | Shares | Hull
+    smooth = ScalarFunction | Staircase | Bilinear | Within | Inside | Shares | Hull | ArgMax | WholeFunction
     for kind in leaf_operators():
         facts = [kind.supports(fact) for fact in ("interval", "relax", "encode")]
         expected = [False] * 3 if kind.__name__ in forward_only else [True, True, not issubclass(kind, smooth)]

@@ -73,8 +73,9 @@ def test_a_class_of_the_same_name_from_elsewhere_is_no_operator():
 def test_every_hook_says_no_by_default():
     op, shapes = Input(), [(2, 3)]
     hooks = [name for name in vars(Operator) if name.startswith("as_")]
-    assert len(hooks) == 6
+    assert len(hooks) == 7
     assert [getattr(op, name)(shapes) for name in hooks] == [None] * len(hooks)
+    assert not op.treats_places_alike(shapes)
     assert (op.two_pieces(), op.prune(shapes), op.statement(shapes, (2, 3))) == (None, None, None)
     table = inspect.getdoc(inspect.getmodule(Operator))
     assert table is not None
