@@ -123,13 +123,6 @@ def _equal(call: Call) -> Kinded:
     return _same(call, call.operand("A"), call.operand("B")), torch.bool
 
 
-def _equal_reals(call: Call) -> Kinded:
-    """``1 − |sign(a − b)|``."""
-    parts = Parts(call)
-    apart = parts.subtract(call.operand("A"), call.operand("B"))
-    return parts.subtract(call.constant(1.0), call.emit(LeakyReLU(-1.0), call.emit(Sign(), apart))), torch.bool  # type: ignore[arg-type, return-value]
-
-
 def _not(call: Call) -> Kinded:
     return Parts(call).subtract(call.constant(1.0), call.activation("X")), torch.bool
 
@@ -151,5 +144,5 @@ def _or(call: Call) -> Kinded:
 _READERS: dict[str, Callable[[Call], Kinded | None]] = {
     "ArgMax": _argmax, "OneHot": _one_hot, "Equal": _equal, "Not": _not, "And": _and, "Or": _or,
 }  # fmt: skip
-#: what makes whole numbers and truth values of real ones
-_OF_REALS: dict[str, Callable[[Call], Kinded | None]] = {"ArgMax": _argmax, "Equal": _equal_reals}
+#: what makes whole numbers of real ones
+_OF_REALS: dict[str, Callable[[Call], Kinded | None]] = {"ArgMax": _argmax}
