@@ -19,11 +19,12 @@ from clinch.runtime import memory
 from clinch.runtime.devices import usable_device
 from clinch.runtime.gradients import with_gradients
 from clinch.search.engines import BOUNDS, ENGINES, NEVER
+from clinch.search.radius_search import balls_first, raised_by_balls
 from clinch.solver.checkpoint import Keeper
 from clinch.solver.conclusion import conclude
 from clinch.solver.engine import MEMORY_NOTE, Capability, Engine, Resumable, Search, outlook, surviving
 from clinch.solver.ledger import Ledger
-from clinch.solver.settings import Attack, Portfolio, Settings
+from clinch.solver.settings import Attack, Portfolio, Radius, Settings
 from clinch.solver.solution import Event, Proof, Solution
 
 if TYPE_CHECKING:
@@ -277,14 +278,26 @@ def _plan(job: _Job, names: list[str]) -> Plan:
     rest: Plan = [(turn, 1.0) for turn in turns[1:]]
     if names[:1] == ["branch_and_bound"]:
         return [*_first_slice(job, turns[0]), *rest]
-    return [(_Turn("bounds"), 1.0), *((turn, 1.0) for turn in turns)]
+    balls: Plan = [(_Turn("radius"), job.settings.lent_share)] if ENGINES["radius"].capability(job.query) else []
+    return [(_Turn("bounds"), 1.0), *balls, *((turn, 1.0) for turn in turns)]
 
 
 def _first_slice(job: _Job, search: _Turn) -> Plan:
     """A quick attack and a slice of branch and bound; what goes on."""
     _attack(job, replace(job.settings.attack, thorough=False))
+    if _by_balls(job, balls_first):
+        return [(_Turn("radius"), 1.0), (search, 1.0)]
     search.take(job, job.settings.slice_share)
-    return [] if search.done else [(search, 1.0)]
+    if search.done or not _by_balls(job, raised_by_balls):
+        return [] if search.done else [(search, 1.0)]
+    return [(_Turn("radius"), 1.0), (search, 1.0)]
+
+
+def _by_balls(job: _Job, prove: Callable[[Query, Ledger, Radius], bool]) -> bool:
+    """Prove balls free by linear bounds, for a share of the time; whether larger ones should be searched."""
+    with job.ledger.share(job.settings.lent_share), surviving(job.ledger, crashes_only=False):
+        return prove(job.query, job.ledger, job.settings.radius)
+    return False
 
 
 def _first_boxes(job: _Job, split: _Turn, *others: _Turn) -> Plan:

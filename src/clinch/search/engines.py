@@ -17,14 +17,26 @@ from clinch.network.ops.base import Interval
 from clinch.query import Distance, FormsNorm, Linear, Query
 from clinch.runtime import memory
 from clinch.runtime.deadline import exactly_until
-from clinch.solver.engine import Capability, Engine, admit, lacking, surviving, without_slope
+from clinch.solver.engine import Capability, Engine, Resumable, admit, lacking, surviving, without_slope
 from clinch.solver.ledger import Ledger
-from clinch.solver.settings import Attack, Bounds, BranchAndBound, Count, GeneralSplit, InputSplit, Milp, Scipy
+from clinch.solver.settings import (
+    Attack,
+    Bounds,
+    BranchAndBound,
+    Count,
+    GeneralSplit,
+    InputSplit,
+    Milp,
+    Radius,
+    Scipy,
+    Settings,
+)
 from clinch.solver.solution import Proof
 
 if TYPE_CHECKING:
     from clinch.search.general_split import PartSearch
     from clinch.search.input_split import BoxSearch
+    from clinch.search.radius_search import RadiusSearch
     from clinch.search.relu_split import ReluSplit
 
 #: when the portfolio chooses what is there to be compared with
@@ -218,6 +230,46 @@ class GeneralSplitEngine:
         self.begin(query, ledger, settings).run()
 
 
+def _inside_balls(settings: Radius) -> tuple[tuple[Resumable, Settings], ...]:
+    """Searches of what is inside a ball, the best first, with their settings."""
+    return (BranchAndBoundEngine(), settings.branch_and_bound), (GeneralSplitEngine(), settings.general_split)
+
+
+class RadiusEngine:
+    """Balls of growing radius that hold nothing feasible."""
+
+    name = "radius"
+    summary = "largest balls proven free around a distance's centre, by CROWN, then by branch and bound"
+    suits = "distances; first where relaxations over the incumbent's ball say nothing"
+    facts: tuple[str, ...] = RELAXED
+    proves = True
+    settings = Radius
+
+    def capability(self, query: Query) -> Capability:
+        """Distances, whatever has relaxations."""
+        if not isinstance(query.objective, Distance):
+            return Capability.no(
+                "Balls of growing radius bound distances. Use solver='branch_and_bound', or state a distance."
+            )
+        return Capability.of(lacking(self, query))
+
+    def begin(self, query: Query, ledger: Ledger, settings: Radius) -> RadiusSearch:
+        """See :class:`clinch.solver.engine.Resumable`."""
+        from clinch.search.radius_search import RadiusSearch
+
+        admit(self, query, ledger)
+        inside = query.narrowed(torch.ones(query.size, dtype=query.dtype, device=query.device))
+        assert isinstance(query.objective, Distance)
+        exact = () if query.objective.norm.counts else _inside_balls(settings)
+        able = [(engine, its) for engine, its in exact if engine.capability(inside).closes]
+        begin = None if not able else lambda inner, ledger: able[0][0].begin(inner, ledger, able[0][1])
+        return RadiusSearch(query, ledger, settings, begin)
+
+    def run(self, query: Query, ledger: Ledger, seed: int, settings: Radius) -> None:
+        """See :class:`clinch.solver.engine.Engine`."""
+        self.begin(query, ledger, settings).run()
+
+
 class MilpEngine:
     """The mixed-integer encoding, with a tree of its own and a library's search for points."""
 
@@ -308,8 +360,8 @@ class ScipyEngine:
 #: what any solve falls back on, and what limits of layers come from
 BOUNDS = BoundsEngine()
 _ALL: tuple[Engine, ...] = (
-    AttackEngine(), BOUNDS, BranchAndBoundEngine(), InputSplitEngine(), GeneralSplitEngine(), MilpEngine(),
-    CountEngine(),
+    AttackEngine(), BOUNDS, RadiusEngine(), BranchAndBoundEngine(), InputSplitEngine(), GeneralSplitEngine(),
+    MilpEngine(), CountEngine(),
     ScipyEngine("cobyla"), ScipyEngine("cobyla", sides=False), ScipyEngine("slsqp"), ScipyEngine("slsqp", sides=False),
     ScipyEngine("shgo"), ScipyEngine("differential_evolution"),
 )  # fmt: skip

@@ -32,6 +32,7 @@ __all__ = [
     "Milp",
     "Polish",
     "Portfolio",
+    "Radius",
     "Scipy",
     "Settings",
 ]
@@ -335,6 +336,26 @@ class Count(Settings):
 
 
 @dataclass(frozen=True)
+class Radius(Settings):
+    """Of ``solver="radius"``.
+
+    Attributes:
+        pace: how much larger the first ball that is searched is than the largest one that linear bounds prove free, as
+            a share of what is between bound and incumbent; ``faster`` and ``slower``: factors to it after a ball that
+            was, and was not, proven free.
+        ball_share: share of the time left that one ball may take; twice that after a failure.
+        branch_and_bound, general_split: of the search inside balls.
+    """
+
+    pace: Share = 0.1
+    faster: Positive = 1.5
+    slower: Share = 0.5
+    ball_share: Share = 0.25
+    branch_and_bound: BranchAndBound = field(default_factory=BranchAndBound)
+    general_split: GeneralSplit = field(default_factory=GeneralSplit)
+
+
+@dataclass(frozen=True)
 class Scipy(Settings):
     """Of SciPy's solvers as engines.
 
@@ -363,7 +384,7 @@ class Portfolio(Settings):
         lent_share: share of the time that is left to the first of two searches where nothing says which is better.
         few_inputs: elements with room up to which the input is split; ``very_few_inputs``: up to which another search
             gets glances only for a question without objective.
-        attack, bounds, branch_and_bound, input_split, general_split, milp, count: of the engines.
+        attack, bounds, radius, branch_and_bound, input_split, general_split, milp, count: of the engines.
     """
 
     attack_share: Share = 0.35
@@ -374,6 +395,7 @@ class Portfolio(Settings):
     very_few_inputs: Number = 8
     attack: Attack = field(default_factory=Attack)
     bounds: Bounds = field(default_factory=Bounds)
+    radius: Radius = field(default_factory=Radius)
     branch_and_bound: BranchAndBound = field(default_factory=BranchAndBound)
     input_split: InputSplit = field(default_factory=InputSplit)
     general_split: GeneralSplit = field(default_factory=GeneralSplit)

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 #: passes of the attack inside the ball that every image gets whose bound leaves it open
 PASSES = 500
-#: halvings between what is proven and what was found
-BISECTIONS = 6
 #: most images of a batch, and most activations of all images of a batch together: a kill costs a batch, so that one is
 #: to take about a second
 LARGEST, ACTIVATIONS = 128, 2**20
@@ -193,37 +191,21 @@ class Batch:
         self._sign(ATTACK, rows[hit][self.ledger.offer(x[hit], ATTACK, rows[hit])])
 
     def _near(self) -> None:
-        """Without a radius: linear bounds over the ball of the input found."""
-        from clinch.bounds.objective import objective_bound
+        """Without a radius: the largest ball that linear bounds prove free of other classes."""
+        from clinch.bounds.certified_radius import certified_radius, crown_ball
 
         rows = self._open()
         if not len(rows) or self._late():
             return
-        part, value = self.query.take(rows), self.ledger.value[rows]
-        narrowed = part.narrowed(value).moved(self.device)
+        part, value = self.query.take(rows).moved(self.device), self.ledger.value[rows].to(self.device)
         try:
-            bound = objective_bound(narrowed, stop=self._late).cpu()
+            known = crown_ball(part, value, self._late)
+            self.ledger.prove(known.bound, Proof.LINEAR_RELAXATION, LINEAR, rows)
+            found = certified_radius(part, known.bound, value, known=known, stop=self._late)
         except (UnsupportedOperator, UnboundedInputError) as reason:
             self.ledger.note(str(reason))
             return
-        # only the ball of the input found was searched: outside of it nothing is nearer than that input
-        bound = torch.where(value.isfinite(), torch.minimum(bound, value), bound)
-        self.ledger.prove(bound, Proof.LINEAR_RELAXATION, LINEAR, rows)
-        self._bisect()
-
-    def _bisect(self) -> None:
-        """The largest ball that linear bounds prove free of other classes, by bisection below the input found."""
-        rows = self._open()
-        rows = rows[self.ledger.value[rows].isfinite()]
-        low, high = self.ledger.bound[rows].clamp(min=0.0), self.ledger.value[rows].clone()
-        part = self.query.take(rows)
-        for _ in range(BISECTIONS):
-            radius = (low + high) / 2
-            margin = self._margins(part.narrowed(radius), LINEAR) if len(rows) else None
-            if margin is None:
-                break
-            low, high = torch.where(margin > 0, radius, low), torch.where(margin > 0, high, radius)
-        self.ledger.prove(low, Proof.LINEAR_RELAXATION, LINEAR, rows)
+        self.ledger.prove(found, Proof.LINEAR_RELAXATION, LINEAR, rows)
 
     def _bound(self, method: str) -> None:
         """Proven lower limits of the margins of the open images; robust where they are positive."""
