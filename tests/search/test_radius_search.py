@@ -41,7 +41,7 @@ def away(q):
     return replace(q, atoms=Forms(q.atoms.coefficients, q.atoms.constant - missed + 0.2))
 
 
-@pytest.mark.parametrize("clauses", ["any", "mixed", "impossible"])
+@pytest.mark.parametrize("clauses", ["any", "mixed"])
 @pytest.mark.parametrize("p", ["0", "1", "2", "inf"])
 def test_no_ball_reaches_past_the_nearest_point(p, clauses):
     for seed, make in enumerate(SMALL):
@@ -132,7 +132,7 @@ def test_any_network_with_relaxations_has_balls_that_no_sample_refutes(kind, p):
 
 @pytest.mark.parametrize("p", ["1", "2", "inf"])
 def test_with_a_search_inside_the_balls_the_bound_comes_up_to_the_incumbent(p):
-    for seed in range(2):
+    for seed in range(1):
         rng = generator(seed)
         q = away(query(multilayer(rng), rng, f"distance {p}", "any"))
         best = brute_force(q)
