@@ -10,7 +10,7 @@ from clinch import __version__
 from clinch.cli import app, models
 from clinch.errors import NetworkError
 
-COMMANDS = ["check", "demo", "evaluate", "figure", "report", "reproduce", "solve", "supports", "verify"]
+COMMANDS = ["batch", "check", "demo", "evaluate", "figure", "report", "reproduce", "solve", "supports", "verify"]
 #: commands whose whole output is a file
 WRITERS = ("figure", "report")
 
@@ -29,7 +29,8 @@ def test_help_has_an_example_and_names_json_and_the_exit_codes(clinch, command):
 
 
 def test_version_and_bare_call(clinch):
-    assert clinch("--version").out == f"clinch {__version__}\n"
+    assert clinch("--version").out == f"{__version__}\n"
+    assert clinch("--name").out == "Clinch\n"
     assert "clinch demo" in clinch().out
 
 

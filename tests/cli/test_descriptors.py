@@ -22,6 +22,7 @@ from clinch.cli import app
 MODEL = "clinch.demo:network"
 #: command -> the first line and the last one of its standard output
 LINES = {
+    "batch": (r"set +instances .*", r"descriptors\S* +1 +1 +0 +1 .*"),
     "check": (r"PROVEN +No input of the region .*", r"(not proven|condition) .*"),
     "demo": (r"Held-out digit 60, read as \d\. .*", r"Picture: .*digit\.svg"),
     "evaluate": (r"problem +robust accuracy, .*", r"time .*"),
@@ -107,12 +108,14 @@ def outcomes(tmp_path_factory):
     solution = problem.solve(20, certificate=True)
     layers = solution.certificate.save(folder / "proof.safetensors")
     specification(folder / "spec.vnnlib", solution.bound + 0.01)
+    (folder / "instances.csv").write_text("net.onnx,spec.vnnlib,60\n")
     (folder / "problem.toml").write_text(
         'model = "net.onnx"\nrange = [0, 1]\nx0 = [0.5, 0.5, 0.5, 0.5]\n'
         '[objective]\nminimize = "norm"\np = inf\n[[constraints]]\nnot_class = "predicted"\n'
     )
     small = ["--limit", "3", "--eps", "0.05", "--time-limit", "30"]
     lines = {
+        "batch": ["batch", "instances.csv", "--out", "batch"],
         "evaluate": ["evaluate", MODEL, *small, "--out", "run"],
         "check": ["check", "proof.safetensors", layers.name],
         "demo": ["demo", "--out", "digit.svg"],

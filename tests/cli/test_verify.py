@@ -72,6 +72,46 @@ def test_contradicting_limits_are_unsat_with_the_reason(clinch, files, tmp_path)
     assert "X_1 would have to be >= 2 and <= 1" in json.loads(target.read_text())["reason"]
 
 
+TENSORS = "(vnnlib-version <2.0>) (declare-network f (declare-input X real [2]) (declare-output Y real [2]))"
+
+
+def test_the_command_line_of_the_standard_has_the_property_first(clinch, files, tmp_path):
+    net, _ = files
+    query = tmp_path / "query.vnnlib"
+    box = "(assert (and (<= -1 X[0]) (<= X[0] 1) (<= -1 X[1]) (<= X[1] 1)))"
+    query.write_text(f"{TENSORS} {box} (assert (>= Y[0] 0.5))")
+    outcome = clinch("verify", query, "--network", f"f={net}", "--timeout", 60)
+    assert outcome.code == 0 and outcome.out.startswith("sat\nX real [2]\n")
+    query.write_text(f"{TENSORS} {box} (assert (>= Y[0] 1.25))")
+    assert clinch("verify", query, "--network", f"f={net}").out == "unsat\n"
+    outcome = clinch("verify", query, "--network", f"f={net}", "--timeout", 0)
+    assert (outcome.code, outcome.out) == (1, "timed-out\n")
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        (["g=NET"], "declares f; files are given for g"),
+        (["f=NET", "g=NET"], "declares f; files are given for f, g"),
+        (["NET"], "NAME=FILE"), (["f="], "NAME=FILE"), (["f=NET", "f=NET"], "once for each network"), ([], "--network"),
+    ],
+)  # fmt: skip
+def test_networks_that_the_property_does_not_declare_are_refused(clinch, files, tmp_path, networks, message):
+    query = tmp_path / "query.vnnlib"
+    query.write_text(f"{TENSORS} (assert (>= Y[0] 0.5))")
+    options = [part for text in networks for part in ("--network", text.replace("NET", str(files[0])))]
+    outcome = clinch("verify", query, *options)
+    assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_what_a_tool_says_about_itself_is_one_word_a_line(clinch):
+    assert clinch("supports", "--vnnlib-versions").out == "1.0\n2.0\n"
+    oldest, newest = clinch("supports", "--onnx-opset-versions").out.split()
+    assert int(oldest) == 7 and int(newest) >= 17
+    assert clinch("supports", "--onnx-element-types").out == "real\n"
+    assert clinch("supports").code == 2
+
+
 def test_timeout_is_the_honest_negative_answer(clinch, files):
     net, specification = files
     outcome = clinch("verify", net, specification("(assert (>= Y_0 1.25))"), "--timeout", 0)
@@ -200,8 +240,8 @@ def test_a_specification_that_cannot_be_unpacked_is_one_line(clinch, files, tmp_
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("(declare-const X_0 Real)\n(assert (<= X_0", r"bad\.vnnlib, line 2: the '\('.*not closed"),
-        ("(declare-const X_0 Real)\n\n(assert (<= X_7 1))", "line 3: 'X_7' is not declared"),
+        ("(declare-const X_0 Real)\n(assert (<= X_0", r"bad\.vnnlib, line 2, column 9: this '\('.*not closed"),
+        ("(declare-const X_0 Real)\n\n(assert (<= X_7 1))", "line 3, column 13: 'X_7' is not declared"),
         (cases.declared(cases.box() + "(assert (>= Y_0 1))"), "X has 3 elements"),
         (cases.declared("(assert (<= 0 X_0 1)) (assert (>= Y_0 1))", 2, 2), "X_1 has no lower limit"),
         (cases.declared(cases.box(inputs=2) + "\n(assert (>= (* Y_0 Y_1) 1))", 2, 2), "product of variables"),

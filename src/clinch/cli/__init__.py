@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from clinch.backends.quiet import reserve_stdout
-from clinch.cli import check, demo, evaluate, figure, report, reproduce, solve, supports, verify
+from clinch.cli import batch, check, demo, evaluate, figure, report, reproduce, solve, supports, verify
 
 app = typer.Typer(
     name="clinch",
@@ -27,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("batch")(batch.batch)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("evaluate")(evaluate.evaluate)
@@ -42,7 +43,13 @@ def _version(wanted: bool) -> None:
     if wanted:
         from clinch import __version__
 
-        print(f"clinch {__version__}")
+        print(__version__)
+        raise typer.Exit
+
+
+def _name(wanted: bool) -> None:
+    if wanted:
+        print("Clinch")
         raise typer.Exit
 
 
@@ -52,6 +59,7 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    name: Annotated[bool, typer.Option("--name", callback=_name, is_eager=True, help="Print the tool's name.")] = False,
 ) -> None:
     """Find the network input that best meets what you ask for, and prove how much better any other could be.
 

@@ -19,10 +19,15 @@ ENGINES = {"attacks": "forward", "interval": "interval", "CROWN": "relaxation", 
 _WIDE = 200
 
 
+#: what the standard's ``supports --...`` prints; proofs are about the real numbers that a network's weights define
+VNNLIB_VERSIONS, ELEMENT_TYPES = ("1.0", "2.0"), ("real",)
+
+
 def supports(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="net.onnx, net.onnx.gz, file.py:function or package.module:function.")
-    ],
+        str | None,
+        typer.Argument(metavar="MODEL", help="net.onnx, net.onnx.gz, file.py:function or package.module:function."),
+    ] = None,
     input_shape: Annotated[
         str | None, typer.Option(metavar="1,28,28", help="Shape of one input; needed for a function.")
     ] = None,
@@ -32,17 +37,27 @@ def supports(
             "--json", metavar="FILE", parser=output_json, help="Write the table as JSON; - for standard output."
         ),
     ] = None,
+    vnnlib_versions: Annotated[bool, typer.Option("--vnnlib-versions", help="First and last version read.")] = False,
+    opset_versions: Annotated[bool, typer.Option("--onnx-opset-versions", help="First and last one read.")] = False,
+    element_types: Annotated[bool, typer.Option("--onnx-element-types", help="Types that proofs are about.")] = False,
 ) -> int:
     """Show which layers of a model are supported by which engine.
 
     Attacks need the forward pass alone; CROWN also stands for branch and bound. Of a model that cannot be read,
     everything that is in the way is listed.
 
+    Without a model, what VNN-LIB 2.0 has a tool say about itself is printed by --vnnlib-versions and its like.
+
     Exit code: 0 bounds can be proven on this model; 1 some layer allows attacks only; 2 bad input, or a model that
     cannot be read.
 
     Example: clinch supports clinch.demo:network --input-shape 8,8
     """
+    if vnnlib_versions or opset_versions or element_types:
+        _print_standard(vnnlib_versions, opset_versions, element_types)
+        return 0
+    if model is None:
+        raise typer.BadParameter("name a model, such as net.onnx.", param_hint="MODEL")
     from clinch.cli.console import write_json
     from clinch.cli.models import load_model, parse_shape
     from clinch.errors import UnsupportedOperator
@@ -66,6 +81,18 @@ def supports(
     if json is not None:
         write_json(_content(network, rows, whole, engines), json)
     return 0 if whole["interval"] and whole["relaxation"] else 1
+
+
+def _print_standard(vnnlib: bool, opset: bool, types: bool) -> None:
+    """What a tool that conforms to VNN-LIB 2.0 says about itself, one word a line."""
+    from onnx import defs
+
+    from clinch.network.onnx import OLDEST_OPSET
+
+    newest = str(defs.onnx_opset_version())
+    for wanted, words in ((vnnlib, VNNLIB_VERSIONS), (opset, (str(OLDEST_OPSET), newest)), (types, ELEMENT_TYPES)):
+        if wanted:
+            print(*words, sep="\n")
 
 
 def _engines(network: SymbolicNetwork) -> dict[str, str]:

@@ -13,14 +13,23 @@ import typer
 from clinch.cli.outputs import output_file, output_json
 
 if TYPE_CHECKING:
+    from clinch.vnnlib.specification import Specification
     from clinch.vnnlib.verification import Verdict
 
 
 def verify(
-    network: Annotated[str, typer.Argument(metavar="NET.onnx", help="The network; net.onnx.gz is read too.")],
-    specification: Annotated[
-        str, typer.Argument(metavar="SPEC.vnnlib", help="The property, VNN-LIB 1.0 or 2.0; spec.vnnlib.gz is read too.")
+    first: Annotated[
+        str,
+        typer.Argument(metavar="NET.onnx", help="The network; net.onnx.gz is read too. With --network: the property."),
     ],
+    second: Annotated[
+        str | None,
+        typer.Argument(metavar="SPEC.vnnlib", help="The property, VNN-LIB 1.0 or 2.0; spec.vnnlib.gz is read too."),
+    ] = None,
+    networks: Annotated[
+        list[str] | None,
+        typer.Option("--network", metavar="NAME=FILE", help="The file of a network that the property declares."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Wall time since this process started; no answer comes later.")
     ] = 60.0,
@@ -51,6 +60,9 @@ def verify(
     contradict each other, the answer is unsat and one line on standard error says which. A specification of several
     cases has one certificate each, with its number before the suffix; the timeout counts again for all of them.
 
+    The command line of VNN-LIB 2.0 is taken too: the property first, and --network NAME=FILE for the network that it
+    declares; a timeout is called timed-out there.
+
     Exit code: 0 decided, sat or unsat; 1 timeout or unknown, or a certificate is missing; 2 bad input.
 
     Example: clinch verify net.onnx.gz property.vnnlib.gz --timeout 116 --counterexample found.txt
@@ -59,6 +71,9 @@ def verify(
     from clinch.cli.console import write_json, write_text
     from clinch.io.files import printable
 
+    network, specification = (first, second) if not networks else _standard(first, second, networks)
+    if specification is None:
+        raise typer.BadParameter("give SPEC.vnnlib, or --network NAME=FILE behind the property.", param_hint=first)
     if counterexample is not None:
         # no older one is taken for this one's, and a file that cannot be written is told before work is spent
         _write(counterexample, "")
@@ -67,14 +82,16 @@ def verify(
     keep = certificate is not None
     verdict = clinch.verify(network, specification, timeout=left, seed=seed, device=device, keep_leaves=keep)
     if json is not None:
-        write_json({"network": network, "specification": specification, **verdict.to_dict()}, json)
+        write_json(
+            {"network": network, "specification": first if networks else specification, **verdict.to_dict()}, json
+        )
     if counterexample is not None and verdict.counterexample is not None:
         write_text(counterexample, f"{verdict.counterexample}\n")
     if verdict.decided and not verdict.problems:
         # most often a mistake in the file
         print(printable(f"clinch: {verdict.reason}", lines=False), file=sys.stderr)
     if json != "-":
-        print(verdict.answer.value)
+        print("timed-out" if networks and verdict.answer.value == "timeout" else verdict.answer.value)
         if verdict.counterexample is not None and counterexample is None:
             print(printable(str(verdict.counterexample)))
     if certificate is not None and verdict.answer.value == "unsat":
@@ -82,6 +99,30 @@ def verify(
         sys.stdout.flush()
         return 0 if _certified(verdict, timeout, certificate) else 1
     return 0 if verdict.decided else 1
+
+
+def _standard(query: str, second: str | None, networks: list[str]) -> tuple[str, Specification]:
+    """Network and property of the standard's command line.
+
+    Raises:
+        typer.BadParameter: not exactly the networks that the property declares.
+    """
+    from clinch.vnnlib.reader import read_specification
+
+    if second is not None:
+        raise typer.BadParameter(f"'{second}' is one file too many: the property comes first.", param_hint="--network")
+    files = {name: file for name, _, file in (text.partition("=") for text in networks)}
+    if not all(files.values()) or len(files) < len(networks):
+        raise typer.BadParameter("write NAME=FILE, once for each network.", param_hint="--network")
+    specification = read_specification(query)
+    # version 1.0 gives its network no name
+    declared = specification.networks or tuple(files)[:1]
+    if set(files) != set(declared):
+        raise typer.BadParameter(
+            f"the property declares {', '.join(declared)}; files are given for {', '.join(files)}. "
+            "Write --network NAME=FILE for each that is declared.", param_hint="--network",
+        )  # fmt: skip
+    return files[declared[0]], specification
 
 
 def _certified(verdict: Verdict, timeout: float, path: Path) -> bool:

@@ -84,6 +84,13 @@ def _load(model: nn.Module | str | PathLike[str] | ModelProto, given: Given) -> 
         return _load_module(model.module(), given)  # type: ignore[union-attr]
     if isinstance(model, (str, PathLike)):
         path = Path(model)
+        if path.name.endswith((".nnet", ".nnet.gz")):
+            from clinch.network.nnet import read_nnet
+
+            module = read_nnet(path)
+            stem = path.name.removesuffix(".gz").removesuffix(".nnet")
+            shape = (module[0].in_features,)
+            return _load_module(module, given._replace(input_shape=given.input_shape or shape, name=given.name or stem))
         if not path.name.endswith((".onnx", ".onnx.gz")) and is_pickled(path):
             raise NetworkError(f"'{path}' {PICKLE_ADVICE}")
         if not path.name.endswith((".onnx", ".onnx.gz")):

@@ -52,7 +52,7 @@ from clinch.network.ops.reading import ONNX
 from clinch.runtime import memory
 
 #: before this one, arithmetic broadcast differently
-_OLDEST = 7
+OLDEST_OPSET = 7
 
 
 @dataclass
@@ -114,9 +114,10 @@ class _Reading:
         self.model, self.where = own_copy(model), where
         versions = {entry.domain: entry.version for entry in model.opset_import}
         self.opset = versions.get("", versions.get("ai.onnx", defs.onnx_opset_version() if versions else 0))
-        if self.opset < _OLDEST:
+        if self.opset < OLDEST_OPSET:
             raise NetworkError(
-                f"{where} uses opset {self.opset}. Convert it to opset {_OLDEST} or later (onnx.version_converter)."
+                f"{where} uses opset {self.opset}. Convert it to opset {OLDEST_OPSET} or later "
+                "(onnx.version_converter)."
             )
         wrong = next((f"{d or 'ai.onnx'} {v}" for d, v in versions.items() if not 0 < v < 2**31), None)
         if wrong is not None:

@@ -48,7 +48,7 @@ def read_specification(path: str | PathLike[str], *, limit: int = SPECIFICATION_
 
     Raises:
         SpecificationError: there is no such file, it is too large, not VNN-LIB, or says what is not supported; names
-            the line.
+            line and column.
     """
     try:
         text = read_limited(path, limit, SpecificationError).decode("utf-8")
@@ -102,6 +102,7 @@ class _Reading:
         self.name = name
         self.version = "1.0"
         self.tensors: dict[str, Declaration] = {}
+        self.networks: list[str] = []
         #: of version 1.0: line of each declared element
         self.elements: dict[Variable, int] = {}
         self.assertions: list[Formula] = []
@@ -119,7 +120,8 @@ class _Reading:
                 raise SpecificationError(f"line 1: the file declares no {kind} of the network.")
         if not self.assertions:
             raise SpecificationError("line 1: the file asserts nothing. Add (assert ...).")
-        return Specification(self.name, self.version, self.tensors, Junction(True, tuple(self.assertions)))
+        formula = Junction(True, tuple(self.assertions))
+        return Specification(self.name, self.version, self.tensors, formula, tuple(self.networks))
 
     def _command(self, command: Group) -> None:
         head, rest = _head(command)
@@ -176,6 +178,7 @@ class _Reading:
         self.version = "2.0"
         if not rest or not isinstance(rest[0], Word):
             raise _wrong(command, "the network has no name: write (declare-network f (declare-input ...) ...)")
+        self.networks.append(rest[0].text)
         for part in rest[1:]:
             if not isinstance(part, Group):
                 raise _wrong(part, f"'{part.text:.40}' is not a declaration")
@@ -324,4 +327,4 @@ def _head(group: Group) -> tuple[str, list[Expression]]:
 
 
 def _wrong(where: Expression, what: str) -> SpecificationError:
-    return SpecificationError(f"line {where.line}: {what}.")
+    return SpecificationError(f"line {where.line}, column {where.column}: {what}.")

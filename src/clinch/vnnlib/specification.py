@@ -85,6 +85,7 @@ class Specification:
         version: "1.0" or "2.0".
         tensors: declarations by name, in order.
         formula: over elements of the tensors.
+        networks: names of the networks that version 2.0 declares.
 
     Example:
         >>> from clinch.vnnlib.reader import parse_specification
@@ -97,6 +98,7 @@ class Specification:
     version: str
     tensors: Mapping[str, Declaration]
     formula: Formula
+    networks: tuple[str, ...] = ()
 
     @property
     def input(self) -> Declaration:

@@ -1,4 +1,4 @@
-"""The text of a VNN-LIB file as nested lists of words that know their lines."""
+"""The text of a VNN-LIB file as nested lists of words that know their lines and columns."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ class Word(NamedTuple):
 
     text: str
     line: int
+    column: int
 
 
 class Group(NamedTuple):
-    """What stands between a pair of parentheses; ``line`` is that of the opening one."""
+    """What stands between a pair of parentheses; ``line`` and ``column`` are those of the opening one."""
 
     items: list[Word | Group]
     line: int
+    column: int
 
 
 Expression = Word | Group
@@ -45,33 +47,38 @@ def parse(text: str) -> list[Group]:
         'assert'
     """
     whole: list[Word | Group] = []
-    items, open_, line = whole, [], 1
+    items, open_, line, before = whole, [], 1, -1
     for count, match in enumerate(_TOKEN.finditer(text)):
         token = match.group()
-        first = token[0]
+        first, column = token[0], match.start() - before
         if count > ITEMS:
             raise SpecificationError(f"line {line}: the file has more than {ITEMS:,} words and lines. Split it.")
         if first == "\n":
-            line += 1
+            line, before = line + 1, match.start()
         elif first == "(":
-            group = Group([], line)
+            group = Group([], line, column)
             items.append(group)
             open_.append(group)
             if len(open_) > DEPTH:
-                raise SpecificationError(f"line {line}: nested too deeply: {DEPTH} parentheses are open at once.")
+                raise SpecificationError(
+                    f"line {line}, column {column}: nested too deeply: {DEPTH} parentheses are open at once."
+                )
             items = group.items
         elif first == ")":
             if not open_:
-                raise SpecificationError(f"line {line}: this ')' closes nothing. Remove it.")
+                raise SpecificationError(f"line {line}, column {column}: this ')' closes nothing. Remove it.")
             open_.pop()
             items = open_[-1].items if open_ else whole
         elif first in '[]"' and len(token) == 1:
-            raise SpecificationError(f"line {line}: '{token}' has no partner or no name in front of it.")
+            raise SpecificationError(
+                f"line {line}, column {column}: '{token}' has no partner or no name in front of it."
+            )
         elif first != ";":
             # names and operators stand there again and again: one text for all of them
-            items.append(Word(intern("".join(token.split()) if "[" in token else token), line))
+            items.append(Word(intern("".join(token.split()) if "[" in token else token), line, column))
     if open_:
-        raise SpecificationError(f"line {open_[-1].line}: the '(' of this line is not closed. Add ')'.")
+        last = open_[-1]
+        raise SpecificationError(f"line {last.line}, column {last.column}: this '(' is not closed. Add ')'.")
     return [_group(item) for item in whole]
 
 
@@ -85,6 +92,7 @@ def taken(items: list[Expression]) -> Iterator[Expression]:
 def _group(item: Expression) -> Group:
     if isinstance(item, Word):
         raise SpecificationError(
-            f"line {item.line}: '{item.text:.40}' stands outside of parentheses. Write declarations and (assert ...)."
+            f"line {item.line}, column {item.column}: '{item.text:.40}' stands outside of parentheses. Write "
+            "declarations and (assert ...)."
         )
     return item
