@@ -20,6 +20,8 @@ from clinch.solver.settings import Radius
 from clinch.solver.solution import Proof
 
 WHO = "certified radius"
+#: share of the gap that is asked for by which the last ball is larger than that gap needs
+BEYOND = 0.05
 
 #: a search of the problems of a ledger
 Begin = Callable[[Query, Ledger], Search]
@@ -126,7 +128,9 @@ class RadiusSearch:
         """A search inside a somewhat larger ball for every open problem."""
         index, ledger = self._open(), self.ledger
         low, value = self.bound[index], self.value[index]
+        # a little beyond what closes the problem, so that rounding does not leave it open
         target = ledger.target[self.problems[index]]
+        target = torch.where(torch.isfinite(value), target + BEYOND * (value - target), target)
         # without an incumbent balls double
         larger = torch.where(torch.isfinite(value), low + self.pace[index] * (value - low), 2 * low)
         radius = torch.where((self.pace[index] >= 1) | (low <= 0), target, torch.minimum(larger, target))
