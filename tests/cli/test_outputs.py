@@ -17,7 +17,8 @@ TARGETS = sorted(
 )
 #: what each command is about, none of which is there: bad input
 ABOUT = {
-    "batch": ["i.csv"], "check": ["c", "m"], "demo": ["--index", "100000"], "evaluate": ["m"], "figure": ["run"], "report": ["run"],
+    "batch": ["i.csv"],
+    "check": ["c", "m"], "demo": ["--index", "100000"], "evaluate": ["m"], "figure": ["run"], "report": ["run"],
     "reproduce": ["nothing"], "solve": ["p.toml"], "supports": ["m"], "verify": ["n.onnx", "s.vnnlib"],
 }  # fmt: skip
 

@@ -82,23 +82,29 @@ def verify(
     keep = certificate is not None
     verdict = clinch.verify(network, specification, timeout=left, seed=seed, device=device, keep_leaves=keep)
     if json is not None:
-        write_json(
-            {"network": network, "specification": first if networks else specification, **verdict.to_dict()}, json
-        )
+        named = first if networks else specification
+        write_json({"network": network, "specification": named, **verdict.to_dict()}, json)
     if counterexample is not None and verdict.counterexample is not None:
         write_text(counterexample, f"{verdict.counterexample}\n")
     if verdict.decided and not verdict.problems:
         # most often a mistake in the file
         print(printable(f"clinch: {verdict.reason}", lines=False), file=sys.stderr)
     if json != "-":
-        print("timed-out" if networks and verdict.answer.value == "timeout" else verdict.answer.value)
-        if verdict.counterexample is not None and counterexample is None:
-            print(printable(str(verdict.counterexample)))
+        _say(verdict, standard=bool(networks), points=counterexample is None)
     if certificate is not None and verdict.answer.value == "unsat":
         # whoever waits for the answer has it before its certificates
         sys.stdout.flush()
         return 0 if _certified(verdict, timeout, certificate) else 1
     return 0 if verdict.decided else 1
+
+
+def _say(verdict: Verdict, *, standard: bool, points: bool) -> None:
+    """The answer in a word, in the words of VNN-LIB 2.0's standard or as in VNN-COMP, and the counterexample."""
+    from clinch.io.files import printable
+
+    print("timed-out" if standard and verdict.answer.value == "timeout" else verdict.answer.value)
+    if verdict.counterexample is not None and points:
+        print(printable(str(verdict.counterexample)))
 
 
 def _standard(query: str, second: str | None, networks: list[str]) -> tuple[str, Specification]:
