@@ -410,8 +410,12 @@ def test_names_with_tricks_are_printed_as_text(tmp_path, capsys, monkeypatch):
     nodes = (helper.make_node("RandomNormalLike", ["x"], ["y"], name=TRICKY),)
     path.write_bytes(model(*nodes).SerializeToString())
     assert run(["supports", str(path)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and not set(error) & set("\x1b\u202e\x9b") and "\\x1b" in error
+    # what is in the way is listed on standard output, for people and for programs
+    out = capsys.readouterr().out
+    assert "RandomNormalLike" in out and not set(out) & set("\x1b\u202e\x9b") and "\\x1b" in out
+    assert run(["supports", str(path), "--json", "-"]) == 2
+    out = capsys.readouterr().out
+    assert out.isascii() and len(json.loads(out)["missing"]) == 1
 
 
 def test_a_missing_file_with_a_tricky_name(capsys):
