@@ -89,7 +89,7 @@ class RadiusSearch:
     @property
     def done(self) -> bool:
         """Whether nothing is left to try."""
-        return self.looked and (self.begin is None or not len(self._open()))
+        return self.looked and (self.begin is None or not len(self._searchable()))
 
     def run(self) -> None:
         """Balls by linear bounds, then by search, until the ledger's time is up."""
@@ -126,7 +126,7 @@ class RadiusSearch:
 
     def _next_ball(self) -> None:
         """A search inside a somewhat larger ball for every open problem."""
-        index, ledger = self._open(), self.ledger
+        index, ledger = self._searchable(), self.ledger
         low, value = self.bound[index], self.value[index]
         # a little beyond what closes the problem, so that rounding does not leave it open
         target = ledger.target[self.problems[index]]
@@ -162,6 +162,11 @@ class RadiusSearch:
     def _open(self) -> Tensor:
         """The problems that are not closed."""
         return (~self.ledger.closed[self.problems]).nonzero().flatten()
+
+    def _searchable(self) -> Tensor:
+        """Those of them whose next ball has a radius: an input is known, or some ball was proven free."""
+        index = self._open()
+        return index[torch.isfinite(self.value[index]) | (self.bound[index] > 0)]
 
     def _over(self) -> bool:
         return self.ledger.remaining <= 0
