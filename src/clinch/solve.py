@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -26,9 +26,6 @@ from clinch.solver.engine import MEMORY_NOTE, Capability, Engine, Resumable, Sea
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Attack, Portfolio, Radius, Settings
 from clinch.solver.solution import Event, Proof, Solution
-
-if TYPE_CHECKING:
-    pass
 
 
 @with_gradients
