@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clinch.certificates.checked_lines import CheckedNetwork
 from clinch.certificates.checked_parts import CheckedBounder, ProofParts
+from clinch.certificates.proof_goal import ProofGoal
 from clinch.checker.check import CertifiedQuery
 from clinch.query import Query
 from clinch.runtime import deadline
@@ -48,7 +49,7 @@ class Claimed(NamedTuple):
     target: float
 
 
-class PartProof:
+class PartProof(ProofGoal):
     """The search for one proof: its own goal; bounded by :class:`clinch.certificates.checked_parts.CheckedBounder`.
 
     Args:
@@ -118,38 +119,14 @@ class PartProof:
 
     # --- the goal -----------------------------------------------------------------------------------------------------
 
-    def _over(self) -> bool:
-        return deadline.clock() > self.end or len(self.tree) > self.most
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether to stop."""
-        return self._over()
-
-    @property
-    def seconds(self) -> float:
-        """Present time."""
-        return deadline.clock()
-
-    @property
-    def remaining(self) -> float:
-        """Seconds left."""
-        return self.end - deadline.clock()
-
     def targets(self) -> Tensor:
         """What every leaf's bound is to reach: those that the checker accepts are infinite."""
         return torch.tensor([torch.inf], dtype=torch.float64)
-
-    def offer(self, found: PartEvaluation) -> None:
-        """No points are looked for."""
 
     def finish(self, nodes: Nodes) -> None:
         """Leaves go into the certificate."""
         assert isinstance(nodes, ProofParts)
         self.closed.append(nodes)
-
-    def prove(self, bound: Tensor) -> None:
-        """At the end only."""
 
 
 class ProofBrancher(PartBrancher):

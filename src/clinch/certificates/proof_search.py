@@ -17,6 +17,7 @@ from clinch.bounds.ascent import Ascent, ascend
 from clinch.bounds.crown import activation_bounds
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains, relax_query
 from clinch.certificates.checked_lines import CheckedNetwork
+from clinch.certificates.proof_goal import ProofGoal
 from clinch.certificates.regrow import layout_of, regrow, with_hints
 from clinch.errors import CertificateError
 from clinch.geometry.region import Region
@@ -67,7 +68,7 @@ class ProofEvaluation(NamedTuple):
         return ProofEvaluation(self.nodes.take(index), self.ascent.take(index), self.relaxed)
 
 
-class ProofSearch:
+class ProofSearch(ProofGoal):
     """The search for one proof: its own goal, bounder, brancher and leaf solver.
 
     Args:
@@ -186,38 +187,14 @@ class ProofSearch:
 
     # --- the goal -----------------------------------------------------------------------------------------------------
 
-    def _over(self) -> bool:
-        return deadline.clock() > self.end or len(self.tree) > self.most
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether to stop."""
-        return self._over()
-
-    @property
-    def seconds(self) -> float:
-        """Present time."""
-        return deadline.clock()
-
-    @property
-    def remaining(self) -> float:
-        """Seconds left."""
-        return self.end - deadline.clock()
-
     def targets(self) -> Tensor:
         """What every leaf's bound is to reach."""
         return torch.tensor([self.target], dtype=torch.float64)
-
-    def offer(self, found: ProofEvaluation) -> None:
-        """No points are looked for."""
 
     def finish(self, nodes: Nodes) -> None:
         """Leaves go into the certificate."""
         assert isinstance(nodes, ProofNodes)
         self.closed.append((nodes.place, nodes.domains))
-
-    def prove(self, bound: Tensor) -> None:
-        """At the end only."""
 
     # --- bounds and splits --------------------------------------------------------------------------------------------
 
