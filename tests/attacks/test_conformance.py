@@ -205,6 +205,7 @@ BAD = {
     "labels of another shape": (lambda x, y: {"y": y[:2]}, "y has shape"),
     "fractional labels": (lambda x, y: {"y": y.double()}, "whole numbers"),
     "inputs without a batch": (lambda x, y: {"x": x[0, 0]}, "x has shape"),
+    "no inputs": (lambda x, y: {"x": x[:0], "y": y[:0]}, "it holds no inputs"),
     "NaN": (lambda x, y: {"x": x * torch.nan}, "x holds NaN"),
     "outside the range": (lambda x, y: {"x": 255 * x}, "outside bounds"),
     "an empty range": (lambda x, y: {"bounds": (1.0, 0.0)}, "is no range"),

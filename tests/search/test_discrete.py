@@ -81,6 +81,21 @@ def test_distances_to_discrete_inputs(p):
     assert exact.bound <= other.value * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_that_are_cut_down_to_points_are_bounded_anew(seed):
+    """All inputs are discrete, so that enumeration is exact, and few, so that many boxes end at a point."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 1)).eval()
+    points = torch.cartesian_prod(*[torch.tensor([0.0, 1.0, 2.0])] * 5)
+    points = points[points @ torch.tensor([1.0, 2, 1, -1, 1]) <= 2]
+    net = cl.load(model, input_shape=(5,))
+    x = net.input
+    conditions = [x >= 0, x <= 2, x.integer(), x[0] + 2 * x[1] + x[2] - x[3] + x[4] <= 2]
+    solution = cl.Problem(cl.Minimize(net.output[0]), conditions).solve(solver="input_split", gap=1e-6)
+    assert solution.status == cl.Status.OPTIMAL
+    assert solution.value == pytest.approx(float(model(points).detach().min()), abs=1e-5)
+
+
 def test_eight_bits_for_each_pixel():
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).eval()

@@ -47,6 +47,8 @@ def checked_batch(value: Any, shape: tuple[int, ...] | None, name: str = "x") ->
         raise ShapeError(
             f"{name} has shape {tuple(x.shape)}; expected (B, {wanted}), a batch of inputs.{_advice(x, shape, name)}"
         )
+    if not len(x):
+        raise ShapeError(f"{name} has shape {tuple(x.shape)}: it holds no inputs. Pass one or more.")
     if not bool(x.isfinite().all()):
         raise NonFiniteError(f"{name} holds NaN or infinity. Check how the inputs were read.")
     return x

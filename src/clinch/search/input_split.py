@@ -200,10 +200,16 @@ class BoxGoal(LedgerGoal):
 
 
 class BoxEvaluation:
-    """Boxes with CROWN's bounds, and what the network says at their faces."""
+    """Boxes with CROWN's bounds, and what the network says at their faces.
 
-    def __init__(self, found: BoxBounds, work: BoxWork) -> None:
+    Attributes:
+        found: the bounds.
+        narrowed: ``(D,)`` whether boxes were cut down since they were bounded.
+    """
+
+    def __init__(self, found: BoxBounds, work: BoxWork, narrowed: Tensor | None = None) -> None:
         self.found, self._work = found, work
+        self.narrowed = torch.zeros_like(found.boxes.problem, dtype=torch.bool) if narrowed is None else narrowed
 
     @property
     def nodes(self) -> Boxes:
@@ -212,7 +218,7 @@ class BoxEvaluation:
 
     def take(self, index: Tensor) -> BoxEvaluation:
         """The same for some boxes."""
-        return BoxEvaluation(self.found.take(index), self._work)
+        return BoxEvaluation(self.found.take(index), self._work, self.narrowed[index])
 
     @cached_property
     def faces(self) -> Faces | None:
@@ -246,7 +252,10 @@ class BoxWork:
     def refine(self, found: BoxEvaluation) -> BoxEvaluation:
         """Boxes under the cutoff, cut down to what may be feasible and better than the incumbent; infinite bounds where
         nothing is left."""
-        return BoxEvaluation(self._cut(self._under_cutoff(found.found)), self)
+        cut = self._cut(self._under_cutoff(found.found))
+        before, after = found.nodes, cut.boxes
+        narrowed = ((before.lower != after.lower) | (before.upper != after.upper)).flatten(1).any(1)
+        return BoxEvaluation(cut, self, narrowed)
 
     def _under_cutoff(self, found: BoxBounds) -> BoxBounds:
         """Boxes that may hold something better than the incumbent, with the objective's limits that hold there."""
@@ -309,6 +318,9 @@ class BoxWork:
             best, at = scores.max(1)
             elements[:, level] = torch.where(best > -torch.inf, at, -1)
             scores = scores.scatter(1, at.unsqueeze(1), best.unsqueeze(1) / 2)
+        # what was cut down to a point has the bound of the box that it was
+        again = found.narrowed & (elements[:, 0] == -1)
+        elements[:, 0] = torch.where(again, UNBOUNDED, elements[:, 0])
         return replace(found.nodes, elements=elements)
 
     def priority(self, nodes: Boxes) -> None:
