@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from clinch.errors import ClinchError
 from clinch.modeling.constraints import EQUALITY_TOLERANCE, MARGIN
+from clinch.modeling.functions import abs, max, min, quad_form, square, stack, sum_squares
+from clinch.modeling.functions import joined as concatenate
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import inf, norm
 from clinch.modeling.problem import Maximize, Minimize, Problem
@@ -47,17 +49,25 @@ __all__ = [
     "Status",
     "SymbolicNetwork",
     "Variable",
+    "abs",
     "applications",
     "attacks",
     "bounds",
+    "concatenate",
     "exact",
     "figures",
     "inf",
     "load",
+    "max",
+    "min",
     "norm",
     "papers",
+    "quad_form",
     "settings",
+    "square",
+    "stack",
     "study",
+    "sum_squares",
     "testing",
     "verify",
     "vnnlib",

@@ -371,6 +371,22 @@ def inequalities(forms: Forms, graph: Graph, problem: int = 0, which: Sequence[i
         ['output[0] - output[4] >= 1e-05']
     """
     wanted = list(range(forms.count)) if which is None else list(which)
+    terms, constants = _terms(forms, problem, wanted), forms.constant[problem].tolist()
+    return [_inequality(terms[i], constants[k], graph) for i, k in enumerate(wanted)]
+
+
+def linear_form(forms: Forms, graph: Graph, which: int, problem: int = 0, sign: float = 1.0) -> str:
+    """One form of one problem, times a sign, for people: ``"output[0] - 3·output[1] + 2"``."""
+    (terms,) = _terms(forms, problem, [which])
+    constant = sign * float(forms.constant[problem, which])
+    text = _sum([(sign * value, node, element) for value, node, element in terms], graph)
+    if not terms or constant == 0:
+        return text or f"{constant:.6g}"
+    return f"{text} {'-' if constant < 0 else '+'} {abs(constant):.6g}"
+
+
+def _terms(forms: Forms, problem: int, wanted: list[int]) -> list[list[tuple[float, int, int]]]:
+    """Of each wanted form its coefficients, each with its node and element."""
     terms: list[list[tuple[float, int, int]]] = [[] for _ in wanted]
     for node in forms.nodes:
         rows = forms.coefficients[node]
@@ -378,8 +394,7 @@ def inequalities(forms: Forms, graph: Graph, problem: int = 0, which: Sequence[i
         at = rows.nonzero()
         for (k, element), value in zip(at.tolist(), rows[at[:, 0], at[:, 1]].tolist()):
             terms[k].append((value, node, element))
-    constants = forms.constant[problem].tolist()
-    return [_inequality(terms[i], constants[k], graph) for i, k in enumerate(wanted)]
+    return terms
 
 
 def _inequality(terms: list[tuple[float, int, int]], constant: float, graph: Graph) -> str:

@@ -113,7 +113,7 @@ def lower(
             if ball is not None:
                 balls.append(ball)
             else:
-                rest.append(constraint.expanded())
+                rest.append(constraint.as_atoms())
         elif isinstance(constraint, Atoms) and constraint.every and constraint.equality is not None:
             rest.extend(box.fix(constraint))
         else:
@@ -208,10 +208,10 @@ def _distance(norm: NormExpression, network: Network, batch: int) -> Distance | 
 
     Inputs that do not occur get weight zero; for p = 0 the coefficients a do not count.
     """
+    if not of_inputs(norm):
+        return None
     e = norm.expression.flatten()
     rows = single_inputs(e)
-    if len(rows.row) != e.size or len(rows.column.unique()) != e.size:
-        return None
     size, shape = network.graph.nodes[0].size, network.input_shape
     weights = torch.ones(1, e.size, dtype=torch.float64) if norm.weights is None else norm.weights
     weights = weights[:, rows.row] * (1.0 if norm.kind.counts else rows.coefficient.abs())
@@ -225,17 +225,17 @@ def _distance(norm: NormExpression, network: Network, batch: int) -> Distance | 
     )
 
 
+def of_inputs(norm: NormExpression) -> bool:
+    """Whether a norm is a distance of single inputs from constants."""
+    e = norm.expression.flatten()
+    rows = single_inputs(e)
+    return len(rows.row) == e.size == len(rows.column.unique())
+
+
 def _ball(constraint: NormBall, network: Network, batch: int) -> Ball | None:
-    """The ball of inputs, or None where the maximum norm of something else is to be written as linear atoms."""
+    """The ball of inputs, or None where the norm of something else is to be written as linear atoms."""
     distance = _distance(constraint.norm, network, batch)
-    if distance is None:
-        if constraint.norm.kind.is_box:
-            return None
-        raise ProblemError(
-            f"A norm of p = {constraint.norm.p:g} can only bound the distance of the input from a constant, as in "
-            "cl.norm(x - x0, 2) <= 0.5. For activations use p = inf or linear constraints, or make it the objective."
-        )
-    return distance.ball(constraint.radius.expand(batch).clone())
+    return None if distance is None else distance.ball(constraint.radius.expand(batch).clone())
 
 
 def _objective(objective: LinearExpression | NormExpression, sense: int, network: Network, batch: int) -> Objective:

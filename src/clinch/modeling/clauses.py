@@ -37,7 +37,7 @@ class Clauses:
     def of(self, constraint: Constraint) -> Literals:
         """Atom of each literal, clause of each literal, number of clauses."""
         if isinstance(constraint, NormBall):
-            constraint = constraint.expanded()
+            constraint = constraint.as_atoms()
         if isinstance(constraint, Atoms):
             return self._leaf(constraint)
         assert isinstance(constraint, Junction)
@@ -90,3 +90,20 @@ def any_of(parts: list[Literals]) -> Literals:
         clause = torch.cat([left_new, right_new])
         count = count * other_count
     return atom, clause, count
+
+
+def literals(constraint: Constraint) -> tuple[int, int]:
+    """How many literals and clauses a constraint would be written with."""
+    if isinstance(constraint, NormBall):
+        constraint = constraint.as_atoms()
+    if isinstance(constraint, Atoms):
+        return constraint.atoms.size, constraint.atoms.size if constraint.every else 1
+    if not isinstance(constraint, Junction):
+        return 1, 1
+    parts = [literals(part) for part in constraint.parts]
+    if constraint.every:
+        return sum(one for one, _ in parts), sum(count for _, count in parts)
+    total, clauses = parts[0]
+    for other, count in parts[1:]:
+        total, clauses = total * count + other * clauses, clauses * count
+    return total, clauses

@@ -64,12 +64,13 @@ class Constraint:
     def __invert__(self) -> Constraint:
         raise NotImplementedError
 
-    def refuse_alternatives(self) -> None:
-        """Called where the constraint is joined by ``|``: one that is not linear can only cut the region as a whole.
+    def as_alternative(self) -> Constraint:
+        """What it is where it is joined by ``|``: linear atoms, or joins of them.
 
         Raises:
-            ProblemError: says what to write instead.
+            ProblemError: it can only hold as a whole; says what to write instead.
         """
+        return self
 
     def __bool__(self) -> bool:
         raise ProblemError(
@@ -104,12 +105,10 @@ class Junction(Constraint):
         flat: list[Constraint] = []
         for part in parts:
             flat.extend(part.parts if isinstance(part, Junction) and part.every == every else [part])
+        flat = flat if every else [part.as_alternative() for part in flat]
         network = common_network(part.network for part in flat)
         flat = [part.over(network) for part in flat]
         merge_batches(part.batch for part in flat)
-        if not every:
-            for part in flat:
-                part.refuse_alternatives()
         return Junction(every, tuple(flat))
 
     @property
@@ -129,7 +128,6 @@ class Junction(Constraint):
     def __invert__(self) -> Constraint:
         return Junction.of(not self.every, [~part for part in self.parts])
 
-    def refuse_alternatives(self) -> None:
-        """As each part does."""
-        for part in self.parts:
-            part.refuse_alternatives()
+    def as_alternative(self) -> Constraint:
+        """Each part is."""
+        return Junction.of(self.every, [part.as_alternative() for part in self.parts])

@@ -19,7 +19,16 @@ from torch import Tensor
 from clinch.errors import EmptyRegionError, NonFiniteError, ProblemError, ShapeError
 from clinch.modeling.constraints import EQUALITY_TOLERANCE, MARGIN, Change, Constraint
 from clinch.modeling.sparse_maps import Terms
-from clinch.modeling.symbols import Constant, Shape, Symbolic, as_tensor, common_network, constant, merge_batches
+from clinch.modeling.symbols import (
+    FUNCTIONS,
+    Constant,
+    Shape,
+    Symbolic,
+    as_tensor,
+    common_network,
+    constant,
+    merge_batches,
+)
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
@@ -81,6 +90,23 @@ class LinearExpression(Symbolic):
         terms = {node: part.renumbered(zero) for node, part in self.terms.items()}
         return self._with((), terms, self.constant.sum(1, keepdim=True), self.batch)
 
+    def reshape(self, *shape: Any) -> LinearExpression:
+        """The same elements in row-major order, in another shape; one extent may be −1.
+
+        Raises:
+            ShapeError: the number of elements differs.
+        """
+        wanted = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        try:
+            found = np.empty(self.shape, bool).reshape(wanted).shape
+        except (ValueError, TypeError):
+            raise ShapeError(f"An expression of shape {self.shape} cannot be reshaped to {wanted!r:.60}.") from None
+        return self._with(found, self.terms, self.constant, self.batch)
+
+    def mean(self) -> LinearExpression:
+        """The mean of all elements, a scalar."""
+        return self.sum() / self.size
+
     def stacked(self, *others: LinearExpression) -> LinearExpression:
         """The elements of this and the other one-dimensional expressions, one after the other."""
         return concatenate([self, *others])
@@ -117,7 +143,7 @@ class LinearExpression(Symbolic):
         if isinstance(other, LinearExpression):
             return _added(self, other)
         if isinstance(other, Symbolic):
-            self._refuse()
+            return NotImplemented
         e = _meeting(self, other)
         return e.shifted(*constant(other, e.shape, "constant added to the expression"))
 
@@ -134,8 +160,10 @@ class LinearExpression(Symbolic):
         return (-self) + other
 
     def __mul__(self, other: Constant) -> LinearExpression:
+        if isinstance(other, LinearExpression):
+            return FUNCTIONS["product"](self, other)
         if isinstance(other, Symbolic):
-            raise ProblemError("A product of two symbols is not linear. Multiply with constants only.")
+            return NotImplemented
         e = _meeting(self, other)
         return e.scaled(*constant(other, e.shape, "factor"))
 
@@ -150,10 +178,16 @@ class LinearExpression(Symbolic):
         return self.scaled(1 / divisor, batch)
 
     def __pow__(self, other: object) -> LinearExpression:
-        raise ProblemError("A power of a symbol is not linear. For squares write cl.norm(e, 2).")
+        return FUNCTIONS["power"](self, other)
+
+    def __abs__(self) -> LinearExpression:
+        return FUNCTIONS["abs"](self)
 
     def __matmul__(self, other: Constant) -> LinearExpression:
-        """``e @ A`` with e ``(m,)`` and A ``(m,)``, ``(m, k)`` or, one per problem, ``(B, m, k)``."""
+        """``e @ A`` with e ``(m,)`` and A ``(m,)``, ``(m, k)`` or, one per problem, ``(B, m, k)``; of two vectors of
+        expressions their inner product."""
+        if isinstance(other, LinearExpression) and len(self.shape) == len(other.shape) == 1:
+            return FUNCTIONS["product"](self, other).sum()
         matrix = self._matrix(other)
         return self.applied(matrix.mT if matrix.dim() > 1 else matrix)
 
@@ -163,7 +197,7 @@ class LinearExpression(Symbolic):
 
     def _matrix(self, other: Constant) -> Tensor:
         if isinstance(other, Symbolic):
-            raise ProblemError("A product of two symbols is not linear. Multiply with constants only.")
+            raise ProblemError("A matrix product of two symbols is not defined. Multiply elements: (A * B).sum().")
         matrix = as_tensor(other, "matrix")
         if not bool(matrix.isfinite().all()):
             raise NonFiniteError("The matrix contains an infinity. Write a finite number.")
@@ -193,20 +227,24 @@ class LinearExpression(Symbolic):
     def _difference(self, other: LinearExpression | Constant, what: str) -> LinearExpression:
         if isinstance(other, LinearExpression):
             return (self - other).flatten()
-        if isinstance(other, Symbolic):
-            raise ProblemError("Norms and argmax are compared with constants only, as in cl.norm(x - x0, 2) <= 0.5.")
         amount, batch = constant(other, self.shape, what, infinite=True)
         return self.shifted(-amount, batch).flatten()
 
-    def __le__(self, other: LinearExpression | Constant) -> Atoms:
+    def __le__(self, other: LinearExpression | Constant) -> Any:
+        if _is_other_symbol(other):
+            return NotImplemented
         difference = self._difference(other, "upper limit")
         return Atoms(difference, (-difference) + MARGIN)
 
-    def __ge__(self, other: LinearExpression | Constant) -> Atoms:
+    def __ge__(self, other: LinearExpression | Constant) -> Any:
+        if _is_other_symbol(other):
+            return NotImplemented
         difference = -self._difference(other, "lower limit")
         return Atoms(difference, (-difference) + MARGIN)
 
     def __eq__(self, other: object) -> Any:
+        if _is_other_symbol(other):
+            return NotImplemented
         difference = self._difference(other, "right side of ==")
         if not bool(difference.constant.isfinite().all()):
             raise NonFiniteError("The right side of == contains an infinity. Write a finite number.")
@@ -353,7 +391,7 @@ class Discrete(Constraint):
     def __invert__(self) -> Constraint:
         raise ProblemError("What is no value of a list cannot be asked for. Give the values that are allowed instead.")
 
-    def refuse_alternatives(self) -> None:
+    def as_alternative(self) -> Constraint:
         """Raised where it is joined by ``|``."""
         raise ProblemError(
             "Discrete inputs cannot stand inside '|': an input is discrete for the whole problem. State two problems, "
@@ -437,6 +475,11 @@ class Activation(LinearExpression):
         """
         node = self.network.graph.deciding(self.node) if margin in (0.0, MARGIN) else self.node
         return Argmax(Activation(self.network, node), margin)
+
+
+def _is_other_symbol(value: object) -> bool:
+    """Whether a symbol is of another kind than a linear expression: its own operator answers."""
+    return isinstance(value, Symbolic) and not isinstance(value, LinearExpression)
 
 
 def _index(key: Any) -> Any:

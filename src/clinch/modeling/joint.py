@@ -52,7 +52,7 @@ class JointNetwork(Network):
             ProblemError: the networks differ in dtype or device, or one of them is loaded with ``live=True``.
         """
         networks = [application.network for application in applications]
-        kinds = {(n.dtype, n.device) for n in networks} or {(torch.float64, torch.device("cpu"))}
+        kinds = {(n.dtype, n.device) for n in networks if not n.any_dtype} or {(torch.float64, torch.device("cpu"))}
         if len(kinds) > 1:
             said = ", ".join(sorted({f"{n.name} {n.dtype} on {n.device}".replace("torch.", "") for n in networks}))
             raise ProblemError(f"The networks of one problem must have one dtype and device; these have: {said}.")
@@ -95,6 +95,16 @@ class JointNetwork(Network):
             self.owner |= {position - 1 + node: (application, node) for node in range(1, count)}
             position += count - 1
 
+    @property
+    def variable_names(self) -> list[str]:
+        """Of the variables, told apart."""
+        return list(_told_apart(root.name for root in self.roots))
+
+    @property
+    def application_names(self) -> list[str]:
+        """What stands in front of the layers of each application."""
+        return list(_told_apart(application.network.name for application in self.applications))
+
     def at(self, part: Root | Application, node: int) -> int:
         """Position of a part's node; node 0 of an application is its argument."""
         if isinstance(part, Root):
@@ -110,15 +120,14 @@ class JointNetwork(Network):
         return self._graphs[key]
 
     def _nodes(self, dtype: torch.dtype, device: torch.device | str) -> Iterator[Node]:
-        one, names = len(self.roots) == 1, list(_told_apart(root.name for root in self.roots))
+        one, names = len(self.roots) == 1, self.variable_names
         shape = self.roots[0].shape if one else (sum(root.size for root in self.roots),)
         yield Node("input", Input(tuple((name, root.shape) for name, root in zip(names, self.roots))), (), shape)
         if not one:
             for name, (root, first) in zip(names, self.columns.items()):
                 yield Node(f"{name} flat", Slice(0, first, first + root.size), (0,), (root.size,))
                 yield Node(name, Reshape(root.shape), (self.whole[root.key] - 1,), root.shape)
-        prefixes = _told_apart(application.network.name for application in self.applications)
-        for application, prefix in zip(self.applications, prefixes):
+        for application, prefix in zip(self.applications, self.application_names):
             yield from self._argument_nodes(application, prefix, dtype, device)
             for node in application.network.graph_as(dtype, device).nodes[1:]:
                 yield replace(
@@ -202,6 +211,7 @@ class JointNetwork(Network):
         wanted = {layer: graph.names[layer] for layer in layers}
         needed = graph.ancestors(wanted.values())
         read = {*wanted.values(), *(j for i in needed if i not in self.owner for j in graph.nodes[i].inputs)}
+        read |= {self.argument[self.owner[i][0].key] for i in needed if i in self.owner}
         values: dict[int, Tensor] = {0: x}
         with torch.no_grad():
             for i in needed:

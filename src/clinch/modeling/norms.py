@@ -15,7 +15,7 @@ from clinch.geometry.norms import Norm, norm_of
 from clinch.modeling.constraints import MARGIN, Change, Constraint
 from clinch.modeling.expressions import Atoms, LinearExpression
 from clinch.modeling.limits import within_ball
-from clinch.modeling.symbols import Constant, Symbolic, constant, merge_batches
+from clinch.modeling.symbols import FUNCTIONS, Constant, Symbolic, as_tensor, constant, merge_batches
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
@@ -65,9 +65,50 @@ class NormExpression(Symbolic):
         """As :meth:`LinearExpression.over`."""
         return self.mapped(lambda e: e.over(network))
 
+    def as_expression(self) -> LinearExpression:
+        """The norm as an expression that can be added, scaled and compared.
+
+        Raises:
+            ProblemError: p is none of 1, 2 and infinity.
+        """
+        e = self.expression if self.weights is None else self.expression.scaled(self.weights, self.weights_batch)
+        return FUNCTIONS["norm"](e, self.p)
+
+    def __neg__(self) -> LinearExpression:
+        return -self.as_expression()
+
+    def __add__(self, other: object) -> LinearExpression:
+        return self.as_expression() + _plain(other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: object) -> LinearExpression:
+        return self.as_expression() - _plain(other)
+
+    def __rsub__(self, other: object) -> LinearExpression:
+        return _plain(other) - self.as_expression()
+
+    def __mul__(self, other: object) -> NormExpression | LinearExpression:
+        """A positive number times a norm is the norm with its weights scaled."""
+        if isinstance(other, Symbolic):
+            return self.as_expression() * _plain(other)
+        factor, batch = constant(other, (), "factor")
+        if not bool((factor > 0).all()):
+            return self.as_expression() * other
+        weights = torch.ones(1, self.expression.size, dtype=torch.float64) if self.weights is None else self.weights
+        return replace(self, weights=weights * factor, weights_batch=merge_batches([self.weights_batch, batch]))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: object) -> NormExpression | LinearExpression:
+        return self * (1 / as_tensor(other, "divisor"))
+
+    def __pow__(self, other: object) -> LinearExpression:
+        return self.as_expression() ** other
+
     def __le__(self, other: Constant) -> Constraint:
         if isinstance(other, Symbolic):
-            raise ProblemError("A norm is compared with a constant only: cl.norm(x - x0, 2) <= 0.5.")
+            return self.as_expression() <= _plain(other)
         radius, batch = constant(other, (), "radius of the ball", infinite=True)
         merge_batches([self.batch, batch])
         if bool((radius < 0).any()):
@@ -78,13 +119,10 @@ class NormExpression(Symbolic):
         return NormBall(self, radius[:, 0], batch)
 
     def __ge__(self, other: object) -> Constraint:
-        raise ProblemError(
-            "A norm can be bounded from above only: cl.norm(x - x0, 2) <= 0.5. Maximise it, or write "
-            "~(cl.norm(x - x0, cl.inf) <= r) for the outside of a ball of p = inf."
-        )
+        return self.as_expression() >= _plain(other)
 
     def __eq__(self, other: object) -> Any:
-        raise ProblemError("A norm cannot be fixed by ==. Bound it from above: cl.norm(x - x0, 2) <= 0.5.")
+        return self.as_expression() == _plain(other)
 
     __hash__ = object.__hash__
 
@@ -125,21 +163,23 @@ class NormBall(Constraint):
         beyond = scaled.stacked(-scaled).shifted(-radius, self.radius_batch)
         return Atoms(within_ball(e, weights, radius, self.batch), (-beyond) + MARGIN)
 
-    def refuse_alternatives(self) -> None:
-        """Only a ball of p = infinity has a linear form."""
-        if not self.norm.kind.is_box:
-            raise ProblemError(
-                f"A ball of norm {self.norm.p:g} cannot stand inside |. List it among the constraints by itself, state "
-                "one problem per alternative, or use p = inf."
-            )
+    def as_atoms(self) -> Atoms:
+        """The same as linear atoms: of the elements for p = infinity, otherwise of the norm as an expression."""
+        if self.norm.kind.is_box:
+            return self.expanded()
+        return self.norm.as_expression() <= (self.radius if self.radius_batch else float(self.radius))
+
+    def as_alternative(self) -> Atoms:
+        """What it is inside ``|``."""
+        return self.as_atoms()
 
     def __invert__(self) -> Constraint:
-        if not self.norm.kind.is_box:
-            raise ProblemError(
-                f"The outside of a ball of norm {self.norm.p:g} is not a linear condition and cannot be negated. "
-                "Maximise the norm instead, or use p = inf: ~(cl.norm(x - x0, cl.inf) <= r)."
-            )
-        return ~self.expanded()
+        return ~self.as_atoms()
+
+
+def _plain(value: Any) -> Any:
+    """A norm as an expression; anything else as it is."""
+    return value.as_expression() if isinstance(value, NormExpression) else value
 
 
 def norm(

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from clinch.errors import ProblemError, ShapeError
-from clinch.modeling.canonicalize import lower
+from clinch.modeling.canonicalize import lower, of_inputs
 from clinch.modeling.constraints import Constraint
 from clinch.modeling.differences import Replaced, without_differences
 from clinch.modeling.expressions import LinearExpression
+from clinch.modeling.functions import compact
 from clinch.modeling.joint import JointNetwork, values_of, whole
-from clinch.modeling.norms import NormExpression
+from clinch.modeling.mathematics import mathematics
+from clinch.modeling.norms import NormBall, NormExpression
 from clinch.modeling.symbols import common_network, merge_batches
 from clinch.query import Distance, Query
 from clinch.runtime.gradients import with_gradients
@@ -127,7 +129,11 @@ class Problem:
         expression, conditions = objective.over(network), [one.over(network) for one in self.constraints]
         if isinstance(network, JointNetwork):
             expression, conditions, self._replaced = without_differences(expression, conditions)
-            network = common_network(part.network for part in (expression, *conditions))
+        conditions = [
+            one.as_atoms() if isinstance(one, NormBall) and not of_inputs(one.norm) else compact(one)
+            for one in conditions
+        ]
+        network = common_network(part.network for part in (expression, *conditions))
         self.network = network
         self._expression, conditions = expression.over(network), [one.over(network) for one in conditions]
         batch = merge_batches([self._expression.batch, *(c.batch for c in conditions)])
@@ -199,7 +205,7 @@ class Problem:
         return {root: value if solution.batched else value[0] for root, value in found.items()}
 
     def explain(self) -> str:
-        """The problem in words: variables, objective, box, balls, clauses, and which engines can take it."""
+        """The problem as mathematics, then in words what it consists of and which engines can take it."""
         rows = [
             ("network", f"{self.network.name}, input {tuple(self.network.input_shape)}, {self._dtype}"),
             ("problems", f"{self.size}{'' if self.batched else ' (no batch axis)'}"),
@@ -212,7 +218,7 @@ class Problem:
             *((name, str(answer)) for name, answer in capabilities(self.query).items()),
         ]
         width = max(len(name) for name, _ in rows) + 2
-        return "\n".join(f"{name:<{width}}{text}" for name, text in rows)
+        return "\n".join([*mathematics(self.query), "", *(f"{name:<{width}}{text}" for name, text in rows)])
 
     def __repr__(self) -> str:
         size = f"{self.size} problems" if self.batched else "one problem"

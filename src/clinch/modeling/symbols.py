@@ -19,6 +19,9 @@ Shape = tuple[int, ...]
 #: what a constant may be written as: a number, a (nested) list, a NumPy array, a tensor
 Constant = Any
 
+#: what operators of symbols beyond linear ones do, by name: filled by :mod:`clinch.modeling.functions`
+FUNCTIONS: dict[str, Callable[..., Any]] = {}
+
 #: calls of torch with a symbol on the right -> the operator that Python would have tried on the symbol
 _REFLECTED = {
     "add": "__radd__", "sub": "__rsub__", "mul": "__rmul__", "div": "__rtruediv__", "true_divide": "__rtruediv__",

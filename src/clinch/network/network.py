@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ class Network:
     What engines, attacks and bounds take; ``net.layers`` lists the names of its layers. :func:`clinch.load` makes a
     :class:`clinch.SymbolicNetwork`, whose layers are symbols for problem statements too.
     """
+
+    #: whether it computes in the dtype of what it is given, on its device
+    any_dtype: ClassVar[bool] = False
 
     def __init__(
         self,
