@@ -275,8 +275,12 @@ def _plan(job: _Job, names: list[str]) -> Plan:
     rest: Plan = [(turn, 1.0) for turn in turns[1:]]
     if names[:1] == ["branch_and_bound"]:
         return [*_first_slice(job, turns[0]), *rest]
-    balls: Plan = [(_Turn("radius"), job.settings.lent_share)] if ENGINES["radius"].capability(job.query) else []
-    return [(_Turn("bounds"), 1.0), *balls, *((turn, 1.0) for turn in turns)]
+    return [(_Turn("bounds"), 1.0), *_balls(job), *((turn, 1.0) for turn in turns)]
+
+
+def _balls(job: _Job) -> Plan:
+    """Balls of growing radius, where the objective is a distance: elsewhere relaxations may be too loose to begin."""
+    return [(_Turn("radius"), job.settings.lent_share)] if ENGINES["radius"].capability(job.query) else []
 
 
 def _first_slice(job: _Job, search: _Turn) -> Plan:
@@ -318,7 +322,7 @@ def _first_boxes(job: _Job, split: _Turn, *others: _Turn) -> Plan:
         return [*glances, (others[0], settings.glance_share), (split, settings.lent_share), *glances, (split, 1.0)]
     if others[0].engine.name != "branch_and_bound":
         share = 1.0 if others[0].engine.name == "general_split" else settings.lent_share
-        return [(others[0], share), (split, 1.0)]
+        return [*_balls(job), (others[0], share), (split, 1.0)]
     search = _first_slice(job, others[0])
     before = ledger.bound.clone()
     split.take(job, settings.slice_share)

@@ -14,7 +14,7 @@ import clinch as cl
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.network.ops.base import Operator
 from clinch.search.engines import ENGINES, LARGEST, NEVER
-from clinch.solve import _Job, _ranked
+from clinch.solve import _Job, _plan, _ranked
 from clinch.solver.engine import Resumable, outlook
 from clinch.solver.ledger import Ledger
 from clinch.testing.networks import dense, max_pooled, multilayer, network_of
@@ -232,3 +232,15 @@ def test_settings_change_what_is_done():
     assert few.value == pytest.approx(none.value, abs=1e-5)
     who = [{event.who for event in solution.history} for solution in (few, none)]
     assert "input split" in who[0] and "input split" not in who[1]
+
+
+@pytest.mark.parametrize("few", [16, 0])
+def test_a_distance_in_a_smooth_network_gets_balls_before_a_search_of_everything(few):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 2)).double().eval()
+    net, x0 = cl.load(model, input_shape=(12,)), torch.zeros(12, dtype=torch.float64)
+    x, away = net.input, net.output[0] <= float(model(x0)[0].detach()) - 0.5
+    query = cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), [x >= -1, x <= 1, away]).query
+    job = _Job(query, Ledger(query, time_limit=60), 0, cl.settings.Portfolio(few_inputs=few, glance_share=0.0))
+    turns = [turn.engine.name for turn, _ in _plan(job, _ranked(job))]
+    assert turns.index("radius") < turns.index("general_split")
