@@ -229,7 +229,7 @@ def _combine(job: _Job) -> None:
         # a constant is its own bound, so that the first input found closes the problem
         ledger.prove(query.objective.value(query.region.lower, {}), Proof.GEOMETRY, "geometry")
     plan = _plan(job, _ranked(job))
-    if ledger.exhausted or not plan:
+    if ledger.exhausted:
         return
     _attack(job, job.settings.attack)
     for turn, share in plan:
@@ -310,8 +310,10 @@ def _first_boxes(job: _Job, split: _Turn, *others: _Turn) -> Plan:
     """
     query, ledger, settings = job.query, job.ledger, job.settings
     split.take(job, settings.glance_share)
-    if ledger.exhausted or split.done:
+    if ledger.exhausted:
         return []
+    if split.done:  # and yet value and bound have not met
+        return [(other, 1.0) for other in others]
     if not others:
         return [(split, 1.0)]
     if query.region.discrete is not None:

@@ -316,3 +316,18 @@ def test_questions_at_the_very_edge_of_few_inputs_are_decided(seed):
     beyond = cl.Problem(cl.Minimize(0), [*box, z >= best + 1e-5]).solve(time_limit=60)
     within = cl.Problem(cl.Minimize(0), [*box, z >= best - 1e-5]).solve(time_limit=60)
     assert (beyond.status, within.status) == (cl.Status.INFEASIBLE, cl.Status.OPTIMAL)
+
+
+def test_points_outside_of_a_ball_do_not_crowd_out_the_one_inside():
+    net = cl.load(torch.nn.Linear(8, 1, bias=False).double().eval(), input_shape=(8,))
+    x = net.input
+    q = cl.Problem(cl.Maximize(net.output[0]), [x.binary(), cl.norm(x, 1) <= 1]).query
+    points = torch.cat([1.0 - torch.eye(8).repeat(5, 1), torch.eye(8)[:1]]).double()
+    problem = torch.zeros(41, dtype=torch.long)
+    violation, values = torch.zeros(41, dtype=torch.float64), torch.arange(41.0, dtype=torch.float64)
+    ledger = Ledger(q)
+    goal = BoxSearch(q, ledger).goal
+    goal.walking = math.inf  # no walks: these points alone
+    goal._on_values = lambda points, problem: (points, values, violation)
+    goal._offer_points(points, values, violation, problem)
+    assert torch.equal(ledger.x, points[40:].to(ledger.x))

@@ -170,7 +170,10 @@ class BoxGoal(LedgerGoal):
         better = values < self.value[problem]
         good = (better & (violation <= 0)).nonzero().flatten()
         if len(good):
-            best = good[values[good].argsort()[: self.settings.offered]]
+            best = good[values[good].argsort()]
+            # atoms say nothing of balls and planes: what lies outside of them comes last, as rounding may be all of it
+            outside = ~self.query.region.take(problem[best]).contains(points[best])
+            best = best[outside.to(torch.uint8).argsort(stable=True)][: self.settings.offered]
             self.ledger.offer(points[best], self.who, self.problems[problem[best]])
         if (
             self.walking > self.settings.walk_share * (self._worked + self.seconds - self._began + 0.1)
