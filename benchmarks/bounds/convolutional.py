@@ -30,6 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from benchmarks.bounds.architectures import ARCHITECTURES
+
 TAKES = "10 minutes"
 HERE = Path(__file__).resolve()
 
@@ -103,6 +105,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], float]] = {
     "resnet 8": (lambda: resnet(small_stem(16), (16, 32, 64), 1, 10), 2.0),
     "resnet 14": (lambda: resnet(small_stem(16), (16, 32, 64), 2, 10), 1.0),
     "resnet18": (resnet18, 1.0),
+    **ARCHITECTURES,
 }
 #: sets of VNN-COMP whose first instance is bounded
 SETS = ("oval21", "cifar10_resnet", "sri_resnet_a", "sri_resnet_b")
@@ -212,8 +215,8 @@ def measured(
                 environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
                 try:
                     run = subprocess.run(
-                        [python, str(HERE), "--one", family, name], env=environment, capture_output=True, text=True,
-                        check=True, preexec_fn=limited,
+                        [python, "-m", "benchmarks.bounds.convolutional", "--one", family, name], cwd=HERE.parents[2],
+                        env=environment, capture_output=True, text=True, check=True, preexec_fn=limited,
                     )  # fmt: skip
                 except subprocess.CalledProcessError as error:
                     over = error.returncode < 0
