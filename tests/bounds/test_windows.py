@@ -49,6 +49,19 @@ class Joined(nn.Module):
         return joined[:, [3, 0, 5]]
 
 
+class Shuffled(nn.Module):
+    """Channels in another order, as people write it, and a convolution of each by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each = nn.Conv2d(4, 4, 3, 2, 1, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, x[:, :1]], 1)
+        x = x.view(-1, 2, 2, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
+        return self.each(x)[:, :3]
+
+
 class Gated(nn.Module):
     """An image times another made of it."""
 
@@ -121,7 +134,7 @@ OTHERS = [
     nn.GELU(), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Upsample(scale_factor=2),
     nn.ZeroPad2d((-2, 1, 0, -1)),
     nn.ConvTranspose2d(3, 3, 3, 2, 1, 1), nn.ConvTranspose2d(3, 3, (2, 4), (1, 3), (0, 2), dilation=(3, 1)),
-    Joined(), Gated(),
+    Joined(), Gated(), Shuffled(),
 ]  # fmt: skip
 
 
@@ -259,6 +272,38 @@ def test_one_side_in_float32_decides_what_both_in_float64_do(p: float, monkeypat
     count = {dtype: sum(n for kind, n in carried if kind == dtype) for dtype in (torch.float32, torch.float64)}
     # what is open in the end comes twice again
     assert 0 < count[torch.float64] < 2 * count[torch.float32]
+
+
+class OfPart(nn.Module):
+    """Channels of the input, the rest of which is read elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out = nn.Conv2d(2, 3, 3, 2, 1), nn.Conv2d(3, 3, 3, padding=1), nn.Linear(75, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.second(self.first(x[:, 1:]).relu()).relu()
+        return self.out(z.flatten(1)) + x[:, 0, :2, 0]
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+def test_windows_end_on_the_part_of_the_input_that_is_read(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = cl.load(OfPart().double().eval(), input_shape=(3, 10, 10))
+    region = cl.bounds.ball(torch.rand(2, 3, 10, 10, dtype=torch.float64), 0.1 if p == math.inf else 0.5, p)
+    plain, ends, end = by_rows(monkeypatch, net.graph, region), [], patches._end
+    monkeypatch.setattr(patches, "_end", lambda graph, j: ends.append(end(graph, j)) or ends[-1])
+    found = activation_bounds(net.graph, region)
+    assert ends and all(net.graph.nodes[i].shape == (2, 10, 10) for i in ends)
+    for j, limits in plain.items():
+        for a, b in zip(limits, found[j]):
+            torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+
+
+def test_what_is_read_twice_is_no_end() -> None:
+    twice = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(1, 1, 3)).eval()
+    graph = cl.load(twice, input_shape=(1, 4, 4)).graph
+    assert patches._end(graph, graph.output) == 0
 
 
 # --- all elements of a layer ------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from clinch.network.ops.convolution import Convolution
 from clinch.network.ops.dense import Dense
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.scale import Scale
-from clinch.network.ops.select import Pad, Slice
+from clinch.network.ops.select import Pad, Slice, Take
 from clinch.network.ops.shape import Reshape, Transpose
 
 from .test_load_module import residual
@@ -187,3 +187,33 @@ def test_batch_norms_are_part_of_the_layer_before_them() -> None:
     # the layers themselves are beside the way from the input to the output
     way = {net.graph.nodes[i].name for i in net.graph.ancestors([net.graph.output])}
     assert {"first", "last"}.isdisjoint(way) and {"second", "norm"} <= way
+
+
+class Shuffle(nn.Module):
+    """Channels shuffled by view, transpose, view; then every other one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shuffled = x.view(-1, 3, 2, 4, 5).transpose(1, 2).reshape(-1, 6, 4, 5)
+        return shuffled.unflatten(1, (3, 2))[:, :, 1].relu()
+
+
+def test_a_shuffle_of_channels_is_one_choice_of_them():
+    net = load(Shuffle().eval(), input_shape=(6, 4, 5))
+    graph, x = net.graph, torch.randn(2, 6, 4, 5)
+    chosen = graph.nodes[graph.nodes[graph.output].inputs[0]]
+    shuffled = graph.nodes[chosen.inputs[0]]
+    assert isinstance(shuffled.op, Take) and shuffled.op.indices.tolist() == [0, 2, 4, 1, 3, 5]
+    assert isinstance(chosen.op, Take) and chosen.op.indices.tolist() == [1, 3, 5] and shuffled.inputs == (0,)
+    torch.testing.assert_close(graph.forward(x)[graph.output], Shuffle()(x))
+    # the parts can still be asked for
+    every = graph.forward(x, range(len(graph.nodes)))
+    assert any(torch.equal(t, x.view(2, 3, 2, 4, 5).transpose(1, 2)) for t in every.values())
+
+
+def test_what_moves_places_is_no_choice_of_channels():
+    class Turned(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(2).transpose(1, 2).reshape(-1, 4, 4, 4).relu()
+
+    graph = load(Turned().eval(), input_shape=(4, 4, 4)).graph
+    assert not any(isinstance(node.op, Take) for node in graph.nodes)

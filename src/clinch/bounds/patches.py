@@ -13,6 +13,7 @@ decides most signs, whose limits no relaxation then looks at. What stays open is
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -143,17 +144,38 @@ def _bounded(region: Region) -> bool:
 
 
 def _end(graph: Graph, j: int) -> int:
-    """The input, or what it is first reshaped or permuted to: windows are on that."""
-    needed, end = graph.ancestors([j]), 0
+    """The input, or what it is first reshaped, permuted or cut to: windows are on that."""
+    passed, end = _passed(graph, j), 0
     while True:
-        readers = [k for k in needed if end in graph.nodes[k].inputs]
-        if len(readers) != 1 or readers[0] == j or not graph.nodes[readers[0]].op.rearranges:
+        readers = [k for k in passed if end in graph.nodes[k].inputs]
+        if len(readers) != 1 or readers[0] == j or not _copies(graph, readers[0]):
             return end
         end = readers[0]
 
 
+def _passed(graph: Graph, j: int) -> list[int]:
+    """The nodes that rows of node j are carried through: no constants, where they end."""
+    passed = {j}
+    for i in range(j, 0, -1):
+        if i in passed and not graph.nodes[i].op.enclosed:
+            passed.update(graph.nodes[i].inputs)
+    return sorted(i for i in passed if not graph.nodes[i].op.enclosed)
+
+
+def _copies(graph: Graph, i: int) -> bool:
+    """Whether a node has elements of its one input, in some order, none of them twice."""
+    op, shapes = graph.nodes[i].op, graph.shapes(i)
+    if op.rearranges or not (op.affine and op.selects and len(shapes) == 1):
+        return op.rearranges
+    count = math.prod(shapes[0])
+    places = torch.arange(2 * count, dtype=torch.float64).reshape(2, *shapes[0])
+    first, second = op.forward(places).flatten(1)
+    return bool((second - first == count).all()) and len(first.unique()) == len(first)
+
+
 def _region_at(graph: Graph, end: int, region: Region) -> Region:
-    """The region of a node that is the input in another order."""
+    """The region of a node that is the input in another order, or a part of it: a ball's centre lies inside the box, so
+    that the other elements may stay there."""
 
     def moved(t: Tensor) -> Tensor:
         return graph.forward(t.reshape(-1, *graph.input_shape), [end])[end]

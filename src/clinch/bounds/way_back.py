@@ -254,7 +254,12 @@ class Layers(Vectors):
             carried, behind = kernel.transposed(flat, self.graph.nodes[k].shape[1:]), None
         else:
             behind, matrix = window.behind(kernel.reach), self._matrix(i, kernel, window)
-            carried = kernel.unpadded.transposed(flat, behind.extent) if matrix is None else flat.flatten(1) @ matrix
+            if matrix is None:
+                carried = kernel.unpadded.transposed(flat, behind.extent)
+            elif len(matrix) == 1:
+                carried = flat.flatten(1) @ matrix[0]
+            else:
+                carried = torch.bmm(flat.reshape(len(flat), len(matrix), -1).transpose(0, 1), matrix).transpose(0, 1)
         extent = self.graph.nodes[k].shape[1:] if behind is None else behind.extent
         carried = carried.reshape(*rows.shape[:2], self.graph.nodes[k].shape[0], *extent)
         self._arrive(state, k, carried, behind, behind is None, at)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from clinch.network.graph import Graph, Node
 from clinch.network.ops.base import Affine
 from clinch.network.ops.scale import Scale
+from clinch.network.ops.select import Take
 from clinch.network.ops.shape import Reshape
 
 
@@ -60,6 +65,47 @@ def with_scales(graph: Graph) -> Graph:
         if op is not None and by_channel:
             nodes[i] = replace(node, op=op, inputs=earlier.inputs)
     return Graph(tuple(nodes))
+
+
+def with_channels(graph: Graph) -> Graph:
+    """Reshapes, transposes and slices that together only choose channels of an image, each image as one choice.
+
+    A shuffle of channels written as view, transpose, view (Zhang et al. 2017, arXiv 1707.01083) takes images apart;
+    as a choice of channels it leaves places where they are. No node moves: the parts stay beside it, as in
+    :func:`with_scales`.
+
+    Args:
+        graph: any graph.
+    """
+    nodes = list(graph.nodes)
+    for i, node in enumerate(nodes):
+        if len(node.shape) < 2 or node.whole or not _chooses(node) or nodes[node.inputs[0]].shape[1:] == node.shape[1:]:
+            continue
+        chain = [i]
+        while _chooses(nodes[chain[-1]]):
+            (k,) = nodes[chain[-1]].inputs
+            if nodes[k].shape[1:] == node.shape[1:] and (indices := _channels(graph, k, chain)) is not None:
+                nodes[i] = replace(node, op=Take(0, indices), inputs=(k,))
+                break
+            chain.append(k)
+    return Graph(tuple(nodes))
+
+
+def _chooses(node: Node) -> bool:
+    return len(node.inputs) == 1 and node.op.affine and node.op.selects and not node.whole
+
+
+def _channels(graph: Graph, k: int, chain: Sequence[int]) -> Tensor | None:
+    """The channels of node k that a chain of nodes chooses, the last one first; None where it does anything else."""
+    shape = graph.nodes[k].shape
+    places = torch.arange(math.prod(shape), dtype=torch.float64).reshape(1, *shape)
+    found = places
+    for n in reversed(chain):
+        op = graph.nodes[n].op
+        found = op.to(torch.float64, "cpu").forward(found)
+    channels = found[0].flatten(1)[:, 0].long() // math.prod(shape[1:])
+    inside = bool(((channels >= 0) & (channels < shape[0])).all())
+    return channels if inside and torch.equal(places[:, channels], found) else None
 
 
 class _Folding:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from clinch.errors import NetworkError
 from clinch.io.files import PICKLE_ADVICE, is_pickled
 from clinch.network.compare import compare
-from clinch.network.fold import with_scales
+from clinch.network.fold import with_channels, with_scales
 from clinch.network.network import Network
 from clinch.runtime import memory
 from clinch.runtime.gradients import with_gradients
@@ -139,7 +139,7 @@ def _load_module(model: nn.Module, given: Given) -> Network:
     model = _one_in_one_out(model, given, samples[0][:2], name)
     traced = trace(model, samples[0][:2])
     # weights that are trained on stay where they are
-    graph = traced.graph if given.live else with_scales(traced.graph)
+    graph = traced.graph if given.live else with_channels(with_scales(traced.graph))
     native = graph.to(dtype, device)
     original = OriginalModule(model, native, traced.invocations)
     try:
@@ -264,7 +264,7 @@ def _load_onnx(opened: Callable[[], ModelProto], given: Given, name: str) -> Net
         raise NetworkError(f"output={given.output!s:.40}: an output of {name} has a name. Give that.")
     # nobody but the reader holds the file's content, which it gives up as soon as it can
     found = read(opened(), shape, name, given.output, given.fixed)
-    graph = with_scales(found.graph)
+    graph = with_channels(with_scales(found.graph))
     native = graph.to(found.dtype, "cpu")
     samples = _samples(found.graph.input_shape, found.dtype, torch.device("cpu"))
     original = OriginalFile(found.model, native, found.tensors, row=found.row, fixed=found.fixed, data=found.data)

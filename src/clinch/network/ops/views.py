@@ -6,6 +6,7 @@ can be seen that way (:class:`clinch.network.ops.base.Operator`), so that a new 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -104,6 +105,8 @@ class Kernel:
 
     def transposed(self, rows: Tensor, extents: Sequence[int]) -> Tensor:
         """Rows ``(N, out channels, *output extents)`` through the transpose, widened to the input's extents."""
+        if self._by_taps(rows):
+            return self._tapped(rows, extents)
         left_over = tuple(
             (n + 2 * p - d * (k - 1) - 1) % s
             for n, k, s, p, d in zip(extents, self.weight.shape[2:], self.stride, self.padding, self.dilation)
@@ -118,6 +121,22 @@ class Kernel:
     def applied(self, rows: Tensor) -> Tensor:
         """Images through the convolution itself."""
         return FORWARD[self.spatial](rows, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+    def _by_taps(self, rows: Tensor) -> bool:
+        """Whether it treats each channel by itself, in float64, where torch takes one channel after the other."""
+        alone = self.groups > 1 and self.groups == self.weight.shape[0] and self.weight.shape[1] == 1
+        plain = rows.dtype == torch.float64 and rows.device.type == "cpu"
+        return alone and plain and not (rows.requires_grad or self.weight.requires_grad)
+
+    def _tapped(self, rows: Tensor, extents: Sequence[int]) -> Tensor:
+        """The transpose channel by channel, one element of the kernel after the other."""
+        wide = rows.new_zeros(*rows.shape[:2], *(n + 2 * p for n, p in zip(extents, self.padding)))
+        axes = list(zip(rows.shape[2:], self.stride, self.dilation))
+        for tap in itertools.product(*map(range, self.weight.shape[2:])):
+            places = tuple(slice(d * t, d * t + s * (n - 1) + 1, s) for t, (n, s, d) in zip(tap, axes))
+            weight = self.weight[(slice(None), 0, *tap)].reshape(-1, *[1] * self.spatial)
+            wide[(..., *places)].addcmul_(rows, weight)
+        return wide[(..., *(slice(p, p + n) for n, p in zip(extents, self.padding)))].contiguous()
 
     def _channels_last(self, rows: Tensor) -> bool:
         """Whether torch is faster with channels last: in float64, which its library of kernels does not know."""
