@@ -63,3 +63,26 @@ def test_nodes_have_bounds_that_no_value_passes(name: str):
     for bound in (cl.bounds.interval(net, region), cl.bounds.crown(net, region)):
         assert bool(bound.isfinite().all())
         assert bool((bound[0] <= values.amin(0) + 1e-9).all())
+
+
+def test_a_number_without_a_batch_is_compared_with_one_of_the_batch():
+    nodes = [
+        N("ArgMax", ["x"], ["at"], axis=1, keepdims=0), N("Cast", ["at"], ["place"], to=TensorProto.FLOAT),
+        N("Reshape", ["x", "flat"], ["all"]), N("Gather", ["all", "third"], ["label"]),
+        N("Equal", ["place", "label"], ["same"]), N("Cast", ["same"], ["y"], to=TensorProto.FLOAT),
+    ]  # fmt: skip
+    value = lambda label, shape: helper.make_tensor_value_info(label, TensorProto.FLOAT, shape)  # noqa: E731
+    constants = {"flat": np.array([-1]), "third": np.int64(2)}
+    graph = helper.make_graph(
+        nodes, "g", [value("x", [1, 3])], [value("y", [1])],
+        [numpy_helper.from_array(np.asarray(v), label) for label, v in constants.items()],
+    )  # fmt: skip
+    net = cl.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8))
+    inputs = torch.tensor([[0.5, 2.0, 1.0], [0.5, 0.2, 0.0], [0.5, 0.2, 1.0]], dtype=torch.float64)
+    assert [float(net.graph_as(torch.float64, "cpu").forward(x[None])[net.graph.output]) for x in inputs] == [1, 1, 0]
+    for x, most in zip(inputs, (1.0, 1.0, 0.0)):
+        lower, upper = (x[None] - 0.05).clone(), (x[None] + 0.05).clone()
+        lower[0, 2] = upper[0, 2] = x[2]
+        region = cl.bounds.box(lower, upper)
+        below, above = cl.bounds.crown(net, region), -cl.bounds.crown(net, region, torch.tensor([[-1.0]]))
+        assert below.item() <= most + 1e-9 and above.item() >= most - 1e-9 and bool(above.isfinite().all())

@@ -18,6 +18,7 @@ from clinch.network.ops.piecewise import Line, PiecewiseLinear
 from clinch.network.ops.reading import Value
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.scale import Scale
+from clinch.network.ops.shape import Reshape
 
 #: comparison -> whether it holds for larger numbers, and where both are equal
 COMPARES = {
@@ -116,7 +117,12 @@ class Comparisons:
             return None if (x := self._of(a, b)) is None else self._emit(Scale(a.new_tensor(-1.0), x), b)
         if isinstance(b, Tensor):
             return None if (x := self._of(b, a)) is None else self._emit(Scale(None, -x), a)
-        return self._emit(Subtract(), a, b) if len(a.shape) == len(b.shape) else None
+        rank = max(len(a.shape), len(b.shape))
+        a, b = (
+            x if len(x.shape) == rank else self._emit(Reshape((*[1] * (rank - len(x.shape)), *x.shape)), x)
+            for x in (a, b)
+        )
+        return self._emit(Subtract(), a, b)
 
     @staticmethod
     def _of(constant: Tensor, x: Value) -> Tensor | None:

@@ -87,9 +87,13 @@ def _affine(
 def _chosen(node: NodeProto, inputs: Sequence[Any], call: Call, shape: Shape) -> Value | None:
     """A choice between two, or a condition as zeros and ones."""
     held = [leaf for value in inputs for leaf in _held(value)]
-    if operator_of(node) not in ("Where", "Cast") or len({leaf.batched for leaf in held}) != 1:
+    if operator_of(node) not in ("Where", "Cast") or not held:
         return None
-    batched, builder = held[0].batched, call.builder
+    ranks = {batched: [len(leaf.value.shape) for leaf in held if leaf.batched == batched] for batched in (True, False)}
+    # what has no batch in the file fits behind one where it has no more dimensions
+    if all(ranks.values()) and max(ranks[False]) > min(ranks[True]):
+        return None
+    batched, builder = bool(ranks[True]), call.builder
     assert isinstance(builder, Builder)
     parts = [_spelled(value, batched) for value in inputs]
     if any(part is None for part in parts) or not isinstance(parts[0], Lazy):

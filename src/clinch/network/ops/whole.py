@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,6 +20,8 @@ from clinch.network.ops.relaxation import ByPlace, asked
 
 #: combinations of whole numbers that are tried at most, and how many at once
 MOST_COMBINATIONS, AT_ONCE = 2**13, 2**22
+#: boxes whose limits are kept
+MOST_KNOWN = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +112,22 @@ class WholeFunction(_Constant):
         limits = [self._of_problem([t.take(slice(b, b + 1)) for t in inputs]) for b in range(len(inputs[0].lower))]
         return Interval(*(torch.cat(side) for side in zip(*limits)))
 
+    @cached_property
+    def _known(self) -> dict[object, Interval]:
+        """The last limits, by those of the inputs: they are asked for again and again, of few boxes."""
+        return {}
+
     def _of_problem(self, inputs: Sequence[Interval]) -> Interval:
         first, last = (torch.cat([side.flatten() for side in sides]).trunc() for sides in zip(*inputs))
+        key = (tuple(first.tolist()), tuple(last.tolist()), first.dtype)
+        if key not in self._known:
+            found = self._between(first, last, inputs)
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = found
+        return self._known[key]
+
+    def _between(self, first: Tensor, last: Tensor, inputs: Sequence[Interval]) -> Interval:
         like, shape = first, self.call.shape
         counts = last - first + 1
         if not bool(counts.isfinite().all()) or float(counts.prod()) > MOST_COMBINATIONS:
