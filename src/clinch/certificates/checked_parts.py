@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +37,8 @@ from clinch.search.part_bounding import PartBounder, PartEvaluation
 from clinch.search.parts import Parts
 from clinch.solver.settings import GeneralSplit
 
-#: number of an activation that the checker does not split
-NONE = -(2**40)
+#: number of an activation that the checker does not split; no columns
+NONE, NOTHING = -(2**40), torch.zeros(0, dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,29 @@ class ProofParts(Parts):
         cuts: ``(D, 2, S)`` limits that splits gave, −infinity and infinity where there were none.
         slopes: ``(D, L)`` of the lines of functions and products, as ``leaf.slopes`` has them.
         kept: ``(D, 2, n)`` limits of the box outside of which the claim holds by the linear limit that was found.
+        plain: ``(D,)`` parts that the checker closes by lines of its own.
     """
 
     cuts: Tensor
     slopes: Tensor
     kept: Tensor
+    plain: Tensor
 
     # multipliers keep their precision
     LIGHT: ClassVar[frozenset[str]] = frozenset()
+
+
+class Seen(NamedTuple):
+    """What the checker finds for some parts: its relaxation, they as its leaves, the activations that are split."""
+
+    network: Checked
+    leaves: Leaves
+    which: np.ndarray
+
+    def take(self, index: Tensor) -> Seen:
+        """The same for some of them."""
+        at = index.numpy()
+        return Seen(self.network.take(at), Leaves(*(t[at] for t in self.leaves)), self.which)
 
 
 class Numbering:
@@ -136,30 +151,68 @@ class CheckedBounder(PartBounder):
         self.numbers = Numbering(self.graph, self.layout, checked)
         self.unsplittable = self.numbers.sites == NONE
 
-    def bound(self, nodes: Parts, fresh: bool) -> PartEvaluation:
-        """Bounds after a few steps; parts that the checker accepts have reached the claim."""
+    def bound(self, nodes: Parts, fresh: bool, seen: Seen | None = None) -> PartEvaluation:
+        """Bounds, after a few steps where the checker's own lines are not enough; parts that the checker accepts have
+        reached the claim.
+
+        Args:
+            seen: what the checker finds for the parts, where that is known.
+        """
         assert isinstance(nodes, ProofParts)
-        network, leaves, which = self._network(nodes)
+        seen = self.seen(nodes) if seen is None else seen
         lines: dict[int, FreeLines] = {}
-        limits, relaxations = self._relaxed(network, lines)
+        limits, relaxations = self._relaxed(seen.network, lines)
         local = self._local(nodes)
         dual = PartDual(local, self.layout, limits, nodes.cut, nodes.allowed(), relaxations, lines)
         dual.limit(nodes.cuts)
-        packed = self._start(nodes, dual)
-        target = packed.new_full((len(nodes),), self.target)
-        climb = Climb(dual.light(self.light), packed.to(SEARCH), nodes.pace, target, self._simplex())
-        climb.run(self.settings.root_steps if fresh else self.settings.node_steps, 0.2, self.over)
-        best = torch.minimum(torch.maximum(climb.best.to(packed), dual.least), dual.most)
+        parts = self.pointed(nodes, seen.network)
+        parts = replace(parts, limits=self._splittable(self.layout.pack(limits, nodes.lower.flatten(1))))
+        best = self._start(parts, dual)
+        plain = nodes.alpha.isnan().all(1) & (nodes.beta == 0).all(1)
+        parts = replace(self._at(parts, dual, best, seen.network), plain=plain)
+        verdict = self._verdict(parts, seen)
+        going = (~(verdict > 0)).nonzero().flatten()
+        if len(going):
+            best, pace = self._climbed(dual, best, parts.pace, going, fresh)
+            parts = self._at(replace(parts, pace=pace, plain=plain & (verdict > 0)), dual, best, seen.network)
+            verdict = torch.where(verdict > 0, verdict, self._verdict(parts, seen))
         found = dual(best)
-        alpha, beta, mu = best.tensor_split([self.layout.freedom, self.layout.freedom + self.layout.width], 1)
-        slopes = self._slopes(dual, best, network)
-        parts = replace(
-            nodes, alpha=alpha, beta=beta, mu=mu, pace=(2.0 * climb.paces).clamp(0.15, 1.0), slopes=slopes,
-            limits=self._splittable(self.layout.pack(limits, nodes.lower.flatten(1))),
-        )  # fmt: skip
-        verdict = self._verdict(parts, network, leaves, which)
         parts = replace(parts, bound=self._bound(verdict, found.bound), kept=self._kept(parts, dual))
         return PartEvaluation(parts, found.point.reshape(nodes.lower.shape), limits, dual, best)
+
+    def conditions(self, network: Checked) -> Tensor:
+        """``(D, K)`` the checker's lower limits of the atoms, by its own lines; −infinity where there are none."""
+        rows = {i: forms[None, 1:] for i, forms in self.certified.forms.items()}
+        with np.errstate(all="ignore"):
+            least = network.lower(rows, self.certified.constants[None, 1:], np.zeros((1, 1)))
+        return torch.from_numpy(least).nan_to_num(-torch.inf)
+
+    def pointed(self, nodes: ProofParts, network: Checked) -> ProofParts:
+        """Parts that nothing is known about begin with the one condition whose lower limit is largest."""
+        blank = nodes.mu.isnan().all(1) & (nodes.choice >= 0).any(1)
+        if self.claim is not None or not bool(blank.any()):
+            return nodes
+        usable = torch.where(nodes.allowed(), self.conditions(network), -torch.inf)
+        chosen = torch.zeros_like(nodes.mu).scatter(1, usable.argmax(1, keepdim=True), 1.0)
+        use = blank & (usable.amax(1) > 0)
+        return replace(nodes, mu=torch.where(use.unsqueeze(1), chosen, nodes.mu))
+
+    def _climbed(
+        self, dual: PartDual, packed: Tensor, pace: Tensor, going: Tensor, fresh: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Multipliers and paces after an ascent of some parts."""
+        target = packed.new_full((len(going),), self.target)
+        light = dual.take(going).light(self.light)
+        climb = Climb(light, packed[going].to(SEARCH), pace[going], target, self._simplex())
+        climb.run(self.settings.root_steps if fresh else self.settings.node_steps, 0.2, self.over)
+        packed, pace = packed.clone(), pace.clone()
+        packed[going], pace[going] = climb.best.to(packed), (2.0 * climb.paces).clamp(0.15, 1.0).to(pace)
+        return torch.minimum(torch.maximum(packed, dual.least), dual.most), pace
+
+    def _at(self, parts: ProofParts, dual: PartDual, packed: Tensor, network: Checked) -> ProofParts:
+        """The parts with these multipliers."""
+        alpha, beta, mu = packed.tensor_split([self.layout.freedom, self.layout.freedom + self.layout.width], 1)
+        return replace(parts, alpha=alpha, beta=beta, mu=mu, slopes=self._slopes(dual, packed, network))
 
     def refine(self, found: PartEvaluation) -> PartEvaluation:
         """As they are: what is cut away would have to be proven, too."""
@@ -180,8 +233,8 @@ class CheckedBounder(PartBounder):
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 
-    def _network(self, nodes: ProofParts) -> tuple[Checked, Leaves, np.ndarray]:
-        """The checker's relaxation of the parts, the parts as its leaves, and the activations that are split there."""
+    def seen(self, nodes: ProofParts) -> Seen:
+        """What the checker finds for parts."""
         used = nodes.cut.any(0).nonzero().flatten()
         which, at = torch.unique(self.numbers.sites[used], return_inverse=True)
         sides = []
@@ -194,7 +247,7 @@ class CheckedBounder(PartBounder):
         box = Box(*(side[:, : self.inputs] for side in sides))
         with np.errstate(all="ignore"):
             network = Checked(layers, box, self.balls, cuts_of(leaves, which.numpy(), layers) if len(which) else None)
-        return network, leaves, which.numpy()
+        return Seen(network, leaves, which.numpy())
 
     def _relaxed(
         self, network: Checked, lines: dict[int, FreeLines]
@@ -238,22 +291,30 @@ class CheckedBounder(PartBounder):
         return packed
 
     def numbers_of(self, parts: ProofParts, which: Tensor) -> dict[str, np.ndarray]:
-        """The tensors of the parts as leaves; which: ``(V,)`` numbers of the activations that are split."""
+        """The tensors of the parts as leaves; which: ``(V,)`` numbers of the activations that are split. Where all are
+        plain there are no columns for slopes."""
         used = parts.cut.any(0).nonzero().flatten()
         nu = parts.beta.new_zeros(len(parts), len(which))
         nu.index_add_(1, torch.searchsorted(which, self.numbers.sites[used]), parts.beta[:, used])
-        alpha = parts.alpha[:, self.numbers.relus]
-        given = {"alpha": alpha, "beta": torch.zeros_like(alpha), "mu": parts.mu, "nu": nu, "slopes": parts.slopes}
+        columns, slopes = (
+            (self.numbers.relus, parts.slopes) if not bool(parts.plain.all()) else (NOTHING, parts.slopes[:, :0])
+        )
+        alpha = parts.alpha[:, columns]
+        given = {"alpha": alpha, "beta": torch.zeros_like(alpha), "mu": parts.mu, "nu": nu, "slopes": slopes}
         return {f"leaf.{name}": t.numpy() for name, t in given.items()}
 
-    def _verdict(self, parts: ProofParts, network: Checked, leaves: Leaves, which: np.ndarray) -> Tensor:
+    def columns_of(self, parts: ProofParts) -> np.ndarray:
+        """``leaf.columns`` of :meth:`numbers_of`."""
+        return (NOTHING if bool(parts.plain.all()) else self.numbers.columns).numpy()
+
+    def _verdict(self, parts: ProofParts, seen: Seen) -> Tensor:
         """``(D,)`` the checker's lower bounds of what has to be positive."""
-        tensors = self.numbers_of(parts, torch.from_numpy(which))
+        tensors = self.numbers_of(parts, torch.from_numpy(seen.which))
         tensors = {name: np.nan_to_num(t, posinf=0.0, neginf=0.0) for name, t in tensors.items()}
         with np.errstate(all="ignore"):
             found = margins(
-                Certificate({}, tensors), network, self.certified, leaves, which, self.numbers.columns.numpy(),
-                self.numbers.spans, self.claim,
+                Certificate({}, tensors), seen.network, self.certified, seen.leaves, seen.which,
+                self.columns_of(parts), self.numbers.spans, self.claim,
             )  # fmt: skip
         return torch.from_numpy(found)
 

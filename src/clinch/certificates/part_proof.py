@@ -81,11 +81,33 @@ class PartProof(ProofGoal):
         else:
             leaves = regrown(self.known, root, self.brancher)
             for rows in torch.arange(len(leaves)).split(BATCH):
-                self.search.settle(self.bounder.bound(leaves.take(rows), fresh=False))
+                self.search.settle(self._first(leaves.take(rows)))
         self.search.run()
         rest = self.search.store.nodes()
         if rest is not None and len(rest):
             self.finish(rest)
+
+    def _first(self, leaves: ProofParts) -> PartEvaluation:
+        """Leaves as the checker sees them, split at a clause none of whose atoms can hold where there is one."""
+        bounder, query = self.bounder, self.claimed.query
+        seen, every = bounder.seen(leaves), torch.arange(len(leaves))
+        open_ = leaves.choice < 0
+        if bounder.claim is None and bool(open_.any()):
+            least = bounder.conditions(seen.network)
+            worst = torch.full_like(open_, torch.inf, dtype=least.dtype)
+            worst = worst.scatter_reduce(1, query.clause.expand_as(least), least, "amin")
+            worst = worst.masked_fill(~open_, -torch.inf)
+            found = (leaves.mu.isnan().all(1) & (worst.amax(1) > 0)).nonzero().flatten()
+            if len(found):
+                chosen = replace(leaves.take(found), clause=worst[found].argmax(1))
+                owner = (query.clause.unsqueeze(0) == chosen.clause.unsqueeze(1)).nonzero()[:, 0]
+                others = every[~torch.isin(every, found)]
+                children = self.brancher.atoms(chosen)
+                assert isinstance(children, ProofParts)
+                leaves = ProofParts.cat([leaves.take(others), children])
+                seen = seen.take(torch.cat([others, found[owner]]))
+                seen = seen._replace(leaves=seen.leaves._replace(choice=leaves.choice.numpy()))
+        return bounder.bound(leaves, fresh=False, seen=seen)
 
     def _root(self) -> ProofParts:
         query, bounder = self.claimed.query, self.bounder
@@ -95,7 +117,8 @@ class PartProof(ProofGoal):
         )  # fmt: skip
         slopes = torch.zeros(1, bounder.numbers.width)
         kept = torch.stack([region.lower.flatten(1), region.upper.flatten(1)], 1)
-        return ProofParts(**dict(whole.columns()), cuts=whole.limits.clone(), slopes=slopes, kept=kept)
+        plain = torch.zeros(1, dtype=torch.bool)
+        return ProofParts(**dict(whole.columns()), cuts=whole.limits.clone(), slopes=slopes, kept=kept, plain=plain)
 
     @property
     def least(self) -> float:
@@ -110,11 +133,13 @@ class PartProof(ProofGoal):
         found = {
             "tree.kind": tree.kind.numpy(), "tree.index": tree.index.numpy(),
             "tree.threshold": tree.threshold.numpy(), "tree.first": tree.first.numpy(),
-            "leaf.columns": self.bounder.numbers.columns.numpy(),
+            "leaf.columns": self.bounder.columns_of(leaves),
         }  # fmt: skip
         for name, exact in self.bounder.numbers_of(leaves, which).items():
             single = exact.astype(np.float32)
-            found[name] = single if (single == exact).all() else exact
+            # without slopes the checker looks for some of its own
+            if exact.size or name != "leaf.slopes":
+                found[name] = single if (single == exact).all() else exact
         return found
 
     # --- the goal -----------------------------------------------------------------------------------------------------
@@ -205,8 +230,9 @@ def regrown(known: RecordedParts, root: ProofParts, brancher: ProofBrancher) -> 
     """
     tree, hints = known.tree, known.parts
     row_of = torch.full((len(tree),), -1)
-    there = (hints.place >= 0) & (hints.place < len(tree))
-    row_of[hints.place[there]] = there.nonzero().flatten()
+    if hints is not None:
+        there = (hints.place >= 0) & (hints.place < len(tree))
+        row_of[hints.place[there]] = there.nonzero().flatten()
     at, nodes, done = torch.tensor([known.root]), root, []
     while len(at):
         kind, first = tree.kind[at], tree.first[at]
@@ -238,7 +264,7 @@ def _elements(known: RecordedParts, at: Tensor, brancher: ProofBrancher) -> Tens
     tree, layout, bounder = known.tree, known.layout, brancher.bounder
     kind, node, index = tree.kind[at], tree.node[at], tree.index[at]
     found = torch.where((kind == AT_INPUT) & (index < bounder.inputs), index, -1)
-    for j, columns in layout.sites.items():
+    for j, columns in ({} if layout is None else layout.sites).items():
         here = (kind == AT_NODE) & (node == j) & (index >= 0) & (index < columns.stop - columns.start)
         found = torch.where(here, bounder.inputs + columns.start + index, found)
     unsplittable = torch.cat([torch.zeros(bounder.inputs, dtype=torch.bool), bounder.unsplittable])
@@ -273,10 +299,12 @@ def _halves(
     )
 
 
-def _with_hints(nodes: ProofParts, hints: Parts, row: Tensor) -> ProofParts:
+def _with_hints(nodes: ProofParts, hints: Parts | None, row: Tensor) -> ProofParts:
     """Parts with the multipliers of recorded leaves ``(D,)``; −1: none is known."""
-    if not len(hints) or any(
-        getattr(hints, name).shape[1] != getattr(nodes, name).shape[1] for name in ("alpha", "beta", "mu")
+    if (
+        hints is None
+        or not len(hints)
+        or any(getattr(hints, name).shape[1] != getattr(nodes, name).shape[1] for name in ("alpha", "beta", "mu"))
     ):
         return nodes  # gaps between values are conditions here
     hint, has = hints.take(row.clamp(min=0)), (row >= 0).unsqueeze(1)

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from clinch.certificates.checked_lines import CheckedNetwork
+from clinch.certificates.float32 import running_in_float32
 from clinch.certificates.layer_list import layer_list, places
 from clinch.certificates.part_proof import Claimed, PartProof
-from clinch.certificates.proof_search import ProofSearch, halves_boxes
+from clinch.certificates.proof_search import BATCH, ProofSearch, halves_boxes
 from clinch.checker.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
 from clinch.checker.check import CertifiedQuery, Report, certified_query, check, hull, point_limits
 from clinch.checker.layers import Layer, Refused, read_layers
@@ -40,6 +41,8 @@ PROOF_SHARE = 0.7
 #: share of the time, and number of nodes for each known leaf, of a proof from nothing that is tried before these where
 #: the search had not come to its end
 SHARE, SMALL = 0.5, 1 / 64
+#: nodes of a certificate from another verifier's tree, beside each of its own
+EXTRA = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,7 @@ def certify(
     onnx: str | Path | None = None,
     trees: Sequence[Recorder] = (),
     problems: Sequence[int] | None = None,
+    float32: bool = False,
 ) -> list[SavedProof | CertificateError]:
     """Prove bounds once more, in a way that can be checked; every proof is checked before it is returned.
 
@@ -91,8 +95,10 @@ def certify(
         time_limit: seconds for each problem.
         onnx: the file the network was read from, so that the certificate can be checked against it as well.
         trees: what searches of this query have recorded (:attr:`clinch.solver.ledger.Ledger.trees`), to start from:
-            the latest tree of each problem. Where it leads to no proof that is accepted, all is proven from nothing.
+            the latest tree of each problem that came to its end, else the latest. Where it leads to no proof that is
+            accepted, all is proven from nothing.
         problems: which ones; None: all.
+        float32: whether the proof is to hold for the network as it runs in float32 too, in any order of summation.
 
     Returns:
         For each of these problems its certificate, or the reason why there is none.
@@ -121,8 +127,10 @@ def certify(
         one = query.take(torch.tensor([b]))
         point = None if x is None or bool(x[b].isnan().any()) else x[b].to("cpu", torch.float64)
         try:
-            known = next((record for tree in reversed(trees) if (record := tree.of(b)) is not None), None)
-            found.append(_certify_by(one, float(bound[b]), point, time_limit, network, hashes, known))
+            records = [record for tree in reversed(trees) if (record := tree.of(b)) is not None]
+            known = next((record for record in records if record.finished), records[0] if records else None)
+            about = About(network, hashes, float32)
+            found.append(_certify_by(one, float(bound[b]), point, time_limit, about, known))
         except (CertificateError, Refused) as reason:
             found.append(reason if isinstance(reason, CertificateError) else CertificateError(str(reason)))
     return found
@@ -146,9 +154,17 @@ def _check_supported(query: Query) -> None:
             )
 
 
+class About(NamedTuple):
+    """What a proof is about: the layer list, hashes of the files that state it, whether it is to hold in float32."""
+
+    network: tuple[dict[str, Any], dict[str, np.ndarray]]
+    hashes: list[str]
+    float32: bool = False
+
+
 def _certify_by(
-    query: Query, bound: float, point: Tensor | None, seconds: float,
-    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str], known: Recorded | RecordedParts | None,
+    query: Query, bound: float, point: Tensor | None, seconds: float, about: About,
+    known: Recorded | RecordedParts | None,
 ) -> SavedProof:  # fmt: skip
     """The first plan whose proof the checker accepts, the cheapest one first.
 
@@ -165,7 +181,7 @@ def _certify_by(
                 share = left if plan.weaker else SHARE * left
                 for slack in (1.0, MORE_SLACK):
                     try:
-                        return _certify_one(query, bound, point, share, network, hashes, plan._replace(slack=slack))
+                        return _certify_one(query, bound, point, share, about, plan._replace(slack=slack))
                     except CertificateError as reason:
                         failed = reason
                         break
@@ -184,12 +200,14 @@ class Plan(NamedTuple):
         known: leaves to start from; most: nodes of the tree.
         weaker: a smaller bound than the one asked for is accepted when the time is over.
         slack: factor to :data:`SLACK`.
+        stranger: the known leaves are another verifier's, of which only the splits are known.
     """
 
     known: Recorded | RecordedParts | None = None
     most: float = math.inf
     weaker: bool = True
     slack: float = 1.0
+    stranger: bool = False
 
 
 def _plans(known: Recorded | RecordedParts | None) -> list[Plan]:
@@ -200,18 +218,46 @@ def _plans(known: Recorded | RecordedParts | None) -> list[Plan]:
     return [*small, Plan(known), Plan()]
 
 
+def certify_tree(query: Query, known: Recorded, time_limit: float, onnx: str | Path | None = None) -> SavedProof:
+    """Prove that a problem has no feasible input from the splits of another verifier's tree.
+
+    Leaves get multipliers by ascent; those that it does not close are split on, until there are :data:`EXTRA` times as
+    many nodes as the tree has.
+
+    Args:
+        query: one problem without objective. known: the tree, of splits at ReLUs.
+        time_limit: seconds. onnx: the file the network was read from.
+
+    Raises:
+        CertificateError: a leaf is not closed, or the format has no place for something.
+    """
+    query = query.to(torch.float64, "cpu").with_gaps_as_clauses()
+    _check_supported(query)
+    network = layer_list(query.graph)
+    hashes = [network[0]["sha256"]]
+    if onnx is not None:
+        hashes.append(hashlib.sha256(read_limited(onnx, MODEL_LIMIT, NetworkError)).hexdigest())
+    plan = Plan(known, EXTRA * len(known.tree) + BATCH, stranger=True)
+    end = deadline.clock() + time_limit
+    try:
+        with deadline.until(end):
+            return _certify_one(query, math.inf, None, PROOF_SHARE * time_limit, About(network, hashes), plan)
+    except (Refused, deadline.OutOfTime) as reason:
+        raise CertificateError(str(reason) or "The time is over.") from None
+
+
 def _certify_one(
-    query: Query, bound: float, point: Tensor | None, seconds: float,
-    network: tuple[dict[str, Any], dict[str, np.ndarray]], hashes: list[str], plan: Plan,
-) -> SavedProof:  # fmt: skip
+    query: Query, bound: float, point: Tensor | None, seconds: float, about: About, plan: Plan
+) -> SavedProof:
     began = time.perf_counter()
     if not bound > -math.inf:
         raise CertificateError("No bound is proven, so that there is nothing to certify. Give the solve more time.")
     positions: list[int] = []
-    layers = _Watched(read_layers(*network, positions))
+    layers = read_layers(*about.network, positions)
     header, stated = _statement(query)
-    header |= {"version": VERSION, "networks": hashes, "point": None}
+    header |= {"version": VERSION, "networks": about.hashes, "point": None}
     certified = certified_query(Certificate(header, stated), layers)
+    layers = _Watched(running_in_float32(layers, certified.box) if about.float32 else layers)
     claim, tensors = _prove(query, bound, seconds, plan, CheckedNetwork(layers, positions), certified)
     header |= {"claim": claim}
     found = time.perf_counter() - began
@@ -225,8 +271,8 @@ def _certify_one(
             stated_point = {"value": value + room, "violation": max(violation + ROUNDED, 0.0)}
             certificate = certificate._replace(header={**header, "point": stated_point})
     began = time.perf_counter()
-    report = check(certificate, layers, hashes[0])
-    return SavedProof(certificate, network, report, found, time.perf_counter() - began)
+    report = check(certificate, layers, about.hashes[0])
+    return SavedProof(certificate, about.network, report, found, time.perf_counter() - began)
 
 
 class _Watched(list[Layer]):
@@ -247,12 +293,14 @@ def _prove(
     """Claim, and tensors of tree and leaves."""
 
     def searched(query: Query, claimed: float | None, target: float) -> PartProof | ProofSearch:
-        if isinstance(plan.known, RecordedParts) or (checked.bends and not (distance and claimed == 0)):
+        parts = checked.bends and not (distance and claimed == 0) and not plan.stranger
+        if isinstance(plan.known, RecordedParts) or parts:
             known = plan.known if isinstance(plan.known, RecordedParts) else None
             goal = None if distance else claimed
             search = PartProof(Claimed(query, certified, goal, target), seconds, known, plan.most, checked)
         else:
-            search = ProofSearch(query, target, seconds, halves_boxes(query), plan.known, plan.most, checked)
+            own = halves_boxes(query) and not plan.stranger
+            search = ProofSearch(query, target, seconds, own, plan.known, plan.most, checked, plan.stranger)
         search.run()
         return search
 
@@ -262,6 +310,8 @@ def _prove(
             raise CertificateError("The problem has no objective and a feasible input: there is no bound to certify.")
         nothing = Linear(Forms({}, torch.zeros(1, 1, dtype=torch.float64)))
         search = searched(replace(query, objective=nothing), None, LEAST_SLACK)
+        if search.least < math.inf and plan.stranger:
+            raise CertificateError("Leaves of the tree are not closed, nor when they are split on.")
         if search.least < math.inf:
             raise CertificateError("Infeasibility was not proven again within the time; raise it.")
         return {"kind": "infeasible"}, search.tensors()

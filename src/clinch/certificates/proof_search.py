@@ -30,8 +30,8 @@ from clinch.search.node_store import Nodes
 from clinch.search.relu_branching import next_elements, open_elements, violated_clause
 from clinch.search.tree import AT_CLAUSE, AT_INPUT, AT_RELU, Recorded, SearchTree
 
-#: dual evaluations of a subdomain, and subdomains taken up at once
-STEPS, BATCH = 20, 128
+#: dual evaluations of a subdomain, and of a leaf of a stranger's tree; subdomains taken up at once
+STEPS, LONG, BATCH = 20, 100, 128
 #: input elements that have room up to which boxes are halved, and open ReLUs up to which a box is split at them instead
 FEW_INPUTS, FEW_KINKS = 16, 40
 #: seconds for one convex program
@@ -80,15 +80,16 @@ class ProofSearch(ProofGoal):
         known: the tree of another search, to start from; None: start from the root. Not used with boxes.
         most: number of nodes beyond which leaves stay as they are.
         checked: the network as the checker reads it, whose limits and lines are taken; None: those of CROWN.
+        stranger: nothing but its splits is known of the known tree, all of which are taken.
     """
 
     def __init__(
         self, query: Query, target: float, seconds: float, own: bool, known: Recorded | None = None,
-        most: float = float("inf"), checked: CheckedNetwork | None = None,
+        most: float = float("inf"), checked: CheckedNetwork | None = None, stranger: bool = False,
     ) -> None:  # fmt: skip
         self.query, self.target, self.own = query, target, own
         self.checked, self.bends = checked, checked is not None and checked.bends
-        self.known, self.most = None if own else known, most
+        self.known, self.most, self.stranger = None if own else known, most, stranger
         self.end = deadline.clock() + seconds
         graph = query.graph
         relus = [i for i, node in enumerate(graph.nodes) if node.op.splits_at_zero]
@@ -179,10 +180,15 @@ class ProofSearch(ProofGoal):
         grown = regrow(known, layout, start, self.query.clause, self.tree, self.columns)
         for rows in torch.arange(len(grown.place)).split(2 * BATCH):
             domains = fresh_domains(self.root, torch.zeros_like(rows), grown.choice[rows], grown.split[rows])
-            ascent = ascend(self.root, with_hints(domains, grown.leaf[rows], known, layout), 0)
+            domains = with_hints(domains, grown.leaf[rows], known, layout)
+            target = self.targets().expand(len(domains))
+            steps = LONG if self.stranger else 0
+            ascent = ascend(self.root, domains, steps, target=target, stop=self._over)
             nodes = self._parts(ascent.domains, grown.place[rows])
             self.search.settle(ProofEvaluation(nodes, ascent, self.root))
-        if len(self.search.store) > (1 - ENOUGH) * len(grown.place):
+        #: leaves of the known tree that were not closed as they are
+        self.left = len(self.search.store)
+        if not self.stranger and self.left > (1 - ENOUGH) * len(grown.place):
             raise CertificateError("The known leaves close too little to go on from them.")
 
     # --- the goal -----------------------------------------------------------------------------------------------------

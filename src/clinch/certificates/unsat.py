@@ -14,7 +14,7 @@ from clinch.solver.ledger import Ledger
 
 
 def certify_cases(
-    ledgers: Sequence[Ledger], onnx: Path | None, time_limit: float
+    ledgers: Sequence[Ledger], onnx: Path | None, time_limit: float, *, float32: bool = False
 ) -> list[SavedProof | CertificateError]:
     """Prove of every problem of some ledgers that it has no feasible input, from the leaves that their searches kept.
 
@@ -22,6 +22,7 @@ def certify_cases(
         ledgers: of the searches.
         onnx: the file of the network.
         time_limit: seconds for all problems together; each has an equal share of what is left.
+        float32: whether the proofs are to hold in float32, see :func:`clinch.certificates.certify`.
 
     Returns:
         For each problem its certificate, or the reason why there is none.
@@ -37,7 +38,8 @@ def certify_cases(
         for b in range(ledger.query.size):
             share = max(0.0, end - time.monotonic()) / left
             found += certify(
-                ledger.query, nothing, time_limit=share, onnx=onnx, trees=ledger.trees or (), problems=[b]
+                ledger.query, nothing, time_limit=share, onnx=onnx, trees=ledger.trees or (), problems=[b],
+                float32=float32,
             )  # fmt: skip
             left -= 1
     return found

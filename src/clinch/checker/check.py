@@ -82,7 +82,10 @@ def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report
     bound = float("inf") if infeasible else float(claim["value"])
     if not infeasible and (claim["kind"] != "bound" or not np.isfinite(bound) or query.objective == "none"):
         raise Refused("The claim is neither a finite bound of an objective nor that nothing is feasible.")
-    value, violation = _point(certificate, layers)
+    stated: dict[str, Any] | None = certificate.header["point"]
+    value, violation = (None, 0.0) if stated is None else point_limits(certificate, layers)
+    if stated is not None and not (violation <= float(stated["violation"]) and (value or 0) <= float(stated["value"])):
+        raise Refused("The point is not feasible, or not as good as stated.")
     box, balls = query.box, list(query.balls)
     if query.ball is not None and not infeasible:
         ball = query.ball._replace(radius=bound)
@@ -104,11 +107,9 @@ def certified_query(c: Certificate, layers: list[Layer]) -> CertifiedQuery:
     atoms = len(c.tensors["atoms.constant"])
     clause = c.whole("atoms.clause", (atoms,), 0, max(atoms - 1, 0))
     clauses = np.split(np.argsort(clause, kind="stable"), np.cumsum(np.bincount(clause)))[:-1]
-    if any(len(members) == 0 for members in clauses):
-        raise Refused("A clause has no atoms.")
     lower, upper = (c.tensors[f"region.{side}"].astype(np.float64).reshape(n) for side in ("lower", "upper"))
-    if not (lower <= upper).all():
-        raise Refused("The region has NaN, or lower limits above its upper ones.")
+    if any(len(members) == 0 for members in clauses) or not (lower <= upper).all():
+        raise Refused("A clause has no atoms, or the region has NaN or lower limits above its upper ones.")
     balls = [_ball(c, f"ball.{i}.", float(p), n) for i, p in enumerate(stated["balls"])]
     objective = stated["objective"]
     if objective not in ("linear", "distance", "none"):
@@ -138,8 +139,7 @@ def _ball(c: Certificate, prefix: str, p: float, n: int) -> Ball:
 def hull(box: Box, ball: Ball) -> Box:
     """The box cut down to the ball's own, rounded outwards."""
     reach = np.where(ball.weights > 0, up(ball.radius / ball.weights), np.inf)
-    lower, upper = down(ball.center - reach), up(ball.center + reach)
-    return Box(np.maximum(box.lower, lower), np.minimum(box.upper, upper))
+    return Box(np.maximum(box.lower, down(ball.center - reach)), np.minimum(box.upper, up(ball.center + reach)))
 
 
 def _leaves(
@@ -150,7 +150,7 @@ def _leaves(
     for i in [i for i, layer in enumerate(layers) if layer.kind == "relu"]:
         spans[i] = slice(end, end := end + layers[i].size)
     leaves, which = leaves_of(c, box.lower[0], box.upper[0], end, query.clauses, read)
-    count, n, alike = len(leaves.signs), box.lower.shape[1], len(leaves.lower) == 1 and not len(which)
+    count, n = len(leaves.signs), box.lower.shape[1]
     columns = c.whole("leaf.columns", (len(c.tensors["leaf.columns"]),), 0, end - 1)
     sloped = sum(layer.size * len(layer.inputs) for layer in layers if layer.kind in SLOPED)
     shapes = {"mu": len(query.constants) - 1, "alpha": len(columns), "beta": len(columns), "nu": len(which)}
@@ -160,18 +160,23 @@ def _leaves(
     if len(np.unique(columns)) < len(columns) or any(t.shape != (count, shapes[n]) for n, t in tensors.items()):
         raise Refused("The leaves' multipliers do not belong to the leaves of the tree.")
     slice_ = max(1, min(LEAVES, SLICE // sum(layer.work for layer in layers)))
-    shared, margin, rounding = Relaxation(layers, box, balls) if alike else None, np.inf, 0.0
+    seen, margin, rounding = np.zeros((0, 0)), np.inf, 0.0
+    network: Relaxation | None = None
     for start in range(0, count, slice_):
         at = slice(start, start + slice_)
         numbers = {f"leaf.{name}": t[at] for name, t in tensors.items()}
         part = Leaves(*(t[at] if len(t) == count else t for t in leaves))
-        own = part.lower[:, :n], part.upper[:, :n]
-        network = shared or Relaxation(layers, Box(*own), balls, cuts_of(part, which, layers))
-        found = margins(Certificate({}, numbers), network, query, part, which, columns, spans, goal)
+        # leaves of one box, such as the children at a clause, share what is found for it
+        ends, at = np.unique(np.concatenate([part.lower, part.upper], 1), axis=0, return_inverse=True)
+        if network is None or not np.array_equal(ends, seen):
+            own, seen = part._replace(lower=ends[:, : n + len(which)], upper=ends[:, n + len(which) :]), ends
+            network = Relaxation(layers, Box(own.lower[:, :n], own.upper[:, :n]), balls, cuts_of(own, which, layers))
+        some = network if len(ends) == 1 else network.take(at.ravel())
+        found = margins(Certificate({}, numbers), some, query, part, which, columns, spans, goal)
         if not (found > 0).all():
             worst = int(np.argmin(np.where(found > 0, np.inf, 0.0)))
             raise Refused(f"Leaf {start + worst} is not closed: its bound is {found[worst]:.3g}, not above 0.")
-        margin, rounding = min(margin, float(found.min())), max(rounding, network.rounding)
+        margin, rounding = min(margin, float(found.min())), max(rounding, some.rounding)
     return margin, rounding, count
 
 
@@ -200,10 +205,9 @@ def margins(
     alpha, beta = (c.numbers(f"leaf.{name}", (count, len(columns))) for name in ("alpha", "beta"))
     allowed = np.zeros((count, len(query.constants)), dtype=bool)
     np.put_along_axis(allowed, leaves.choice, True, 1)
-    if (mu < 0).any() or (beta < 0).any() or (mu[~allowed[:, :-1]] != 0).any():
-        raise Refused("A multiplier is negative, or belongs to an atom that need not hold.")
-    if (beta[leaves.signs[:, columns] == 0] != 0).any():
-        raise Refused("A multiplier belongs to a ReLU that is not split.")
+    unasked = mu[~allowed[:, :-1]].any() or beta[leaves.signs[:, columns] == 0].any()
+    if unasked or (mu < 0).any() or (beta < 0).any():
+        raise Refused("A multiplier is negative, or belongs to an atom that need not hold or a ReLU that is not split.")
     slopes, betas, empty = np.full((count, end), np.nan), np.zeros((count, end)), network.empty
     slopes[:, columns], betas[:, columns] = alpha, beta
     known: dict[int, Any] = dict(_lines(c.numbers("leaf.slopes", c.tensors["leaf.slopes"].shape), network))
@@ -212,8 +216,8 @@ def margins(
     size = (weights @ np.abs(query.constants) + abs(goal or 0.0))[:, None]
     for i, forms in query.forms.items():
         size = size + ((weights @ np.abs(forms))[:, None] @ network.limits[i].size[..., None])[..., 0]
-    rows = {i: (weights @ forms)[:, None] for i, forms in query.forms.items()}
-    rows = rows or {0: np.zeros((count, 1, network.layers[0].size))}
+    none = {0: np.zeros((count, 1, network.layers[0].size))}
+    rows = {i: (weights @ forms)[:, None] for i, forms in query.forms.items()} or none
     error = gamma(mu.shape[1] + 4) * size
     for i, part in spans.items():
         j, low, sign = network.layers[i].inputs[0], network.layers[i].slope, leaves.signs[:, part]
@@ -254,17 +258,6 @@ def _lines(slopes: Array, network: Relaxation) -> dict[int, Lines]:
     return found
 
 
-def _point(c: Certificate, layers: list[Layer]) -> tuple[float | None, float]:
-    """Objective at most, and violation at most, of the certificate's point; refused where they exceed those stated."""
-    stated = c.header["point"]
-    if stated is None:
-        return None, 0.0
-    value, violation = point_limits(c, layers)
-    if not (violation <= float(stated["violation"]) and value <= float(stated["value"])):
-        raise Refused("The point is not feasible, or not as good as stated.")
-    return value, violation
-
-
 def point_limits(c: Certificate, layers: list[Layer]) -> tuple[float, float]:
     """Upper limits of the objective and of the largest violation at the certificate's point, by interval arithmetic."""
     with np.errstate(all="ignore"):
@@ -278,8 +271,7 @@ def values_at(query: CertifiedQuery, x: Array, layers: list[Layer]) -> tuple[flo
         limits.append(interval(layer, [limits[j] for j in layer.inputs]))
     most = query.constants
     for i, forms in query.forms.items():
-        layer = Layer("affine", (i,), (len(forms),), forms, np.zeros(len(forms)))
-        most = up(most + interval(layer, [limits[i]]).upper[0])
+        most = up(most + interval(Layer("affine", (i,), (1,), forms, np.zeros(len(forms))), [limits[i]]).upper[0])
     violation = max((float(most[1 + members].min()) for members in query.clauses), default=-np.inf)
     if (x < query.box.lower).any() or (x > query.box.upper).any():
         violation = np.inf

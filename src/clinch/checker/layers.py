@@ -23,8 +23,9 @@ from clinch.checker.matrices import Array, Convolution, Matrix, Sparse
 VERSION = 3
 #: versions that are read; in version 2 there are fewer kinds of layers and of splits
 READ = (2, 3)
-#: numbers that a network may take beside one for each byte of its file, and the largest stride, padding or dilation
-LARGEST = 2**22
+#: numbers that a network may take beside one for each byte of its file, and the largest stride, padding or dilation;
+#: magnitude that rounding errors of an affine layer are relative to, at least: products of float32 may underflow
+LARGEST, LEAST = 2**22, 2.0**-100
 #: numbers that a function's tables may hold
 FUNCTION = 2**18
 
@@ -162,6 +163,34 @@ def read_layers(header: dict[str, Any], tensors: dict[str, Array], positions: li
     return layers
 
 
+def as_float32(layers: list[Layer]) -> list[Layer]:
+    """The layers as they run in float32, products and sums in any order, fused or not: with n terms they err by at
+    most ``γ (|W| |x| + |b|)``, ``γ = n u/(1 − n u)``, ``u = 2⁻²⁴`` (Higham 2002, equation 3.5), which is in
+    ``rounded``.
+
+    Raises:
+        Refused: a layer does more than sum products, or has weights that are computed from others.
+    """
+    found = []
+    for i, layer in enumerate(layers):
+        exact = layer.kind in ("input", "reshape", "maximum") or layer.selects
+        if layer.kind == "add":
+            ones = np.tile(np.arange(layer.size), 2), np.arange(2 * layer.size), np.ones(2 * layer.size)
+            layer = sparse(layer.inputs, [layer.shape] * 2, layer.shape, ones, None, Room(10 * layer.size))
+        exact = exact or (layer.kind == "relu" and layer.slope in (0.0, -1.0))
+        if not exact and (layer.kind != "affine" or layer.rounded):
+            raise Refused(f"Layer {i} ({layer.kind}) does more than sum products: how float32 rounds it is not known.")
+        found.append(layer if exact else layer._replace(rounded=(16 + terms(layer.weight)) * 2**28))
+    return found
+
+
+def terms(weight: Matrix | None) -> int:
+    """Of a sum that makes an element of an affine layer, at most."""
+    if isinstance(weight, Convolution):
+        return weight.kernel[:, 0].size
+    return weight.terms if isinstance(weight, Sparse) else 1 if weight is None else weight.shape[1]
+
+
 def wholes(numbers: Iterable[Any], least: int, most: int = 2**62) -> tuple[int, ...]:
     """Whole numbers from ``least`` to ``most``; nothing else is rounded to one."""
     found = tuple(numbers)
@@ -193,8 +222,11 @@ def _append(
 
 
 def append(layers: list[Layer], layer: Layer, room: Room) -> int:
-    """Add a layer; its position."""
+    """Add a layer; its position. A shift of what has no bias is read as one layer."""
     room.take(layer.size)
+    below = layers[layer.inputs[0]] if layer.kind == "affine" and layer.weight is None else layer
+    if below.kind == "affine" and below.weight is not None and not below.bias.any():
+        layer = below._replace(bias=layer.bias)
     layers.append(layer)
     return len(layers) - 1
 

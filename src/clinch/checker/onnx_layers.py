@@ -24,6 +24,7 @@ from clinch.checker.layers import (
     Refused,
     Room,
     add,
+    append,
     convolution,
     dense,
     entry,
@@ -134,9 +135,7 @@ class _Graph:
         self.values[name] = value
 
     def _append(self, name: str, layer: Layer) -> None:
-        self.room.take(layer.size)
-        self._define(name, _Activation(len(self.layers)))
-        self.layers.append(layer)
+        self._define(name, _Activation(append(self.layers, layer, self.room)))
 
     def _node(self, node: Any) -> None:
         kind = known.KINDS.get(node.op_type)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.checker.layers import NONLINEAR, Array, Layer, read_by_bends
+from clinch.checker.layers import LEAST, NONLINEAR, Array, Layer, read_by_bends
 from clinch.checker.lines import Box, Lines, down, gamma, lines_of, relu_lines, up
 from clinch.checker.matrices import Convolution, Sparse, backward, block, forward, magnitude, reads
 
@@ -62,7 +62,7 @@ def interval(layer: Layer, inputs: list[Box]) -> Box:
     size = magnitude(layer.weight)
     spread = forward(size, radius)
     count = layer.weight.terms if isinstance(layer.weight, Sparse) else layer.weight.shape[1]
-    slack = gamma(count + layer.rounded) * (forward(size, np.abs(centre)) + spread + np.abs(layer.bias))
+    slack = gamma(count + layer.rounded) * (forward(size, np.abs(centre)) + spread + np.abs(layer.bias) + LEAST)
     slack = slack + TINY * (1 + (radius + np.abs(centre)).sum(1, keepdims=True))
     total = up((spread + slack) * (1 + 1e-12))
     lower, upper = down(value - total), up(value + total)
@@ -109,6 +109,14 @@ class Relaxation:
                 low, high = np.maximum(lower, cut.lower), np.minimum(upper, cut.upper)
                 self.empty |= (low > high).any(1)
                 self.limits[i] = Box(np.where(low > high, lower, low), np.where(low > high, upper, high))
+
+    def take(self, rows: Array) -> Relaxation:
+        """The same for some boxes; one may repeat."""
+        limits = [Box(*(side[rows] for side in box)) for box in self.limits]
+        part = Relaxation(self.layers, limits[0], self.balls, limits=limits)
+        lines = {i: Lines(*(t[..., rows, :] for t in found)) for i, found in self.lines.items()}
+        part.empty, part.lines = self.empty[rows], lines
+        return part
 
     def _refined(self, i: int, signs: bool) -> Box:
         """CROWN's limits, with slopes of its own rule; only of the elements whose sign is open where signs matter."""
@@ -170,8 +178,8 @@ class Relaxation:
 
     def _all(self, layer: Layer, kept: list[Array]) -> Array:
         """What is kept of a layer's inputs, as places of all their elements in a row."""
-        starts = np.cumsum([0, *(self.layers[k].size for k in layer.inputs)])
-        return np.concatenate([kept[k] + start for k, start in zip(layer.inputs, starts)])
+        sizes = [self.layers[k].size for k in layer.inputs]
+        return np.concatenate([kept[k] + sum(sizes[:at]) for at, k in enumerate(layer.inputs)])
 
     def _read(self, i: int) -> list[Box]:
         """Limits of what a layer reads of each of its inputs."""
@@ -183,7 +191,7 @@ class Relaxation:
         if i not in self._effects:
             weight, size = self.layers[i].weight, np.concatenate([box.size for box in self._read(i)], 1)
             size = size if weight is None else forward(magnitude(weight), size)
-            self._effects[i] = size + np.abs(self.layers[i].bias)
+            self._effects[i] = np.maximum(size + np.abs(self.layers[i].bias), LEAST)
         return self._effects[i]
 
     def lower(

@@ -18,54 +18,101 @@ if TYPE_CHECKING:
 #: a file's own texts that are shown
 LABELS = 10
 
+#: of the option --question
+QuestionFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="PROBLEM.toml or SPEC.vnnlib of yours: is it this that is proven?"),
+]
+#: of the option --bound
+AskedBound = Annotated[
+    float | None,
+    typer.Option(help="The bound of the question's objective to be proven; default: the optimum, within its gap."),
+]
+#: of the option --also
+FurtherFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--with", metavar="CERT", help="A further certificate, for a question of several cases."),
+]
+#: of the option --json
+JsonFile = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE", parser=output_json, help="Write what was found as JSON; - for standard output."
+    ),
+]
+#: of the option --aptp
+ProofFile = Annotated[
+    Path | None,
+    typer.Option(metavar="PROOF", help="Another verifier's proof by activation patterns, about NET.onnx [SPEC]."),
+]
+#: of the option --float32
+InFloat32 = Annotated[
+    bool,
+    typer.Option(
+        "--float32", help="Also check the proof for float32, any order of summation; run the model at the point."
+    ),
+]
+#: of the option --counterexample
+PointFile = Annotated[
+    Path | None, typer.Option(metavar="POINT", help="Any tool's counterexample, about NET.onnx SPEC.vnnlib.")
+]
+
 
 def check(
-    certificate: Annotated[Path, typer.Argument(metavar="CERT", help="What solve --certificate wrote.")],
-    model: Annotated[
+    certificate: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL", help="The .onnx or .onnx.gz file, or the layer list CERT.network.safetensors beside it."
+            metavar="CERT", help="What --certificate wrote. With --aptp or --counterexample: the .onnx file."
         ),
     ],
-    question: Annotated[
+    model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="PROBLEM.toml or SPEC.vnnlib of yours: is it this that is proven?"),
+        typer.Argument(
+            metavar="MODEL",
+            help="The .onnx or .onnx.gz file, or the layer list CERT.network.safetensors beside it. With --aptp or "
+            "--counterexample: the .vnnlib file.",
+        ),
     ] = None,
-    bound: Annotated[
-        float | None,
-        typer.Option(help="The bound of the question's objective to be proven; default: the optimum, within its gap."),
-    ] = None,
-    also: Annotated[
-        list[Path] | None,
-        typer.Option("--with", metavar="CERT", help="A further certificate, for a question of several cases."),
-    ] = None,
+    question: QuestionFile = None,
+    bound: AskedBound = None,
+    also: FurtherFiles = None,
+    aptp: ProofFile = None,
+    counterexample: PointFile = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="For the multipliers of --aptp.")] = 600.0,
     run_code: Annotated[
         bool, typer.Option("--run-code", help="Let PROBLEM.toml name a Python function as its model, and run it.")
     ] = False,
-    float32: Annotated[
-        bool, typer.Option("--float32", help="Also run the ONNX model at the point, as onnxruntime does; no proof.")
-    ] = False,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json", metavar="FILE", parser=output_json, help="Write what was found as JSON; - for standard output."
-        ),
-    ] = None,
+    float32: InFloat32 = False,
+    json: JsonFile = None,
 ) -> int:
     """Check a certificate from the weights of a network, without trusting the solver; docs/certificates.md.
 
     With --question the answer is about your file: the certificate, or several with --with, must cover its region, all
     its cases and its objective, and prove --bound where you give one.
 
+    With --aptp PROOF NET.onnx [SPEC.vnnlib] the proof of another verifier is checked: whether its activation patterns
+    leave nothing out, and each of them by multipliers that are found here; no solver is trusted. With --counterexample
+    POINT NET.onnx SPEC.vnnlib a point is looked at in rational numbers, and as onnxruntime runs the model.
+
     Exit code: 0 it proves what it says, and the question; 1 it does not, with what is missing; 2 bad input.
 
     Example: clinch check monitor.safetensors monitor.network.safetensors
 
     Example: clinch check p.safetensors net.onnx --question property.vnnlib
+
+    Example: clinch check --aptp proof.aptp net.onnx property.vnnlib
     """
     from clinch.checker.layers import Refused
     from clinch.cli.console import write_json
+    from clinch.cli.foreign import check_aptp, check_counterexample
+    from clinch.errors import ProblemError
 
+    if aptp is not None:
+        return check_aptp(aptp, certificate, model, timeout, json)
+    if model is None:
+        raise ProblemError("Name two files: CERT MODEL, or NET.onnx SPEC.vnnlib with --counterexample.")
+    if counterexample is not None:
+        return check_counterexample(counterexample, certificate, model, json)
     files = [certificate, *(also or [])]
     _check_options(files, model, question, bound, also)
     # bad input is told before work is spent
@@ -80,14 +127,33 @@ def check(
         return 1
     found = None if asked is None else _answered(asked, checked, bound)
     run = executed(checked[0].certificate, model) if float32 else None
+    rounded = [in_float32(one) for one in checked] if float32 else []
     if json != "-":
         print("\n".join([*_verdict(asked, found), *(statement(one, model.name, asked is None) for one in checked)]))
-        if run is not None:
-            print(f"{'float32':<12}{run.text}")
+        for text in [*rounded, *([] if run is None else [run.text])]:
+            print(f"{'float32':<12}{text}")
     if json is not None:
-        execution = None if run is None else run._asdict()
+        execution = None if run is None else {**run._asdict(), "proof": rounded}
         write_json({**_content(checked, asked, found), "float32": execution}, json)
-    return 0 if found is None or found.proven else 1
+    held = not any(text.startswith("not") for text in rounded)
+    return 0 if (found is None or found.proven) and held else 1
+
+
+def in_float32(one: Checked) -> str:
+    """Whether an accepted certificate also proves what it says of the network as it runs in float32."""
+    from clinch.certificates.float32 import running_in_float32
+    from clinch.checker.check import certified_query, check
+    from clinch.checker.layers import Refused
+
+    try:
+        layers = running_in_float32(one.layers, certified_query(one.certificate, one.layers).box)
+        report = check(one.certificate._replace(header={**one.certificate.header, "point": None}), layers, one.sha256)
+    except Refused as reason:
+        return f"not proven there: {reason}"
+    return (
+        "proven there too, for inputs of that type: whatever the order in which each layer adds, with or without fused "
+        f"multiply-add; margin left {report.margin:.2g}"
+    )
 
 
 def _check_options(

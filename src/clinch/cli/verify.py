@@ -13,8 +13,32 @@ import typer
 from clinch.cli.outputs import output_file, output_json
 
 if TYPE_CHECKING:
+    from clinch.certificates import SavedProof
+    from clinch.errors import CertificateError
     from clinch.vnnlib.specification import Specification
     from clinch.vnnlib.verification import Verdict
+
+#: of the option --counterexample
+PointFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", parser=output_file, help="Write the counterexample here, not to standard output."),
+]
+#: of the option --certificate
+CertificateFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        parser=output_file,
+        help="Where unsat: prove it once more, and write what clinch check reads.",
+    ),
+]
+#: of the option --json
+JsonFile = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE", parser=output_json, help="Write the verdict as JSON; - for standard output."
+    ),
+]
 
 
 def verify(
@@ -33,24 +57,13 @@ def verify(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Wall time since this process started; no answer comes later.")
     ] = 60.0,
-    counterexample: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", parser=output_file, help="Write the counterexample here, not to standard output."),
-    ] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            parser=output_file,
-            help="Where unsat: prove it once more, and write what clinch check reads.",
-        ),
-    ] = None,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json", metavar="FILE", parser=output_json, help="Write the verdict as JSON; - for standard output."
-        ),
-    ] = None,
+    counterexample: PointFile = None,
+    certificate: CertificateFile = None,
+    float32: Annotated[
+        bool,
+        typer.Option("--float32", help="Unsat only where it is proven for float32, whatever the order of summation."),
+    ] = False,
+    json: JsonFile = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda; default: the CPU.")] = None,
 ) -> int:
@@ -59,6 +72,10 @@ def verify(
     After sat stands the counterexample, which onnxruntime has confirmed. Where the specification's own limits
     contradict each other, the answer is unsat and one line on standard error says which. A specification of several
     cases has one certificate each, with its number before the suffix; the timeout counts again for all of them.
+
+    With --float32 unsat is said of the network as it runs in float32: products and sums in any order, fused or not. It
+    is proven by certificates whose bounds hold with that rounding; where one is missing the answer is unknown, and
+    standard error says what is.
 
     The command line of VNN-LIB 2.0 is taken too: the property first, and --network NAME=FILE for the network that it
     declares; a timeout is called timed-out there.
@@ -79,14 +96,17 @@ def verify(
         _write(counterexample, "")
     # what is no timeout is refused by verify itself
     left = max(0.0, timeout - seconds_since_start()) if timeout >= 0 else timeout
-    keep = certificate is not None
+    keep = certificate is not None or float32
     verdict = clinch.verify(network, specification, timeout=left, seed=seed, device=device, keep_leaves=keep)
+    proofs = None
+    if float32 and verdict.answer.value == "unsat":
+        verdict, proofs = verdict.in_float32(timeout)
     if json is not None:
         named = first if networks else specification
         write_json({"network": network, "specification": named, **verdict.to_dict()}, json)
     if counterexample is not None and verdict.counterexample is not None:
         write_text(counterexample, f"{verdict.counterexample}\n")
-    if verdict.decided and not verdict.problems:
+    if (verdict.decided and not verdict.problems) or (proofs is not None and not verdict.decided):
         # most often a mistake in the file
         print(printable(f"clinch: {verdict.reason}", lines=False), file=sys.stderr)
     if json != "-":
@@ -94,7 +114,7 @@ def verify(
     if certificate is not None and verdict.answer.value == "unsat":
         # whoever waits for the answer has it before its certificates
         sys.stdout.flush()
-        return 0 if _certified(verdict, timeout, certificate) else 1
+        return 0 if _certified(verdict.certify(timeout) if proofs is None else proofs, certificate) else 1
     return 0 if verdict.decided else 1
 
 
@@ -131,14 +151,13 @@ def _standard(query: str, second: str | None, networks: list[str]) -> tuple[str,
     return files[declared[0]], specification
 
 
-def _certified(verdict: Verdict, timeout: float, path: Path) -> bool:
+def _certified(proofs: list[SavedProof | CertificateError], path: Path) -> bool:
     """Write the certificates; one line on standard error says how many, another why the first missing one is."""
     from clinch.certificates.unsat import save_all
     from clinch.cli.console import OutputError
     from clinch.errors import CertificateError
     from clinch.io.files import printable
 
-    proofs = verdict.certify(timeout)
     try:
         written = save_all(proofs, path)
     except OSError as error:

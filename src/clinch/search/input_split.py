@@ -28,6 +28,7 @@ from clinch.search.input_bounding import Bounder, BoxBounds, folded
 from clinch.search.input_branching import Faces, look_at_faces, split_scores, weighed_scores, weighs
 from clinch.search.ledger_goal import LedgerGoal
 from clinch.search.objective_cutoff import Cutoff, layers_of
+from clinch.search.part_record import BoxRecorder
 from clinch.search.sign_descent import walk
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import GeneralSplit, InputSplit
@@ -74,6 +75,11 @@ class BoxSearch:
             device=query.device,
         )  # fmt: skip
         self.planted = False
+        #: what certificates start from; None: nobody has asked for it
+        self.recorder: BoxRecorder | None = None
+        if self.ledger.trees is not None:
+            self.recorder = self.work.recorder = BoxRecorder(self.problems)
+            self.ledger.trees.append(self.recorder)
 
     @property
     def done(self) -> bool:
@@ -87,7 +93,11 @@ class BoxSearch:
         with self.goal.at_work():
             if not self.planted:
                 self._plant()
-            self.tree.run()
+            try:
+                self.tree.run()
+            finally:
+                if self.recorder is not None:
+                    self.recorder.leave_open(self.tree.store.nodes())
 
     def _plant(self) -> None:
         """One box per problem: of a distance problem that has an incumbent, the box around the incumbent's ball."""
@@ -95,9 +105,8 @@ class BoxSearch:
         if isinstance(self.goal.query.objective, Distance):
             self.goal.cap(self.goal.value)  # nothing outside of the incumbent's ball is better
         self.work.width = (region.upper - region.lower).flatten(1)
-        boxes = self.work.inside(
-            Boxes.whole(region.lower, region.upper, self.work.bounder.width, self.work.settings.levels)
-        )
+        roots = Boxes.whole(region.lower, region.upper, self.work.bounder.width, self.work.settings.levels)
+        boxes = self.work.inside(roots if self.recorder is None else replace(roots, place=roots.problem))
         # what is not bounded before the time is over waits as it is
         self.tree.store.push(boxes)
         self.planted = True
@@ -235,9 +244,11 @@ class BoxWork:
 
     Attributes:
         width: ``(B, n)`` of the problems' whole boxes.
+        recorder: writes the splits down; None: nobody does.
     """
 
     width: Tensor
+    recorder: BoxRecorder | None = None
 
     def __init__(self, goal: BoxGoal, settings: InputSplit) -> None:
         self.goal, self.settings, query = goal, settings, goal.query
@@ -284,13 +295,19 @@ class BoxWork:
             one = torch.zeros(1, dtype=torch.long, device=low.device)
             low, high = clip_to_clauses(low, high, found.rows[:, count:], offset, one)
         low, high = self._in_balls(_shaped(boxes, low, high))
-        return _without(replace(found, boxes=_shaped(boxes, low, high)), (low > high).any(1))
+        return _without(replace(found, boxes=self._cut_down(boxes, low, high)), (low > high).any(1))
+
+    def _cut_down(self, boxes: Boxes, low: Tensor, high: Tensor) -> Boxes:
+        """Boxes with limits ``(D, n)`` inside their own."""
+        if self.recorder is not None:
+            boxes = replace(boxes, place=self.recorder.cut(boxes, low, high))
+        return _shaped(boxes, low, high)
 
     def inside(self, boxes: Boxes) -> Boxes:
         """Boxes cut down to the region's balls, to the incumbent's and to values; those that are left."""
         low, high = self._in_balls(boxes)
         left = ~(low > high).any(1)
-        boxes = _shaped(boxes, low, high)
+        boxes = self._cut_down(boxes, low, high)
         return boxes if bool(left.all()) else boxes.take(left)
 
     def _in_balls(self, boxes: Boxes) -> tuple[Tensor, Tensor]:
@@ -341,7 +358,9 @@ class BoxWork:
                 boxes = boxes.take(going)
             if not len(boxes):
                 break
+            places = None if self.recorder is None else self.recorder.halved(boxes)
             boxes = boxes.halves()
+            boxes = boxes if places is None else replace(boxes, place=places)
             if len(boxes) > self.settings.few:
                 break
         return Branched(self.inside(Boxes.cat([*done, boxes])), fresh, leaves)

@@ -1,17 +1,20 @@
-"""The tree of a search over parts, written down while it grows; nothing in it is trusted."""
+"""The tree of a search over boxes or parts, written down while it grows; nothing in it is trusted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from clinch.bounds.part_dual import Layout
+from clinch.search.boxes import Boxes
 from clinch.search.parts import Parts
-from clinch.search.tree import AT_INPUT, MEMORY, SearchTree
+from clinch.search.tree import AT_INPUT, LEAF, MEMORY, SearchTree
+
+N = TypeVar("N", Boxes, Parts)
 
 #: share of an input element's range from which on cutting it off is worth a split, and cuts of a part, at most
 WORTH, CUTS = 0.1, 8
@@ -46,6 +49,21 @@ def cuts_to(lower: Tensor, upper: Tensor, kept_lower: Tensor, kept_upper: Tensor
         yield Cut(rows, element, torch.where(above, kept_upper[rows, element], kept_lower[rows, element]), above)
 
 
+def record_cuts(tree: SearchTree, nodes: N, lower: Tensor, upper: Tensor) -> tuple[N, list[N]]:
+    """Nodes cut down to boxes ``(D, n)`` where that is worth a split, and what is cut off, as leaves of the tree."""
+    place, low, high = nodes.place.clone(), nodes.lower.flatten(1).clone(), nodes.upper.flatten(1).clone()
+    outside = []
+    for cut in cuts_to(low, high, lower, upper):
+        places = tree.split(place[cut.rows], AT_INPUT, cut.element, threshold=cut.point)
+        inner = (~cut.above).long().unsqueeze(1)
+        outside.append(replace(nodes.take(cut.rows), place=places.gather(1, 1 - inner)[:, 0]))
+        place[cut.rows] = places.gather(1, inner)[:, 0]
+        high[cut.rows[cut.above], cut.element[cut.above]] = cut.point[cut.above]
+        low[cut.rows[~cut.above], cut.element[~cut.above]] = cut.point[~cut.above]
+    shape = nodes.lower.shape
+    return replace(nodes, place=place, lower=low.reshape(shape), upper=high.reshape(shape)), outside
+
+
 class RecordedParts(NamedTuple):
     """The tree of one problem, over the network as it was loaded.
 
@@ -55,21 +73,55 @@ class RecordedParts(NamedTuple):
 
     Attributes:
         tree: as it grew; what is not below the root belongs to others. root: its place.
-        layout: of the parts' limits and multipliers.
-        parts: the leaves that were bounded, their places in :attr:`~clinch.search.node_store.Nodes.place`.
         finished: whether the search came to its end.
+        layout: of the parts' limits and multipliers; None: the input alone was split.
+        parts: the leaves that were bounded, their places in :attr:`~clinch.search.node_store.Nodes.place`; None: of
+            leaves nothing is known but their boxes.
     """
 
     tree: SearchTree
     root: int
-    layout: Layout
-    parts: Parts
     finished: bool
+    layout: Layout | None = None
+    parts: Parts | None = None
 
     @property
     def leaves(self) -> int:
-        """Number of leaves whose multipliers are known."""
-        return len(self.parts)
+        """Number of leaves whose multipliers are known, or of all."""
+        return int((self.tree.kind == LEAF).sum()) if self.parts is None else len(self.parts)
+
+
+class BoxRecorder:
+    """What one search over boxes writes down about all of its problems: where it splits, and what it cuts off.
+
+    Args:
+        problems: ``(B,)`` the ledger's problems; the tree has a root for each, in that order.
+    """
+
+    def __init__(self, problems: Tensor) -> None:
+        self.problems, self.tree = problems.cpu(), SearchTree(len(problems))
+        self._open: Tensor | None = None
+
+    def halved(self, boxes: Boxes) -> Tensor:
+        """Places of both halves of every box along its first element, all lower halves first."""
+        at = boxes.elements[:, :1]
+        middle = (boxes.lower.flatten(1).gather(1, at) + boxes.upper.flatten(1).gather(1, at)) / 2
+        return self.tree.split(boxes.place, AT_INPUT, at[:, 0], threshold=middle[:, 0]).T.flatten()
+
+    def cut(self, boxes: Boxes, lower: Tensor, upper: Tensor) -> Tensor:
+        """Places of boxes that are cut down to ``(D, n)``, as far as that is worth a split; the rest is left out."""
+        return record_cuts(self.tree, boxes, lower, upper)[0].place
+
+    def leave_open(self, boxes: Boxes | None) -> None:
+        """Note boxes that are still open, in place of those of the last call."""
+        self._open = torch.zeros(0, dtype=torch.long) if boxes is None else boxes.problem.cpu().unique()
+
+    def of(self, problem: int) -> RecordedParts | None:
+        """The tree of one problem of the ledger; None where there is none."""
+        root = (self.problems == problem).nonzero().flatten()
+        if not len(root) or self._open is None:
+            return None
+        return RecordedParts(self.tree, int(root), not bool((self._open == root).any()))
 
 
 class PartRecorder:
@@ -100,16 +152,10 @@ class PartRecorder:
 
     def cut(self, parts: Parts, lower: Tensor, upper: Tensor) -> Parts:
         """Parts cut down to boxes ``(D, n)`` where that is worth a split; what is cut off becomes a leaf."""
-        place, low, high = parts.place.clone(), parts.lower.flatten(1).clone(), parts.upper.flatten(1).clone()
-        for cut in cuts_to(low, high, lower, upper):
-            places = self.tree.split(place[cut.rows], AT_INPUT, cut.element, threshold=cut.point)
-            inner = (~cut.above).long().unsqueeze(1)
-            self.close(replace(parts.take(cut.rows), place=places.gather(1, 1 - inner)[:, 0]))
-            place[cut.rows] = places.gather(1, inner)[:, 0]
-            high[cut.rows[cut.above], cut.element[cut.above]] = cut.point[cut.above]
-            low[cut.rows[~cut.above], cut.element[~cut.above]] = cut.point[~cut.above]
-        shape = parts.lower.shape
-        return replace(parts, place=place, lower=low.reshape(shape), upper=high.reshape(shape))
+        inside, outside = record_cuts(self.tree, parts, lower, upper)
+        for part in outside:
+            self.close(part)
+        return inside
 
     def leave_open(self, parts: Parts | None) -> None:
         """Note leaves that are still open, in place of those of the last call."""
@@ -122,7 +168,7 @@ class PartRecorder:
             return None
         every = Parts.cat(kept)
         left = any(bool((part.problem == int(root)).any()) for part in self._open)
-        return RecordedParts(self.tree, int(root), self.layout, every.take(every.problem == int(root)), not left)
+        return RecordedParts(self.tree, int(root), not left, self.layout, every.take(every.problem == int(root)))
 
     def _kept(self, parts: Parts) -> Parts:
         kept = Parts(**{

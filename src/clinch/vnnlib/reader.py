@@ -74,13 +74,18 @@ def parse_specification(text: str, name: str = "specification") -> Specification
     """
     try:
         with _uncollected():
-            return _Reading(name).read(parse(text))
+            return meaning(parse(text), name)
     except RecursionError:
         raise SpecificationError(f"{name}: its expressions are nested too deeply.") from None
     except MemoryError:
         raise SpecificationError(f"{name}: there is not enough memory for it. Split it.") from None
     except SpecificationError as error:
         raise SpecificationError(printable(f"{name}, {error}")) from None
+
+
+def meaning(groups: list[Group], name: str) -> Specification:
+    """What the parenthesised expressions of a file mean; see :func:`parse_specification`."""
+    return _Reading(name).read(groups)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ class Verdict:
             "notes": list(self.notes),
         }  # fmt: skip
 
-    def certify(self, time_limit: float = 60.0) -> list[SavedProof | CertificateError]:
+    def certify(self, time_limit: float = 60.0, *, float32: bool = False) -> list[SavedProof | CertificateError]:
         """Prove ``unsat`` once more, case by case, in a form that ``clinch check`` reads.
 
         A specification is a disjunction of cases; each has one certificate, and all together prove ``unsat``. That the
@@ -103,6 +103,8 @@ class Verdict:
 
         Args:
             time_limit: seconds for all cases together; each has an equal share of what is left.
+            float32: whether the proofs are to hold for the network as it runs in float32 too, whatever the order in
+                which it adds, with or without fused multiply-add.
 
         Returns:
             For each case its certificate, or the reason why there is none.
@@ -119,7 +121,28 @@ class Verdict:
 
         if self.answer is not Answer.UNSAT:
             raise CertificateError(f"The answer is {self.answer.value}: there is nothing to certify but unsat.")
-        return certify_cases(self._searches, self._file, time_limit)
+        return certify_cases(self._searches, self._file, time_limit, float32=float32)
+
+    def in_float32(self, time_limit: float = 60.0) -> tuple[Verdict, list[SavedProof | CertificateError]]:
+        """What is left of ``unsat`` where the network runs in float32, and the certificates that say so.
+
+        Args:
+            time_limit: seconds for the certificates.
+
+        Returns:
+            This verdict where every case is proven with the rounding of float32; else ``unknown``, with the reason. The
+            certificates, or what is in their way, as :meth:`certify` returns them.
+        """
+        proofs: list[SavedProof | CertificateError]
+        try:
+            proofs = self.certify(time_limit, float32=True)
+        except CertificateError as reason:
+            proofs = [reason]
+        missing = next((reason for reason in proofs if isinstance(reason, CertificateError)), None)
+        if missing is None:
+            return self, proofs
+        text = f"In real numbers the answer is unsat; in float32 that is not proven. {missing}"
+        return replace(self, answer=Answer.UNKNOWN, reason=text, _searches=()), proofs
 
 
 class _FirstFound(Ledger):
