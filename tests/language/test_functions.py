@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import clinch as cl
+from clinch.certificates import SavedProof
 
 
 def mlp(*sizes, seed=0):
@@ -155,3 +156,11 @@ def test_the_problem_is_written_as_mathematics():
         "            norm = norm(Sequential + A·Sequential#3)",
     ):
         assert line in text, text
+
+
+@pytest.mark.parametrize("p", [1, 2, float("inf")])
+def test_norms_of_activations_have_certificates(p):
+    closest = cl.Problem(cl.Minimize(cl.norm(z - 5, p)), BOX).solve(certificate=True)
+    assert isinstance(closest.certificate, SavedProof), closest.notes
+    exact = float(torch.linalg.vector_norm(Z - 5, p, dim=1).amin())
+    assert exact * 0.99 <= closest.certificate.report.bound <= exact * (1 + 1e-9)

@@ -20,7 +20,7 @@ from clinch.modeling.joint import JointNetwork, values_of, whole
 from clinch.modeling.mathematics import mathematics
 from clinch.modeling.norms import NormBall, NormExpression
 from clinch.modeling.symbols import common_network, merge_batches
-from clinch.query import Distance, Query
+from clinch.query import Distance, FormsNorm, Query
 from clinch.runtime.gradients import with_gradients
 from clinch.solve import capabilities, solve
 
@@ -185,6 +185,11 @@ class Problem:
             UnknownLayer: bounds names a layer that the network does not have.
             UnsupportedByEngine: the named solver cannot take this problem.
         """
+        stated = self._certifiable() if certificate else self
+        if stated is not self:
+            return stated.solve(
+                time_limit, gap, seed, solver, progress, bounds, device, memory_limit, keep, certificate, settings
+            )
         solution = solve(
             self, time_limit=time_limit, gap=gap, seed=seed, solver=solver, progress=progress, bounds=bounds,
             device=device, memory_limit=memory_limit, keep=keep, certificate=certificate, settings=settings,
@@ -194,6 +199,14 @@ class Problem:
             if isinstance(self.network, JointNetwork)
             else solution
         )
+
+    def _certifiable(self) -> Problem:
+        """The same problem with an objective that certificates take, where there is one: a norm of activations as a
+        layer of its own."""
+        e = self.objective.expression
+        if not isinstance(self.query.objective, FormsNorm) or not isinstance(e, NormExpression) or not e.kind.certified:
+            return self
+        return Problem(type(self.objective)(e.as_expression()), self.constraints)
 
     def _variables(self, solution: Solution) -> dict[Any, torch.Tensor]:
         """The best value of each variable, those among them that a difference stands for."""
