@@ -8,7 +8,7 @@ from typer.main import get_command
 from clinch.cli import app
 
 #: options that name a file to be read
-READ = ("question", "expected")
+READ = ("question", "expected", "schema")
 TARGETS = sorted(
     (name, option.opts[-1])
     for name, command in get_command(app).commands.items()
@@ -18,7 +18,8 @@ TARGETS = sorted(
 #: what each command is about, none of which is there: bad input
 ABOUT = {
     "batch": ["i.csv"],
-    "check": ["c", "m"], "demo": ["--index", "100000"], "evaluate": ["m"], "figure": ["run"], "report": ["run"],
+    "check": ["c", "m"], "demo": ["--index", "100000"], "evaluate": ["m"], "figure": ["run"],
+    "recourse": ["n.onnx", "rows.csv"], "report": ["run"],
     "reproduce": ["nothing"], "solve": ["p.toml"], "supports": ["m"], "verify": ["n.onnx", "s.vnnlib"],
 }  # fmt: skip
 

@@ -51,6 +51,7 @@ def test_a_box_without_values_is_crossed():
         (box([0, 0, 0, 3.5, 0]), box([1, 1, 1, 4, 0])),
         (box([0, 0, 0, -4, 0]), box([1, 1, 1, -2, 0])),
         (box([0, 0, 0, 2, 0]), box([0.5, 0.5, 0.5, 3, 0])),
+        (box([1, 0, 1, 2, 0]), box([1, 1, 1, 3, 0])),
     ):
         low, high = example().inwards(low, high)
         assert bool((low > high).any())

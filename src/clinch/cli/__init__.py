@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from clinch.backends.quiet import reserve_stdout
-from clinch.cli import batch, check, demo, evaluate, figure, report, reproduce, solve, supports, verify
+from clinch.cli import batch, check, demo, evaluate, figure, recourse, report, reproduce, solve, supports, verify
 
 app = typer.Typer(
     name="clinch",
@@ -32,6 +32,7 @@ app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("evaluate")(evaluate.evaluate)
 app.command("figure")(figure.figure)
+app.command("recourse")(recourse.recourse)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
 app.command("solve")(solve.solve)

@@ -33,12 +33,12 @@ def load_model(
 
     name, _, function = source.rpartition(":")
     if names_function(source):
-        model = _call(_module(name, folder), name, function)
-        if input_shape is None:
+        model = made_by_function(source, folder)
+        if input_shape is None and not hasattr(model, "get_params"):
             raise NetworkError(
                 f"The shape of one input of '{source:.200}' is not known: give input_shape (--input-shape 1,28,28)."
             )
-        network = clinch.load(model, input_shape=input_shape)
+        network = clinch.load(model, input_shape=None if hasattr(model, "get_params") else input_shape)
         if name.endswith(".py"):
             # classes of a file that is no module are known to nobody by name
             network.made_by = (_again, (f"{((folder or Path()) / name).resolve()}:{function}", input_shape))
@@ -57,7 +57,17 @@ def load_model(
     return clinch.load(str(path), input_shape=input_shape)
 
 
-def _again(source: str, input_shape: tuple[int, ...]) -> SymbolicNetwork:
+def made_by_function(source: str, folder: Path | None = None) -> Any:
+    """What the function that ``file.py:function`` names returns: a module, or an estimator of scikit-learn.
+
+    Raises:
+        NetworkError: there is none of that name, it fails, or it returns something else.
+    """
+    name, _, function = source.rpartition(":")
+    return _call(_module(name, folder), name, function)
+
+
+def _again(source: str, input_shape: tuple[int, ...] | None) -> SymbolicNetwork:
     """The network of a function in another process."""
     return load_model(source, input_shape=input_shape)
 
@@ -114,6 +124,6 @@ def _call(module: ModuleType, name: str, function: str) -> Any:
         model = factory()
     except Exception as error:
         raise NetworkError(f"{name}:{function}() failed: {type(error).__name__}: {error}.") from error
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) and not hasattr(model, "get_params"):
         raise NetworkError(f"{name}:{function}() returned {type(model).__name__}; it must return an nn.Module.")
     return model

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from clinch.applications.monitors import BoxMonitor, predicted
-from clinch.cli.linear_forms import parse_constraint, parse_form
 from clinch.cli.models import load_model, names_function
 from clinch.cli.tables import Table, check_keys, get, read_array, read_toml
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.norms import norm_of
 from clinch.io.files import ARRAY_LIMIT
+from clinch.modeling.linear_forms import parse_constraint, parse_form
 
 if TYPE_CHECKING:
     from clinch.modeling.constraints import Constraint

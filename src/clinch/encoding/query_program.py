@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+#: values of a regular list up to which each gap has a binary of its own; longer ones are counted in binary digits
+FEW = 16
+
+
 @dataclass(frozen=True)
 class Encoding:
     """One problem as a program, and the way between the two.
@@ -293,10 +297,29 @@ class _Builder:
         lower, upper = self._box
         for element in (discrete.elements & (lower < upper)).nonzero().flatten().tolist():
             least, most = discrete.pieces(element, float(lower[element]), float(upper[element]))
-            self._gaps(element, least, most, len(lower))
+            regular = len(least) > FEW and bool((least == most).all()) and _is_regular(least)
+            (self._bits if regular else self._gaps)(element, least, most, len(lower))
         for columns in discrete.groups:
             one = np.ones((1, len(columns)))
             self.encoder.rows({0: one @ _select(columns, len(lower), one[0])}, one[:, 0], one[:, 0])
+
+    def _bits(self, element: int, least: Tensor, most: Tensor, size: int) -> None:
+        """One element's value ``l_1 + step·k`` with k in binary digits, the largest of which halves the list."""
+        values = least.numpy()
+        step = (values[-1] - values[0]) / (len(values) - 1)
+        count = (len(values) - 1).bit_length()
+        b = self.encoder.variables(torch.zeros(count), torch.ones(count), integer=True)
+        places = 2.0 ** np.arange(count)[::-1]
+        off = np.array([np.abs(values[0] + step * np.arange(len(values)) - values).max()])
+        x = _select(torch.tensor([element]), size, np.ones(1))
+        self.encoder.rows({0: x, b: sparse(-step * places[None])}, values[:1] - off, values[:1] + off)
+        columns = self.encoder.columns(b)
+
+        def fill(vector: Vector) -> None:
+            k = int(np.clip(np.rint((vector[element] - values[0]) / step), 0, len(values) - 1))
+            vector[columns] = np.array([k >> place & 1 for place in range(count)][::-1], dtype=float)
+
+        self.encoder.on_completion(fill)
 
     def _gaps(self, element: int, least: Tensor, most: Tensor, size: int) -> None:
         """One element's binaries."""
@@ -451,6 +474,12 @@ class _Builder:
 
         self.encoder.on_completion(fill)
         return row
+
+
+def _is_regular(values: Tensor) -> bool:
+    """Whether all steps between increasing numbers are the same, up to rounding."""
+    steps = values.diff()
+    return bool((steps - steps.mean()).abs().max() <= 1e-9 * float(steps.mean()))
 
 
 def _select(which: Tensor, size: int, values: Vector) -> csr_array:

@@ -137,6 +137,8 @@ class DiscreteSet:
             least = torch.where(can & (can.sum(1, keepdim=True) == 1), 1.0, least)
             # where none can be 1 nothing is left
             least = torch.where(can.any(1, keepdim=True), least, 1.0)
+            # nor where two must be
+            most = torch.where(sure.sum(1, keepdim=True) > 1, 0.0, most)
             low[:, columns], high[:, columns] = least, most
         return low.reshape(lower.shape), high.reshape(upper.shape)
 

@@ -106,8 +106,17 @@ def _load(model: nn.Module | str | PathLike[str] | ModelProto, given: Given) -> 
         return network
     if type(model).__name__ == "ModelProto":
         return _load_onnx(lambda: model, given, given.name or model.graph.name or "model")
+    if hasattr(model, "get_params"):
+        from clinch.network.tabular import module_of
+
+        module, table = module_of(model)
+        name = given.name or type(model).__name__
+        network = _load_module(module, given._replace(input_shape=(table.size,), name=name))
+        network.table = table
+        return network
     raise NetworkError(
-        f"A {type(model).__name__} cannot be loaded. Pass an nn.Module, an .onnx file or an onnx.ModelProto."
+        f"A {type(model).__name__} cannot be loaded. Pass an nn.Module, an .onnx file, an onnx.ModelProto or a fitted "
+        "estimator of scikit-learn."
     )
 
 

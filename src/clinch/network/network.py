@@ -5,13 +5,16 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from clinch.errors import NetworkError, UnknownLayer
 from clinch.network.graph import Graph
+
+if TYPE_CHECKING:
+    from clinch.network.tabular import Table
 
 #: the user's own model: points ``(B, *input_shape)`` in the model's dtype -> activations of the named layers
 Original = Callable[[Tensor, list[str]], dict[str, Tensor]]
@@ -47,6 +50,8 @@ class Network:
         self.made_by: tuple[Callable[..., Network], tuple[Any, ...]] | None = None
         #: the ONNX file it was read from, where there is one
         self.file: Path | None = None
+        #: what the elements of the input mean, where it is a model of tables
+        self.table: Table | None = None
         self._source = graph
         self._graphs: dict[tuple[torch.dtype, torch.device], Graph] = {}
 

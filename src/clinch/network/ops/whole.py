@@ -52,7 +52,7 @@ class Enclosure(Relaxation):
 
 
 @dataclass(frozen=True, eq=False)
-class _Constant(Operator):
+class Piecewise(Operator):
     """An operator whose interval rule is its relaxation."""
 
     enclosed: ClassVar[bool] = True
@@ -68,7 +68,7 @@ class _Constant(Operator):
 
 
 @dataclass(frozen=True, eq=False)
-class ArgMax(_Constant):
+class ArgMax(Piecewise):
     """The index of the largest element along a dimension of a sample, which stays with extent one; of several the
     first."""
 
@@ -92,7 +92,7 @@ class ArgMax(_Constant):
 
 
 @dataclass(frozen=True, eq=False)
-class WholeFunction(_Constant):
+class WholeFunction(Piecewise):
     """A function that looks at the whole parts of its activations alone, as places of a patch in an image.
 
     Attributes:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import clinch
-from clinch.cli.linear_forms import parse_constraint, parse_form
 from clinch.demo import SHAPE, network
 from clinch.errors import ClinchError, ProblemError
+from clinch.modeling.linear_forms import parse_constraint, parse_form
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from clinch.errors import ProblemError
-
-if TYPE_CHECKING:
-    from clinch.modeling.constraints import Constraint
-    from clinch.modeling.model import SymbolicNetwork
+from clinch.modeling.model import SymbolicNetwork
 
 #: longest text that is read
 LIMIT = 10_000
@@ -37,7 +34,11 @@ _GRAMMAR = (
 )
 
 
-def parse_form(text: str, network: SymbolicNetwork) -> Any:
+#: what names in a text stand for: layers of a network, or anything that has arithmetic and comparisons
+Names = SymbolicNetwork | Mapping[str, Any]
+
+
+def parse_form(text: str, names: Names) -> Any:
     """A linear form, such as an objective: ``output[7] - output[2]``.
 
     Names: ``input``, ``output``, or any layer.
@@ -49,13 +50,13 @@ def parse_form(text: str, network: SymbolicNetwork) -> Any:
     tree = _parse(text)
     if isinstance(tree, ast.Compare):
         raise ProblemError(f"'{text}' is a comparison where a form is needed: leave the comparison out.")
-    form = _evaluate(tree, text, network)
+    form = _evaluate(tree, text, names)
     if isinstance(form, (int, float)):
         raise ProblemError(f"'{text}' is a number and looks at no layer: {_GRAMMAR}.")
     return form
 
 
-def parse_constraint(text: str, network: SymbolicNetwork) -> Constraint:
+def parse_constraint(text: str, names: Names) -> Any:
     """A linear (in)equality: ``output[0] + 0.5 <= output[1]``; one of ``<=``, ``>=``, ``==``.
 
     Raises:
@@ -67,7 +68,7 @@ def parse_constraint(text: str, network: SymbolicNetwork) -> Constraint:
         raise ProblemError(
             f"'{text}' needs exactly one of <=, >=, ==. Strict conditions: add the margin, a <= b - 1e-3."
         )
-    left, right = _evaluate(tree.left, text, network), _evaluate(tree.comparators[0], text, network)
+    left, right = _evaluate(tree.left, text, names), _evaluate(tree.comparators[0], text, names)
     if isinstance(left, (int, float)) and isinstance(right, (int, float)):
         raise ProblemError(f"'{text}' compares two numbers and looks at no layer: {_GRAMMAR}.")
     return _COMPARE[type(tree.ops[0])](left, right)
@@ -84,30 +85,33 @@ def _parse(text: str) -> ast.expr:
         raise ProblemError(f"'{_short(text)}' cannot be read: {_GRAMMAR}.") from None
 
 
-def _evaluate(tree: ast.expr, text: str, network: SymbolicNetwork) -> Any:
+def _evaluate(tree: ast.expr, text: str, names: Names) -> Any:
     try:
-        return _walk(tree, text, network)
+        return _walk(tree, text, names)
     except RecursionError:
         raise ProblemError(f"'{_short(text)}' has too many terms. Use the Python interface.") from None
 
 
-def _walk(tree: ast.expr, text: str, network: SymbolicNetwork) -> Any:
+def _walk(tree: ast.expr, text: str, names: Names) -> Any:
     match tree:
         case ast.Constant(value=bool()):
             pass
         case ast.Constant(value=int() | float() as constant):
             return constant
         case ast.Name(id=name) | ast.Constant(value=str() as name):
-            return _layer(name, network)
+            return _meant(name, names)
         case ast.Subscript(value=ast.Name() | ast.Constant(value=str()), slice=index):
-            return _walk(tree.value, text, network)[_index(index, text)]
+            return _walk(tree.value, text, names)[_index(index, text)]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_walk(operand, text, network)
+            return -_walk(operand, text, names)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _walk(operand, text, network)
+            return _walk(operand, text, names)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            sides = _walk(left, text, names), _walk(right, text, names)
+            if isinstance(op, ast.Mult) and not any(isinstance(side, int | float) for side in sides):
+                raise ProblemError(f"'{_short(text)}' multiplies two names: {_GRAMMAR}.")
             try:
-                return _BINARY[type(op)](_walk(left, text, network), _walk(right, text, network))
+                return _BINARY[type(op)](*sides)
             except ZeroDivisionError:
                 raise ProblemError(f"'{_short(text)}' divides by zero.") from None
         case _:
@@ -115,12 +119,14 @@ def _walk(tree: ast.expr, text: str, network: SymbolicNetwork) -> Any:
     raise ProblemError(f"'{_short(ast.unparse(tree))}' in '{_short(text)}' is not linear arithmetic: {_GRAMMAR}.")
 
 
-def _layer(name: str, network: SymbolicNetwork) -> Any:
+def _meant(name: str, names: Names) -> Any:
+    if isinstance(names, Mapping):
+        if name not in names:
+            raise ProblemError(f"There is no '{_short(name)}'. Write one of: {', '.join(names)}.")
+        return names[name]
     if name == "input":
-        return network.input
-    if name == "output":
-        return network.output
-    return network[name]
+        return names.input
+    return names.output if name == "output" else names[name]
 
 
 def _index(tree: ast.expr, text: str) -> int | tuple[int, ...]:
