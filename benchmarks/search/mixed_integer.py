@@ -156,7 +156,7 @@ def by_highs(one: Task, seconds: float) -> Answer:
 
 
 def closed(one: Answer) -> bool:
-    return one.value - one.bound <= SAME * max(1.0, abs(one.value))
+    return math.isfinite(one.value) and one.value - one.bound <= SAME * max(1.0, abs(one.value))
 
 
 def main() -> None:

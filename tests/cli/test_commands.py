@@ -10,7 +10,19 @@ from clinch import __version__
 from clinch.cli import app, models
 from clinch.errors import NetworkError
 
-COMMANDS = ["batch", "check", "demo", "evaluate", "figure", "report", "reproduce", "solve", "supports", "verify"]
+COMMANDS = [
+    "batch",
+    "check",
+    "demo",
+    "evaluate",
+    "figure",
+    "recourse",
+    "report",
+    "reproduce",
+    "solve",
+    "supports",
+    "verify",
+]
 #: commands whose whole output is a file
 WRITERS = ("figure", "report")
 
@@ -61,6 +73,8 @@ def test_version_and_bare_call(clinch):
         ["evaluate", "clinch.demo:network", "--report", "page.html"],
         ["evaluate", "clinch.demo:network", "--out", "run", "--report", "no/such/folder/page.html"],
         ["evaluate", "clinch.demo:network", "--eps", "0", "--eps", "1", "--out", "run", "--report", "page.html"],
+        ["recourse", "n.onnx"],
+        ["recourse", "n.onnx", "no-such-rows.csv"],
         ["report"],
         ["report", "no-such-run"],
         ["report", "pyproject.toml"],

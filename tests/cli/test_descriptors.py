@@ -27,6 +27,7 @@ LINES = {
     "demo": (r"Held-out digit 60, read as \d\. .*", r"Picture: .*digit\.svg"),
     "evaluate": (r"problem +robust accuracy, .*", r"time .*"),
     "figure": (r".*curve\.svg", r".*curve\.svg"),
+    "recourse": (r"row 0 .*", r"1 rows: \d answered, 1 proven, .*"),
     "report": (r".*report\.html", r".*report\.html"),
     "reproduce": (r"Yu and Gao 2024 \(arXiv 2406\.00494\), .*", r"[a-z ]+: .*"),
     "solve": (r"status +OPTIMAL\. .*", r"(tight|time) .*"),
@@ -113,6 +114,8 @@ def outcomes(tmp_path_factory):
         'model = "net.onnx"\nrange = [0, 1]\nx0 = [0.5, 0.5, 0.5, 0.5]\n'
         '[objective]\nminimize = "norm"\np = inf\n[[constraints]]\nnot_class = "predicted"\n'
     )
+    (folder / "rows.csv").write_text("a,b,c,d\n0.5,0.5,0.5,0.5\n")
+    (folder / "schema.toml").write_text("".join(f"[features.{name}]\nrange = [0, 1]\n" for name in "abcd"))
     small = ["--limit", "3", "--eps", "0.05", "--time-limit", "30"]
     lines = {
         "batch": ["batch", "instances.csv", "--out", "batch"],
@@ -120,6 +123,7 @@ def outcomes(tmp_path_factory):
         "check": ["check", "proof.safetensors", layers.name],
         "demo": ["demo", "--out", "digit.svg"],
         "figure": ["figure", "run", "--out", "curve.svg"],
+        "recourse": ["recourse", "net.onnx", "rows.csv", "--schema", "schema.toml", "--wanted", "0"],
         "report": ["report", "run", "--out", "report.html"],
         "reproduce": ["reproduce", "adr-random", "--quick"],
         "solve": ["solve", "problem.toml", "--solver", "milp"],

@@ -18,6 +18,7 @@ from clinch.network.ops.bilinear import MatrixProduct, Multiply
 from clinch.network.ops.convolution import Convolution, TransposedConvolution
 from clinch.network.ops.dense import Dense, SparseDense
 from clinch.network.ops.einsum import Contraction, Einsum
+from clinch.network.ops.forest import Forest
 from clinch.network.ops.hull import Hull
 from clinch.network.ops.layout import FRONT, Layout
 from clinch.network.ops.lazy import Lazy, RowFunction, Slot
@@ -129,6 +130,20 @@ def _pools() -> list[Specimen]:
     ]
 
 
+def by_hand(forest: Forest, x: torch.Tensor) -> torch.Tensor:
+    """Each input from the root of each tree down to a leaf."""
+    rows = []
+    for one in x:
+        total = forest.base.clone()
+        for feature, threshold, values in zip(forest.feature, forest.threshold, forest.values):
+            node = 0
+            while node < len(feature):
+                node = 2 * node + (1 if one[feature[node]] <= threshold[node] else 2)
+            total = total + values[node - len(feature)]
+        rows.append(total)
+    return torch.stack(rows)
+
+
 def specimens() -> list[Specimen]:
     """All specimens, in float64."""
     weight, bias = _random(4, 5, seed=3), _random(4, seed=4)
@@ -152,6 +167,8 @@ def specimens() -> list[Specimen]:
     mixed = TorchFunction("aten.diff", Lazy(torch.diff, (Slot(0),), {}), ((2, 5),), (FRONT,))
     moving = Lazy(torch.cat, ([Slot(0), Slot(1)], 1), {})
     moved = TorchFunction("aten.cat", moving, ((2, 3), (1, 3)), (FRONT, FRONT))
+    places = torch.randint(3, (2, 3), generator=torch.Generator().manual_seed(5))
+    forest = Forest(places, _random(2, 3, seed=30), _random(2, 4, 2, seed=31), _random(2, seed=32))
     return [
         Specimen(Input(), ((2, 3),), lambda x: x),
         Specimen(Dense(weight, bias), ((5,),), lambda x: functional.linear(x, weight, bias)),
@@ -213,6 +230,7 @@ def specimens() -> list[Specimen]:
         Specimen(rows, ((2, 3),), lambda x: x.sum(1).cos()),
         Specimen(Repeat((2, 3)), ((2, 3, 2),), lambda x: x.repeat_interleave(2, 2).repeat_interleave(3, 3)),
         Specimen(ArgMax(0), ((4, 2),), lambda x: x.argmax(1, keepdim=True).to(x)),
+        Specimen(forest, ((3,),), lambda x: by_hand(forest, x)),
         Specimen(WholeFunction(whole), ((1,), (1,)), lambda x, y: (x.trunc() * y.trunc()).expand(-1, 2)),
         Specimen(LinearFunction(mixed, False), ((2, 5),), torch.diff),
         Specimen(LinearFunction(moved, True), ((2, 3), (1, 3)), lambda x, y: torch.cat([x, y], 1)),

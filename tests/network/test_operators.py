@@ -16,6 +16,7 @@ from clinch.network.graph import Input
 from clinch.network.ops.base import Affine, Interval, Operator, Relaxation
 from clinch.network.ops.bilinear import Bilinear
 from clinch.network.ops.elementwise import ScalarFunction
+from clinch.network.ops.forest import Forest
 from clinch.network.ops.hull import Hull
 from clinch.network.ops.masks import Inside
 from clinch.network.ops.max_pool import MaxPool
@@ -85,7 +86,7 @@ def test_facts_are_as_the_project_promises():
         "Variance",
     }
     forward_only = {"Input", "TorchFunction", "RowFunction", "Masked", *written_out}
-    smooth = ScalarFunction | Staircase | Bilinear | Within | Inside | Shares | Hull | ArgMax | WholeFunction
+    smooth = ScalarFunction | Staircase | Bilinear | Within | Inside | Shares | Hull | ArgMax | WholeFunction | Forest
     for kind in leaf_operators():
         facts = [kind.supports(fact) for fact in ("interval", "relax", "encode")]
         expected = [False] * 3 if kind.__name__ in forward_only else [True, True, not issubclass(kind, smooth)]

@@ -128,6 +128,9 @@ def _encoded(column: Column, values: Sequence[Any]) -> NDArray[np.float64]:
 class Rescale(nn.Module):
     """``(x − shift) · scale``, column by column."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, shift: Any, scale: Any) -> None:
         super().__init__()
         self.register_buffer("shift", torch.as_tensor(np.array(shift, dtype=np.float64)))

@@ -248,7 +248,7 @@ class _Question:
         if self.solver is not None or problem.query.region.discrete is None:
             return problem.solve(**options, solver=self.solver)
         first = problem.solve(time_limit=self.time_limit / 2, gap=self.gap, solver="input_split")
-        if first.status in (Status.OPTIMAL, Status.INFEASIBLE):
+        if _one(first) in (Status.OPTIMAL, Status.INFEASIBLE):
             return first
         second = problem.solve(time_limit=self.time_limit / 2, gap=self.gap)
         best = first if float(first.value) < float(second.value) else second
@@ -325,7 +325,7 @@ class _Question:
         """What a solution says of the row; the bound of a smaller margin is the one that counts."""
         proven = float(solution.bound) if bound is None else bound
         if not np.isfinite(float(solution.value)):
-            return Answer(before, None, np.inf, proven, solution.status, seconds)
+            return Answer(before, None, np.inf, proven, _one(solution), seconds)
         decoded = {name: values[0] for name, values in self.table.decode(solution.x.double()).items()}
         after = {name: decoded.get(name, old) for name, old in before.items()}
         # numbers that are whole before are whole after
@@ -333,7 +333,7 @@ class _Question:
         moved = np.abs(self.table.encode([after])[0] - self.table.encode([before])[0])
         cost = float(moved @ self.weights())
         closed = relative_gap(torch.tensor(cost), torch.tensor(proven)) <= self.gap + ROUNDED
-        status = solution.status if bool(closed) or solution.status is not Status.OPTIMAL else Status.FEASIBLE
+        status = Status.OPTIMAL if bool(closed) else Status.FEASIBLE
         return Answer(before, after, cost, proven, status, seconds)
 
     def _holds(self, before: dict[str, Any], after: dict[str, Any]) -> bool:
@@ -371,6 +371,12 @@ class _Question:
         problem = Problem(Minimize(norm(x - at, float("inf"), weights=weights)), [x >= lower, x <= upper, other])
         found = problem.solve(time_limit=self.time_limit, gap=0.05, solver=self.solver)
         return replace(answer, robust=min(1.0, float(found.bound)))
+
+
+def _one(solution: Solution) -> Status:
+    """The status of one problem."""
+    assert isinstance(solution.status, Status)
+    return solution.status
 
 
 def _strictly(relation: Any) -> list[Constraint]:

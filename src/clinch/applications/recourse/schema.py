@@ -234,9 +234,11 @@ def _read_off(name: str, values: Sequence[Any]) -> Feature:
         raise ProblemError(f"Column '{name}' holds a missing or infinite number. Fill it in first.")
     width = float(numbers.max() - numbers.min())
     finest = next((-k for k in range(DECIMALS + 1) if (numbers.round(k) == numbers).all()), None)
-    step = None if finest is None else 10.0 ** max(finest, math.ceil(math.log10(max(width, 1e-9) / STEPS)))
-    # a coarser step than what the column shows is a choice for whole numbers alone
-    step = None if step is not None and finest != 0 and step > 10.0**finest else step
+    step = None
+    if finest is not None:
+        coarse = max(finest, math.ceil(math.log10(max(width, 1e-9) / STEPS)))
+        # a coarser step than what the column shows is a choice for whole numbers alone
+        step = 10.0**coarse if finest == 0 or coarse == finest else None
     spread = float(np.median(np.abs(numbers - np.median(numbers)))) or float(numbers.std()) or 1.0
     return Feature(name, lower=float(numbers.min()), upper=float(numbers.max()), step=step, cost=1 / spread)
 
