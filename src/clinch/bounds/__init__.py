@@ -2,6 +2,8 @@
 
 from clinch.bounds.alpha import alpha_crown as alpha_crown
 from clinch.bounds.crown import crown as crown
+from clinch.bounds.export import BigMLayer as BigMLayer
+from clinch.bounds.export import export as export
 from clinch.bounds.fast_dual import fast_dual as fast_dual
 from clinch.bounds.interval import interval as interval
 from clinch.bounds.limits import layer_limits as layer_limits

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
@@ -19,10 +19,11 @@ from clinch.modeling.functions import compact
 from clinch.modeling.joint import JointNetwork, values_of, whole
 from clinch.modeling.mathematics import mathematics
 from clinch.modeling.norms import NormBall, NormExpression
-from clinch.modeling.symbols import common_network, merge_batches
+from clinch.modeling.symbols import as_tensor, common_network, merge_batches
 from clinch.query import Distance, FormsNorm, Query
 from clinch.runtime.gradients import with_gradients
 from clinch.solve import capabilities, solve
+from clinch.solver.check_points import check_points
 
 if TYPE_CHECKING:
     from clinch.network.network import Network
@@ -79,6 +80,21 @@ class Maximize(Objective):
     """Find the input with the largest value of the expression."""
 
     sense: ClassVar[int] = -1
+
+
+class Checked(NamedTuple):
+    """What :meth:`Problem.check` found, of a batch a tensor each.
+
+    Attributes:
+        feasible: whether every condition holds, by the model itself and in float64.
+        value: the objective, the worse of both; NaN where it is not finite.
+        violation: by how much the worst condition fails, at most 0 where all hold: in the units of activations, of
+            inputs outside their limits or values the distance to them.
+    """
+
+    feasible: Any
+    value: Any
+    violation: Any
 
 
 class Problem:
@@ -216,6 +232,31 @@ class Problem:
         x = solution.x if solution.batched else solution.x.unsqueeze(0)
         found = {root: values_of(e.over(network), network, x) for root, e in (own | self._replaced).items()}
         return {root: value if solution.batched else value[0] for root, value in found.items()}
+
+    def check(self, x: Any) -> Checked:
+        """What an input is worth, by your own model in its own dtype and in float64: for inputs from elsewhere.
+
+        Mixed-integer solvers meet conditions up to tolerances, and often report inputs that the model sees otherwise.
+
+        Args:
+            x: one input, ``(*input_shape)``; for a batch ``(B, *input_shape)``, one of each problem.
+
+        Raises:
+            ShapeError: another shape.
+
+        Example:
+            >>> problem.check(x0).feasible
+            False
+        """
+        points = as_tensor(x, "input")
+        points = points if self.batched else points.unsqueeze(0)
+        found = check_points(self.query, points, torch.arange(len(points)))
+        kept = self.network.dtype
+        moved = (found.x.double() - points.to(kept).double()).flatten(1).abs().amax(1)
+        violation = torch.maximum(found.violation, torch.where(moved > 0, moved, -torch.inf))
+        value = torch.where(found.value.isfinite(), found.value * self.query.sense, torch.nan)
+        sides = (violation <= 0, value, violation)
+        return Checked(*(side if self.batched else side[0].item() for side in sides))
 
     def explain(self) -> str:
         """The problem as mathematics, then in words what it consists of and which engines can take it."""
