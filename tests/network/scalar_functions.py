@@ -13,6 +13,7 @@ from clinch.network.ops.functions import Exp, Expm1, Log, Log1p, Power, Reciproc
 from clinch.network.ops.piecewise import Hardswish, Line, PiecewiseLinear, Sign
 from clinch.network.ops.s_shaped import Sigmoid, Tanh
 from clinch.network.ops.smooth_activations import ELU, GELU, LogSigmoid, Mish, SiLU, Softplus, Softsign, Tanhshrink
+from clinch.network.ops.special import BesselI0, Digamma, Entropy, Erfcx, LogGamma, LogNdtr
 from clinch.network.ops.trigonometric import Acos, Acosh, Asin, Asinh, Atan, Atanh, Cos, Cosh, Sin, Sinc, Sinh, Tan
 
 
@@ -35,8 +36,11 @@ FUNCTIONS: dict[str, tuple[ScalarFunction, float, float]] = {
     "celu": (ELU(2.0, 1.0, 0.5), -20, 20),
     "cos": (Cos(), -12, 12),
     "cosh": (Cosh(), -6, 6),
+    "digamma": (Digamma(), 0.1, 20),
     "elu": (ELU(), -20, 20),
+    "entropy": (Entropy(), 1e-3, 5),
     "erf": (Erf(), -6, 6),
+    "erfcx": (Erfcx(), -1.5, 20),
     "exp": (Exp(), -20, 6),
     "expm1": (Expm1(), -20, 6),
     "gelu": (GELU(), -12, 12),
@@ -45,6 +49,9 @@ FUNCTIONS: dict[str, tuple[ScalarFunction, float, float]] = {
     "hardswish": (Hardswish(), -8, 8),
     "log": (Log(), 1e-3, 20),
     "log1p": (Log1p(), -0.99, 20),
+    "i0": (BesselI0(), -6, 6),
+    "log gamma": (LogGamma(), 0.05, 20),
+    "log ndtr": (LogNdtr(), -20, 8),
     "log sigmoid": (LogSigmoid(), -30, 30),
     "mish": (Mish(), -12, 12),
     "pieces with kinks and jumps": (
@@ -90,8 +97,14 @@ REFERENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "celu": nn.CELU(2.0),
     "cos": torch.cos,
     "cosh": torch.cosh,
+    "digamma": torch.digamma,
     "elu": nn.ELU(),
+    "entropy": torch.special.entr,
     "erf": torch.erf,
+    "erfcx": torch.special.erfcx,
+    "i0": torch.special.i0,
+    "log gamma": torch.lgamma,
+    "log ndtr": torch.special.log_ndtr,
     "exp": torch.exp,
     "expm1": torch.expm1,
     "gelu": nn.GELU(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from clinch.network.ops.lazy import BatchSize, Lazy, Slot, evaluate, is_sequence
 from clinch.network.ops.linear_function import emit_linear, linear_function
 from clinch.network.ops.reading import ATEN, Value
 from clinch.network.ops.torch_function import TorchFunction
+from clinch.network.whole_numbers import LOOKS_UP, WholeNumbers, rows_of_table, table_lookup, whole_value
 
 #: calls whose result depends on their input's shape alone
 _BY_SHAPE = frozenset(
@@ -44,6 +46,10 @@ _RESULTS = {
 }  # fmt: skip
 
 
+#: a function's layers in simpler calls, given where they go, its activations, its shape, the layer's name and source
+Simpler = Callable[[Builder, TorchFunction, list[Value], tuple[int, ...], str, str], Value | None]
+
+
 class CallReader:
     """Reads one exported call.
 
@@ -53,10 +59,14 @@ class CallReader:
         layer: its name.
         source: file and line.
         dtype: the model's.
+        simpler: gives a function's layers in simpler calls, see :func:`clinch.network.trace.in_simpler_calls`.
     """
 
-    def __init__(self, builder: Builder, node: Exported, layer: str, source: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, builder: Builder, node: Exported, layer: str, source: str, dtype: torch.dtype, simpler: Simpler | None
+    ) -> None:
         self.builder, self.node, self.layer, self.source, self.dtype = builder, node, layer, source, dtype
+        self.simpler = simpler
         self.name = base_name(node)
         #: why an operator could not, where a function of torch did
         self.refusals: list[UnsupportedOperator] = []
@@ -84,7 +94,7 @@ class CallReader:
             arguments = [_shape_only(arguments[0], self.dtype), *arguments[1:]]
         expected = self.node.meta.get("val")
         if isinstance(expected, Tensor) and not expected.is_floating_point():
-            return self._as_function(out_of_place(target), arguments, keywords)
+            return self._whole(self._as_function(out_of_place(target), arguments, keywords), bound, expected)
         if self.name == "aten.abs" and (size := self._magnitude(bound["self"])) is not None:
             return size
         if self.name == "aten.gather" and (extreme := _of_extreme(bound)) is not None:
@@ -92,6 +102,23 @@ class CallReader:
             return self._as_operator(bound)
         if (picked := self._looked_up(bound, arguments, keywords)) is not None:
             return picked
+        if (rows := self._from_table(bound)) is not None:
+            op, values, _ = self._function(out_of_place(target), arguments, keywords)  # type: ignore[misc]
+            self.builder.stands_for(rows, op, values)
+            return rows
+        found = self._of_conditions(target, bound, arguments, keywords)
+        if found is None and self.name in _ARITHMETIC:
+            arguments = [self._as_number(a) for a in arguments]
+        elif found is None and self.name not in LOOKS_UP and leaves_of((arguments, keywords), (WholeNumbers,)):
+            found = self._of_whole_numbers(bound, arguments, keywords)
+        if found is None and leaves_of((arguments, keywords), (Value, Moved)):
+            found = self._as_operator(bind(target, arguments, keywords))
+        return found if found is not None else self._as_function(out_of_place(target), arguments, keywords)
+
+    def _of_conditions(
+        self, target: Any, bound: dict[str, Any], arguments: list[Any], keywords: dict[str, Any]
+    ) -> Value | None:
+        """A choice by a condition, or a condition as a number."""
         found = written_out(self.builder, self.name, bound, self.layer, self.source)
         if found is None and (parts := masked(self.builder, self.name, bound, self.layer, self.source)) is not None:
             # what is not chosen may be infinite: the value is torch's
@@ -100,11 +127,7 @@ class CallReader:
             return parts
         if found is None and self.name.removeprefix("aten.") in NUMBERS:
             found = as_number(self.builder, bound.get("self"), self.layer, self.source)
-        if found is None and self.name in _ARITHMETIC:
-            arguments = [self._as_number(a) for a in arguments]
-        if found is None and leaves_of((arguments, keywords), (Value, Moved)):
-            found = self._as_operator(bind(target, arguments, keywords))
-        return found if found is not None else self._as_function(out_of_place(target), arguments, keywords)
+        return found
 
     def _looked_up(self, bound: dict[str, Any], arguments: list[Any], keywords: dict[str, Any]) -> Value | None:
         """Elements at places that depend on the input: bounds know between what they lie, torch their values."""
@@ -141,6 +164,50 @@ class CallReader:
         found = as_number(self.builder, value, self.layer, self.source)
         return value if found is None else found
 
+    def _whole(self, waiting: Any, bound: dict[str, Any], expected: Tensor) -> Any:
+        """A call that gives whole numbers, with how they are read as a real activation."""
+        if not isinstance(waiting, Lazy) or expected.is_complex():
+            return waiting
+
+        @cache
+        def real() -> Value | None:
+            before = len(self.builder.nodes)
+            given = {key: self._numbers(_of_batch_one(value)) for key, value in bound.items()}
+            if leaves_of(given, (Lazy, Moved)):
+                return None
+            try:
+                found = whole_value(self._call(given), self.name, given)
+                cut = self.name.removeprefix("aten.") in NUMBERS
+                found = self._as_operator(given) if found is None and self.name not in LOOKS_UP and not cut else found
+            except UnsupportedOperator:
+                return None
+            return found if isinstance(found, Value) and found.position >= before else None
+
+        of = (waiting.function, waiting.arguments, waiting.keywords)
+        return WholeNumbers(*of, expected.dtype == torch.bool, real)
+
+    def _numbers(self, value: Any) -> Any:
+        """Whole numbers among an argument as real activations."""
+        return [self._numbers(v) for v in value] if is_sequence(value) else self._as_number(value)
+
+    def _of_whole_numbers(self, bound: dict[str, Any], arguments: list[Any], keywords: dict[str, Any]) -> Any:
+        """A call that makes real numbers of whole ones, by its operator on these as real activations."""
+        given = {key: self._numbers(value) for key, value in bound.items()}
+        found = None if leaves_of(given, (Lazy, Moved)) else self._as_operator(given)
+        op = self._function(out_of_place(self.node.target), arguments, keywords) if isinstance(found, Value) else None
+        if op is None or isinstance(op, Lazy) or op[2] != FRONT:
+            return None
+        self.builder.stands_for(found, op[0], op[1])  # type: ignore[arg-type]
+        return found
+
+    def _from_table(self, bound: dict[str, Any]) -> Value | None:
+        """Rows of a constant table at whole numbers that depend on activations."""
+        found = table_lookup(self.name, bound)
+        if found is None or not isinstance(found[1], WholeNumbers):
+            return None
+        place = self._as_number(found[1])
+        return rows_of_table(self._call(bound), place, found[0]) if isinstance(place, Value) else None
+
     def _item(self, values: Any, index: int) -> Any:
         if not isinstance(values, Lazy):
             return values[index]
@@ -167,7 +234,8 @@ class CallReader:
 
     def _as_operator(self, bound: dict[str, Any]) -> Any:
         """What the operator's reader makes of the call, or of the same call on rows; None: neither does."""
-        bound = {key: _of_batch_one(value) for key, value in bound.items()}
+        folded = any(moved.layout.folded for moved in leaves_of(bound, (Moved,)))
+        bound = {key: _of_batch_one(value, folded=folded) for key, value in bound.items()}
         if leaves_of(bound, (Lazy,)) and self.name not in RESHAPES:
             return None
         found: Any = None
@@ -211,10 +279,15 @@ class CallReader:
             return found
         op, values, layout = found
         call, linear = self._call({}, layout), linear_function(op)
-        if linear is None:
-            return arranged(call.emit(op, *values), layout)
-        shape = tuple(layout.sample(self.node.meta["val"].shape))
-        return arranged(emit_linear(call, linear, values, shape), layout)
+        shape = tuple(int(n) for n in layout.sample(self.node.meta["val"].shape))
+        if linear is not None:
+            return arranged(emit_linear(call, linear, values, shape), layout)
+        if self.simpler is not None:
+            parts = self.simpler(self.builder, op, values, shape, self.layer, self.source)
+            if parts is not None:
+                self.builder.stands_for(parts, op, values)
+                return arranged(parts, layout)
+        return arranged(call.emit(op, *values), layout)
 
     def _function(
         self, function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]
@@ -291,15 +364,20 @@ def leaves_of(tree: Any, kinds: tuple[type, ...]) -> list[Any]:
     return found
 
 
-def _of_batch_one(value: Any) -> Any:
-    """What depends on the number of inputs alone, for a batch of one, where that is the same for each of them."""
+def _of_batch_one(value: Any, *, folded: bool = False) -> Any:
+    """What depends on the number of inputs alone, for a batch of one, where that is the same for each of them; with
+    dimensions of a sample folded into the batch, too, where activations are so."""
     if is_sequence(value):
-        return [_of_batch_one(v) for v in value]
+        return [_of_batch_one(v, folded=folded) for v in value]
     if not isinstance(value, Lazy) or leaves_of_all(value):
         return value
     one, two = (evaluate(value, [], size=n) for n in (1, 2))
     if not isinstance(one, Tensor) or one.dim() != two.dim():
         return value
+    longer = [d for d, (a, b) in enumerate(zip(one.shape, two.shape)) if a != b]
+    if folded and len(longer) == 1 and two.shape[longer[0]] == 2 * one.shape[longer[0]]:
+        again = torch.cat([one, one], longer[0]), one.repeat_interleave(2, longer[0])
+        return one if any(bool((other == two).all()) for other in again) else value
     repeated = one.expand_as(two) if all(a in (1, b) for a, b in zip(one.shape, two.shape)) else None
     return one if repeated is not None and bool((repeated == two).all()) else value
 

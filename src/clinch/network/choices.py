@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clinch.network.build import Builder
-from clinch.network.comparisons import COMPARES, JOINS, NOT, NUMBERS, Comparisons
+from clinch.network.comparisons import COMPARES, JOINS, NOT, NUMBERS, Comparisons, always_true
 from clinch.network.ops.add import Add, Subtract
 from clinch.network.ops.bilinear import Multiply
 from clinch.network.ops.layout import Moved
@@ -164,6 +164,8 @@ def _indicator(builder: Builder, condition: Any, root: Value) -> Piecewise | Non
     arguments = condition.arguments
     if word in NUMBERS:
         return _indicator(builder, arguments[0], root)
+    if (always := always_true(word, arguments)) is not None:
+        return PiecewiseLinear((), (Line(0.0, float(always)),), ())
     if word in NOT or word in JOINS:
         parts = [_indicator(builder, argument, root) for argument in arguments]
         known = [part for part in parts if part is not None]

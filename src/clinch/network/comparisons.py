@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from clinch.network.ops.piecewise import Line, PiecewiseLinear
 from clinch.network.ops.reading import Value
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.scale import Scale
-from clinch.network.ops.shape import Reshape
+from clinch.network.ops.shape import Expand, Reshape
 
 #: comparison -> whether it holds for larger numbers, and where both are equal
 COMPARES = {
@@ -35,6 +35,17 @@ NOT = ("logical_not", "bitwise_not")
 NUMBERS = ("to", "_to_copy", "type_as", "float", "double", "int", "long", "clone")
 #: comparisons that hold at single points, and whether they do
 EQUALS = {"eq": True, "equal": True, "ne": False, "not_equal": False}
+
+
+#: whether they hold for any real number
+_OF_NUMBERS = {"isnan": False, "isinf": False, "isposinf": False, "isneginf": False, "isfinite": True}
+
+
+def always_true(word: str, arguments: Sequence[Any]) -> bool | None:
+    """Whether a condition holds for all real numbers, or for none: ``isnan(x)``, ``x != x``; None: it varies."""
+    if word in EQUALS and isinstance(arguments[0], Value) and arguments[0] is arguments[1]:
+        return EQUALS[word]
+    return _OF_NUMBERS.get(word) if isinstance(arguments[0], Value) else None
 
 
 def _step(left: float, right: float, middle: float) -> PiecewiseLinear:
@@ -58,10 +69,17 @@ class Comparisons:
         """1 where a condition holds and 0 elsewhere; None: it is none of comparisons of activations and constants."""
         if not isinstance(condition, Lazy):
             return None
+        real: Callable[[], Value | None] = getattr(condition, "real", lambda: None)
+        found = self._compared(condition) if getattr(condition, "truth", True) else None
+        return real() if found is None else found
+
+    def _compared(self, condition: Lazy) -> Value | None:
         word = str(getattr(condition.function, "overloadpacket", "")).partition(".")[2]
         arguments = condition.arguments
         if word in NUMBERS:
             return self.number(arguments[0])
+        if (always := always_true(word, arguments)) is not None:
+            return self._scaled(arguments[0], 0.0, float(always))
         if word == "sum" and len(arguments) > 1:
             return self._counted(*arguments[:2], keep=len(arguments) > 2 and bool(arguments[2]))
         if word in NOT or word in JOINS:
@@ -110,19 +128,30 @@ class Comparisons:
 
     def _gap(self, a: Any, b: Any) -> Value | None:
         """``a − b``; None: neither is an activation, or shapes do not fit."""
-        a, b = (side if isinstance(side, Value) else self._constant(side) for side in (a, b))
+        a, b = (side if isinstance(side, Value) else self._side(side) for side in (a, b))
         if a is None or b is None or (isinstance(a, Tensor) and isinstance(b, Tensor)):
             return None
         if isinstance(a, Tensor):
-            return None if (x := self._of(a, b)) is None else self._emit(Scale(a.new_tensor(-1.0), x), b)
+            return None if (x := self._of(a, b)) is None else self._emit(Scale(a.new_tensor(-1.0), x), self._wide(b, x))
         if isinstance(b, Tensor):
-            return None if (x := self._of(b, a)) is None else self._emit(Scale(None, -x), a)
+            return None if (x := self._of(b, a)) is None else self._emit(Scale(None, -x), self._wide(a, x))
         rank = max(len(a.shape), len(b.shape))
         a, b = (
             x if len(x.shape) == rank else self._emit(Reshape((*[1] * (rank - len(x.shape)), *x.shape)), x)
             for x in (a, b)
         )
         return self._emit(Subtract(), a, b)
+
+    def _wide(self, x: Value, beside: Tensor) -> Value:
+        """An activation repeated to the shape that it has beside a constant."""
+        shape = tuple(torch.broadcast_shapes(x.shape, beside.shape))
+        return x if shape == x.shape else self._emit(Expand(shape), x)
+
+    def _side(self, side: Any) -> Value | Tensor | None:
+        """A constant, or whole numbers that depend on activations as a real one."""
+        real: Callable[[], Value | None] = getattr(side, "real", lambda: None)
+        constant = self._constant(side)
+        return real() if constant is None else constant
 
     @staticmethod
     def _of(constant: Tensor, x: Value) -> Tensor | None:

@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.fx import Node as Exported
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as tree
 
 from clinch.errors import NetworkError
 
@@ -43,6 +46,8 @@ def export(model: nn.Module, x: Tensor) -> Any:
                 "Write it for a batch of any size, for instance x.flatten(1) or x.view(x.shape[0], -1)."
             ) from error
         if type(error).__name__.startswith("GuardOnDataDependent"):
+            with suppress(Exception):
+                return _exported(model, x, constants=True)
             raise NetworkError(
                 f"{type(model).__name__} branches on the values of its input{line}, so that it is no single graph. "
                 "Use functions of tensors in place of the branch (torch.relu, torch.clamp, torch.maximum)."
@@ -54,18 +59,31 @@ def export(model: nn.Module, x: Tensor) -> Any:
         ) from error
 
 
-def _exported(model: nn.Module, x: Tensor, *, strict: bool = False) -> Any:
-    with _quiet(), _written_out(), _Respelled(), torch.no_grad():
+def _exported(model: nn.Module, x: Tensor, *, strict: bool = False, constants: bool = False) -> Any:
+    with _quiet(), _written_out(), _Respelled(constants), torch.no_grad():
         dynamic = ({0: torch.export.Dim.DYNAMIC},)
         program = torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=strict)
-        again = _writes_into_a_part(program) or _is_mapped(program)
+        again = _writes_into_a_part(program) or _waits(program)
         return program.run_decompositions({}) if again else program
 
 
-def _is_mapped(program: Any) -> bool:
-    """Whether calls of ``torch.func`` such as ``vmap`` still wait to be carried out."""
+def exported_in_parts(model: nn.Module, x: Tensor, table: dict[Any, Any]) -> Any:
+    """The exported program of a module in the calls that a table of decompositions leaves.
+
+    Args:
+        model: in evaluation mode.
+        x: two inputs, ``(2, *input_shape)``.
+        table: call -> the function that writes it out.
+    """
+    with _quiet(), _written_out(), _Respelled(), torch.no_grad():
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+        return program.run_decompositions(table)
+
+
+def _waits(program: Any) -> bool:
+    """Whether calls of ``torch.func`` such as ``vmap``, or a part under another mode, still wait to be carried out."""
     targets = (getattr(node.target, "__module__", None) or "" for node in program.graph.nodes)
-    return any(module.startswith("torch._functorch") for module in targets)
+    return any(module.startswith(("torch._functorch", "torch.ops.higher_order")) for module in targets)
 
 
 def _rounded_to_steps(
@@ -92,6 +110,8 @@ def _taken(x: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     return torch.gather(x, dim, indices.expand(shape))
 
 
+#: what depends on the input or the weights while a module is exported
+_TRACED = (FakeTensor, nn.Parameter, torch.SymInt, torch.SymFloat, torch.SymBool)
 _SPELLINGS = {
     torch.fake_quantize_per_tensor_affine: _rounded_to_steps,
     torch.fake_quantize_per_channel_affine: _rounded_by_channel,
@@ -100,10 +120,21 @@ _SPELLINGS = {
 
 
 class _Respelled(TorchFunctionMode):
-    """Calls that cannot be exported, as others that give the same."""
+    """Calls that cannot be exported, as others that give the same.
+
+    Args:
+        constants: calls of constants alone, such as masks, are carried out, so that code may branch on their values.
+    """
+
+    def __init__(self, constants: bool = False) -> None:
+        super().__init__()
+        self.constants = constants
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The other call, where there is one."""
+        if self.constants and not any(isinstance(v, _TRACED) for v in tree.tree_leaves((args, kwargs))):
+            with unset_fake_temporarily(), disable_proxy_modes_tracing():
+                return func(*args, **(kwargs or {}))
         return _SPELLINGS.get(func, func)(*args, **(kwargs or {}))
 
 

@@ -146,7 +146,7 @@ def _load_module(model: nn.Module, given: Given) -> Network:
     device = parameters[0].device if parameters else torch.device("cpu")
     samples = _samples(shape, dtype, device)
     model = _one_in_one_out(model, given, samples[0][:2], name)
-    traced = trace(model, samples[0][:2])
+    traced = trace(model, samples[0][:2], live=given.live)
     # weights that are trained on stay where they are
     graph = traced.graph if given.live else with_channels(with_scales(traced.graph))
     native = graph.to(dtype, device)

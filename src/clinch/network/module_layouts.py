@@ -43,7 +43,10 @@ _POINTWISE = frozenset(
         aten.div aten.divide aten.true_divide aten.subtract aten.maximum aten.minimum aten.dropout aten.clone
         aten.contiguous aten.detach aten.alias aten.positive aten.to aten._to_copy aten.type_as aten.float aten.double
         aten.softsign aten.tanhshrink aten.threshold aten.feature_dropout aten.alpha_dropout aten.lift_fresh_copy
-        aten.where aten.view_as aten.masked_fill
+        aten.where aten.view_as aten.masked_fill aten.erfc aten.log1p aten.expm1 aten.log2 aten.log10 aten.exp2
+        aten.atan aten.asin aten.acos aten.sinh aten.cosh aten.asinh aten.acosh aten.atanh aten.tan aten.sign aten.floor
+        aten.ceil aten.round aten.trunc aten.fmax aten.fmin aten.softshrink aten.hardshrink aten.nan_to_num aten.logit
+        aten.addcmul aten.addcdiv aten.xlogy aten.atan2 aten.remainder aten.floor_divide
         """,
     )
 )
@@ -54,7 +57,8 @@ _ALONG = dict.fromkeys(
         "aten.mean", "aten.amax", "aten.amin", "aten.chunk", "aten.split", "aten.split_with_sizes", "aten.slice",
         "aten.cat", "aten.concat", "aten.concatenate", "aten.narrow", "aten.index_select", "aten.glu", "aten.cumsum",
         "aten.unbind", "values of aten.sort", "values of aten.topk", "values of aten.median", "values of aten.kthvalue",
-        "values of aten.cummax", "values of aten.cummin",
+        "values of aten.cummax", "values of aten.cummin", "aten.logsumexp", "aten.prod", "aten.var", "aten.std",
+        "aten.linalg_vector_norm", "aten.cumprod",
     ),
     "dim",
 ) | {"aten.flip": "dims"}  # fmt: skip

@@ -122,12 +122,12 @@ class _Reading:
         wrong = next((f"{d or 'ai.onnx'} {v}" for d, v in versions.items() if not 0 < v < 2**31), None)
         if wrong is not None:
             raise NetworkError(f"{where} states the operator set {wrong}, which is none. Save the model anew.")
-        self.values: dict[str, Any] = {t.name: array_of(t, where) for t in model.graph.initializer}
+        self.values: dict[str, Any] = {t.name: array_of(t, where) for t in self.model.graph.initializer}
         self.model, self.data = without_data(self.model, self.values)
         #: elements of constants that nodes may still make
         self.room = ROOM + 4 * sum(value.size for value in self.values.values())
-        self.input, self.fixed = choose_input(model, fixed, where)
-        self.output = choose_output(model, output, where)
+        self.input, self.fixed = choose_input(self.model, fixed, where)
+        self.output = choose_output(self.model, output, where)
         self.values |= self.fixed
         kind = self.input.type.tensor_type.elem_type
         if kind not in DTYPES:

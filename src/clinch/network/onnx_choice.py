@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from google.protobuf.message import Message
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    inliner,
+    numpy_helper,
+)
 
 from clinch.errors import NetworkError
 from clinch.network.ops.base import Shape
@@ -21,6 +31,10 @@ DTYPES: dict[int, torch.dtype] = {
 }
 #: bytes from which on a tensor lies beside the model, where all such tensors have so many
 LARGE_TENSOR, LARGE_MODEL = 2**20, 2**25
+#: nodes that a file's functions may become, and functions that may call each other
+MOST_NODES, MOST_NESTED = 2**17, 256
+#: elements at most of a sparse tensor with its zeros
+MOST_FILLED = 2**26
 #: nodes that wrap their first input in something that is no tensor
 _WRAPPERS = {"ZipMap", "SequenceConstruct"}
 
@@ -164,11 +178,60 @@ def needed_nodes(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
 
 def own_copy(model: ModelProto) -> ModelProto:
     """The model itself, or a copy where it has branches, of which those never taken are cut off."""
-    if all(node.op_type != "If" for node in model.graph.node):
+    if model.functions:
+        # functions of the file's own in place of their calls
+        _count_calls(model)
+        model = inliner.inline_local_functions(model)
+    if not model.graph.sparse_initializer and all(node.op_type != "If" for node in model.graph.node):
         return model
     copied = ModelProto()
     copied.CopyFrom(model)
+    for sparse in copied.graph.sparse_initializer:
+        copied.graph.initializer.append(_filled(sparse))
+    del copied.graph.sparse_initializer[:]
     return copied
+
+
+def _count_calls(model: ModelProto) -> None:
+    """Refuse functions that call themselves, or that would become very many nodes.
+
+    Raises:
+        NetworkError: they do.
+    """
+    bodies = {(f.domain, f.name): f.node for f in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+    begun: set[tuple[str, str]] = set()
+
+    def nodes(of: Iterable[NodeProto]) -> int:
+        total = 0
+        for node in of:
+            key = (node.domain, node.op_type)
+            if key in bodies and key not in counts:
+                if key in begun or len(begun) > MOST_NESTED:
+                    raise NetworkError(f"The function '{key[1]:.40}' of the file calls itself. Save the model without.")
+                begun.add(key)
+                counts[key] = nodes(bodies[key])
+            inner = (graph.node for a in node.attribute for graph in (a.g, *a.graphs))
+            total += counts.get(key, 1) + sum(map(nodes, inner))
+        return total
+
+    if nodes(model.graph.node) > MOST_NODES:
+        raise NetworkError(f"The file's functions become more than {MOST_NODES:,} nodes. Load a smaller network.")
+
+
+def _filled(sparse: SparseTensorProto) -> TensorProto:
+    """A sparse tensor with its zeros; as large a one as its file may ask for is read."""
+    extents, values = tuple(sparse.dims), numpy_helper.to_array(sparse.values)
+    if not all(n > 0 for n in extents) or math.prod(extents) > MOST_FILLED:
+        raise NetworkError(
+            f"The sparse tensor '{sparse.values.name:.40}' has shape {list(extents)!s:.60}; at most {MOST_FILLED:,} "
+            "elements are taken. Load a smaller network."
+        )
+    places = numpy_helper.to_array(sparse.indices)
+    whole = np.zeros(math.prod(extents), values.dtype)
+    flat = np.ravel_multi_index(tuple(places.T), extents) if places.ndim == 2 else places
+    whole[flat] = values
+    return numpy_helper.from_array(whole.reshape(extents), sparse.values.name)
 
 
 def without_data(model: ModelProto, arrays: Mapping[str, np.ndarray]) -> tuple[ModelProto, dict[str, np.ndarray]]:

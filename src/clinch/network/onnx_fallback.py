@@ -13,6 +13,7 @@ from onnx import NodeProto
 from torch import Tensor
 
 from clinch.errors import NetworkError
+from clinch.network.build import Builder
 from clinch.network.onnx_functions import FUNCTIONS, Excessive, Settings
 from clinch.network.onnx_functions.table import DTYPES
 from clinch.network.onnx_tensors import Held, Pending, converted, example_of, operator_of, tree_of
@@ -101,11 +102,22 @@ def _result(
     if steady is None or not example.is_floating_point():
         return Pending(value, example, steady is None)
     parts = known(call, steady, values)
+    if parts is None and not looks_at_whole_parts(steady.value, _cuts):
+        parts = _in_simpler_calls(steady, values, call)
     if parts is None:
         return Held(call.emit(_with_limits(steady), *values), batched)
     if parts not in values:
         call.builder.stands_for(parts, steady, values)
     return Held(parts, batched)
+
+
+def _in_simpler_calls(op: RowFunction, values: list[Value], call: Call) -> Value | None:
+    """The function as a module of torch would be read: its layers for bounds, None where not all have rules."""
+    # torch's exporter takes as long to import as torch itself
+    from clinch.network.trace import in_simpler_calls
+
+    assert isinstance(call.builder, Builder)
+    return in_simpler_calls(call.builder, op, values, op.shape, call.name, call.source)
 
 
 def _with_limits(op: RowFunction) -> Operator:

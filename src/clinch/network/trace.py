@@ -16,16 +16,19 @@ from torch.utils import _pytree as tree
 
 from clinch.errors import NetworkError, UnsupportedOperator
 from clinch.network.build import Builder, Unique
-from clinch.network.call_reader import CallReader
+from clinch.network.call_reader import CallReader, Simpler
 from clinch.network.export import export, source_line
 from clinch.network.graph import Graph
 from clinch.network.missing import Missing
 from clinch.network.module_call import base_name, bind, draws, in_place
 from clinch.network.module_interface import WHOLE
+from clinch.network.ops.base import Shape
 from clinch.network.ops.layout import Moved, batch_extent, value_of
-from clinch.network.ops.lazy import BatchSize, Lazy, leaves
+from clinch.network.ops.lazy import BatchSize, Lazy, RowFunction, leaves
 from clinch.network.ops.reading import Value
+from clinch.network.ops.torch_function import TorchFunction
 from clinch.network.original import Invocation, run
+from clinch.network.simpler import grafted, programs_of, quiet_reading
 
 #: calls that may return their input itself, so that working in place on the result changes the input
 _ALIASES = (
@@ -53,19 +56,21 @@ class Traced:
     refusals: list[UnsupportedOperator]
 
 
-def trace(model: nn.Module, x: Tensor) -> Traced:
+def trace(model: nn.Module, x: Tensor, *, live: bool = False) -> Traced:
     """The graph of a module.
 
     Args:
         model: in evaluation mode; not changed.
         x: two inputs, ``(2, *input_shape)``, in the model's dtype on its device.
+        live: it is trained on, so that every layer must follow its weights.
 
     Raises:
         NetworkError: the module cannot be exported; gives the user's line.
         UnsupportedOperator: a call cannot be read; gives layer, line and operator.
     """
     program = export(model, x)
-    reading = _Reading(model, program, x)
+    simpler = None if live else in_simpler_calls
+    reading = _Reading(model, program, x, simpler=simpler)
     output = reading.read()
     graph, invocations, kept = reading.named(output, x)
 
@@ -88,15 +93,46 @@ def trace(model: nn.Module, x: Tensor) -> Traced:
     return Traced(graph, invocations, read_again, reading.refusals)
 
 
+def in_simpler_calls(
+    builder: Builder, op: TorchFunction | RowFunction, values: list[Value], shape: Shape, layer: str, source: str
+) -> Value | None:
+    """Layers whose value is a function's, for bounds; None: torch does not write it in calls that all have rules.
+
+    Args:
+        builder: takes the layers.
+        op: the function.
+        values: its activations.
+        shape: of its result.
+        layer, source: for the nodes.
+    """
+
+    def read(module: nn.Module, program: Any, x: Tensor) -> Graph:
+        reading = _Reading(module, program, x)
+        output = reading.read()
+        count = len(reading.builder.nodes)
+        return reading.builder.graph(output, [str(i) for i in range(count)], [[] for _ in range(count)])[0]
+
+    for found in programs_of(op):
+        graph, before = quiet_reading(lambda found=found: read(*found)), len(builder.nodes)
+        last = None if graph is None else grafted(builder, graph, values, shape, layer, source)
+        # a layer that was there before has a value of its own
+        if last is not None and last.position >= before:
+            return last
+    return None
+
+
 # --- reading the exported calls --------------------------------------------------------------------------------------
 
 
 class _Reading:
     """Walks through the exported calls in order and builds the graph."""
 
-    def __init__(self, model: nn.Module, program: Any, x: Tensor, *, live: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, program: Any, x: Tensor, *, live: bool = False, simpler: Simpler | None = None
+    ) -> None:
         self.model = model
         self.live = live
+        self.simpler = simpler
         self.program = program
         self.dtype = x.dtype
         self.builder = Builder("input", tuple(x.shape[1:]), x.device)
@@ -190,7 +226,7 @@ class _Reading:
             return
         layer = f"{_label(stack[-1])}.{name.removeprefix('aten.')}".lstrip(".")
         first = len(self.builder.nodes)
-        reader = CallReader(self.builder, node, layer, source, self.dtype)
+        reader = CallReader(self.builder, node, layer, source, self.dtype, self.simpler)
         try:
             result = reader.read(arguments, keywords)
             self.refusals += reader.refusals

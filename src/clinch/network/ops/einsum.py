@@ -132,6 +132,8 @@ def _einsum(call: Call, equation: str, operands: Sequence[Value | Tensor]) -> Va
     if len(values) == 2 and not constants:
         (first, x), (second, y) = values
         return call.emit(Einsum(f"{first},{second}->{out}"), x, y)
+    if len(values) > 1:
+        return _in_pairs(call, values, constants, out)
     if len(values) != 1 or not constants:
         return None
     ((letters, x),) = values
@@ -141,6 +143,25 @@ def _einsum(call: Call, equation: str, operands: Sequence[Value | Tensor]) -> Va
     else:
         every, product = constants[0]
     return call.emit(Contraction(f"{letters},{every}->{out}", product), x)
+
+
+def _in_pairs(
+    call: Call, values: Sequence[tuple[str, Value]], constants: Sequence[tuple[str, Tensor]], out: str
+) -> Value | None:
+    """Several activations and constants, one after the other: what no later one needs is summed up early."""
+    todo: list[tuple[str, Value | Tensor]] = [*values[1:], *constants]
+    # a constant between two activations is multiplied to the first of them
+    todo.sort(key=lambda term: isinstance(term[1], Value))
+    letters, x = values[0]
+    for i, (own, factor) in enumerate(todo):
+        later = set(out).union(*(term for term, _ in todo[i + 1 :]))
+        kept = "".join(c for c in dict.fromkeys(letters + own) if c in later) if i + 1 < len(todo) else out
+        if isinstance(factor, Value):
+            x = call.emit(Einsum(f"{letters},{own}->{kept}"), x, factor)
+        else:
+            x = call.emit(Contraction(f"{letters},{own}->{kept}", factor), x)
+        letters = kept
+    return x
 
 
 @from_aten("aten.einsum")

@@ -193,7 +193,10 @@ def _power(call: Call) -> Value | None:
         if isinstance(exponent, Tensor) or not bool((base > 0).all()):
             return None
         return call.emit(Exp(), call.emit(Scale(per_sample(call, base.log(), len(exponent.shape))), exponent))
-    if not isinstance(exponent, Tensor) or exponent.numel() != 1:
+    if isinstance(exponent, Tensor) and exponent.numel() > 1:
+        # x^c = e^(c ln x)
+        return call.emit(Exp(), call.emit(Scale(per_sample(call, exponent, len(base.shape))), call.emit(Log(), base)))
+    if not isinstance(exponent, Tensor):
         return None
     if float(exponent) == 0:
         return call.emit(Scale(*(torch.tensor(n, dtype=torch.float64) for n in (0.0, 1.0))), base)

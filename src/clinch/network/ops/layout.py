@@ -55,7 +55,7 @@ class Layout:
         before = self.axis + (self.outer > 1)
         y = rows.movedim(0, before)
         behind = y.shape[self.axis + 1 + len(self.folded) :]
-        return y.reshape(*y.shape[: self.axis], self.outer * len(rows) * self.inner, *behind)
+        return y.reshape(*y.shape[: self.axis], self.outer * rows.shape[0] * self.inner, *behind)
 
     def rows(self, tensor: Tensor) -> Tensor:
         """Rows ``(B, *sample)`` of a tensor."""
@@ -141,6 +141,9 @@ def fitted(constant: Tensor, layout: Layout, rank: int) -> Tensor | None:
     if constant.dim() <= rank - 1 - layout.axis:
         return constant
     full = constant.reshape([1] * (rank - constant.dim()) + list(constant.shape)) if constant.dim() <= rank else None
+    if full is not None and layout.folded and full.shape[layout.axis] == layout.outer * layout.inner:
+        # of a batch of one, with the dimensions of a sample that are folded into it
+        return full.unflatten(layout.axis, layout.folded).unsqueeze(0)
     if full is None or full.shape[layout.axis] != 1:
         return None
     for _ in range(max(len(layout.folded) - 1, 0)):

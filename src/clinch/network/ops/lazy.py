@@ -136,10 +136,11 @@ class RowFunction(Operator):
         if not len(inputs[0]):
             return inputs[0].new_zeros(0, *self.shape)
         if self.at_once:
-            return torch.func.vmap(self._row)(*inputs)
-        return torch.stack([self._row(*row) for row in zip(*inputs)])
+            return torch.func.vmap(self.row)(*inputs)
+        return torch.stack([self.row(*row) for row in zip(*inputs)])
 
-    def _row(self, *row: Tensor) -> Tensor:
+    def row(self, *row: Tensor) -> Tensor:
+        """The tree's value for one input."""
         found = evaluate(self.value, [x.reshape(shape) for x, shape in zip(row, self.shapes)])
         return found.to(row[0].dtype).reshape(self.shape)
 

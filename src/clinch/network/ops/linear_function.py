@@ -38,7 +38,9 @@ _MOVING = frozenset(
         masked_fill masked_scatter clone contiguous alias positive view_as where avg_pool1d avg_pool2d avg_pool3d
         adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d
         upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d
-        upsample_trilinear3d atleast_1d atleast_2d trace block_diag zeros_like ones_like full_like fill lift_fresh_copy
+        upsample_trilinear3d _upsample_bilinear2d_aa as_strided hsplit vsplit dsplit dstack unsafe_split unsafe_chunk
+        diagonal_copy select_copy slice_copy ravel adjoint atleast_1d atleast_2d atleast_3d
+        trace block_diag zeros_like ones_like full_like fill lift_fresh_copy
         """,
     )
 )
@@ -58,6 +60,7 @@ _MIXING = frozenset(
 _PRODUCTS = {
     "mul": (0, 1), "multiply": (0, 1), "div": (0,), "divide": (0,), "true_divide": (0,), "matmul": (0, 1),
     "mm": (0, 1), "bmm": (0, 1), "mv": (0, 1), "dot": (0, 1), "inner": (0, 1), "outer": (0, 1), "kron": (0, 1),
+    "linalg_solve": (1,), "trapezoid": (0,), "cumulative_trapezoid": (0,),
     "einsum": (1,), "tensordot": (0, 1), "linear": (0,), "linalg_multi_dot": (0,), "baddbmm": (1, 2), "addmm": (1, 2),
     "addmv": (1, 2), "addbmm": (1, 2), "addcmul": (1, 2), "bilinear": (0, 1), "conv1d": (0,), "conv2d": (0,),
     "conv3d": (0,), "convolution": (0,), "conv_transpose1d": (0,), "conv_transpose2d": (0,), "conv_transpose3d": (0,),

@@ -156,7 +156,10 @@ def _nothing(call: Call) -> Value:
 @from_aten("aten.to", "aten._to_copy", "aten.type_as", "aten.float", "aten.double")
 def _convert(call: Call) -> Value:
     dtype = call.get("dtype")
-    if dtype is not None and dtype != call.dtype:
+    wider = dtype is None or (
+        call.dtype is not None and dtype.is_floating_point and dtype.itemsize > call.dtype.itemsize
+    )
+    if dtype != call.dtype and not wider:
         raise call.refuse(f"it converts activations to {dtype}; keep one dtype throughout the model")
     return call.activations[0]
 

@@ -44,7 +44,7 @@ class TorchFunction(Operator):
         rows = [x.reshape(len(x), *shape) for x, shape in zip(inputs, self.shapes)]
         given = [x if layout.plain else layout.spread(x) for x, layout in zip(rows, self.layouts)]
         found = evaluate(self.value, given, size=len(inputs[0]))
-        found = found if self.layout.plain else self.layout.rows(found)
+        found = (found if self.layout.plain else self.layout.rows(found)).to(inputs[0].dtype)
         return found.unsqueeze(1) if self.one and found.dim() == 1 else found
 
     def checked(self) -> TorchFunction:

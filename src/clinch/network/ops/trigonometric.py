@@ -101,6 +101,8 @@ class Asinh(ScalarFunction):
 class Asin(ScalarFunction):
     """``f(x) = arcsin x`` for x in [−1, 1]."""
 
+    named: ClassVar[str | None] = "asin"
+
     increasing: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -125,6 +127,8 @@ class Asin(ScalarFunction):
 class Acos(ScalarFunction):
     """``f(x) = arccos x`` for x in [−1, 1]."""
 
+    named: ClassVar[str | None] = "acos"
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """``arccos x``."""
         return inputs[0].acos()
@@ -146,6 +150,8 @@ class Acos(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class Atanh(ScalarFunction):
     """``f(x) = artanh x`` for x in [−1, 1]."""
+
+    named: ClassVar[str | None] = "atanh"
 
     increasing: ClassVar[bool] = True
 
@@ -171,6 +177,8 @@ class Atanh(ScalarFunction):
 class Acosh(ScalarFunction):
     """``f(x) = arcosh x`` for x >= 1."""
 
+    named: ClassVar[str | None] = "acosh"
+
     increasing: ClassVar[bool] = True
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -190,6 +198,8 @@ class Acosh(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class Tan(ScalarFunction):
     """``f(x) = tan x``, of which the branch between the poles around zero is known."""
+
+    named: ClassVar[str | None] = "tan"
 
     increasing: ClassVar[bool] = True
 
