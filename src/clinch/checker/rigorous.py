@@ -209,7 +209,7 @@ class Relaxation:
         """
         pending, scale = dict(rows), np.ones((1, 1))
         for i in range(max(rows), 0, -1):
-            if i not in pending:
+            if i not in pending or not pending[i].shape[2]:
                 continue
             layer, row = self.layers[i], pending.pop(i)
             scale = scale + np.abs(row).sum(2)
