@@ -30,6 +30,7 @@ from clinch.solver.solution import Proof, Solution, Status
 if TYPE_CHECKING:
     from clinch import applications, attacks, bounds, figures, papers, study, testing, vnnlib
     from clinch.modeling.model import load
+    from clinch.network.support import supports
     from clinch.search import entry_points as exact
     from clinch.solver import settings
     from clinch.vnnlib.verification import verify
@@ -68,6 +69,7 @@ __all__ = [
     "stack",
     "study",
     "sum_squares",
+    "supports",
     "testing",
     "verify",
     "vnnlib",
@@ -81,6 +83,7 @@ _ALIASES = {"exact": "clinch.search.entry_points", "settings": "clinch.solver.se
 #: read when first used, so that ``import clinch`` stays quick
 _LATE = {
     "load": "clinch.modeling.model",
+    "supports": "clinch.network.support",
     "verify": "clinch.vnnlib.verification",
     **{name: f"clinch.{name}" for name in _ROOMS},
     **_ALIASES,
@@ -91,7 +94,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module 'clinch' has no attribute '{name}'")
     module = importlib.import_module(_LATE[name])
-    found = getattr(module, name) if name in ("load", "verify") else module
+    found = getattr(module, name) if name in ("load", "supports", "verify") else module
     globals()[name] = found
     return found
 

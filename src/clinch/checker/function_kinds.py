@@ -9,10 +9,13 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from operator import methodcaller
 from typing import Any, NamedTuple
 
 #: a polynomial of so many coefficients is taken as it is
 TERMS = 9
+#: poles of the tangent, from inside: nothing is known beyond them
+_POLE = math.pi / 2
 Exact = Fraction | int
 
 
@@ -101,34 +104,24 @@ def _everywhere_rational(*pieces: tuple[float, Callable[[Fraction], Any]]) -> Ca
 
 #: name -> number of parameters (None: any), its pieces, and points around which cells shrink
 FUNCTIONS: dict[str, tuple[int | None, Callable[..., list[Series]], tuple[float, ...]]] = {
-    "exp": (0, _everywhere(lambda x: x.exp()), ()),
+    **{name: (0, _everywhere(methodcaller(name)), ()) for name in ("exp", "sin", "cos", "atan", "erf")},
+    **{name: (0, _everywhere(methodcaller(name), 0.0), (0.0,)) for name in ("log", "sqrt")},
+    **{name: (0, _everywhere(methodcaller(name)), (-1.0, 1.0)) for name in ("asin", "acos")},
+    **{f.__name__: (0, _everywhere_rational((-math.inf, _constant(f))), ()) for f in (math.floor, math.ceil, round)},
     "expm1": (0, _everywhere(lambda x: x.exp() - 1), ()),
-    "log": (0, _everywhere(lambda x: x.log(), 0.0), (0.0,)),
     "log1p": (0, _everywhere(lambda x: (1 + x).log(), -1.0), (-1.0,)),
-    "sqrt": (0, _everywhere(lambda x: x.sqrt(), 0.0), (0.0,)),
     "power": (1, _power, (0.0,)),
     "reciprocal": (0, _everywhere_rational(*((start, lambda middle: ((0,), 1, 0)) for start in (-math.inf, 0.0))),
                    (0.0,)),
-    "sin": (0, _everywhere(lambda x: x.sin()), ()),
-    "cos": (0, _everywhere(lambda x: x.cos()), ()),
     "sinh": (0, _everywhere(lambda x: (x.exp() - (-x).exp()) / 2), ()),
     "cosh": (0, _everywhere(lambda x: (x.exp() + (-x).exp()) / 2), ()),
     "tanh": (0, _everywhere(lambda x: 1 - 2 / ((2 * x).exp() + 1)), ()),
     "tanhshrink": (0, _everywhere(lambda x: x - 1 + 2 / ((2 * x).exp() + 1)), ()),
-    "atan": (0, _everywhere(lambda x: x.atan()), ()),
-    "asin": (0, _everywhere(lambda x: x.asin()), (-1.0, 1.0)),
-    "acos": (0, _everywhere(lambda x: x.acos()), (-1.0, 1.0)),
     "atanh": (0, _everywhere(lambda x: ((1 + x) / (1 - x)).log() / 2), (-1.0, 1.0)),
     "acosh": (0, _everywhere(lambda x: (x + (x * x - 1).sqrt()).log(), 1.0), (1.0,)),
-    # between the poles, whose nearest float64 lie inside
-    "tan": (0, lambda: [Series(-math.pi / 2, lambda x: x.tan()), Series(math.pi / 2, lambda x: x * _arb(math.nan))],
-            (-math.pi / 2, math.pi / 2)),
-    "erfcx": (0, _everywhere(lambda x: (x * x).exp() * x.erfc()), ()),
-    "log ndtr": (0, _everywhere(lambda x: ((-x / _arb(2).sqrt()).erfc() / 2).log()), ()),
+    "tan": (0, lambda: [Series(-_POLE, methodcaller("tan")), Series(_POLE, lambda x: x / 0)], (-_POLE, _POLE)),
     "entropy": (0, _everywhere(lambda x: -x * x.log(), 0.0), (0.0,)),
-    "log gamma": (0, _everywhere(lambda x: x.lgamma(), 0.0), (0.0,)),
     "asinh": (0, lambda: [Series(-math.inf, lambda x: -_arsinh(-x)), Series(0.0, _arsinh)], ()),
-    "erf": (0, _everywhere(lambda x: x.erf()), ()),
     "sigmoid": (0, _everywhere(lambda x: 1 / (1 + (-x).exp())), ()),
     "log sigmoid": (0, _everywhere(lambda x: -(1 + (-x).exp()).log()), ()),
     "softplus": (1, _softplus, ()),
@@ -146,9 +139,6 @@ FUNCTIONS: dict[str, tuple[int | None, Callable[..., list[Series]], tuple[float,
                                           (3.0, _polynomial(0, 1))), ()),
     "piecewise linear": (None, _piecewise_linear, ()),
     "sign": (0, _everywhere_rational((-math.inf, _polynomial(-1)), (0.0, _polynomial(1))), ()),
-    "floor": (0, _everywhere_rational((-math.inf, _constant(math.floor))), ()),
-    "ceil": (0, _everywhere_rational((-math.inf, _constant(math.ceil))), ()),
-    "round": (0, _everywhere_rational((-math.inf, _constant(round))), ()),
 }  # fmt: skip
 
 #: functions that do not become monotone far out: they lie in [-1, 1]

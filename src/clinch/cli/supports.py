@@ -10,11 +10,8 @@ from clinch.cli.outputs import output_json
 
 if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
-    from clinch.network.support import LayerSupport
+    from clinch.network.support import Support
 
-#: heading -> field of :class:`clinch.network.support.LayerSupport`
-ENGINES = {"attacks": "forward", "interval": "interval", "CROWN": "relaxation", "MILP": "exact",
-           "certificate": "certificate"}  # fmt: skip
 #: columns of a table that is not written to a terminal
 _WIDE = 200
 
@@ -61,6 +58,7 @@ def supports(
     from clinch.cli.console import write_json
     from clinch.cli.models import load_model, parse_shape
     from clinch.errors import UnsupportedOperator
+    from clinch.network.support import ENGINES
     from clinch.network.support import supports as layer_support
 
     try:
@@ -109,7 +107,7 @@ def _engines(network: SymbolicNetwork) -> dict[str, str]:
 
 
 def _content(
-    network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, bool], engines: dict[str, str]
+    network: SymbolicNetwork, rows: Support, whole: dict[str, bool], engines: dict[str, str]
 ) -> dict[str, Any]:
     return {
         "model": network.name, "input_shape": network.input_shape, "whole_network": whole,
@@ -132,12 +130,13 @@ def _print_missing(model: str, missing: tuple[str, ...]) -> None:
         console.print(Text("\n" + printable(advice, lines=False)), soft_wrap=True)
 
 
-def _print(network: SymbolicNetwork, rows: list[LayerSupport], whole: dict[str, bool], engines: dict[str, str]) -> None:
+def _print(network: SymbolicNetwork, rows: Support, whole: dict[str, bool], engines: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from clinch.io.files import printable
+    from clinch.network.support import ENGINES
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("layer", "operator", "output"):

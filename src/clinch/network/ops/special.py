@@ -17,8 +17,6 @@ from clinch.network.ops.elementwise import ScalarFunction, spelled
 class Erfcx(ScalarFunction):
     """``f(x) = e^(x²) (1 − erf x)``, convex and falling."""
 
-    named: ClassVar[str | None] = "erfcx"
-
     def forward(self, *inputs: Tensor) -> Tensor:
         """The scaled complement of the error function."""
         return torch.special.erfcx(inputs[0])
@@ -35,8 +33,6 @@ class Erfcx(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class LogNdtr(ScalarFunction):
     """``f(x) = ln Φ(x)``, Φ the normal distribution function; concave."""
-
-    named: ClassVar[str | None] = "log ndtr"
 
     increasing: ClassVar[bool] = True
 
@@ -73,8 +69,6 @@ class Entropy(ScalarFunction):
 @dataclass(frozen=True, eq=False)
 class LogGamma(ScalarFunction):
     """``f(x) = ln Γ(x)`` for x > 0, convex."""
-
-    named: ClassVar[str | None] = "log gamma"
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """``ln Γ(x)``."""
