@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from clinch.bounds.choices import best_bounds, choices
 from clinch.bounds.crown import activation_bounds, form_bounds, given_limits, never, relaxations_from
 from clinch.bounds.layerwise import BLOCK, layerwise_bounds, width
 from clinch.bounds.rows import layer_forms
@@ -152,8 +153,27 @@ def alpha_crown(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ProblemError(f"steps is {steps}; give a whole number of 1 or more, such as 20.")
     graph, node, blocks = layer_forms(network, region, c, layer)
-    if limits is None:
-        held = alpha_activation_bounds(graph, region, [node], steps=steps)
-    else:
+    if limits is not None:
         held = given_limits(graph, region, [node], limits)
-    return torch.cat([alpha_form_bounds(graph, forms, region, held, steps=steps) for forms in blocks], 1)
+        return torch.cat([alpha_form_bounds(graph, forms, region, held, steps=steps) for forms in blocks], 1)
+    with torch.no_grad():
+        known = activation_bounds(graph, region, [node], choose=True)
+    held = alpha_activation_bounds(graph, region, [node], known, steps=steps, crown=False)
+    return torch.cat([_not_below(graph, forms, region, held, known, steps) for forms in blocks], 1)
+
+
+@torch.no_grad()
+def _not_below(
+    graph: Graph,
+    forms: Forms,
+    region: Region,
+    limits: Mapping[int, Interval],
+    known: Mapping[int, Interval],
+    steps: int,
+) -> Tensor:
+    """Optimised bounds from the limits, and where CROWN chooses between relaxations its own from those known before."""
+    found = alpha_form_bounds(graph, forms, region, limits, steps=steps)
+    if not choices(graph, graph.ancestors(forms.nodes)):
+        return found
+    relaxations = relaxations_from(graph, known, forms.nodes)
+    return torch.maximum(found, best_bounds(graph, forms, region, known, relaxations))

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from clinch.bounds.backward import form_bounds as form_bounds
 from clinch.bounds.backward import linear_lower as linear_lower
-from clinch.bounds.demand import Walk
+from clinch.bounds.choices import best_bounds, best_limits
+from clinch.bounds.demand import Demand, Walk
 from clinch.bounds.forward import Symbols
 from clinch.bounds.rows import layer_forms
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
@@ -44,6 +45,7 @@ def activation_bounds(
     stop: Callable[[], bool] = never,
     relax: Relax = Graph.relax,
     made: dict[int, Relaxation] | None = None,
+    choose: bool = False,
 ) -> dict[int, Interval]:
     """Proven limits of every activation that a non-affine node reads.
 
@@ -59,6 +61,7 @@ def activation_bounds(
         stop: asked now and then; once true, what is left keeps its interval limits, which are valid too.
         relax: the linear relaxation of each node; CROWN's unless said otherwise.
         made: receives the relaxation of every node, from these limits.
+        choose: take the best limits by several relaxations where that is cheap, see :mod:`clinch.bounds.choices`.
 
     Returns:
         Node position -> limits ``(B, *node_shape)``.
@@ -74,7 +77,11 @@ def activation_bounds(
     def relaxed(i: int) -> None:
         relaxations[i] = relax(graph, i, [limits[j] for j in graph.nodes[i].inputs])
 
-    walk = Walk(graph, region, lambda j, _, demand: symbols.refined(j, demand, stop), limits, known or {})
+    def better(j: int, _: Interval, demand: Demand) -> Interval:
+        found = symbols.refined(j, demand, stop)
+        return best_limits(graph, j, found, region, limits, relaxations, demand, stop) if choose else found
+
+    walk = Walk(graph, region, better, limits, known or {})
     return walk.run(wanted, include_wanted=include_wanted, passed=relaxed)
 
 
@@ -93,7 +100,8 @@ def relaxations_from(
 def crown(network: Network, region: Region, c: Tensor | None = None, *, layer: str | None = None) -> Tensor:
     """Certified lower limits of ``c_r · layer(x)`` over a region by CROWN, with CROWN's own bounds of all layers below.
 
-    Where the paper concretises over a ball, this takes the exact minimum over box ∩ ball.
+    Where the paper concretises over a ball, this takes the exact minimum over box ∩ ball; where a layer has several
+    relaxations (products, smooth functions) and it is cheap, the best bound by some of them.
 
     Args:
         network: from :func:`clinch.load`.
@@ -109,8 +117,9 @@ def crown(network: Network, region: Region, c: Tensor | None = None, *, layer: s
             no linear relaxation.
     """
     graph, node, blocks = layer_forms(network, region, c, layer)
-    relaxations = relaxations_from(graph, activation_bounds(graph, region, [node]), [node])
-    return torch.cat([form_bounds(graph, forms, region, relaxations) for forms in blocks], 1)
+    limits = activation_bounds(graph, region, [node], choose=True)
+    relaxations = relaxations_from(graph, limits, [node])
+    return torch.cat([best_bounds(graph, forms, region, limits, relaxations) for forms in blocks], 1)
 
 
 def limits_of_forms(query: Query, forms: Forms, bounds: Mapping[int, Interval]) -> Interval:

@@ -159,6 +159,11 @@ class Operator:
         return (lower < 0) & (upper > 0) if self.splits_at_zero else lower < upper
 
     @property
+    def has_jumps(self) -> bool:
+        """Whether it jumps somewhere: a constant may then say more than any line."""
+        return False
+
+    @property
     def settles(self) -> bool:
         """Whether nothing is left to bound of its output where its input is not :meth:`undecided`."""
         return not self.splits_at_zero

@@ -93,6 +93,11 @@ class ScalarFunction(Elementwise):
         """It is increasing and does not jump; none of these is flat anywhere."""
         return self.increasing and not self.jumps()
 
+    @property
+    def has_jumps(self) -> bool:
+        """Where it has jumps."""
+        return bool(self.jumps())
+
     # --- what follows -------------------------------------------------------------------------------------------------
 
     @classmethod
