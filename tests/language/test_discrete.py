@@ -134,3 +134,21 @@ def test_mistakes(net, say, error, text):
 def test_a_list_needs_an_end(net):
     with pytest.raises(ProblemError, match=r"has no limits\. Add constraints such as"):
         cl.Problem(cl.Minimize(net.output[0]), [net.input[0].integer()])
+
+
+def test_long_lists_are_encoded_in_binary_digits_and_groups_close(net):
+    """Forty values by six binaries, and a category; the optimum is that of all values tried one by one."""
+    x = net.input
+    limits = [x >= 0, x <= 1, x[1:].one_hot(), x[0].multiple_of(1 / 40)]
+    values = torch.cat([torch.full((3, 1), k / 40, dtype=torch.float64) for k in range(41)])
+    rows = torch.cat([values, torch.eye(3, dtype=torch.float64).repeat(41, 1)], 1)
+    start = torch.tensor([0.33, 0.2, 0.3, 0.4], dtype=torch.float64)
+    output = net.graph_as(torch.float64, "cpu").forward(rows)[net.graph.output][:, 0]
+    least = float(output.quantile(0.7)) + 1e-4
+    known = (rows - start).abs().sum(1)[output >= least].min()
+    for solver in ("milp", "input_split"):
+        problem = cl.Problem(cl.Minimize(cl.norm(x - start, 1)), [*limits, net.output[0] >= least])
+        found = problem.solve(time_limit=20, solver=solver)
+        assert found.status is cl.Status.OPTIMAL, solver
+        assert found.value == pytest.approx(float(known), abs=1e-3)
+        assert float(found.x[0] * 40) == pytest.approx(round(float(found.x[0] * 40)), abs=1e-5)

@@ -244,9 +244,8 @@ class _Question:
 
     def _solved(self, problem: Problem) -> Solution:
         """Halves of boxes first where steps leave few points near the row; then all engines, for the other half."""
-        options = {"time_limit": self.time_limit, "gap": self.gap}
         if self.solver is not None or problem.query.region.discrete is None:
-            return problem.solve(**options, solver=self.solver)
+            return problem.solve(time_limit=self.time_limit, gap=self.gap, solver=self.solver)
         first = problem.solve(time_limit=self.time_limit / 2, gap=self.gap, solver="input_split")
         if _one(first) in (Status.OPTIMAL, Status.INFEASIBLE):
             return first
