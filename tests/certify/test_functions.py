@@ -118,3 +118,14 @@ def test_series_cut_short_by_a_setting_are_not_believed():
     finally:
         flint.ctx.cap = before
     assert np.isinf(found[2]).all() and np.isinf(found[3]).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_far_from_a_pole_lines_are_tight_too(sign):
+    """As where squares of activations are summed up before they are divided by."""
+    f = Function("reciprocal", ())
+    lower, upper = np.sort(sign * np.array([[1.18e8], [1.2e8]]), 0)
+    low, high, low_offset, high_offset, least, most = lines(f, lower, upper)
+    x = np.linspace(lower, upper, 101)
+    assert (low * x + low_offset <= 1 / x).all() and (1 / x <= high * x + high_offset).all()
+    assert (least <= 1 / x).all() and (1 / x <= most).all() and (most - least < 2e-10).all()

@@ -99,7 +99,7 @@ class Function:
         self.needs_balls = any(piece.analytic for piece in self.pieces)
         # polynomials have none
         self.poles = () if name == "power" and parameters[0] > 0 and parameters[0].is_integer() else poles
-        ratios = 2.0 ** (np.arange(-60 * OCTAVE, 10 * OCTAVE + 1) / OCTAVE)
+        ratios = 2.0 ** (np.arange(-60 * OCTAVE, 60 * OCTAVE + 1) / OCTAVE)
         around = [s + side * ratios for s in self.poles for side in (-1, 1)] or [np.arange(-FAR, FAR + WIDTH, WIDTH)]
         breaks = [piece.start for piece in self.pieces if math.isfinite(piece.start)]
         self.edges = np.unique([*np.concatenate(around), *self.poles, *breaks, -(2.0**20), 2.0**20])
