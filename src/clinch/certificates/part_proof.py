@@ -67,6 +67,9 @@ class PartProof(ProofGoal):
         self.end = deadline.clock() + seconds
         query = claimed.query
         bounder = CheckedBounder(query, claimed.certified, checked, claimed.bound, claimed.target, self._over)
+        if known is not None and known.layout is None:
+            # what splits of the input alone have closed they close once more
+            bounder.settings = replace(bounder.settings, nodes=False)
         self.bounder, self.tree = bounder, SearchTree()
         self.closed: list[ProofParts] = []
         width = (query.region.upper - query.region.lower).flatten(1)
