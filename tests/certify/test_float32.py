@@ -1,4 +1,6 @@
-"""Proofs for float32 as it runs: no order of summation leaves what the widened bounds allow, and what may is unknown."""
+"""Proofs for float32 as it runs: no order of summation leaves what the widened bounds allow; what may is unknown."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from clinch.errors import CertificateError
 def dense(seed, *sizes):
     torch.manual_seed(seed)
     layers = []
-    for a, b in zip(sizes, sizes[1:]):
+    for a, b in pairwise(sizes):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).eval()
 
@@ -72,7 +74,8 @@ def test_lines_allow_for_float32_as_limits_do():
     box = Box(np.full((1, 3), -0.5), np.full((1, 3), 0.5))
     rows = {len(layers) - 1: np.eye(2)[None]}
     exact, rounded = (
-        Relaxation(some, box, []).lower(rows, np.zeros((1, 1)), np.zeros((1, 1))) for some in (layers, as_float32(layers))
+        Relaxation(some, box, []).lower(rows, np.zeros((1, 1)), np.zeros((1, 1)))
+        for some in (layers, as_float32(layers))
     )  # fmt: skip
     assert (rounded < exact).all() and (exact - rounded < 1e-3).all()
 

@@ -1,4 +1,4 @@
-"""Proofs by activation patterns and counterexamples of other tools; whatever is changed in them, nothing false passes."""
+"""Proofs by activation patterns and counterexamples of other tools: whatever is changed, nothing false passes."""
 
 import random
 from fractions import Fraction
