@@ -31,11 +31,13 @@ from clinch.search.tree import Recorded
 from clinch.solver.ledger import Recorder
 
 #: by how much the certified bound may lie below the reported one, relative and absolute
-SLACK, LEAST_SLACK = 1e-5, 1e-7
+SLACK, LEAST_SLACK = 1e-6, 1e-8
+#: what a leaf's bound has to reach where nothing feasible is claimed
+CLOSED = 1e-7
 #: what is allowed, relatively, for the rounding of a point's value
 ROUNDED = 1e-9
-#: factor to that where rounding costs more
-MORE_SLACK = 10.0
+#: factors to that where rounding costs more
+MORE_SLACK = (10.0, 100.0)
 #: share of the time for the proof; the checker has what is left
 PROOF_SHARE = 0.7
 #: share of the time, and number of nodes for each known leaf, of a proof from nothing that is tried before these where
@@ -85,8 +87,8 @@ def certify(
 ) -> list[SavedProof | CertificateError]:
     """Prove bounds once more, in a way that can be checked; every proof is checked before it is returned.
 
-    The bound certified lies below the one given by at most 1e-5 of it (1e-4 where the checker's allowance for rounding
-    asks for it), or further where the time is over; the header states it.
+    The bound certified lies below the one given by at most 1e-6 of it (1e-5 or 1e-4 where the checker's allowance for
+    rounding asks for it), or further where the time is over; the header states it.
 
     Args:
         query: B problems in normal form.
@@ -179,7 +181,7 @@ def _certify_by(
             for plan in _plans(known):
                 left = PROOF_SHARE * (end - deadline.clock())
                 share = left if plan.weaker else SHARE * left
-                for slack in (1.0, MORE_SLACK):
+                for slack in (1.0, *MORE_SLACK):
                     try:
                         return _certify_one(query, bound, point, share, about, plan._replace(slack=slack))
                     except CertificateError as reason:
@@ -309,7 +311,7 @@ def _prove(
         if bound < math.inf:
             raise CertificateError("The problem has no objective and a feasible input: there is no bound to certify.")
         nothing = Linear(Forms({}, torch.zeros(1, 1, dtype=torch.float64)))
-        search = searched(replace(query, objective=nothing), None, LEAST_SLACK)
+        search = searched(replace(query, objective=nothing), None, CLOSED)
         if search.least < math.inf and plan.stranger:
             raise CertificateError("Leaves of the tree are not closed, nor when they are split on.")
         if search.least < math.inf:
