@@ -8,7 +8,7 @@ Schilling 2020, arXiv 1911.09032, with one box per class). Monitors of several b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -113,6 +113,16 @@ class BoxMonitor:
     def layers(self) -> tuple[str, ...]:
         """Names of the watched layers."""
         return (self.layer,)
+
+    @property
+    def apart(self) -> bool:
+        """Whether its conditions are stated for one class at a time: these are stated for many at once."""
+        return False
+
+    def widened(self, share: float) -> Self:
+        """Boxes that reach so much farther on either side, as a share of their width (at least the margin)."""
+        more = share * torch.maximum(self.upper - self.lower, self.margin)
+        return replace(self, lower=self.lower - more, upper=self.upper + more)
 
     def outside(self, network: SymbolicNetwork, classes: int | Tensor) -> Constraint:
         """The monitor objects: some activation leaves its class's box by at least its margin.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from clinch.figures.style import BOUND, INK, MUTED, VALUE, style
+from clinch.figures.style import BOUND, INK, MUTED, VALUE, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,6 @@ def coverage_figure(found: Coverage, *, heading: str = "") -> Figure:
         found: what :func:`clinch.applications.monitors.coverage` returned.
         heading: one line above everything.
     """
-    from matplotlib.figure import Figure
-
     titles = {
         "alarm": "false alarm: same class, the monitor objects",
         "missed": "missed: another class, the monitor accepts",
@@ -33,7 +31,7 @@ def coverage_figure(found: Coverage, *, heading: str = "") -> Figure:
     kinds = [kind for kind in titles if getattr(found, kind) is not None]
     norm = {1.0: "₁", 2.0: "₂", 0.0: "₀"}.get(float(found.norm), "∞")
     with style():
-        figure = Figure(figsize=(9.5, 1.6 + 2.6 * len(kinds)), dpi=150)
+        figure = new_figure(figsize=(9.5, 1.6 + 2.6 * len(kinds)), dpi=150)
         grid = figure.add_gridspec(
             len(kinds), 1, left=0.075, right=0.985, bottom=0.16 / len(kinds) + 0.03, top=0.86, hspace=0.42
         )

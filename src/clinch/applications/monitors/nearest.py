@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -13,6 +12,7 @@ from torch import Tensor
 from clinch.applications.monitors.joined import Monitor
 from clinch.applications.monitors.radius_schedule import Alternative, RadiusSchedule
 from clinch.errors import ProblemError, ShapeError
+from clinch.geometry.norms import NORMS, norm_of
 from clinch.modeling.constraints import Constraint
 from clinch.modeling.model import SymbolicNetwork
 from clinch.network.activations import predicted
@@ -85,9 +85,14 @@ def nearest_objection(
 
     def alternatives(rows: Tensor) -> list[Alternative]:
         count, everyone = len(monitor.objecting(network, 0)), torch.arange(len(rows))
+        if monitor.apart:
+            return [
+                Alternative(torch.tensor([0]), start[rows], _choice(network, monitor.objecting, k))
+                for k in range(count)
+            ]
         return [Alternative(everyone, start[rows], _choice(network, monitor.objecting, k)) for k in range(count)]
 
-    return _nearest(network, x, start, alternatives, norm, bounds, time_limit, gap, seed)
+    return _nearest(network, x, start, alternatives, norm_of(norm).p, bounds, time_limit, gap, seed, monitor.apart)
 
 
 def nearest_missed(
@@ -132,9 +137,14 @@ def nearest_missed(
         others = (others + (others >= start[rows].unsqueeze(1))).flatten()
         owner = torch.arange(len(rows)).repeat_interleave(monitor.classes - 1)
         count = len(monitor.accepting(network, 0))
+        if monitor.apart:
+            return [
+                Alternative(torch.tensor([0]), c, _choice(network, monitor.accepting, k))
+                for c in others.split(1) for k in range(count)
+            ]  # fmt: skip
         return [Alternative(owner, others, _choice(network, monitor.accepting, k)) for k in range(count)]
 
-    return _nearest(network, x, start, alternatives, norm, bounds, time_limit, gap, seed)
+    return _nearest(network, x, start, alternatives, norm_of(norm).p, bounds, time_limit, gap, seed, monitor.apart)
 
 
 def _choice(
@@ -150,7 +160,7 @@ def _choice(
 
 def _nearest(
     network: SymbolicNetwork, x: Tensor, start: Tensor, alternatives: Callable[[Tensor], list[Alternative]],
-    norm: float, bounds: tuple[float, float] | None, time_limit: float, gap: float, seed: int,
+    norm: float, bounds: tuple[float, float] | None, time_limit: float, gap: float, seed: int, apart: bool = False,
 ) -> Nearest:  # fmt: skip
     """Groups of inputs one after the other, each with its share of the time that is left."""
     began, size = monotonic(), len(x)
@@ -158,7 +168,8 @@ def _nearest(
     point, value = torch.full_like(x, torch.nan), torch.full((size,), torch.inf, dtype=torch.float64)
     bound, notes = torch.zeros_like(value), []
     per_input = sum(len(alternative.owner) for alternative in alternatives(torch.arange(1)))
-    groups = torch.arange(size).split(SINGLE if per_input == 1 else max(1, TOGETHER // per_input))
+    together = 1 if apart else SINGLE if per_input == 1 else max(1, TOGETHER // per_input)
+    groups = torch.arange(size).split(together)
     for k, rows in enumerate(groups):
         seconds = max(0.0, time_limit - (monotonic() - began)) / (len(groups) - k)
         schedule = RadiusSchedule(
@@ -182,7 +193,7 @@ def _checked(
     """
     for layer in monitor.layers:
         network.position(layer)
-    if norm not in (0, 1, 2, math.inf):
+    if norm_of(norm).p not in NORMS:
         raise ProblemError(f"norm={norm} is not among the norms. Write 0, 1, 2 or cl.inf.")
     if not time_limit >= 0 or not gap >= 0:
         raise ProblemError(f"time_limit={time_limit} and gap={gap} must be zero or more.")
