@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-data test-slow test-newest coverage lint types format hooks bench docs pins ci clean
+.PHONY: demo test test-data test-slow test-newest coverage lint types format hooks bench docs wheels pins ci clean
 
 demo: $(VENV)/.installed
 	$(BIN)/clinch demo
@@ -57,6 +57,10 @@ docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "The site is in site/: open site/index.html"
 
+# sdist and wheel into dist/, and the wheel tried with each extra in a clean environment
+wheels:
+	PYTHON="$(PYTHON)" bash packaging/try_wheel.sh
+
 # UPGRADE=1: the newest versions of everything, not only of what is missing
 pins: $(VENV)/.installed
 	$(BIN)/python .ci/pins.py $(if $(UPGRADE),--upgrade)
@@ -76,7 +80,7 @@ $(VENV)/bin/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Clinch into $(VENV) (torch is large: this can take minutes the first time) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
-	$(PIP) --editable .
+	$(PIP) --editable '.[all]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

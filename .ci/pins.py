@@ -70,7 +70,7 @@ def main() -> None:
     old = kept if given.upgrade else FILE.read_text(encoding="utf-8").splitlines()
     versions = resolved(old)
     hand = {normalised(line.partition("==")[0]) for line in kept if "==" in line}
-    made = [f"{name}=={version}" for name, version in sorted(versions.items()) if name not in {*hand, "clinch"}]
+    made = [f"{name}=={version}" for name, version in sorted(versions.items()) if name not in {*hand, "clinch-nn"}]
     FILE.write_text("\n".join([*kept, MADE, *made]) + "\n", encoding="utf-8")
     print(f"{FILE.name}: {len(made) + len(hand)} packages")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # VNN-COMP: install the tool. Argument: the version of the scripts' convention, "v1".
 #   PYTHON   the interpreter to make the environment with (default: python3)
-#   CLINCH   what to install (default: the folder above this one)
+#   CLINCH   what to install, with its extra onnx: a folder or a name (default: the folder above this one)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 if [ "${1:-}" != "v1" ]; then
@@ -10,5 +10,5 @@ if [ "${1:-}" != "v1" ]; then
 fi
 environment=${CLINCH_ENVIRONMENT:-$here/environment}
 "${PYTHON:-python3}" -m venv "$environment"
-"$environment/bin/python" -m pip install --quiet "${CLINCH:-$here/..}"
+"$environment/bin/python" -m pip install --quiet "${CLINCH:-$here/..}[onnx]"
 "$environment/bin/clinch" --version

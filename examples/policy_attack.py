@@ -3,7 +3,7 @@
     python examples/policy_attack.py [--frames 20000] [--eps 0.02] [--episodes 16]
 
 A small DQN is trained first; the trained agent of the documentation comes from
-``python -m benchmarks breakout_agent``. Needs pip install "clinch[rl]".
+``python -m benchmarks breakout_agent``. Needs pip install "clinch-nn[rl]".
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python examples/refined_actions.py [--steps 3000] [--environment Pendulum-v1]
 
 For a few observations: the critic's value at the actor's action, at the refined one, and a proof of how large it can
-get anywhere within eps of the actor's action. Needs pip install "clinch[rl]".
+get anywhere within eps of the actor's action. Needs pip install "clinch-nn[rl]".
 """
 
 from __future__ import annotations

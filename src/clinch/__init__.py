@@ -25,17 +25,20 @@ from clinch.modeling.problem import Maximize, Minimize, Problem
 from clinch.modeling.variables import Variable
 from clinch.network.network import Network
 from clinch.runtime import renamed
+from clinch.runtime.version import VERSION
 from clinch.solver.solution import Proof, Solution, Status
 
 if TYPE_CHECKING:
     from clinch import applications, attacks, bounds, figures, papers, study, testing, vnnlib
+    from clinch.demo.zoo import zoo
     from clinch.modeling.model import load
     from clinch.network.support import supports
+    from clinch.runtime.citing import cite
     from clinch.search import entry_points as exact
     from clinch.solver import settings
     from clinch.vnnlib.verification import verify
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "EQUALITY_TOLERANCE",
@@ -54,6 +57,7 @@ __all__ = [
     "applications",
     "attacks",
     "bounds",
+    "cite",
     "concatenate",
     "exact",
     "figures",
@@ -73,6 +77,7 @@ __all__ = [
     "testing",
     "verify",
     "vnnlib",
+    "zoo",
 ]
 
 _ROOMS = ("applications", "attacks", "bounds", "figures", "papers", "study", "testing", "vnnlib")
@@ -82,9 +87,11 @@ _ALIASES = {"exact": "clinch.search.entry_points", "settings": "clinch.solver.se
 
 #: read when first used, so that ``import clinch`` stays quick
 _LATE = {
+    "cite": "clinch.runtime.citing",
     "load": "clinch.modeling.model",
     "supports": "clinch.network.support",
     "verify": "clinch.vnnlib.verification",
+    "zoo": "clinch.demo.zoo",
     **{name: f"clinch.{name}" for name in _ROOMS},
     **_ALIASES,
 }
@@ -94,7 +101,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module 'clinch' has no attribute '{name}'")
     module = importlib.import_module(_LATE[name])
-    found = getattr(module, name) if name in ("load", "supports", "verify") else module
+    found = getattr(module, name) if name in ("cite", "load", "supports", "verify", "zoo") else module
     globals()[name] = found
     return found
 

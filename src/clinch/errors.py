@@ -59,6 +59,10 @@ class SpecificationError(ProblemError):
     """A VNN-LIB file that is malformed, says what is not supported, or is about another network; names the line."""
 
 
+class MissingPackage(ClinchError, ImportError):
+    """An optional package is not installed; says what to install."""
+
+
 class BackendError(ClinchError):
     """A solver library is missing or failed; says how to install it or which other backend to name."""
 

@@ -16,6 +16,7 @@ import torch
 from clinch.errors import CertificateError, ProblemError, UnsupportedByEngine
 from clinch.query import Distance, Query, Statement
 from clinch.runtime import memory
+from clinch.runtime.arguments import as_gap, as_seconds, as_whole
 from clinch.runtime.devices import usable_device
 from clinch.runtime.gradients import with_gradients
 from clinch.search.engines import BOUNDS, ENGINES, NEVER
@@ -24,16 +25,19 @@ from clinch.solver.checkpoint import Keeper
 from clinch.solver.conclusion import conclude
 from clinch.solver.engine import MEMORY_NOTE, Capability, Engine, Resumable, Search, outlook, surviving
 from clinch.solver.ledger import Ledger
-from clinch.solver.settings import Attack, Portfolio, Radius, Settings
+from clinch.solver.settings import Attack, Milp, Portfolio, Radius, Settings
 from clinch.solver.solution import Event, Proof, Solution
+
+#: names of ``solver=`` that mean the engine ``"milp"`` with this backend
+LIBRARIES = ("highs", "scip", "gurobi")
 
 
 @with_gradients
 def solve(
     problem: Statement,
     *,
-    time_limit: float = 60.0,
-    gap: float = 1e-3,
+    time_limit: float | None = 60.0,
+    gap: float | None = 1e-3,
     seed: int = 0,
     solver: str | None = None,
     progress: Callable[[Event], None] | None = None,
@@ -48,11 +52,12 @@ def solve(
 
     Args:
         problem: one problem or a batch; a batch shares the time limit.
-        time_limit: seconds. Reaching it is a normal ending: the best input and bound so far are returned.
-        gap: relative gap between value and bound at which to stop.
+        time_limit: seconds. Reaching it is a normal ending: the best input and bound so far are returned. None: no
+            limit.
+        gap: relative gap between value and bound at which to stop; None: 0.
         seed: of the attacks' random starts.
-        solver: one of :data:`clinch.search.engines.ENGINES`, to run that engine alone; None: Clinch chooses and
-            combines.
+        solver: one of :data:`clinch.search.engines.ENGINES`, to run that engine alone, or one of :data:`LIBRARIES`;
+            None: Clinch chooses and combines.
         progress: called with an :class:`clinch.solver.solution.Event` at every improvement.
         bounds: layers whose limits the solution is to report, see :attr:`clinch.Solution.bounds`.
         device: where attacks, bounds and branch and bound compute; None: on the model's. Linear programs and all checks
@@ -71,11 +76,9 @@ def solve(
         UnknownLayer: bounds names a layer that does not exist.
         UnsupportedByEngine, UnsupportedOperator, UnboundedInputError: the named solver cannot take this problem.
     """
-    if not time_limit >= 0:
-        raise ProblemError(f"time_limit is {time_limit}; give seconds, zero or more.")
+    time_limit, gap, seed = as_seconds(time_limit), as_gap(gap), as_whole(0 if seed is None else seed, "seed")
     memory.check_limit(memory_limit)
-    if not gap >= 0:
-        raise ProblemError(f"gap is {gap}; give a relative gap of zero or more, such as 1e-3.")
+    solver, settings = _of_library(solver, settings)
     settings = settings_of(solver, settings)
     if isinstance(bounds, str):
         raise ProblemError(f"bounds is the text '{bounds}'; give a list of layers, such as ['{bounds}'].")
@@ -94,6 +97,17 @@ def solve(
     return _with_certificate(solution, problem, ledger) if certificate else solution
 
 
+def _of_library(
+    solver: str | None, given: Settings | Mapping[str, Any] | None
+) -> tuple[str | None, Settings | Mapping[str, Any] | None]:
+    """The engine that a solver library stands for: ``"gurobi"`` is ``"milp"`` with that backend."""
+    if solver not in LIBRARIES:
+        return solver, given
+    if given is None or isinstance(given, Mapping):
+        return "milp", {**(given or {}), "backend": solver}
+    return "milp", replace(given, backend=solver) if isinstance(given, Milp) else given
+
+
 def settings_of(solver: str | None, given: Settings | Mapping[str, Any] | None) -> Settings:
     """The settings of an engine, or of the portfolio: an object of the right kind, with every field checked.
 
@@ -102,7 +116,8 @@ def settings_of(solver: str | None, given: Settings | Mapping[str, Any] | None) 
     """
     if solver is not None and solver not in ENGINES:
         raise ProblemError(
-            f"There is no solver '{solver}'. Choose one of: {', '.join(ENGINES)}; or None for all together."
+            f"There is no solver '{solver}'. Choose one of: {', '.join(ENGINES)}; {', '.join(LIBRARIES)} for a "
+            "mixed-integer program in that library; or None for all together."
         )
     return (Portfolio if solver is None else ENGINES[solver].settings).of(given)
 

@@ -253,4 +253,4 @@ def test_the_extra_is_imported_when_it_is_used():
 @pytest.mark.parametrize("name", ["MinAtar", "PerturbedObservations"])
 def test_a_missing_package_is_named(name):
     found = run(f"import sys; sys.modules['gymnasium'] = None; from clinch.applications.policies import {name}")
-    assert found.stderr.strip().endswith('BackendError: gymnasium is not installed. Run: pip install "clinch[rl]"')
+    assert found.stderr.strip().endswith('BackendError: gymnasium is not installed. Run: pip install "clinch-nn[rl]".')

@@ -244,5 +244,5 @@ def test_a_missing_package_is_named(model, monkeypatch):
         return real(name, *rest, **more)
 
     monkeypatch.setattr("importlib.import_module", lambda name: without(name))
-    with pytest.raises(BackendError, match=r'stable-baselines3 is not installed. Run: pip install "clinch\[rl\]"'):
+    with pytest.raises(BackendError, match=r'stable-baselines3 is not installed. Run: pip install "clinch-nn\[rl\]"'):
         RefinedActions(model)

@@ -176,7 +176,7 @@ def test_scs_gives_the_same_bound():
 
 def test_without_scs_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scs", None)
-    with pytest.raises(BackendError, match=r"scs is missing. Write pip install 'clinch\[convex\]'"):
+    with pytest.raises(BackendError, match=r'scs is not installed. Run: pip install "clinch-nn\[convex\]"'):
         conic(matrices(1, 2, 3))
 
 

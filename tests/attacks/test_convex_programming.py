@@ -280,7 +280,7 @@ def test_constraints_without_a_solution_or_without_convexity_and_a_missing_libra
     with pytest.raises(cl.ClinchError, match="not convex"):
         a.linear_model_convex(net, x, y, eps=0.2, constraints=lambda eta, _: [cp.norm(eta, 2) >= 0.1])
     monkeypatch.setitem(sys.modules, "cvxpy", None)
-    with pytest.raises(cl.ClinchError, match=r"pip install 'clinch\[convex\]'"):
+    with pytest.raises(cl.ClinchError, match=r'pip install "clinch-nn\[convex\]"'):
         a.linear_model_convex(net, x, y, eps=0.2)
 
 

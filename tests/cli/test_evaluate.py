@@ -212,8 +212,8 @@ def test_several_combinations_are_a_table_and_folders(clinch, tmp_path):
     content = json.loads((tmp_path / "all.json").read_text())["runs"]
     assert set(content) == {folder.name for folder in (tmp_path / "runs").iterdir()} and len(content) == 4
     assert all(len(each["rows"]) == 10 for each in content.values())
-    outcome = clinch(*run, "--table", tmp_path / "rows.csv")
-    assert outcome.code == 2 and "--table takes the rows of one combination" in outcome.err
+    outcome = clinch(*run, "--table", tmp_path / "rows.parquet")
+    assert outcome.code == 2 and ".csv, .md, .tex" in outcome.err
 
 
 def test_measures_of_each_class(clinch):

@@ -26,7 +26,7 @@ ABOUT = {
 
 def test_the_options_that_write_are_found():
     assert len(TARGETS) >= 18
-    assert {"--out", "--json", "--table", "--report", "--keep", "--certificate", "--counterexample"} == {
+    assert {"--out", "--json", "--table", "--text", "--report", "--keep", "--certificate", "--counterexample"} == {
         option for _, option in TARGETS
     }
 

@@ -65,7 +65,7 @@ KINDS = {
     "application": (applications(), "docs/index.md", r"{}"),
     "command": (list(commands()), "README.md", r"^clinch {} "),
     "paper": (papers(), "docs/reproduce.md", r"^\| `{}` \|"),
-    "extra": (sorted(extras()), "docs/index.md", r"`clinch\[{}\]`"),
+    "extra": (sorted(extras()), "docs/index.md", r"`clinch-nn\[{}\]`"),
     "make target": (sorted(targets()), "CONTRIBUTING.md", r"^make {}\b"),
 }
 

@@ -148,3 +148,13 @@ def test_what_other_libraries_users_write_runs(tmp_path, monkeypatch):
         lines = block.code.splitlines()
         calls, comments = (sum(line.startswith("#") is kind for line in lines) for kind in (False, True))
         assert calls >= 3 and (block is blocks[0] or (calls == comments == 10))
+
+
+def test_what_users_of_verifiers_write_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks, names = code(ROOT / "docs" / "coming-from-verifiers.md"), {**example_names.shared()}
+    names |= {"x": names["x"][:2], "y": names["y"][:2]}
+    assert len(blocks) == 5
+    for block in blocks:
+        quick = block.code.replace("time_limit=10", "time_limit=1")
+        exec(compile(quick, "docs/coming-from-verifiers.md", "exec"), names)

@@ -9,6 +9,7 @@ from documented import GUIDES, KINDS, REFERENCE, ROOT, commands, extras, spans, 
 
 import clinch
 from clinch.search.engines import ENGINES
+from clinch.solve import LIBRARIES
 
 PAGES = [*GUIDES, *REFERENCE]
 #: `cl.attacks.nearest(net, ...)` names a thing, `cl.attacks.` followed by nothing does not
@@ -88,8 +89,8 @@ def test_commands_and_their_options_exist(page):
 def test_make_targets_extras_and_engines_exist(page):
     text, wrong = page.read_text(), []
     wrong += [name for line in lines_of(page) for name in re.findall(r"^make ([a-z-]+)", line) if name not in targets()]
-    wrong += [name for name in re.findall(r"clinch\[([a-z]+)\]", text) if name not in extras()]
-    wrong += [name for name in re.findall(r'solver="(\w+)"', text) if name not in ENGINES]
+    wrong += [name for name in re.findall(r"clinch-nn\[([a-z]+)\]", text) if name not in extras()]
+    wrong += [name for name in re.findall(r'solver="(\w+)"', text) if name not in (*ENGINES, *LIBRARIES)]
     assert wrong == []
 
 

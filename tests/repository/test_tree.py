@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP = {
-    ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE",
-    "Makefile", "PERFORMANCE.md", "README.md", "SECURITY.md", "benchmarks", "competition", "constraints.txt", "docs",
-    "examples", "mkdocs.yml", "pyproject.toml", "src", "tests",
+    ".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CODE_OF_CONDUCT.md",
+    "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "PERFORMANCE.md", "README.md", "SECURITY.md", "benchmarks",
+    "competition", "constraints.txt", "docs", "examples", "mkdocs.yml", "packaging", "pyproject.toml", "src", "tests",
 }  # fmt: skip
 #: only where a program makes them on purpose
 DATABASES = (".sqlite", ".sqlite3", ".db", ".pyc", ".log", ".tmp", ".orig", ".rej", ".whl")

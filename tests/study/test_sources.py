@@ -147,3 +147,9 @@ def test_a_corrupt_image_is_one_failed_row_of_a_study(tmp_path):
     assert [row.status for row in found.rows] == ["robust"] * 4 + ["failed", "robust"]
     assert found.rows[4].label is None and "Error" in found.rows[4].error
     assert found.interval == (5 / 6, 1.0)
+
+
+def test_some_images_of_mnist_come_with_the_package():
+    source = open_source("mnist-sample")
+    assert source.size == 500 and open_source("mnist-sample:train").size == 2000
+    assert source.labels[:3].tolist() == [7, 2, 1]

@@ -125,7 +125,7 @@ def test_parquet_is_written_or_says_what_is_missing(tmp_path):
     with Store(None, IDENTITY) as store:
         store.put(ROWS)
         if importlib.util.find_spec("pyarrow") is None:
-            with pytest.raises(StoreError, match=r'pip install "clinch\[parquet\]"'):
+            with pytest.raises(StoreError, match=r'pip install "clinch-nn\[parquet\]"'):
                 store.export(tmp_path / "rows.parquet")
             return
         store.export(tmp_path / "rows.parquet")

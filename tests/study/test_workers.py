@@ -241,7 +241,7 @@ def test_bad_settings_of_workers_are_one_line():
 
 def test_a_missing_ray_is_told_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(WorkerError, match=r'pip install "clinch\[ray\]"'):
+    with pytest.raises(WorkerError, match=r'pip install "clinch-nn\[ray\]"'):
         RayExecutor("auto")
 
 

@@ -19,6 +19,7 @@ from scipy.sparse import csr_array, csr_matrix, diags_array
 from clinch.backends.program import Outcome, Program, Vector
 from clinch.backends.quiet import silenced
 from clinch.errors import BackendError
+from clinch.runtime.optional import required
 
 _DUAL_SIMPLEX = 1
 
@@ -243,8 +244,4 @@ class GurobiModel:
 
 
 def _library() -> Any:
-    try:
-        import gurobipy  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise BackendError("Gurobi is missing. Install it with: pip install 'clinch[gurobi]'") from error
-    return gurobipy
+    return required("gurobipy", "gurobi", "or take another backend", BackendError)

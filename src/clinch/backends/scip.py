@@ -17,6 +17,7 @@ from clinch.backends.highs import load as load
 from clinch.backends.program import Outcome, Program, Vector
 from clinch.backends.quiet import silenced
 from clinch.errors import BackendError
+from clinch.runtime.optional import required
 
 _WORDS = {
     "optimal": "optimal", "gaplimit": "optimal", "infeasible": "infeasible", "unbounded": "unbounded",
@@ -119,8 +120,4 @@ def _outcome(model: Any, program: Program, variables: list[Any], seconds: float)
 
 
 def _library() -> Any:
-    try:
-        import pyscipopt  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise BackendError("SCIP is missing. Install it with: pip install 'clinch[scip]'") from error
-    return pyscipopt
+    return required("pyscipopt", "scip", "or take another backend", BackendError)

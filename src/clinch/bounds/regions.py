@@ -48,8 +48,8 @@ def ball(
     radius: Any,
     norm: float | str,
     *,
-    lower: Any = -math.inf,
-    upper: Any = math.inf,
+    lower: Any = None,
+    upper: Any = None,
     device: torch.device | str | None = None,
 ) -> Region:
     """``{‖x − center‖_p <= radius} ∩ {lower <= x <= upper}`` for each input of a batch.
@@ -60,8 +60,8 @@ def ball(
             ``(B, *input_shape)``: then ``{‖(x − center)/radius‖_p <= 1}``, for p = infinity a box; where it is 0 the
             element stays at the centre.
         norm: p: 0, any number from 1 on, or infinity.
-        lower: a number or ``(B, *input_shape)``.
-        upper: a number or ``(B, *input_shape)``.
+        lower: a number or ``(B, *input_shape)``; None: no limit.
+        upper: a number or ``(B, *input_shape)``; None: no limit.
         device: where bounds over the region are computed; None: where ``center`` is.
 
     Raises:
@@ -80,13 +80,18 @@ def ball(
     reach = _placed(radius, middle.device, "radius")
     if not bool((reach >= 0).all()):
         raise EmptyRegionError("radius is negative or NaN; give a radius of zero or more.")
-    whole = box(_filled(lower, middle, "lower"), _filled(upper, middle, "upper"))
+    lowest, highest = (-math.inf if lower is None else lower), (math.inf if upper is None else upper)
+    whole = box(_filled(lowest, middle, "lower"), _filled(highest, middle, "upper"))
     if tuple(reach.shape) in ((), (len(middle),)):
         region = whole.within(Ball(middle, reach.expand(len(middle)), kind.p))
     else:
         region = _stretched(whole, middle, reach, kind)
     if bool((region.lower > region.upper).any()):
-        raise EmptyRegionError("The ball does not meet the box; enlarge the radius or the limits.")
+        raise EmptyRegionError(
+            f"The ball does not meet the box: the centre ranges from {float(middle.min()):.4g} to "
+            f"{float(middle.max()):.4g}, the box from {float(whole.lower.min()):.4g} to "
+            f"{float(whole.upper.max()):.4g}. Give both in the same units, or enlarge the radius."
+        )
     return region
 
 

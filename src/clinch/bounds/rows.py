@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from clinch.errors import NonFiniteError, ShapeError
+from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.network import Network
@@ -19,11 +19,23 @@ UNIT_BLOCK = 2**22
 
 def loaded(network: Network | nn.Module, region: Region) -> Network:
     """The network itself; a module is loaded for inputs of the region's shape."""
-    if isinstance(network, nn.Module):
-        from clinch.network.load import load  # start-up time
+    if not isinstance(region, Region):
+        raise ProblemError(
+            f"The region is a {type(region).__name__}. Write clinch.bounds.ball(x, eps, norm) or "
+            "clinch.bounds.box(lower, upper)."
+        )
+    if isinstance(network, Network):
+        return network
+    from clinch.network.load import load  # start-up time
 
+    try:
         return load(network, tuple(region.lower.shape[1:]))
-    return network
+    except NetworkError as error:
+        shape = list(region.lower.shape)
+        if "fails on two inputs" not in str(error) or len(shape) > 3:
+            raise
+        one = f"for one input of shape {tuple(shape)} write ball(x[None], ...)."
+        raise NetworkError(f"{error} The region has {shape[0]} inputs of shape {tuple(shape[1:])}: {one}") from error
 
 
 def layer_forms(

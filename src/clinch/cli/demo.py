@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +35,7 @@ def demo(
 ) -> int:
     """Find the nearest image that keeps its class while a monitor on a hidden layer objects, and prove it nearest.
 
-    The digits come with scikit-learn, the network with Clinch: nothing is downloaded.
+    Digits and network come with Clinch: nothing is downloaded.
 
     Exit code: 0 an input was found; 1 none was found, or none exists; 2 bad input.
 
@@ -42,7 +43,7 @@ def demo(
     """
     from clinch.cli.console import Progress, exit_code, write_json
     from clinch.demo.problem import build
-    from clinch.errors import ProblemError
+    from clinch.errors import MissingPackage, ProblemError
 
     if norm not in _NORMS:
         raise ProblemError(f"--norm is '{norm}'; give 1, 2 or inf.")
@@ -63,7 +64,10 @@ def demo(
         write_json(solution.to_dict(), json)
     code = exit_code(solution)
     if code == 0:
-        _draw(stated, solution, norm, out, quiet)
+        try:
+            _draw(stated, solution, norm, out, quiet)
+        except MissingPackage as reason:
+            print(f"clinch: There is no picture: {reason}", file=sys.stderr)
     return code
 
 

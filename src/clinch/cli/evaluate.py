@@ -51,7 +51,22 @@ _Out = Annotated[
 ]
 _Table = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", parser=output_file, help="Write one row per image: .csv, or .parquet (extra)."),
+    typer.Option(
+        metavar="FILE",
+        parser=output_file,
+        help="A row per image: .csv, .parquet (extra). A row per combination: .md, .tex; of several also .csv.",
+    ),
+]
+_Eps = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="E[,E...]", help="Radii such as 2/255,8/255: robust accuracy as an interval. Without: distances."
+    ),
+]
+_Layout = Annotated[str | None, typer.Option(help="How the images are stored where shapes do not tell: nchw or nhwc.")]
+_Text = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", parser=output_file, help="Write a methods section in LaTeX, with BibTeX."),
 ]
 _Json = Annotated[
     str | None,
@@ -82,9 +97,7 @@ def evaluate(
         typer.Option(help="digits, mnist, fashion-mnist, cifar10 (mnist:train for training), an .npz file, a folder."),
     ] = ["digits"],  # noqa: B006 - typer reads it and hands out copies
     norm: Annotated[list[str], typer.Option(help="linf, l2, l1 or l0.")] = ["linf"],  # noqa: B006
-    eps: Annotated[
-        list[float] | None, typer.Option(help="Radius: robust accuracy as an interval. Without: minimum distances.")
-    ] = None,
+    eps: _Eps = None,
     methods: Annotated[
         list[str], typer.Option(help="all; cheap (no search of single images); attacks or bounds alone.")
     ] = ["all"],  # noqa: B006
@@ -100,11 +113,13 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="So many processes, one thread each.")] = None,
     ray: _Ray = None,
+    layout: _Layout = None,
     input_shape: Annotated[
         str | None, typer.Option(metavar="C,H,W", help="Of a model that does not say; default: the images'.")
     ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Print every measure for each class too.")] = False,
     table: _Table = None,
+    text: _Text = None,
     json: _Json = None,
     certificates: _Certificates = False,
     report: _Report = None,
@@ -114,25 +129,24 @@ def evaluate(
     Cheap methods come first for every image, the search where the answer is still open, until the time is over. With
     --out the process may be killed at any moment: the same command goes on from there. Several models, --data, --norm,
     --eps or --methods are all combined, each combination in a folder of its own below --out with an equal share of the
-    time that is left.
+    time that is left. Lists may be written with commas: --eps 2/255,8/255 --norm linf,l2.
 
     Exit code: 0 every image has an answer; 1 some are open; 2 bad input, also where single images cannot be used.
 
-    Example: clinch evaluate net.onnx --data mnist --norm linf --eps 0.02 --eps 0.05 --out run --time-limit 600
+    Example: clinch evaluate a.onnx b.onnx --data mnist --norm linf --eps 0.02,0.05 --out runs --table robust.tex
     """
     from clinch.cli.study_progress import StudyProgress
+    from clinch.runtime.arguments import as_number
     from clinch.study.evaluation import Evaluation
-    from clinch.study.sources import open_source
-    from clinch.study.store import checked_table
+    from clinch.study.sources import laid_out, open_source
     from clinch.study.template import norm_of_name
 
-    radii = eps or [None]
+    radii: list[float] | list[None] = [as_number(part, "--eps") for part in _parts(eps)] or [None]
+    norm, methods = _parts(norm), _parts(methods)
     one = max(map(len, (models, data, norm, radii, methods))) == 1
     _check_options(one, table, mean, std, workers, out, report, certificates)
     norms = [norm_of_name(name) for name in norm]
-    if table is not None:
-        checked_table(table)
-    sources = [open_source(name) for name in data]
+    sources = [laid_out(open_source(name), layout) for name in data]
     networks = [_normalised(_network(model, input_shape, sources[0]), mean, std) for model in models]
     common: dict[str, Any] = {
         "lower": lower, "upper": upper, "gap": gap, "out": out, "limit": limit, "time_limit": time_limit, "seed": seed,
@@ -141,7 +155,8 @@ def evaluate(
     with _cluster(ray, workers) as executor, StudyProgress(None not in radii) as progress:
         more = {**common, "executor": executor, "progress": progress}
         found = _study(one, networks, sources, norms, radii, methods, more)
-    code = _write(found, per_class, table, json, out, report, sources[0])
+    _write_paper(found, table, text)
+    code = _write(found, per_class, json, out, report, sources[0])
     if certificates and out is not None and isinstance(found, Evaluation):
         _certify(out, networks[0], sources[0], found)
     _refuse_unread(found)
@@ -177,6 +192,30 @@ def _certify(out: Path, network: SymbolicNetwork, source: Source, found: Evaluat
     print(f"proofs   {len(made) - len(missing)} of {len(made)} certificates in {where}", file=sys.stderr)
 
 
+def _parts(given: list[str] | None) -> list[str]:
+    """Values that were given one by one, or with commas; those of the command line of Windows may have spaces."""
+    return [part.strip() for text in given or () for part in text.split(",") if part.strip()]
+
+
+def _write_paper(found: Evaluation | Comparison, table: Path | None, text: Path | None) -> None:
+    """The methods section, and a table: one row per image, or one per combination."""
+    from clinch.io.files import write_whole
+    from clinch.study.comparison import Comparison
+    from clinch.study.store import write_table
+    from clinch.study.tables import methods_text, paper_rows, write_paper_table
+
+    if text is not None:
+        write_whole(text, methods_text(found))
+    if table is None:
+        return
+    if isinstance(found, Comparison):
+        write_paper_table(table, paper_rows(found))
+    elif table.suffix.lower() in (".md", ".tex"):
+        write_paper_table(table, paper_rows(Comparison({"": found})))
+    else:
+        write_table(table, found.rows)
+
+
 def _check_options(
     one: bool,
     table: Path | None,
@@ -188,8 +227,11 @@ def _check_options(
     certificates: bool,
 ) -> None:
     """Refuse what cannot be done before any work is spent."""
-    if table is not None and not one:
-        raise ProblemError("--table takes the rows of one combination. Write --json FILE for the rows of all of them.")
+    from clinch.study.store import checked_table
+    from clinch.study.tables import checked_paper_table
+
+    if table is not None:
+        checked_paper_table(table) if not one or table.suffix.lower() in (".md", ".tex") else checked_table(table)
     if workers is not None and workers < 1:
         raise ProblemError(f"--workers is {workers}; give a number of workers, 1 or more.")
     if (mean is None) != (std is None):
@@ -225,7 +267,6 @@ def _study(
 def _write(
     found: Evaluation | Comparison,
     per_class: bool,
-    table: Path | None,
     json: str | None,
     out: Path | None,
     report: Path | None,
@@ -237,11 +278,8 @@ def _write(
     from clinch.io.files import printable
     from clinch.study.columns import class_rows
     from clinch.study.evaluation import Evaluation
-    from clinch.study.store import write_table
 
     runs = {"": found} if isinstance(found, Evaluation) else found.runs
-    if table is not None:
-        write_table(table, runs[""].rows)
     if json != "-":
         if isinstance(found, Evaluation):
             print(printable(str(found)))

@@ -38,7 +38,8 @@ def load_model(
             raise NetworkError(
                 f"The shape of one input of '{source:.200}' is not known: give input_shape (--input-shape 1,28,28)."
             )
-        network = clinch.load(model, input_shape=None if hasattr(model, "get_params") else input_shape)
+        shape = None if hasattr(model, "get_params") else input_shape
+        network = clinch.load(model, input_shape=shape, name=function)
         if name.endswith(".py"):
             # classes of a file that is no module are known to nobody by name
             network.made_by = (_again, (f"{((folder or Path()) / name).resolve()}:{function}", input_shape))

@@ -83,8 +83,9 @@ def supports(
 
 def _print_standard(vnnlib: bool, opset: bool, types: bool) -> None:
     """What a tool that conforms to VNN-LIB 2.0 says about itself, one word a line."""
-    from onnx import defs
+    from clinch.runtime.optional import required
 
+    defs = required("onnx.defs", "onnx")
     from clinch.network.onnx import OLDEST_OPSET
 
     newest = str(defs.onnx_opset_version())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clinch.errors import ShapeError
 from clinch.figures.inputs import draw_inputs
-from clinch.figures.style import BOUND, GAP, MUTED, VALUE, number, style
+from clinch.figures.style import BOUND, GAP, MUTED, VALUE, new_figure, number, style
 from clinch.figures.watched import Watched, draw_watched
 
 if TYPE_CHECKING:
@@ -49,13 +49,11 @@ def solution_figure(
     Raises:
         ShapeError: x0 and x differ in shape.
     """
-    from matplotlib.figure import Figure
-
     x = solution.x[problem] if solution.batched else solution.x
     if x0.shape != x.shape:
         raise ShapeError(f"x0 has shape {tuple(x0.shape)} but x has shape {tuple(x.shape)}; give x0 as one input.")
     with style():
-        figure = Figure(figsize=(10, 6.2), dpi=160)
+        figure = new_figure(figsize=(10, 6.2), dpi=160)
         left, right = 0.07, 0.975
         images = figure.add_gridspec(
             1, 3, left=left, right=0.615 if watched else right, bottom=0.54, top=0.84, wspace=0.2

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from clinch.io.files import printable, replacing
+from clinch.runtime.optional import required
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,11 +53,18 @@ def save(figure: Figure, path: str | Path) -> Path:
     return path
 
 
+def new_figure(**options: Any) -> Figure:
+    """An empty figure that belongs to no window; options as of ``matplotlib.figure.Figure``.
+
+    Raises:
+        MissingPackage: matplotlib is not installed.
+    """
+    return required("matplotlib.figure", "report").Figure(**options)
+
+
 def style() -> AbstractContextManager[None]:
     """Clinch's matplotlib settings, for the length of a ``with`` block."""
-    import matplotlib as mpl
-
-    return mpl.rc_context({**STYLE})  # type: ignore[return-value]
+    return required("matplotlib", "report").rc_context({**STYLE})  # type: ignore[return-value]
 
 
 def plain(text: str) -> str:

@@ -18,9 +18,13 @@ from torch import Tensor
 
 from clinch.errors import ClinchError
 from clinch.io.files import ARRAY_LIMIT, SHRINKS, read_limited
+from clinch.runtime.optional import required
 
 #: name of the environment variable that names the data folder
 VARIABLE = "CLINCH_DATA"
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: what comes with the package, looked for last
+_OWN = {"models": _PACKAGE / "demo" / "weights", "references": _PACKAGE / "papers" / "references"}
 #: of an array
 _MOST_DIMENSIONS = 32
 
@@ -47,6 +51,8 @@ def data_folder() -> Path:
 def model_file(name: str) -> Path:
     """Path of a reference model such as ``"mnist_small.onnx"``: in ``models``, inside or beside the data folder.
 
+    Weights (``.safetensors``) are also found among those that come with the package.
+
     Raises:
         DataError: no such file.
     """
@@ -55,7 +61,7 @@ def model_file(name: str) -> Path:
 
 def reference_file(name: str) -> Path:
     """Path of a published table such as ``"balda_fooling_ratio_lenet.csv"``: in ``references``, inside or beside the
-    data folder.
+    data folder, or with the package.
 
     Raises:
         DataError: no such file.
@@ -65,17 +71,17 @@ def reference_file(name: str) -> Path:
 
 def _shared_file(folder: str, kind: str, name: str) -> Path:
     root = data_folder()
-    places = [root / folder / name, root.parent / folder / name]
+    places = [root / folder / name, root.parent / folder / name, _OWN[folder] / name]
     for path in places:
         if path.is_file():
             return path
-    looked = " and ".join(str(path) for path in places)
+    looked = " and ".join(str(path) for path in places[:2])
     raise DataError(
         f"There is no {kind} '{name}': looked for {looked}. Set {VARIABLE} to the folder that holds {folder}/."
     )
 
 
-def mnist(split: str = "test", folder: str | Path | None = None) -> Images:
+def mnist(split: str = "test", folder: str | Path | None = None, *, few: bool = False) -> Images:
     """MNIST: 60,000 images for training or 10,000 for testing, shape ``(N, 1, 28, 28)``, in the original order.
 
     Read from ``MNIST/raw`` (torchvision's layout, plain or ``.gz``) in the data folder. Where there are no such files
@@ -84,12 +90,16 @@ def mnist(split: str = "test", folder: str | Path | None = None) -> Images:
     Args:
         split: ``"train"`` or ``"test"``.
         folder: another data folder.
+        few: only the first 2,000 images for training or 500 for testing, which come with the package.
 
     Raises:
         DataError: a file is missing or damaged, or OpenML cannot be reached.
     """
     if split not in ("train", "test"):
         raise DataError(f"split is 'train' or 'test', not {split!r}.")
+    if few:
+        with np.load(_PACKAGE / "demo" / "mnist_sample.npz") as held:
+            return _images(held[f"{split}_x"], held[f"{split}_y"])
     root = Path(folder) if folder is not None else data_folder()
     prefix = "train" if split == "train" else "t10k"
     places = [root / "MNIST" / "raw", root]
@@ -148,10 +158,16 @@ def _images(x: np.ndarray, y: np.ndarray) -> Images:
 
 
 def _from_openml(split: str) -> Images:
-    from sklearn.datasets import fetch_openml
-
+    datasets = required(
+        "sklearn.datasets",
+        "data",
+        f"or put the four idx files into MNIST/raw of a folder and set {VARIABLE} to it",
+        DataError,
+    )
     try:
-        pixels, labels = fetch_openml("mnist_784", version=1, as_frame=False, parser="liac-arff", return_X_y=True)
+        pixels, labels = datasets.fetch_openml(
+            "mnist_784", version=1, as_frame=False, parser="liac-arff", return_X_y=True
+        )
     except (OSError, ValueError) as error:
         raise DataError(
             f"MNIST is not in {data_folder()} and OpenML cannot be reached ({error}). Put the four idx files into "

@@ -445,6 +445,10 @@ class Argmax(Symbolic):
         if isinstance(other, (bool, Symbolic)):
             raise ProblemError("argmax is compared with a class index or an array of them: z.argmax() == 7.")
         values, batch = constant(other, (), "label")
+        if batch == self.expression.size > 1 and sorted(values[:, 0].tolist()) == [*[0.0] * (batch - 1), 1.0]:
+            raise ProblemError(
+                f"The label looks like one class written as {batch} zeros and ones. Write its number: .argmax()."
+            )
         labels = values[:, 0].to(torch.long)
         if bool((labels != values[:, 0]).any()):
             raise ProblemError("Labels must be whole numbers.")

@@ -21,6 +21,7 @@ from clinch.modeling.mathematics import mathematics
 from clinch.modeling.norms import NormBall, NormExpression
 from clinch.modeling.symbols import as_tensor, common_network, merge_batches
 from clinch.query import Distance, FormsNorm, Query
+from clinch.runtime import html
 from clinch.runtime.gradients import with_gradients
 from clinch.solve import capabilities, solve
 from clinch.solver.check_points import check_points
@@ -163,8 +164,8 @@ class Problem:
 
     def solve(
         self,
-        time_limit: float = 60.0,
-        gap: float = 1e-3,
+        time_limit: float | None = 60.0,
+        gap: float | None = 1e-3,
         seed: int = 0,
         solver: str | None = None,
         progress: Callable[[Event], None] | None = None,
@@ -178,10 +179,11 @@ class Problem:
         """The best input found and the best bound proven within the time.
 
         Args:
-            time_limit: seconds for all problems together; reaching it is a normal ending.
-            gap: relative gap between value and bound at which a problem counts as solved.
+            time_limit: seconds for all problems together; reaching it is a normal ending. None: no limit.
+            gap: relative gap between value and bound at which a problem counts as solved; None: 0.
             seed: of every random choice; on a CPU the same seed gives the same answer.
-            solver: name of one engine; None lets Clinch choose and combine.
+            solver: name of one engine, or ``"highs"``, ``"scip"``, ``"gurobi"`` for a mixed-integer program in that
+                library; None lets Clinch choose and combine.
             progress: called with an :class:`clinch.solver.solution.Event` after every improvement.
             bounds: names of layers; ``solution.bounds["relu2"]`` then holds proven limits of that layer's activations.
             device: where to compute, such as ``"cuda"``; None: where the model is. Linear programs and all checks stay
@@ -273,6 +275,10 @@ class Problem:
         ]
         width = max(len(name) for name, _ in rows) + 2
         return "\n".join([*mathematics(self.query), "", *(f"{name:<{width}}{text}" for name, text in rows)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the problem as mathematics, and in words."""
+        return html.lines(self.explain())
 
     def __repr__(self) -> str:
         size = f"{self.size} problems" if self.batched else "one problem"

@@ -18,6 +18,7 @@ from clinch.network.fold import with_channels, with_scales
 from clinch.network.network import Network
 from clinch.runtime import memory
 from clinch.runtime.gradients import with_gradients
+from clinch.runtime.optional import required
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -98,6 +99,7 @@ def _load(model: nn.Module | str | PathLike[str] | ModelProto, given: Given) -> 
                 f"'{path}' is not an .onnx or .onnx.gz file. Load another kind of file into an nn.Module first, "
                 "and pass that module."
             )
+        required("onnx", "onnx")
         from clinch.network.onnx_file import open_model
 
         stem = path.name.removesuffix(".gz").removesuffix(".onnx")
@@ -117,7 +119,17 @@ def _load(model: nn.Module | str | PathLike[str] | ModelProto, given: Given) -> 
     raise NetworkError(
         f"A {type(model).__name__} cannot be loaded. Pass an nn.Module, an .onnx file, an onnx.ModelProto or a fitted "
         "estimator of scikit-learn."
+        f"{_instead(model)}"
     )
+
+
+def _instead(model: object) -> str:
+    """What to write, where it is plain what was passed."""
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        return f" This is a class: pass an instance, such as {model.__name__}(...).eval()."
+    if isinstance(model, Mapping) and any(isinstance(value, Tensor) for value in model.values()):
+        return " This looks like a state dict: build the module, call module.load_state_dict(...), and pass the module."
+    return " For a function write a module whose forward calls it." if callable(model) else ""
 
 
 # --- modules -------------------------------------------------------------------------------------------------------
@@ -232,7 +244,8 @@ def _try(model: nn.Module, x: Tensor, name: str) -> Any:
         raise NetworkError(
             f"{name} fails on two inputs of shape {tuple(x.shape[1:])}{user_line(error)}: "
             f"{type(error).__name__}: {reason}. "
-            f"Correct input_shape, or the model, which must take a batch of any size.{_channels(tuple(x.shape[1:]))}"
+            f"Correct input_shape (one input, without the batch), or the model, which must take a batch of any size."
+            f"{_channels(tuple(x.shape[1:]))}"
         ) from error
 
 
@@ -265,6 +278,8 @@ def _rows(output: Any, x: Tensor, name: str) -> None:
 
 
 def _load_onnx(opened: Callable[[], ModelProto], given: Given, name: str) -> Network:
+    required("onnx", "onnx")
+    required("onnxruntime", "onnx")
     from clinch.network.onnx import read
     from clinch.network.original import OriginalFile
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clinch.errors import NetworkError, UnknownLayer
 from clinch.network.graph import Graph
+from clinch.runtime import html
 
 if TYPE_CHECKING:
     from clinch.network.tabular import Table
@@ -112,9 +113,15 @@ class Network:
         Raises:
             UnknownLayer: there is no layer of that name.
         """
-        if layer not in self._source.names:
-            raise UnknownLayer(f"There is no layer '{layer:.200}'. This network has: {', '.join(self.layers)}.")
+        if not isinstance(layer, str) or layer not in self._source.names:
+            raise UnknownLayer(f"There is no layer '{layer!s:.200}'. This network has: {', '.join(self.layers)}.")
         return self._source.names[layer]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table of the layers."""
+        graph = self._source
+        rows = [(node.name, type(node.op).__name__ if i else "", node.shape) for i, node in enumerate(graph.nodes)]
+        return html.lines(repr(self)) + html.table(rows, ("layer", "operator", "shape"))
 
     def __repr__(self) -> str:
         nodes = self._source.nodes

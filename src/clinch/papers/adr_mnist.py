@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-import clinch as cl
 from clinch.attacks import AttackResult, activation_descent, apgd, fgsm, pgd, worst
 from clinch.attacks.activation_steps import CLASSIFIER, ROBUST_CLASSIFIER
 from clinch.attacks.core.result import ALREADY
-from clinch.io.data import mnist, model_file
+from clinch.io.data import mnist
 from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
+from clinch.papers.parts.networks import reference_network
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ CASES = tuple(
     for eps in radii
 )
 QUICK = (Case("robust", 0.25, False), Case("clean", 0.1, True))
-FILES = {"clean": "mnist_adrgd_clean.onnx", "robust": "mnist_adrgd_pgd.onnx"}
+FILES = {"clean": "mnist_adrgd_clean", "robust": "mnist_adrgd_pgd"}
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Run:
 def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     """Everything; see :func:`clinch.study.reproduce`."""
     count, share = (8, 0.02) if quick else (IMAGES, 1.0)
-    images = mnist("test")
+    images = mnist("test", few=quick)
     x, y = images.x[:count], images.y[:count]
-    nets = {name: cl.load(str(model_file(file))) for name, file in FILES.items()}
+    nets = {name: reference_network(file) for name, file in FILES.items()}
     target = (y + torch.randint(1, 10, y.shape, generator=torch.Generator().manual_seed(seed))) % 10
     outcomes: dict[Case, dict[str, Run]] = {}
     for case in QUICK if quick else CASES:

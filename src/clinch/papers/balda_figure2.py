@@ -20,7 +20,7 @@ from clinch.attacks import AttackResult, fast_grad, linear_model_descent, linear
 from clinch.io.data import reference_file
 from clinch.io.published import read_columns
 from clinch.modeling.model import SymbolicNetwork
-from clinch.papers.parts.balda import FCNN, LENET, MISSING, SOURCE, Classifier, Sample, nearest, network, sample
+from clinch.papers.parts.balda import FCNN, MISSING, SOURCE, Classifier, Sample, lenet, nearest, network, sample
 from clinch.papers.parts.figure_curves import Curve, Panel, curves_figure
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 from clinch.study.measures import fooling_ratio
@@ -86,7 +86,7 @@ def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     """Everything; see :func:`clinch.study.reproduce`."""
     count, among = (12, 200) if quick else (IMAGES, 10_000)
     found = []
-    for chosen in (FCNN, LENET):
+    for chosen in (FCNN, lenet()):
         net = network(chosen)
         found.append(_curves(chosen, net, sample(chosen, net, count, seed, among), seed, note))
     return Reproduction(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from clinch.attacks import first_order_radius
-from clinch.papers.parts.balda import FCNN, LENET, MISSING, SOURCE, Classifier, nearest, network, sample
+from clinch.papers.parts.balda import FCNN, MISSING, SOURCE, Classifier, lenet, nearest, network, sample
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 from clinch.study.measures import eps_99, fooling_ratio, rho1, rho2
@@ -50,7 +50,7 @@ def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     """Everything; see :func:`clinch.study.reproduce`."""
     count, among = (32, 300) if quick else (IMAGES, 10_000)
     found = []
-    for chosen in (LENET, FCNN) if quick else (LENET, FCNN, *OURS):
+    for chosen in (lenet(), FCNN) if quick else (lenet(), FCNN, *OURS):
         note(chosen.title)
         net = network(chosen)
         images = sample(chosen, net, count, seed, among)
@@ -94,8 +94,8 @@ def _claims(found: list[Outcome]) -> list[Claim]:
             else:
                 because = f"the authors' weights are not available; the same layers trained here have {value:.4g}"
                 claims.append(Claim(text, CANNOT, because))
-    lenet, fcnn = found[0], found[1]
-    for name, ours, other in zip(MEASURES, lenet.measures, fcnn.measures):
+    convolutional, dense = found[0], found[1]
+    for name, ours, other in zip(MEASURES, convolutional.measures, dense.measures):
         claims.append(
             Claim.that(f"LeNet-5 is more robust than FCNN by {name}", ours > other, f"{ours:.4g} against {other:.4g}")
         )

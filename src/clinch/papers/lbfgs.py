@@ -19,9 +19,10 @@ from torch import Tensor
 
 import clinch as cl
 from clinch.attacks import lbfgs
-from clinch.io.data import Images, mnist, model_file
+from clinch.io.data import Images, mnist
 from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
+from clinch.papers.parts.networks import reference_network
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Optimum:
 
 def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     """Everything; see :func:`clinch.study.reproduce`."""
-    nets = {name: cl.load(str(model_file(f"{name}.onnx"))) for name in NETWORKS}
+    nets = {name: reference_network(name) for name in NETWORKS}
     images = _sample(nets, 2 if quick else IMAGES)
     made = {}
     for name, net in nets.items():
@@ -103,7 +104,7 @@ def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
 
 def _sample(nets: dict[str, SymbolicNetwork], count: int) -> Images:
     """The first test images that every network classifies correctly."""
-    x, y = (part[:AMONG] for part in mnist("test"))
+    x, y = (part[:AMONG] for part in mnist("test", few=True))
     right = torch.stack([_predicted(net, x) == y for net in nets.values()]).all(0)
     return Images(x[right][:count], y[right][:count])
 

@@ -34,7 +34,7 @@ IMAGES, SECONDS, LIMIT, GAP = 5, 4.0, 60.0, 1e-3
 #: images that the boxes are fitted to in the small setting
 FITTED = 2000
 #: the second hidden layer of the reference model
-LAYER, CLASS_MARGIN = "/4/Relu", 1e-3
+LAYER, CLASS_MARGIN = "4", 1e-3
 COBYLA, SLSQP, SHGO, EVOLUTION = "COBYLA", "SLSQP", "SHGO", "differential evolution"
 ENGINES = {COBYLA: "cobyla_whole", SLSQP: "slsqp_whole", SHGO: "shgo", EVOLUTION: "differential_evolution"}
 LOCAL, GLOBAL = (COBYLA, SLSQP), (SHGO, EVOLUTION)
@@ -65,9 +65,9 @@ class Outcome:
 def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     """Everything; see :func:`clinch.study.reproduce`."""
     net, count, limit = small_network(), 1 if quick else IMAGES, 0.3 if quick else SECONDS
-    train = mnist("train").x
+    train = mnist("train", few=quick).x
     monitor = BoxMonitor.fit(net, LAYER, train[:FITTED] if quick else train)
-    points, found = mnist("test").x[:count], []
+    points, found = mnist("test", few=True).x[:count], []
     for k, (x0, label) in enumerate(zip(points, predicted(net, points).tolist())):
         note(f"image {k + 1} of {count}")
         x, z = net.input, net.output

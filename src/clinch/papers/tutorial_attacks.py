@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-import clinch as cl
 from clinch.attacks import AttackResult, pgd, worst
-from clinch.io.data import Images, mnist, model_file
+from clinch.io.data import Images, mnist
 from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
+from clinch.papers.parts.networks import reference_network
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 from clinch.papers.parts.tutorial import SOURCE, WEIGHTS
 
@@ -78,9 +78,9 @@ class Run:
 
 def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     """Everything; see :func:`clinch.study.reproduce`."""
-    test, runs, targeted, gradient = mnist("test"), {}, {}, 0.0
+    test, runs, targeted, gradient = mnist("test", few=quick), {}, {}, 0.0
     for name, count in NETWORKS.items():
-        net = cl.load(str(model_file(f"{name}.onnx")))
+        net = reference_network(name)
         count = (3 if name == CNN else 30) if quick else count
         images = Images(test.x[:count], test.y[:count])
         for title, attack in ATTACKS.items():

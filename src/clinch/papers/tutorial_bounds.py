@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import clinch as cl
-from clinch.io.data import model_file
 from clinch.modeling.model import SymbolicNetwork
 from clinch.papers.parts.figure_comparison import Group, comparison_figure
+from clinch.papers.parts.networks import reference_network
 from clinch.papers.parts.reproduction import CANNOT, Claim, Entry, Reproduction, Table
 from clinch.papers.parts.tutorial import (
     LABEL,
@@ -88,10 +88,10 @@ def run(*, seed: int, quick: bool, note: Callable[[str], None]) -> Reproduction:
     outputs, deep = {}, None
     for name in ("mnist_dnn2",) if quick else OUTPUTS:
         note(f"{name}, interval limits of the outputs")
-        outputs[name] = _outputs(cl.load(str(model_file(f"{name}.onnx"))), x0)
+        outputs[name] = _outputs(reference_network(name), x0)
     if not quick:
         note(f"{DEEP}, LP")
-        large = cl.load(str(model_file(f"{DEEP}.onnx")))
+        large = reference_network(DEEP)
         region = _region(x0, DEEP_EPS)
         limits = cl.bounds.layer_limits(large, region, method="interval")
         begun = time.process_time()

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
 
+#: width of a range that is that of bytes, or larger
+BYTES = 100.0
 #: how far outside its range an element counts as rounding, in roundings of its dtype relative to the range's size
 RANGE_ROUNDING = 8
 
@@ -90,6 +92,11 @@ def within_range(x: Tensor, low: float, high: float, dtype: torch.dtype, name: s
         ProblemError: an element lies farther outside.
     """
     below, above = float((low - x.double()).max()), float((x.double() - high).max())
+    if high - low >= BYTES and high < math.inf and float(x.max()) <= 1 and bool((x != x.round()).any()):
+        raise ProblemError(
+            f"{name} ranges from {float(x.min()):.4g} to {float(x.max()):.4g}, a small part of bounds=({low:g}, "
+            f"{high:g}). Pass the range of your data, such as bounds=(0, 1); eps is in its units."
+        )
     excess = max(below, above)
     if not excess > 0:
         return x
@@ -97,8 +104,7 @@ def within_range(x: Tensor, low: float, high: float, dtype: torch.dtype, name: s
     if excess > RANGE_ROUNDING * eps * size_of_range(low, high):
         raise ProblemError(
             f"{name} ranges from {float(x.min()):.4g} to {float(x.max()):.4g}, outside bounds=({low}, {high}) by "
-            f"{excess:.3g}, which is more than rounding. Pass the range of your data, and keep the normalisation "
-            "inside the model."
+            f"{excess:.3g}, which is more than rounding. {_scale_advice(x, name, low, high)}"
         )
     warnings.warn(
         f"{name} lies outside bounds=({low:g}, {high:g}) by {excess:.3g}, which is rounding: it is clipped.",
@@ -106,6 +112,85 @@ def within_range(x: Tensor, low: float, high: float, dtype: torch.dtype, name: s
         stacklevel=2,
     )
     return x.clamp(low, high)
+
+
+def _scale_advice(x: Tensor, name: str, low: float, high: float) -> str:
+    """What inputs outside of their range look like."""
+    least, most = float(x.min()), float(x.max())
+    if (low, high) == (0.0, 1.0) and least >= 0 and 1 < most <= 255:
+        return (
+            f"They look like bytes: pass {name} / 255; or bounds=(0, 255) where the model takes bytes, and eps in "
+            "their units."
+        )
+    if least < 0 <= low:
+        return (
+            "They look normalised: pass them as they were before and let the model normalise, "
+            "cl.study.normalised(model, mean, std); or bounds=, the range that they have."
+        )
+    return "Pass the range of your data, bounds=(lowest, highest), and keep the normalisation inside the model."
+
+
+def as_number(value: Any, name: str) -> float:
+    """A number; also a fraction as text, ``"8/255"``.
+
+    Raises:
+        ProblemError: anything else.
+
+    Example:
+        >>> as_number("2/255", "eps") == 2 / 255
+        True
+    """
+    try:
+        above, slash, below = value.partition("/") if isinstance(value, str) else (value, "", "")
+        return float(above) / float(below) if slash else float(above)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError):
+        raise ProblemError(f"{name} is {str(value)!s:.40}; give a number, such as 0.1 or 8/255.") from None
+
+
+def as_seconds(value: Any, name: str = "time_limit") -> float:
+    """A limit of time in seconds; None: none.
+
+    Raises:
+        ProblemError: no number, or a negative one.
+    """
+    return math.inf if value is None else _from_zero(value, name, "seconds, zero or more, or None for no limit")
+
+
+def as_gap(value: Any) -> float:
+    """A relative gap; None: none is asked for, so that every proof goes to its end.
+
+    Raises:
+        ProblemError: no number, a negative one, or one above 1, which looks like per cent.
+    """
+    gap = 0.0 if value is None else _from_zero(value, "gap", "a relative gap of zero or more, such as 1e-3")
+    if 1 < gap < math.inf:
+        raise ProblemError(f"gap is {gap:g}, relative to the value; {gap:g} per cent are gap={gap / 100:g}.")
+    return gap
+
+
+def _from_zero(value: Any, name: str, wanted: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not number >= 0:
+        raise ProblemError(f"{name} is {str(value)!s:.40}; give {wanted}.")
+    return number
+
+
+def as_whole(value: Any, name: str) -> int:
+    """A whole number, also where it is written as 3.0 or by NumPy.
+
+    Raises:
+        ProblemError: anything else.
+    """
+    try:
+        whole = int(value)
+        if whole != value or isinstance(value, bool | str):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ProblemError(f"{name} is {str(value)!s:.40}; give a whole number.") from None
+    return whole
 
 
 def size_of_range(low: float, high: float) -> float:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from clinch.errors import ProblemError
+from clinch.runtime.arguments import as_gap, as_seconds
 from clinch.runtime.deadline import OutOfTime
 from clinch.runtime.devices import usable_device
 from clinch.search.engines import ENGINES
@@ -26,7 +28,7 @@ def milp(
     problem: Statement,
     *,
     backend: Any = "highs",
-    time_limit: float = 60.0,
+    time_limit: float | None = 60.0,
     gap: float = 1e-6,
     progress: Callable[[Event], None] | None = None,
 ) -> Solution:
@@ -37,7 +39,7 @@ def milp(
     Args:
         problem: one problem or a batch.
         backend: name of a solver library, or an object with ``solve(program, *, time_limit, gap, start)``.
-        time_limit: seconds.
+        time_limit: seconds; None: no limit.
         gap: relative gap at which to stop.
         progress: called at every improvement.
 
@@ -55,7 +57,7 @@ def branch_and_bound(
     problem: Statement,
     *,
     batch: int = 256,
-    time_limit: float = 60.0,
+    time_limit: float | None = 60.0,
     gap: float = 1e-4,
     progress: Callable[[Event], None] | None = None,
     device: torch.device | str | None = None,
@@ -65,7 +67,7 @@ def branch_and_bound(
     Args:
         problem: one problem or a batch.
         batch: number of domains bounded at once.
-        time_limit: seconds.
+        time_limit: seconds; None: no limit.
         gap: relative gap at which to stop.
         progress: called at every improvement.
         device: where domains are bounded; None: where the model is.
@@ -83,7 +85,7 @@ def branch_and_bound(
 def fewest_changes(
     problem: Statement,
     *,
-    time_limit: float = 60.0,
+    time_limit: float | None = 60.0,
     gap: float = 1e-4,
     progress: Callable[[Event], None] | None = None,
 ) -> Solution:
@@ -91,7 +93,7 @@ def fewest_changes(
 
     Args:
         problem: one problem or a batch, with a p = 0 distance as its objective.
-        time_limit: seconds.
+        time_limit: seconds; None: no limit.
         gap: relative gap at which to stop.
         progress: called at every improvement.
 
@@ -110,7 +112,7 @@ def input_split(
     problem: Statement,
     *,
     batch: int = 2048,
-    time_limit: float = 60.0,
+    time_limit: float | None = 60.0,
     gap: float = 1e-4,
     progress: Callable[[Event], None] | None = None,
     device: torch.device | str | None = None,
@@ -123,7 +125,7 @@ def input_split(
     Args:
         problem: one problem or a batch, with finite limits of every input element.
         batch: number of boxes bounded at once, at most.
-        time_limit: seconds.
+        time_limit: seconds; None: no limit.
         gap: relative gap at which to stop.
         progress: called at every improvement.
         device: where boxes are bounded; None: where the model is.
@@ -142,7 +144,7 @@ def general_split(
     problem: Statement,
     *,
     batch: int = 1024,
-    time_limit: float = 60.0,
+    time_limit: float | None = 60.0,
     gap: float = 1e-4,
     progress: Callable[[Event], None] | None = None,
     device: torch.device | str | None = None,
@@ -156,7 +158,7 @@ def general_split(
     Args:
         problem: one problem or a batch, with finite limits of every input element.
         batch: number of parts bounded at once, at most.
-        time_limit: seconds.
+        time_limit: seconds; None: no limit.
         gap: relative gap at which to stop.
         progress: called at every improvement.
         device: where parts are bounded; None: where the model is.
@@ -171,18 +173,32 @@ def general_split(
     return _solved(problem, "general_split", GeneralSplit(batch=batch), time_limit, gap, progress, device)
 
 
+def _stated(problem: Any) -> None:
+    """Refuse what states no question.
+
+    Raises:
+        ProblemError: it is no problem.
+    """
+    if not hasattr(problem, "query"):
+        raise ProblemError(
+            f"A {type(problem).__name__} states no question. Pass a cl.Problem: an objective and constraints on "
+            "net.input and net.output."
+        )
+
+
 def _solved(
     problem: Statement,
     solver: str,
     settings: Settings,
-    time_limit: float,
-    gap: float,
+    time_limit: float | None,
+    gap: float | None,
     progress: Callable[[Event], None] | None,
     device: torch.device | str | None,
 ) -> Solution:
     """What one engine finds by itself, with its tensors on a device (None: the model's)."""
+    _stated(problem)
     place = usable_device(problem.network.device if device is None else device)
-    ledger = Ledger(problem.query, time_limit=time_limit, gap=gap, listener=progress)
+    ledger = Ledger(problem.query, time_limit=as_seconds(time_limit), gap=as_gap(gap), listener=progress)
     ledger.solver, ledger.settings = solver, settings
     with suppress(OutOfTime), ledger.ending():
         ENGINES[solver].run(problem.query.moved(place), ledger, 0, settings)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clinch.network.ops.base import Interval
-from clinch.query import Query, Statement, inequalities
+from clinch.query import Distance, Query, Statement, inequalities
 from clinch.solver.ledger import Ledger
 from clinch.solver.solution import Event, Solution, relative_gap, status_of
 
@@ -48,7 +48,16 @@ def conclude(problem: Statement, ledger: Ledger, bounds: Mapping[str, Interval] 
         batched=many,
         solver=ledger.solver,
         settings=ledger.settings,
+        start=_start(query, ledger.x, many),
     )
+
+
+def _start(query: Query, x: Tensor, many: bool) -> Tensor | None:
+    """The centre of a distance, in the model's dtype."""
+    if not isinstance(query.objective, Distance):
+        return None
+    centre = query.objective.center.to(x).expand_as(x)
+    return centre.clone() if many else centre[0].clone()
 
 
 def _shown(values: Tensor | float, sense: int, many: bool) -> Tensor | float:

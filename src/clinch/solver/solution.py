@@ -8,7 +8,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,8 @@ from torch import Tensor
 from clinch.errors import ProblemError
 from clinch.io.files import printable
 from clinch.network.ops.base import Interval
+from clinch.runtime import html
+from clinch.runtime.version import VERSION
 from clinch.solver.settings import Settings
 
 #: a value and a bound this close in the objective's own units have met, whatever the relative gap
@@ -99,8 +101,8 @@ def installed_versions() -> dict[str, str]:
 
 @cache
 def _installed_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("clinch", "torch", "numpy", "highspy", "pyscipopt", "gurobipy"):
+    versions = {"python": platform.python_version(), "clinch": VERSION}
+    for package in ("torch", "numpy", "highspy", "pyscipopt", "gurobipy"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -138,6 +140,7 @@ class Solution:
         solver: the engine that was named; None: all together.
         settings: of that engine, or of the portfolio, see :mod:`clinch.solver.settings`; None where an application
             worked on its own plan.
+        start: * the input that distances are measured from; None for other objectives.
         variables: * best values of the variables of a problem that states some; ``solution[d]`` is that of one.
     """
 
@@ -159,6 +162,7 @@ class Solution:
     solver: str | None = None
     settings: Settings | None = None
     variables: Mapping[Any, Tensor] = field(default_factory=dict)
+    start: Tensor | None = None
 
     def __getitem__(self, variable: Any) -> Tensor:
         """The best value of a variable, in the model's dtype; NaN where there is none.
@@ -210,6 +214,34 @@ class Solution:
 
     def __repr__(self) -> str:
         return str(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the lines, and of one problem the input and the gap over time."""
+        if self.batched:
+            return html.lines(str(self))
+        pictures = []
+        if self.start is not None:
+            changed = self.x.double() - self.start.double()
+            pictures = [html.picture(self.start, "x₀"), html.picture(changed, "x − x₀", signed=True)]
+        pictures.insert(1, html.picture(self.x, "x"))
+        course = [(event.seconds, float(event.value), float(event.bound)) for event in self.history]
+        return html.lines(str(self)) + "".join(pictures) + html.gap_chart(course)
+
+    def plot(self, x0: Tensor | None = None, **options: Any) -> Any:
+        """The input, its difference to another one and the gap over time, as a matplotlib figure.
+
+        Args:
+            x0: the other input; None: that from which distances are measured.
+            options: of :func:`clinch.figures.solution_figure`.
+
+        Raises:
+            ProblemError: there is no other input. MissingPackage: matplotlib is not installed.
+        """
+        x0 = self.start if x0 is None else x0
+        if x0 is None:
+            raise ProblemError("The objective is no distance. Name the input to compare with: solution.plot(x0).")
+        # by name: figures read this module
+        return import_module("clinch.figures").solution_figure(x0, self, **options)
 
     def _lines(self) -> str:
         """Six lines for one problem."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from clinch.errors import ProblemError
 from clinch.io.files import printable
+from clinch.runtime import html
+from clinch.runtime.optional import required
 from clinch.solver.solution import installed_versions
 from clinch.study.measures import DistanceIntervals, rho2
 from clinch.study.store import COLUMNS, Row
@@ -256,6 +259,20 @@ class Evaluation:
             "median_bound": median[1], "mean_gap": float(gap),
         }  # fmt: skip
 
+    def to_frame(self) -> Any:
+        """A pandas data frame with a line per image and the columns of :class:`Row` (extra ``frames``).
+
+        Raises:
+            MissingPackage: pandas is not installed.
+        """
+        rows = [row[: len(COLUMNS)] for row in self.rows]
+        return required("pandas", "frames").DataFrame(rows, columns=list(COLUMNS)).set_index("image")
+
+    def plot(self) -> Any:
+        """The curve of robust accuracy over the radius as a matplotlib figure (extra ``report``)."""
+        # by name: figures read this module
+        return import_module("clinch.study.figures").certified_figure(self)
+
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""
         headline: dict[str, Any] = {"distances": self.distances()}
@@ -275,6 +292,10 @@ class Evaluation:
             "settings": dict(self.settings),
             "rows": [{name: getattr(row, name) for name in COLUMNS} for row in self.rows],
         }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the lines, and how many images ended how."""
+        return html.lines(str(self)) + html.table(sorted(self.tally.counts.items()), ("status", "images"))
 
     def __str__(self) -> str:
         # names of files and errors of engines are their author's choice

@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 _TINY, _BYTES = 1e-3, 100.0
 
 
-def classifier(net: nn.Module | SymbolicNetwork, source: Source) -> SymbolicNetwork:
+def classifier(net: nn.Module | SymbolicNetwork, source: Source, name: str | None = None) -> SymbolicNetwork:
     """The network, and whether the first image that can be read fits it.
+
+    Args:
+        net: a module, or what ``clinch.load`` returned. A module that takes channels first is loaded for images whose
+            channels come last too: :meth:`Source.read` turns them.
+        source: the data.
+        name: of a module.
 
     Raises:
         NetworkError: it has no outputs ``(K,)``, or takes inputs of another size.
@@ -30,7 +36,15 @@ def classifier(net: nn.Module | SymbolicNetwork, source: Source) -> SymbolicNetw
     from clinch.modeling.model import SymbolicNetwork, load
 
     shape = first_shape(source)
-    network = net if isinstance(net, SymbolicNetwork) else load(net, input_shape=shape or ())
+    if isinstance(net, SymbolicNetwork):
+        network = net
+    elif (turned := _channels_first(shape)) is None:
+        network = load(net, input_shape=shape or (), name=name)
+    else:
+        try:
+            network = load(net, input_shape=turned, name=name)
+        except NetworkError:
+            network = load(net, input_shape=shape, name=name)
     outputs = network.graph.nodes[-1].shape
     if len(outputs) != 1 or outputs[0] < 2:
         raise NetworkError(f"{network.name} has outputs of shape {outputs}; a study needs one output per class, (K,).")
@@ -40,6 +54,13 @@ def classifier(net: nn.Module | SymbolicNetwork, source: Source) -> SymbolicNetw
             f"{shape}. Name data that fits."
         )
     return network
+
+
+def _channels_first(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The shape of images whose channels come last, turned; None for others."""
+    if shape is None or len(shape) != 3 or shape[2] not in (1, 3, 4) or shape[0] in (1, 3, 4):
+        return None
+    return shape[2], shape[0], shape[1]
 
 
 def check_labels(network: SymbolicNetwork, source: Source, images: int) -> None:

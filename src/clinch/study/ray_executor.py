@@ -1,4 +1,4 @@
-"""A ``concurrent.futures.Executor`` on a Ray cluster (``pip install "clinch[ray]"``)."""
+"""A ``concurrent.futures.Executor`` on a Ray cluster (``pip install "clinch-nn[ray]"``)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from clinch.errors import WorkerError, WorkerLost
+from clinch.runtime.optional import required
 
 #: seconds to wait for the answer of an address; Ray itself tries for minutes
 PATIENCE = 5.0
@@ -149,11 +150,8 @@ def _print_events(wanted: bool) -> None:
 
 
 def _imported() -> Any:
-    try:
-        import ray  # type: ignore[import-not-found]
-        import ray.exceptions  # type: ignore[import-not-found]
-    except ImportError:
-        raise WorkerError('Ray is missing: pip install "clinch[ray]", or use --workers N on this machine.') from None
+    ray = required("ray", "ray", "or use --workers N on this machine", WorkerError)
+    required("ray.exceptions", "ray", error=WorkerError)
     return ray
 
 

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from clinch.errors import ProblemError, WorkerError
+from clinch.geometry.norms import norm_of
+from clinch.runtime.arguments import as_gap, as_number, as_seconds, as_whole
 from clinch.runtime.devices import usable_device
 from clinch.runtime.gradients import with_gradients
 from clinch.solver.settings import Portfolio
@@ -50,7 +52,7 @@ def evaluate(
     net: nn.Module | SymbolicNetwork,
     data: Any = "digits",
     *,
-    norm: float = math.inf,
+    norm: float | str = math.inf,
     eps: float | None = None,
     lower: float = 0.0,
     upper: float = 1.0,
@@ -58,7 +60,7 @@ def evaluate(
     methods: str = "all",
     out: str | Path | None = None,
     limit: int | None = None,
-    time_limit: float = 600.0,
+    time_limit: float | None = 600.0,
     seed: int = 0,
     device: torch.device | str | None = None,
     executor: Executor | None = None,
@@ -80,14 +82,14 @@ def evaluate(
     Args:
         net: a classifier with outputs ``(B, classes)``, or a :class:`clinch.SymbolicNetwork`.
         data: see :func:`clinch.study.open_source`.
-        norm: p: 0, 1, 2 or ``cl.inf``.
+        norm: p: 0, 1, 2 or ``cl.inf``, or its name such as ``"linf"``.
         eps: radius; None: minimum distances.
         lower: smallest value of an input's elements; upper: largest. An image outside is a failed row.
         gap: relative gap at which a distance counts as closed.
         methods: ``"all"``, ``"cheap"`` (no search), ``"attacks"`` or ``"bounds"`` alone; see :class:`Template`.
         out: folder of the run; the same call goes on where an earlier one stopped. None: nothing is kept.
         limit: only so many images, the first ones; a later call may ask for more.
-        time_limit: seconds for all images together; reaching it is a normal ending.
+        time_limit: seconds for all images together; reaching it is a normal ending. None: no limit.
         seed: of every random choice.
         device: where to compute, such as ``"cuda"``; None: where the model is.
         executor: any ``concurrent.futures.Executor``, such as :class:`clinch.study.RayExecutor`, whose workers do the
@@ -106,9 +108,12 @@ def evaluate(
         >>> cl.study.evaluate(net, "digits", norm=cl.inf, eps=0.02, limit=8, out="run").interval
         (1.0, 1.0)
     """
-    radius = None if eps is None else float(eps)
-    template = Template(float(norm), radius, float(lower), float(upper), float(gap), methods)
-    _check_numbers(time_limit, limit, workers)
+    if isinstance(eps, list | tuple):
+        raise ProblemError(f"eps is a list of {len(eps)} radii: one study has one. Write cl.study.compare for several.")
+    radius = None if eps is None else as_number(eps, "eps")
+    template = Template(norm_of(norm).p, radius, float(lower), float(upper), as_gap(gap), methods)
+    time_limit, seed = as_seconds(time_limit), as_whole(0 if seed is None else seed, "seed")
+    _check_numbers(limit, workers)
     chosen = Portfolio.of(settings)
     source = open_source(data)
     network = classifier(net, source)
@@ -124,9 +129,7 @@ def evaluate(
         return run.evaluation()
 
 
-def _check_numbers(time_limit: float, limit: int | None, workers: int | None) -> None:
-    if not time_limit >= 0:
-        raise ProblemError(f"time_limit is {time_limit}; give seconds, zero or more.")
+def _check_numbers(limit: int | None, workers: int | None) -> None:
     if limit is not None and limit < 1:
         raise ProblemError(f"limit is {limit}; give a number of images, 1 or more.")
     if workers is not None and workers < 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from clinch.errors import ProblemError, one_line
 from clinch.io.data import VARIABLE, DataError, data_folder, mnist, read_idx
 from clinch.io.files import ARRAY_LIMIT, printable, read_limited
 from clinch.io.numpy_files import header_in_npz, names_in_npz, stored_in_npz
+from clinch.runtime.optional import required
 from clinch.study.fingerprint import fingerprint
 
 #: endings of the files that a folder of images is searched for
@@ -103,8 +104,9 @@ def open_source(data: Any = "digits") -> Source:
     """What ``--data`` and :func:`clinch.study.evaluate` take.
 
     ========================= =====================================================================================
-    ``digits``                scikit-learn's digits, 8 by 8, those held out from the demo's training (the default)
+    ``digits``                digits of 8 by 8 pixels, those held out from the demo's training (the default)
     ``mnist``                 torchvision's layout: ``MNIST/raw`` in the data folder
+    ``mnist-sample``          its first 500 images (2,000 for training), which come with the package
     ``fashion-mnist``         the same: ``FashionMNIST/raw``
     ``cifar10``               the binary version: ``cifar-10-batches-bin`` in the data folder
     ``NAME:train``            the training images of any of these; ``NAME:test`` is the default
@@ -127,12 +129,43 @@ def open_source(data: Any = "digits") -> Source:
         return _named(str(data))
     if isinstance(data, tuple) and len(data) == 2:
         return array_source("arrays", *data)
+    if isinstance(data, Tensor | np.ndarray):
+        raise DataError(
+            f"The data are images of shape {tuple(data.shape)} without labels. Give both, as a pair: (x, y)."
+        )
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return dataset_source(data)
     raise DataError(
         f"A {type(data).__name__} is no data. Give a name such as 'mnist', an .npz file, a folder, a data set with "
         "len() and [], or a pair (x, y)."
     )
+
+
+def laid_out(source: Source, layout: str | None) -> Source:
+    """The same data, whose images are said to have their channels first (``"nchw"``) or last (``"nhwc"``).
+
+    Networks that want them elsewhere are given turned images. None: what the shapes say, which is plain unless an
+    image's height or width is one to four.
+
+    Raises:
+        DataError: another word.
+    """
+    if layout is None or layout.lower() == "nchw":
+        return source
+    if layout.lower() != "nhwc":
+        raise DataError(f"There is no layout '{layout:.40}'. Write nchw (channels first) or nhwc (channels last).")
+
+    def items(places: Sequence[int]) -> list[tuple[Any, Any] | Exception]:
+        return [
+            one if isinstance(one, Exception) else (_channels_first(one[0]), one[1]) for one in source.items(places)
+        ]
+
+    return replace(source, items=items)
+
+
+def _channels_first(image: Any) -> Tensor:
+    x = _tensor(image)
+    return x.permute(2, 0, 1) if x.dim() == 3 else x
 
 
 def first_shape(source: Source) -> tuple[int, ...] | None:
@@ -300,6 +333,7 @@ def _cifar(split: str) -> tuple[Any, Any]:
 _SETS: dict[str, Callable[[str], tuple[Any, Any]]] = {
     "digits": _digits,
     "mnist": mnist,
+    "mnist-sample": lambda split: mnist(split, few=True),
     "fashion-mnist": _fashion,
     "cifar10": _cifar,
 }
@@ -330,7 +364,7 @@ def _npz(path: Path) -> tuple[Any, Any]:
 
 def _decoded(path: Path) -> np.ndarray:
     """Bytes ``(height, width)`` or ``(height, width, 3)``."""
-    from PIL import Image
+    images = required("PIL.Image", "data")
 
     content = _content(path)
     if content.count(b"\xff\xda") > MOST_SCANS and content.startswith(b"\xff\xd8"):
@@ -339,7 +373,7 @@ def _decoded(path: Path) -> np.ndarray:
         raise DataError(f"{path.name} has its pixels as text of more than {MOST_LETTERS:,} bytes. Save it as PNG.")
     try:
         # the content decides, not the name: other formats of the library start programs
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        with images.open(io.BytesIO(content), formats=FORMATS) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise DataError(f"{path.name} has {picture.width} x {picture.height} pixels. Make it smaller.")
             grey = picture.mode in ("1", "L", "I", "F", "I;16")

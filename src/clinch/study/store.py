@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from clinch.errors import ClinchError
 from clinch.io.files import cell, replacing
+from clinch.runtime.optional import required
 
 #: the file inside the folder of a run
 FILE = "results.sqlite"
@@ -317,14 +318,8 @@ def checked_table(target: str | Path) -> Path:
 
 
 def _pyarrow() -> Any:
-    try:
-        import pyarrow  # type: ignore[import-not-found]
-        import pyarrow.parquet  # type: ignore[import-not-found]
-    except ImportError:
-        raise StoreError(
-            'Parquet needs pyarrow, which is missing: pip install "clinch[parquet]", or write a .csv.'
-        ) from None
-    return pyarrow
+    required("pyarrow.parquet", "parquet", "or write a .csv", StoreError)
+    return required("pyarrow", "parquet", "or write a .csv", StoreError)
 
 
 def write_table(target: str | Path, rows: Iterable[Row]) -> None:

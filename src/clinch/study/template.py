@@ -29,8 +29,6 @@ STATUSES = (MISCLASSIFIED, ATTACKED, ROBUST, CLOSED, OPEN, FAILED)
 UNREAD = "read"
 #: what a study may spend: everything; no search of single images; attacks or bounds alone
 METHODS = ("all", "cheap", "attacks", "bounds")
-#: names of norms on the command line
-NORM_NAMES = {"linf": torch.inf, "inf": torch.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,12 @@ class Template:
             raise ProblemError(f"norm is {self.norm}; choose 0, 1, 2 or infinity (l0, l1, l2, linf).")
         if self.eps is not None and not 0 <= self.eps < math.inf:
             raise ProblemError(f"eps is {self.eps}; give a radius of zero or more, or none for minimum distances.")
+        if self.eps is not None and self.norm == math.inf and self.eps > (width := self.upper - self.lower):
+            byte = f" For pixels that were bytes write {self.eps:g}/255." if 1 < self.eps <= 255 and width == 1 else ""
+            raise ProblemError(
+                f"eps is {self.eps:g}, larger than the whole range of the inputs, {self.lower:g} to {self.upper:g}: it "
+                f"is in their units.{byte} Inputs of another range need lower and upper (--lower, --upper)."
+            )
         if not -math.inf < self.lower < self.upper < math.inf:
             raise ProblemError(f"The inputs' range is {self.lower} to {self.upper}; give two finite numbers, rising.")
         if not self.gap >= 0:
@@ -145,7 +149,10 @@ def norm_of_name(text: str) -> float:
     Raises:
         ProblemError: another name.
     """
-    named = {**NORM_NAMES, "2": 2.0, "1": 1.0, "0": 0.0}
-    if text.lower() not in named:
+    try:
+        p = norm_of(text).p
+    except ProblemError:
+        p = -1.0
+    if p not in NORMS:
         raise ProblemError(f"There is no norm '{text}'. Write linf, l2, l1 or l0.")
-    return named[text.lower()]
+    return p

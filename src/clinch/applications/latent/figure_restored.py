@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clinch.errors import ShapeError
 from clinch.figures.inputs import is_image, pixels
-from clinch.figures.style import number, style
+from clinch.figures.style import new_figure, number, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,8 +39,6 @@ def restored_figure(
         >>> save(figure, "restored.png").name
         'restored.png'
     """
-    from matplotlib.figure import Figure
-
     shapes = {title: tuple(images.shape) for title, images in columns.items()}
     count, *shape = next(iter(shapes.values()))
     if len(set(shapes.values())) != 1 or not is_image(tuple(shape)):
@@ -48,7 +46,7 @@ def restored_figure(
     gaps = [0.28 if i in (groups or ()) else 0.0 for i in range(len(columns))]
     width = len(columns) + sum(gaps)
     with style():
-        figure = Figure(figsize=(SIZE * width + 0.2, SIZE * count + HEAD + (0.3 if heading else 0.0)), dpi=150)
+        figure = new_figure(figsize=(SIZE * width + 0.2, SIZE * count + HEAD + (0.3 if heading else 0.0)), dpi=150)
         total = figure.get_size_inches()
         for i, (title, images) in enumerate(columns.items()):
             left = (0.1 + SIZE * (i + sum(gaps[: i + 1]))) / total[0]

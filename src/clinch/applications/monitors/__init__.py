@@ -15,7 +15,8 @@ from clinch.applications.monitors.boxes import BoxMonitor
 from clinch.applications.monitors.coverage import Coverage, coverage
 from clinch.applications.monitors.detection import Detection, blurred, detection, fitted_to, inverted, noisy
 from clinch.applications.monitors.figure_coverage import coverage_figure
-from clinch.applications.monitors.joined import JoinedMonitor, Monitor, calibrated, fit_monitor
+from clinch.applications.monitors.fit import calibrated, fit_monitor
+from clinch.applications.monitors.joined import JoinedMonitor, Monitor
 from clinch.applications.monitors.nearest import Nearest, nearest_missed, nearest_objection
 from clinch.network.activations import activations, predicted
 

@@ -1,6 +1,6 @@
 """Reinforcement learning: actions that maximise a critic, and attacks on what a policy sees.
 
-The environments need the extra ``clinch[rl]``; what is missing is said in one line when it is first used.
+The environments need the extra ``clinch-nn[rl]``; what is missing is said in one line when it is first used.
 """
 
 from __future__ import annotations

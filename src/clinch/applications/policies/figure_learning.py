@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clinch.errors import ShapeError
-from clinch.figures.style import BOUND, INK, MUTED, VALUE, style
+from clinch.figures.style import BOUND, INK, MUTED, VALUE, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,10 +36,8 @@ def learning_figure(
     Raises:
         ShapeError: a curve of another length, or too many kinds.
     """
-    from matplotlib.figure import Figure
-
     with style():
-        figure = Figure(figsize=(1.0 + 3.6 * len(panels), 3.0), dpi=200, layout="constrained")
+        figure = new_figure(figsize=(1.0 + 3.6 * len(panels), 3.0), dpi=200, layout="constrained")
         for place, (axes, (title, kinds)) in enumerate(
             zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items())
         ):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clinch.figures.style import BOUND, GAP, INK, MUTED, VALUE, style
+from clinch.figures.style import BOUND, GAP, INK, MUTED, VALUE, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,10 +35,8 @@ def policy_attack_figure(
         shares: rows of eps, the share that was changed, and the share that is not proven fixed.
         heading: of the figure.
     """
-    from matplotlib.figure import Figure
-
     with style():
-        figure = Figure(figsize=(8.2, 3.8), dpi=200, layout="constrained")
+        figure = new_figure(figsize=(8.2, 3.8), dpi=200, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
         _draw_returns(left, np.asarray(eps, float), returns)
         _draw_shares(right, np.asarray(shares, float))

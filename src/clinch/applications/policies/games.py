@@ -1,6 +1,6 @@
 """MinAtar's games (Young and Tian 2019, arXiv 1903.03176) as Gymnasium environments whose observations are pictures.
 
-Imported when it is first used, since it needs the extra ``clinch[rl]``.
+Imported when it is first used, since it needs the extra ``clinch-nn[rl]``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from clinch.applications.policies.optional import required
-from clinch.errors import ProblemError
+from clinch.errors import BackendError, ProblemError
+from clinch.runtime.optional import required
 
-required("gymnasium")
-required("minatar")
+required("gymnasium", "rl", error=BackendError)
+required("minatar", "rl", error=BackendError)
 
 import gymnasium  # noqa: E402
 from minatar import Environment  # noqa: E402

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clinch.applications.policies.optional import required
-from clinch.errors import ProblemError
+from clinch.errors import BackendError, ProblemError
+from clinch.runtime.optional import required
 
 
 class _Scores(nn.Module):
@@ -40,7 +40,7 @@ def policy_network(model: Any) -> nn.Module:
         >>> policy_network(DQN("MlpPolicy", "CartPole-v1"))(torch.zeros(1, 4)).shape
         torch.Size([1, 2])
     """
-    required("stable_baselines3")
+    required("stable_baselines3", "rl", error=BackendError)
     from gymnasium.spaces import Box, Discrete
     from stable_baselines3 import DQN
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from clinch.applications.policies.maximisers import MAXIMISERS, Question, proven
-from clinch.applications.policies.optional import required
-from clinch.errors import ProblemError, ShapeError
+from clinch.errors import BackendError, ProblemError, ShapeError
+from clinch.runtime.optional import required
 
 if TYPE_CHECKING:
     from stable_baselines3 import TD3
@@ -244,8 +244,8 @@ class RefinedActions:
 
 
 def _check_model(model: object) -> None:
-    required("stable_baselines3")
-    required("gymnasium")
+    required("stable_baselines3", "rl", error=BackendError)
+    required("gymnasium", "rl", error=BackendError)
     from gymnasium.spaces import Box
     from stable_baselines3 import TD3
 

@@ -1,6 +1,6 @@
 """Gymnasium wrappers that perturb what a policy sees, for one environment and for several at once.
 
-Imported when it is first used, since it needs the extra ``clinch[rl]``.
+Imported when it is first used, since it needs the extra ``clinch-nn[rl]``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from clinch.applications.policies.observations import ObservationAttack
-from clinch.applications.policies.optional import required
-from clinch.errors import ProblemError
+from clinch.errors import BackendError, ProblemError
+from clinch.runtime.optional import required
 
-required("gymnasium")
+required("gymnasium", "rl", error=BackendError)
 
 from gymnasium import Env, ObservationWrapper, Space  # noqa: E402
 from gymnasium.spaces import Box, Discrete  # noqa: E402

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ShapeError
-from clinch.figures.style import BOUND, GAP, INK, MUTED, VALUE, flat, number, style
+from clinch.figures.style import BOUND, GAP, INK, MUTED, VALUE, flat, new_figure, number, style
 from clinch.geometry.norms import norm_of
 
 if TYPE_CHECKING:
@@ -48,12 +48,10 @@ def change_figure(
     Raises:
         ShapeError: the network has another number of outputs.
     """
-    from matplotlib.figure import Figure
-
     if network.graph.nodes[network.graph.output].size != 2:
         raise ShapeError("The picture of a change needs two outputs. Index them in the model, or draw another figure.")
     with style():
-        figure = Figure(figsize=(3.5 * len(changes) + 0.3, 4.7), dpi=150)
+        figure = new_figure(figsize=(3.5 * len(changes) + 0.3, 4.7), dpi=150)
         grid = figure.add_gridspec(1, len(changes), left=0.075, right=0.985, bottom=0.2, top=0.76, wspace=0.3)
         for k, (p, change) in enumerate(changes.items()):
             axes = figure.add_subplot(grid[k])

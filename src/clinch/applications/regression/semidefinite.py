@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 
 from clinch.attacks.core.draws import Draws, fingerprint
 from clinch.errors import BackendError
+from clinch.runtime.optional import required
 
 #: sign vectors that are rounded from one relaxation, and how many of them are searched by single flips
 ROUNDINGS, SEARCHED = 64, 8
@@ -181,12 +182,6 @@ def _signs(t: Tensor) -> Tensor:
 
 
 def _cvxpy() -> Any:
-    try:
-        import cvxpy
-        import scs  # noqa: F401
-    except ImportError as error:
-        raise BackendError(
-            f"semidefinite='scs' needs CVXPY and SCS, and {error.name} is missing. Write pip install 'clinch[convex]', "
-            "or take semidefinite='low-rank'."
-        ) from None
-    return cvxpy
+    instead = "or take semidefinite='low-rank'"
+    required("scs", "convex", instead, BackendError)
+    return required("cvxpy", "convex", instead, BackendError)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clinch.errors import ShapeError
 from clinch.figures.inputs import frame, is_image, pixels
-from clinch.figures.style import INK, number, style
+from clinch.figures.style import INK, new_figure, number, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,6 @@ def segmentation_figure(
     Raises:
         ShapeError: maps and images do not fit each other.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     if x.shape != z.shape or not is_image(tuple(x.shape[1:])) or len(before) != len(x) or before.shape != after.shape:
@@ -53,7 +52,7 @@ def segmentation_figure(
     columns, count = 2 + len(maps) + (changed is not None), len(x)
     size = (1.68 * columns + 0.2, count * (1.55 * x.shape[-2] / x.shape[-1] + 0.12) + 1.0)
     with style():
-        figure = Figure(figsize=size, dpi=150, layout="constrained")
+        figure = new_figure(figsize=size, dpi=150, layout="constrained")
         axes = figure.subplots(count, columns, squeeze=False)
         for row in range(count):
             titles = ["input", "perturbation", *maps, "what is proven"] if not row else [""] * columns

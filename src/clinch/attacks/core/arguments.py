@@ -22,6 +22,7 @@ from clinch.errors import ProblemError, ShapeError, UnsupportedByEngine
 from clinch.geometry.norms import norm_of
 from clinch.network.network import Network
 from clinch.query import Distance, Query
+from clinch.runtime.arguments import as_tensor, as_whole
 from clinch.runtime.gradients import with_gradients
 
 #: what attacks take first
@@ -62,6 +63,8 @@ COMMON = {
 #: arguments of every attack that only what is attacked depends on: the model, and its inputs
 OF_MODELS = ("backward", "eot")
 OF_INPUTS = ("mask", "reach", "grid", "pixels")
+#: whole numbers, by whatever type they are written
+COUNTED = {"steps", "passes", "restarts"}
 RESULT = """
 Returns:
     Points inside the ball, or the nearest ones found; see :class:`AttackResult`."""
@@ -79,11 +82,17 @@ def attack_method(function: Callable[P, R]) -> Callable[P, R]:
     own = tuple(n for n in (*OF_MODELS, *OF_INPUTS) if n not in signature.parameters)
     optional = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None) for n in own]
     signature = signature.replace(parameters=[*signature.parameters.values(), *optional])
+    # where None has a meaning it is left to the attack
+    counted = {n for n in COUNTED & signature.parameters.keys() if signature.parameters[n].default is not None}
     function.__doc__ = _completed(inspect.getdoc(function) or "", list(signature.parameters))
 
     @functools.wraps(function)
     def attack(*args: P.args, **kwargs: P.kwargs) -> R:
         given = {name: kwargs.pop(name, None) for name in own}
+        for name in counted & kwargs.keys():
+            kwargs[name] = as_whole(kwargs[name], name)
+        if "seed" in kwargs:
+            kwargs["seed"] = as_whole(0 if kwargs["seed"] is None else kwargs["seed"], "seed")
         if any(value is not None for value in given.values()):
             net, rest = (kwargs.pop("net"), args) if "net" in kwargs else (args[0], args[1:])
             return function(_modified(net, **given), *rest, **kwargs)  # type: ignore[call-arg]
@@ -248,14 +257,34 @@ def radius_of(objective: AttackObjective, eps: float | Tensor | None) -> Tensor:
         if len(balls) != 1 or balls[0].norm is not objective.norm:
             raise ProblemError("eps is missing. Give the radius of the ball to attack in, such as eps=0.1.")
         return balls[0].radius.double()
-    radius = torch.as_tensor(eps, dtype=torch.float64, device=objective.x.device)
+    radius = as_tensor(eps, "eps", "a number such as 8/255, or one for each input").to(
+        objective.x.device, torch.float64
+    )
     if radius.dim() and tuple(radius.shape) != (objective.size,):
         raise ShapeError(f"eps has shape {tuple(radius.shape)}; expected one number or ({objective.size},).")
     if not bool((radius > 0).all() and radius.isfinite().all()):
         raise ProblemError(f"eps={eps} must be positive and finite.")
+    check_reaches(float(radius.max()), objective)
     if not objective.norm.is_box:  # whose limits lie on the grid
         objective.units = objective.units.inside()
     return objective.shortened(radius.expand(objective.size)).clone()
+
+
+def check_reaches(eps: float, objective: AttackObjective) -> None:
+    """Ask back where a radius is larger than the whole range of the inputs, as 8 is for pixels in [0, 1].
+
+    Raises:
+        ProblemError: it is; only the maximum norm tells, whose radii have the units of the inputs.
+    """
+    if not objective.norm.is_box or objective.weights is not None or isinstance(objective.query, ProblemQuery):
+        return
+    widest = float((objective.region.upper - objective.region.lower).max())
+    if eps > widest * (1 + 1e-9):
+        byte = f" For inputs that were bytes write eps={eps:g}/255." if 1 < eps <= 255 and widest == 1 else ""
+        raise ProblemError(
+            f"eps={eps:g} is larger than the whole range of the inputs, {widest:g}: eps is in their units.{byte} Where "
+            "the inputs have another range pass it as bounds=(lowest, highest)."
+        )
 
 
 def steps_of(objective: AttackObjective, step_size: float | Tensor, radius: Tensor) -> Tensor:

@@ -293,11 +293,28 @@ def _checked_scores(logits: Tensor, size: int) -> int:
     return logits.shape[1]
 
 
+def _label_advice(name: str, y: Tensor, size: int, classes: int) -> str:
+    """What to write instead, where that is plain."""
+    if tuple(y.shape) == (size, classes):
+        return f" One row for each input: write {name}.argmax(1)."
+    if tuple(y.shape) == (size, 1):
+        return f" Write {name}[:, 0]."
+    if y.dim() == 0:
+        return f" One label for all inputs: write torch.full(({size},), {name})."
+    return f" Write {name}.long()." if tuple(y.shape) == (size,) and y.dtype != torch.bool else ""
+
+
 def _checked_classes(name: str, y: Tensor, size: int, classes: int) -> Tensor:
     y = as_tensor(y, name, "a tensor (B,) of whole numbers")
     if tuple(y.shape) != (size,) or y.is_floating_point() or y.dtype == torch.bool:
-        raise ShapeError(f"{name} has shape {tuple(y.shape)} and dtype {y.dtype}; expected ({size},) whole numbers.")
+        raise ShapeError(
+            f"{name} has shape {tuple(y.shape)} and dtype {y.dtype}; expected ({size},) whole numbers."
+            f"{_label_advice(name, y, size, classes)}"
+        )
     wrong = (y < 0) | (y >= classes)
     if bool(wrong.any()):
-        raise ProblemError(f"{name}[{int(wrong.nonzero()[0])}] is {int(y[wrong][0])}; classes are 0 to {classes - 1}.")
+        counted = " They look counted from 1: subtract 1." if int(y.min()) == 1 and int(y.max()) == classes else ""
+        raise ProblemError(
+            f"{name}[{int(wrong.nonzero()[0])}] is {int(y[wrong][0])}; classes are 0 to {classes - 1}.{counted}"
+        )
     return y.long()

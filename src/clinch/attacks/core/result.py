@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from clinch.attacks.core.averages import SuccessRate
 from clinch.attacks.core.settings import AttackSettings
 from clinch.query import Query
+from clinch.runtime import html
+from clinch.runtime.optional import required
 
+#: points that a notebook shows
+PICTURES = 8
 #: why an input has no success, and why it needed no attack
 ALREADY, NO_GRADIENT, NOT_FOUND = (
     "the clean input reaches the goal already", "the gradient was zero wherever the attack looked",
@@ -60,7 +64,7 @@ class StageLog(NamedTuple):
     passes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AttackResult:
     """The best points of an attack, and what they cost.
 
@@ -102,6 +106,30 @@ class AttackResult:
     log: tuple[StageLog, ...] = ()
     notes: tuple[str, ...] = ()
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        found, size = int(self.success.sum()), len(self.success)
+        near = self.distance[self.success.bool()]
+        median = f", median distance {float(near.median()):.4g}" if len(near) else ""
+        return f"<AttackResult: {found} of {size} found{median}, {float(self.passes.double().mean()):.4g} passes each>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first inputs, their distances, and why others were not found."""
+        heads = ("", "found", "distance", "loss", "passes", "reason")
+        columns = (self.success.tolist(), self.distance.tolist(), self.loss.tolist(), self.passes.tolist(), self.reason)
+        rows = [(b, *row) for b, row in enumerate(zip(*columns))]
+        shown = "".join(html.picture(x, str(b)) for b, x in enumerate(self.x[:PICTURES]))
+        return html.lines(repr(self)) + shown + html.table(rows, heads)
+
+    def to_frame(self) -> Any:
+        """A pandas data frame with a line per input: success, distance, loss, passes, reason (extra ``frames``).
+
+        Raises:
+            MissingPackage: pandas is not installed.
+        """
+        columns = {"success": self.success, "distance": self.distance, "loss": self.loss, "passes": self.passes}
+        content = {name: column.cpu().numpy() for name, column in columns.items()}
+        return required("pandas", "frames").DataFrame({**content, "reason": self.reason})
 
     @property
     def passes(self) -> Tensor:

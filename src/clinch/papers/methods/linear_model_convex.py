@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from clinch.attacks.core.result import AttackResult
 from clinch.attacks.linear_model import first_points
 from clinch.errors import BackendError, ProblemError
 from clinch.geometry.projection import project_into
+from clinch.runtime.optional import required
 
 #: ``constraints(eta, x)``: what must hold of the perturbation ``(n,)``, given the input ``(n,)`` as a parameter
 Constraints = Callable[[Any, Any], Sequence[Any]]
@@ -50,7 +50,7 @@ def linear_model_convex(
     Balda et al. 2018 (arXiv 1803.03607, GNII, and the remark after proposition 2 that other convex constraints may
     join). ``constraints`` is called once with a CVXPY variable and a CVXPY parameter, both flat ``(n,)`` in row-major
     order, and returns a list of CVXPY constraints; the problem is compiled once where x enters linearly, and solved by
-    Clarabel for each input in turn. Needs ``pip install "clinch[convex]"``.
+    Clarabel for each input in turn. Needs ``pip install "clinch-nn[convex]"``.
 
     Args:
         constraints: such as ``lambda eta, x: [cp.sum(eta) == 0]``; None: no others.
@@ -150,14 +150,8 @@ class _Program:
 
 
 def _cvxpy() -> Any:
-    try:
-        importlib.import_module("clarabel")
-        return importlib.import_module("cvxpy")
-    except ImportError as error:
-        raise BackendError(
-            f"linear_model_convex needs CVXPY and Clarabel, and {error.name} is missing. Write pip install "
-            "'clinch[convex]'."
-        ) from None
+    required("clarabel", "convex", error=BackendError)
+    return required("cvxpy", "convex", error=BackendError)
 
 
 def _flat(t: Tensor) -> np.ndarray:

@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 import clinch as cl
 from clinch.attacks import AttackResult, deepfool
-from clinch.io.data import Images, mnist, model_file
+from clinch.io.data import DataError, Images, mnist, model_file
 from clinch.io.published import load_weights
 from clinch.modeling.model import SymbolicNetwork
+from clinch.papers.parts.networks import reference_network
 
 SOURCE = "Balda, Behboodi and Mathar 2018 (arXiv 1803.03607)"
 #: images at once
 BATCH = 256
+#: images that come with the package
+FEW = 500
 #: weights that nobody outside has, and why nothing stands in for them
 MISSING = {
     "NIN (CIFAR-10)": "the authors' weights are not available, and no network of this kind comes with the project",
@@ -45,6 +48,10 @@ LENET = Classifier(
     "LeNet-5, the authors' weights", "mnist_lenet5_published", 2, (0.009, 0.077, 0.061, 0.164),
     "balda_fooling_ratio_lenet.csv", True,
 )  # fmt: skip
+#: the same layers, trained here, where nobody has the authors' weights
+STAND_IN = Classifier(
+    "LeNet-5, our weights", "mnist_lenet5_max", LENET.border, LENET.published, LENET.curves
+)  # fmt: skip
 FCNN = Classifier(
     "FCNN 784-150-100-10, our weights", "mnist_fcnn", 0, (0.017, 0.036, 0.034, 0.076), "balda_fooling_ratio_fcnn.csv"
 )
@@ -63,10 +70,19 @@ class Sample:
         return list(zip(self.x.split(BATCH), self.y.split(BATCH)))
 
 
+def lenet() -> Classifier:
+    """LeNet-5 with the authors' weights where the data folder has them, else with ours."""
+    try:
+        model_file(f"{LENET.model}.safetensors")
+    except DataError:
+        return STAND_IN
+    return LENET
+
+
 def network(chosen: Classifier) -> SymbolicNetwork:
     """The reference model; with a border LeNet-5 takes the padded image, instead of padding it inside."""
     if not chosen.border:
-        return cl.load(str(model_file(f"{chosen.model}.onnx")))
+        return reference_network(chosen.model)
     half = [nn.ReLU(), nn.MaxPool2d(2)]
     dense = [nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)]
     module = nn.Sequential(nn.Conv2d(1, 6, 5), *half, nn.Conv2d(6, 16, 5), *half, nn.Flatten(), *dense)
@@ -77,7 +93,7 @@ def network(chosen: Classifier) -> SymbolicNetwork:
 
 def sample(chosen: Classifier, net: SymbolicNetwork, count: int, seed: int, among: int = 10_000) -> Sample:
     """Random images, of the first so many of the test set, that the network classifies correctly, with its border."""
-    data = Images(*(part[:among] for part in mnist("test")))
+    data = Images(*(part[:among] for part in mnist("test", few=among <= FEW)))
     x = nn.functional.pad(data.x, [chosen.border] * 4)
     with torch.no_grad():
         predicted = torch.cat([net.graph.forward(part)[net.graph.output].argmax(1) for part in x.split(1000)])

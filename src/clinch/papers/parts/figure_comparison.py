@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clinch.figures.style import INK, MUTED, VALUE, style
+from clinch.figures.style import INK, MUTED, VALUE, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,12 +52,10 @@ def comparison_figure(groups: Sequence[Group], heading: str = "") -> Figure:
         groups: from left to right; where methods agree with those of the panel before their names are left out.
         heading: above everything.
     """
-    from matplotlib.figure import Figure
-
     with style():
         height = 1.3 + 0.26 * max(len(group.methods) for group in groups)
         width = 2.2 + (2.9 if len(groups) < FEW else 1.5) * len(groups)
-        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+        figure = new_figure(figsize=(width, height), dpi=150, layout="constrained")
         panels = figure.subplots(1, len(groups), squeeze=False)[0]
         before: tuple[str, ...] = ()
         for axes, group in zip(panels, groups):

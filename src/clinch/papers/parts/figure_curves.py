@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clinch.figures.style import BOUND, INK, MUTED, VALUE, style
+from clinch.figures.style import BOUND, INK, MUTED, VALUE, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,12 +43,10 @@ def curves_figure(panels: Sequence[Panel], quantity: str, heading: str = "") -> 
         quantity: label of the axis of values.
         heading: above everything.
     """
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
     colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
     with style():
-        figure = Figure(figsize=(1.0 + 4.2 * len(panels), 4.2), dpi=150, layout="constrained")
+        figure = new_figure(figsize=(1.0 + 4.2 * len(panels), 4.2), dpi=150, layout="constrained")
         all_axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axes, panel in zip(all_axes, panels):
             for curve in panel.curves:

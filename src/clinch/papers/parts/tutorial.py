@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import clinch as cl
-from clinch.io.data import mnist, model_file
+from clinch.io.data import mnist
 from clinch.modeling.model import SymbolicNetwork
+from clinch.papers.parts.networks import reference_network
 
 SOURCE = "Kolter and Madry, Adversarial Robustness: Theory and Practice, chapter 4"
 WEIGHTS = "the tutorial's weights are not available"
@@ -22,12 +23,12 @@ TARGETS = tuple(t for t in range(CLASSES) if t != LABEL)
 
 def small_network() -> SymbolicNetwork:
     """784-50-20-10."""
-    return cl.load(str(model_file("mnist_small.onnx")))
+    return reference_network("mnist_small")
 
 
 def image() -> Tensor:
     """``(1, 1, 28, 28)``, the first test image, in float64."""
-    return mnist("test").x[:1].double()
+    return mnist("test", few=True).x[:1].double()
 
 
 def margins() -> Tensor:

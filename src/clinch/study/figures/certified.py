@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clinch.figures.style import BOUND, GAP, MUTED, VALUE, plain, style
+from clinch.figures.style import BOUND, GAP, MUTED, VALUE, new_figure, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,11 +24,9 @@ def certified_figure(evaluation: Evaluation, heading: str = "") -> Figure:
         >>> save(certified_figure(cl.study.open_run("distances")), "curve.pdf").name
         'curve.pdf'
     """
-    from matplotlib.figure import Figure
-
     radii, proven, not_attacked = (numbers.numpy() for numbers in evaluation.curve())
     with style():
-        figure = Figure(figsize=(6.4, 3.7), dpi=160, layout="constrained")
+        figure = new_figure(figsize=(6.4, 3.7), dpi=160, layout="constrained")
         axes = figure.add_subplot()
         axes.fill_between(radii, 100 * proven, 100 * not_attacked, step="post", color=GAP, linewidth=0, label="open")
         axes.step(radii, 100 * not_attacked, where="post", color=VALUE, linewidth=1.8, label="not attacked")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clinch.errors import ProblemError, ShapeError
-from clinch.figures.style import BOUND, GAP, MUTED, VALUE, plain, style
+from clinch.figures.style import BOUND, GAP, MUTED, VALUE, new_figure, plain, style
 from clinch.study.figures.certified import named
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ def classes_figure(evaluation: Evaluation, names: Sequence[str] = (), heading: s
     Raises:
         ShapeError: fewer names than labels. ProblemError: more classes than can be drawn.
     """
-    from matplotlib.figure import Figure
-
     tallies = evaluation.per_class()
     if len(tallies) > MOST_CLASSES:
         raise ProblemError(
@@ -46,7 +44,7 @@ def classes_figure(evaluation: Evaluation, names: Sequence[str] = (), heading: s
         raise ShapeError(f"There are {len(names)} names of classes, but a label {max(tallies)}. Name every class.")
     shown = [s for s in STATUS_COLOURS if any(tally.counts.get(s) for tally in tallies.values())]
     with style():
-        figure = Figure(figsize=(6.4, 1.3 + 0.27 * max(1, len(tallies))), dpi=160, layout="constrained")
+        figure = new_figure(figsize=(6.4, 1.3 + 0.27 * max(1, len(tallies))), dpi=160, layout="constrained")
         axes = figure.add_subplot()
         for place, tally in enumerate(tallies.values()):
             left = 0.0

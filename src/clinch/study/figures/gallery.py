@@ -9,7 +9,7 @@ import numpy as np
 
 from clinch.errors import ProblemError
 from clinch.figures.inputs import frame, is_image, pixels
-from clinch.figures.style import BOUND, INK, MUTED, VALUE, number, plain, style
+from clinch.figures.style import BOUND, INK, MUTED, VALUE, new_figure, number, plain, style
 from clinch.study.figures.certified import named, norm_name
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ def gallery_figure(run: Run, count: int = 8, names: Sequence[str] = (), data: An
     Raises:
         ProblemError: no input was found in this run.
     """
-    from matplotlib.figure import Figure
-
     from clinch.study.examples import examples_of
 
     examples = [example for example in examples_of(run, count, data=data).hardest if example.found is not None]
@@ -45,7 +43,7 @@ def gallery_figure(run: Run, count: int = 8, names: Sequence[str] = (), data: An
         raise ProblemError("No input was found in this run, so there is none to draw. Ask for --kind curve or classes.")
     rows, columns = -(-len(examples) // COLUMNS), min(COLUMNS, len(examples))
     with style():
-        figure = Figure(figsize=(3.9 * columns + 0.2, 1.55 * rows + 0.6), dpi=160)
+        figure = new_figure(figsize=(3.9 * columns + 0.2, 1.55 * rows + 0.6), dpi=160)
         outer = figure.add_gridspec(rows, columns, left=0.02, right=0.98, top=1 - 0.55 / (1.55 * rows + 0.6),
                                     bottom=0.02, wspace=0.12, hspace=0.28)  # fmt: skip
         for place, example in enumerate(examples):

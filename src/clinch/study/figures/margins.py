@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clinch.errors import ProblemError
-from clinch.figures.style import BOUND, GAP, INK, VALUE, style
+from clinch.figures.style import BOUND, GAP, INK, VALUE, new_figure, style
 from clinch.study.figures.certified import named, norm_name
 from clinch.study.figures.classes import STATUS_COLOURS
 
@@ -35,10 +35,8 @@ def margins_figure(evaluation: Evaluation, heading: str = "") -> Figure:
     Raises:
         ProblemError: no image has a margin, or a distance.
     """
-    from matplotlib.figure import Figure
-
     with style():
-        figure = Figure(figsize=(6.4, 3.7), dpi=160, layout="constrained")
+        figure = new_figure(figsize=(6.4, 3.7), dpi=160, layout="constrained")
         axes = figure.add_subplot()
         if evaluation.template.eps is None:
             _draw_distances(axes, evaluation)

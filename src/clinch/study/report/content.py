@@ -12,6 +12,7 @@ import numpy as np
 
 from clinch.figures.inputs import is_image, pixels
 from clinch.io.files import printable
+from clinch.runtime.optional import required
 from clinch.study.columns import class_rows, columns
 from clinch.study.examples import Example, examples_of
 from clinch.study.figures.certified import norm_name
@@ -60,10 +61,10 @@ def _bytes(shares: np.ndarray) -> np.ndarray:
 
 
 def _png(content: np.ndarray) -> str:
-    from PIL import Image
+    images = required("PIL.Image", "report")
 
     stream = io.BytesIO()
-    Image.fromarray(content).save(stream, "PNG", optimize=True)
+    images.fromarray(content).save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinch.errors import ProblemError
 from clinch.io.files import read_limited, write_whole
+from clinch.runtime.optional import required
 from clinch.study.runs import Run
 from clinch.study.store import StoreError
 
@@ -93,11 +94,11 @@ def read_class_names(path: str | Path) -> list[str]:
 
 def _environment() -> Environment:
     """Autoescape is on for everything, and a name that does not exist is an error."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    jinja2 = required("jinja2", "report")
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
 
 
 def _sha256(text: str) -> str:
