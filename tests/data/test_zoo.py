@@ -1,6 +1,7 @@
 """Networks and images that come with the package."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,3 +46,17 @@ def test_wrong_names_and_files_are_said(monkeypatch, tmp_path):
 def test_reproductions_find_networks_and_curves_of_the_package():
     assert reference_network("mnist_small").input_shape == (1, 28, 28)
     assert reference_file("balda_fooling_ratio_fcnn.csv").is_file()
+
+
+def test_a_network_is_trained_again_by_its_recipe(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(room.ZOO, "mnist-small", replace(room.ZOO["mnist-small"], epochs=(2, 1)))
+    monkeypatch.setattr("clinch.io.data.mnist", lambda split="test": mnist(split, few=True))
+    threads = torch.get_num_threads()
+    target = tmp_path / "again.safetensors"
+    monkeypatch.setattr("sys.argv", ["zoo", "mnist-small", str(target)])
+    room.main()
+    torch.set_num_threads(threads)
+    assert float(capsys.readouterr().out.split("%")[0]) > 20 and target.stat().st_size > 150_000
+    monkeypatch.setattr("sys.argv", ["zoo"])
+    with pytest.raises(SystemExit, match="NAME FILE"):
+        room.main()
