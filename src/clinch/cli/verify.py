@@ -77,8 +77,8 @@ def verify(
     is proven by certificates whose bounds hold with that rounding; where one is missing the answer is unknown, and
     standard error says what is.
 
-    The command line of VNN-LIB 2.0 is taken too: the property first, and --network NAME=FILE for the network that it
-    declares; a timeout is called timed-out there.
+    The command line of VNN-LIB 2.0 is taken too: the property first, and --network NAME=FILE for each network that it
+    declares (but those that it declares equal to another one); a timeout is called timed-out there.
 
     Exit code: 0 decided, sat or unsat; 1 timeout or unknown, or a certificate is missing; 2 bad input.
 
@@ -127,8 +127,8 @@ def _say(verdict: Verdict, *, standard: bool, points: bool) -> None:
         print(printable(str(verdict.counterexample)))
 
 
-def _standard(query: str, second: str | None, networks: list[str]) -> tuple[str, Specification]:
-    """Network and property of the standard's command line.
+def _standard(query: str, second: str | None, networks: list[str]) -> tuple[str | dict[str, str], Specification]:
+    """Network, or several by their names, and property of the standard's command line.
 
     Raises:
         typer.BadParameter: not exactly the networks that the property declares.
@@ -142,13 +142,13 @@ def _standard(query: str, second: str | None, networks: list[str]) -> tuple[str,
         raise typer.BadParameter("write NAME=FILE, once for each network.", param_hint="--network")
     specification = read_specification(query)
     # version 1.0 gives its network no name
-    declared = specification.networks or tuple(files)[:1]
-    if set(files) != set(declared):
+    declared = specification.networks or (next(iter(files)),)
+    if not {*declared} - {*specification.equal} <= set(files) <= set(declared):
         raise typer.BadParameter(
             f"the property declares {', '.join(declared)}; files are given for {', '.join(files)}. "
             "Write --network NAME=FILE for each that is declared.", param_hint="--network",
         )  # fmt: skip
-    return files[declared[0]], specification
+    return (files if len(declared) > 1 else next(iter(files.values()))), specification
 
 
 def _certified(proofs: list[SavedProof | CertificateError], path: Path) -> bool:

@@ -78,11 +78,19 @@ def _nodes(specification: Specification, network: Network) -> dict[str, int]:
             nodes[tensor.name] = network.position(str(tensor.layer))
         else:
             nodes[tensor.name] = 0 if tensor.kind == "input" else graph.output
-        _fits(specification, tensor, network, graph.nodes[nodes[tensor.name]].shape)
+        fits(specification, tensor, network, graph.nodes[nodes[tensor.name]].shape)
     return nodes
 
 
-def _fits(specification: Specification, tensor: Declaration, network: Network, shape: tuple[int, ...]) -> None:
+def fits(specification: Specification, tensor: Declaration, network: Network, shape: tuple[int, ...]) -> None:
+    """Refuse a tensor that a network does not have as it is declared.
+
+    Args:
+        shape: that the network has in its place.
+
+    Raises:
+        SpecificationError: another shape or dtype.
+    """
     ours, theirs = [n for n in shape if n != 1], [n for n in tensor.shape if n != 1]
     same = tensor.size == int(np.prod(shape)) if specification.version == "1.0" else ours == theirs
     where = f"{specification.name}, line {tensor.line}"

@@ -1,9 +1,10 @@
-"""From the text of a VNN-LIB file to its meaning: versions 1.0 and 2.0, linear conditions, one network.
+"""From the text of a VNN-LIB file to its meaning: versions 1.0 and 2.0, linear conditions.
 
 Version 1.0 is a part of SMT-LIB: ``(declare-const X_0 Real)`` and assertions over ``X_i`` and ``Y_j``. Version 2.0
 declares tensors with types and shapes, ``(declare-network f (declare-input X float32 [1,5]) ...)``, and writes elements
-as ``X[0,3]``; hidden tensors are declared with their name in the ONNX file. The standard's further kinds of problem
-(several networks, several inputs or outputs, integers, products of variables) are refused with their line.
+as ``X[0,3]``; hidden tensors are declared with their name in the ONNX file. Several networks may be declared, each with
+an input and an output. The standard's further kinds of problem (several inputs or outputs of one network, integers,
+products of variables) are refused with their line.
 
 Numbers are read as float64. The package ``vnnlib`` reads version 2.0 only, and refuses numbers with exponents.
 """
@@ -15,7 +16,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 from os import PathLike
 from pathlib import Path
 
@@ -108,6 +109,7 @@ class _Reading:
         self.version = "1.0"
         self.tensors: dict[str, Declaration] = {}
         self.networks: list[str] = []
+        self.equal: dict[str, str] = {}
         #: of version 1.0: line of each declared element
         self.elements: dict[Variable, int] = {}
         self.assertions: list[Formula] = []
@@ -120,13 +122,15 @@ class _Reading:
             self._command(commands.pop())
         if self.version == "1.0":
             self._gather_elements()
-        for kind in ("input", "output"):
-            if not any(t.kind == kind for t in self.tensors.values()):
-                raise SpecificationError(f"line 1: the file declares no {kind} of the network.")
+        for kind, network in product(("input", "output"), self.networks or ("",)):
+            if not self._declared(kind, network):
+                raise SpecificationError(
+                    f"line 1: the file declares no {kind} of the network{network and ' '}{network}."
+                )
         if not self.assertions:
             raise SpecificationError("line 1: the file asserts nothing. Add (assert ...).")
         formula = Junction(True, tuple(self.assertions))
-        return Specification(self.name, self.version, self.tensors, formula, tuple(self.networks))
+        return Specification(self.name, self.version, self.tensors, formula, tuple(self.networks), self.equal)
 
     def _command(self, command: Group) -> None:
         head, rest = _head(command)
@@ -178,11 +182,13 @@ class _Reading:
             self.tensors[name] = Declaration(name, kind, (len(lines),), "real", None, min(lines.values()))
 
     def _declare_network(self, command: Group, rest: list[Expression]) -> None:
-        if self.tensors or self.elements:
-            raise _wrong(command, "a second network, or one beside declare-const; one network is supported")
+        if self.elements:
+            raise _wrong(command, "a network beside declare-const, which is version 1.0")
         self.version = "2.0"
         if not rest or not isinstance(rest[0], Word):
             raise _wrong(command, "the network has no name: write (declare-network f (declare-input ...) ...)")
+        if rest[0].text in self.networks:
+            raise _wrong(command, f"the network {rest[0].text:.40} is declared twice")
         self.networks.append(rest[0].text)
         for part in rest[1:]:
             if not isinstance(part, Group):
@@ -193,7 +199,8 @@ class _Reading:
         head, rest = _head(part)
         kind = head.removeprefix("declare-")
         if head in ("equal-to", "isomorphic-to"):
-            raise _wrong(part, f"'{head}' relates networks; one network is supported")
+            self._relate(part, head, rest)
+            return
         if kind not in ("input", "output", "hidden"):
             raise _wrong(part, f"'{head:.40}' declares no input, hidden or output tensor")
         words = [word.text for word in rest if isinstance(word, Word)]
@@ -206,8 +213,8 @@ class _Reading:
             raise _wrong(part, f"{name:.40} is declared twice")
         if dtype not in _TYPES:
             raise _wrong(part, f"the type of {name:.40} is {shape[1]:.40}; supported are {', '.join(_TYPES)}")
-        if kind != "hidden" and any(t.kind == kind for t in self.tensors.values()):
-            raise _wrong(part, f"a second {kind}; one input and one output are supported")
+        if kind != "hidden" and self._declared(kind, self.networks[-1]):
+            raise _wrong(part, f"a second {kind}; one input and one output of each network are supported")
         if kind == "hidden" and quoted is None:
             raise _wrong(part, f'{name:.40} is hidden: add its "name" in the ONNX file')
         extents = tuple(int(n) for n in shape[2].split(",") if n)
@@ -215,7 +222,18 @@ class _Reading:
             raise _wrong(part, f"{name:.40} has no elements")
         if math.prod(extents) > _MOST_ELEMENTS:
             raise _wrong(part, f"{name:.40} has more than {_MOST_ELEMENTS:,} elements")
-        self.tensors[name] = Declaration(name, kind, extents, dtype, quoted, part.line)
+        self.tensors[name] = Declaration(name, kind, extents, dtype, quoted, part.line, self.networks[-1])
+
+    def _declared(self, kind: str, network: str) -> bool:
+        return any(t.kind == kind and t.network == network for t in self.tensors.values())
+
+    def _relate(self, part: Group, head: str, rest: list[Expression]) -> None:
+        """Another network's function, or its layers with other weights: the file says which weights."""
+        other = rest[0].text if len(rest) == 1 and isinstance(rest[0], Word) else ""
+        if other not in self.networks[:-1]:
+            raise _wrong(part, f"write ({head} f) with the name of a network that is declared before")
+        if head == "equal-to":
+            self.equal[self.networks[-1]] = self.equal.get(other, other)
 
     # --- formulas -------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -59,6 +59,7 @@ class Declaration:
         dtype: "real", or the name of a floating type.
         layer: name of the tensor in the ONNX file; needed where it is hidden.
         line: where it is declared.
+        network: name of the network that it is of, in version 2.0.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Declaration:
     dtype: str
     layer: str | None
     line: int
+    network: str = ""
 
     @property
     def size(self) -> int:
@@ -86,6 +88,7 @@ class Specification:
         tensors: declarations by name, in order.
         formula: over elements of the tensors.
         networks: names of the networks that version 2.0 declares.
+        equal: of those that are declared equal to an earlier one, its name: they need no file of their own.
 
     Example:
         >>> from clinch.vnnlib.reader import parse_specification
@@ -99,15 +102,16 @@ class Specification:
     tensors: Mapping[str, Declaration]
     formula: Formula
     networks: tuple[str, ...] = ()
+    equal: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def input(self) -> Declaration:
-        """The network's input."""
+        """The network's input; of several networks the first one's."""
         return next(t for t in self.tensors.values() if t.kind == "input")
 
     @property
     def output(self) -> Declaration:
-        """The network's output."""
+        """The network's output; of several networks the first one's."""
         return next(t for t in self.tensors.values() if t.kind == "output")
 
     def element(self, variable: Variable) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from clinch.errors import CertificateError, ProblemError, UnsoundResult, UnsupportedByEngine
+from clinch.errors import CertificateError, ProblemError, SpecificationError, UnsoundResult, UnsupportedByEngine
 from clinch.runtime import memory
 from clinch.runtime.deadline import clock
 from clinch.runtime.devices import usable_device
@@ -22,6 +22,7 @@ from clinch.solver.settings import Attack, Bounds
 from clinch.vnnlib.counterexample import Counterexample, counterexample_at
 from clinch.vnnlib.problems import Stated, state
 from clinch.vnnlib.reader import read_specification
+from clinch.vnnlib.several import Joined, join
 from clinch.vnnlib.specification import Specification
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class _FirstFound(Ledger):
 
 
 def verify(
-    network: str | PathLike[str] | ModelProto | torch.nn.Module | Network,
+    network: str | PathLike[str] | ModelProto | torch.nn.Module | Network | Mapping[str, Any],
     specification: str | PathLike[str] | Specification,
     *,
     timeout: float = 60.0,
@@ -176,7 +177,8 @@ def verify(
     proven bounds over the whole box, in float64.
 
     Args:
-        network: an ``.onnx`` or ``.onnx.gz`` file, or anything that :func:`clinch.load` takes.
+        network: an ``.onnx`` or ``.onnx.gz`` file, or anything that :func:`clinch.load` takes; by the names that the
+            specification declares where these are several networks.
         specification: a ``.vnnlib`` or ``.vnnlib.gz`` file, or what was read from one.
         timeout: seconds of wall time from this call on; a decided answer never comes later.
         seed: of every random choice.
@@ -202,7 +204,11 @@ def verify(
     memory.check_limit(memory_limit)
     if not isinstance(specification, Specification):
         specification = read_specification(fspath(specification))
-    loaded = load(network)
+    loaded = {name: load(one) for name, one in network.items()} if isinstance(network, Mapping) else load(network)
+    joined: Joined | None = None
+    if len(specification.networks) > 1 or isinstance(loaded, Mapping):
+        specification, loaded = join(specification, _named(specification, loaded))
+        joined = specification
     place = usable_device(loaded.device if device is None else device)
     stated = state(specification, loaded)
     deadline = start + timeout
@@ -215,6 +221,8 @@ def verify(
             f"A checked input of {specification.name} fails the formula as it was read by {found.violation:.3g}. "
             "Please report this specification."
         )
+    if found is not None and joined is not None:
+        found = replace(found, specification=joined.original, values=joined.restored(found.values))
     answer, reason = _answer(stated, ledgers, found, deadline)
     notes = tuple(dict.fromkeys(note for ledger in ledgers for note in ledger.notes))
     problems = sum(query.size for query in stated.queries)
@@ -223,6 +231,18 @@ def verify(
     # whoever asks for certificates needs the searches; nobody else's memory is held by them
     searches = tuple(ledgers) if answer is Answer.UNSAT else ()
     return Verdict(answer, kept, reason, seconds, problems, notes, searches, loaded.file)
+
+
+def _named(specification: Specification, loaded: Network | Mapping[str, Network]) -> Mapping[str, Network]:
+    """Networks by the names that a specification declares."""
+    named = loaded if isinstance(loaded, Mapping) else {}
+    if not set(named) <= set(specification.networks) or (not named and specification.networks):
+        given = f"networks are given for {', '.join(named)}" if named else "one network is given"
+        raise SpecificationError(
+            f"{specification.name} declares {', '.join(specification.networks) or 'no name of a network'}; {given}. "
+            "Write verify({name: network, ...}, specification)."
+        )
+    return named
 
 
 def _search(stated: Stated, deadline: float, seed: int, device: torch.device, keep_leaves: bool) -> list[_FirstFound]:
