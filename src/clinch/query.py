@@ -300,6 +300,11 @@ class Query:
         here = self.device.type == wanted.type and wanted.index in (None, self.device.index)
         return self if here else self.to(self.dtype, wanted)
 
+    def without_objective(self) -> Query:
+        """The question for any feasible input: the same problems with a constant in place of the objective."""
+        zero = torch.zeros(self.size, 1, dtype=self.dtype, device=self.device)
+        return replace(self, objective=Linear(Forms({}, zero)))
+
     def with_gaps_as_clauses(self) -> Query:
         """The same problems without discrete elements: each gap is a clause of two atoms, below it or above it, and the
         elements of each group add up to 1."""

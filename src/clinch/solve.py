@@ -7,23 +7,26 @@ which shares incumbents and radii with both through the ledger.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
 import torch
 
-from clinch.errors import CertificateError, ProblemError, UnsupportedByEngine
+from clinch.bounds.crown import read_nodes
+from clinch.errors import CertificateError, ProblemError
 from clinch.query import Distance, Query, Statement
 from clinch.runtime import memory
 from clinch.runtime.arguments import as_gap, as_seconds, as_whole
 from clinch.runtime.devices import usable_device
 from clinch.runtime.gradients import with_gradients
 from clinch.search.engines import BOUNDS, ENGINES, NEVER
+from clinch.search.first_points import first_points
+from clinch.search.race import AnyInput, Job, Race, Turn, skip
 from clinch.search.radius_search import balls_first, raised_by_balls
 from clinch.solver.checkpoint import Keeper
 from clinch.solver.conclusion import conclude
-from clinch.solver.engine import MEMORY_NOTE, Capability, Engine, Resumable, Search, outlook, surviving
+from clinch.solver.engine import MEMORY_NOTE, Capability, Resumable, outlook, surviving
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Attack, Milp, Portfolio, Radius, Settings
 from clinch.solver.solution import Event, Proof, Solution
@@ -163,7 +166,7 @@ def search(
     try:
         with memory.guarded(memory_limit), surviving(ledger):
             if isinstance(settings, Portfolio):
-                _combine(_Job(query, ledger, seed, settings))
+                _combine(Job(query, ledger, seed, settings))
             else:
                 ENGINES[str(solver)].run(query, ledger, seed, settings)
         if MEMORY_NOTE in ledger.notes or (ledger.remaining <= 0 and (solver is None or ENGINES[solver].proves)):
@@ -183,58 +186,19 @@ def capabilities(query: Query) -> dict[str, Capability]:
 
 #: searches that close what they can take, the one that suits a problem best first, and what follows each
 EXACT: dict[str, tuple[str, ...]] = {"count": ("milp",), "branch_and_bound": (), "milp": ("branch_and_bound",)}
+#: searches that race on small problems, whichever suits best
+RACING = ("branch_and_bound", "general_split", "milp", "input_split")
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What all engines of a portfolio work on."""
-
-    query: Query
-    ledger: Ledger
-    seed: int
-    settings: Portfolio
-
-
-class _Turn:
-    """An engine of the portfolio; a search that can go on does so, when its turn comes again, where its time was up."""
-
-    def __init__(self, name: str) -> None:
-        self.engine: Engine = ENGINES[name]
-        self._search: Search | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether it has nothing left to look at."""
-        return self._search is not None and self._search.done
-
-    def take(self, job: _Job, share: float = 1.0) -> None:
-        """Work for a share of the time that is left; where the engine cannot take the problem, or fails, the solution
-        says so and the others go on."""
-        try:
-            with job.ledger.slice(share), surviving(job.ledger, crashes_only=False):
-                self._work(job, getattr(job.settings, self.engine.name))
-        except UnsupportedByEngine as reason:
-            _skip(job, self.engine.name, reason)
-
-    def _work(self, job: _Job, settings: Settings) -> None:
-        if not isinstance(self.engine, Resumable):
-            self.engine.run(job.query, job.ledger, job.seed, settings)
-            return
-        if self._search is None:
-            self._search = self.engine.begin(job.query, job.ledger, settings)
-        try:
-            self._search.run()
-        except BaseException:
-            # it may have lost what it was at work on: only a new search may claim to have looked at everything
-            self._search = None
-            raise
-
-
+#: inputs up to which splitting them is tried beside other searches, in ``few_inputs``
+MORE_INPUTS = 3
+#: time of a quick attack beside a thorough one
+QUICK = 0.6
 #: engines in the order of their turns, each with its share of the time that is left then
-Plan = list[tuple[_Turn, float]]
+Plan = list[tuple[Turn, float]]
 
 
-def _combine(job: _Job) -> None:
+def _combine(job: Job) -> None:
     """A quick attack and a slice of the exact search; where that closes not everything, all that there is."""
     query, ledger = job.query, job.ledger
     if isinstance(query.objective, Distance):
@@ -243,7 +207,16 @@ def _combine(job: _Job) -> None:
     elif query.feasibility:
         # a constant is its own bound, so that the first input found closes the problem
         ledger.prove(query.objective.value(query.region.lower, {}), Proof.GEOMETRY, "geometry")
-    plan = _plan(job, _ranked(job))
+        if not ledger.looked:
+            with ledger.share(job.settings.glance_share), surviving(ledger, crashes_only=False):
+                first_points(query, ledger, job.seed)
+    if ledger.exhausted:
+        return
+    names = _ranked(job)
+    if names and _small(job):
+        _side_by_side(job, names)
+        return
+    plan = _plan(job, [Turn(name, job) for name in names])
     if ledger.exhausted:
         return
     _attack(job, job.settings.attack)
@@ -253,16 +226,13 @@ def _combine(job: _Job) -> None:
         turn.take(job, share)
 
 
-def _attack(job: _Job, settings: Attack) -> None:
-    with job.ledger.share(job.settings.attack_share):
+def _attack(job: Job, settings: Attack) -> None:
+    share = job.settings.attack_share
+    with job.ledger.share(share if settings.thorough else QUICK * share):
         ENGINES["attack"].run(job.query, job.ledger, job.seed, settings)
 
 
-def _skip(job: _Job, name: str, reason: Exception | None) -> None:
-    job.ledger.note(f"Engine '{name}' was skipped. {reason}")
-
-
-def _ranked(job: _Job) -> list[str]:
+def _ranked(job: Job) -> list[str]:
     """The exact searches that can take the problem, the best first.
 
     Branch and bound where splitting ReLUs ends in an affine network, MILP where other pieces need an encoding, input
@@ -278,45 +248,87 @@ def _ranked(job: _Job) -> list[str]:
     if best is None:
         for name in order:
             if not able[name]:
-                _skip(job, name, able[name].refusal)
+                skip(job, name, able[name].refusal)
     return [name for name in order if able[name]]
 
 
-def _plan(job: _Job, names: list[str]) -> Plan:
+def _small(job: Job) -> bool:
+    """Whether all searches can be tried on the problems within moments.
+
+    Not where certificates are asked for, which begin with the tree of the one search that had the time.
+    """
+    graph, query = job.query.graph, job.query
+    if job.ledger.trees is not None:
+        return False
+    read = sum(graph.nodes[j].size for j in read_nodes(graph, query.nodes) if j)
+    return query.size * read <= job.settings.race_size
+
+
+def _side_by_side(job: Job, names: list[str]) -> None:
+    """A quick attack, all searches in turns, a thorough attack, and the searches again."""
+    query, ledger, settings = job.query, job.ledger, job.settings
+    distance = isinstance(query.objective, Distance) and not query.objective.norm.counts
+    if not query.feasibility:
+        _attack(job, replace(settings.attack, thorough=False))
+    first = ["radius"] if _by_balls(job, balls_first) else []
+    if "branch_and_bound" in names and query.region.free_elements > settings.very_few_inputs:
+        first.append("branch_and_bound")
+    boxes = query.region.free_elements <= MORE_INPUTS * settings.few_inputs
+    others = [name for name in RACING if boxes or name != "input_split"]
+    others = [name for name in others if outlook(ENGINES[name], query).closes]
+    others += ["radius"] if distance else []
+    turns = [Turn(name, job) for name in dict.fromkeys([*first, *names, *others])]
+    resumable = [turn for turn in turns if isinstance(turn.engine, Resumable)]
+    unknown = query.clauses and not query.feasibility and not bool(torch.isfinite(ledger.value).any())
+    closing = next((name for name in RACING if any(turn.name == name for turn in resumable)), None)
+    if unknown and closing is not None:
+        resumable.append(AnyInput(closing, job))
+    racing = Race(job, resumable)
+    with ledger.slice(settings.race_share):
+        racing.run(trial=True)
+    if not ledger.exhausted:
+        _attack(job, settings.attack)
+    for turn in turns:
+        if not isinstance(turn.engine, Resumable) and not ledger.exhausted:
+            turn.take(job, settings.lent_share)
+    racing.run()
+
+
+def _plan(job: Job, turns: list[Turn]) -> Plan:
     """Try what closes small problems; who goes on with what is left, and for how long."""
-    turns = [_Turn(name) for name in names]
+    names = [turn.name for turn in turns]
     if names[:1] == ["input_split"]:
         return _first_boxes(job, *turns)
     rest: Plan = [(turn, 1.0) for turn in turns[1:]]
     if names[:1] == ["branch_and_bound"]:
         return [*_first_slice(job, turns[0]), *rest]
-    return [(_Turn("bounds"), 1.0), *_balls(job), *((turn, 1.0) for turn in turns)]
+    return [(Turn("bounds", job), 1.0), *_balls(job), *((turn, 1.0) for turn in turns)]
 
 
-def _balls(job: _Job) -> Plan:
+def _balls(job: Job) -> Plan:
     """Balls of growing radius, where the objective is a distance: elsewhere relaxations may be too loose to begin."""
-    return [(_Turn("radius"), job.settings.lent_share)] if ENGINES["radius"].capability(job.query) else []
+    return [(Turn("radius", job), job.settings.lent_share)] if ENGINES["radius"].capability(job.query) else []
 
 
-def _first_slice(job: _Job, search: _Turn) -> Plan:
+def _first_slice(job: Job, search: Turn) -> Plan:
     """A quick attack and a slice of branch and bound; what goes on."""
     _attack(job, replace(job.settings.attack, thorough=False))
     if _by_balls(job, balls_first):
-        return [(_Turn("radius"), 1.0), (search, 1.0)]
+        return [(Turn("radius", job), 1.0), (search, 1.0)]
     search.take(job, job.settings.slice_share)
     if search.done or not _by_balls(job, raised_by_balls):
         return [] if search.done else [(search, 1.0)]
-    return [(_Turn("radius"), 1.0), (search, 1.0)]
+    return [(Turn("radius", job), 1.0), (search, 1.0)]
 
 
-def _by_balls(job: _Job, prove: Callable[[Query, Ledger, Radius], bool]) -> bool:
+def _by_balls(job: Job, prove: Callable[[Query, Ledger, Radius], bool]) -> bool:
     """Prove balls free by linear bounds, for a share of the time; whether larger ones should be searched."""
     with job.ledger.share(job.settings.lent_share), surviving(job.ledger, crashes_only=False):
         return prove(job.query, job.ledger, job.settings.radius)
     return False
 
 
-def _first_boxes(job: _Job, split: _Turn, *others: _Turn) -> Plan:
+def _first_boxes(job: Job, split: Turn, *others: Turn) -> Plan:
     """A first slice of input splitting closes most problems of few inputs; what goes on, the best first.
 
     Where branch and bound takes the problem too both get an equal slice, and the one that raised the bound last is the
@@ -337,8 +349,8 @@ def _first_boxes(job: _Job, split: _Turn, *others: _Turn) -> Plan:
     if query.feasibility and query.region.free_elements <= settings.very_few_inputs:
         glances: Plan = [(others[0], settings.glance_share), (split, settings.slice_share)]
         return [*glances, (others[0], settings.glance_share), (split, settings.lent_share), *glances, (split, 1.0)]
-    if others[0].engine.name != "branch_and_bound":
-        share = 1.0 if others[0].engine.name == "general_split" else settings.lent_share
+    if others[0].name != "branch_and_bound":
+        share = 1.0 if others[0].name == "general_split" else settings.lent_share
         return [*_balls(job), (others[0], share), (split, 1.0)]
     search = _first_slice(job, others[0])
     before = ledger.bound.clone()

@@ -46,6 +46,25 @@ class Kink:
     parts: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True)
+class _Piecewise:
+    """A convex function's variables and what it reads, see :meth:`Encoder.program`.
+
+    Attributes:
+        rows: first rows of the groups that tie its variables together.
+        outputs: block -> its coefficient in the output; element k of the block is output k.
+        binaries: for each block of binaries the outputs ``(m,)`` that they decide.
+        inputs: expressions, each with the outputs ``(m,)`` that depend on its elements.
+        rises: whether the function is nowhere falling.
+    """
+
+    rows: tuple[int, ...]
+    outputs: dict[int, float]
+    binaries: tuple[tuple[int, NDArray[np.int64]], ...]
+    inputs: tuple[tuple[Expression, NDArray[np.int64]], ...]
+    rises: bool
+
+
 class Encoder:
     """Collects variables and rows. Block 0 is the network's input.
 
@@ -70,6 +89,7 @@ class Encoder:
         self._count = 0
         self._row_count = 0
         self._fill: list[Callable[[Vector], None]] = []
+        self._piecewise: list[_Piecewise] = []
         self.variables(lower.flatten(), upper.flatten())
 
     @property
@@ -178,11 +198,13 @@ class Encoder:
         v, s = self.variables(zero, up), self.variables(zero, -low)
         b = self.variables(zero, zero + 1, integer=True)
         eye, size = torch.eye(len(which), dtype=torch.float64), expression.constant.numel()
-        row = self.constrain(
-            expression.take(which).scaled(zero - 1) + self.block(v) + Expression({s: -eye}, zero), 0.0, 0.0
-        )
-        self.constrain(self.block(v) + Expression({b: -eye * up}, zero), -np.inf, 0.0)
-        self.constrain(self.block(s) + Expression({b: -eye * low}, low), -np.inf, 0.0)
+        read = expression.take(which)
+        row = self.constrain(read.scaled(zero - 1) + self.block(v) + Expression({s: -eye}, zero), 0.0, 0.0)
+        above = self.constrain(self.block(v) + Expression({b: -eye * up}, zero), -np.inf, 0.0)
+        below = self.constrain(self.block(s) + Expression({b: -eye * low}, low), -np.inf, 0.0)
+        every, own = np.arange(len(which)), (row.start, above.start, below.start)
+        pieces = {v: 1.0, s: -negative_slope}
+        self._piecewise.append(_Piecewise(own, pieces, ((b, every),), ((read, every),), negative_slope >= 0))
         parts = (self.columns(v).start, self.columns(s).start)
         self.kinks.append(Kink(self.node, which, self.columns(b).start, parts))
 
@@ -224,6 +246,7 @@ class Encoder:
         candidates = torch.where(alive, upper, -torch.inf)
         y = self.variables(lower.amax(0)[which], candidates.amax(0)[which])
         one, parts = torch.ones(len(which), dtype=torch.float64), []
+        own, read = list[int](), list[tuple[Expression, NDArray[np.int64]]]()
         for i, tap in enumerate(taps):
             others = torch.cat([candidates[:i], candidates[i + 1 :]]).amax(0)
             local = alive[i, which].nonzero().flatten()
@@ -235,13 +258,17 @@ class Encoder:
             a = self.variables(torch.zeros_like(size), torch.ones_like(size), integer=True)
             difference = self.block(y).take(local) + tap.take(here).scaled(-one[: len(here)])
             row = self.constrain(difference + self.block(d).scaled(-one[: len(here)]), 0.0, 0.0)
-            self.constrain(self.block(d) + self.block(a).scaled(size), -np.inf, size.numpy())
+            least = self.constrain(self.block(d) + self.block(a).scaled(size), -np.inf, size.numpy())
             self.kinks.append(Kink(self.node, here, self.columns(a).start))
             parts.append((local.numpy(), row, d, a))
+            own += [row.start, least.start]
+            read.append((tap.take(here), local.numpy()))
         chosen = {}
         for at, _, _, a in parts:
             chosen[a] = sparse((np.ones(len(at)), (at, np.arange(len(at)))), (len(which), len(at)))
-        self.rows(chosen, one.numpy(), one.numpy())
+        own.append(self.rows(chosen, one.numpy(), one.numpy()).start)
+        binaries = tuple((a, at) for at, _, _, a in parts)
+        self._piecewise.append(_Piecewise(tuple(own), {y: 1.0}, binaries, tuple(read), True))
         self._on_largest(y, parts)
         return self.block(y, which, lower.shape[1])
 
@@ -299,10 +326,45 @@ class Encoder:
             row_upper=np.concatenate(none + [upper for _, _, upper in self._rows.values()]),
             lower=np.concatenate(self._lower),
             upper=np.concatenate(self._upper),
-            integer=np.repeat(self._integer, sizes),
+            integer=np.repeat(self._integer, sizes) & ~self._needless(cost),
             quadratic=None if quadratic is None else np.pad(quadratic, (0, self._count - len(quadratic))),
             constant=float(objective.constant[0]),
         )
+
+    def _needless(self, cost: Vector) -> NDArray[np.bool_]:
+        """Which binaries may be left free: those of convex functions whose values everything wants small.
+
+        What a row or the objective wants small (up to a limit, at a cost) never gains by lying above the function, so
+        that a relaxation that lies nowhere below it is all that is needed. Wishes are followed from the end to the
+        beginning: a rising function hands its own on to what it reads.
+        """
+        own = {row for one in self._piecewise for row in one.rows}
+        small, large = cost > 0, cost < 0
+        for start, (parts, low, high) in self._rows.items():
+            if start not in own:
+                for block, part in parts.items():
+                    columns, above, below = self.columns(block), np.isfinite(high), np.isfinite(low)
+                    for wish, upwards, downwards in ((small, above, below), (large, below, above)):
+                        wish[columns] |= (part[upwards] > 0).sum(0) + (part[downwards] < 0).sum(0) > 0
+        needless = np.zeros(self._count, dtype=bool)
+        for one in reversed(self._piecewise):
+            count = len(self._lower[next(iter(one.outputs))])
+            down, up = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+            for block, coefficient in one.outputs.items():
+                columns = self.columns(block)
+                first, second = (small, large) if coefficient > 0 else (large, small)
+                if coefficient:
+                    down, up = down | first[columns], up | second[columns]
+            for block, which in one.binaries:
+                needless[self.columns(block)] = ~up[which]
+            if not one.rises:
+                down = up = down | up
+            for expression, which in one.inputs:
+                for block, c in expression.coefficients.items():
+                    columns, positive, negative = self.columns(block), (c > 0).numpy(), (c < 0).numpy()
+                    small[columns] |= (positive & down[which] | negative & up[which]).any(1)
+                    large[columns] |= (positive & up[which] | negative & down[which]).any(1)
+        return needless
 
     def completion(self) -> Callable[[Vector], Vector]:
         """A function from an input ``(n,)`` to the values of all variables: what the network itself does."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,9 +147,20 @@ def encode_network(
     """
     expressions = {0: encoder.input}
     needed = graph.ancestors(wanted)
-    last = {j: i for i in needed for j in graph.nodes[i].inputs}
+    behind = _largest_first(graph, needed, wanted)
+    reads = {i: graph.nodes[behind[i]].inputs if i in behind else graph.nodes[i].inputs for i in needed}
+    last = {j: i for i in needed if i not in behind.values() for j in reads[i]}
     for i in needed:
-        if i:
+        if i in behind.values():
+            continue
+        if i in behind:
+            (j,), encoder.node = reads[i], i
+            if unconditional is not None:
+                _enforce_signs(encoder, expressions[j], bounds[j], unconditional[j])
+            expressions[i] = _function_of_largest(graph, i, behind[i], encoder, expressions[j], bounds[j])
+            if last[j] == i and j not in {0, *wanted}:
+                del expressions[j]
+        elif i:
             encoder.node, inputs = i, graph.nodes[i].inputs
             known = [bounds[j] for j in inputs if j in bounds]
             for j in inputs:
@@ -159,6 +171,33 @@ def encode_network(
                 if last[j] == i:
                     del expressions[j]
     return expressions
+
+
+def _largest_first(graph: Graph, needed: Collection[int], wanted: Collection[int]) -> dict[int, int]:
+    """Nodes that choose the largest of what a nowhere falling function gives to them alone -> that function's: the
+    function of the largest is the same, and is one where there were many."""
+    readers = Counter(j for i in needed for j in graph.nodes[i].inputs)
+    found = {}
+    for i in needed:
+        op, inputs = graph.nodes[i].op, graph.nodes[i].inputs
+        if i and op.selects and not op.affine and len(inputs) == 1:
+            pieces = graph.nodes[inputs[0]].op.two_pieces()
+            rises = pieces is not None and pieces.negative_slope >= 0
+            if rises and readers[inputs[0]] == 1 and inputs[0] not in wanted:
+                found[i] = inputs[0]
+    return found
+
+
+def _function_of_largest(
+    graph: Graph, i: int, function: int, encoder: Encoder, expression: Expression, limits: Interval
+) -> Expression:
+    """Node i, which chooses the largest, and then the function that comes before it."""
+    largest = graph.encode(i, encoder, [expression], [limits])
+    count = len(encoder.kinks)
+    found = graph.encode(function, encoder, [largest], [graph.interval(i, [limits])])
+    # its binaries are of no element of that function's own input
+    encoder.kinks[count:] = [replace(kink, parts=None) for kink in encoder.kinks[count:]]
+    return found
 
 
 def _enforce_signs(encoder: Encoder, expression: Expression, limits: Interval, unconditional: Interval) -> None:

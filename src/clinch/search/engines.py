@@ -36,6 +36,7 @@ from clinch.solver.solution import Proof
 if TYPE_CHECKING:
     from clinch.search.general_split import PartSearch
     from clinch.search.input_split import BoxSearch
+    from clinch.search.milp.milp import MilpSearches
     from clinch.search.radius_search import RadiusSearch
     from clinch.search.relu_split import ReluSplit
 
@@ -286,12 +287,16 @@ class MilpEngine:
 
         return Capability.of(unencodable(query) or lacking(self, query), closes=True)
 
-    def run(self, query: Query, ledger: Ledger, seed: int, settings: Milp) -> None:
-        """See :class:`clinch.solver.engine.Engine`."""
-        from clinch.search.milp.milp import milp
+    def begin(self, query: Query, ledger: Ledger, settings: Milp) -> MilpSearches:
+        """See :class:`clinch.solver.engine.Resumable`."""
+        from clinch.search.milp.milp import MilpSearches
 
         admit(self, ledger.query, ledger)
-        milp(ledger.query, ledger, settings)
+        return MilpSearches(ledger.query, ledger, settings)
+
+    def run(self, query: Query, ledger: Ledger, seed: int, settings: Milp) -> None:
+        """See :class:`clinch.solver.engine.Engine`."""
+        self.begin(query, ledger, settings).run()
 
 
 class CountEngine:

@@ -32,6 +32,7 @@ def first_points(query: Query, ledger: Ledger, seed: int = 0) -> None:
         ledger: receives the points found, and says when to stop.
         seed: of the random points.
     """
+    ledger.looked = True
     if not bool(torch.isfinite(query.region.lower).all() and torch.isfinite(query.region.upper).all()):
         return
     end = ledger.seconds + ledger.remaining

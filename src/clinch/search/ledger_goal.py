@@ -36,8 +36,8 @@ class LedgerGoal:
 
     @property
     def remaining(self) -> float:
-        """Seconds left."""
-        return self.ledger.remaining
+        """Seconds left, whatever slice of the time is at work: the size of a round depends on it."""
+        return self.ledger.left
 
     @property
     def value(self) -> Tensor:
@@ -45,8 +45,8 @@ class LedgerGoal:
         return self.ledger.value[self.problems]
 
     def over(self) -> bool:
-        """Whether the time is over."""
-        return self.ledger.remaining <= 0
+        """Whether the time is over: what is begun in a slice of it is finished, as half of it would be worth little."""
+        return self.ledger.left <= 0
 
     def targets(self) -> Tensor:
         """``(B,)`` what closes a problem; −infinity where it is closed."""

@@ -169,7 +169,7 @@ class RadiusSearch:
         return index[torch.isfinite(self.value[index]) | (self.bound[index] > 0)]
 
     def _over(self) -> bool:
-        return self.ledger.remaining <= 0
+        return self.ledger.left <= 0
 
     def _prove(self, index: Tensor, bound: Tensor, proof: Proof = Proof.LINEAR_RELAXATION) -> None:
         self.ledger.prove(torch.minimum(bound, self.value[index]), proof, WHO, self.problems[index])

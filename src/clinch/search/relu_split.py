@@ -279,7 +279,7 @@ class ReluSplit:
     def _after(self, seconds: float) -> Callable[[], bool]:
         """Whether so many seconds, and a little, have passed."""
         end = self.ledger.seconds + seconds + 0.1
-        return lambda: self.ledger.remaining <= 0 or self.ledger.seconds > end
+        return lambda: self.ledger.left <= 0 or self.ledger.seconds > end
 
     # --- reports -----------------------------------------------------------------------------------------------------
 

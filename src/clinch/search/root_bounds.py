@@ -54,6 +54,14 @@ class RootBounds:
         held = {i: Interval(*(side.to(device)[rows] for side in both)) for i, both in self.bounds.items()}
         return replace(self, bounds=held, value=self.value.to(device)[rows], problems=problems)
 
+    def over(self, query: Query, problems: Tensor) -> RootBounds | None:
+        """Those of some of a query's problems, where these live; None where they are of others, or of another graph.
+
+        Graphs on other devices have the same nodes.
+        """
+        known = torch.isin(problems, self.problems.to(problems.device))
+        return self.of(problems) if len(query.graph.nodes) == len(self.graph.nodes) and bool(known.all()) else None
+
 
 def nearer(value: Tensor, than: Tensor) -> bool:
     """Whether some incumbent is so much better that bounds of the activations in its ball are worth their time."""

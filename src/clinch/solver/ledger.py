@@ -85,6 +85,10 @@ class Ledger:
         self._deadline = self._firm = (1 - WIND_DOWN) * self.time_limit
         #: bounds of the activations that engines hand on to each other
         self.root: Any = None
+        #: whether a few points have been tried
+        self.looked = False
+        #: ``(B,)`` what the engine at work has proven by itself; None: nobody asks
+        self._account: Tensor | None = None
 
     # --- budget ---------------------------------------------------------------------------------------------------
 
@@ -97,6 +101,11 @@ class Ledger:
     def remaining(self) -> float:
         """Seconds left to the engine at work, which ends a little before the time does; infinity without a limit."""
         return self._deadline - self.seconds
+
+    @property
+    def left(self) -> float:
+        """:attr:`remaining` of the time that no slice of it ends."""
+        return self._firm - self.seconds
 
     @contextmanager
     def ending(self, *, late: bool = False) -> Iterator[None]:
@@ -141,6 +150,29 @@ class Ledger:
             yield
         finally:
             self._deadline = min(self._firm, end + self.seconds - began)
+
+    @contextmanager
+    def moment(self, seconds: float) -> Iterator[None]:
+        """:meth:`slice` of so many seconds."""
+        outer = self._deadline
+        self._deadline = min(outer, self.seconds + seconds)
+        try:
+            yield
+        finally:
+            self._deadline = outer
+
+    @contextmanager
+    def credited(self, account: Tensor) -> Iterator[None]:
+        """What is proven inside is written down as one engine's own, whatever others have proven.
+
+        Args:
+            account: ``(B,)`` float64, raised in place.
+        """
+        outer, self._account = self._account, account
+        try:
+            yield
+        finally:
+            self._account = outer
 
     def _within(self, fraction: float) -> float:
         return min(self._deadline, self.seconds + fraction * max(self.remaining, 0.0))
@@ -236,6 +268,8 @@ class Ledger:
         problems = torch.arange(self.query.size) if problems is None else problems.cpu()
         if self._constant is not None:
             bound = torch.where(bound >= self._constant[problems] + ABSOLUTE_GAP, torch.inf, bound)
+        if self._account is not None:
+            self._account[problems] = torch.fmax(self._account[problems], bound)
         improved = False
         for b, number in zip(problems.tolist(), bound.tolist()):
             if number > self.bound[b]:  # false for NaN

@@ -382,6 +382,9 @@ class Portfolio(Settings):
         glance_share: share of the time for a first look of input splitting at a problem that another engine may suit
             better.
         lent_share: share of the time that is left to the first of two searches where nothing says which is better.
+        moment: seconds that each search has at first where they work side by side; ``race_share``: share of the time
+            for that before the thorough attack; ``race_size``: elements that non-affine layers of all
+            problems read up to which they do.
         few_inputs: elements with room up to which the input is split; ``very_few_inputs``: up to which another search
             gets glances only for a question without objective.
         attack, bounds, radius, branch_and_bound, input_split, general_split, milp, count: of the engines.
@@ -391,6 +394,9 @@ class Portfolio(Settings):
     slice_share: Share = 0.1
     glance_share: Share = 0.02
     lent_share: Share = 0.5
+    moment: Positive = 0.03
+    race_share: Share = 0.3
+    race_size: Number = 2000
     few_inputs: Number = 16
     very_few_inputs: Number = 8
     attack: Attack = field(default_factory=Attack)

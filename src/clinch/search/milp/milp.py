@@ -21,6 +21,7 @@ from clinch.network.ops.base import Interval
 from clinch.query import Distance, Query
 from clinch.search.milp.lp_tree import ColdModel, Tree
 from clinch.search.milp.obbt import obbt
+from clinch.search.root_bounds import nearer
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Milp
 from clinch.solver.solution import Proof
@@ -58,32 +59,66 @@ def milp(
         BackendError: no such backend, its library is missing, or its licence refuses the program's size.
     """
     ledger = Ledger(query, time_limit=time_limit, gap=gap) if ledger is None else ledger
-    settings = Milp() if settings is None else settings
-    library = find_backend(settings.backend)
-    wanted = range(query.size) if problems is None else problems
-    queue = [b for b in wanted if not ledger.closed[b]]
-    while queue and not ledger.exhausted:
-        share = ledger.remaining / len(queue)
-        MilpSearch(query, queue.pop(0), ledger, library, share, settings).run()
+    MilpSearches(query, ledger, settings, problems).run()
     return ledger
+
+
+class MilpSearches:
+    """The problems of a ledger one after the other, each with an equal share of the time that is left. :meth:`run` may
+    be called again after the ledger's time was up: the trees are kept.
+
+    Arguments and errors: see :func:`milp`.
+    """
+
+    def __init__(
+        self, query: Query, ledger: Ledger, settings: Milp | None = None, problems: Iterable[int] | None = None
+    ) -> None:
+        settings = Milp() if settings is None else settings
+        library = find_backend(settings.backend)
+        wanted = range(query.size) if problems is None else problems
+        self.ledger = ledger
+        self.searches = [MilpSearch(query, b, ledger, library, settings) for b in wanted if not ledger.closed[b]]
+
+    @property
+    def done(self) -> bool:
+        """Whether no problem has anything left to look at."""
+        return all(search.done for search in self.searches)
+
+    def run(self) -> None:
+        """Search until all are closed or the time is over."""
+        waiting = [search for search in self.searches if not search.done]
+        for number, search in enumerate(waiting):
+            if self.ledger.exhausted:
+                return
+            search.run(self.ledger.remaining / (len(waiting) - number))
 
 
 class MilpSearch:
     """One problem: encode, bound, search; again with a tighter encoding whenever the incumbent came much nearer."""
 
-    def __init__(
-        self, query: Query, problem: int, ledger: Ledger, library: Any, share: float, settings: Milp
-    ) -> None:  # fmt: skip
-        self.query = query.take(torch.tensor([problem]))
-        self.problem, self.ledger, self.library = torch.tensor([problem]), ledger, library
-        self.settings, self.began = settings, ledger.seconds
-        self.deadline = self.began + share
-        self.ask_at = settings.head_start
+    def __init__(self, query: Query, problem: int, ledger: Ledger, library: Any, settings: Milp) -> None:
+        self.whole, self.query = query, query.take(torch.tensor([problem]))
+        self.problem, self.ledger, self.library, self.settings = torch.tensor([problem]), ledger, library, settings
+        self.ask_at, self.worked = settings.head_start, 0.0
+        self.tree: Tree | None = None
+        self.ended = False
 
-    def run(self) -> None:
-        """Search until the problem is closed or its time is over."""
-        while self._attempt() and self.remaining() > 0 and not self.closed:
-            pass
+    @property
+    def done(self) -> bool:
+        """Whether the problem is closed, or nothing is left that tells value and bound apart but rounding."""
+        return self.closed or self.ended
+
+    def run(self, seconds: float) -> None:
+        """Search until the problem is closed or so much time has passed."""
+        self.began, self.deadline = self.ledger.seconds, self.ledger.seconds + seconds
+        try:
+            while self.remaining() > 0 and not self.done:
+                if self.tree is None:
+                    self.tree = self._planted()
+                if self.tree is not None:
+                    self._grow(self.tree)
+        finally:
+            self.worked += self.ledger.seconds - self.began
 
     def remaining(self) -> float:
         """Seconds left for this problem."""
@@ -99,34 +134,46 @@ class MilpSearch:
         """Whether nothing is left to do."""
         return bool(self.ledger.closed[self.problem])
 
-    def _attempt(self) -> bool:
-        """Search the region of the present incumbent; whether to go on with a smaller one."""
+    def _planted(self) -> Tree | None:
+        """The tree of the region of the present incumbent; None where that is empty."""
         self.radius = self.value
         narrowed = self.query.narrowed(self.ledger.value[self.problem])
         if bool((narrowed.region.lower > narrowed.region.upper).any()):
             self._prove(np.inf, Proof.GEOMETRY)
-            return False
-        # the encoding of limits that are left wide is larger, and the tree needs time too
-        end = self.ledger.seconds + self.settings.limits_share * self.remaining()
-        bounds = activation_bounds(
-            narrowed.graph, narrowed.region, narrowed.nodes, stop=lambda: self.ledger.seconds >= end
-        )
-        self.encoding = self._encode(narrowed, bounds)
-        if self.remaining() <= 0:
-            return False
+            self.ended = True
+            return None
+        self.encoding = self._encode(narrowed, self._limits(narrowed))
         program = self.encoding.program
         self.model = self._load(program)
         self.pieces = self._load(program)
-        tree = Tree(
+        self.visited, self.reported = 0, -np.inf
+        return Tree(
             program, self.model, cutoff=self._cutoff, remaining=self.remaining, visit=self._visit,
             step=self.encoding.step, settings=self.settings,
         )  # fmt: skip
-        self.visited, self.reported = 0, -np.inf
+
+    def _limits(self, narrowed: Query) -> dict[int, Interval]:
+        """Bounds of the activations: those that all engines share, where they are of no larger region."""
+        held = None if self.ledger.root is None else self.ledger.root.over(self.whole, self.problem)
+        if held is not None and held.complete and not nearer(self.ledger.value[self.problem], held.value):
+            return held.bounds
+        # the encoding of limits that are left wide is larger, and the tree needs time too
+        end = self.ledger.seconds + self.settings.limits_share * self.remaining()
+        return activation_bounds(
+            narrowed.graph, narrowed.region, narrowed.nodes, None if held is None else held.bounds,
+            stop=lambda: self.ledger.seconds >= end,
+        )  # fmt: skip
+
+    def _grow(self, tree: Tree) -> None:
+        """Go on where the tree stands, until a new encoding pays."""
         try:
             tree.run(lambda: self._pause(tree))
         finally:
             self._report(tree)
-        return not self.closed and self._nearer()
+        if self._nearer():
+            self.tree = None
+        elif not len(tree.search.store):
+            self.ended = True
 
     def _encode(self, narrowed: Query, bounds: dict[int, Interval]) -> Encoding:
         """The encoding; for ℓ∞ distances from limits refined by its own linear relaxation.
@@ -229,7 +276,8 @@ class MilpSearch:
         start = None
         if np.isfinite(self.value):
             start = self.encoding.complete(self.ledger.x[self.problem].double().flatten().numpy())
-        limit = min(self.settings.library_share * (self.ledger.seconds - self.began), self.remaining() / 2)
+        worked = self.worked + self.ledger.seconds - self.began
+        limit = min(self.settings.library_share * worked, self.remaining() / 2)
         outcome = self.library.solve(program, time_limit=limit, gap=max(self.ledger.gap, 1e-9), start=start)
         if outcome.point is None or not np.isfinite(outcome.point).all():
             return

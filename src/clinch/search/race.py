@@ -1,0 +1,235 @@
+"""Searches side by side: each works for a moment, and the one that gets on best goes on.
+
+Which search suits a small problem is seldom known before, and soon seen: what one closes in a tenth of a second takes
+another minutes. Searches that can go on where they stopped lose nothing but the moments of the others. They are
+compared by what each has proven by itself, whatever the others have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clinch.errors import UnsupportedByEngine
+from clinch.query import Query
+from clinch.runtime import deadline
+from clinch.search.engines import ENGINES
+from clinch.solver.engine import Engine, Resumable, Search, surviving
+from clinch.solver.ledger import Ledger
+from clinch.solver.settings import Portfolio, Settings
+from clinch.solver.solution import Proof
+
+#: by how much longer each goes on than it has worked so far
+LONGER = 0.5
+#: time of the search that suits best beside each other's, while all are tried; afterwards shares of the time that it,
+#: each other that has proven nothing yet, and each other have at least: some start slowly
+LEADER, FIRST_SHARE, UNKNOWN, SHARE = 2.0, 0.2, 0.12, 0.04
+#: time of the first search beside each of the others, of questions without objective
+ALONE = 9.0
+#: a search that takes this many times its moment to begin or to end a step, this many seconds, and up to so many this
+#: share of the time that is left, is too slow for it
+OVERDUE, AT_LEAST, AT_MOST, LATE = 4.0, 0.25, 2.0, 0.05
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all engines of a portfolio work on."""
+
+    query: Query
+    ledger: Ledger
+    seed: int
+    settings: Portfolio
+
+
+class Turn:
+    """An engine of the portfolio; a search that can go on does so, when its turn comes again, where its time was up.
+
+    Attributes:
+        proven: ``(B,)`` what it has proven by itself.
+        seconds: that it has had.
+    """
+
+    def __init__(self, name: str, job: Job) -> None:
+        self.engine: Engine = ENGINES[name]
+        self.proven = torch.full_like(job.ledger.bound, -torch.inf)
+        self.seconds = 0.0
+        #: seconds and what was proven by then, after each of its moments
+        self.history: list[tuple[float, Tensor]] = []
+        self._search: Search | None = None
+
+    @property
+    def name(self) -> str:
+        """The engine's."""
+        return self.engine.name
+
+    @property
+    def done(self) -> bool:
+        """Whether it has nothing left to look at."""
+        return self._search is not None and self._search.done
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is at work and can go on."""
+        return self._search is not None
+
+    def take(self, job: Job, share: float = 1.0) -> None:
+        """Work for a share of the time that is left; where the engine cannot take the problem, or fails, the solution
+        says so and the others go on."""
+        ledger, began = job.ledger, job.ledger.seconds
+        try:
+            with ledger.slice(share), ledger.credited(self.proven), surviving(ledger, crashes_only=False):
+                self._work(job)
+        except UnsupportedByEngine as reason:
+            skip(job, self.name, reason)
+        finally:
+            self.seconds += ledger.seconds - began
+            self.history.append((self.seconds, self.proven.clone()))
+
+    def forecast(self, problems: Tensor, target: Tensor) -> tuple[float, float]:
+        """Seconds after which problems (a mask) will be closed, at what a doubling of its time has brought last; and
+        what is proven of them, negative, where that is the same."""
+        now, before = self.proven[problems], _risen(self.history, self.seconds / 2)[problems]
+        known = torch.isfinite(now) & torch.isfinite(before) & torch.isfinite(target)
+        gap, rise = float((target - now)[known].sum()), float((now - before)[known].sum())
+        worst = -float(now.nan_to_num(neginf=-1e300).mean())
+        if not bool(known.all()) or rise <= 0:
+            return math.inf, worst
+        return self.seconds * math.expm1(min(700.0, math.log(2) * gap / rise)), worst
+
+    def take_moment(self, job: Job, seconds: float, *, patient: bool = False) -> bool:
+        """Work for so many seconds; whether it may go on: it kept to them, and has something left to do.
+
+        Args:
+            patient: a step that takes longer is not ended.
+        """
+        late = math.inf if patient else max(OVERDUE * seconds, AT_LEAST, min(AT_MOST, LATE * job.ledger.left))
+        with deadline.until(deadline.clock() + late), job.ledger.moment(seconds):
+            self.take(job)
+        return self.begun and not self.done
+
+    def _work(self, job: Job) -> None:
+        if not isinstance(self.engine, Resumable):
+            self.engine.run(job.query, job.ledger, job.seed, self._settings(job))
+            return
+        if self._search is None:
+            self._search = self._begin(job, self.engine)
+        try:
+            self._search.run()
+        except BaseException:
+            # it may have lost what it was at work on: only a new search may claim to have looked at everything
+            self._search = None
+            raise
+
+    def _begin(self, job: Job, engine: Resumable) -> Search:
+        return engine.begin(job.query, job.ledger, self._settings(job))
+
+    def _settings(self, job: Job) -> Settings:
+        return getattr(job.settings, self.name)
+
+
+class AnyInput(Turn):
+    """An engine at the question whether there is any feasible input at all.
+
+    Where no input is known nothing cuts an objective off, and a bound has to rise without end before it says that there
+    is none; without the objective that is what is asked.
+    """
+
+    def _begin(self, job: Job, engine: Resumable) -> Search:
+        return _Feasibility(job, engine, self._settings(job))
+
+
+class _Feasibility:
+    """The search for any feasible input, as a search of the problems themselves."""
+
+    def __init__(self, job: Job, engine: Resumable, settings: Settings) -> None:
+        self.outer = job.ledger
+        self.inner = Ledger(job.ledger.query.without_objective(), time_limit=max(job.ledger.left, 0.0))
+        # a constant is its own bound, so that the first input found closes the problem
+        self.inner.prove(torch.zeros_like(self.inner.bound), Proof.GEOMETRY, "geometry")
+        self.search = engine.begin(job.query.without_objective(), self.inner, settings)
+
+    @property
+    def done(self) -> bool:
+        """Whether an input is known, or that there is none, of every problem."""
+        return self.search.done or self.inner.exhausted
+
+    def run(self) -> None:
+        """Search as long as the other ledger has time."""
+        with self.inner.moment(max(self.outer.remaining, 0.0)):
+            self.search.run()
+        empty = self.inner.bound == torch.inf
+        if bool(empty.any()):
+            bound = torch.where(empty, self.inner.bound, -torch.inf)
+            self.outer.prove(bound, Proof.TREE, "branch and bound")
+        found = (torch.isfinite(self.inner.value) & ~torch.isfinite(self.outer.value)).nonzero().flatten()
+        if len(found):
+            self.outer.offer(self.inner.x[found], "branch and bound", found)
+
+
+def skip(job: Job, name: str, reason: Exception | None) -> None:
+    """Say why an engine was left out."""
+    job.ledger.note(f"Engine '{name}' was skipped. {reason}")
+
+
+class Race:
+    """Searches side by side; :meth:`run` may be called again after the ledger's time was up.
+
+    At first all work in turns. Then that one works on which will have closed the problems first if it goes on as it
+    does: a tree's bound rises by about as much each time its own time has doubled. Questions without objective have no
+    such bound: there the first has most of the time, and the others the rest in turns.
+
+    Args:
+        job: what they work on.
+        turns: the one that suits best first: a tie is its.
+    """
+
+    def __init__(self, job: Job, turns: Sequence[Turn]) -> None:
+        self.job, self.going = job, list(turns)
+        #: what was proven before
+        self.known = job.ledger.bound.clone()
+
+    def run(self, *, trial: bool = False) -> None:
+        """Work until the problems are closed, the time is over or no search can go on.
+
+        Args:
+            trial: all in turns, whatever they prove.
+        """
+        job, ledger = self.job, self.job.ledger
+        while self.going and not ledger.exhausted:
+            turn = self._least(ALONE if job.query.feasibility else LEADER) if trial else self._next()
+            if len(self.going) == 1:
+                turn.take(job)
+                going = turn.begun and not turn.done
+            else:
+                # each time a little longer, so that changes of the one at work cost little
+                seconds = max(job.settings.moment, LONGER * turn.seconds)
+                going = turn.take_moment(job, seconds, patient=turn is self.going[0])
+            if not going:
+                self.going.remove(turn)
+
+    def _next(self) -> Turn:
+        if self.job.query.feasibility:
+            return self._least(ALONE)
+        total = sum(turn.seconds for turn in self.going)
+        unknown = [not bool((turn.proven > self.known).any()) for turn in self.going]
+        shares = [FIRST_SHARE, *(UNKNOWN if new else SHARE for new in unknown[1:])]
+        short = next((turn for turn, share in zip(self.going, shares) if turn.seconds < share * total), None)
+        if short is not None:
+            return short
+        problems = ~self.job.ledger.closed
+        target = self.job.ledger.target[problems]
+        return min(self.going, key=lambda turn: turn.forecast(problems, target))
+
+    def _least(self, leader: float) -> Turn:
+        """The one that has had the least time, the first one counting as so many."""
+        weights = [leader, *[1.0] * (len(self.going) - 1)]
+        return min(zip(self.going, weights), key=lambda both: both[0].seconds / both[1])[0]
+
+
+def _risen(history: Sequence[tuple[float, Tensor]], seconds: float) -> Tensor:
+    """``(B,)`` what had been proven after so many seconds."""
+    return [proven for at, proven in history if at <= seconds or at == history[0][0]][-1]
