@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-TAKES = "3 minutes"
+TAKES = "10 minutes"
 RADII = (0.1, 0.02)
 #: of each box that are looked at, half of them corners
 POINTS = 400
