@@ -162,6 +162,19 @@ FILES = {
 }  # fmt: skip
 
 
+def test_places_that_a_pool_has_taken_are_read():
+    """Behind a pool whose second result is used the file loads, which compares it with its original."""
+    nodes = [
+        node("Reshape", ["x", "s"], ["i"]),
+        node("MaxPool", ["i"], ["p", "at"], kernel_shape=[2], strides=[2]),
+        node("MaxUnpool", ["p", "at"], ["u"], kernel_shape=[2], strides=[2]),
+        node("Flatten", ["u"], ["y"]),
+    ]
+    net = cl.load(file_of(nodes, {"s": torch.tensor([-1, 1, 6])}))
+    x = torch.tensor([[3.0, 1.0, 2.0, 5.0, 0.0, 4.0]])
+    assert torch.equal(value(net, x), torch.tensor([[3.0, 0.0, 0.0, 5.0, 0.0, 4.0]]).double())
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_bounds_of_nodes_without_an_operator_hold(name: str):
     check(cl.load(file_of(*FILES[name])), centre=0.5 + torch.rand(6, dtype=torch.float64))

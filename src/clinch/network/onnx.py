@@ -148,11 +148,15 @@ class _Reading:
         self.names: dict[int, list[str]] = {0: [self.input.name]}
         self.tensors: dict[int, str] = {}
         self.missing = Missing()
+        #: tensors that nodes read
+        self.used: set[str] = set()
         self.refusals: list[UnsupportedOperator] = []
 
     def read(self) -> Read:
         """Build the nodes and name them."""
-        for node in needed_nodes(self.model.graph, {self.output}):
+        nodes = needed_nodes(self.model.graph, {self.output})
+        self.used.update(tensor for node in nodes for tensor in node.input)
+        for node in nodes:
             check_attributes(node, self.where)
             self._node(node)
         self.missing.raise_all(self.where)
@@ -295,6 +299,9 @@ class _Reading:
             raise
         except Exception as error:
             refusal, results = self.operators.call(node, {}, name).refuse(f"{type(error).__name__}: {error}"), None
+        if results is not None and self.used.intersection(node.output[len(results) :]):
+            # a further result, such as the places that a pool has taken, which operators do not give
+            results = None
         if results is None:
             self._known(node, name)
             if operator_of(node) not in FUNCTIONS:
