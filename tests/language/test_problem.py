@@ -115,3 +115,8 @@ def test_a_loaded_network_can_be_asked_and_checked():
     check = check_points(inside, x0[None], torch.tensor([0]))
     assert bool(check.feasible)
     assert float(check.value) == pytest.approx(float(model(x0[None])[0, label]), abs=1e-4)
+
+
+def test_labels_of_a_batch_are_no_single_label_written_as_zeros_and_ones():
+    labels = [0] * (z.size - 1) + [1]
+    assert cl.Problem(cl.Minimize(0), [x >= 0, x <= 1, z.argmax() != np.array(labels)]).size == z.size

@@ -445,9 +445,10 @@ class Argmax(Symbolic):
         if isinstance(other, (bool, Symbolic)):
             raise ProblemError("argmax is compared with a class index or an array of them: z.argmax() == 7.")
         values, batch = constant(other, (), "label")
-        if batch == self.expression.size > 1 and sorted(values[:, 0].tolist()) == [*[0.0] * (batch - 1), 1.0]:
+        if _is_one_hot(other, self.expression.size):
             raise ProblemError(
-                f"The label looks like one class written as {batch} zeros and ones. Write its number: .argmax()."
+                f"The label looks like one class written as {self.expression.size} zeros and ones. Write its number: "
+                ".argmax()."
             )
         labels = values[:, 0].to(torch.long)
         if bool((labels != values[:, 0]).any()):
@@ -479,6 +480,13 @@ class Activation(LinearExpression):
         """
         node = self.network.graph.deciding(self.node) if margin in (0.0, MARGIN) else self.node
         return Argmax(Activation(self.network, node), margin)
+
+
+def _is_one_hot(labels: Any, classes: int) -> bool:
+    """Whether labels are one class as zeros and ones; whole numbers may be those of a batch."""
+    given = labels if isinstance(labels, Tensor) else torch.as_tensor(np.asarray(labels))
+    found = given.is_floating_point() and given.shape == (classes,) and classes > 1
+    return found and sorted(given.tolist()) == [*[0.0] * (classes - 1), 1.0]
 
 
 def _is_other_symbol(value: object) -> bool:
