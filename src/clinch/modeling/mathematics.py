@@ -25,10 +25,9 @@ def mathematics(query: Query) -> list[str]:
     """The first problem of a query, line by line.
 
     Example:
-        >>> print("\\n".join(mathematics(problem.query)))  # doctest: +SKIP
-        minimise    ‖x − c‖_2
-        subject to  0 <= x <= 1
-                    output[0] - output[4] >= 1e-05
+        >>> print("\\n".join(mathematics(few.query)))
+        maximise    output[0]
+        subject to  -1 <= x <= 1
     """
     rows = [("minimise" if query.sense == 1 else "maximise", _objective(query)), *_conditions(query), *_where(query)]
     shown = ""

@@ -163,9 +163,12 @@ def cheapest(
         ProblemError: the schema does not fit the model or the rows, or wanted is no class.
 
     Example:
-        >>> found = cheapest(pipeline, Schema.from_frame(frame, stay=["age"]), frame[:10], wanted=1)  # doctest: +SKIP
-        >>> found[0].changes, found[0].proven  # doctest: +SKIP
-        ({'duration': (24, 18)}, True)
+        >>> votes = nn.Linear(2, 2)  # one more unit of income is worth three less of debt
+        >>> votes.weight.data, votes.bias.data = torch.tensor([[0.0, 0.0], [3.0, -1.0]]), torch.tensor([0.0, -5.5])
+        >>> schema = Schema((Feature("income", lower=0, upper=9, step=1), Feature("debt", lower=0, upper=9, step=1)))
+        >>> found = cheapest(votes.eval(), schema, [{"income": 2, "debt": 3}], wanted=1)
+        >>> found[0].changes, found[0].proven
+        ({'income': (2, 3)}, True)
     """
     network = model if isinstance(model, SymbolicNetwork) else _loaded(model, schema)
     table = schema.table(network.table)
