@@ -151,6 +151,7 @@ def test_only_one_file_imports_the_library(name, package):
         file.relative_to(root).as_posix()
         for file in root.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Import | ast.ImportFrom) and package in ast.unparse(node)
+        if (isinstance(node, ast.Import | ast.ImportFrom) and package in ast.unparse(node))
+        or (isinstance(node, ast.Call) and ast.unparse(node).startswith(f"required('{package}'"))
     }
     assert users == {f"backends/{name}.py"}

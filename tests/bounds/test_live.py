@@ -151,13 +151,14 @@ def test_only_modules_are_live() -> None:
         cl.load(net, live=True)
 
 
-def test_the_page_about_bounds_runs() -> None:
+def test_the_page_about_bounds_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All its blocks, one after the other, as a reader would type them."""
     text = (Path(__file__).parents[2] / "docs" / "bounds.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, object] = {}
     torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
     for block in blocks:
         exec(compile(block, "docs/bounds.md", "exec"), names)
-    assert len(blocks) == 3 and isinstance(names["model"], nn.Module)
+    assert len(blocks) == 4 and isinstance(names["model"], nn.Module)
     assert all(w.grad is not None for w in names["model"].parameters())

@@ -76,7 +76,9 @@ def test_packed_models_are_read(clinch, saved, tmp_path, name):
 def test_the_point_is_run_in_float32(clinch, saved, tmp_path):
     certificate, layers, file = saved
     done = clinch("check", certificate, file, "--float32", "--json", tmp_path / "found.json")
-    assert done.code == 0 and "the point holds with objective" in done.out and "no part of the proof" in done.out
+    assert "the point holds with objective" in done.out and "no part of the proof" in done.out
+    # a bound within a millionth of the optimum leaves no room for rounding in float32
+    assert done.code == 1 and "not proven there" in done.out
     found = json.loads((tmp_path / "found.json").read_text())
     # the same in real numbers, up to rounding in float32
     assert found["float32"]["value"] == pytest.approx(found["value"], abs=1e-5)

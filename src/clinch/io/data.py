@@ -98,7 +98,7 @@ def mnist(split: str = "test", folder: str | Path | None = None, *, few: bool = 
     if split not in ("train", "test"):
         raise DataError(f"split is 'train' or 'test', not {split!r}.")
     if few:
-        with np.load(_PACKAGE / "demo" / "mnist_sample.npz") as held:
+        with np.load(_PACKAGE / "demo" / "mnist_sample.npz", allow_pickle=False) as held:
             return _images(held[f"{split}_x"], held[f"{split}_y"])
     root = Path(folder) if folder is not None else data_folder()
     prefix = "train" if split == "train" else "t10k"

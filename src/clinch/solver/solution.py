@@ -189,6 +189,7 @@ class Solution:
             "certificate": has if self.batched else has[0],
             "status": names if self.batched else names[0],
             "x": _json(self.x),
+            "start": None if self.start is None else _json(self.start),
             "value": _json(self.value),
             "bound": _json(self.bound),
             "gap": _json(self.gap),
