@@ -2,14 +2,13 @@
 
 import itertools
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import small_network, symbols
 
 import clinch as cl
-from clinch.errors import EmptyRegionError, ProblemError
+from clinch.errors import EmptyRegionError
 
 NET = small_network()
 x, h, z = symbols(NET)

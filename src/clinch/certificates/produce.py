@@ -41,8 +41,8 @@ MORE_SLACK = (10.0, 100.0)
 #: share of the time for the proof; the checker has what is left
 PROOF_SHARE = 0.7
 #: share of the time, and number of nodes for each known leaf, of a proof from nothing that is tried before these where
-#: the search had not come to its end
-SHARE, SMALL = 0.5, 1 / 64
+#: the search had not come to its end, or had halved boxes for a distance: then at least so many nodes
+SHARE, SMALL, FEW = 0.5, 1 / 64, 32
 #: nodes of a certificate from another verifier's tree, beside each of its own
 EXTRA = 2.0
 
@@ -178,7 +178,7 @@ def _certify_by(
     failed = CertificateError("There is no proof.")
     try:
         with deadline.until(end):
-            for plan in _plans(known):
+            for plan in _plans(known, isinstance(query.objective, Distance)):
                 left = PROOF_SHARE * (end - deadline.clock())
                 share = left if plan.weaker else SHARE * left
                 for slack in (1.0, *MORE_SLACK):
@@ -212,11 +212,13 @@ class Plan(NamedTuple):
     stranger: bool = False
 
 
-def _plans(known: Recorded | RecordedParts | None) -> list[Plan]:
-    """From the known leaves, and from nothing; first with few nodes where the leaves go far beyond the bound."""
+def _plans(known: Recorded | RecordedParts | None, distance: bool) -> list[Plan]:
+    """From the known leaves, and from nothing; first with few nodes where the leaves go far beyond the bound, or are
+    boxes, of which distances need many."""
     if known is None:
         return [Plan()]
-    small = [] if known.finished else [Plan(most=SMALL * known.leaves, weaker=False)]
+    boxes, most = distance and isinstance(known, RecordedParts), SMALL * known.leaves
+    small = [] if known.finished and not boxes else [Plan(most=max(most, FEW * boxes), weaker=False)]
     return [*small, Plan(known), Plan()]
 
 
