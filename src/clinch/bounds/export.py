@@ -91,9 +91,9 @@ def export(
         ShapeError: several regions. ProblemError: a layer's matrix would not fit in memory.
 
     Example:
-        >>> layers = clinch.bounds.export(net, clinch.bounds.box(0 * x0[None], 0 * x0[None] + 1))  # doctest: +SKIP
-        >>> [layer.unstable for layer in layers]  # doctest: +SKIP
-        [12, 7, 0]
+        >>> layers = clinch.bounds.export(net, clinch.bounds.box(torch.zeros(1, *x0.shape), torch.ones(1, *x0.shape)))
+        >>> [layer.unstable for layer in layers]
+        [32, 16, 0]
     """
     network = loaded(network, region)
     if region.size != 1:

@@ -163,6 +163,7 @@ def cheapest(
         ProblemError: the schema does not fit the model or the rows, or wanted is no class.
 
     Example:
+        >>> from clinch.applications.recourse import Feature, Schema
         >>> votes = nn.Linear(2, 2)  # one more unit of income is worth three less of debt
         >>> votes.weight.data, votes.bias.data = torch.tensor([[0.0, 0.0], [3.0, -1.0]]), torch.tensor([0.0, -5.5])
         >>> schema = Schema((Feature("income", lower=0, upper=9, step=1), Feature("debt", lower=0, upper=9, step=1)))

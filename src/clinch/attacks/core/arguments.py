@@ -278,8 +278,8 @@ def check_reaches(eps: float, objective: AttackObjective) -> None:
     """
     if not objective.norm.is_box or objective.weights is not None or isinstance(objective.query, ProblemQuery):
         return
-    region = objective.query.region  # in the user's units, as eps is
-    widest = float((region.upper.double() - region.lower.double()).max())
+    units = objective.units
+    widest = float((units.upper.double() - units.lower.double()).max())  # in the user's, as eps is
     if eps > widest * (1 + 1e-9):
         byte = f" For inputs that were bytes write eps={eps:g}/255." if 1 < eps <= 255 and widest == 1 else ""
         raise ProblemError(
