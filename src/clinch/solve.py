@@ -258,7 +258,10 @@ def _small(job: Job) -> bool:
     Not where certificates are asked for, which begin with the tree of the one search that had the time.
     """
     graph, query = job.query.graph, job.query
-    if job.ledger.trees is not None or query.region.free_elements > MORE_INPUTS * job.settings.few_inputs:
+    free, settings = query.region.free_elements, job.settings
+    if job.ledger.trees is not None or free > MORE_INPUTS * settings.few_inputs:
+        return False
+    if query.feasibility and free <= settings.very_few_inputs:  # boxes decide these, with glances at another search
         return False
     read = sum(graph.nodes[j].size for j in read_nodes(graph, query.nodes) if j)
     return query.size * read <= job.settings.race_size
