@@ -117,13 +117,7 @@ def certify(
         >>> solution.certificate.report.bound <= solution.bound
         True
     """
-    # the format knows conditions of linear forms: a gap between values is one of them, or the other
-    query = query.to(torch.float64, "cpu").with_gaps_as_clauses()
-    _check_supported(query)
-    network = layer_list(query.graph)
-    hashes = [network[0]["sha256"]]
-    if onnx is not None:
-        hashes.append(hashlib.sha256(read_limited(onnx, MODEL_LIMIT, NetworkError)).hexdigest())
+    query, about = _as_the_format(query, onnx, float32)
     found: list[SavedProof | CertificateError] = []
     for b in range(query.size) if problems is None else problems:
         one = query.take(torch.tensor([b]))
@@ -131,7 +125,6 @@ def certify(
         try:
             records = [record for tree in reversed(trees) if (record := tree.of(b)) is not None]
             known = next((record for record in records if record.finished), records[0] if records else None)
-            about = About(network, hashes, float32)
             found.append(_certify_by(one, float(bound[b]), point, time_limit, about, known))
         except (CertificateError, Refused) as reason:
             found.append(reason if isinstance(reason, CertificateError) else CertificateError(str(reason)))
@@ -162,6 +155,22 @@ class About(NamedTuple):
     network: tuple[dict[str, Any], dict[str, np.ndarray]]
     hashes: list[str]
     float32: bool = False
+
+
+def _as_the_format(query: Query, onnx: str | Path | None, float32: bool = False) -> tuple[Query, About]:
+    """The query as certificates state it, and what they are about.
+
+    Raises:
+        CertificateError: the format has no place for a layer or for the objective.
+    """
+    # the format knows conditions of linear forms: a gap between values is one of them, or the other
+    query = query.to(torch.float64, "cpu").with_gaps_as_clauses()
+    _check_supported(query)
+    network = layer_list(query.graph)
+    hashes = [network[0]["sha256"]]
+    if onnx is not None:
+        hashes.append(hashlib.sha256(read_limited(onnx, MODEL_LIMIT, NetworkError)).hexdigest())
+    return query, About(network, hashes, float32)
 
 
 def _certify_by(
@@ -235,17 +244,12 @@ def certify_tree(query: Query, known: Recorded, time_limit: float, onnx: str | P
     Raises:
         CertificateError: a leaf is not closed, or the format has no place for something.
     """
-    query = query.to(torch.float64, "cpu").with_gaps_as_clauses()
-    _check_supported(query)
-    network = layer_list(query.graph)
-    hashes = [network[0]["sha256"]]
-    if onnx is not None:
-        hashes.append(hashlib.sha256(read_limited(onnx, MODEL_LIMIT, NetworkError)).hexdigest())
+    query, about = _as_the_format(query, onnx)
     plan = Plan(known, EXTRA * len(known.tree) + BATCH, stranger=True)
     end = deadline.clock() + time_limit
     try:
         with deadline.until(end):
-            return _certify_one(query, math.inf, None, PROOF_SHARE * time_limit, About(network, hashes), plan)
+            return _certify_one(query, math.inf, None, PROOF_SHARE * time_limit, about, plan)
     except (Refused, deadline.OutOfTime) as reason:
         raise CertificateError(str(reason) or "The time is over.") from None
 
