@@ -4,11 +4,12 @@ Every network of ``benchmarks.networks.module_kinds``, in float64, over a box of
 bound is finite in all outputs or is none. What counts is the mean of the lower bounds of all outputs: by how much it is
 below auto_LiRPA's, relative to the larger of 1 and its size.
 
-    python -m benchmarks beside_auto_lirpa --lirpa PYTHON [--only WORD]
+    python -m benchmarks beside_auto_lirpa --lirpa PYTHON [--only WORD] [--keep FOLDER]
 
 PYTHON has torch and auto_LiRPA, which no other part of the project needs. Writes
 benchmarks/results/beside_auto_lirpa.md; ends with exit code 1 where the mean is looser by 1e-4 on more than 5 % of the
-networks that both bound, or by 1 % on any.
+networks that both bound, or by 1 % on any. What a run has measured stays in the folder, a line for each network, and is
+not measured again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -34,6 +38,8 @@ EQUAL, LOOSE = 1e-4, 1e-2
 HERE = Path(__file__).resolve()
 
 Found = dict[str, dict[str, list[float] | None]]
+#: half-width of the box -> lower bounds of the outputs
+Measured = Callable[[float], Tensor]
 
 
 def _question(name: str) -> tuple[torch.nn.Module, Tensor]:
@@ -43,7 +49,7 @@ def _question(name: str) -> tuple[torch.nn.Module, Tensor]:
     return made(name), torch.rand(KINDS[name].input_shape, generator=generator, dtype=torch.float64)
 
 
-def by_lirpa(name: str, radius: float) -> Tensor:
+def by_lirpa(name: str) -> Measured:
     """Lower bounds by auto_LiRPA's CROWN; by matrices, as its patches say too much of grouped, dilated and reflected
     convolutions."""
     from auto_LiRPA import BoundedModule, BoundedTensor  # type: ignore[import-not-found]
@@ -53,28 +59,36 @@ def by_lirpa(name: str, radius: float) -> Tensor:
     x = x.unsqueeze(0)
     torch.set_default_dtype(torch.float64)  # only now: weights are drawn in the default type
     bounded = BoundedModule(model.double(), torch.zeros_like(x), bound_opts={"conv_mode": "matrix"}, verbose=False)
-    point = BoundedTensor(x, PerturbationLpNorm(norm=torch.inf, x_L=x - radius, x_U=x + radius))
-    with torch.no_grad():
-        return bounded.compute_bounds(x=(point,), method="CROWN", bound_upper=False)[0]
+
+    def measured(radius: float) -> Tensor:
+        point = BoundedTensor(x, PerturbationLpNorm(norm=torch.inf, x_L=x - radius, x_U=x + radius))
+        with torch.no_grad():
+            return bounded.compute_bounds(x=(point,), method="CROWN", bound_upper=False)[0]
+
+    return measured
 
 
-def by_clinch(name: str, radius: float) -> Tensor:
+def by_clinch(name: str) -> Measured:
     """Lower bounds by Clinch's CROWN."""
     import clinch as cl
     from benchmarks.networks.module_kinds import KINDS
 
     model, x = _question(name)
     net = cl.load(model, KINDS[name].input_shape, **KINDS[name].options)
-    return cl.bounds.crown(net, cl.bounds.box(x[None] - radius, x[None] + radius))
+    return lambda radius: cl.bounds.crown(net, cl.bounds.box(x[None] - radius, x[None] + radius))
 
 
-def seen(name: str, radius: float) -> Tensor:
+def seen(name: str) -> Measured:
     """The least outputs among points and corners of the box, and where steps down from them lead: no bound lies above.
 
     Steps are taken for each output from the point where it is least.
     """
     model, x = _question(name)
     model = model.double().requires_grad_(False)
+    return lambda radius: _least_seen(model, x, radius)
+
+
+def _least_seen(model: torch.nn.Module, x: Tensor, radius: float) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     moves = 2 * torch.rand(POINTS, *x.shape, generator=generator, dtype=torch.float64) - 1
     moves[POINTS // 2 :].sign_()
@@ -102,25 +116,33 @@ def measure(family: str, names: list[str]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for name in names:
-        found: dict[str, list[float] | None] = {}
-        for radius in RADII:
-            torch.set_default_dtype(torch.float32)
-            try:
-                below = FAMILIES[family](name, radius).detach().flatten()
-                found[str(radius)] = below.tolist() if bool(below.isfinite().all()) else None
-            except Exception:  # whatever it cannot do
-                found[str(radius)] = None
+        found: dict[str, list[float] | None] = {str(radius): None for radius in RADII}
+        torch.set_default_dtype(torch.float32)
+        with suppress(Exception):  # whatever it cannot do
+            measured = FAMILIES[family](name)
+            for radius in RADII:
+                with suppress(Exception):
+                    below = measured(radius).detach().flatten()
+                    found[str(radius)] = below.tolist() if bool(below.isfinite().all()) else None
         print(json.dumps({"name": name, "found": found}), flush=True)
 
 
-def run(python: str, family: str, names: list[str]) -> Found:
-    """What one side finds, by name."""
-    command = [python, str(HERE), "--measure", family, *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name"')]
-    if len(lines) < len(names):
-        raise SystemExit(f"{family} stopped after {len(lines)} of {len(names)} networks: {done.stderr[-2000:]}")
-    return {line["name"]: line["found"] for line in lines}
+def run(python: str, family: str, names: list[str], folder: Path) -> Found:
+    """What one side finds, by name; what the folder knows is not measured again."""
+    kept = folder / f"{family}.jsonl"
+    if missing := [name for name in names if name not in _known(kept)]:
+        with kept.open("a") as stream:
+            command = [python, str(HERE), "--measure", family, *missing]
+            done = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True, check=False)
+        if left := [name for name in missing if name not in _known(kept)]:
+            raise SystemExit(f"{family} stopped before '{left[0]}', {len(left)} left: {done.stderr[-2000:]}")
+    return _known(kept)
+
+
+def _known(kept: Path) -> Found:
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    found = [json.loads(line) for line in lines if line.startswith('{"name"') and line.endswith("}")]
+    return {line["name"]: line["found"] for line in found}
 
 
 def _unless_passed(bound: list[float] | None, least: list[float] | None) -> list[float] | None:
@@ -138,10 +160,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lirpa", required=True, help="a Python that has auto_LiRPA")
     parser.add_argument("--only", default="", help="kinds whose name holds this word")
+    parser.add_argument("--keep", type=Path, help="a folder for what is measured; default: a new temporary one")
     options = parser.parse_args()
     names = [name for name in KINDS if options.only in name]
-    theirs, ours = run(options.lirpa, "lirpa", names), run(sys.executable, "clinch", names)
-    least, wrong = run(sys.executable, "seen", names), [0, 0]
+    folder = options.keep or Path(tempfile.mkdtemp())
+    folder.mkdir(exist_ok=True)
+    theirs, ours = run(options.lirpa, "lirpa", names, folder), run(sys.executable, "clinch", names, folder)
+    least, wrong = run(sys.executable, "seen", names, folder), [0, 0]
     rows: list[list[str]] = []
     both, behind, loose, alone = 0, 0, 0, [0, 0]
     for name in names:

@@ -31,8 +31,8 @@ from clinch.geometry.region import Region
 from clinch.network.graph import Graph
 from clinch.network.ops.base import Relaxation
 
-#: coefficients carried back at once
-PIECE = 2**18
+#: coefficients carried back at once, on a layer of average size, and how many times more on the largest one
+PIECE, LARGER = 2**18, 4
 #: places of a tile along each dimension, to choose from; and what fetching a window's slopes costs, in rows
 TILES, FETCH = (1, 2, 4), 4
 #: coefficients of one problem's rows, one side each, from which on they go in float32 first
@@ -244,7 +244,8 @@ class _Walk:
         graph, made = self.way.graph, self.way.plan
         value = self.way.region.lower.new_full(elements.place.shape, -torch.inf)
         other = -value
-        most = max(1, PIECE // max(size_of(graph, i, window) for i, window in made.items()))
+        largest = max(size_of(graph, i, window) for i, window in made.items())
+        most = max(1, min(PIECE * len(made) // self.cost, LARGER * PIECE // largest))
         height = max(1, 4 * backward.BLOCK // max(graph.nodes[i].size for i in made))
         window, (tile, local) = made[self.way.j], self._located(elements.place)
         for first in range(0, self.way.region.size, height):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,18 +122,21 @@ class Vectors:
             held[i] = kernel.to(torch.zeros((), dtype=self.dtype, device=self.region.lower.device))
         return held[i]
 
-    def _matrix(self, i: int, kernel: Kernel, window: Window) -> Tensor | None:
-        """The transpose of a kernel on a window as a matrix ``(groups, outputs, inputs)``, where that pays."""
+    def _matrix(self, i: int, kernel: Kernel, window: Window | None) -> Tensor | None:
+        """The transpose of a kernel on a window, or on all of its layer, as a matrix ``(groups, outputs, inputs)``,
+        where that pays."""
         if i not in self.matrices:
-            size, behind, groups = size_of(self.graph, i, window), window.behind(kernel.reach), kernel.groups
-            few = _is_cheaper(kernel, window.area, behind.area, self.dtype == torch.float32)
+            size, groups = size_of(self.graph, i, window), kernel.groups
+            extent = self.graph.nodes[i].shape[1:] if window is None else window.extent
+            behind = self._shape(i)[1:] if window is None else window.behind(kernel.reach).extent
+            few = _is_cheaper(kernel, math.prod(extent), math.prod(behind), self.dtype == torch.float32)
             self.matrices[i] = None
             if few and groups * self.count >= ENOUGH_ROWS * size:
                 rows = size // groups
                 unit = torch.eye(rows, dtype=self.dtype, device=kernel.weight.device)
                 unit = unit.reshape(rows, 1, -1).expand(-1, groups, -1)
-                unit = unit.reshape(rows, kernel.weight.shape[0], *window.extent)
-                carried = kernel.unpadded.transposed(unit, behind.extent)
+                unit = unit.reshape(rows, kernel.weight.shape[0], *extent)
+                carried = (kernel if window is None else kernel.unpadded).transposed(unit, behind)
                 self.matrices[i] = carried.reshape(rows, groups, -1).transpose(0, 1).contiguous()
         return self.matrices[i]
 

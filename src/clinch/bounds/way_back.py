@@ -249,18 +249,15 @@ class Layers(Vectors):
         (k,), window = self.graph.nodes[i].inputs, self.plan[i]
         rows = self._inside(i, rows, clean, at)
         self._weigh(i, rows, state, at, lambda: gamma(terms(kernel) + 3) * self.spread(i))
-        flat = rows.flatten(0, 1)
-        if window is None:
-            carried, behind = kernel.transposed(flat, self.graph.nodes[k].shape[1:]), None
-        else:
-            behind, matrix = window.behind(kernel.reach), self._matrix(i, kernel, window)
-            if matrix is None:
-                carried = kernel.unpadded.transposed(flat, behind.extent)
-            elif len(matrix) == 1:
-                carried = flat.flatten(1) @ matrix[0]
-            else:
-                carried = torch.bmm(flat.reshape(len(flat), len(matrix), -1).transpose(0, 1), matrix).transpose(0, 1)
+        flat, matrix = rows.flatten(0, 1), self._matrix(i, kernel, window)
+        behind = None if window is None else window.behind(kernel.reach)
         extent = self.graph.nodes[k].shape[1:] if behind is None else behind.extent
+        if matrix is None:
+            carried = (kernel if window is None else kernel.unpadded).transposed(flat, extent)
+        elif len(matrix) == 1:
+            carried = flat.flatten(1) @ matrix[0]
+        else:
+            carried = torch.bmm(flat.reshape(len(flat), len(matrix), -1).transpose(0, 1), matrix).transpose(0, 1)
         carried = carried.reshape(*rows.shape[:2], self.graph.nodes[k].shape[0], *extent)
         self._arrive(state, k, carried, behind, behind is None, at)
 
