@@ -18,7 +18,9 @@ from clinch.bounds.backward import linear_lower as linear_lower
 from clinch.bounds.choices import best_bounds, best_limits
 from clinch.bounds.demand import Demand, Walk
 from clinch.bounds.forward import Symbols
+from clinch.bounds.refine import element_bounds
 from clinch.bounds.rows import layer_forms
+from clinch.bounds.windows import convolves
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.region import Region
 from clinch.network.graph import Graph
@@ -119,6 +121,9 @@ def crown(network: Network, region: Region, c: Tensor | None = None, *, layer: s
     graph, node, blocks = layer_forms(network, region, c, layer)
     limits = activation_bounds(graph, region, [node], choose=True)
     relaxations = relaxations_from(graph, limits, [node])
+    if c is None and len(graph.nodes[node].shape) > 1 and convolves(graph, [node]):
+        # rows of an image's elements are small, and no matrix of its size squared is looked at
+        return element_bounds(graph, node, region, relaxations).lower.flatten(1)
     return torch.cat([best_bounds(graph, forms, region, limits, relaxations) for forms in blocks], 1)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from clinch.bounds.crown import activation_bounds, form_bounds, never, read_nodes, relaxations_from
 from clinch.bounds.interval import interval_bounds
+from clinch.bounds.refine import element_bounds
 from clinch.bounds.rows import loaded, unit_forms
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.region import Region
@@ -115,6 +116,8 @@ def _both_sides(
     graph: Graph, region: Region, i: int, held: Mapping[int, Interval], method: str, stop: Callable[[], bool]
 ) -> Interval:
     """Both limits of each element of a node, given limits of what lies below."""
+    if method == "crown":
+        return element_bounds(graph, i, region, relaxations_from(graph, held, [i]), stop)
     lower, upper = (
         torch.cat([sign * _form_bounds(graph, forms, region, held, method, stop) for forms in blocks], 1)
         for sign, blocks in ((1, unit_forms(graph, i, region)), (-1, unit_forms(graph, i, region, -1.0)))
@@ -130,8 +133,6 @@ def _form_bounds(
         from clinch.bounds.alpha import alpha_form_bounds
 
         return alpha_form_bounds(graph, forms, region, held, stop=stop)
-    if method == "fast_dual":
-        from clinch.bounds.fast_dual import dual_relaxations
+    from clinch.bounds.fast_dual import dual_relaxations
 
-        return form_bounds(graph, forms, region, dual_relaxations(graph, held, forms.nodes))
-    return form_bounds(graph, forms, region, relaxations_from(graph, held, forms.nodes))
+    return form_bounds(graph, forms, region, dual_relaxations(graph, held, forms.nodes))

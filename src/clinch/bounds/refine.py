@@ -53,6 +53,29 @@ def refined(
     return limits.intersect(Interval(lower.reshape(shape), upper.reshape(shape)))
 
 
+def element_bounds(
+    graph: Graph,
+    j: int,
+    region: Region,
+    relaxations: Mapping[int, Relaxation],
+    stop: Callable[[], bool] = lambda: False,
+) -> Interval:
+    """CROWN's limits ``(B, *node_shape)`` of every element of node j, and nothing else's.
+
+    Args:
+        graph: the network.
+        j: position of the node.
+        region: B regions.
+        relaxations: of every node that j depends on.
+        stop: asked between blocks; once true, the other elements have no limits.
+    """
+    shape = (region.size, *graph.nodes[j].shape)
+    lower = region.lower.new_full((region.size, graph.nodes[j].size), -torch.inf)
+    upper, every = -lower, torch.ones_like(lower, dtype=torch.bool)
+    write_bounds(graph, j, every, region, relaxations, (lower, upper), stop)
+    return Interval(lower.reshape(shape), upper.reshape(shape))
+
+
 def write_bounds(
     graph: Graph,
     j: int,
