@@ -241,3 +241,18 @@ def test_a_normalisation_from_the_command_line(clinch):
     ):  # fmt: skip
         outcome = clinch(*run, *more)
         assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_networks_and_images_that_come_with_the_package(clinch, tmp_path):
+    outcome = clinch(
+        "evaluate", "zoo:mnist-small", "--data", "mnist-sample", "--eps", "0.01", "--limit", "4", "--methods", "cheap"
+    )
+    assert outcome.code in (0, 1) and "robust" in outcome.out
+    assert "There is no network 'mnist' in the zoo" in clinch("evaluate", "zoo:mnist", "--eps", "0.01").err
+    stated = tmp_path / "far.toml"
+    stated.write_text(
+        'model = "zoo:mnist-small"\nrange = [0, 1]\nx0 = {dataset = "mnist-sample", index = 0}\n'
+        '[objective]\nmaximize = "output[7]"\n[[constraints]]\nball = "inf"\nradius = 0.01\n'
+    )
+    # no consent to run code is asked where no code is named
+    assert clinch("solve", stated, "--time-limit", "5").code in (0, 1)

@@ -119,7 +119,7 @@ MISTAKES = {
     "x0 nan": (HEAD + f"x0 = {[[float('nan')] * 8] * 8}\n" + NEAREST, "NaN"),
     "two sources": (HEAD + 'x0 = {dataset = "digits", values = [1], index = 1}\n' + NEAREST, "exactly one of"),
     "unknown data set": (HEAD + 'x0 = {dataset = "digit", index = 1}\n' + NEAREST, "no data set 'digit'"),
-    "unknown split": (HEAD + 'x0 = {dataset = "digits", split = "all", index = 1}\n' + NEAREST, "split is 'all'"),
+    "unknown split": (HEAD + 'x0 = {dataset = "digits", split = "all", index = 1}\n' + NEAREST, "no split 'all'"),
     "index": (HEAD + 'x0 = {dataset = "digits", index = 99999}\n' + NEAREST, "out of range"),
     "no index": (HEAD + 'x0 = {dataset = "digits"}\n' + NEAREST, "'index' is missing"),
     "no such file": (HEAD + 'x0 = "nothing.npy"\n' + NEAREST, "there is no file"),

@@ -90,11 +90,14 @@ _Mean = Annotated[
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="An .onnx file, file.py:function or package.module:function."),
+        typer.Argument(metavar="MODEL...", help="net.onnx, file.py:function, package.module:function or zoo:NAME."),
     ],
     data: Annotated[
         list[str],
-        typer.Option(help="digits, mnist, fashion-mnist, cifar10 (mnist:train for training), an .npz file, a folder."),
+        typer.Option(
+            help="digits and mnist-sample, which come along; mnist, fashion-mnist, cifar10 (mnist:train for "
+            "training); an .npz file; a folder."
+        ),
     ] = ["digits"],  # noqa: B006 - typer reads it and hands out copies
     norm: Annotated[list[str], typer.Option(help="linf, l2, l1 or l0.")] = ["linf"],  # noqa: B006
     eps: _Eps = None,

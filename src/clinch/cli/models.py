@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
 
 
+#: ``zoo:NAME`` is a network that comes with the package; they all read images of MNIST
+ZOO, ZOO_SHAPE = "zoo", (1, 28, 28)
+
+
 def load_model(
     source: str, *, input_shape: tuple[int, ...] | None = None, folder: Path | None = None
 ) -> SymbolicNetwork:
     """Load a model: an ONNX file, or a Python function that returns an ``nn.Module``.
 
     Args:
-        source: ``net.onnx``, ``net.onnx.gz``, ``package.module:function`` or ``file.py:function``.
+        source: ``net.onnx``, ``net.onnx.gz``, ``file.py:function``, ``package.module:function``, or ``zoo:NAME`` for a
+            network of :func:`clinch.zoo`.
         input_shape: shape of one input, without the batch; needed for a function, and for a file that leaves it open.
         folder: relative paths start here; None: in the working directory.
 
@@ -32,6 +37,8 @@ def load_model(
     import clinch
 
     name, _, function = source.rpartition(":")
+    if name == ZOO:
+        return clinch.load(clinch.zoo(function), input_shape=ZOO_SHAPE, name=function)
     if names_function(source):
         model = made_by_function(source, folder)
         if input_shape is None and not hasattr(model, "get_params"):
@@ -51,7 +58,8 @@ def load_model(
     if not lower.endswith((".onnx", ".onnx.gz")):
         raise NetworkError(
             f"'{source:.200}' is not a model: "
-            "name an .onnx or .onnx.gz file, or file.py:function, or package.module:function."
+            "name an .onnx or .onnx.gz file, file.py:function, package.module:function, or zoo:NAME as in "
+            "zoo:mnist-small."
         )
     if not is_there(path):
         raise NetworkError(f"There is no file {path!s:.400}.")
@@ -76,7 +84,7 @@ def _again(source: str, input_shape: tuple[int, ...] | None) -> SymbolicNetwork:
 def names_function(source: str) -> bool:
     """Whether a model is named as a Python function, ``package.module:function`` or ``file.py:function``."""
     name, colon, _ = source.rpartition(":")
-    return bool(colon and name) and not _is_file_name(source)
+    return bool(colon and name) and name != ZOO and not _is_file_name(source)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

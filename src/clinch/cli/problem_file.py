@@ -16,6 +16,7 @@ from clinch.cli.models import load_model, names_function
 from clinch.cli.tables import Table, check_keys, get, read_array, read_toml
 from clinch.errors import NonFiniteError, ProblemError, ShapeError
 from clinch.geometry.norms import norm_of
+from clinch.io.data import DataError
 from clinch.io.files import ARRAY_LIMIT
 from clinch.modeling.linear_forms import parse_constraint, parse_form
 
@@ -40,7 +41,6 @@ _CONSTRAINTS: dict[str, tuple[str, ...]] = {
     "all": (),
     "not": (),
 }
-_DATASETS = ("digits", "mnist")
 
 
 @dataclass(frozen=True)
@@ -315,17 +315,12 @@ class _Reader:
 
 def _dataset(name: Any, split: str, where: str) -> Any:
     """Images and labels of a data set that needs no path."""
-    if name not in _DATASETS:
-        raise ProblemError(f"{where}: there is no data set {name!r:.60}; known are: {', '.join(_DATASETS)}.")
-    if split not in ("train", "test"):
-        raise ProblemError(f"{where}: split is '{split}'; give train or test.")
-    if name == "digits":
-        from clinch.demo import digits
+    from clinch.study.sources import named_images
 
-        return digits(split)
-    from clinch.io.data import mnist
-
-    return mnist(split)
+    try:
+        return named_images(str(name), split)
+    except DataError as error:
+        raise ProblemError(f"{where}: {error}") from None
 
 
 def _pick(x: np.ndarray, index: int | list[Any], where: str) -> np.ndarray:

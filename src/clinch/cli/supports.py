@@ -23,7 +23,7 @@ VNNLIB_VERSIONS, ELEMENT_TYPES = ("1.0", "2.0"), ("real",)
 def supports(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="net.onnx, net.onnx.gz, file.py:function or package.module:function."),
+        typer.Argument(metavar="MODEL", help="net.onnx, file.py:function, package.module:function or zoo:NAME."),
     ] = None,
     input_shape: Annotated[
         str | None, typer.Option(metavar="1,28,28", help="Shape of one input; needed for a function.")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import nn
@@ -123,6 +124,10 @@ ZOO = {
 }  # fmt: skip
 
 
+@overload
+def zoo(name: None = None) -> list[str]: ...
+@overload
+def zoo(name: str) -> nn.Sequential: ...
 def zoo(name: str | None = None) -> nn.Sequential | list[str]:
     """A network that comes with the package, in evaluation mode; without a name the names of all.
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ProblemError, one_line
-from clinch.io.data import VARIABLE, DataError, data_folder, mnist, read_idx
+from clinch.io.data import VARIABLE, DataError, Images, data_folder, mnist, read_idx
 from clinch.io.files import ARRAY_LIMIT, printable, read_limited
 from clinch.io.numpy_files import header_in_npz, names_in_npz, stored_in_npz
 from clinch.runtime.optional import required
@@ -39,6 +39,7 @@ ARRAYS = (("x", "y"), ("images", "labels"), ("x_test", "y_test"), ("arr_0", "arr
 #: CIFAR-10's files of each split, and the bytes of one record: a label and three planes of 32 by 32
 CIFAR = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
 RECORD = 1 + 3 * 32 * 32
+SPLITS = ("train", "test")
 #: items of a data set that stand for all of them in its hash
 SAMPLES = 16
 
@@ -281,7 +282,7 @@ def _content(path: Path) -> bytes:
 def _named(text: str) -> Source:
     name, _, split = text.partition(":")
     if name in _SETS:
-        if split not in ("", "train", "test"):
+        if split not in ("", *SPLITS):
             raise DataError(f"'{text}' names no split: write {name}:train or {name}:test.")
         return array_source(f"{name}:{split or 'test'}", *_SETS[name](split or "test"))
     path = Path(text)
@@ -339,10 +340,24 @@ _SETS: dict[str, Callable[[str], tuple[Any, Any]]] = {
 }
 
 
+def named_images(name: str, split: str = "test") -> Images:
+    """Images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)`` of a data set that has a name, such as ``"mnist"``.
+
+    Raises:
+        DataError: there is none of that name or split, or its files are not there.
+    """
+    if name not in _SETS:
+        raise DataError(f"There is no data set '{name:.60}'. Known are: {', '.join(_SETS)}.")
+    if split not in SPLITS:
+        raise DataError(f"There is no split '{split:.60}' of {name}. Write train or test.")
+    x, y = (_tensor(part) for part in _SETS[name](split))
+    return Images(x / 255 if x.dtype == torch.uint8 else x, y)
+
+
 def is_named(text: str) -> bool:
     """Whether a text names a data set by itself, such as ``mnist:train``, and no file or folder."""
     name, _, split = text.partition(":")
-    return name in _SETS and split in ("", "train", "test")
+    return name in _SETS and split in ("", *SPLITS)
 
 
 def _npz(path: Path) -> tuple[Any, Any]:
