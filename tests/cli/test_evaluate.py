@@ -29,6 +29,10 @@ def test_an_interval_a_table_and_json(clinch, tmp_path):
         rows = list(csv.DictReader(file))
     assert [int(row["image"]) for row in rows] == list(range(30))
     assert [row["status"] for row in rows] == [row["status"] for row in content["rows"]]
+    # what is found has another class than the label, which is named; what is proven has none
+    for row in rows:
+        assert (row["class_found"] == "") == (row["status"] == "robust") and row["class_found"] != row["label"]
+    assert {row["status"] for row in rows} >= {"robust", "attacked"}
     assert "clinch:" in outcome.err and "images" in outcome.err and "proven" in outcome.err
     again = json.loads(clinch(*run, "--json", "-").out)
     assert again["rows"] == content["rows"]

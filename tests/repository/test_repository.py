@@ -61,12 +61,16 @@ def test_functions_are_short_annotated_and_documented(path):
 
 
 def public(tree):
-    """Public classes, functions and methods; properties' setters and inner functions are left out."""
+    """Public classes, functions and methods; setters, inner functions and overloads' signatures are left out."""
     found = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             found += [inner for inner in node.body if isinstance(inner, ast.FunctionDef)]
-    return [node for node in found if not node.name.startswith("_")]
+    return [node for node in found if not node.name.startswith("_") and not signature_alone(node)]
+
+
+def signature_alone(node):
+    return any(isinstance(each, ast.Name) and each.id == "overload" for each in node.decorator_list)
 
 
 def test_everything_that_is_exported_exists_and_is_documented():

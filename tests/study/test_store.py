@@ -28,7 +28,7 @@ def test_rows_come_back_as_they_were_put(tmp_path):
         assert store.counts() == {"attacked": 1, "failed": 1, "robust": 1}
         store.put([ROWS[0]._replace(status="open")])
         assert store.counts() == {"attacked": 1, "failed": 1, "open": 1}
-        assert store.identity == {"version": "2", **IDENTITY}
+        assert store.identity == {"version": "3", **IDENTITY}
 
 
 @pytest.mark.parametrize("part", ["model", "data"])

@@ -268,6 +268,7 @@ class Batch:
         size = norm(self.x.double(), self.template.norm).tolist()
         seconds = (time.monotonic() - self._began) / max(1, len(images))
         bound = self.ledger.bound.tolist()
+        classes = self._classes(found)
         rows = []
         for b, image in enumerate(images):
             status = self._status(b)
@@ -279,10 +280,21 @@ class Batch:
                 None if math.isnan(margin) else max(margin, 0.0) if status == ROBUST else margin,
                 None if proof is None else proof.name, self.methods[b], None, passes,
                 seconds + (spent[b] if spent else 0.0),
-                size[b], None if math.isnan(first_order) else first_order,
+                size[b], None if math.isnan(first_order) else first_order, classes[b],
                 self.ledger.x[b].numpy().tobytes() if found[b] else None,
             ))  # fmt: skip
         return rows
+
+    def _classes(self, found: Tensor) -> list[int | None]:
+        """The largest output besides the label's at the best input of every image that has one."""
+        graph, held = self.network.graph, found.nonzero().flatten()
+        classes: list[int | None] = [None] * len(found)
+        with torch.no_grad():
+            outputs = graph.forward(self.ledger.x[held].to(self.device, self.x.dtype))[graph.output].flatten(1).cpu()
+        outputs.scatter_(1, self.y[held, None], -torch.inf)
+        for b, label in zip(held.tolist(), outputs.argmax(1).tolist()):
+            classes[b] = label
+        return classes
 
     def _status(self, b: int) -> str:
         if self.clean[b]:

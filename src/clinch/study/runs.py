@@ -55,9 +55,9 @@ _ADVICE = "Name the folder given to clinch evaluate as --out"
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "image": int, "label": int, "status": str, "value": (int, float), "bound": (int, float), "margin": (int, float),
     "proof": str, "method": str, "error": str, "passes": int, "seconds": (int, float),
-    "size": (int, float), "first_order": (int, float),
+    "size": (int, float), "first_order": (int, float), "class_found": int,
 }  # fmt: skip
-_OPTIONAL = ("label", "value", "bound", "margin", "proof", "error", "size", "first_order")
+_OPTIONAL = ("label", "value", "bound", "margin", "proof", "error", "size", "first_order", "class_found")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from clinch.runtime.optional import required
 #: the file inside the folder of a run
 FILE = "results.sqlite"
 #: version of the tables; a file of another version is refused
-VERSION = "2"
+VERSION = "3"
 #: seconds to wait for another process that writes
 PATIENCE = 10.0
 
@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS study (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS results (
     image INTEGER PRIMARY KEY, label INTEGER, status TEXT NOT NULL, value REAL, bound REAL, margin REAL, proof TEXT,
     method TEXT NOT NULL, error TEXT, passes INTEGER NOT NULL,
-    seconds REAL NOT NULL, size REAL, first_order REAL, found BLOB
+    seconds REAL NOT NULL, size REAL, first_order REAL, class_found INTEGER,
+    found BLOB
 );
 """
 
@@ -91,6 +92,7 @@ class Row(NamedTuple):
         size: ‖x₀‖_p of the image itself, in the norm of the question.
         first_order: :func:`clinch.attacks.first_order_radius` of the image; 0 where it is misclassified; None where it
             was not computed.
+        class_found: the class, besides the label, that the model prefers at the input of ``value``; None without one.
         found: the input of ``value``, the bytes of its elements in the model's dtype; None unless it was asked for.
     """
 
@@ -107,6 +109,7 @@ class Row(NamedTuple):
     seconds: float = 0.0
     size: float | None = None
     first_order: float | None = None
+    class_found: int | None = None
     found: bytes | None = None
 
 
