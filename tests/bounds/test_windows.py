@@ -263,15 +263,46 @@ def test_one_side_in_float32_decides_what_both_in_float64_do(p: float, monkeypat
     carried: list[tuple[torch.dtype, int]] = []
     write = patches._Walk.write
 
-    def noting(self, elements, limits, stop, dtype) -> None:
+    def noting(self, elements, limits, stop, dtype) -> Tensor:
         carried.append((dtype, len(elements.place)))
-        write(self, elements, limits, stop, dtype)
+        return write(self, elements, limits, stop, dtype)
 
     monkeypatch.setattr(patches._Walk, "write", noting)
     compare_screened(monkeypatch, graph, region)
     count = {dtype: sum(n for kind, n in carried if kind == dtype) for dtype in (torch.float32, torch.float64)}
     # what is open in the end comes twice again
     assert 0 < count[torch.float64] < 2 * count[torch.float32]
+
+
+class Steps(nn.Module):
+    """A convolution behind steps, as in binary networks: what intervals say of it no row betters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(1, 2, 3).double(), nn.Conv2d(2, 2, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.max_pool2d(self.second((self.first(x).sign() + 0.1).sign()), 2).sign().flatten(1)
+
+
+def test_rows_that_float32_carries_in_vain_are_not_carried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = cl.load(Steps().eval(), input_shape=(1, 10, 10)).graph
+    x = torch.rand(1, 1, 10, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    region, left, screened = cl.bounds.ball(x, 2.0, math.inf), [], patches.screened
+
+    def noting(graph: Graph, j: int, open_: Tensor, *others) -> Tensor:
+        left.append((int(open_.sum()), int((remaining := screened(graph, j, open_, *others)).sum())))
+        return remaining
+
+    plain = by_rows(monkeypatch, graph, region)
+    monkeypatch.setattr(refine, "screened", noting)
+    found = in_single(monkeypatch, graph, region)
+    before, after = map(sum, zip(*left))
+    assert before > 50 and after < before / 4
+    for j, limits in plain.items():
+        for a, b in zip(limits, found[j]):
+            torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
 
 
 class OfPart(nn.Module):

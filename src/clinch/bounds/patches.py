@@ -37,8 +37,10 @@ PIECE, LARGER = 2**18, 4
 TILES, FETCH = (1, 2, 4), 4
 #: coefficients of one problem's rows, one side each, from which on they go in float32 first
 HEAVY = 2**23
-#: one of so many elements is tried first, and the share of them that must be decided for the others to follow
+#: one of so many elements is tried first, and the share of them that must be settled for the others to follow
 SAMPLE, WORTHWHILE = 16, 0.2
+#: how far behind the limits that are known float32 must end for float64 to be of no use, as a share of their distance
+BEHIND = 0.01
 
 
 class Elements(NamedTuple):
@@ -107,13 +109,15 @@ def screened(
     limits: tuple[Tensor, Tensor],
     stop: Callable[[], bool],
     centred: Centred,
+    at_zero: bool,
 ) -> Tensor:
-    """The elements ``(B, size)`` whose sign stays open after the side that may decide it was bounded in float32.
+    """The elements ``(B, size)`` that float64 may say more of, after one side was bounded in float32: not those whose
+    sign that decides, and not those whose limits are far narrower already, on the other side too.
 
     For problems of many rows on networks with convolutions; the others' elements all stay. What is decided gets limits,
     on the other side those that the same rows give.
 
-    Arguments: see :func:`patch_bounds`.
+    Arguments: see :func:`patch_bounds`; at_zero: whether signs alone matter.
     """
     largest = max(graph.nodes[i].size for i in graph.ancestors([j]))
     if not centred.single or largest > LARGEST or not _bounded(region):
@@ -123,13 +127,16 @@ def screened(
     heavy = (walk.cost * open_.sum(1) >= HEAVY).unsqueeze(1)
     if value.requires_grad or not bool(heavy.any()):
         return open_
-    likely, decided = torch.where(value >= 0, 1, -1), torch.zeros_like(open_)
+    first = torch.where(value >= 0, 1, -1) if at_zero else torch.ones_like(open_, dtype=torch.long)
+    settled = torch.zeros_like(open_)
     for part in _parts(open_ & heavy):
-        walk.write(Elements.of(part, likely), limits, stop, torch.float32)
-        decided = (limits[0] >= 0) | (limits[1] <= 0)
-        if float((decided & part).sum()) < WORTHWHILE * float(part.sum()):
+        vain = walk.write(Elements.of(part, first), limits, stop, torch.float32)
+        decided = (limits[0] >= 0) | (limits[1] <= 0) if at_zero else torch.zeros_like(open_)
+        vain = walk.write(Elements.of(vain & ~decided, -first), limits, stop, torch.float32)
+        settled = settled | (part & decided) | vain
+        if float((settled & part).sum()) < WORTHWHILE * float(part.sum()):
             break
-    return open_ & ~(heavy & decided)
+    return open_ & ~settled
 
 
 def _parts(open_: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,25 +232,33 @@ class _Walk:
 
     def write(
         self, elements: Elements, limits: tuple[Tensor, Tensor], stop: Callable[[], bool], dtype: torch.dtype
-    ) -> None:
-        """Write limits of elements, carried back in the given dtype."""
+    ) -> Tensor:
+        """Write limits of elements, carried back in the given dtype; those ``(B, size)`` whose limits were narrower."""
+        vain = torch.zeros_like(limits[0], dtype=torch.bool)
         if not len(elements.place):
-            return
-        value, other = self._bound(elements, stop, dtype)
-        centre = self.way.centred.value(self.way.j).flatten(1)[elements.problem, elements.place]
+            return vain
+        value, other, most = self._bound(elements, stop, dtype)
+        all_ = elements.problem, elements.place
+        centre = self.way.centred.value(self.way.j).flatten(1)[all_]
+        lower, upper = (side[all_] for side in limits)
+        known = torch.where(elements.sign == 1, lower - centre, centre - upper)
+        vain[all_] = most <= known - BEHIND * (upper - lower)
         for side, opposite, sign in zip(limits, reversed(limits), (1, -1)):
-            known = (elements.sign == sign) & (value > -torch.inf)
-            where = elements.problem[known], elements.place[known]
-            side[where] = centre[known] + sign * value[known]
+            here = (elements.sign == sign) & (value > -torch.inf)
+            where = elements.problem[here], elements.place[here]
+            higher, lesser = (torch.maximum, torch.minimum)[::sign]
+            side[where] = higher(side[where], centre[here] + sign * value[here])
             if self.way.sided:
-                before, found = opposite[where], centre[known] + sign * other[known]
-                opposite[where] = torch.minimum(before, found) if sign == 1 else torch.maximum(before, found)
+                opposite[where] = lesser(opposite[where], centre[here] + sign * other[here])
+        return vain
 
-    def _bound(self, elements: Elements, stop: Callable[[], bool], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Lower limits ``(N,)`` of ``sign·(element − its value at the middle)``, and upper ones by the same rows."""
+    def _bound(self, elements: Elements, stop: Callable[[], bool], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Lower limits ``(N,)`` of ``sign·(element − its value at the middle)``, upper ones by the same rows, and what
+        the lower ones may be without rounding."""
         graph, made = self.way.graph, self.way.plan
         value = self.way.region.lower.new_full(elements.place.shape, -torch.inf)
         other = -value
+        best = other.clone()
         largest = max(size_of(graph, i, window) for i, window in made.items())
         most = max(1, min(PIECE * len(made) // self.cost, LARGER * PIECE // largest))
         height = max(1, 4 * backward.BLOCK // max(graph.nodes[i].size for i in made))
@@ -258,13 +273,13 @@ class _Walk:
                 number = number * count + t[here]
             for table, kept in _tables(number, most):
                 if stop():
-                    return value, other
+                    return value, other, best
                 rows = here[table]
                 at = At(elements.problem[rows[:, 0]] - first, tuple(t[rows[:, 0]] for t in tile))
                 found = layers(at, local[rows], elements.place[rows], elements.sign[rows])
-                for whole, part in zip((value, other), found):
+                for whole, part in zip((value, other, best), found):
                     whole[rows[kept]] = part[kept]
-        return value, other
+        return value, other, best
 
     def _located(self, place: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Of flat places the tile, one number per dimension, and the flat place in its window."""

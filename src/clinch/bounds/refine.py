@@ -96,8 +96,7 @@ def write_bounds(
         return
     if convolves(graph, [j]):
         centred = Centred(graph, region) if centred is None else centred
-        if at_zero:
-            open_ = screened(graph, j, open_, region, relaxations, limits, stop, centred)
+        open_ = screened(graph, j, open_, region, relaxations, limits, stop, centred, at_zero)
         if not bool(open_.any()) or patch_bounds(graph, j, open_, region, relaxations, limits, stop, centred):
             return
     _by_rows(graph, j, open_, region, relaxations, limits, stop)

@@ -40,9 +40,9 @@ class _Rows:
 class Layers(Vectors):
     """What each layer does to rows on the way back."""
 
-    def __call__(self, at: At, local: Tensor, place: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-        """Limits ``(G, R)`` of elements around their values, given their places in window and layer: lower ones, and
-        upper ones by the same rows.
+    def __call__(self, at: At, local: Tensor, place: Tensor, sign: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Limits ``(G, R)`` of elements around their values, given their places in window and layer: lower ones, upper
+        ones by the same rows, and about the most that lower ones would be without rounding.
         """
         state = self._start(at, local, place, sign.to(self.dtype))
         for i in sorted(self.plan, reverse=True):
@@ -57,9 +57,9 @@ class Layers(Vectors):
         allowance = state.allowance
         if self.single:
             allowance = INFLATED * (allowance + self.lost[at.problem].unsqueeze(1))
-        lower, upper = state.value - allowance, state.other + allowance
+        lower, upper, most = state.value - allowance, state.other + allowance, state.value + allowance
         inf = torch.inf
-        return lower.nan_to_num(-inf, inf, -inf), upper.nan_to_num(inf, inf, -inf)
+        return lower.nan_to_num(-inf, inf, -inf), upper.nan_to_num(inf, inf, -inf), most.nan_to_num(inf, inf, -inf)
 
     def _start(self, at: At, local: Tensor, place: Tensor, sign: Tensor) -> _Rows:
         """The elements themselves; of a dense layer or a convolution its rows, of which each number is rounded once."""
