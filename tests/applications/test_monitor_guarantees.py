@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 import clinch as cl
 from clinch.applications.monitors import (
     BallMonitor,
+    Monitored,
     calibrated,
     certified_blind,
     detection,
+    export_onnx,
     fit_monitor,
     fitted_to,
     nearest_missed,
@@ -152,3 +154,25 @@ def test_clusters_are_numbered_without_gaps_and_none_is_nearer_to_another_mean(s
     away = torch.cdist(points, means)
     own = away.gather(1, cluster.unsqueeze(1))[:, 0]
     assert bool((own <= away.amin(1) + 1e-9).all())
+
+
+def test_a_network_and_its_monitor_are_one_onnx_file(monitor, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path, x = tmp_path / "monitored.onnx", torch.cat([TEST.x[:20], noisy(TEST.x[:20], 0.5)]).float()
+    export_onnx(NET, monitor, path)
+    outputs, score = onnxruntime.InferenceSession(path).run(None, {"input": x.numpy()})
+    assert (torch.from_numpy(outputs).argmax(1) == predicted(NET, x)).all()
+    own = monitor.score(NET, x, predicted(NET, x))
+    torch.testing.assert_close(torch.from_numpy(score).double(), own, rtol=1e-4, atol=1e-4)
+    assert bool((own <= 0).any()) and bool((own > 0).any())
+    assert Monitored(NET, monitor)(x)[0].shape == (40, 10)
+
+
+def test_a_monitor_of_several_layers_and_one_of_another_network(tmp_path):
+    monitor = fit_monitor(NET, ["relu1", "relu2"], TRAIN, boxes=2)
+    x = TEST.x[:30]
+    classes = predicted(NET, x)
+    torch.testing.assert_close(Monitored(NET, monitor)(x.float())[1].double(), monitor.score(NET, x, classes))
+    other = cl.load(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval(), input_shape=SHAPE)
+    with pytest.raises(cl.ClinchError, match="monitor has 10 classes"):
+        export_onnx(other, monitor, tmp_path / "none.onnx")

@@ -6,6 +6,7 @@
 * :func:`certified_blind`, :func:`widened`: radii within which no input is rejected.
 * :func:`nearest_objection`, :func:`nearest_missed`: both directions of the problem, with a certified distance per
   input.
+* :class:`Monitored`, :func:`export_onnx`: a network and its monitor as one module, as one file.
 * :func:`coverage`: how far each class is from either, as a table.
 """
 
@@ -14,6 +15,7 @@ from clinch.applications.monitors.blind import certified_blind, widened
 from clinch.applications.monitors.boxes import BoxMonitor
 from clinch.applications.monitors.coverage import Coverage, coverage
 from clinch.applications.monitors.detection import Detection, blurred, detection, fitted_to, inverted, noisy
+from clinch.applications.monitors.export import Monitored, export_onnx
 from clinch.applications.monitors.figure_coverage import coverage_figure
 from clinch.applications.monitors.fit import calibrated, fit_monitor
 from clinch.applications.monitors.joined import JoinedMonitor, Monitor
@@ -27,6 +29,7 @@ __all__ = [
     "Detection",
     "JoinedMonitor",
     "Monitor",
+    "Monitored",
     "Nearest",
     "activations",
     "blurred",
@@ -35,6 +38,7 @@ __all__ = [
     "coverage",
     "coverage_figure",
     "detection",
+    "export_onnx",
     "fit_monitor",
     "fitted_to",
     "inverted",

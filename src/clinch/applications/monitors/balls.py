@@ -7,6 +7,7 @@ centres it is the distance to the nearest prototype.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -93,14 +94,17 @@ class BallMonitor:
     def distance(self, h: Tensor, classes: int | Tensor) -> Tensor:
         """``(B,)`` distances of activations ``(B, *layer_shape)`` to the nearest centre of their classes."""
         flat = h.flatten(1).double()
-        centres = self.centres.to(flat.device)[torch.as_tensor(classes).expand(len(flat))]
+        centres = self.centres[torch.as_tensor(classes).cpu()].to(flat.device)
         return ((flat.unsqueeze(1) - centres) @ self.metric.to(flat.device)).norm(dim=2).amin(1)
 
     def score(self, network: SymbolicNetwork, x: Tensor, classes: int | Tensor) -> Tensor:
         """``(B,)``: the monitor accepts up to 0 and objects from 1 on; see :meth:`BoxMonitor.score`."""
-        radius = self.radius[torch.as_tensor(classes)].to(x.device)
-        away = self.distance(activations(network, x, self.layer)[0], classes) / radius
-        return (away - 1) / self.margin
+        return self.score_at({self.layer: activations(network, x, self.layer)[0]}, classes)
+
+    def score_at(self, h: Mapping[str, Tensor], classes: int | Tensor) -> Tensor:
+        """:meth:`score` of activations ``(B, *layer_shape)`` by the name of their layer."""
+        away = self.distance(h[self.layer], classes)
+        return (away / self.radius[torch.as_tensor(classes).cpu()].to(away.device) - 1) / self.margin
 
     def outside(self, network: SymbolicNetwork, classes: int | Tensor) -> Constraint:
         """The monitor objects: the activations are farther than the radius from every centre of the class.

@@ -8,6 +8,7 @@ Schilling 2020, arXiv 1911.09032, with one box per class). Monitors of several b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -160,7 +161,11 @@ class BoxMonitor:
             x: inputs, ``(B, *input_shape)``.
             classes: class of the inputs, or ``(B,)`` classes.
         """
-        return self.excess(activations(network, x, self.layer)[0], classes).flatten(1).amax(1)
+        return self.score_at({self.layer: activations(network, x, self.layer)[0]}, classes)
+
+    def score_at(self, h: Mapping[str, Tensor], classes: int | Tensor) -> Tensor:
+        """:meth:`score` of activations ``(B, *layer_shape)`` by the name of their layer."""
+        return self.excess(h[self.layer], classes).flatten(1).amax(1)
 
     def excess(self, h: Tensor, classes: int | Tensor) -> Tensor:
         """How far each activation is outside its box in units of its margin: the monitor objects where one reaches 1.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from torch import Tensor
 from clinch.applications.monitors.balls import BallMonitor
 from clinch.applications.monitors.boxes import BoxMonitor
 from clinch.modeling.constraints import Constraint, Junction
+from clinch.network.activations import activations
 
 if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
@@ -77,7 +79,11 @@ class JoinedMonitor:
 
     def score(self, network: SymbolicNetwork, x: Tensor, classes: int | Tensor) -> Tensor:
         """``(B,)``: the monitor accepts up to 0 and objects from 1 on; arguments as in :meth:`BoxMonitor.score`."""
-        scores = torch.stack([part.score(network, x, classes) for part in self.parts])
+        return self.score_at(dict(zip(self.layers, activations(network, x, *self.layers))), classes)
+
+    def score_at(self, h: Mapping[str, Tensor], classes: int | Tensor) -> Tensor:
+        """:meth:`score` of activations ``(B, *layer_shape)`` by the names of their layers."""
+        scores = torch.stack([part.score_at(h, classes) for part in self.parts])
         return scores.amin(0) if self.every else scores.amax(0)
 
     @staticmethod
