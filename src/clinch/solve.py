@@ -23,12 +23,12 @@ from clinch.runtime.gradients import with_gradients
 from clinch.search.engines import BOUNDS, ENGINES, NEVER
 from clinch.search.first_points import first_points
 from clinch.search.race import AnyInput, Job, Race, Turn, skip
-from clinch.search.radius_search import balls_first, raised_by_balls
+from clinch.search.radius_search import balls_first
 from clinch.solver.checkpoint import Keeper
 from clinch.solver.conclusion import conclude
 from clinch.solver.engine import MEMORY_NOTE, Capability, Resumable, outlook, surviving
 from clinch.solver.ledger import Ledger
-from clinch.solver.settings import Attack, Milp, Portfolio, Radius, Settings
+from clinch.solver.settings import Attack, Milp, Portfolio, Settings
 from clinch.solver.solution import Event, Proof, Solution
 
 #: names of ``solver=`` that mean the engine ``"milp"`` with this backend
@@ -188,42 +188,60 @@ def capabilities(query: Query) -> dict[str, Capability]:
 EXACT: dict[str, tuple[str, ...]] = {"count": ("milp",), "branch_and_bound": (), "milp": ("branch_and_bound",)}
 #: searches that race on small problems, whichever suits best
 RACING = ("branch_and_bound", "general_split", "milp", "input_split")
+#: searches that begin with bounds of the whole region, or whose first boxes are better than these
+BOUNDING = ("branch_and_bound", "input_split")
 
-#: inputs up to which searches race, splitting them among these, in ``few_inputs``; with more what suits best is known,
-#: and the moments of the others are lost: distances took 1.9 times as long in a network of 64 inputs, 2.4 in one of 784
+#: inputs up to which all searches race, splitting them among these, in ``few_inputs``: with more what suits best is
+#: known, and the moments of the others are lost
 MORE_INPUTS = 3
 #: time of a quick attack beside a thorough one
 QUICK = 0.6
-#: engines in the order of their turns, each with its share of the time that is left then
-Plan = list[tuple[Turn, float]]
 
 
 def _combine(job: Job) -> None:
-    """A quick attack and a slice of the exact search; where that closes not everything, all that there is."""
-    query, ledger = job.query, job.ledger
+    """A first look for points, all searches that suit in turns, a thorough attack, and the searches again.
+
+    What suits best works alone for a while before the others begin: a moment where all of them can be tried within
+    moments, a glance at large problems.
+    """
+    query, ledger, settings = job.query, job.ledger, job.settings
+    _prove_trivially(query, ledger)
+    names = _ranked(job)
+    _look(job)
+    if ledger.exhausted:
+        return
+    if not names or names[0] not in BOUNDING:
+        Turn("bounds", job).take(job)
+    small = _small(job)
+    turns = _entrants(job, names, small=small)
+    race = Race(job, [turn for turn in turns if isinstance(turn.engine, Resumable)], known_best=_known_best(job))
+    with ledger.slice(settings.race_share if small else settings.slice_share):
+        race.run(alone=settings.moment if small else settings.glance_share * ledger.left)
+    if ledger.exhausted or race.settled:
+        return
+    _attack(job, settings.attack)
+    for turn in turns:
+        if not isinstance(turn.engine, Resumable) and not ledger.exhausted:
+            turn.take(job, settings.lent_share)
+    race.run()
+
+
+def _prove_trivially(query: Query, ledger: Ledger) -> None:
+    """Bounds that take no time: a constant is its own, so that the first input found closes the problem."""
     if isinstance(query.objective, Distance):
         nearest = query.objective.center.clamp(query.region.lower, query.region.upper)
         ledger.prove(query.objective.value(nearest, {}), Proof.GEOMETRY, "geometry")
     elif query.feasibility:
-        # a constant is its own bound, so that the first input found closes the problem
         ledger.prove(query.objective.value(query.region.lower, {}), Proof.GEOMETRY, "geometry")
-        if not ledger.looked:
-            with ledger.share(job.settings.glance_share), surviving(ledger, crashes_only=False):
-                first_points(query, ledger, job.seed)
-    if ledger.exhausted:
-        return
-    names = _ranked(job)
-    if names and _small(job):
-        _side_by_side(job, names)
-        return
-    plan = _plan(job, [Turn(name, job) for name in names])
-    if ledger.exhausted:
-        return
-    _attack(job, job.settings.attack)
-    for turn, share in plan:
-        if ledger.exhausted:
-            return
-        turn.take(job, share)
+
+
+def _look(job: Job) -> None:
+    """A quick attack; of questions without objective a handful of points, unless somebody has looked."""
+    if not job.query.feasibility:
+        _attack(job, replace(job.settings.attack, thorough=False))
+    elif not job.ledger.looked:
+        with job.ledger.share(job.settings.glance_share), surviving(job.ledger, crashes_only=False):
+            first_points(job.query, job.ledger, job.seed)
 
 
 def _attack(job: Job, settings: Attack) -> None:
@@ -252,111 +270,43 @@ def _ranked(job: Job) -> list[str]:
     return [name for name in order if able[name]]
 
 
-def _small(job: Job) -> bool:
-    """Whether all searches can be tried on the problems within moments.
+def _known_best(job: Job) -> bool:
+    """Whether the first search is known to suit best: boxes where inputs are very few, others where they are many."""
+    free, settings = job.query.region.free_elements, job.settings
+    return free <= settings.very_few_inputs or free > settings.few_inputs
 
-    Not where certificates are asked for, which begin with the tree of the one search that had the time.
-    """
+
+def _small(job: Job) -> bool:
+    """Whether all searches can be tried on the problems within moments, and one does not know which to begin with."""
     graph, query = job.query.graph, job.query
     free, settings = query.region.free_elements, job.settings
-    if job.ledger.trees is not None or free > MORE_INPUTS * settings.few_inputs:
-        return False
-    if query.feasibility and free <= settings.very_few_inputs:  # boxes decide these, with glances at another search
+    if free > MORE_INPUTS * settings.few_inputs or (query.feasibility and free <= settings.very_few_inputs):
         return False
     read = sum(graph.nodes[j].size for j in read_nodes(graph, query.nodes) if j)
-    return query.size * read <= job.settings.race_size
+    return query.size * read <= settings.race_size
 
 
-def _side_by_side(job: Job, names: list[str]) -> None:
-    """A quick attack, all searches in turns, a thorough attack, and the searches again."""
-    query, ledger, settings = job.query, job.ledger, job.settings
-    distance = isinstance(query.objective, Distance) and not query.objective.norm.counts
-    if not query.feasibility:
-        _attack(job, replace(settings.attack, thorough=False))
-    first = ["radius"] if _by_balls(job, balls_first) else []
-    if "branch_and_bound" in names and query.region.free_elements > settings.very_few_inputs:
+def _entrants(job: Job, names: list[str], *, small: bool) -> list[Turn]:
+    """Who takes part, the best first: what can close the problems, balls for distances, and, where no input is known,
+    a search for any."""
+    query, ledger = job.query, job.ledger
+    # certificates begin with a tree of the searches that suit best
+    others = [name for name in RACING if outlook(ENGINES[name], query).closes] if small and ledger.trees is None else []
+    first = ["radius"] if _balls_first(job) else []
+    if small and names[:2] == [*reversed(BOUNDING)] and query.region.free_elements > job.settings.very_few_inputs:
         first.append("branch_and_bound")
-    others = [name for name in RACING if outlook(ENGINES[name], query).closes]
-    others += ["radius"] if distance else []
-    turns = [Turn(name, job) for name in dict.fromkeys([*first, *names, *others])]
-    resumable = [turn for turn in turns if isinstance(turn.engine, Resumable)]
+    order = [*first, *names, *others]
+    if isinstance(query.objective, Distance) and not query.objective.norm.counts:
+        # where nodes are no kinks, relaxations over the incumbent's ball may be too loose to begin with
+        order.insert(next((i for i, name in enumerate(order) if name not in BOUNDING), len(order)), "radius")
+    turns = [Turn(name, job) for name in dict.fromkeys(order)]
     unknown = query.clauses and not query.feasibility and not bool(torch.isfinite(ledger.value).any())
-    closing = next((name for name in RACING if any(turn.name == name for turn in resumable)), None)
-    if unknown and closing is not None:
-        resumable.append(AnyInput(closing, job))
-    racing = Race(job, resumable)
-    with ledger.slice(settings.race_share):
-        racing.run(trial=True)
-    if not ledger.exhausted:
-        _attack(job, settings.attack)
-    for turn in turns:
-        if not isinstance(turn.engine, Resumable) and not ledger.exhausted:
-            turn.take(job, settings.lent_share)
-    racing.run()
+    closing = next((name for name in RACING if any(turn.name == name for turn in turns)), None)
+    return [*turns, AnyInput(closing, job)] if unknown and closing is not None else turns
 
 
-def _plan(job: Job, turns: list[Turn]) -> Plan:
-    """Try what closes small problems; who goes on with what is left, and for how long."""
-    names = [turn.name for turn in turns]
-    if names[:1] == ["input_split"]:
-        return _first_boxes(job, *turns)
-    rest: Plan = [(turn, 1.0) for turn in turns[1:]]
-    if names[:1] == ["branch_and_bound"]:
-        return [*_first_slice(job, turns[0]), *rest]
-    return [(Turn("bounds", job), 1.0), *_balls(job), *((turn, 1.0) for turn in turns)]
-
-
-def _balls(job: Job) -> Plan:
-    """Balls of growing radius, where the objective is a distance: elsewhere relaxations may be too loose to begin."""
-    return [(Turn("radius", job), job.settings.lent_share)] if ENGINES["radius"].capability(job.query) else []
-
-
-def _first_slice(job: Job, search: Turn) -> Plan:
-    """A quick attack and a slice of branch and bound; what goes on."""
-    _attack(job, replace(job.settings.attack, thorough=False))
-    if _by_balls(job, balls_first):
-        return [(Turn("radius", job), 1.0), (search, 1.0)]
-    search.take(job, job.settings.slice_share)
-    if search.done or not _by_balls(job, raised_by_balls):
-        return [] if search.done else [(search, 1.0)]
-    return [(Turn("radius", job), 1.0), (search, 1.0)]
-
-
-def _by_balls(job: Job, prove: Callable[[Query, Ledger, Radius], bool]) -> bool:
-    """Prove balls free by linear bounds, for a share of the time; whether larger ones should be searched."""
+def _balls_first(job: Job) -> bool:
+    """Prove balls free by linear bounds, for a share of the time; whether larger ones should be searched first."""
     with job.ledger.share(job.settings.lent_share), surviving(job.ledger, crashes_only=False):
-        return prove(job.query, job.ledger, job.settings.radius)
+        return balls_first(job.query, job.ledger, job.settings.radius)
     return False
-
-
-def _first_boxes(job: Job, split: Turn, *others: Turn) -> Plan:
-    """A first slice of input splitting closes most problems of few inputs; what goes on, the best first.
-
-    Where branch and bound takes the problem too both get an equal slice, and the one that raised the bound last is the
-    better one. A question without objective has no such bound: there each gets half of the time; where the inputs are
-    very few, the other one a glance, and another one later, as three ReLUs are quicker to split than their input.
-    """
-    query, ledger, settings = job.query, job.ledger, job.settings
-    split.take(job, settings.glance_share)
-    if ledger.exhausted:
-        return []
-    if split.done:  # and yet value and bound have not met
-        return [(other, 1.0) for other in others]
-    if not others:
-        return [(split, 1.0)]
-    if query.region.discrete is not None:
-        # values leave few boxes: others see gaps as conditions, or not at all
-        return [(split, settings.lent_share), (others[0], settings.lent_share), (split, 1.0)]
-    if query.feasibility and query.region.free_elements <= settings.very_few_inputs:
-        glances: Plan = [(others[0], settings.glance_share), (split, settings.slice_share)]
-        return [*glances, (others[0], settings.glance_share), (split, settings.lent_share), *glances, (split, 1.0)]
-    if others[0].name != "branch_and_bound":
-        share = 1.0 if others[0].name == "general_split" else settings.lent_share
-        return [*_balls(job), (others[0], share), (split, 1.0)]
-    search = _first_slice(job, others[0])
-    before = ledger.bound.clone()
-    split.take(job, settings.slice_share)
-    if query.feasibility:
-        return [(split, settings.lent_share), *search, (split, 1.0)]
-    raised = (ledger.bound > before)[~ledger.closed]
-    return [(split, 1.0), *search] if bool(raised.double().mean() > 0.5) else [*search, (split, 1.0)]

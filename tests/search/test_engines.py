@@ -14,8 +14,8 @@ import clinch as cl
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.network.ops.base import Operator
 from clinch.search.engines import ENGINES, LARGEST, NEVER
-from clinch.search.race import Job, Turn
-from clinch.solve import _plan, _ranked
+from clinch.search.race import Job
+from clinch.solve import _entrants, _ranked
 from clinch.solver.engine import Resumable, outlook
 from clinch.solver.ledger import Ledger
 from clinch.testing.networks import dense, max_pooled, multilayer, network_of
@@ -242,6 +242,6 @@ def test_a_distance_in_a_smooth_network_gets_balls_before_a_search_of_everything
     net, x0 = cl.load(model, input_shape=(12,)), torch.zeros(12, dtype=torch.float64)
     x, away = net.input, net.output[0] <= float(model(x0)[0].detach()) - 0.5
     query = cl.Problem(cl.Minimize(cl.norm(x - x0, 2)), [x >= -1, x <= 1, away]).query
-    job = Job(query, Ledger(query, time_limit=60), 0, cl.settings.Portfolio(few_inputs=few, glance_share=0.0))
-    turns = [turn.name for turn, _ in _plan(job, [Turn(name, job) for name in _ranked(job)])]
+    job = Job(query, Ledger(query, time_limit=60), 0, cl.settings.Portfolio(few_inputs=few))
+    turns = [turn.name for turn in _entrants(job, _ranked(job), small=False)]
     assert turns.index("radius") < turns.index("general_split")

@@ -33,7 +33,7 @@ class Scripted:
 
     def __init__(self, name, clock, script):
         self.name, self.clock, self.script = name, clock, script
-        self.seconds, self.done, self.begun = 0.0, False, True
+        self.seconds, self.done, self.begun, self.refused = 0.0, False, True, False
         self.proven, self.history = torch.tensor([-math.inf], dtype=torch.float64), []
         self.forecast = lambda *given: Turn.forecast(self, *given)
 
@@ -59,7 +59,7 @@ def raced(monkeypatch, scripts, limit=20.0):
     turns = [Scripted(name, clock, lambda t, s=script: target + s(t)) for name, script in scripts.items()]
     race = Race(Job(problem.query, ledger, 0, Portfolio()), turns)
     with ledger.slice(0.3):
-        race.run(trial=True)
+        race.run()
     race.run()
     return {turn.name: turn.seconds for turn in turns}, ledger
 

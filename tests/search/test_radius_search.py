@@ -15,7 +15,7 @@ from clinch.errors import UnsupportedByEngine
 from clinch.network.ops.relu import LeakyReLU
 from clinch.query import Forms
 from clinch.search.engines import ENGINES
-from clinch.search.radius_search import balls_first, raised_by_balls
+from clinch.search.radius_search import balls_first
 from clinch.solver.ledger import Ledger
 from clinch.solver.settings import Radius
 from clinch.testing.brute_force import brute_force
@@ -174,7 +174,6 @@ def test_other_objectives_have_no_balls():
     problem = cl.Problem(cl.Minimize(net.output[0]), [net.input >= -1, net.input <= 1])
     ledger = Ledger(problem.query)
     assert not balls_first(problem.query, ledger, Radius())
-    assert not raised_by_balls(problem.query, ledger, Radius())
     with pytest.raises(UnsupportedByEngine, match="state a distance"):
         problem.solve(solver="radius")
 

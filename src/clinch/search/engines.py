@@ -182,7 +182,7 @@ class InputSplitEngine:
 
     name = "input_split"
     summary = "halves boxes of the input, bounds by CROWN, cuts off what clauses and incumbent exclude"
-    suits = "at most 16 input elements with room; of questions of at most 8 others get glances only"
+    suits = "at most 16 input elements with room; first of all at most 8"
     facts: tuple[str, ...] = RELAXED
     proves = True
     settings = InputSplit

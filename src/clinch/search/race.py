@@ -25,10 +25,10 @@ from clinch.solver.solution import Proof
 
 #: by how much longer each goes on than it has worked so far
 LONGER = 0.5
-#: time of the search that suits best beside each other's, while all are tried; afterwards shares of the time that it,
-#: each other that has proven nothing yet, and each other have at least: some start slowly
-LEADER, FIRST_SHARE, UNKNOWN, SHARE = 2.0, 0.2, 0.12, 0.04
-#: time of the first search beside each of the others, of questions without objective
+#: moments in which each is tried; time of the search that suits best beside each other's meanwhile; afterwards shares
+#: of the time that it, each other whose bound has not risen yet, and each other have at least: some start slowly
+TRIED, LEADER, FIRST_SHARE, UNKNOWN, SHARE = 3, 2.0, 0.4, 0.12, 0.04
+#: the same of questions without objective whose best search is known
 ALONE = 9.0
 #: a search that takes this many times its moment to begin or to end a step, this many seconds, and up to so many this
 #: share of the time that is left, is too slow for it
@@ -57,6 +57,8 @@ class Turn:
         self.engine: Engine = ENGINES[name]
         self.proven = torch.full_like(job.ledger.bound, -torch.inf)
         self.seconds = 0.0
+        #: whether it could not take the problem as it stood last
+        self.refused = False
         #: seconds and what was proven by then, after each of its moments
         self.history: list[tuple[float, Tensor]] = []
         self._search: Search | None = None
@@ -80,10 +82,12 @@ class Turn:
         """Work for a share of the time that is left; where the engine cannot take the problem, or fails, the solution
         says so and the others go on."""
         ledger, began = job.ledger, job.ledger.seconds
+        self.refused = False
         try:
             with ledger.slice(share), ledger.credited(self.proven), surviving(ledger, crashes_only=False):
                 self._work(job)
         except UnsupportedByEngine as reason:
+            self.refused = True
             skip(job, self.name, reason)
         finally:
             self.seconds += ledger.seconds - began
@@ -178,51 +182,66 @@ def skip(job: Job, name: str, reason: Exception | None) -> None:
 class Race:
     """Searches side by side; :meth:`run` may be called again after the ledger's time was up.
 
-    At first all work in turns. Then that one works on which will have closed the problems first if it goes on as it
-    does: a tree's bound rises by about as much each time its own time has doubled. Questions without objective have no
-    such bound: there the first has most of the time, and the others the rest in turns.
+    Each is tried for a few moments; then that one works on which will have closed the problems first if it goes on as
+    it does: a tree's bound rises by about as much each time its own time has doubled. Questions without objective have
+    no such bound: they stay with turns, and where it is known which search suits best, that one has most of the time.
 
     Args:
         job: what they work on.
         turns: the one that suits best first: a tie is its.
+        known_best: whether that is known.
     """
 
-    def __init__(self, job: Job, turns: Sequence[Turn]) -> None:
-        self.job, self.going = job, list(turns)
+    def __init__(self, job: Job, turns: Sequence[Turn], *, known_best: bool = True) -> None:
+        self.job, self.turns, self.going, self.known_best = job, turns, list(turns), known_best
         #: what was proven before
         self.known = job.ledger.bound.clone()
 
-    def run(self, *, trial: bool = False) -> None:
+    @property
+    def settled(self) -> bool:
+        """Whether some search has looked at everything, and only rounding keeps value and bound apart."""
+        return any(turn.done for turn in self.turns) and bool(self.job.ledger.met_up_to_rounding.all())
+
+    def run(self, *, alone: float = 0.0) -> None:
         """Work until the problems are closed, the time is over or no search can go on.
 
         Args:
-            trial: all in turns, whatever they prove.
+            alone: seconds that the first has before the others begin.
         """
-        job, ledger = self.job, self.job.ledger
-        while self.going and not ledger.exhausted:
-            turn = self._least(ALONE if job.query.feasibility else LEADER) if trial else self._next()
-            if len(self.going) == 1:
-                turn.take(job)
-                going = turn.begun and not turn.done
-            else:
-                # each time a little longer, so that changes of the one at work cost little
-                seconds = max(job.settings.moment, LONGER * turn.seconds)
-                going = turn.take_moment(job, seconds, patient=turn is self.going[0])
-            if not going:
-                self.going.remove(turn)
+        self.going += [turn for turn in self.turns if turn.refused and turn not in self.going]
+        if self.going and alone > self.going[0].seconds:
+            self._work(self.going[0], alone)
+        while self.going and not self.job.ledger.exhausted and not self.settled:
+            turn = self._next()
+            # each time a little longer, so that changes of the one at work cost little
+            self._work(turn, max(self.job.settings.moment, LONGER * turn.seconds))
+
+    def _work(self, turn: Turn, seconds: float) -> None:
+        if len(self.going) == 1:
+            turn.take(self.job)
+            going = turn.begun and not turn.done
+        else:
+            going = turn.take_moment(self.job, seconds, patient=turn is self.going[0])
+        if not going:
+            self.going.remove(turn)
 
     def _next(self) -> Turn:
         if self.job.query.feasibility:
-            return self._least(ALONE)
+            return self._least(ALONE if self.known_best else 1.0)
+        if any(len(turn.history) < TRIED for turn in self.going):
+            return self._least(LEADER)
         total = sum(turn.seconds for turn in self.going)
-        unknown = [not bool((turn.proven > self.known).any()) for turn in self.going]
-        shares = [FIRST_SHARE, *(UNKNOWN if new else SHARE for new in unknown[1:])]
+        shares = [FIRST_SHARE, *(SHARE if self._rises(turn) else UNKNOWN for turn in self.going[1:])]
         short = next((turn for turn, share in zip(self.going, shares) if turn.seconds < share * total), None)
         if short is not None:
             return short
         problems = ~self.job.ledger.closed
         target = self.job.ledger.target[problems]
         return min(self.going, key=lambda turn: turn.forecast(problems, target))
+
+    def _rises(self, turn: Turn) -> bool:
+        """Whether it has proven anything that was not known before, nor in its first moment."""
+        return bool((turn.proven > torch.fmax(self.known, turn.history[0][1])).any())
 
     def _least(self, leader: float) -> Turn:
         """The one that has had the least time, the first one counting as so many."""

@@ -37,16 +37,6 @@ def balls_first(query: Query, ledger: Ledger, settings: Radius) -> bool:
     return search is not None and bool(search.by_bounds(only_loose=True).double().mean() > 0.5)
 
 
-def raised_by_balls(query: Query, ledger: Ledger, settings: Radius) -> bool:
-    """Prove balls free by linear bounds; whether that raises the bounds of most open problems."""
-    search = _searching(query, ledger, settings)
-    if search is None:
-        return False
-    before = search.bound.clone()
-    search.by_bounds()
-    return bool((search.bound > before).double().mean() > 0.5)
-
-
 def _searching(query: Query, ledger: Ledger, settings: Radius) -> RadiusSearch | None:
     """A search by linear bounds; None where the objective is no distance, or all is done."""
     if not isinstance(query.objective, Distance) or ledger.exhausted:

@@ -25,6 +25,8 @@ from clinch.solver.solution import ABSOLUTE_GAP, Event, Proof
 
 #: rounding allowance of float64 bounds, relative to the value: a bound this little above a value is a tie
 ROUNDING = 1e-7
+#: roundings of the model's dtype by which the value at the nearest input to an optimum may be off
+UNITS = 32
 #: share of the time that engines leave for ending the step they are at (past the end of all the time they are ended),
 #: and share beyond the end in which what they have found by then may be checked
 WIND_DOWN, LATE = 0.01, 0.02
@@ -204,6 +206,12 @@ class Ledger:
         met = torch.isfinite(self.value) & (self.value - self.bound <= self.slack)
         met = met if self.enough is None else met | (self.bound >= self.enough)
         return met | (self.bound == torch.inf)
+
+    @property
+    def met_up_to_rounding(self) -> Tensor:
+        """``(B,)`` closed, or kept apart by no more than inputs in the model's dtype may be from the best there is."""
+        rounding = UNITS * torch.finfo(self.query.network.dtype).eps * self.value.abs().clamp(min=1.0)
+        return self.closed | (torch.isfinite(self.value) & (self.value - self.bound <= rounding))
 
     @property
     def target(self) -> Tensor:

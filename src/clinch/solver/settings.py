@@ -378,15 +378,13 @@ class Portfolio(Settings):
 
     Attributes:
         attack_share: share of the time that an attack may take where other engines wait behind it.
-        slice_share: share of the time for a first slice of branch and bound, before the thorough attack.
-        glance_share: share of the time for a first look of input splitting at a problem that another engine may suit
-            better.
-        lent_share: share of the time that is left to the first of two searches where nothing says which is better.
-        moment: seconds that each search has at first where they work side by side; ``race_share``: share of the time
-            for that before the thorough attack; ``race_size``: elements that non-affine layers of all
-            problems read up to which they do.
-        few_inputs: elements with room up to which the input is split; ``very_few_inputs``: up to which another search
-            gets glances only for a question without objective.
+        glance_share: share of the time that the search which suits best has before others begin.
+        slice_share: share of the time for searches before the thorough attack; ``race_share``: the same of problems
+            that are so small that all searches are tried, whose non-affine layers read up to ``race_size`` elements.
+        lent_share: share of the time that is left to what cannot go on where it stopped.
+        moment: seconds that each search has at first.
+        few_inputs: elements with room up to which the input is split; ``very_few_inputs``: up to which that suits
+            questions without objective best.
         attack, bounds, radius, branch_and_bound, input_split, general_split, milp, count: of the engines.
     """
 

@@ -181,6 +181,7 @@ class Batch:
                 passes=PASSES, bounds=(self.template.lower, self.template.upper), seed=seed,
             )  # fmt: skip
             hit, x = found.success.cpu(), found.x
+            self.ledger.looked = True
         else:
             from clinch.attacks.portfolio import attack
 
