@@ -290,13 +290,15 @@ def _entrants(job: Job, names: list[str], *, small: bool) -> list[Turn]:
     """Who takes part, the best first: what can close the problems, balls for distances, and, where no input is known,
     a search for any."""
     query, ledger = job.query, job.ledger
-    # certificates begin with a tree of the searches that suit best
-    others = [name for name in RACING if outlook(ENGINES[name], query).closes] if small and ledger.trees is None else []
+    # certificates begin with the tree of a search of all of the region, and of one that suits
+    recorded = ledger.trees is not None
+    others = [name for name in RACING if outlook(ENGINES[name], query).closes] if small and not recorded else []
     first = ["radius"] if _balls_first(job) else []
     if small and names[:2] == [*reversed(BOUNDING)] and query.region.free_elements > job.settings.very_few_inputs:
         first.append("branch_and_bound")
     order = [*first, *names, *others]
-    if isinstance(query.objective, Distance) and not query.objective.norm.counts:
+    balls = isinstance(query.objective, Distance) and not query.objective.norm.counts
+    if balls and not (recorded and "branch_and_bound" in names):
         # where nodes are no kinks, relaxations over the incumbent's ball may be too loose to begin with
         order.insert(next((i for i, name in enumerate(order) if name not in BOUNDING), len(order)), "radius")
     turns = [Turn(name, job) for name in dict.fromkeys(order)]
