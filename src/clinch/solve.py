@@ -20,6 +20,7 @@ from clinch.runtime import memory
 from clinch.runtime.arguments import as_gap, as_seconds, as_whole
 from clinch.runtime.devices import usable_device
 from clinch.runtime.gradients import with_gradients
+from clinch.runtime.threads import suited_threads
 from clinch.search.engines import BOUNDS, ENGINES, NEVER
 from clinch.search.first_points import first_points
 from clinch.search.race import AnyInput, Job, Race, Turn, skip
@@ -91,13 +92,14 @@ def solve(
     keeper = None if keep is None else Keeper(keep, problem, ledger, progress)
     ledger.listener = keeper or progress
     ledger.trees = [] if certificate else None
-    try:
-        search(query, ledger, seed, solver, memory_limit, settings)
-    finally:
-        if keeper is not None:
-            keeper.close()
-    solution = conclude(problem, ledger, BOUNDS.limits(query, ledger, reported, memory_limit))
-    return _with_certificate(solution, problem, ledger) if certificate else solution
+    with suited_threads(query.graph.activations):
+        try:
+            search(query, ledger, seed, solver, memory_limit, settings)
+        finally:
+            if keeper is not None:
+                keeper.close()
+        solution = conclude(problem, ledger, BOUNDS.limits(query, ledger, reported, memory_limit))
+        return _with_certificate(solution, problem, ledger) if certificate else solution
 
 
 def _of_library(
@@ -164,7 +166,7 @@ def search(
     settings = settings_of(solver, settings)
     ledger.solver, ledger.settings = solver, settings
     try:
-        with memory.guarded(memory_limit), surviving(ledger):
+        with suited_threads(query.graph.activations), memory.guarded(memory_limit), surviving(ledger):
             if isinstance(settings, Portfolio):
                 _combine(Job(query, ledger, seed, settings))
             else:

@@ -112,6 +112,11 @@ class Graph:
         return self.nodes[0].shape
 
     @cached_property
+    def activations(self) -> int:
+        """Number of activations of one input, all nodes together."""
+        return sum(node.size for node in self.nodes)
+
+    @cached_property
     def names(self) -> dict[str, int]:
         """Position of each node by name or alias; a name goes before an alias."""
         aliases = {alias: i for i, node in enumerate(self.nodes) for alias in node.aliases}
