@@ -111,3 +111,15 @@ def test_progress_forgets_what_is_long_ago_and_forecasts_the_end():
     assert progress.forecast(bound(-1.0, math.inf), bound(0.0, 0.0), 7.0) == pytest.approx(4.0)
     assert progress.forecast(bound(-2.0, math.inf), bound(0.0, 0.0), 7.0) == math.inf
     assert risen(bound(1.0, math.inf), bound(0.0, 1.0)) == 0.0
+
+
+def test_problems_that_others_closed_meanwhile_keep_their_places():
+    rng = random(2)
+    query = query_of(multilayer(rng), rng, "linear", None, size=4)
+    ledger, wanted = Ledger(query), torch.arange(4)
+    ledger.prove(torch.tensor([math.inf]).double(), Proof.GEOMETRY, "test", torch.tensor([1]))
+    assert root_bounds(query, ledger).problems.tolist() == [0, 2, 3]
+    every = root_bounds(query, ledger, problems=wanted).of(wanted)
+    whole = root_bounds(query, Ledger(query))
+    for i, held in every.bounds.items():
+        assert torch.equal(held.lower, whole.bounds[i].lower)

@@ -114,7 +114,7 @@ class ReluSplit:
         """One branch per problem and possible alternative of its largest disjunction, bounded."""
         query = self.query
         goal = ReluGoal(self)
-        root = root_bounds(self.whole, self.ledger)
+        root = root_bounds(self.whole, self.ledger, problems=self.problems)
         limits = BoundRefinement(query, root.of(self.problems), goal.over)
         self._schedule(limits, root.seconds)
         impossible = limits.impossible_atoms()

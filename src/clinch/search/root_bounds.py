@@ -68,7 +68,7 @@ def nearer(value: Tensor, than: Tensor) -> bool:
     return not bool((value >= than * (1 - RENARROW)).all())
 
 
-def root_bounds(query: Query, ledger: Ledger, share: float = SHARE) -> RootBounds:
+def root_bounds(query: Query, ledger: Ledger, share: float = SHARE, *, problems: Tensor | None = None) -> RootBounds:
     """CROWN's bounds for the problems that a ledger has not closed, in the balls of their incumbents.
 
     Whoever asks first has them computed, whatever slice of time it has; whoever asks later gets the same, completed
@@ -78,17 +78,18 @@ def root_bounds(query: Query, ledger: Ledger, share: float = SHARE) -> RootBound
         query: of all of the ledger's problems.
         ledger: keeps them, and says when the time is over.
         share: of the time left that they may take.
+        problems: ``(P,)`` whose they are, in their order, should some be closed by now; None: those that are not.
 
     Raises:
         UnsupportedOperator: a layer has no interval rule or no linear relaxation; names it.
     """
     there = ledger.on(query.device)
-    problems = (~there.closed).nonzero().flatten()
+    problems = (~there.closed).nonzero().flatten() if problems is None else problems
     value = there.value[problems]
     if not isinstance(query.objective, Distance):
         value = torch.full_like(value, torch.inf)
     held: RootBounds | None = ledger.root
-    held = None if held is None or held.graph is not query.graph else held.of(problems)
+    held = None if held is None or held.graph is not query.graph else held.over(query, problems)
     if held is not None and held.complete and not nearer(value, held.value):
         return held
     with ledger.for_all():
