@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 import clinch as cl
-from benchmarks.common.cpu_clock import count_cpu_seconds
+from benchmarks.common.cpu_clock import count_cpu_seconds, stop_highs_after
 from benchmarks.common.page import RESULTS, table, write_page
 
 TAKES = "two hours"
@@ -106,10 +106,11 @@ def by_highs(one: Task, seconds: float) -> Answer:
     h = highspy.Highs()
     h.silent()
     for option, value in {
-        "threads": 1, "mip_rel_gap": GAP, "mip_abs_gap": 1e-9, "time_limit": seconds,
+        "threads": 1, "mip_rel_gap": GAP, "mip_abs_gap": 1e-9,
         "primal_feasibility_tolerance": 1e-9, "mip_feasibility_tolerance": 1e-9,
     }.items():  # fmt: skip
         h.setOptionValue(option, value)
+    stop_highs_after(h, seconds)
     whole = {at for kind, at, *_ in one.kinds if kind == "whole"}
     whole |= {k for kind, at, *rest in one.kinds if kind == "one" for k in range(at, rest[0])}
     integer, real = highspy.HighsVarType.kInteger, highspy.HighsVarType.kContinuous

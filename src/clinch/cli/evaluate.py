@@ -82,6 +82,14 @@ _Report = Annotated[
 _Ray = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster: auto, local or host:port (extra).")
 ]
+_Transform = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=N[,...]",
+        help="Changes in place of norms: rotation in degrees; translation, scaling, blur, contrast, brightness; "
+        "sticker (pixels).",
+    ),
+]
 _Mean = Annotated[
     str | None, typer.Option(metavar="M[,M,M]", help="The model takes (x - mean)/std; eps stays in pixels.")
 ]
@@ -101,6 +109,7 @@ def evaluate(
     ] = ["digits"],  # noqa: B006 - typer reads it and hands out copies
     norm: Annotated[list[str], typer.Option(help="linf, l2, l1 or l0.")] = ["linf"],  # noqa: B006
     eps: _Eps = None,
+    transform: _Transform = None,
     methods: Annotated[
         list[str], typer.Option(help="all; cheap (no search of single images); attacks or bounds alone.")
     ] = ["all"],  # noqa: B006
@@ -132,13 +141,15 @@ def evaluate(
     Cheap methods come first for every image, the search where the answer is still open, until the time is over. With
     --out the process may be killed at any moment: the same command goes on from there. Several models, --data, --norm,
     --eps or --methods are all combined, each combination in a folder of its own below --out with an equal share of the
-    time that is left. Lists may be written with commas: --eps 2/255,8/255 --norm linf,l2.
+    time that is left. Lists may be written with commas: --eps 2/255,8/255 --norm linf,l2. With --transform images are
+    changed by a few parameters instead, attacked on a grid and by gradients, and certified by halving the parameters.
 
     Exit code: 0 every image has an answer; 1 some are open; 2 bad input, also where single images cannot be used.
 
     Example: clinch evaluate a.onnx b.onnx --data mnist --norm linf --eps 0.02,0.05 --out runs --table robust.tex
     """
     from clinch.cli.study_progress import StudyProgress
+    from clinch.cli.transformed import check_alone, evaluate_transforms
     from clinch.runtime.arguments import as_number
     from clinch.study.evaluation import Evaluation
     from clinch.study.sources import laid_out, open_source
@@ -151,6 +162,15 @@ def evaluate(
     norms = [norm_of_name(name) for name in norm]
     sources = [laid_out(open_source(name), layout) for name in data]
     networks = [_normalised(_network(model, input_shape, sources[0]), mean, std) for model in models]
+    if transform is not None:
+        check_alone({
+            "--eps": eps, "several models or data sets": not one, "--out": out, "--table": table, "--text": text,
+            "--certificates": certificates, "--report": report, "--ray": ray,
+        })  # fmt: skip
+        return evaluate_transforms(
+            networks[0], sources[0], transform, limit=limit, lower=lower, upper=upper, time_limit=time_limit, seed=seed,
+            json=json,
+        )  # fmt: skip
     common: dict[str, Any] = {
         "lower": lower, "upper": upper, "gap": gap, "out": out, "limit": limit, "time_limit": time_limit, "seed": seed,
         "device": device, "workers": workers,
