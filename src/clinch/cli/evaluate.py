@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clinch.cli.outputs import output_file, output_folder, output_json
+from clinch.cli.transformed import evaluate_transforms
 from clinch.errors import ProblemError
 
 if TYPE_CHECKING:
@@ -141,40 +142,31 @@ def evaluate(
     Cheap methods come first for every image, the search where the answer is still open, until the time is over. With
     --out the process may be killed at any moment: the same command goes on from there. Several models, --data, --norm,
     --eps or --methods are all combined, each combination in a folder of its own below --out with an equal share of the
-    time that is left. Lists may be written with commas: --eps 2/255,8/255 --norm linf,l2. With --transform images are
-    changed by a few parameters instead, attacked on a grid and by gradients, and certified by halving the parameters.
+    time that is left. Lists may be written with commas: --eps 2/255,8/255 --norm linf,l2.
 
     Exit code: 0 every image has an answer; 1 some are open; 2 bad input, also where single images cannot be used.
 
     Example: clinch evaluate a.onnx b.onnx --data mnist --norm linf --eps 0.02,0.05 --out runs --table robust.tex
     """
     from clinch.cli.study_progress import StudyProgress
-    from clinch.cli.transformed import check_alone, evaluate_transforms
     from clinch.runtime.arguments import as_number
     from clinch.study.evaluation import Evaluation
     from clinch.study.sources import laid_out, open_source
     from clinch.study.template import norm_of_name
 
     radii: list[float] | list[None] = [as_number(part, "--eps") for part in _parts(eps)] or [None]
-    norm, methods = _parts(norm), _parts(methods)
-    one = max(map(len, (models, data, norm, radii, methods))) == 1
+    norms, methods = [norm_of_name(name) for name in _parts(norm)], _parts(methods)
+    one = max(map(len, (models, data, norms, radii, methods))) == 1
     _check_options(one, table, mean, std, workers, out, report, certificates)
-    norms = [norm_of_name(name) for name in norm]
     sources = [laid_out(open_source(name), layout) for name in data]
     networks = [_normalised(_network(model, input_shape, sources[0]), mean, std) for model in models]
-    if transform is not None:
-        check_alone({
-            "--eps": eps, "several models or data sets": not one, "--out": out, "--table": table, "--text": text,
-            "--certificates": certificates, "--report": report, "--ray": ray,
-        })  # fmt: skip
-        return evaluate_transforms(
-            networks[0], sources[0], transform, limit=limit, lower=lower, upper=upper, time_limit=time_limit, seed=seed,
-            json=json,
-        )  # fmt: skip
     common: dict[str, Any] = {
         "lower": lower, "upper": upper, "gap": gap, "out": out, "limit": limit, "time_limit": time_limit, "seed": seed,
         "device": device, "workers": workers,
     }  # fmt: skip
+    if transform is not None:
+        given = (eps, out, table, text, report, ray, certificates, not one)
+        return evaluate_transforms(networks[0], sources[0], transform, given, common, json)
     with _cluster(ray, workers) as executor, StudyProgress(None not in radii) as progress:
         more = {**common, "executor": executor, "progress": progress}
         found = _study(one, networks, sources, norms, radii, methods, more)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from clinch.errors import ProblemError
 
@@ -10,28 +11,33 @@ if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
     from clinch.study.sources import Source
 
+#: options that say something else about the same images
+REFUSED = (
+    "--eps", "--out", "--table", "--text", "--report", "--ray", "--certificates", "several models, data sets or norms"
+)  # fmt: skip
+
 
 def evaluate_transforms(
     network: SymbolicNetwork,
     source: Source,
     text: str,
-    *,
-    limit: int | None,
-    lower: float,
-    upper: float,
-    time_limit: float,
-    seed: int,
+    refused: Sequence[object],
+    options: Mapping[str, Any],
     json: str | None,
 ) -> int:
-    """Print and write what is known of the images; the exit code.
+    """Attack images on a grid of parameters and by gradients, certify them by halving the parameters, print and write
+    what is known; the exit code.
 
     Args:
-        network: the classifier. source: the images, of which ``limit`` are taken.
+        network: the classifier. source: the images, of which the option ``limit`` are taken.
         text: what may change, see :meth:`clinch.applications.transforms.Transforms.read`.
-        lower, upper: the range of pixels.
-        time_limit: seconds for all of them.
-        seed: of the attack.
+        refused: values of :data:`REFUSED`, None or False where nothing was given.
+        options: ``limit``, ``lower``, ``upper``, ``time_limit`` and ``seed`` of the command.
         json: where everything is written as well.
+
+    Raises:
+        ProblemError: a refused option was given, or changes have no meaning.
+        DataError: an image cannot be read.
     """
     import torch
 
@@ -39,14 +45,26 @@ def evaluate_transforms(
     from clinch.cli.console import write_json
     from clinch.io.data import DataError
 
-    transforms = Transforms.read(text)
+    name = next((name for name, value in zip(REFUSED, refused) if value), None)
+    if name is not None:
+        raise ProblemError(
+            f"--transform changes images by their parameters and takes no {name}. Leave out one of them; --limit, "
+            "--lower, --upper, --mean, --std, --time-limit, --seed and --json go with it."
+        )
+    transforms, limit = Transforms.read(text), options["limit"]
     batch = source.read(range(source.size if limit is None else min(limit, source.size)), network.input_shape,
                         torch.float32)  # fmt: skip
     error = next((each for each in batch.errors if each is not None), None)
     if error is not None:
         raise DataError(f"{source.name}: {error}")
     found = under_transforms(
-        network, batch.x, batch.y, transforms, bounds=(lower, upper), time_limit=time_limit, seed=seed
+        network,
+        batch.x,
+        batch.y,
+        transforms,
+        bounds=(options["lower"], options["upper"]),
+        time_limit=options["time_limit"],
+        seed=options["seed"],
     )
     if json != "-":
         print(found)
@@ -58,20 +76,3 @@ def evaluate_transforms(
             json,
         )  # fmt: skip
     return 0 if bool((found.certified | found.attacked).all()) else 1
-
-
-def check_alone(given: dict[str, object]) -> None:
-    """Options that say something else about the same images.
-
-    Args:
-        given: option -> its value, None or False where it was not given.
-
-    Raises:
-        ProblemError: one was given.
-    """
-    name = next((name for name, value in given.items() if value), None)
-    if name is not None:
-        raise ProblemError(
-            f"--transform changes images by their parameters and takes no {name}. Leave out one of them; --limit, "
-            "--lower, --upper, --mean, --std, --time-limit, --seed and --json go with it."
-        )
