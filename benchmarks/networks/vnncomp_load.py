@@ -4,9 +4,10 @@ Every network of a folder is loaded, which compares it with onnxruntime, and com
 box of the first instance that names it; then CROWN bounds what that instance asks, over that box. Seconds are those of
 the processor; each folder is a process of its own, whose largest size is told.
 
-    python -m benchmarks vnncomp_load [--data FOLDER] [--only WORD] [--folder NAME]
+    python -m benchmarks vnncomp_load [--data FOLDER] [--only WORD] [--folder NAME] [--keep FOLDER]
 
-Writes benchmarks/results/vnncomp_load.md; ends with exit code 1 if a file does not load or agree.
+What a run has measured stays in the last folder, and is not measured again. Writes
+benchmarks/results/vnncomp_load.md; ends with exit code 1 if a file does not load or agree.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from contextlib import suppress
@@ -125,18 +127,21 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=data_folder() / "vnncomp", help="the folders' folder")
     parser.add_argument("--only", default="", help="folders whose name holds this word")
     parser.add_argument("--folder", help="one folder in this process, as JSON on standard output")
+    parser.add_argument("--keep", type=Path, help="a folder for what is measured; default: a new temporary one")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     if options.folder:
         print(json.dumps(of_folder(options.data / options.folder)))
         return 0
-    rows = []
+    rows, keep = [], options.keep or Path(tempfile.mkdtemp())
+    keep.mkdir(exist_ok=True)
     for folder in sorted(p for p in options.data.iterdir() if (p / "onnx").is_dir() and options.only in p.name):
-        done = subprocess.run(
-            again("--data", options.data, "--folder", folder.name), capture_output=True, text=True, check=True
-        )
-        rows.append(row(folder.name, json.loads(done.stdout)))
+        kept = keep / f"{folder.name}.json"
+        if not kept.exists():
+            command = again("--data", options.data, "--folder", folder.name)
+            kept.write_text(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        rows.append(row(folder.name, json.loads(kept.read_text())))
         print(*rows[-1], sep="  ", flush=True)
     total, loaded, agree, bounded = (sum(r[i] for r in rows) for i in (1, 2, 3, 5))  # type: ignore[misc]
     lines = [
