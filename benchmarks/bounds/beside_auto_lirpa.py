@@ -103,7 +103,10 @@ def _least_seen(model: torch.nn.Module, x: Tensor, radius: float) -> Tensor:
             least[k] = torch.minimum(least[k], value.detach())
             if not value.requires_grad:
                 break
-            (slope,) = torch.autograd.grad(value, move)
+            try:
+                (slope,) = torch.autograd.grad(value, move)
+            except RuntimeError:  # torch has no derivative of it
+                break
             move = (move - 0.5 * (1 - step / STEPS) * slope.sign()).clamp(-1, 1)
     return least
 
