@@ -75,6 +75,13 @@ class ExactChecker:
             at += self.sizes[j]
         clause = self.tensors["atoms.clause"].tolist()
         self.members = [[k for k, c in enumerate(clause) if c == d] for d in range(max(clause, default=-1) + 1)]
+        claim = self.header["claim"]
+        self.bound = None if claim["kind"] == "infeasible" else Fraction(float(claim["value"]))
+        box = list(zip(exact(self.tensors["region.lower"]), exact(self.tensors["region.upper"])))
+        #: what holds on the whole region, and what lemmas have proven there of activations by number
+        self.root = Leaf(box, {}, {m[0] for m in self.members if len(m) == 1}, {})
+        self.proven: dict[int, tuple[Fraction, Fraction]] = {}
+        self.nothing = False
 
     # --- the tree ---------------------------------------------------------------------------------------------------
 
@@ -82,9 +89,7 @@ class ExactChecker:
         """In the order of their nodes."""
         kind, index, first = (self.tensors[f"tree.{n}"].tolist() for n in ("kind", "index", "first"))
         threshold = exact(self.tensors["tree.threshold"])
-        box = list(zip(exact(self.tensors["region.lower"]), exact(self.tensors["region.upper"])))
-        root = Leaf(box, {}, {m[0] for m in self.members if len(m) == 1}, {})
-        found, going = {}, [(0, root)]
+        found, going = {}, [(0, self.root)]
         while going:
             node, state = going.pop()
             k, i, child, t = kind[node], index[node], first[node], threshold[node]
@@ -132,8 +137,10 @@ class ExactChecker:
                         own[e] = (max(low, least), min(high, most))
             if i in self.read:
                 for e in range(len(own)):
-                    low, high = leaf.cuts.get(self.read[i] + e, (-inf, inf))
-                    new = max(own[e][0], low), min(own[e][1], high)
+                    number = self.read[i] + e
+                    low, high = leaf.cuts.get(number, (-inf, inf))
+                    least, most = self.proven.get(number, (-inf, inf))
+                    new = max(own[e][0], low, least), min(own[e][1], high, most)
                     empty = empty or new[0] > new[1]
                     own[e] = own[e] if new[0] > new[1] else new
         return found, empty
@@ -188,15 +195,69 @@ class ExactChecker:
         kind, k = place.split(":")
         return self.relus[int(k)] if kind == "relu" else self.layers[self.relus[int(k)]].source
 
+    def weighted(self, weight: Fraction, mu: Row) -> tuple[dict[int, Row], Fraction]:
+        """Forms by layer and constant of ``weight·(objective − bound) + Σ μ_k atom_k``."""
+        t, rows = self.tensors, {}
+        offset = sum((m * exact(c) for m, c in zip(mu, t["atoms.constant"])), Fraction(0))
+        for name in t:
+            if name.startswith("atoms.rows."):
+                width = range(t[name].shape[1])
+                _add(rows, self.position(name[11:]), [sum(m * exact(r[k]) for m, r in zip(mu, t[name])) for k in width])
+            if name.startswith("objective.rows.") and self.bound is not None:
+                _add(rows, self.position(name[15:]), [weight * v for v in exact(t[name][0])])
+        if self.bound is not None:
+            offset += weight * (exact(t["objective.constant"][0]) - self.bound)
+        return rows, offset
+
+    def layer_of(self, number: int) -> tuple[int, int]:
+        """Layer and element of an activation by its number."""
+        j = max((j for j, start in self.read.items() if start <= number), key=self.read.__getitem__)
+        return j, number - self.read[j]
+
+    def unit(self, j: int, e: int, value: Fraction) -> Row:
+        """A row of a layer with one entry."""
+        return [Fraction(0)] * e + [value] + [Fraction(0)] * (self.sizes[j] - e - 1)
+
+    def take_lemmas(self) -> None:
+        """Limits that lemmas prove, one layer after another."""
+        t = self.tensors
+        if "lemma.activation" not in t:
+            return
+        limits, self.nothing = self.limits(self.root)
+        columns, waiting, last, before = t["lemma.columns"].tolist(), [], None, -1
+        for d, number in enumerate([*t["lemma.activation"].tolist(), None]):
+            j = None if number is None else self.layer_of(number)[0]
+            if j != last or number < before:
+                for k, side, value in waiting:
+                    e = self.layer_of(k)[1]
+                    low, high = limits[last][e]
+                    new = (max(low, value), high) if side == 0 else (low, min(high, -value))
+                    self.nothing = self.nothing or new[0] > new[1]
+                    limits[last][e] = limits[last][e] if new[0] > new[1] else new
+                waiting, last = [], j
+            if number is None:
+                break
+            before = number
+            weight, mu = exact(t["lemma.weight"][d][0]), exact(t["lemma.mu"][d])
+            side, alpha = int(t["lemma.side"][d]), {c: exact(v) for c, v in zip(columns, t["lemma.alpha"][d])}
+            assert weight >= 0 and all(m >= 0 and (not m or k in self.root.atoms) for k, m in enumerate(mu))
+            rows, offset = self.weighted(weight, mu)
+            _add(rows, j, self.unit(j, self.layer_of(number)[1], Fraction(1 - 2 * side)))
+            waiting.append((number, side, self.lower(rows, offset, limits, alpha, {})))
+        named = {self.layer_of(number)[0] for number in t["lemma.activation"].tolist()}
+        self.proven = {self.read[j] + e: limits[j][e] for j in named for e in range(self.sizes[j])}
+        self.at_root = limits
+
     def margins(self) -> list[Fraction | float]:
         """For each leaf a lower bound of what has to be positive; infinity where a split contradicts the limits."""
-        t, claim = self.tensors, self.header["claim"]
-        bound = None if claim["kind"] == "infeasible" else Fraction(float(claim["value"]))
+        t = self.tensors
+        self.take_lemmas()
         columns, leaves = t["leaf.columns"].tolist(), self.leaves()
         which = sorted({i for i, k in zip(t["tree.index"].tolist(), t["tree.kind"].tolist()) if k == 4})
         found: list[Fraction | float] = []
         for d, leaf in enumerate(leaves):
-            limits, empty = self.limits(leaf)
+            whole = self.proven and leaf.box == self.root.box and not leaf.cuts
+            limits, empty = (self.at_root, self.nothing) if whole else self.limits(leaf)
             alpha = {c: exact(v) for c, v in zip(columns, t["leaf.alpha"][d])}
             beta = {c: exact(v) for c, v in zip(columns, t["leaf.beta"][d])}
             mu = [exact(v) for v in t["leaf.mu"][d]]
@@ -204,16 +265,7 @@ class ExactChecker:
             assert all(v >= 0 for v in (*mu, *beta.values())) and all(
                 not m or k in leaf.atoms for k, m in enumerate(mu)
             )
-            rows: dict[int, Row] = {}
-            offset = sum((m * exact(c) for m, c in zip(mu, t["atoms.constant"])), Fraction(0))
-            for name in t:
-                if name.startswith("atoms.rows."):
-                    _add(rows, self.position(name[11:]), [sum(m * exact(r[k]) for m, r in zip(mu, t[name]))
-                                                          for k in range(t[name].shape[1])])  # fmt: skip
-                if name.startswith("objective.rows.") and bound is not None:
-                    _add(rows, self.position(name[15:]), exact(t[name][0]))
-            if bound is not None:
-                offset += exact(t["objective.constant"][0]) - bound
+            rows, offset = self.weighted(Fraction(1), mu)
             for i in self.relus:
                 for e in range(self.sizes[i]):
                     number, j = self.first[i] + e, self.layers[i].source
@@ -222,17 +274,12 @@ class ExactChecker:
                     empty = empty or (sign > 0 and high < 0) or (sign < 0 and low > 0)
                     if beta.get(number, 0):
                         assert sign
-                        _add(
-                            rows,
-                            j,
-                            [Fraction(0)] * e + [-beta[number] * sign] + [Fraction(0)] * (self.sizes[j] - e - 1),
-                        )
+                        _add(rows, j, self.unit(j, e, -beta[number] * sign))
             for v, number in zip(nu, which):
                 if v:
-                    j = max((j for j, start in self.read.items() if start <= number), key=self.read.__getitem__)
-                    e, ends = number - self.read[j], leaf.cuts[number]
+                    (j, e), ends = self.layer_of(number), leaf.cuts[number]
                     offset -= v * Fraction(ends[1] if v > 0 else ends[0])
-                    _add(rows, j, [Fraction(0)] * e + [v] + [Fraction(0)] * (self.sizes[j] - e - 1))
+                    _add(rows, j, self.unit(j, e, v))
             found.append(inf if empty else self.lower(rows, offset, limits, alpha, leaf.signs))
         return found
 

@@ -25,8 +25,9 @@ from torch import nn
 import clinch as cl
 from clinch.certificates import SavedProof, certify
 from clinch.checker.certificate import VERSION, Certificate
-from clinch.checker.check import certified_query, check
+from clinch.checker.check import check
 from clinch.checker.layers import MALFORMED, Refused, digest, read_layers
+from clinch.checker.question import certified_query
 
 #: the page that the tables are added to, and under which heading
 PAGE = Path(__file__).parents[2] / "benchmarks" / "results" / "mutated_certificates.md"

@@ -410,7 +410,7 @@ def test_damaged_files_are_refused(linear, tmp_path):
 
 #: what reads files, and what says in words what was proven; all other files of the checker decide whether a proof holds
 READERS, SPEAKERS = (
-    {"certificate", "function_kinds", "layers", "onnx_kinds", "onnx_layers", "onnx_operators"},
+    {"certificate", "function_kinds", "layers", "onnx_kinds", "onnx_layers", "onnx_operators", "question"},
     {"words"},
 )
 
@@ -429,7 +429,7 @@ def test_the_checker_imports_nothing_else_and_is_short():
                 assert module in names or module.split(".")[0] in allowed, f"{path.name} imports {module}"
         reading += code_lines(path.read_text()) * (path.stem in READERS)
         deciding += code_lines(path.read_text()) * (path.stem not in READERS | SPEAKERS)
-    assert deciding <= 800 and reading <= 1250
+    assert deciding <= 800 and reading <= 1310
 
 
 def code_lines(text):

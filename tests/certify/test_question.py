@@ -23,8 +23,8 @@ from clinch.certificates import SavedProof, certify
 from clinch.certificates.implication import NotProven, Statement, proven
 from clinch.certificates.unsat import save_all
 from clinch.checker.certificate import CERTIFICATE, read_certificate, write_file
-from clinch.checker.check import CertifiedQuery
 from clinch.checker.layers import entry, relu
+from clinch.checker.question import CertifiedQuery
 from clinch.checker.rigorous import Ball, Box
 from clinch.cli import run
 

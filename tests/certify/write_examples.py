@@ -11,7 +11,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import clinch as cl
-from clinch.certificates import SavedProof, certify
+from clinch.certificates import SavedProof, certify, produce
 from clinch.search.general_split import general_split
 from clinch.search.input_split import input_split
 from clinch.solver.ledger import Ledger
@@ -65,12 +65,31 @@ def examples() -> dict[str, SavedProof]:
         (proof,) = certify(query, bound, solution.x[None].double(), time_limit=10, trees=trees)
         assert isinstance(proof, SavedProof), (name, proof)
         found[name] = proof
-    return found
+    return found | {"linear bound, lemmas": with_lemmas()}
+
+
+def with_lemmas() -> SavedProof:
+    """One leaf, of three layers of neurons."""
+    torch.manual_seed(3)
+    layers = [part for n in (2, 4, 4) for part in (nn.Linear(n, 4), nn.ReLU())]
+    net = cl.load(nn.Sequential(*layers, nn.Linear(4, 1)).eval(), input_shape=(2,))
+    query = cl.Problem(cl.Minimize(net.output[0]), [net.input.between(-1, 1)]).query
+    x = 2 * torch.rand(4000, 2) - 1
+    least = net.graph.forward(x, [net.graph.output])[net.graph.output].amin().double()
+    plans = produce._plans
+    produce._plans = lambda known, distance: [produce.Plan(most=1, lemmas=2)]
+    try:
+        (proof,) = certify(query, least[None] - 0.02, x[:1].double(), time_limit=10)
+    finally:
+        produce._plans = plans
+    assert isinstance(proof, SavedProof), proof
+    return proof
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for name, proof in examples().items():
+    wanted = examples() if len(sys.argv) < 2 else {"linear bound, lemmas": with_lemmas()}
+    for name, proof in wanted.items():
         path = FOLDER / (name.replace(", ", "-").replace(" = ", "").replace(" ", "_") + ".safetensors")
         proof.save(path)
         print(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -35,11 +36,35 @@ def checked_balls(query: Query) -> list[Ball]:
     return found
 
 
+def source_of(layers: Sequence[Layer], i: int, element: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where elements of a layer come from, through what only selects or reshapes: layers, and places there."""
+    layer = layers[i]
+    if layer.kind != "reshape" and not layer.selects:
+        return np.full(len(element), i), element
+    if isinstance(layer.weight, Sparse):
+        element = layer.weight.column[element]
+    at, start, element = np.full(len(element), i), 0, element.copy()
+    ends = np.cumsum([layers[j].size for j in layer.inputs])
+    which = np.searchsorted(ends, element, "right")
+    for k, j in enumerate(layer.inputs):
+        here = np.flatnonzero(which == k)
+        start = ends[k] - layers[j].size
+        at[here], element[here] = source_of(layers, j, element[here] - start)
+    return at, element
+
+
 class CheckedNetwork(NamedTuple):
-    """The layers that the checker reads, and where the nodes of the graph are among them."""
+    """The layers that the checker reads, and where the nodes of the graph are among them.
+
+    Attributes:
+        root: what the checker finds over the whole region, cut to what lemmas prove; None: not looked at yet.
+        proven: limits that lemmas have proven over the region, by layer; None: there are no lemmas.
+    """
 
     layers: list[Layer]
     positions: list[int]
+    root: Checked | None = None
+    proven: dict[int, Box] | None = None
 
     @property
     def bends(self) -> bool:
@@ -48,11 +73,15 @@ class CheckedNetwork(NamedTuple):
 
     def relax(self, query: Query, every: dict[int, Tensor] | None) -> Relaxed:
         """The query's relaxation with the checker's limits and lines, see :func:`clinch.bounds.domains.relax_query`."""
-        region, graph = query.region, query.graph
-        box = Box(*(t.flatten(1).numpy() for t in (region.lower, region.upper)))
+        box = Box(*(t.flatten(1).numpy() for t in (query.region.lower, query.region.upper)))
+        if self.root is not None and all(map(np.array_equal, box, self.root.limits[0])):
+            return self.relaxed(query, self.root, every)
         with np.errstate(all="ignore"):
-            found = Checked(self.layers, box, checked_balls(query))
-        limits = {}
+            return self.relaxed(query, Checked(self.layers, box, checked_balls(query), self.proven), every)
+
+    def relaxed(self, query: Query, found: Checked, every: dict[int, Tensor] | None) -> Relaxed:
+        """The same from what the checker has found."""
+        graph, limits = query.graph, {}
         for i, node in enumerate(graph.nodes):
             at = found.limits[self.positions[i]]
             limits[i] = Interval(*(torch.from_numpy(t).reshape(-1, *node.shape) for t in at))

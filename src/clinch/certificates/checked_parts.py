@@ -21,12 +21,12 @@ from clinch.bounds.crown import relaxations_from
 from clinch.bounds.domains import SEARCH
 from clinch.bounds.free_lines import FreeLines, quick_relax
 from clinch.bounds.part_dual import Layout, PartDual
-from clinch.certificates.checked_lines import CheckedNetwork, checked_balls
+from clinch.certificates.checked_lines import CheckedNetwork, checked_balls, source_of
 from clinch.checker.certificate import Certificate
-from clinch.checker.check import SLOPED, CertifiedQuery, cuts_of, margins
-from clinch.checker.layers import Layer, read_by_bends
+from clinch.checker.check import SLOPED, cuts_of, margins, relu_spans
+from clinch.checker.layers import read_by_bends
 from clinch.checker.lines import Box
-from clinch.checker.matrices import Sparse
+from clinch.checker.question import CertifiedQuery
 from clinch.checker.rigorous import Relaxation as Checked
 from clinch.checker.tree import Leaves
 from clinch.geometry.clip import clip_to_clauses
@@ -91,14 +91,12 @@ class Numbering:
             starts[i], end = end, end + layers[i].size
         self.sites = torch.full((layout.width,), NONE)
         for j, columns in layout.sites.items():
-            at, element = _source(layers, positions[j], np.arange(graph.nodes[j].size))
+            at, element = source_of(layers, positions[j], np.arange(graph.nodes[j].size))
             first = np.array([starts.get(i, NONE) for i in at.tolist()], dtype=np.int64)
             self.sites[columns] = torch.from_numpy(np.where(at == 0, -1 - element, np.maximum(first + element, NONE)))
         self.sites[(self.sites < 0) & (self.sites < -graph.nodes[0].size)] = NONE
-        self.spans, self.count = {}, 0
-        for i in [i for i, layer in enumerate(layers) if layer.kind == "relu"]:
-            self.spans[i] = slice(self.count, self.count + layers[i].size)
-            self.count += layers[i].size
+        self.spans = relu_spans(layers)
+        self.count = sum(part.stop - part.start for part in self.spans.values())
         own = [(c, self.spans[positions[i]]) for i, c in layout.choices.items() if positions[i] in self.spans]
         none = torch.zeros(0, dtype=torch.long)
         self.relus, self.columns = (
@@ -108,23 +106,6 @@ class Numbering:
         for i in [i for i, layer in enumerate(layers) if layer.kind in SLOPED]:
             size = 2 * len(layers[i].inputs) * layers[i].size
             self.slopes[i], self.width = slice(self.width, self.width + size), self.width + size
-
-
-def _source(layers: Sequence[Layer], i: int, element: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where elements of a layer come from, through what only selects or reshapes: layers, and places there."""
-    layer = layers[i]
-    if layer.kind != "reshape" and not layer.selects:
-        return np.full(len(element), i), element
-    if isinstance(layer.weight, Sparse):
-        element = layer.weight.column[element]
-    at, start, element = np.full(len(element), i), 0, element.copy()
-    ends = np.cumsum([layers[j].size for j in layer.inputs])
-    which = np.searchsorted(ends, element, "right")
-    for k, j in enumerate(layer.inputs):
-        here = np.flatnonzero(which == k)
-        start = ends[k] - layers[j].size
-        at[here], element[here] = _source(layers, j, element[here] - start)
-    return at, element
 
 
 class CheckedBounder(PartBounder):
@@ -145,6 +126,7 @@ class CheckedBounder(PartBounder):
     ) -> None:  # fmt: skip
         self.query, self.graph, self.layout = query, query.graph, Layout.of(query)
         self.certified, self.checked, self.claim, self.target, self.over = certified, checked, claim, target, over
+        self.claimed = certified.better_than(claim)
         self.inputs, self.settings, self.dual_proves = self.graph.nodes[0].size, GeneralSplit(), True
         self.light = self.graph.to(SEARCH, "cpu")
         self.balls = checked_balls(query)
@@ -246,7 +228,9 @@ class CheckedBounder(PartBounder):
         leaves, layers = Leaves(signs, sides[0], sides[1], nodes.choice.numpy()), self.checked.layers
         box = Box(*(side[:, : self.inputs] for side in sides))
         with np.errstate(all="ignore"):
-            network = Checked(layers, box, self.balls, cuts_of(leaves, which.numpy(), layers) if len(which) else None)
+            proven = self.checked.proven or {}
+            cuts = cuts_of(leaves, which.numpy(), layers, proven) if len(which) else proven
+            network = Checked(layers, box, self.balls, cuts)
         return Seen(network, leaves, which.numpy())
 
     def _relaxed(
@@ -300,7 +284,13 @@ class CheckedBounder(PartBounder):
             (self.numbers.relus, parts.slopes) if not bool(parts.plain.all()) else (NOTHING, parts.slopes[:, :0])
         )
         alpha = parts.alpha[:, columns]
-        given = {"alpha": alpha, "beta": torch.zeros_like(alpha), "mu": parts.mu, "nu": nu, "slopes": slopes}
+        given = {
+            "alpha": alpha,
+            "beta": torch.zeros_like(alpha),
+            "mu": parts.mu,
+            "nu": nu,
+            "slopes": slopes,
+        }
         return {f"leaf.{name}": t.numpy() for name, t in given.items()}
 
     def columns_of(self, parts: ProofParts) -> np.ndarray:
@@ -311,11 +301,16 @@ class CheckedBounder(PartBounder):
         """``(D,)`` the checker's lower bounds of what has to be positive."""
         tensors = self.numbers_of(parts, torch.from_numpy(seen.which))
         tensors = {name: np.nan_to_num(t, posinf=0.0, neginf=0.0) for name, t in tensors.items()}
+        tensors["leaf.weight"] = np.ones((len(parts), 1))
         with np.errstate(all="ignore"):
             found = margins(
-                Certificate({}, tensors), seen.network, self.certified, seen.leaves, seen.which,
-                self.columns_of(parts), self.numbers.spans, self.claim,
-            )  # fmt: skip
+                Certificate({}, tensors),
+                seen.network,
+                self.claimed,
+                seen.leaves,
+                seen.which,
+                self.columns_of(parts),
+            )
         return torch.from_numpy(found)
 
     def _bound(self, verdict: Tensor, bound: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clinch.checker.check import CertifiedQuery, values_at
+from clinch.checker.check import values_at
 from clinch.checker.layers import Array, Layer
+from clinch.checker.question import CertifiedQuery
 from clinch.checker.rigorous import Ball, Box
 from clinch.checker.words import atom_text, element, norm_text
 from clinch.geometry.norms import Encoded, norm_of

@@ -17,7 +17,7 @@ from torch import Tensor
 from clinch.certificates.checked_lines import CheckedNetwork
 from clinch.certificates.checked_parts import CheckedBounder, ProofParts
 from clinch.certificates.proof_goal import ProofGoal
-from clinch.checker.check import CertifiedQuery
+from clinch.checker.question import CertifiedQuery
 from clinch.query import Query
 from clinch.runtime import deadline
 from clinch.search.branch_and_bound import BestFirst, Branched

@@ -17,11 +17,13 @@ from torch import Tensor
 from clinch.certificates.checked_lines import CheckedNetwork
 from clinch.certificates.float32 import running_in_float32
 from clinch.certificates.layer_list import layer_list, places
+from clinch.certificates.lemmas import LemmaSearch
 from clinch.certificates.part_proof import Claimed, PartProof
 from clinch.certificates.proof_search import BATCH, ProofSearch, halves_boxes
 from clinch.checker.certificate import CERTIFICATE, NETWORK, VERSION, Certificate, write_file
-from clinch.checker.check import CertifiedQuery, Report, certified_query, check, hull, point_limits
+from clinch.checker.check import Report, check, hull, point_limits
 from clinch.checker.layers import Layer, Refused, read_layers
+from clinch.checker.question import CertifiedQuery, certified_query
 from clinch.errors import CertificateError, NetworkError
 from clinch.io.files import MODEL_LIMIT, read_limited, replacing
 from clinch.query import Distance, Forms, FormsNorm, Linear, Query
@@ -43,6 +45,8 @@ PROOF_SHARE = 0.7
 #: share of the time, and number of nodes for each known leaf, of a proof from nothing that is tried before these where
 #: the search had not come to its end, or had halved boxes for a distance: then at least so many nodes
 SHARE, SMALL, FEW = 0.5, 1 / 64, 32
+#: share of the time for lemmas
+LEMMA_SHARE = 0.5
 #: nodes of a certificate from another verifier's tree, beside each of its own
 EXTRA = 2.0
 
@@ -182,7 +186,6 @@ def _certify_by(
     Where the checker's allowance for rounding is larger than the slack, the same plan is tried once more with a larger
     slack.
     """
-    known = None if halves_boxes(query) and not isinstance(known, RecordedParts) else known
     end = deadline.clock() + seconds
     failed = CertificateError("There is no proof.")
     try:
@@ -212,6 +215,8 @@ class Plan(NamedTuple):
         weaker: a smaller bound than the one asked for is accepted when the time is over.
         slack: factor to :data:`SLACK`.
         stranger: the known leaves are another verifier's, of which only the splits are known.
+        lemmas: how often limits of activations are made narrower first; from the second time on, those of inputs alone
+            that could contradict the claim.
     """
 
     known: Recorded | RecordedParts | None = None
@@ -219,16 +224,21 @@ class Plan(NamedTuple):
     weaker: bool = True
     slack: float = 1.0
     stranger: bool = False
+    lemmas: int = 0
 
 
 def _plans(known: Recorded | RecordedParts | None, distance: bool) -> list[Plan]:
     """From the known leaves, and from nothing; first with few nodes where the leaves go far beyond the bound, or are
-    boxes, of which distances need many."""
+    boxes, of which distances need many. Narrower limits come first where the search has had some."""
     if known is None:
         return [Plan()]
     boxes, most = distance and isinstance(known, RecordedParts), SMALL * known.leaves
     small = [] if known.finished and not boxes else [Plan(most=max(most, FEW * boxes), weaker=False)]
-    return [*small, Plan(known), Plan()]
+    plans = [Plan(known)]
+    if isinstance(known, Recorded):
+        narrower = [Plan(known, lemmas=1), Plan(known, lemmas=2)]
+        plans = [*narrower, *plans] if known.sharpened else [*plans, *narrower]
+    return [*small, *plans, Plan()]
 
 
 def certify_tree(query: Query, known: Recorded, time_limit: float, onnx: str | Path | None = None) -> SavedProof:
@@ -300,41 +310,56 @@ def _prove(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Claim, and tensors of tree and leaves."""
 
-    def searched(query: Query, claimed: float | None, target: float) -> PartProof | ProofSearch:
-        parts = checked.bends and not (distance and claimed == 0) and not plan.stranger
+    distance, end = isinstance(query.objective, Distance), deadline.clock() + seconds
+
+    def searched(query: Query, claimed: float | None, target: float) -> tuple[float, dict[str, np.ndarray]]:
+        """Smallest bound of what is open, infinity where nothing is, and the tensors."""
+        goal = None if distance else claimed
+        if not plan.lemmas:
+            return grown(query, goal, target, checked)
+        share = deadline.clock() + LEMMA_SHARE * seconds
+        lemmas = LemmaSearch(query, certified.better_than(goal), goal, checked, lambda: deadline.clock() > share)
+        for number in range(plan.lemmas):
+            lemmas.round(conditions=number > 0)
+        least, tensors = grown(query, goal, target, lemmas.sharpened)
+        return least, tensors | lemmas.tensors()
+
+    def grown(
+        query: Query, goal: float | None, target: float, checked: CheckedNetwork
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        parts = checked.bends and not (distance and target == 0) and not plan.stranger
+        left = end - deadline.clock()
         if isinstance(plan.known, RecordedParts) or parts:
             known = plan.known if isinstance(plan.known, RecordedParts) else None
-            goal = None if distance else claimed
-            search = PartProof(Claimed(query, certified, goal, target), seconds, known, plan.most, checked)
+            search = PartProof(Claimed(query, certified, goal, target), left, known, plan.most, checked)
         else:
-            own = halves_boxes(query) and not plan.stranger
-            search = ProofSearch(query, target, seconds, own, plan.known, plan.most, checked, plan.stranger)
+            own = halves_boxes(query) and plan.known is None
+            search = ProofSearch(query, target, left, own, plan.known, plan.most, checked, plan.stranger)
         search.run()
-        return search
+        return search.least, search.tensors()
 
-    distance = isinstance(query.objective, Distance)
     if bound == math.inf or query.feasibility:
         if bound < math.inf:
             raise CertificateError("The problem has no objective and a feasible input: there is no bound to certify.")
         nothing = Linear(Forms({}, torch.zeros(1, 1, dtype=torch.float64)))
-        search = searched(replace(query, objective=nothing), None, CLOSED)
-        if search.least < math.inf and plan.stranger:
+        least, tensors = searched(replace(query, objective=nothing), None, CLOSED)
+        if least < math.inf and plan.stranger:
             raise CertificateError("Leaves of the tree are not closed, nor when they are split on.")
-        if search.least < math.inf:
+        if least < math.inf:
             raise CertificateError("Infeasibility was not proven again within the time; raise it.")
-        return {"kind": "infeasible"}, search.tensors()
+        return {"kind": "infeasible"}, tensors
     slack = plan.slack * max(LEAST_SLACK, SLACK * abs(bound))
     claimed = bound - slack
     if distance and claimed <= 0:
         claimed, slack = 0.0, 0.0
-    search = searched(_narrowed(query, claimed, certified), claimed, claimed + slack / 2)
-    if search.least < math.inf:
+    least, tensors = searched(_narrowed(query, claimed, certified), claimed, claimed + slack / 2)
+    if least < math.inf:
         if not plan.weaker:
             raise CertificateError("The bound was not proven again within a share of the time.")
-        claimed = min(claimed, search.least - slack / 2)
+        claimed = min(claimed, least - slack / 2)
         if not math.isfinite(claimed):
             raise CertificateError("The bound was not proven again within the time; raise it.")
-    return {"kind": "bound", "value": max(claimed, 0.0) if distance else claimed}, search.tensors()
+    return {"kind": "bound", "value": max(claimed, 0.0) if distance else claimed}, tensors
 
 
 def _narrowed(query: Query, claimed: float, certified: CertifiedQuery) -> Query:

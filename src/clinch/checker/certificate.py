@@ -62,6 +62,13 @@ class Certificate(NamedTuple):
             raise Refused(f"The tensor '{name}' has entries outside {least} to {most}.")
         return found.astype(np.int64)
 
+    def distinct(self, name: str, count: int) -> Array:
+        """A tensor of whole numbers below ``count``, none of which stands twice."""
+        found = self.whole(name, (len(self.tensors[name]),), 0, count - 1)
+        if len(np.unique(found)) < len(found):
+            raise Refused(f"The tensor '{name}' has an entry twice.")
+        return found
+
     def room(self, numbers: int) -> None:
         """Refuse what would take so many numbers, where that is more than a share of the tensors' bytes."""
         if numbers > LARGEST + SHARE * sum(t.nbytes for t in self.tensors.values()):
@@ -146,6 +153,7 @@ def read_certificate(path: Path) -> Certificate:
 FIXED = {"region.lower", "region.upper", "atoms.constant", "atoms.clause", "point.x"}
 FIXED |= {f"tree.{name}" for name in ("kind", "index", "threshold", "first")}
 FIXED |= {f"leaf.{name}" for name in ("columns", "alpha", "beta", "mu", "nu", "slopes")}
+LEMMAS = {f"lemma.{name}" for name in ("activation", "side", "weight", "mu", "columns", "alpha")}
 OBJECTIVE = {"linear": {"objective.constant"}, "distance": {"objective.center", "objective.weights"}, "none": set()}
 #: entries of the header, and of what stands in it
 ENTRIES = {
@@ -159,7 +167,7 @@ def _unknown(header: dict[str, Any], tensors: dict[str, Array]) -> set[str]:
     query, extra = header["query"], header.keys() - ENTRIES.keys()
     for name in ("query", "claim", "point"):
         extra |= (header[name] or {}).keys() - ENTRIES[name]
-    known = FIXED | OBJECTIVE[query["objective"]]
+    known = FIXED | OBJECTIVE[query["objective"]] | (LEMMAS if tensors.keys() >= LEMMAS else set())
     for i in range(len(query["balls"])):
         known |= {f"ball.{i}.{name}" for name in ("center", "weights", "radius")}
     forms = ("atoms.rows.", "objective.rows.") if query["objective"] == "linear" else ("atoms.rows.",)

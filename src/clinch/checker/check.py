@@ -8,6 +8,9 @@ better than the claimed bound L and satisfies all conditions has::
 
 so that a positive lower bound of the left side shows that there is none. For distances ``w = 0`` and the inputs looked
 at are those of the ball of radius L.
+
+A lemma is such a sum over the whole region with ``±z`` of one activation in it and any ``w >= 0``: its lower bound is
+one of ``±z`` on every input that could contradict the claim. It states no limit: what its multipliers prove is taken.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import numpy as np
 from clinch.checker.certificate import Certificate
 from clinch.checker.layers import MALFORMED, Array, Layer, Refused, read_by_bends
 from clinch.checker.lines import Box, Lines, down, gamma, lines_of, up
+from clinch.checker.question import CertifiedQuery, certified_query
 from clinch.checker.rigorous import Ball, Relaxation, interval
-from clinch.checker.tree import Leaves, leaves_of
+from clinch.checker.tree import Leaves, leaves_of, root_of
 
 #: numbers that the layers of one slice of leaves may hold, and leaves in it at most
 SLICE, LEAVES = 2**20, 256
@@ -47,19 +51,6 @@ class Report(NamedTuple):
     leaves: int
     value: float | None
     violation: float
-
-
-class CertifiedQuery(NamedTuple):
-    """``forms`` by layer and ``constants`` have the objective in their first row, zero where it is not linear, and an
-    atom in each of the others; ``clauses`` number the atoms from 0."""
-
-    objective: str
-    forms: dict[int, Array]
-    constants: Array
-    clauses: list[Array]
-    box: Box
-    balls: list[Ball]
-    ball: Ball | None
 
 
 def check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report:
@@ -92,48 +83,9 @@ def _check(certificate: Certificate, layers: list[Layer], sha256: str) -> Report
         box, balls = hull(box, ball), balls + ([ball] if ball.p != np.inf else [])
         if bound <= 0 or (box.lower > box.upper).any():
             return Report(bound, np.inf, 0.0, 0, value, violation)
-    goal = bound if query.objective == "linear" and not infeasible else None
-    margin, rounding, count = _leaves(certificate, layers, query, box, balls, goal)
+    query = query.better_than(bound if query.objective == "linear" and not infeasible else None)
+    margin, rounding, count = _leaves(certificate, layers, query, box, balls)
     return Report(bound, margin, rounding, count, value, violation)
-
-
-def certified_query(c: Certificate, layers: list[Layer]) -> CertifiedQuery:
-    """What a certificate's numbers state over a network's layers, its labels left aside.
-
-    Raises:
-        Refused: a tensor is missing or does not fit, or a number has no meaning.
-    """
-    stated, n = c.header["query"], layers[0].size
-    atoms = len(c.tensors["atoms.constant"])
-    clause = c.whole("atoms.clause", (atoms,), 0, max(atoms - 1, 0))
-    clauses = np.split(np.argsort(clause, kind="stable"), np.cumsum(np.bincount(clause)))[:-1]
-    lower, upper = (c.tensors[f"region.{side}"].astype(np.float64).reshape(n) for side in ("lower", "upper"))
-    if any(len(members) == 0 for members in clauses) or not (lower <= upper).all():
-        raise Refused("A clause has no atoms, or the region has NaN or lower limits above its upper ones.")
-    balls = [_ball(c, f"ball.{i}.", float(p), n) for i, p in enumerate(stated["balls"])]
-    objective = stated["objective"]
-    if objective not in ("linear", "distance", "none"):
-        raise Refused(f"The objective {objective!r} is unknown.")
-    if stated["sense"] not in ((1, -1) if objective == "linear" else (1,)) or not isinstance(stated["labels"], list):
-        raise Refused("What the query says to people has another sense than its objective, or no list of labels.")
-    linear = objective == "linear"
-    own, rows = c.rows("objective.rows.", layers, 1) if linear else {}, c.rows("atoms.rows.", layers, atoms)
-    c.room((1 + atoms) * sum(layers[i].size for i in {*own, *rows}))
-    empty = {i: np.zeros((1 + atoms, layers[i].size)) for i in {*own, *rows}}
-    forms = {i: np.concatenate([own.get(i, zero[:1]), rows.get(i, zero[1:])]) for i, zero in empty.items()}
-    constant = c.numbers("objective.constant", (1,)) if linear else np.zeros(1)
-    constants = np.append(constant, c.numbers("atoms.constant", (atoms,)))
-    ball = _ball(c, "objective.", float(stated["p"]), n) if objective == "distance" else None
-    return CertifiedQuery(objective, forms, constants, clauses, Box(lower[None], upper[None]), balls, ball)
-
-
-def _ball(c: Certificate, prefix: str, p: float, n: int) -> Ball:
-    given = prefix.startswith("ball")
-    radius = float(c.numbers(prefix + "radius", (1,))[0]) if given else 0.0
-    weights = c.numbers(prefix + "weights", (n,))
-    if p not in (1, 2, *([] if given else [np.inf])) or radius < 0 or (weights < 0).any():
-        raise Refused("A ball has p = 1 or 2, a distance infinity too, a radius of at least 0, no negative weights.")
-    return Ball(c.numbers(prefix + "center", (n,)), radius, p, weights)
 
 
 def hull(box: Box, ball: Ball) -> Box:
@@ -143,41 +95,87 @@ def hull(box: Box, ball: Ball) -> Box:
 
 
 def _leaves(
-    c: Certificate, layers: list[Layer], query: CertifiedQuery, box: Box, balls: list[Ball], goal: float | None
+    c: Certificate, layers: list[Layer], query: CertifiedQuery, box: Box, balls: list[Ball]
 ) -> tuple[float, float, int]:
     """Smallest margin, largest rounding and number of leaves; refused where a margin is not positive."""
-    spans, end, read = {}, 0, sum(layers[i].size for i in read_by_bends(layers))
-    for i in [i for i, layer in enumerate(layers) if layer.kind == "relu"]:
-        spans[i] = slice(end, end := end + layers[i].size)
-    leaves, which = leaves_of(c, box.lower[0], box.upper[0], end, query.clauses, read)
-    count, n = len(leaves.signs), box.lower.shape[1]
-    columns = c.whole("leaf.columns", (len(c.tensors["leaf.columns"]),), 0, end - 1)
-    sloped = sum(layer.size * len(layer.inputs) for layer in layers if layer.kind in SLOPED)
-    shapes = {"mu": len(query.constants) - 1, "alpha": len(columns), "beta": len(columns), "nu": len(which)}
-    shapes["slopes"] = 2 * sloped if "leaf.slopes" in c.tensors else 0
-    given = {"leaf.nu": np.zeros((count, len(which))), "leaf.slopes": np.zeros((count, 0)), **c.tensors}
-    tensors = {name: given[f"leaf.{name}"] for name in shapes}
-    if len(np.unique(columns)) < len(columns) or any(t.shape != (count, shapes[n]) for n, t in tensors.items()):
-        raise Refused("The leaves' multipliers do not belong to the leaves of the tree.")
-    slice_ = max(1, min(LEAVES, SLICE // sum(layer.work for layer in layers)))
-    seen, margin, rounding = np.zeros((0, 0)), np.inf, 0.0
-    network: Relaxation | None = None
-    for start in range(0, count, slice_):
-        at = slice(start, start + slice_)
-        numbers = {f"leaf.{name}": t[at] for name, t in tensors.items()}
+    relus, read = (sum(layers[i].size for i in which) for which in (relu_spans(layers), read_by_bends(layers)))
+    leaves, which = leaves_of(c, box.lower[0], box.upper[0], relus, query.clauses, read)
+    count, n, columns = len(leaves.signs), box.lower.shape[1], c.distinct("leaf.columns", relus)
+    every = multipliers(c, "leaf", count, columns, which)
+    network, seen = Relaxation(layers, box, balls), np.concatenate([*box], 1)
+    root = root_of(box.lower[0], box.upper[0], relus, query.clauses)
+    proven = take_lemmas(c, network, query, root) if len(c.tensors.get("lemma.activation", ())) else {}
+    margin, rounding = np.inf, 0.0
+    for start in range(0, count, at_once(layers)):
+        at = slice(start, start + at_once(layers))
+        multiplied = some_of(every, at)
         part = Leaves(*(t[at] if len(t) == count else t for t in leaves))
         # leaves of one box, such as the children at a clause, share what is found for it
         ends, at = np.unique(np.concatenate([part.lower, part.upper], 1), axis=0, return_inverse=True)
-        if network is None or not np.array_equal(ends, seen):
+        if not np.array_equal(ends, seen):
             own, seen = part._replace(lower=ends[:, : n + len(which)], upper=ends[:, n + len(which) :]), ends
-            network = Relaxation(layers, Box(own.lower[:, :n], own.upper[:, :n]), balls, cuts_of(own, which, layers))
+            cuts = cuts_of(own, which, layers, proven)
+            network = Relaxation(layers, Box(own.lower[:, :n], own.upper[:, :n]), balls, cuts)
         some = network if len(ends) == 1 else network.take(at.ravel())
-        found = margins(Certificate({}, numbers), some, query, part, which, columns, spans, goal)
+        found = margins(multiplied, some, query, part, which, columns)
         if not (found > 0).all():
             worst = int(np.argmin(np.where(found > 0, np.inf, 0.0)))
             raise Refused(f"Leaf {start + worst} is not closed: its bound is {found[worst]:.3g}, not above 0.")
         margin, rounding = min(margin, float(found.min())), max(rounding, some.rounding)
     return margin, rounding, count
+
+
+def at_once(layers: list[Layer]) -> int:
+    """How many leaves or lemmas are looked at together."""
+    return max(1, min(LEAVES, SLICE // sum(layer.work for layer in layers)))
+
+
+def relu_spans(layers: list[Layer]) -> dict[int, slice]:
+    """Where the elements of each ReLU layer stand when all stand in a row."""
+    relus = [i for i, layer in enumerate(layers) if layer.kind == "relu"]
+    ends = np.cumsum([0, *(layers[i].size for i in relus)]).tolist()
+    return {i: slice(start, end) for i, start, end in zip(relus, ends, ends[1:])}
+
+
+def multipliers(c: Certificate, of: str, count: int, columns: Array, which: Array) -> dict[str, Array]:
+    """What a certificate states of all leaves or lemmas, by name; a leaf has the weight 1, a lemma no splits."""
+    given = {"weight": np.ones((count, 1)), "nu": np.zeros((count, len(which))), "slopes": np.zeros((count, 0))}
+    given |= {"beta": np.zeros((count, len(columns)), np.half)} if of == "lemma" else {}
+    found = {f"leaf.{name}": c.tensors.get(f"{of}.{name}", given.get(name)) for name in ("mu", "alpha", "beta", *given)}
+    if any(t is None or len(t) != count for t in found.values()):
+        raise Refused(f"There are not as many multipliers as there are of each {of}.")
+    return found  # type: ignore[return-value]
+
+
+def some_of(found: dict[str, Array], rows: Array | slice) -> Certificate:
+    """The multipliers of some."""
+    return Certificate({}, {name: t[rows] for name, t in found.items()})
+
+
+def take_lemmas(c: Certificate, network: Relaxation, query: CertifiedQuery, root: Leaves) -> dict[int, Box]:
+    """Cut the network over the region to what the certificate's lemmas prove: limits of the layers they are about.
+
+    They are taken in their order; those of one layer start from the same limits as long as their numbers do not fall.
+
+    Args:
+        root: what holds on the whole region.
+    """
+    layers, count = network.layers, len(c.tensors["lemma.activation"])
+    read = list(read_by_bends(layers))
+    starts = np.cumsum([0, *(layers[i].size for i in read)])
+    number = c.whole("lemma.activation", (count,), 0, starts[-1] - 1)
+    side, columns = c.whole("lemma.side", (count,), 0, 1), c.distinct("lemma.columns", root.signs.shape[1])
+    every, at = multipliers(c, "lemma", count, columns, columns[:0]), np.searchsorted(starts, number, "right") - 1
+    for group in np.split(np.arange(count), np.flatnonzero((np.diff(at) != 0) | (np.diff(number) < 0)) + 1):
+        i, first = read[at[group[0]]], starts[at[group[0]]]
+        ends = np.full((2, layers[i].size), np.inf)
+        for rows in np.split(group, range(at_once(layers), len(group), at_once(layers))):
+            leaves, element = Leaves(*(np.repeat(t, len(rows), 0) for t in root)), number[rows] - first
+            signs = (element[:, None] == np.arange(layers[i].size)) * (1.0 - 2.0 * side[rows, None])
+            least = margins(some_of(every, rows), network, query, leaves, columns[:0], columns, {i: signs})
+            np.fmin.at(ends, (side[rows], element), -least)
+        network.cut(i, Box(-ends[:1], ends[1:]))
+    return {read[k]: network.limits[read[k]] for k in np.unique(at)}
 
 
 def _by_layer(values: Array, which: Array, layers: list[Layer], fill: float) -> dict[int, Array]:
@@ -188,38 +186,43 @@ def _by_layer(values: Array, which: Array, layers: list[Layer], fill: float) -> 
     return dict(zip(sizes, np.split(whole, np.cumsum(list(sizes.values())), 1)))
 
 
-def cuts_of(leaves: Leaves, which: Array, layers: list[Layer]) -> dict[int, Box]:
-    """Limits of the activations that a tree splits, by layer; infinite for the others of it."""
+def cuts_of(leaves: Leaves, which: Array, layers: list[Layer], proven: dict[int, Box]) -> dict[int, Box]:
+    """Limits of activations, by layer: of those that a tree splits, and those that lemmas have proven."""
     sides = ((t[:, layers[0].size :], fill) for t, fill in ((leaves.lower, -np.inf), (leaves.upper, np.inf)))
     lower, upper = (_by_layer(t, which, layers, fill) for t, fill in sides)
-    return {i: Box(lower[i], upper[i]) for i in lower}
+    return {i: Box(lower[i], upper[i]).within(proven.get(i, Box(lower[i], upper[i]))) for i in lower}
 
 
 def margins(
     c: Certificate, network: Relaxation, query: CertifiedQuery, leaves: Leaves, which: Array, columns: Array,
-    spans: dict[int, slice], goal: float | None,
+    also: dict[int, Array] | None = None,
 ) -> Array:  # fmt: skip
-    """``(D,)`` lower bounds of the combination that the module's text states; infinity on leaves without inputs."""
+    """``(D,)`` lower bounds of the sums, for a query less its bound; infinity on leaves without inputs.
+
+    Args:
+        c: multipliers of the leaves. which: activations that are split. columns: ReLUs that alpha and beta are about.
+        also: forms ``(D, size)`` of layers that are added, by layer.
+    """
     count, end = leaves.signs.shape
     mu = c.numbers("leaf.mu", (count, len(query.constants) - 1))
     alpha, beta = (c.numbers(f"leaf.{name}", (count, len(columns))) for name in ("alpha", "beta"))
+    weights = np.concatenate([c.numbers("leaf.weight", (count, 1)), mu], 1)
     allowed = np.zeros((count, len(query.constants)), dtype=bool)
     np.put_along_axis(allowed, leaves.choice, True, 1)
     unasked = mu[~allowed[:, :-1]].any() or beta[leaves.signs[:, columns] == 0].any()
-    if unasked or (mu < 0).any() or (beta < 0).any():
+    if unasked or (weights < 0).any() or (beta < 0).any():
         raise Refused("A multiplier is negative, or belongs to an atom that need not hold or a ReLU that is not split.")
     slopes, betas, empty = np.full((count, end), np.nan), np.zeros((count, end)), network.empty
     slopes[:, columns], betas[:, columns] = alpha, beta
     known: dict[int, Any] = dict(_lines(c.numbers("leaf.slopes", c.tensors["leaf.slopes"].shape), network))
-    weights = np.concatenate([np.full((count, 1), 0.0 if goal is None else 1.0), mu], 1)
-    offset = (weights @ query.constants - (goal or 0.0))[:, None]
-    size = (weights @ np.abs(query.constants) + abs(goal or 0.0))[:, None]
+    offset, size = (weights @ query.constants)[:, None], (weights @ np.abs(query.constants))[:, None]
     for i, forms in query.forms.items():
         size = size + ((weights @ np.abs(forms))[:, None] @ network.limits[i].size[..., None])[..., 0]
-    none = {0: np.zeros((count, 1, network.layers[0].size))}
-    rows = {i: (weights @ forms)[:, None] for i, forms in query.forms.items()} or none
+    rows: dict[int, Array] = {}
     error = gamma(mu.shape[1] + 4) * size
-    for i, part in spans.items():
+    for i, terms in [*((i, weights @ forms) for i, forms in query.forms.items()), *(also or {}).items()]:
+        error = error + _join(rows, i, terms, network)
+    for i, part in relu_spans(network.layers).items():
         j, low, sign = network.layers[i].inputs[0], network.layers[i].slope, leaves.signs[:, part]
         z = network.limits[j]
         if (slopes[:, part] < low).any() or (slopes[:, part] > 1).any():
@@ -237,6 +240,7 @@ def margins(
     error = error + gamma(moved.shape[1] + 1) * np.abs(moved).sum(1, keepdims=True)
     for i, terms in _by_layer(nu, which, network.layers, 0.0).items():
         error = error + _join(rows, i, terms, network)
+    rows = rows or {0: np.zeros((count, 1, network.layers[0].size))}
     return np.where(empty, np.inf, network.lower(rows, offset, error, known)[:, 0])
 
 
@@ -255,6 +259,8 @@ def _lines(slopes: Array, network: Relaxation) -> dict[int, Lines]:
         part = slopes[:, start : (start := start + 2 * len(inputs) * size)].reshape(count, 2, -1, size)
         boxes = [Box(*(np.broadcast_to(t, (count, size)) for t in network.limits[j])) for j in inputs]
         found[i] = lines_of(network.layers[i], boxes, list(part.transpose(1, 2, 0, 3)))[0]
+    if start != slopes.shape[1]:
+        raise Refused("There are slopes of lines that the network does not have.")
     return found
 
 

@@ -25,6 +25,10 @@ class Box(NamedTuple):
         """Largest magnitudes."""
         return np.maximum(np.abs(self.lower), np.abs(self.upper))
 
+    def within(self, other: Box) -> Box:
+        """What both allow."""
+        return Box(np.maximum(self.lower, other.lower), np.minimum(self.upper, other.upper))
+
 
 def gamma(n: int) -> float:
     """Relative error of n float64 operations, with room: more than ``2 n u / (1 − n u)`` for n < 2⁴⁰."""

@@ -105,10 +105,14 @@ class Relaxation:
             if i in read and 0 not in (layer.inputs if layer.kind == "affine" and not balls else ()):
                 self.limits[i] = self._refined(i, read[i])
             if cuts and i in cuts:
-                (lower, upper), cut = self.limits[i], cuts[i]
-                low, high = np.maximum(lower, cut.lower), np.minimum(upper, cut.upper)
-                self.empty |= (low > high).any(1)
-                self.limits[i] = Box(np.where(low > high, lower, low), np.where(low > high, upper, high))
+                self.cut(i, cuts[i])
+
+    def cut(self, i: int, to: Box) -> None:
+        """Take limits of a layer that were proven elsewhere; where they contradict those found a box is empty."""
+        found, both = self.limits[i], self.limits[i].within(to)
+        crossed = both.lower > both.upper
+        self.empty = self.empty | crossed.any(1)
+        self.limits[i] = Box(*(np.where(crossed, old, new) for old, new in zip(found, both)))
 
     def take(self, rows: Array) -> Relaxation:
         """The same for some boxes; one may repeat."""

@@ -28,6 +28,12 @@ class Leaves(NamedTuple):
     choice: Array
 
 
+def root_of(lower: Array, upper: Array, relus: int, clauses: list[Array]) -> Leaves:
+    """What holds on the whole region: the atoms of clauses of one."""
+    chosen = [int(atoms[0]) if len(atoms) == 1 else -1 for atoms in clauses]
+    return Leaves(np.zeros((1, relus), np.int8), lower[None], upper[None], np.array([chosen], dtype=np.int64))
+
+
 def leaves_of(
     certificate: Certificate, lower: Array, upper: Array, relus: int, clauses: list[Array], activations: int
 ) -> tuple[Leaves, Array]:
@@ -69,9 +75,8 @@ def leaves_of(
     if (np.sort(child) != np.arange(1, count)).any() or (child <= parent).any():
         raise Refused("The tree does not cover the region: a node is missing, or belongs to two others.")
     free = np.full(len(which), np.inf)
-    box = (np.append(lower, -free)[None], np.append(upper, free)[None]) if boxes else (free[None], free[None])
-    single = np.where(sizes[:-1] == 1, table[:, :1].sum(1), -1)
-    state, level = Leaves(np.zeros((1, relus), np.int8), *box, single[None]), np.zeros(1, dtype=np.int64)
+    box = (np.append(lower, -free), np.append(upper, free)) if boxes else (free, free)
+    state, level = root_of(*box, relus, clauses), np.zeros(1, dtype=np.int64)
     found: list[tuple[Array, Leaves]] = []
     while len(level):
         ended = ~inner[level]

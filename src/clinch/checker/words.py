@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from clinch.checker.certificate import Certificate
-from clinch.checker.check import CertifiedQuery, Report
+from clinch.checker.check import Report
 from clinch.checker.layers import Array, Layer, places
 from clinch.checker.lines import Box
+from clinch.checker.question import CertifiedQuery
 from clinch.checker.rigorous import Ball
 
 #: terms of a form, inputs of a box and conditions that are written out; more are summed up

@@ -142,8 +142,9 @@ def check(
 def in_float32(one: Checked) -> str:
     """Whether an accepted certificate also proves what it says of the network as it runs in float32."""
     from clinch.certificates.float32 import running_in_float32
-    from clinch.checker.check import certified_query, check
+    from clinch.checker.check import check
     from clinch.checker.layers import Refused
+    from clinch.checker.question import certified_query
 
     try:
         layers = running_in_float32(one.layers, certified_query(one.certificate, one.layers).box)
@@ -297,7 +298,7 @@ def _content(checked: list[Checked], question: Question | None, answer: Answer |
 
 def _rows(one: Checked) -> dict[str, Any]:
     """What a certificate proves, in words made from its numbers."""
-    from clinch.checker.check import certified_query
+    from clinch.checker.question import certified_query
     from clinch.checker.words import condition_texts, proven_text, region_text
 
     query, sense = certified_query(one.certificate, one.layers), int(one.certificate.header["query"]["sense"])

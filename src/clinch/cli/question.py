@@ -17,9 +17,10 @@ import torch
 
 from clinch.certificates.implication import NotProven, Statement, proven, value_of
 from clinch.certificates.layer_list import layer_list, places
-from clinch.checker.check import CertifiedQuery, certified_query, check
+from clinch.checker.check import check
 from clinch.checker.layers import Refused, read_layers
 from clinch.checker.layers import places as positions_of
+from clinch.checker.question import CertifiedQuery, certified_query
 from clinch.checker.rigorous import Ball, Box
 from clinch.checker.words import Checked
 from clinch.errors import CertificateError, NetworkError, ProblemError

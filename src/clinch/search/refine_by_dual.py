@@ -48,7 +48,7 @@ def refine_by_dual(
         stop: asked now and then; once true, what is left keeps its limits.
     """
     limits, layout = dict(bounds), {k.node: k.which for k in relaxed.kinks}
-    query, choice = _conditions(relaxed.query, choice, target)
+    query, choice = with_target(relaxed.query, choice, target)
     for number in range(len(relaxed.kinks)):
         if stop():
             break
@@ -57,7 +57,7 @@ def refine_by_dual(
     return limits
 
 
-def _conditions(query: Query, choice: Tensor, target: Tensor) -> tuple[Query, Tensor]:
+def with_target(query: Query, choice: Tensor, target: Tensor) -> tuple[Query, Tensor]:
     """The query with "better than the target" as one more clause of a single atom, where the objective is linear."""
     if not isinstance(query.objective, Linear) or not query.objective.nodes:
         return query, choice

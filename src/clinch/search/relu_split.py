@@ -237,6 +237,7 @@ class ReluSplit:
         root.scatter_reduce_(0, roots.nodes.problem, roots.nodes.bound, "amin")
         again = root >= before
         if self.recorder is not None:
+            self.recorder.sharpened = True
             self.recorder.tree.restart(roots.nodes.place[again[roots.nodes.problem]])
         tree.replace(again[tree.store.column("problem")], roots.take(again[roots.nodes.problem].nonzero().flatten()))
         if not bool(again.any()) and len(tree.store) <= self.settings.batch:

@@ -105,6 +105,7 @@ class Recorded(NamedTuple):
         places: ``(L,)`` places in the tree of the leaves whose multipliers are known.
         domains: these leaves, multipliers in single precision.
         finished: whether the search came to its end; its bound may be far below that of most leaves where it did not.
+        sharpened: whether bounds of activations were refined while it grew.
     """
 
     tree: SearchTree
@@ -113,6 +114,7 @@ class Recorded(NamedTuple):
     places: Tensor
     domains: Domains
     finished: bool = True
+    sharpened: bool = False
 
     @property
     def leaves(self) -> int:
@@ -129,12 +131,13 @@ class TreeRecorder:
     Attributes:
         tree: of all of them. elements: see :class:`Recorded`.
         full: whether the leaves took too much memory, so that none are kept.
+        sharpened: see :class:`Recorded`.
     """
 
     def __init__(self, problems: Tensor) -> None:
         self.problems, self.tree = problems.cpu(), SearchTree(len(problems))
         self.elements: dict[int, Tensor] = {}
-        self.full = False
+        self.full = self.sharpened = False
         self._closed: list[tuple[Tensor, Tensor, Domains]] = []
         self._open: list[tuple[Tensor, Tensor, Domains]] = []
         self._bytes = 0
@@ -158,9 +161,9 @@ class TreeRecorder:
         d = Domains.cat([d for _, _, d in parts])
         rows = (owner == int(root)).nonzero().flatten()
         left = any(bool((part[0] == int(root)).any()) for part in self._open)
-        return (
-            Recorded(self.tree, int(root), self.elements, places[rows], d.take(rows), not left) if len(rows) else None
-        )
+        if not len(rows):
+            return None
+        return Recorded(self.tree, int(root), self.elements, places[rows], d.take(rows), not left, self.sharpened)
 
     def _light(self, problem: Tensor, places: Tensor, d: Domains) -> tuple[Tensor, Tensor, Domains]:
         found = Domains(*(getattr(d, name).detach().cpu() for name in Domains.__dataclass_fields__))
