@@ -79,7 +79,7 @@ def with_lemmas() -> SavedProof:
     plans = produce._plans
     produce._plans = lambda known, distance: [produce.Plan(most=1, lemmas=2)]
     try:
-        (proof,) = certify(query, least[None] - 0.02, x[:1].double(), time_limit=10)
+        (proof,) = certify(query, least[None] - 0.06, x[:1].double(), time_limit=10)
     finally:
         produce._plans = plans
     assert isinstance(proof, SavedProof), proof
