@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from clinch.cli import run as command
 from clinch.demo import network
 from clinch.errors import ProblemError
 from clinch.study import evaluate, open_run
-from clinch.study.report import read_class_names, report_html, write_report
+from clinch.study.report import read_class_names, report_html, several_html, write_report
 from clinch.study.report.charts import HEIGHT, WIDTH, curve_chart, stacked, ticks
 from clinch.study.report.content import LOWERED, RAISED, difference_picture, input_picture
 
@@ -264,3 +265,32 @@ def test_names_do_not_run_and_the_console_stays_empty(opened):
     dom, console = opened("evil", classes=[EVIL] * 10)
     assert console == [] and len(visible(dom)) == IMAGES
     assert "<title>taken</title>" not in dom and "<title>&lt;script&gt;" in dom
+
+
+def test_several_runs_stand_side_by_side(folder):
+    """Each run has a line with its own figures, each image the status of every run, and nothing of them is run."""
+    runs = [open_run(folder / name) for name in ("ball", "far", "evil")]
+    page = Page(several_html(runs, title="Three runs", classes=list("0123456789")))
+    assert len(page.rows) == IMAGES and "Three runs" in page.text
+    for image, cells in enumerate(page.rows):
+        rows = [run.rows[image] for run in runs]
+        assert cells[0] == str(image) and cells[2] == ("same" if len({r.status for r in rows}) == 1 else "differs")
+        assert [cell.split()[0] for cell in cells[3:]] == [row.status for row in rows]
+    assert sum(tag == "script" for tag, _ in page.elements) == 1 and EVIL in page.text
+    low, high = (f"{100 * share:.2f}" for share in runs[0].interval)
+    assert (low if low == high else f"{low} – {high}") in page.text
+    with pytest.raises(ProblemError, match="no runs"):
+        several_html([])
+
+
+def test_a_folder_of_runs_becomes_a_page_that_leads_to_theirs(folder, tmp_path, capsys):
+    both = tmp_path / "both runs"
+    for name in ("ball", "far"):
+        shutil.copytree(folder / name, both / f"{name} #1")
+    assert command(["report", str(both)]) == 0
+    target = both / "report.html"
+    assert capsys.readouterr().out.strip() == str(target)
+    links = [unquote(at["href"]) for tag, at in Page(target.read_text("utf-8")).elements if tag == "a" and at]
+    assert links == ["ball #1/report.html", "far #1/report.html"] and all((both / link).is_file() for link in links)
+    assert command(["report", str(both), "--data", "digits"]) == 2
+    assert "is for the page of one run" in capsys.readouterr().err

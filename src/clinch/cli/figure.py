@@ -41,13 +41,13 @@ def figure(
     from clinch.figures import save
     from clinch.io.files import printable
     from clinch.study import figures
-    from clinch.study.runs import open_run
+    from clinch.study.runs import open_run, runs_below
 
     if kind not in KINDS:
         raise ProblemError(f"There is no figure '{kind}'. Choose --kind {', '.join(KINDS)}.")
     if out.suffix.lower() not in ENDINGS:
         raise OutputError(f"'{out}' has no ending of a figure: write a name that ends with {', '.join(ENDINGS)}.")
-    found = [open_run(one) for folder in run for one in _runs_of(folder)]
+    found = [open_run(one) for folder in run for one in runs_below(folder)]
     if kind == "distribution":
         drawn = figures.distribution_figure(found, title, _size(size))
     elif len(found) > 1 and kind != "curve":
@@ -65,14 +65,6 @@ def figure(
         raise OutputError(f"Cannot write {out}: {error.strerror}. Name another file.") from None
     print(printable(str(out), lines=False))
     return 0
-
-
-def _runs_of(folder: Path) -> list[Path]:
-    """The run itself, or the runs in the folder."""
-    from clinch.study.store import FILE
-
-    below = sorted(path.parent for path in folder.glob(f"*/{FILE}")) if not (folder / FILE).exists() else []
-    return below or [folder]
 
 
 def _size(text: str) -> tuple[float, float]:

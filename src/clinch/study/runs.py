@@ -142,6 +142,12 @@ class Run(Evaluation):
         return source
 
 
+def runs_below(folder: Path) -> list[Path]:
+    """The folders of runs in a folder, as ``clinch evaluate`` makes them of several models; a run's own is itself."""
+    below = sorted(path.parent for path in folder.glob(f"*/{FILE}")) if not (folder / FILE).exists() else []
+    return below or [folder]
+
+
 def open_run(path: str | Path) -> Run:
     """Read a run of :func:`clinch.study.evaluate` from disk; nothing is written, and the model is not needed.
 

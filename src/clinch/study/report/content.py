@@ -94,15 +94,16 @@ def content_of(run: Run, title: str, names: Sequence[str], data: Any) -> dict[st
         notes.append(f"The table of classes has the first {MOST_CLASSES:,} of {labels:,}.")
     parts = stacked(run.tally.counts, run.tally.images)
     return {
-        "title": printable(title), "problem": _question(run), "norm": norm_name(run), "eps": run.template.eps,
+        "title": printable(title), "lead": f"{_question(run)}; {run.tally.images:,} images", "norm": norm_name(run),
+        "eps": run.template.eps,
         "at_radius": run.template.eps is not None, "images": run.tally.images,
         "unseen": run.tally.images - run.tally.seen, "complaint": printable(examples.complaint),
-        "headline": _headline(run), "overall": parts, "measures": _renamed(columns(run)), "curve": curve_chart(run),
+        "headline": _headline(run), "overall": parts, "measures": renamed(columns(run)), "curve": curve_chart(run),
         "hardest": _cards(run, examples.hardest, names), "easiest": _cards(run, examples.easiest, names),
         "classes": _classes(run, names), "columns": _columns(run.template.eps is not None),
         "rows": [_line(row, run.template.eps is not None, names) for row in shown],
         "statuses": [part["status"] for part in parts],
-        "labels": [{"label": y, "name": _name(y, names)} for y in run.classes(MOST_CLASSES)],
+        "labels": [{"label": y, "name": class_name(y, names)} for y in run.classes(MOST_CLASSES)],
         "notes": [printable(note) for note in notes], "settings": _settings(run),
     }  # fmt: skip
 
@@ -135,11 +136,13 @@ def _question(run: Run) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _renamed(row: dict[str, str]) -> dict[str, str]:
+def renamed(row: dict[str, str]) -> dict[str, str]:
+    """Measures as the page writes them: :data:`HEADS`, and intervals with a dash."""
     return {HEADS.get(name, name): text.replace(" .. ", " – ").replace("inf", "∞") for name, text in row.items()}
 
 
-def _name(label: int | None, names: Sequence[str]) -> str:
+def class_name(label: int | None, names: Sequence[str]) -> str:
+    """The name of a label; the label itself where it has none."""
     if label is None:
         return "?"
     return names[label] if 0 <= label < len(names) else str(label)
@@ -156,7 +159,7 @@ def _card(run: Run, example: Example, names: Sequence[str], reach: float) -> dic
     """One image with its pictures, distances and bar."""
     row, low, high = example.row, run.template.lower, run.template.upper
     card: dict[str, Any] = {
-        "image": row.image, "name": _name(row.label, names), "status": row.status,
+        "image": row.image, "name": class_name(row.label, names), "status": row.status,
         "value": digits(row.value), "bound": digits(row.bound), "margin": digits(row.margin),
         "bar": distance_bar(row.value, row.bound, reach), "reach": digits(reach),
         "pictures": [], "distances": [],
@@ -199,9 +202,9 @@ def _classes(run: Run, names: Sequence[str]) -> dict[str, Any]:
     for (label, found), texts in zip(run.classes(MOST_CLASSES).items(), class_rows(run, MOST_CLASSES)):
         tally = found.tally
         parts = stacked(tally.counts, tally.images)
-        cells = _renamed({name: text for name, text in texts.items() if name != "class"})
+        cells = renamed({name: text for name, text in texts.items() if name != "class"})
         rows.append({
-            "label": label, "name": _name(label, names), "parts": parts, "cells": cells,
+            "label": label, "name": class_name(label, names), "parts": parts, "cells": cells,
             "text": ", ".join(f"{part['count']} {part['status']}" for part in parts),
         })  # fmt: skip
     heads = list(dict.fromkeys(name for row in rows for name in row["cells"]))
@@ -225,7 +228,7 @@ def _line(row: Row, at_radius: bool, names: Sequence[str]) -> dict[str, Any]:
         if row.value and row.bound is not None and math.isfinite(row.bound) and math.isfinite(row.value):
             gap = f"{100 * max(0.0, row.value - row.bound) / row.value:.3g}"
         middle = [digits(row.value), digits(row.bound), gap]
-    cells = [str(row.image), _name(row.label, names), row.status, *middle, printable(row.method),
+    cells = [str(row.image), class_name(row.label, names), row.status, *middle, printable(row.method),
              digits(row.seconds, 3), printable(row.error or "")]  # fmt: skip
     return {"label": "" if row.label is None else str(row.label), "status": row.status, "cells": cells}
 

@@ -3,6 +3,7 @@
 // can be linked: #status=open&class=3&find=12&by=image&sort=distance&order=down
 (() => {
   const table = document.getElementById("table");
+  if (!table) return;
   const form = document.getElementById("filters");
   const count = document.getElementById("count");
   const body = table.tBodies[0];

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from clinch.errors import ProblemError
 from clinch.io.files import read_limited, write_whole
@@ -43,16 +45,54 @@ def report_html(run: Run, *, title: str | None = None, classes: Sequence[str] = 
     """
     from clinch.study.report.content import content_of
 
-    labels = [row.label for row in run.rows if row.label is not None]
+    _check_names([run], classes)
+    return _rendered("page.html", content_of(run, title or f"{run.model} on {run.data}", classes, data))
+
+
+def several_html(
+    runs: Sequence[Run],
+    *,
+    title: str | None = None,
+    classes: Sequence[str] = (),
+    pages: Sequence[str | None] | None = None,
+) -> str:
+    """Several runs as one HTML page: a row for each, and the images on which they differ; see :func:`report_html`.
+
+    Args:
+        runs: of :func:`clinch.study.open_run`.
+        title: of the page; None: how many runs there are.
+        classes: names by label; none: the labels.
+        pages: where the page of each run is, relative to this one; None: nowhere.
+
+    Raises:
+        ProblemError: no runs, or fewer names than labels.
+
+    Example:
+        >>> page = several_html([cl.study.open_run("run"), cl.study.open_run("run")])
+    """
+    from clinch.study.report.several import content_of_several
+
+    if not runs:
+        raise ProblemError("There are no runs. Name at least one folder given to clinch evaluate as --out.")
+    _check_names(runs, classes)
+    content = content_of_several(runs, title or f"{len(runs)} runs", classes, pages or [None] * len(runs))
+    return _rendered("several.html", content)
+
+
+def _check_names(runs: Sequence[Run], classes: Sequence[str]) -> None:
+    labels = [row.label for run in runs for row in run.rows if row.label is not None]
     if classes and labels and max(labels) >= len(classes):
         raise ProblemError(f"There are {len(classes)} names of classes, but a label {max(labels)}. Name every class.")
+
+
+def _rendered(template: str, content: dict[str, Any]) -> str:
+    """A page that loads nothing."""
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_sha256(style)}'; script-src '{_sha256(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    content = content_of(run, title or f"{run.model} on {run.data}", classes, data)
-    return _environment().get_template("page.html").render(content, style=style, script=script, policy=policy)
+    return _environment().get_template(template).render(content, style=style, script=script, policy=policy)
 
 
 def write_report(
@@ -67,8 +107,29 @@ def write_report(
         >>> write_report(cl.study.open_run("run"), "report.html").name
         'report.html'
     """
+    return _written(target, report_html(run, title=title, classes=classes, data=data))
+
+
+def write_several(
+    runs: Sequence[Run], target: str | Path, *, title: str | None = None, classes: Sequence[str] = ()
+) -> Path:
+    """Write :func:`several_html` to a file, and each run's own page into its folder. Returns its path.
+
+    Raises:
+        StoreError: a file cannot be written. Others: see :func:`several_html`.
+
+    Example:
+        >>> write_several([cl.study.open_run("run")], "several.html").name
+        'several.html'
+    """
+    own = [write_report(run, run.path.with_name("report.html"), classes=classes) for run in runs]
+    folder = Path(target).absolute().parent
+    pages = [quote(os.path.relpath(page.absolute(), folder).replace(os.sep, "/")) for page in own]
+    return _written(target, several_html(runs, title=title, classes=classes, pages=pages))
+
+
+def _written(target: str | Path, page: str) -> Path:
     path = Path(target)
-    page = report_html(run, title=title, classes=classes, data=data)
     try:
         write_whole(path, page)
     except OSError as error:
