@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import clinch as cl
+from benchmarks.common.cpu_clock import count_cpu_seconds
 from benchmarks.common.page import RESULTS, write_page
 
 TAKES = "five minutes"
@@ -66,7 +67,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--problems", type=int, default=50)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    count_cpu_seconds()
     lines, seed = [], 0
     while len(lines) < options.problems:
         line = measured(seed)

@@ -110,7 +110,7 @@ def _descend(
         best_points.note_gradient(slope.gradient, indices)
         best_points.update(z, indices, slope.margin)
         going = slope.margin >= 0
-        gradient = never_blind(slope.gradient, k) if normalise else slope.gradient
+        gradient = never_blind(slope.gradient, k, slope.blind) if normalise else slope.gradient
         if not bool(going.all()):
             indices, z, average, gradient = indices[going], z[going], average[going], gradient[going]
             ball, size = ball.take(going), size[going]

@@ -38,6 +38,8 @@ def secant_root(rate: Tensor, high: Tensor, target: Tensor) -> Tensor:
         reached = torch.minimum(step.unsqueeze(1) * rate, high).sum(1)
         slope = (reached - value) / (step - before).clamp(min=tiny)
         missing = target - reached
+        if not bool((missing > CLOSE * target).any()):
+            break
         before, value = step, reached
         step = torch.where(missing > CLOSE * target, step + missing / slope.clamp(min=tiny), step)
         step = step.clamp(max=FAR)  # infinity times a rate of zero would be NaN

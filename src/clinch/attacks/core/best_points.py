@@ -109,10 +109,11 @@ class BestPoints:
             distance = self.objective.distance(z, indices) if distance is None else distance
             rank = _rank(margin, distance)
         else:  # no distance counts
-            distance, rank = margin, margin.double().nan_to_num(nan=torch.inf)
+            distance = rank = margin
         better = rank < self._rank[indices]
         if not bool(better.any()):
             return better
+        rank = rank.double().nan_to_num(nan=torch.inf)
         least = self._rank.scatter_reduce(0, indices, rank, "amin")
         run = torch.arange(len(indices), device=indices.device)
         winner = torch.where(better & (rank == least[indices]), run, len(run))
@@ -255,8 +256,8 @@ def _rank(margin: Tensor, distance: Tensor) -> Tensor:
     """One order for all points, ``(L,)`` in float64: those that reach the goal are negative, the nearest of them first;
     increasing in the distance, which may be an objective of either sign, and as exact as that is."""
     distance = distance.double()
-    lowered = torch.where(distance < 0, distance - 1, -1 / (1 + distance.clamp(min=0)))
-    return torch.where(margin < 0, lowered, margin.double().nan_to_num(nan=torch.inf))
+    lowered = distance.clamp(max=0) - (1 + distance.clamp(min=0)).reciprocal()
+    return torch.where(margin < 0, lowered, margin).nan_to_num(nan=torch.inf)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,11 +24,13 @@ def gradient_of(value: Tensor, z: Tensor) -> Tensor:
     """``(L, *input_shape)`` for values ``(L,)``."""
     if not value.requires_grad:
         return torch.zeros_like(z)
-    finite = torch.where(value.isfinite(), value, torch.zeros_like(value))
-    (gradient,) = torch.autograd.grad(finite.sum(), z, allow_unused=True)
+    total = value.sum()
+    if not math.isfinite(total.item()):
+        total = torch.where(value.isfinite(), value, torch.zeros_like(value)).sum()
+    (gradient,) = torch.autograd.grad(total, z, allow_unused=True)
     if gradient is None:
         return torch.zeros_like(z)
-    return gradient if bool(gradient.sum().isfinite()) else gradient.nan_to_num(0.0, 0.0, 0.0)
+    return gradient if math.isfinite(gradient.sum().item()) else gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
 def gradients_of(values: Tensor, z: Tensor) -> Tensor:

@@ -80,7 +80,8 @@ def toward(objective: AttackObjective, z: Tensor, indices: Tensor, candidate: Te
     if not objective.query.surrogates:
         return objective.slope(z, indices, candidate_loss(candidate))
     slopes = objective.slopes(z, indices, candidate_conditions(candidate))
-    return Slope(slopes.losses.amax(1), slopes.margin, together(slopes.losses, slopes.gradients))
+    gradient = together(slopes.losses, slopes.gradients)
+    return Slope(slopes.losses.amax(1), slopes.margin, gradient, ~gradient.flatten(1).any(1))
 
 
 def _first(losses: Tensor) -> Tensor:

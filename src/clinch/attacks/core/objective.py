@@ -36,11 +36,13 @@ class Slope(NamedTuple):
         loss: ``(L,)``.
         margin: ``(L,)``.
         gradient: ``(L, *input_shape)``; zero where there is none or it is not finite.
+        blind: ``(L,)`` where it is zero.
     """
 
     loss: Tensor
     margin: Tensor
     gradient: Tensor
+    blind: Tensor
 
 
 class Slopes(NamedTuple):
@@ -213,21 +215,24 @@ class AttackObjective:
         )
 
     def _slope(self, z: Tensor, indices: Tensor, loss: Loss | None, which: Tensor, closed: bool) -> Slope:
-        z = z.detach().requires_grad_()
+        x = self.units.leaf(z, indices)
         with torch.enable_grad():
-            answer = self._answer(z, indices, closed)
-            margin = answer.margin
-            value = margin if loss is None else loss(answer, indices, which)
-        gradient = gradient_of(value, z)
-        dead = self._dead(gradient.unsqueeze(1), margin, indices)
-        if len(dead):
+            answer = self._answer(x, indices, closed)
+            value = answer.margin if loss is None else loss(answer, indices, which)
+        margin = (value if loss is None else answer.margin).detach()
+        gradients = self.units.pulled(gradient_of(value, x).unsqueeze(1), indices)
+        blind = ~gradients.flatten(1).any(1)
+        if bool(blind.any()):
+            dead = self._dead(blind, margin, indices)
 
             def again(answer: Answer) -> Tensor:
                 return (answer.margin if loss is None else loss(answer, indices[dead], which[dead])).unsqueeze(1)
 
-            gradient = gradient.index_copy(0, dead, self._revived(z[dead], indices[dead], again).squeeze(1))
-        gradient = self._tangent(gradient.unsqueeze(1), indices).squeeze(1)
-        return Slope(value.detach().to(z), margin.detach().to(z), gradient)
+            if len(dead):
+                gradients = gradients.index_copy(0, dead, self._revived(z[dead], indices[dead], again))
+                blind = ~gradients.flatten(1).any(1)
+        gradient = self._tangent(gradients, indices).squeeze(1)
+        return Slope(value.detach().to(z), margin.to(z), gradient, blind)
 
     def _groups(self, z: Tensor, indices: Tensor, times: int = 1) -> list[tuple[Tensor, bool]]:
         """The rows of parts that the network takes at once, and whether their inputs' true gradients are zero."""
@@ -240,30 +245,30 @@ class AttackObjective:
                 found += [(rows[part], flag) for part in parts_of(z[: len(rows)], times)]
         return found
 
-    def _answer(self, z: Tensor, indices: Tensor, closed: bool) -> Answer:
-        """The answer with the gradients to follow: where the true ones are zero their surrogates."""
-        found = self.query.surrogate_answer(self.point(z, indices), indices) if closed else None
-        return self.answer(z, indices) if found is None else found
+    def _answer(self, x: Tensor, indices: Tensor, closed: bool) -> Answer:
+        """The answer at the model's inputs, with the gradients to follow: where the true ones are zero surrogates."""
+        found = self.query.surrogate_answer(x, indices) if closed else None
+        return self.query.answer(x, indices) if found is None else found
 
-    def _dead(self, gradients: Tensor, margin: Tensor, indices: Tensor) -> Tensor:
-        """Points short of their goal whose gradients ``(L, M, *input_shape)`` are all zero, and that may have a
-        surrogate: an input for which there was none a few times is not asked about again."""
-        if not self.query.revives or bool(gradients.flatten(1).any(1).all()):
+    def _dead(self, blind: Tensor, margin: Tensor, indices: Tensor) -> Tensor:
+        """Points short of their goal whose gradients are all zero, ``blind (L,)``, and that may have a surrogate: an
+        input for which there was none a few times is not asked about again."""
+        if not self.query.revives:
             return indices[:0]
         open_ = ~self._surrogates.closed[indices] & (self._surrogates.hopeless[indices] < TRIES)
-        return (~gradients.flatten(1).any(1) & (margin >= 0) & open_).nonzero().flatten()
+        return (blind & (margin >= 0) & open_).nonzero().flatten()
 
     def _revived(self, z: Tensor, indices: Tensor, values: Callable[[Answer], Tensor]) -> Tensor:
         """Surrogate gradients ``(L, M, *input_shape)`` of values ``(L, M)``; from now on they are asked for at once
         where there are any."""
-        point = z.detach().requires_grad_()
+        point = self.units.leaf(z, indices)
         with torch.enable_grad():
-            answer = self.query.surrogate_answer(self.point(point, indices), indices)
+            answer = self.query.surrogate_answer(point, indices)
             if answer is None:
                 return torch.zeros_like(z).unsqueeze(1)
             found = values(answer)
         self.count(indices, forward=1, backward=found.shape[1])
-        gradients = gradients_of(found, point)
+        gradients = self.units.pulled(gradients_of(found, point), indices)
         alive = gradients.flatten(1).any(1)
         self._surrogates.hopeless += torch.bincount(indices[~alive], minlength=self.size)
         self._surrogates.close(indices[alive])
@@ -276,26 +281,26 @@ class AttackObjective:
         return _joined([self._slopes(z[part], indices[part], losses, _positions(part, z)) for part in parts_of(z)])
 
     def _slopes(self, z: Tensor, indices: Tensor, losses: Losses, which: Tensor) -> Slopes:
-        z = z.detach().requires_grad_()
+        x = self.units.leaf(z, indices)
         with torch.enable_grad():
-            answer = self.answer(z, indices)
+            answer = self.query.answer(x, indices)
             values = losses(answer, which)
         self.count(indices, forward=1, backward=values.shape[1])
-        gradients = gradients_of(values, z)
+        gradients = self.units.pulled(gradients_of(values, x), indices)
         wanted = values.detach() > 0
         if self.query.lowers:  # the objective, which is the first, is never low enough
             wanted[:, 0] |= self.query.steps
         dead = wanted & (gradients == 0).flatten(2).all(2)
         some = dead.any(1).nonzero().flatten()
         if len(some):
-            point = z[some].detach().requires_grad_()
+            point = self.units.leaf(z[some], indices[some])
             with torch.enable_grad():
-                surrogate = self.query.surrogate_answer(self.point(point, indices[some]), indices[some])
+                surrogate = self.query.surrogate_answer(point, indices[some])
             if surrogate is not None:
                 with torch.enable_grad():
                     again = losses(surrogate, which[some])
                 self.count(indices[some], forward=1, backward=values.shape[1])
-                gradients[dead] = gradients_of(again, point)[dead[some]]
+                gradients[dead] = self.units.pulled(gradients_of(again, point), indices[some])[dead[some]]
         return Slopes(values.detach(), answer.margin.detach(), self._tangent(gradients, indices), dead)
 
     def jacobian(
@@ -307,7 +312,8 @@ class AttackObjective:
         self.count(indices, forward=1, backward=count)
         found, groups = [], self._groups(z, indices, count)
         for rows, closed in groups:
-            point, some = z[rows].detach().requires_grad_(), indices[rows]
+            some = indices[rows]
+            point = self.units.leaf(z[rows], some)
             wanted = None if which is None else which[rows]
 
             def chosen(answer: Answer, wanted: Tensor | None = wanted) -> Tensor:
@@ -317,11 +323,11 @@ class AttackObjective:
             with torch.enable_grad():
                 answer = self._answer(point, some, closed)
                 candidates = chosen(answer)
-            gradients = gradients_of(candidates, point)
-            dead = self._dead(gradients, answer.margin.detach(), some)
+            gradients = self.units.pulled(gradients_of(candidates, point), some)
+            dead = self._dead(~gradients.flatten(1).any(1), answer.margin.detach(), some)
             if len(dead):
                 again = partial(chosen, wanted=None if wanted is None else wanted[dead])
-                gradients = gradients.index_copy(0, dead, self._revived(point[dead], some[dead], again))
+                gradients = gradients.index_copy(0, dead, self._revived(z[rows[dead]], some[dead], again))
             found.append((candidates.detach().to(z), self._tangent(gradients, some)))
         values, slopes = zip(*found)
         return in_order(values, rows := [rows for rows, _ in groups]), in_order(slopes, rows)

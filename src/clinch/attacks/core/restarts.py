@@ -96,10 +96,11 @@ def random_offset(objective: AttackObjective, radius: Tensor, draws: Draws) -> T
     return noise if objective.norm.counts else along(radius.to(noise), noise) * noise
 
 
-def never_blind(gradient: Tensor, step: int) -> Tensor:
+def never_blind(gradient: Tensor, step: int, blind: Tensor | None = None) -> Tensor:
     """Gradients ``(L, *input_shape)``, a random direction where they are zero, so that a flat part of the network is
-    left again: the same one for all runs of a step, as no input's course may depend on those beside it."""
-    blind = ~gradient.flatten(1).any(1)
+    left again: the same one for all runs of a step, as no input's course may depend on those beside it. ``blind``
+    ``(L,)`` where that is, if it is known."""
+    blind = ~gradient.flatten(1).any(1) if blind is None else blind
     if not bool(blind.any()):
         return gradient
     generator = torch.Generator().manual_seed(step)
@@ -193,7 +194,7 @@ def ask(best_points: BestPoints, runs: BallRuns, loss: str | None, radius: Tenso
     best_points.note_gradient(slope.gradient, runs.indices)
     _note(best_points, runs, slope.margin, radius)
     better = slope.loss < runs.least
-    gradient, runs.asked = never_blind(slope.gradient, runs.asked), runs.asked + 1
+    gradient, runs.asked = never_blind(slope.gradient, runs.asked, slope.blind), runs.asked + 1
     runs.gradient, runs.loss = gradient, slope.loss
     runs.best = torch.where(along(better, runs.z), runs.z, runs.best)
     runs.best_gradient = torch.where(along(better, runs.z), gradient, runs.best_gradient)

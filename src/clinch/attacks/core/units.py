@@ -123,6 +123,14 @@ class Units:
         """The model's inputs ``(L, *input_shape)`` at points in these units; gradients flow as if none was rounded."""
         return _Placed.apply(u, self, rows)
 
+    def leaf(self, u: Tensor, rows: Tensor) -> Tensor:
+        """:meth:`point` as where gradients end: those of it are to be :meth:`pulled` back."""
+        return self.placed(u.detach(), rows).requires_grad_()
+
+    def pulled(self, gradients: Tensor, rows: Tensor) -> Tensor:
+        """Gradients ``(L, M, *input_shape)`` with respect to the model's inputs, with respect to points."""
+        return gradients if self.ones else gradients.to(self.unit) * self._along(rows).unsqueeze(1)
+
     def back(self, x: Tensor, rows: Tensor) -> Tensor:
         """Inputs in these units, in the working dtype."""
         return x.to(self.unit) / self._along(rows)

@@ -12,7 +12,9 @@ linearisation says where their nearest boundary is; for others see :mod:`clinch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -120,13 +122,14 @@ def linearised_steps(
     """
     objective = best_points.objective
     feasible, x = FeasibleSteps.of(objective, runs.indices), objective.x[runs.indices]
+    ask = _asking(objective, runs)
     farther, s = x.new_full((len(x),), overshoot - 1), objective.numbers(AveragingSettings)
     for k in range(steps):
         if best_points.exhausted:
             break
         z = x + runs.move.view_as(x)
         keep = cosine(*averaging, k, steps)
-        slope = slopes_of(objective, runs) if k or first is None else first
+        slope = ask(z) if k or first is None else first
         runs = _kept(best_points, runs, feasible, z, slope.margin)
         if isinstance(slope, Slopes):
             best_points.note_gradient(slope.gradients, runs.indices)
@@ -147,10 +150,15 @@ def linearised_steps(
 
 def slopes_of(objective: AttackObjective, runs: LinearizedRuns) -> Slope | Slopes:
     """The conditions of runs where they are, and their gradients: :class:`Slopes` where candidates share conditions."""
-    z = objective.x[runs.indices] + runs.move.view(len(runs.indices), *objective.x.shape[1:])
+    x = objective.x[runs.indices]
+    return _asking(objective, runs)(x + runs.move.view_as(x))
+
+
+def _asking(objective: AttackObjective, runs: LinearizedRuns) -> Callable[[Tensor], Slope | Slopes]:
+    """:func:`slopes_of` at points ``(L, *input_shape)``."""
     if objective.query.surrogates:
-        return objective.slopes(z, runs.indices, candidate_conditions(runs.candidate))
-    return objective.slope(z, runs.indices, candidate_loss(runs.candidate))
+        return partial(objective.slopes, indices=runs.indices, losses=candidate_conditions(runs.candidate))
+    return partial(objective.slope, indices=runs.indices, loss=candidate_loss(runs.candidate))
 
 
 def _kept(

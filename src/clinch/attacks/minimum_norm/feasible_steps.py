@@ -57,11 +57,11 @@ class HalfSpaces:
         without a gradient leaves things as they are."""
         length = torch.linalg.vector_norm(gradient, dim=1)
         known = length > 0
-        scale = torch.where(known, 1 / length, 0.0)
+        scale = known / torch.where(known, length, 1.0)
         limit = torch.where(known, (torch.linalg.vecdot(gradient, move) - value) * scale, 0.0)
-        share = torch.where(known, torch.where(self.fresh, 1.0, 1 - keep), 0.0).to(gradient)
+        share = (torch.where(self.fresh, 1.0, 1 - keep) * known).to(gradient)
         row = torch.addcmul(self.row * (1 - share).unsqueeze(1), gradient, (share * scale).unsqueeze(1))
-        return HalfSpaces(row, (1 - share) * self.limit + share * limit, self.fresh & ~known)
+        return HalfSpaces(row, torch.lerp(self.limit, limit, share), self.fresh & ~known)
 
     def beyond(self, share: Tensor | float) -> HalfSpaces:
         """Moved away from where they hold at the edge, by a share of their limits, one or ``(L,)``."""

@@ -327,7 +327,7 @@ def ends_of(gradient: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 def most_of(gradient: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """``(L, n)`` how far each element can lower ``<g, δ>`` inside the box."""
-    return torch.maximum(gradient * -lower, gradient * -upper)
+    return torch.minimum(gradient * lower, gradient * upper).neg_()
 
 
 def reach_of_sum(away: Tensor, radius: Tensor, weights: Tensor, p: float) -> Tensor:
