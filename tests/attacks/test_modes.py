@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import cast
 
 import pytest
 import torch
@@ -89,3 +90,14 @@ def test_only_what_was_made_in_inference_mode_is_copied():
     assert copied is not inner and not copied["tensor"].is_inference() and not copied["list"][0].is_inference()
     assert not any(p.is_inference() for p in copied["module"].parameters())
     assert torch.equal(copied["module"].weight, inner["module"].weight)
+
+
+# torch's tracer looks at gradients of what are no leaves
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_compiled_models_are_attacked_as_they_were_written():
+    model = mlp(3)
+    x, y = images(model, (3, 4), count=2)
+    expected = cl.attacks.pgd(model, x, y, eps=0.4, steps=5)
+    compiled = cast(nn.Module, torch.compile(model, backend="eager"))
+    found = cl.attacks.pgd(compiled, x, y, eps=0.4, steps=5)
+    assert torch.allclose(found.x, expected.x) and torch.equal(found.success, expected.success)

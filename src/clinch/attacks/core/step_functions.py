@@ -2,12 +2,15 @@
 
 In the backward pass they count as the identity (the straight-through estimator, Bengio et al. 2013, arXiv 1308.3432):
 what Athalye et al. 2018 (arXiv 1802.00420) call BPDA where a whole part of a model is passed so. In the forward pass
-nothing changes. Models are watched while they run, so that neither their code nor how they were made matters.
+nothing changes. Models are watched while they run, so that neither their code nor how they were made matters; compiled
+ones run as they were written meanwhile, for nothing is seen inside of compiled code.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -72,6 +75,17 @@ class StepFunctions(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen = False
+        self._eager: AbstractContextManager[Any] = nullcontext()
+
+    def __enter__(self) -> StepFunctions:
+        if "torch._dynamo" in sys.modules:  # no model is compiled before
+            self._eager = torch.compiler.set_stance("force_eager")
+        self._eager.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._eager.__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
