@@ -33,6 +33,7 @@ from clinch.network.onnx_choice import (
     without_data,
 )
 from clinch.network.onnx_constants import ROOM, array_of, foldable, folded
+from clinch.network.onnx_control import Control
 from clinch.network.onnx_fallback import as_real, computed
 from clinch.network.onnx_functions import FUNCTIONS
 from clinch.network.onnx_operators import Operators
@@ -151,6 +152,9 @@ class _Reading:
         #: tensors that nodes read
         self.used: set[str] = set()
         self.refusals: list[UnsupportedOperator] = []
+        #: bodies of loops that are being read: their tensors are none of the file's
+        self.inside = 0
+        self.control = Control(self.values, self._inner, self._refused, self.opset, where)
 
     def read(self) -> Read:
         """Build the nodes and name them."""
@@ -205,6 +209,8 @@ class _Reading:
                 self._give(node, [Unread()] * len(node.output))
             elif node.op_type == "If" and isinstance(inputs[0], np.ndarray):
                 self._branch(node, bool(inputs[0].reshape(-1)[0]), name)
+            elif self.control.covers(node):
+                self._give(node, self.control.read(node))
             elif node.op_type in ("Shape", "Size") and has_one_shape(*inputs[:1]):
                 self._sizes(node, inputs[0])  # type: ignore[arg-type]
             elif not any(isinstance(value, (Held, Pending)) for value in inputs):
@@ -229,9 +235,20 @@ class _Reading:
     def _give(self, node: NodeProto, values: Sequence[Any]) -> None:
         self.values.update((tensor, value) for tensor, value in zip(node.output, values) if tensor)
 
+    def _inner(self, node: NodeProto) -> None:
+        """A node that a loop or a sequence is made of."""
+        self.used.update(node.input)
+        self.inside += 1
+        self._node(node)
+        self.inside -= 1
+
+    def _refused(self, node: NodeProto, reason: str) -> UnsupportedOperator:
+        return self.operators.call(node, {}, node.name or node.output[0]).refuse(reason)
+
     def _known(self, node: NodeProto, name: str) -> None:
         operator = operator_of(node)
-        if operator not in ONNX and operator not in FUNCTIONS and node.op_type != "Constant":
+        known = operator in ONNX or operator in FUNCTIONS or node.op_type == "Constant" or self.control.covers(node)
+        if not known:
             raise self.operators.call(node, {}, name).refuse("there is no function for it")
 
     def _branch(self, node: NodeProto, condition: bool, name: str) -> None:
@@ -277,9 +294,15 @@ class _Reading:
             raise Unfoldable(f"{node.op_type} of constants is not computed. Fold constants when you save the model.")
         check_size(node, named, self.opset, self.room, set(named))
         check_work(node, inputs)
-        if foldable(node) or function is None:
-            values = folded(node, named, self.opset)
-        else:
+        try:
+            values = folded(node, named, self.opset) if foldable(node) else None
+        except Exception:
+            # the reference knows other versions of the node
+            if function is None:
+                raise
+            values = None
+        if values is None:
+            assert function is not None
             found = function(self.schemas.settings(node), *(tensor_of(value) for value in inputs))
             values = [t.numpy() for t in ((found,) if isinstance(found, Tensor) else found)]
         made = sum(value.size for value in values)
@@ -322,7 +345,7 @@ class _Reading:
             given = self.names.setdefault(position, [])
             given.extend(n for n in dict.fromkeys((label, tensor)) if n not in given)
             # a tensor without the batch in front holds one input, whatever the file is run on
-            if held.batched or not self.held.batched:
+            if not self.inside and (held.batched or not self.held.batched):
                 self.tensors[position] = tensor
 
     def _sized(self, node: NodeProto, inputs: Sequence[Any], name: str) -> UnsupportedOperator | None:

@@ -30,7 +30,8 @@ _CALLS: dict[int, Callable[..., Any]] = {
         "Greater": _ATEN.gt.Tensor, "GreaterOrEqual": _ATEN.ge.Tensor, "Less": _ATEN.lt.Tensor,
         "LessOrEqual": _ATEN.le.Tensor, "Equal": _ATEN.eq.Tensor, "And": _ATEN.logical_and.default,
         "Or": _ATEN.logical_or.default, "Xor": _ATEN.logical_xor.default, "Not": _ATEN.logical_not.default,
-        "Cast": _ATEN.to.dtype, "Identity": _ATEN.clone.default,
+        "Cast": _ATEN.to.dtype, "Identity": _ATEN.clone.default, "IsNaN": _ATEN.isnan.default,
+        "IsInf": _ATEN.isinf.default,
     }.items()
 }  # fmt: skip
 #: types that are affine in these of their inputs, the others being constants

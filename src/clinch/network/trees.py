@@ -6,7 +6,8 @@ way are right, and the model is the sum of what its leaves say; between two thre
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from clinch.errors import NetworkError
 from clinch.network.ops.forest import forest
 
-#: of a tree, as 2 to its depth leaves are stored
-DEEPEST = 12
+#: leaves of all trees at most: of a tree 2 to its depth are stored, and all have the depth of the deepest
+MOST_LEAVES = 2**21
 
 
 class Trees(nn.Module):
@@ -68,29 +69,70 @@ def _boosted(model: Any, inputs: int) -> nn.Module:
     return _joined(trees, values, np.concatenate([[0.0], raw]) if two else raw, inputs)
 
 
+class Tree(NamedTuple):
+    """One of a model's trees.
+
+    Attributes:
+        left, right: child of a node, −1 at a leaf.
+        feature, threshold: to the left where ``x[feature] <= threshold``.
+        depth: of the tree.
+        root: node at its top.
+    """
+
+    left: NDArray
+    right: NDArray
+    feature: NDArray
+    threshold: NDArray
+    depth: int
+    root: int = 0
+
+
+def too_deep(depths: Sequence[int]) -> str | None:
+    """What is wrong with trees that are too deep to be stored; None: nothing is."""
+    if len(depths) * 2 ** max(depths, default=0) <= MOST_LEAVES:
+        return None
+    return (
+        f"{len(depths)} trees of a depth of up to {max(depths)} take {len(depths)} × 2^{max(depths)} leaves, more than "
+        f"{MOST_LEAVES:,}"
+    )
+
+
+def joined(trees: Sequence[Tree], values: Sequence[NDArray]) -> tuple[NDArray, NDArray, NDArray]:
+    """Features, thresholds and leaves of trees filled up to the depth of the deepest.
+
+    Args:
+        trees: of a depth of at least 1.
+        values: of each tree, of its nodes, ``(nodes, K)``.
+    """
+    level = [np.array([tree.root]) for tree in trees]
+    features, thresholds = [], []
+    for _ in range(max(tree.depth for tree in trees)):
+        inner = [tree.left[nodes] >= 0 for tree, nodes in zip(trees, level)]
+        features.append(np.stack([np.where(i, t.feature[n], 0) for t, n, i in zip(trees, level, inner)]))
+        thresholds.append(np.stack([np.where(i, t.threshold[n], 0.0) for t, n, i in zip(trees, level, inner)]))
+        level = [
+            np.stack([np.where(i, t.left[n], n), np.where(i, t.right[n], n)], 1).ravel()
+            for t, n, i in zip(trees, level, inner)
+        ]
+    leaves = np.stack([value[nodes] for value, nodes in zip(values, level)])
+    return np.concatenate(features, 1), np.concatenate(thresholds, 1), leaves
+
+
 def _joined(trees: list[Any], values: list[NDArray], base: NDArray, inputs: int) -> nn.Module:
-    depth = max(int(tree.max_depth) for tree in trees)
-    if depth > DEEPEST:
-        raise NetworkError(f"A tree has a depth of {depth}; at most {DEEPEST} is read. Fit with max_depth={DEEPEST}.")
-    if depth == 0:
+    """The module of scikit-learn's trees."""
+    depths = [int(tree.max_depth) for tree in trees]
+    if (problem := too_deep(depths)) is not None:
+        raise NetworkError(f"{problem}. Fit with a smaller max_depth.")
+    if max(depths) == 0:
         constant = nn.Linear(inputs, len(base), dtype=torch.float64)
         with torch.no_grad():
             constant.weight.zero_()
             constant.bias.copy_(torch.as_tensor(base + sum(value[0] for value in values)))
         return constant
-    level = [np.zeros(1, dtype=np.int64) for _ in trees]
-    features, thresholds = [], []
-    for _ in range(depth):
-        inner = [tree.children_left[nodes] >= 0 for tree, nodes in zip(trees, level)]
-        features.append(np.stack([np.where(i, t.feature[n], 0) for t, n, i in zip(trees, level, inner)]))
-        own = [np.where(i, t.threshold[n], 0.0) for t, n, i in zip(trees, level, inner)]
-        thresholds.append(as_in_float64(np.stack(own)))
-        level = [
-            np.stack([np.where(i, t.children_left[n], n), np.where(i, t.children_right[n], n)], 1).ravel()
-            for t, n, i in zip(trees, level, inner)
-        ]
-    leaves = np.stack([value[nodes] for value, nodes in zip(values, level)])
-    return Trees(np.concatenate(features, 1), np.concatenate(thresholds, 1), leaves, base)
+    own = [
+        Tree(t.children_left, t.children_right, t.feature, as_in_float64(t.threshold), d) for t, d in zip(trees, depths)
+    ]
+    return Trees(*joined(own, values), base)
 
 
 def as_in_float64(threshold: NDArray) -> NDArray[np.float64]:

@@ -55,7 +55,8 @@ def _zip_map(node: Settings, x: Tensor) -> Tensor:
     return x
 
 
-def _transformed(scores: Tensor, how: str) -> Tensor:
+def transformed(scores: Tensor, how: str) -> Tensor:
+    """Scores behind a ``post_transform`` of the standard."""
     if how == "LOGISTIC":
         return torch.sigmoid(scores)
     if how == "SOFTMAX":
@@ -77,7 +78,7 @@ def _linear(node: Settings, x: Tensor, count: int) -> Tensor:
 
 @node_type("ai.onnx.ml.LinearRegressor")
 def _regressor(node: Settings, x: Tensor) -> Tensor:
-    return _transformed(_linear(node, x, node.get("targets", 1)), node.get("post_transform", "NONE"))
+    return transformed(_linear(node, x, node.get("targets", 1)), node.get("post_transform", "NONE"))
 
 
 @node_type("ai.onnx.ml.LinearClassifier")
@@ -85,7 +86,7 @@ def _classifier(node: Settings, x: Tensor) -> tuple[Tensor, Tensor]:
     labels = node.get("classlabels_ints")
     count = max(len(node.get("intercepts", [])), 1)
     scores = _linear(node, x, count)
-    values = _transformed(scores, node.get("post_transform", "NONE"))
+    values = transformed(scores, node.get("post_transform", "NONE"))
     if count == 1:
         other = 1 - values if node.get("post_transform", "NONE") == "LOGISTIC" else -values
         values = torch.cat([other, values], 1)

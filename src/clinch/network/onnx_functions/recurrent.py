@@ -128,17 +128,26 @@ def _gru(node: Settings, *inputs: Tensor | None) -> tuple[Tensor, ...]:
     return _recurrent(node, "GRU", inputs, cell, 1)
 
 
+def _with_peepholes(inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The inputs of an LSTM with the peepholes of each direction behind its bias."""
+    found, peepholes, r = list(inputs), inputs[7] if len(inputs) > 7 else None, inputs[2]
+    if peepholes is not None and r is not None:
+        bias = found[3] if found[3] is not None else peepholes.new_zeros(len(peepholes), 8 * r.shape[-1])
+        found[3] = torch.cat([bias, peepholes], 1)
+    return found
+
+
 @node_type("LSTM")
 def _lstm(node: Settings, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-    peepholes = inputs[7] if len(inputs) > 7 else None
+    inputs, size = _with_peepholes(inputs), inputs[2].shape[-1]  # type: ignore[union-attr]
     together = bool(node.get("input_forget", 0))
 
     def cell(
         x: Tensor, state: tuple[Tensor, Tensor], w: Tensor, r: Tensor, b: Tensor | None, f: Functions
     ) -> tuple[Tensor, ...]:
         h, c = state
-        i, o, forget, new = _gates(x, h, w, r, b).chunk(4, -1)
-        p = (0, 0, 0) if peepholes is None else peepholes[0].chunk(3)
+        i, o, forget, new = _gates(x, h, w, r, None if b is None else b[: 8 * size]).chunk(4, -1)
+        p = (0, 0, 0) if b is None or len(b) == 8 * size else b[8 * size :].chunk(3)
         i = f[0](i + p[0] * c)
         forget = 1 - i if together else f[0](forget + p[2] * c)
         c = forget * c + i * f[1](new)

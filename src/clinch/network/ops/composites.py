@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clinch.network.ops.layout import FRONT, Layout, Moved
 from clinch.network.ops.lazy import is_sequence
-from clinch.network.ops.reading import ATEN, Call, Reader, Value, from_aten
+from clinch.network.ops.reading import ATEN, Call, Reader, Value, from_aten, from_onnx
 from clinch.network.ops.select import Slice, Take
 from clinch.network.ops.shape import Reshape
 
@@ -266,3 +266,15 @@ def _start(call: Call, parts: Parts, state: Any, k: int) -> Operand:
 
 for _kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
     from_aten(f"aten.{_kind}")(_layer(_kind))
+
+
+@from_onnx("Swish")
+def _swish(call: Call) -> Value:
+    """``x·σ(a·x)``, which is ``silu(a·x)/a``."""
+    parts, x, a = Parts(call), call.activation("X"), call.number("alpha", 1.0)
+    if a == 1:
+        return parts.apply("aten.silu", self=x)
+    if a == 0:
+        return parts.multiply(x, call.constant(0.5))  # type: ignore[return-value]
+    inner = parts.apply("aten.silu", self=parts.multiply(x, call.constant(a)))
+    return parts.multiply(inner, call.constant(1 / a))  # type: ignore[return-value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -40,6 +40,13 @@ def forest(x: Tensor, feature: Tensor, threshold: Tensor, values: Tensor, base: 
 @forest.register_fake
 def _(x: Tensor, feature: Tensor, threshold: Tensor, values: Tensor, base: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], base.shape[0])
+
+
+@forest.register_vmap
+def _(info: Any, in_dims: tuple, x: Tensor, *constants: Tensor) -> tuple[Tensor, int]:
+    rows = x.movedim(in_dims[0], 0)
+    found = forest(rows.flatten(0, 1), *constants)
+    return found.unflatten(0, rows.shape[:2]), 0
 
 
 # it is constant between thresholds

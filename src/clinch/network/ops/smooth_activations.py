@@ -114,7 +114,7 @@ class GELU(ScalarFunction):
         return inputs[0].abs()
 
 
-@spelled("aten.silu", "Swish")
+@spelled("aten.silu")
 @dataclass(frozen=True, eq=False)
 class SiLU(ScalarFunction):
     """``f(x) = x·σ(x)``."""
