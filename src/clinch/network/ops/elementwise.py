@@ -37,6 +37,8 @@ PLANES = 6
 QUICK_STEPS, QUICK_PLANES = 8, 2
 #: roundings of f, its derivative and what is made of them, by which lines are moved outwards
 ROUNDINGS = 16
+#: how near to a jump limits count as at it: what rounding has made of a number that is there, as of max(a, b) − a
+AT_JUMP = 2.0**-36
 #: how far from the ends of [l, u], relative to its width, lines are made tight at most
 INSIDE = 1e-2
 #: how far from the turns a root of f′ = 0 is looked for, and bisection steps to get there
@@ -49,6 +51,16 @@ class Jump(NamedTuple):
     at: float
     below: float
     above: float
+
+
+def moved_to(at: float | Tensor, limits: Interval) -> Interval:
+    """Limits within :data:`AT_JUMP` of a jump moved outwards to it."""
+    lower, upper = limits
+    near = AT_JUMP * (1 + abs(at))
+    return Interval(
+        torch.where((lower > at) & (lower - at <= near), at, lower),
+        torch.where((upper < at) & (at - upper <= near), at, upper),
+    )
 
 
 class Pieces(NamedTuple):
@@ -142,9 +154,9 @@ class ScalarFunction(Elementwise):
 
     def interval(self, *inputs: Interval) -> Interval:
         """The least and the largest of f at the ends and, inside [l, u], at turns and where f′ = 0."""
-        lower, upper = inputs[0]
-        first, last = self._at_ends(lower), self._at_ends(upper)
         jumps = self.jumps()
+        lower, upper = self._with_jumps(inputs[0])
+        first, last = self._at_ends(lower), self._at_ends(upper)
         if self.increasing and not jumps:
             return self._known(Interval(first, last), inputs[0])
         least, most = torch.minimum(first, last), torch.maximum(first, last)
@@ -158,6 +170,12 @@ class ScalarFunction(Elementwise):
             least = torch.where(here, least.clamp(max=low), least)
             most = torch.where(here, most.clamp(min=high), most)
         return self._known(Interval(least, most), inputs[0])
+
+    def _with_jumps(self, limits: Interval) -> Interval:
+        """Limits that reach jumps which rounding may have taken them away from."""
+        for jump in self.jumps():
+            limits = moved_to(jump.at, limits)
+        return limits
 
     def _at_ends(self, x: Tensor) -> Tensor:
         """f, at infinity its limit."""
@@ -184,6 +202,7 @@ class ScalarFunction(Elementwise):
 
         Where limits are infinite or leave the domain the lines are the constants of the interval rule.
         """
+        bounds = self._with_jumps(bounds)
         limits = self.interval(bounds).without_nan()
         usable = torch.isfinite(bounds.upper - bounds.lower) & torch.isfinite(limits.lower + limits.upper)
         # elsewhere the pieces are those of a point where f is a number

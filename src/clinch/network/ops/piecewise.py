@@ -14,7 +14,7 @@ from torch.nn import functional
 from clinch.network.ops.add import Add, Subtract
 from clinch.network.ops.base import Elementwise, Interval, Lines, Shape, Statement
 from clinch.network.ops.clamp import clamp
-from clinch.network.ops.elementwise import Jump, ScalarFunction, spelled
+from clinch.network.ops.elementwise import Jump, ScalarFunction, moved_to, spelled
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.scale import Scale
@@ -222,10 +222,19 @@ class Staircase(Elementwise):
         """Where there is a step between the limits."""
         return self.forward(bounds.lower) != self.forward(bounds.upper)
 
+    def interval(self, *inputs: Interval) -> Interval:
+        """From f at both limits, and at half of a whole number that rounding may have taken them away from."""
+        lower, upper = inputs[0]
+        nearest = [(2 * side).round() / 2 for side in inputs[0]]
+        first, last = moved_to(nearest[0], inputs[0]).lower, moved_to(nearest[1], inputs[0]).upper
+        return Interval(
+            torch.minimum(self.forward(lower), self.forward(first)),
+            torch.maximum(self.forward(upper), self.forward(last)),
+        )
+
     def relax(self, inputs: Sequence[Interval], shapes: Sequence[Shape]) -> Lines:
         """Constants, or lines of slope 1 where they are tighter at the middle."""
-        lower, upper = inputs[0]
-        first, last = self.forward(lower), self.forward(upper)
+        (lower, upper), (first, last) = inputs[0], self.interval(inputs[0])
         middle = lower / 2 + upper / 2
         rising, falling = middle + self.least > first, middle + self.most < last
         return Lines(
