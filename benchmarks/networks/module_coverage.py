@@ -8,7 +8,8 @@ is certified, and the checker accepts the certificate (python-flint has to be th
     python -m benchmarks module_coverage [--only WORD] [--kept FILE [--part 1/3]]
 
 Kinds that are done are kept in the file, one a line: a run that was stopped goes on behind them, and several runs, each
-with a part of the kinds and a file of its own, may be put together (``cat``). Writes benchmarks/results/module_coverage.md.
+with a part of the kinds and a file of its own, may be put together (``cat``).
+Writes benchmarks/results/module_coverage.md.
 """
 
 from __future__ import annotations

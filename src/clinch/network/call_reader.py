@@ -22,6 +22,7 @@ from clinch.network.ops.hull import looked_up
 from clinch.network.ops.layout import FRONT, Activation, Layout, Moved, arranged, batch_axis, layout_of, value_of
 from clinch.network.ops.lazy import BatchSize, Lazy, Slot, evaluate, is_sequence, leaves, map_leaves
 from clinch.network.ops.linear_function import emit_linear, linear_function
+from clinch.network.ops.own_kernels import KERNELS
 from clinch.network.ops.reading import ATEN, Value
 from clinch.network.ops.torch_function import TorchFunction
 from clinch.network.whole_numbers import LOOKS_UP, WholeNumbers, rows_of_table, table_lookup, whole_value
@@ -45,6 +46,16 @@ _RESULTS = {
     ("aten.aminmax", 0): "aten.amin", ("aten.aminmax", 1): "aten.amax",
 }  # fmt: skip
 
+
+#: calls that pick elements, compared by calls that their result may reach through others
+_PICKS = frozenset(
+    (*(f"aten.{n}" for n in ("maximum", "minimum", "fmax", "fmin", "amax", "amin")),
+     *(f"values of aten.{n}" for n in ("sort", "topk", "kthvalue", "median", "max", "min", "cummax", "cummin")))
+)  # fmt: skip
+_COMPARING = frozenset(f"aten.{n}" for n in ("eq", "ne", "lt", "le", "gt", "ge"))
+_THROUGH = frozenset(
+    f"aten.{n}" for n in ("view", "reshape", "unsqueeze", "squeeze", "expand", "slice", "select", "expand_as", "clone")
+)
 
 #: a function's layers in simpler calls, given where they go, its activations, its shape, the layer's name and source
 Simpler = Callable[[Builder, TorchFunction, list[Value], tuple[int, ...], str, str], Value | None]
@@ -100,7 +111,9 @@ class CallReader:
         if self.name == "aten.gather" and (extreme := _of_extreme(bound)) is not None:
             self.name, bound = extreme
             return self._as_operator(bound)
-        if (picked := self._looked_up(bound, arguments, keywords)) is not None:
+        picked = self._looked_up(bound, arguments, keywords)
+        picked = self._own_kernels(bound) if picked is None and self.name in KERNELS else picked
+        if picked is not None:
             return picked
         if (rows := self._from_table(bound)) is not None:
             op, values, _ = self._function(out_of_place(target), arguments, keywords)  # type: ignore[misc]
@@ -112,8 +125,46 @@ class CallReader:
         elif found is None and self.name not in LOOKS_UP and leaves_of((arguments, keywords), (WholeNumbers,)):
             found = self._of_whole_numbers(bound, arguments, keywords)
         if found is None and leaves_of((arguments, keywords), (Value, Moved)):
-            found = self._as_operator(bind(target, arguments, keywords))
+            found = self._exact(
+                lambda: self._as_operator(bind(target, arguments, keywords)), target, arguments, keywords
+            )
         return found if found is not None else self._as_function(out_of_place(target), arguments, keywords)
+
+    def _exact(
+        self, read: Callable[[], Any], function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any]
+    ) -> Any:
+        """What is read; where it picks an element that is compared later on torch computes the value.
+
+        Written out, as b + relu(a − b), rounding makes another number of it than the one that it is compared with.
+        """
+        before = len(self.builder.nodes)
+        found = read()
+        if isinstance(found, Value) and found.position >= before and self.name in _PICKS and _is_compared(self.node):
+            op = self._function(out_of_place(function), arguments, keywords)
+            if not isinstance(op, Lazy) and op[2] == FRONT:
+                self.builder.stands_for(found, op[0], op[1])
+        return found
+
+    def _own_kernels(self, bound: dict[str, Any]) -> Any:
+        """A convolution of a batch in one picture, each with the kernels that it has made; None: it is another one."""
+        x, w = bound["input"], bound["weight"]
+        if not isinstance(x, Moved) and not leaves_of(x, (Value, Moved)) and isinstance(x, Lazy):
+            # a constant picture, repeated for each input
+            x, both = (evaluate(x, [], size=n) for n in (1, 2))
+            x = x if torch.equal(both, torch.cat([x, x], 1)) else None
+        moved = isinstance(w, Moved) and w.layout.axis == 0 and w.layout.outer == 1
+        if not moved or (not isinstance(x, Tensor) and not _in_one_picture(x)):
+            return None
+        one, two = (evaluate(bound["groups"], [], size=n) for n in (1, 2))
+        shapes = [node.meta["val"].shape for node in self.node.all_input_nodes[:2]]
+        if two != 2 * one:
+            return None
+        extents, (fan_in, *sizes) = ([int(n) for n in shape[k:]] for shape, k in zip(shapes, (2, 1)))
+        given = {
+            **bound, "input": value_of(x) if isinstance(x, Moved) else x, "weight": value_of(w), "groups": int(one),
+            "call": self.name, "extents": extents, "fan_in": fan_in, "sizes": sizes,
+        }  # fmt: skip
+        return self._attempt(KERNELS[self.name], given, Layout(1, 1, w.layout.inner))
 
     def _of_conditions(
         self, target: Any, bound: dict[str, Any], arguments: list[Any], keywords: dict[str, Any]
@@ -219,7 +270,8 @@ class CallReader:
                 self.name = name
                 one = of in _ELEMENTS or (of, index) in _RESULTS
                 one = one and isinstance(bound["dim"], int)
-                found = self._as_operator(bound | {"dim": [bound["dim"]]} if one else bound)
+                given = bound | {"dim": [bound["dim"]]} if one else bound
+                found = self._exact(lambda: self._as_operator(given), operator.getitem, [values, index], {})
                 if found is not None:
                     return found
         self.name = of or self.name
@@ -343,6 +395,20 @@ def _of_extreme(bound: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     if of["self"] != x or not of.get("keepdim") or along is None or along % rank != bound["dim"] % rank:
         return None
     return ("aten.amax" if word == "aten.argmax" else "aten.amin"), {"self": x, "dim": [along], "keepdim": True}
+
+
+def _is_compared(node: Exported) -> bool:
+    """Whether a call's result is compared, as it is or looked at in another way."""
+    for user in node.users:
+        name = base_name(user)
+        if name in _COMPARING or ((name in _THROUGH or user.target is operator.getitem) and _is_compared(user)):
+            return True
+    return False
+
+
+def _in_one_picture(x: Any) -> bool:
+    """Whether the channels of all inputs are beside each other."""
+    return isinstance(x, Moved) and x.layout.axis == 1 and x.layout.outer == 1
 
 
 def _makes(target: Any) -> bool:

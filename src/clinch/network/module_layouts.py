@@ -29,7 +29,8 @@ RESHAPES = frozenset(
 )
 #: dimensions in another order
 PERMUTATIONS = frozenset(
-    f"aten.{name}" for name in ("permute", "transpose", "swapaxes", "swapdims", "t", "mT", "movedim", "moveaxis")
+    f"aten.{name}"
+    for name in ("permute", "transpose", "swapaxes", "swapdims", "t", "mT", "numpy_T", "movedim", "moveaxis")
 )
 #: element by element, or nothing at all
 _POINTWISE = frozenset(
@@ -150,6 +151,8 @@ def _permuted(name: str, bound: dict[str, Any], layout: Layout, rank: int) -> tu
     order = list(range(rank))
     if name == "aten.permute":
         order = [d % rank for d in bound["dims"]]
+    elif name == "aten.numpy_T":
+        order.reverse()
     elif name in ("aten.movedim", "aten.moveaxis"):
         source, target = (v if isinstance(v, (list, tuple)) else [v] for v in (bound["source"], bound["destination"]))
         rest = [d for d in order if d not in {s % rank for s in source}]

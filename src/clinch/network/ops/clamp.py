@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clinch.network.ops.composites import Operand, Parts
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.relu import LeakyReLU
 from clinch.network.ops.scale import Scale, per_sample
@@ -47,9 +48,24 @@ def _by_element(call: Call, x: Value) -> Value:
     return x
 
 
+def _between(call: Call, limits: dict[str, Operand | None]) -> Value:
+    """Limits that are activations."""
+    parts, x = Parts(call), call.operand("self" if "self" in call.arguments else "input")
+    for name, other in (("min", "aten.maximum"), ("max", "aten.minimum")):
+        limit = limits[name]
+        if limit is not None:
+            limit = limit if isinstance(limit, Value) else call.constant(limit)
+            x = parts.apply(other, self=x, other=limit)
+    assert isinstance(x, Value)
+    return x
+
+
 @from_aten("aten.clamp", "aten.clip")
 @from_onnx("Clip")
 def _clamp(call: Call) -> Value:
+    limits = {name: call.get(name) for name in ("min", "max")}
+    if any(isinstance(limit, Value) for limit in limits.values()):
+        return _between(call, limits)
     if any(isinstance(call.get(name), Tensor) and call[name].numel() != 1 for name in ("min", "max")):
         return _by_element(call, call.activations[0])
     return clamp(call, call.activations[0], _limit(call, "min"), _limit(call, "max"))

@@ -60,7 +60,8 @@ _MIXING = frozenset(
 _PRODUCTS = {
     "mul": (0, 1), "multiply": (0, 1), "div": (0,), "divide": (0,), "true_divide": (0,), "matmul": (0, 1),
     "mm": (0, 1), "bmm": (0, 1), "mv": (0, 1), "dot": (0, 1), "inner": (0, 1), "outer": (0, 1), "kron": (0, 1),
-    "linalg_solve": (1,), "trapezoid": (0,), "cumulative_trapezoid": (0,),
+    "linalg_solve": (1,), "cholesky_solve": (0,), "linalg_solve_triangular": (1,), "linalg_lu_solve": (2,),
+    "trapezoid": (0,), "cumulative_trapezoid": (0,),
     "einsum": (1,), "tensordot": (0, 1), "linear": (0,), "linalg_multi_dot": (0,), "baddbmm": (1, 2), "addmm": (1, 2),
     "addmv": (1, 2), "addbmm": (1, 2), "addcmul": (1, 2), "bilinear": (0, 1), "conv1d": (0,), "conv2d": (0,),
     "conv3d": (0,), "convolution": (0,), "conv_transpose1d": (0,), "conv_transpose2d": (0,), "conv_transpose3d": (0,),
