@@ -75,7 +75,7 @@ def certified(net: cl.Network, centre: Tensor) -> bool:
 
 def measured(name: str) -> tuple[dict[str, bool], str, bool]:
     """What works for a kind, what is missing, and whether a bound was passed."""
-    marks = dict.fromkeys(COLUMNS, False)
+    marks: dict[str, bool] = dict.fromkeys(COLUMNS, False)
     kind = KINDS[name]
     try:
         net = cl.load(made(name), kind.input_shape, **kind.options)
