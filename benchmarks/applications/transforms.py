@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import clinch as cl
+from benchmarks.attacks.networks import cifar_network
 from benchmarks.common.cpu_clock import count_cpu_seconds
 from benchmarks.common.page import RESULTS, table, write_page
 from clinch.applications.transforms import under_transforms
@@ -74,8 +75,10 @@ def network_of(name: str) -> Any | None:
     """The network, loaded; None where its file is not there."""
     if name in cl.zoo():
         return cl.load(cl.zoo(name), input_shape=(1, 28, 28))
-    file = data_folder() / "vnncomp" / "oval21" / "onnx" / f"{name}.onnx.gz"
-    return cl.load(file) if file.exists() else None
+    try:
+        return cifar_network(name)
+    except FileNotFoundError:
+        return None
 
 
 def main() -> None:

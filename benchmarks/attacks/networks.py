@@ -57,7 +57,7 @@ class Subject:
     @staticmethod
     def of(name: str, count: int) -> Subject:
         """The first ``count`` images of the test set that the network classifies correctly."""
-        net = _cifar_network(CIFAR[name]) if name in CIFAR else cl.load(str(model_file(f"{name}.onnx")))
+        net = cifar_network(name) if name in CIFAR else cl.load(str(model_file(f"{name}.onnx")))
         data = _cifar(bool(CIFAR[name].mean), 4 * count) if name in CIFAR else mnist("test")
         x, y = data.x[: 4 * count], data.y[: 4 * count]
         right = (logits(net, x).argmax(1) == y).nonzero().flatten()[:count]
@@ -79,7 +79,9 @@ def _cifar(channels_first: bool, count: int) -> Images:
     return Images(x.contiguous(), torch.from_numpy(labels.astype(np.int64)))
 
 
-def _cifar_network(of: Normalised) -> Network:
+def cifar_network(name: str) -> Network:
+    """One of :data:`CIFAR`, which takes pixels in [0, 1]."""
+    of = CIFAR[name]
     packed = (data_folder() / "vnncomp" / f"{of.file}.onnx.gz").read_bytes()
     model = onnx.load_model_from_string(gzip.decompress(packed))
     return cl.load(_normalising(model, of) if of.mean else model)

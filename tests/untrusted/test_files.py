@@ -259,12 +259,33 @@ def test_what_no_output_needs_is_not_run():
     assert net.original(torch.tensor([[-1.0, 2]]), [net.layers[-1]])[net.layers[-1]].tolist() == [[0, 2]]
 
 
-def test_a_loop_of_constants_is_not_run():
-    body = helper.make_graph([], "body", [], [])
-    loop = helper.make_node("Loop", ["trips", "go"], ["c"], body=body)
+def loop(inner, trips="trips"):
+    """A loop whose state ``s`` goes through ``inner`` to ``t``."""
+    kinds = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "on": TensorProto.BOOL}
+    ends = {
+        name: helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), [])
+        for name in ("i", "go", "on", "s", "t")
+    }
+    nodes = [helper.make_node("Identity", ["go"], ["on"]), *inner]
+    body = helper.make_graph(nodes, "body", [ends["i"], ends["go"], ends["s"]], [ends["on"], ends["t"]])
+    return helper.make_node("Loop", [trips, "go", "s"], ["t"], body=body)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_loop_that_hardly_ends_is_not_run(depth):
+    node = helper.make_node("Identity", ["s"], ["t"])
+    for _ in range(depth):
+        node = loop([node])
+    constants = {"trips": np.array(2**62 if depth == 1 else 500), "go": np.array(True), "s": np.float32(1)}
+    with pytest.raises(UnsupportedOperator, match="more than 512 times" if depth == 1 else "4096 times together"):
+        cl.load(model(node, helper.make_node("Add", ["x", "t"], ["y"]), constants=constants))
+
+
+def test_a_loop_without_results_is_malformed():
+    made = helper.make_node("Loop", ["trips", "go"], ["c"], body=helper.make_graph([], "body", [], []))
     constants = {"trips": np.array(2**62), "go": np.array(True)}
-    with pytest.raises(UnsupportedOperator, match="Loop of constants is not computed"):
-        cl.load(model(loop, helper.make_node("Add", ["x", "c"], ["y"]), constants=constants))
+    with pytest.raises(NetworkError, match=r"Loop.*malformed"):
+        cl.load(model(made, helper.make_node("Add", ["x", "c"], ["y"]), constants=constants))
 
 
 @pytest.mark.parametrize("shape", [("n", 2**40), ("n", 2**20, 2**20, 2**20), ("n", -3)])

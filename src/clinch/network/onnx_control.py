@@ -15,8 +15,8 @@ from clinch.errors import UnsupportedOperator
 from clinch.network.onnx_choice import needed_nodes
 from clinch.network.onnx_constants import array_of
 
-#: passes of a loop, and tensors in a sequence
-MOST_PASSES = 512
+#: passes of a loop, and tensors in a sequence; passes of all loops of a file together, those inside of others too
+MOST_PASSES, MOST_TOGETHER = 512, 4096
 
 
 class Several(NamedTuple):
@@ -45,7 +45,7 @@ class Control:
         where: str,
     ) -> None:
         self.values, self.run, self.refuse, self.opset, self.where = values, run, refuse, opset, where
-        self._count = 0
+        self._count = self._passes = 0
 
     def covers(self, node: NodeProto) -> bool:
         """Whether it reads nodes of that type."""
@@ -94,8 +94,11 @@ class Control:
             longer = [self.made("Unsqueeze", [name, self.named(np.array([axis]))])[0] for name in names]
         return self.made("Concat", longer, axis=axis)[0]
 
-    def body(self, graph: GraphProto, given: Sequence[Any]) -> list[str]:
-        """One pass through a body: the names of its results, under names of their own."""
+    def body(self, node: NodeProto, graph: GraphProto, given: Sequence[Any]) -> list[str]:
+        """One pass through a node's body: the names of its results, under names of their own."""
+        self._passes += 1
+        if self._passes > MOST_TOGETHER:
+            raise self.refuse(node, f"the loops of the file run more than {MOST_TOGETHER} times together")
         outside = dict(self.values)
         self.values.update({t.name: array_of(t, self.where) for t in graph.initializer})
         self.values.update({entry.name: value for entry, value in zip(graph.input, given)})
@@ -121,7 +124,7 @@ def _loop(control: Control, node: NodeProto, given: Attributes) -> list[Any]:
         if passes >= MOST_PASSES:
             raise control.refuse(node, f"it runs more than {MOST_PASSES} times")
         held = [control.values[name] for name in states]
-        again, *results = control.body(graph, [np.array(passes), np.array(True), *held])
+        again, *results = control.body(node, graph, [np.array(passes), np.array(True), *held])
         states, rows = results[: len(states)], results[len(states) :]
         for column, row in zip(every, rows):
             column.append(row)
@@ -150,7 +153,7 @@ def _scan(control: Control, node: NodeProto, given: Attributes) -> list[Any]:
     for t in range(length):
         at = [control.named(np.array(length - 1 - t if back else t)) for back in turned]
         parts = [control.made("Gather", [name, i], axis=a)[0] for name, i, a in zip(rows, at, axes)]
-        results = control.body(graph, [control.values[name] for name in (*states, *parts)])
+        results = control.body(node, graph, [control.values[name] for name in (*states, *parts)])
         states = results[: len(states)]
         for column, row in zip(every, results[len(states) :]):
             column.append(row)
@@ -165,17 +168,16 @@ def _scan(control: Control, node: NodeProto, given: Attributes) -> list[Any]:
 
 def _split(control: Control, node: NodeProto, given: Attributes) -> list[Any]:
     axis, sizes = given.get("axis", 0), control.constant(node, 1, "how it is split")
-    whole = control.values[node.input[0]].shape[axis]
-    if sizes is None:
-        parts = [1] * whole
-    elif sizes.ndim == 0:
-        parts = [min(int(sizes), whole - i) for i in range(0, whole, max(int(sizes), 1))]
-    else:
-        parts = [int(n) for n in sizes]
-    if len(parts) > MOST_PASSES:
+    whole, one_by_one = control.values[node.input[0]].shape[axis], sizes is None
+    if sizes is None or sizes.ndim == 0:
+        size = 1 if sizes is None else max(int(sizes), 1)
+        places: Sequence[int] = range(0, whole, size)
+        sizes = [min(size, whole - i) for i in places[: MOST_PASSES + 1]]
+    if len(sizes) > MOST_PASSES:
         raise control.refuse(node, f"it has more than {MOST_PASSES} parts")
+    parts = [int(n) for n in sizes]
     names = control.made("Split", [node.input[0], control.named(np.array(parts))], len(parts), axis=axis)
-    if sizes is None and not given.get("keepdims", 1):
+    if one_by_one and not given.get("keepdims", 1):
         names = [control.made("Squeeze", [name, control.named(np.array([axis]))])[0] for name in names]
     return [Several(tuple(names))]
 

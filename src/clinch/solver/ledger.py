@@ -209,8 +209,10 @@ class Ledger:
 
     @property
     def met_up_to_rounding(self) -> Tensor:
-        """``(B,)`` closed, or kept apart by no more than inputs in the model's dtype may be from the best there is."""
+        """``(B,)`` closed, or short of it by no more than a tenth of the gap, and than inputs in the model's dtype may
+        be from the best there is."""
         rounding = UNITS * torch.finfo(self.query.network.dtype).eps * self.value.abs().clamp(min=1.0)
+        rounding = torch.minimum(rounding, 1.1 * self.slack)
         return self.closed | (torch.isfinite(self.value) & (self.value - self.bound <= rounding))
 
     @property

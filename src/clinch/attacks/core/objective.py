@@ -358,8 +358,8 @@ class AttackObjective:
         x, planes = self.point(z, indices), self._planes
         if planes is None:
             return x
-        limits = (side[indices] if len(side) > 1 else side for side in (self.units.lower, self.units.upper))
-        return planes.take(indices).settled(x, *limits, self.units.x[indices], self.norm.counts)
+        lower, upper = (side[indices] if len(side) > 1 else side for side in (self.units.lower, self.units.upper))
+        return planes.take(indices).settled(x, lower, upper, self.units.x[indices], self.norm.counts)
 
     def working(self, x: Tensor, indices: Tensor) -> Tensor:
         """Inputs of the model as points."""
