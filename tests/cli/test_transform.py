@@ -15,3 +15,6 @@ def test_the_command_line_has_the_same(clinch, tmp_path):
     assert content["transforms"] == "brightness=0.01" and len(content["images"]) == 4
     outcome = clinch("evaluate", model, "--transform", "blur=1", "--eps", "0.1")
     assert outcome.code == 2 and "--transform" in outcome.err and "--eps" in outcome.err
+    for option in (["--device", "cpu"], ["--methods", "bounds"], ["--workers", "2"], ["--per-class"]):
+        outcome = clinch("evaluate", model, "--transform", "blur=1", *option)
+        assert outcome.code == 2 and f"takes no {option[0]}" in outcome.err

@@ -165,8 +165,8 @@ def evaluate(
         "device": device, "workers": workers,
     }  # fmt: skip
     if transform is not None:
-        given = (eps, out, table, text, report, ray, certificates, not one)
-        return evaluate_transforms(networks[0], sources[0], transform, given, common, json)
+        no = (eps, out, table, text, report, ray, certificates, device, per_class, methods != ["all"], workers, not one)
+        return evaluate_transforms(networks[0], sources[0], transform, no, common, json)
     with _cluster(ray, workers) as executor, StudyProgress(None not in radii) as progress:
         more = {**common, "executor": executor, "progress": progress}
         found = _study(one, networks, sources, norms, radii, methods, more)

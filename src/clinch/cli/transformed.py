@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 #: options that say something else about the same images
 REFUSED = (
-    "--eps", "--out", "--table", "--text", "--report", "--ray", "--certificates", "several models, data sets or norms"
+    "--eps", "--out", "--table", "--text", "--report", "--ray", "--certificates", "--device", "--per-class",
+    "--methods", "--workers", "several models, data sets or norms",
 )  # fmt: skip
 
 
