@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import clinch as cl
 from benchmarks.attacks.networks import Subject
 from benchmarks.common.cpu_clock import count_cpu_seconds
-from benchmarks.common.page import RESULTS, table, write_page
+from benchmarks.common.page import RESULTS, judged_page, table
 from clinch.demo import digits, network
 from clinch.io.data import mnist, model_file
 from clinch.modeling.model import SymbolicNetwork
@@ -173,11 +173,9 @@ def main() -> int:
         f"inputs; those whose optimum is open after {options.time_limit:g} CPU seconds are left out.",
         f"† more than {asked}.", "",
         *table(head, [cells(line) for line in lines]), "",
-        "Judged: " + ("; ".join(wrong) or "no point is nearer than a bound, and every input has one."), "",
     ]  # fmt: skip
-    write_page(RESULTS / "excess.md", "The default attack above exact optima", page)
-    print(*wrong, sep="\n")
-    return 1 if wrong else 0
+    held = "no point is nearer than a bound, and every input has one."
+    return judged_page(RESULTS / "excess.md", "The default attack above exact optima", page, wrong, held)
 
 
 if __name__ == "__main__":

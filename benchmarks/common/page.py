@@ -88,3 +88,21 @@ def write_page(path: Path, title: str, lines: Iterable[str], packages: Sequence[
     path.write_text("\n".join([*head, *lines]).rstrip("\n") + "\n", encoding="utf-8")
     print(f"Written to {path.relative_to(ROOT) if ROOT in path.resolve().parents else path}")
     return path
+
+
+def judged_page(
+    path: Path, title: str, lines: Iterable[str], wrong: Sequence[str], held: str, packages: Sequence[str] = ()
+) -> int:
+    """:func:`write_page` with a last line that says what does not hold, or what does; returns the exit code.
+
+    Args:
+        path: of the page, as title, lines and packages.
+        title: see there.
+        lines: see there.
+        wrong: what does not hold, each with its figures.
+        held: what is said where nothing is wrong.
+        packages: see there.
+    """
+    write_page(path, title, [*lines, f"Judged: {'; '.join(wrong) or held}"], packages)
+    print(*wrong, sep="\n")
+    return 1 if wrong else 0

@@ -92,3 +92,31 @@ def test_too_few_passes_are_named():
     model = small(0)
     with pytest.raises(cl.ClinchError, match="too few"):
         cl.attacks.nearest(model, *inputs(model, 2), passes=10)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0, 2.0, math.inf])
+def test_more_passes_never_raise_a_distance(p):
+    """Small rungs, more classes than are looked at, and a network whose points are often short by a rounding."""
+    torch.manual_seed(3)
+    layers = nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 40)
+    model = nn.Sequential(*layers).eval().requires_grad_(False)
+    x = torch.rand(6, 8, generator=torch.Generator().manual_seed(4))
+    y, last = model(x).argmax(1), None
+    for passes in (60, 120, 240):
+        found = cl.attacks.nearest(model, x, y, norm=p, passes=passes, settings={"both": 120})
+        assert last is None or bool((found.distance <= last).all())
+        last = found.distance
+
+
+def test_what_was_settled_stays_where_a_nearer_point_fails_the_check():
+    model = small(2)
+    x, y = inputs(model, 2)
+    points = BestPoints(AttackObjective(ClassQuery(model, x, y, p=2.0)))
+    far = cl.attacks.nearest(model, x, y, norm=2).x
+    everyone = torch.arange(2)
+    points.update(far, everyone, points.objective.look(far, everyone))
+    points.settle()
+    before = points.result()
+    # said to reach the goal, which a nearer point does not
+    points.update(x + 0.9 * (far - x), everyone, torch.full((2,), -1.0))
+    assert bool(before.success.all()) and torch.equal(points.result().distance, before.distance)

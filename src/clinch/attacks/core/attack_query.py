@@ -73,6 +73,34 @@ ANY = -1
 
 #: what gradient steps lower, for points ``which`` among those that were asked about: ``loss(answer, indices, which)``
 Loss = Callable[[Answer, Tensor, Tensor], Tensor]
+
+
+class LossOfScores(NamedTuple):
+    """A loss of class scores, with its gradient in closed form: a :data:`Loss` that needs no autograd.
+
+    Attributes:
+        value: the loss.
+        slope: what it is and its gradient ``(L, C)`` with respect to the scores, for the same arguments.
+        of_candidates: whether that is ``(L, K)`` with respect to the candidates, of sum one.
+    """
+
+    value: Loss
+    slope: Callable[[Answer, Tensor, Tensor], tuple[Tensor, Tensor]]
+    of_candidates: bool = False
+
+    def __call__(self, answer: Answer, indices: Tensor, which: Tensor) -> Tensor:
+        """The loss."""
+        return self.value(answer, indices, which)
+
+
+class PlainSlope(NamedTuple):
+    """A loss ``(L,)``, the margin ``(L,)`` and the loss's gradient ``(L, *input_shape)`` at inputs of the model."""
+
+    loss: Tensor
+    margin: Tensor
+    gradient: Tensor
+
+
 #: several of them, for some of the points that were asked about: ``losses(answer, which) -> (len(which), M)``
 Losses = Callable[[Answer, Tensor], Tensor]
 
@@ -125,6 +153,10 @@ class AttackQuery(ABC):
     def surrogate_answer(self, x: Tensor, indices: Tensor) -> Answer | None:
         """The same answer, with gradients that pass inactive neurons and step functions, or are rounded less: where the
         true gradient is zero it shows a way. None where there is none."""
+        return None
+
+    def plain_slope(self, x: Tensor, indices: Tensor, loss: Loss | None, which: Tensor) -> PlainSlope | None:
+        """A loss (None: the margin) and its gradient without autograd; None where that is what it takes."""
         return None
 
     @abstractmethod

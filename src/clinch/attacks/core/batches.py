@@ -32,7 +32,7 @@ def filled(network: Callable[[Tensor], Values], z: Tensor) -> Values:
     missing = missing_rows(z)
     if not missing:
         return network(z)
-    found = network(torch.cat([z, z[-1:].detach().expand(missing, *z.shape[1:])]))
+    found = network(heightened(z, missing))
     if isinstance(found, dict):
         return {name: value[: len(z)] for name, value in found.items()}
     if isinstance(found, Tensor) and found.dim() and len(found) == len(z) + missing:
@@ -40,10 +40,15 @@ def filled(network: Callable[[Tensor], Values], z: Tensor) -> Values:
     return network(z)  # no row for each point: whoever asks finds fault with it
 
 
+def heightened(z: Tensor, missing: int) -> Tensor:
+    """Points with so many more rows, which repeat the last one."""
+    return torch.cat([z, z[-1:].detach().expand(missing, *z.shape[1:])]) if missing else z
+
+
 def missing_rows(z: Tensor) -> int:
     """How many rows points ``(L, *input_shape)`` lack of a batch of full height."""
     missing = -z.shape[0] % BLOCK
-    return missing if z.shape[0] and z.device.type == "cpu" and z[0].numel() < LARGE else 0
+    return missing if missing and z.shape[0] and z.device.type == "cpu" and z.shape[1:].numel() < LARGE else 0
 
 
 def parts_of(z: Tensor, times: int = 1) -> list[slice]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,23 @@ if TYPE_CHECKING:
 REPORT_EVERY = 0.1
 #: called after every step with the number of steps done and the number planned
 Progress = Callable[[int, int], None]
+
+
+class Checked(NamedTuple):
+    """Points of B inputs after the last check: ``(B, *input_shape)``, in the user's units, and ``(B,)`` each."""
+
+    x: Tensor
+    success: Tensor
+    value: Tensor
+    distance: Tensor
+    margin: Tensor
+
+    def or_earlier(self, other: Checked | None) -> Checked:
+        """With the other points where those are better."""
+        if other is None:
+            return self
+        better = other.success & ~(self.value <= other.value)
+        return Checked(*(torch.where(along(better, mine), theirs, mine) for mine, theirs in zip(self, other)))
 
 
 class BestPoints:
@@ -68,6 +85,7 @@ class BestPoints:
         self._moved = torch.zeros(objective.size, dtype=torch.bool, device=objective.x.device)
         self._asked, self._all_moved = self._moved.clone(), False
         self._lines: list[tuple[Tensor, Tensor, Tensor]] | None = [] if record else None
+        self._settled: Checked | None = None
         done = torch.ones_like(self._moved)
         done[objective.todo] = False
         self._already = done
@@ -205,12 +223,29 @@ class BestPoints:
         if self.progress is not None:
             self.progress(self._done, max(self._done, self._planned))
 
+    def settle(self) -> None:
+        """Check the points that are known by now, as :meth:`result` does, and keep what holds: what is found later may
+        be nearer by less than the check moves it."""
+        if self.ledger is None:
+            self._settled = self._checked(None)
+
     def result(self, radius: Tensor | None = None) -> AttackResult:
         """The points, checked by the original model and in float64.
 
         Where rounding has left a point just short of its goal it goes on along the ray from the input, as long as it
         stays within ``radius (B,)``.
         """
+        objective, found = self.objective, self._checked(radius)
+        everyone = torch.arange(objective.size, device=found.x.device)
+        return AttackResult(
+            found.x, found.success, found.value, found.distance, found.margin, objective.forward.clone(),
+            objective.backward.clone(), self._reasons(found.success),
+            None if self._lines is None else History(*map(torch.stack, zip(*self._lines))),
+            objective.query.exact, objective.settings, objective.query.rate(found.x, everyone),
+        )  # fmt: skip
+
+    def _checked(self, radius: Tensor | None) -> Checked:
+        """What holds of the points known by now, and of those that were settled before."""
         objective, p0 = self.objective, self.objective.norm.counts
         x, success = self.x.clone(), torch.zeros_like(self.distance, dtype=torch.bool)
         loss = torch.full_like(self.distance, torch.inf, dtype=torch.float64)
@@ -231,11 +266,7 @@ class BestPoints:
         exact = objective.working(x, everyone)
         distance = objective.lengths(objective.distance(exact.double(), everyone), everyone).where(success, torch.inf)
         value = objective.lengths(objective.lowered(exact, everyone), everyone).where(success, torch.inf)
-        return AttackResult(
-            x, success, value, distance, loss, objective.forward.clone(), objective.backward.clone(),
-            self._reasons(success), None if self._lines is None else History(*map(torch.stack, zip(*self._lines))),
-            objective.query.exact, objective.settings, objective.query.rate(x, everyone),
-        )  # fmt: skip
+        return Checked(x, success, value, distance, loss).or_earlier(self._settled)
 
     @property
     def blind(self) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clinch.attacks.core.attack_query import Answer, AttackQuery
+from clinch.attacks.core.attack_query import Answer, AttackQuery, Loss, LossOfScores, PlainSlope
 from clinch.attacks.core.averages import VERDICTS, Averaged, SuccessRate, differs
-from clinch.attacks.core.batches import filled, parts_of
+from clinch.attacks.core.batches import filled, heightened, missing_rows, parts_of
 from clinch.attacks.core.draws import mix
 from clinch.attacks.core.limits import NO_LIMITS, InputLimits, box_of, counting, grid_of, inside
 from clinch.attacks.core.step_functions import StepFunctions
@@ -25,6 +25,7 @@ from clinch.attacks.core.units import working_dtype
 from clinch.errors import NetworkError, ProblemError, ShapeError
 from clinch.geometry.norms import norm_of
 from clinch.geometry.region import Region
+from clinch.network.gradients import Gradients, plain_graph
 from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.network.original import training_module
@@ -123,6 +124,48 @@ class ClassQuery(AttackQuery):
         """See :meth:`AttackQuery.answer`."""
         return self.answer_from(self.model(x).to(working_dtype(self.dtype)), indices)
 
+    def plain_slope(self, x: Tensor, indices: Tensor, loss: Loss | None, which: Tensor) -> PlainSlope | None:
+        """See :meth:`AttackQuery.plain_slope`."""
+        plain = None if self.steps else self.model.gradients(x)
+        if plain is None:
+            return None
+        count, missing = len(x), missing_rows(x)
+        values = plain.values(heightened(x.detach(), missing))
+        scores = next(reversed(values.values()))[:count]
+        if self.outputs == "logits" and (loss is None or isinstance(loss, LossOfScores)):
+            value, margin, gradient = self._slope_of(scores, indices, loss, which)
+        else:
+            with torch.enable_grad():
+                leaf = scores.requires_grad_()
+                answer = self.answer_from(leaf, indices)
+                found = answer.margin if loss is None else loss(answer, indices, which)
+                (gradient,) = torch.autograd.grad(found.sum(), leaf)
+            value, margin = found.detach(), answer.margin.detach()
+        if missing:
+            gradient = torch.nn.functional.pad(gradient, (0, 0, 0, missing))
+        return PlainSlope(value, margin, plain.back(values, gradient)[:count])
+
+    def _slope_of(
+        self, f: Tensor, indices: Tensor, loss: LossOfScores | None, which: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A loss of scores (None: the margin), the margin, and the loss's gradient ``(L, C)``: classes that tie have
+        equal shares of the margin's."""
+        sign, own = (1.0, self.y) if self.target is None else (-1.0, self.target)
+        wanted = own[indices].unsqueeze(1)
+        others, mine = torch.scatter(f, 1, wanted, -torch.inf), f.gather(1, wanted)
+        top = others.amax(1, keepdim=True)
+        margin = (sign * (mine - top)).squeeze(1)
+        if loss is not None and not loss.of_candidates:
+            value, gradient = loss.slope(Answer(f, f), indices, which)
+            return value, margin, gradient
+        value = margin
+        if loss is not None and self.target is None:
+            value, share = loss.slope(Answer(mine - others, f), indices, which)
+        else:  # the margin is the only candidate of a target
+            share = (others == top).to(f)
+            share /= share.sum(1, keepdim=True)
+        return value, margin, share.mul_(-sign).scatter_(1, wanted, sign)
+
     def surrogate_answer(self, x: Tensor, indices: Tensor) -> Answer | None:
         """See :meth:`AttackQuery.surrogate_answer`: with gradients that pass step functions where there are any, else
         those of float64, in which less is rounded to zero."""
@@ -188,6 +231,7 @@ class Model:
                 f"A {type(net).__name__} cannot be attacked. Pass an nn.Module, what cl.load returned, or a cl.Problem."
             )
         self.net, self.scores = net, scores
+        self._read, self._gradients = False, None
         #: what averages a stochastic model's runs
         self.average = net if isinstance(net, Averaged) else None
         #: whether float64 has its say. A module that casts inside is run with its casts to other real dtypes left out;
@@ -213,6 +257,24 @@ class Model:
     def _outputs(self, graph: Graph, x: Tensor) -> Tensor:
         node = graph.deciding(graph.output) if self.scores else graph.output
         return graph.forward(x, [node])[node]
+
+    def gradients(self, x: Tensor) -> Gradients | None:
+        """Outputs at points like x and their gradients without autograd; None for other than plain networks, or where
+        points and outputs have other dtypes."""
+        if not self._read:
+            self._read, self._gradients = True, self._plain(x)
+        return None if x.dtype != self.dtype or torch.is_autocast_enabled(x.device.type) else self._gradients
+
+    def _plain(self, x: Tensor) -> Gradients | None:
+        if working_dtype(self.dtype) != self.dtype or not len(x):
+            return None
+        if isinstance(self.net, Network):
+            graph = None if self.net.is_live else self.net.graph
+        else:
+            graph = plain_graph(self.net, x)
+        if graph is None:
+            return None
+        return Gradients.of(graph, graph.deciding(graph.output) if self.scores else graph.output)
 
     def exact(self, x: Tensor) -> Tensor | None:
         """Outputs in float64; None where the module cannot be run so, see :attr:`has_exact`."""

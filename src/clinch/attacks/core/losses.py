@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clinch.attacks.core.attack_query import ANY, Answer, AttackQuery, Loss, Losses
+from clinch.attacks.core.attack_query import ANY, Answer, AttackQuery, Loss, Losses, LossOfScores
 from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.objective import AttackObjective
 from clinch.errors import ProblemError
@@ -37,6 +37,15 @@ def log_odds(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     """
     own, sign = (y, 1.0) if target is None else (target, -1.0)
     return sign * (_at(z, own) - torch.scatter(z, 1, own.unsqueeze(1), -torch.inf).logsumexp(1))
+
+
+def log_odds_slope(z: Tensor, y: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    """:func:`log_odds` and its gradient: one at the class itself, minus the probabilities among the others."""
+    own, sign = (y, 1.0) if target is None else (target, -1.0)
+    wanted = own.unsqueeze(1)
+    others = torch.scatter(z, 1, wanted, -torch.inf)
+    value = sign * (z.gather(1, wanted) - others.logsumexp(1, keepdim=True)).squeeze(1)
+    return value, others.softmax(1).mul_(-sign).scatter_(1, wanted, sign)
 
 
 def score(z: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
@@ -111,6 +120,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
 
 #: what stands for a loss where the direction of its gradient and the order of its values are all that is used
 DIRECTIONS = {"cross-entropy": log_odds, "probability margin": log_probability_margin}
+#: losses whose gradients are written out
+SLOPES: dict[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]] = {log_odds: log_odds_slope}
 
 
 def loss_of(
@@ -155,7 +166,15 @@ def _of_scores(query: ClassQuery, name: str, published: bool, aim: Callable[[Ten
         scores = answer.logits.softmax(1) if probabilities else answer.logits
         return function(scores, query.y[indices], aim(indices, which))
 
-    return loss
+    closed = SLOPES.get(function)
+    if probabilities or closed is None:
+        return loss
+
+    def slope(answer: Answer, indices: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        assert answer.logits is not None
+        return closed(answer.logits, query.y[indices], aim(indices, which))
+
+    return LossOfScores(loss, slope)
 
 
 def candidate_loss(candidates: Tensor) -> Loss | None:
@@ -167,7 +186,15 @@ def candidate_loss(candidates: Tensor) -> Loss | None:
         mine = candidates[which]
         return torch.where(mine == ANY, answer.margin, _at(answer.candidates, mine.clamp(min=0)))
 
-    return loss
+    if bool((candidates == ANY).any()):
+        return loss
+    wanted = candidates.unsqueeze(1)
+
+    def slope(answer: Answer, indices: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        mine, of = wanted[which], answer.candidates
+        return of.gather(1, mine).squeeze(1), torch.zeros_like(of).scatter_(1, mine, 1.0)
+
+    return LossOfScores(loss, slope, of_candidates=True)
 
 
 def candidate_conditions(candidates: Tensor) -> Losses:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -99,6 +100,8 @@ class AttackObjective:
         self._use(units)
         self._passes = Passes(torch.full((len(self.x),), query.spent, dtype=torch.int64, device=self.x.device))
         self._surrogates = Surrogates(torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device))
+        #: the rows of the last question
+        self._everyone = torch.arange(0, device=self.x.device)
         self.todo = self._unreached()
         if scaled:
             units = units.scaled(self._sizes())
@@ -215,6 +218,9 @@ class AttackObjective:
         )
 
     def _slope(self, z: Tensor, indices: Tensor, loss: Loss | None, which: Tensor, closed: bool) -> Slope:
+        plain = None if closed else self._plain_slope(z, indices, loss, which)
+        if plain is not None:
+            return plain
         x = self.units.leaf(z, indices)
         with torch.enable_grad():
             answer = self._answer(x, indices, closed)
@@ -234,11 +240,26 @@ class AttackObjective:
         gradient = self._tangent(gradients, indices).squeeze(1)
         return Slope(value.detach().to(z), margin.to(z), gradient, blind)
 
+    def _plain_slope(self, z: Tensor, indices: Tensor, loss: Loss | None, which: Tensor) -> Slope | None:
+        """Without autograd; None for other than plain networks, and where gradients are zero or not finite."""
+        found = self.query.plain_slope(self.units.placed(z.detach(), indices), indices, loss, which)
+        if found is None:
+            return None
+        gradients = self.units.pulled(found.gradient.unsqueeze(1), indices)
+        sizes = torch.linalg.vector_norm(gradients.flatten(1), 1, dim=1).tolist()
+        if 0.0 in sizes or not math.isfinite(sum(sizes)) or not math.isfinite(found.loss.sum().item()):
+            return None
+        sighted = indices.new_zeros(len(z), dtype=torch.bool)
+        gradient = self._tangent(gradients, indices).squeeze(1)
+        return Slope(found.loss.to(z), found.margin.to(z), gradient, sighted)
+
     def _groups(self, z: Tensor, indices: Tensor, times: int = 1) -> list[tuple[Tensor, bool]]:
         """The rows of parts that the network takes at once, and whether their inputs' true gradients are zero."""
         if not self._surrogates.some:
-            everyone = torch.arange(len(z), device=z.device)
-            return [(everyone[part], False) for part in parts_of(z, times)]
+            if len(z) != len(self._everyone):
+                self._everyone = torch.arange(len(z), device=z.device)
+            parts = parts_of(z, times)
+            return [(self._everyone[part] if len(parts) > 1 else self._everyone, False) for part in parts]
         closed, found = self._surrogates.closed[indices], []
         for rows, flag in (((~closed).nonzero().flatten(), False), (closed.nonzero().flatten(), True)):
             if len(rows) or not (flag or len(z)):

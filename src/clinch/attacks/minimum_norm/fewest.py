@@ -24,6 +24,8 @@ def search_fewest(best_points: BestPoints, passes: int, draws: Draws) -> None:
     for rung, part in enumerate(rungs(passes, s.both)):
         if best_points.exhausted:
             return
+        if rung:
+            best_points.settle()
         spent += part
         back = int(s.sparse_back * part)
         steps = (part - back) // 2

@@ -113,7 +113,8 @@ def _dense(best_points: BestPoints, passes: int, draws: Draws) -> LinearizedRuns
     s = best_points.objective.numbers(NearestSettings)
     objective = best_points.objective
     budget = Budget.of(objective, passes)
-    near = _ranked(best_points, objective.todo, passes)
+    parts = rungs(passes, s.both)
+    near = _ranked(best_points, objective.todo, parts[0])
     blind = best_points.blind
     if len(blind):
         best_points.tried.append("decisions alone (HopSkipJump)")
@@ -125,9 +126,11 @@ def _dense(best_points: BestPoints, passes: int, draws: Draws) -> LinearizedRuns
     misled = torch.zeros(objective.size, dtype=torch.bool, device=near.indices.device)
     misled[near.indices] = _misled(objective, near, first)
     finalists, later = [], passes
-    for rung, part in enumerate(rungs(passes, s.both)):
+    for rung, part in enumerate(parts):
         if best_points.exhausted:
             break
+        if rung:
+            best_points.settle()
         later -= part
         found = _rung(best_points, runs, budget, later, misled, draws.at(rung), rung, first if not rung else None)
         finalists += found

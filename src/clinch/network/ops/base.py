@@ -35,6 +35,7 @@ maximum        ``as_maximum(shapes)``                      enumeration of linear
 pruning        ``prune(shapes, outputs, inputs)``          α-CROWN leaves out dead neurons
 statement      ``statement(shapes, shape)``                certificates
 parts          ``in_parts(emit, *inputs)``                 reading: bounds see the parts, attacks the whole
+pullback       ``pullback(shapes)``                        attacks: gradients without autograd
 ============== =========================================== ======================================================
 """
 
@@ -62,6 +63,9 @@ from clinch.network.ops.views import Factors, Kernel, Matrix, Maximum, Reach, Tw
 
 #: appends an operator to a graph in the making: ``emit(op, *values)`` is its value
 Emit = Callable[..., Any]
+
+#: from ``(gradient, inputs, output)`` to ``Jᵀ gradient``, one tensor for each input
+Pullback = Callable[[Tensor, Sequence[Tensor], Tensor], list[Tensor]]
 
 #: facts that an operator may state, as messages call them
 FACTS = {"interval": "interval rule", "relax": "linear relaxation", "encode": "exact encoding"}
@@ -200,6 +204,10 @@ class Operator:
 
     def as_maximum(self, shapes: Sequence[Shape]) -> Maximum | None:
         """The operator as maxima of multiples of input elements."""
+        return None
+
+    def pullback(self, shapes: Sequence[Shape]) -> Pullback | None:
+        """How gradients go back through it, as autograd has it up to rounding."""
         return None
 
     def prune(
@@ -364,6 +372,12 @@ class Affine(Operator):
             zeros = [rows.new_zeros(rows.shape[0], *shape, requires_grad=True) for shape in shapes]
             out = self.forward(*zeros)
             return list(torch.autograd.grad(out, zeros, rows, create_graph=rows.requires_grad))
+
+    def pullback(self, shapes: Sequence[Shape]) -> Pullback | None:
+        """The transpose, where it is stated."""
+        if type(self).transpose is Affine.transpose:
+            return None
+        return lambda gradient, inputs, output: self.transpose(gradient, shapes)
 
     def offset(self, rows: Tensor, shapes: Sequence[Shape]) -> Tensor:
         """``<rows, b>``, shape ``(N,)``."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Affine, Shape, Statement
+from clinch.network.ops.base import Affine, Pullback, Shape, Statement
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, along, fits
 from clinch.network.ops.select import Pad
@@ -92,6 +93,16 @@ class Convolution(_WithKernel):
     def transpose(self, rows: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
         """The transposed convolution, widened to the input's extents."""
         return [self.as_convolution(shapes).transposed(rows, shapes[0][1:])]
+
+    def pullback(self, shapes: Sequence[Shape]) -> Pullback | None:
+        """What autograd calls."""
+        settings = self.stride, self.padding, self.dilation, False, [0] * self.spatial, self.groups
+
+        def pull(gradient: Tensor, inputs: Sequence[Tensor], output: Tensor) -> list[Tensor]:
+            back = torch.ops.aten.convolution_backward
+            return [back(gradient, inputs[0], self.weight, None, *settings, (True, False, False))[0]]
+
+        return pull
 
     def as_convolution(self, shapes: Sequence[Shape]) -> Kernel:
         """Itself."""

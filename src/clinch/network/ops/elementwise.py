@@ -26,7 +26,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape
+from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Pullback, Shape
 from clinch.network.ops.reading import Call, from_aten, from_onnx
 
 #: bisection steps for the root of f′ = k: what is left costs its square in tightness, and never soundness
@@ -109,6 +109,12 @@ class ScalarFunction(Elementwise):
     def has_jumps(self) -> bool:
         """Where it has jumps."""
         return bool(self.jumps())
+
+    def pullback(self, shapes: Sequence[Shape]) -> Pullback | None:
+        """``f′(x) ⊙ gradient``; across jumps there is no gradient to follow."""
+        if self.has_jumps:
+            return None
+        return lambda gradient, inputs, output: [gradient * self.derivative(inputs[0])]
 
     # --- what follows -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clinch.network.ops.add import Add
-from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Shape, Statement
+from clinch.network.ops.base import Elementwise, Interval, Lines, Operator, Pullback, Shape, Statement
 from clinch.network.ops.encoder import Expression, OperatorEncoder
 from clinch.network.ops.reading import Call, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale, per_sample
@@ -55,6 +55,13 @@ class LeakyReLU(Elementwise):
     def two_pieces(self) -> TwoPieces:
         """Itself."""
         return self
+
+    def pullback(self, shapes: Sequence[Shape]) -> Pullback | None:
+        """1 right of zero, a elsewhere."""
+        if self.negative_slope == 0.0:
+            return lambda gradient, inputs, output: [torch.ops.aten.threshold_backward(gradient, output, 0.0)]
+        back, a = torch.ops.aten.leaky_relu_backward, self.negative_slope
+        return lambda gradient, inputs, output: [back(gradient, inputs[0], a, False)]
 
     def as_maximum(self, shapes: Sequence[Shape]) -> Maximum:
         """``max(x, a·x)``."""
