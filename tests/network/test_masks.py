@@ -65,6 +65,12 @@ SPELLINGS: dict[str, Callable[[], nn.Module]] = {
         lambda a, x: a(x, x, x, key_padding_mask=(~PADDED).expand(len(x), 3))[0], _attention()
     ),
     "encoder": lambda: Applied(lambda t, x: t(x, src_mask=INFINITE), _encoder()),
+    "beside a constant": lambda: Applied(
+        lambda x: functional.pad(_scores(x) + INFINITE, (0, 1)).softmax(-1)[..., :-1] @ x
+    ),
+    "beside scores": lambda: Applied(
+        lambda x: torch.cat([_scores(x) + INFINITE, x[..., :1]], -1).softmax(-1)[..., :-1] @ x
+    ),
     "logsumexp": lambda: Applied(lambda x: (_scores(x) + INFINITE).logsumexp(-1)),
 }  # fmt: skip
 

@@ -100,3 +100,17 @@ def test_exchanges_sort(numbers: list[int]):
         for i, j in layer:
             found[i], found[j] = min(found[i], found[j]), max(found[i], found[j])
     assert found == sorted(numbers)
+
+
+def test_gradients_through_a_norm_of_zero_are_those_of_torch():
+    """A point has no distance from itself: attacks would follow what is no number."""
+
+    class Apart(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cdist(x, x).sum(2)
+
+    net, x = cl.load(Apart().eval(), (3, 2)), torch.rand(1, 3, 2, dtype=torch.float64, requires_grad=True)
+    graph = net.graph_as(torch.float64, "cpu")
+    (ours,) = torch.autograd.grad(graph.forward(x)[graph.output][:, 0].sum(), x)
+    (theirs,) = torch.autograd.grad(Apart()(x)[:, 0].sum(), x)
+    torch.testing.assert_close(ours, theirs)

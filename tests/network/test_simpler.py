@@ -43,6 +43,14 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "powers": lambda h: (h.abs() + 0.2) ** torch.linspace(0.5, 2, 8),
     "three factors": lambda h: torch.einsum("bn,nm,bm->bn", h, torch.ones(8, 8), h),
     "logarithm over a front dimension": lambda h: torch.logsumexp(torch.stack([-h[:, :4], -h[:, 4:]], 0), 0),
+    "pixels at places": lambda h: functional.grid_sample(
+        h[:, :4].view(-1, 1, 2, 2), 2 * h[:, 4:].view(-1, 1, 2, 2).tanh(), align_corners=False
+    ),
+    "voxels at places": lambda h: functional.grid_sample(
+        TABLE.view(1, 3, 2, 2, 2).expand(len(h), -1, -1, -1, -1), h[:, :3].view(-1, 1, 1, 1, 3), "bilinear", "border",
+        align_corners=True,
+    ),
+    "distribution": lambda h: torch.distributions.Categorical(logits=h).entropy(),
     "another precision inside": lambda h: (h.double() * 1.5).exp().float(),
 }  # fmt: skip
 

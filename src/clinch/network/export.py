@@ -161,13 +161,18 @@ def _writes_into_a_part(program: Any) -> bool:
 
 @contextmanager
 def _written_out() -> Iterator[None]:
-    """Attention and transformer layers as their parts: torch's fused kernels for inference have no gradient."""
-    before = torch.backends.mha.get_fastpath_enabled()
+    """Attention and transformer layers as their parts: torch's fused kernels for inference have no gradient.
+    Distributions without a look at the values of their parameters.
+    """
+    distribution = torch.distributions.Distribution
+    before = torch.backends.mha.get_fastpath_enabled(), distribution._validate_args
     torch.backends.mha.set_fastpath_enabled(False)
+    distribution.set_default_validate_args(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        torch.backends.mha.set_fastpath_enabled(before[0])
+        distribution.set_default_validate_args(before[1])
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from clinch.network.ops.base import Operator
 from clinch.network.ops.masks import Inside, Masked
 from clinch.network.ops.reading import Value
 from clinch.network.ops.scale import Scale
+from clinch.network.ops.select import Pad
 from clinch.network.ops.softmax import LogSumExp, MaskedSoftmax, Softmax
 
 #: constants from which on downward a number can only be a mask
@@ -84,8 +85,12 @@ def _lowered(op: Operator) -> bool:
 
 def _passes(node: Node) -> bool:
     """Whether a mask of what the node reads is one of what it gives."""
-    moves = node.op.selects and node.op.affine and len(node.inputs) == 1 and not isinstance(node.op, Inside)
-    return not node.whole and (moves or isinstance(node.op, Add | Masked) or _factor(node.op) is not None)
+    return not node.whole and (_moves(node.op) or isinstance(node.op, Add | Masked) or _factor(node.op) is not None)
+
+
+def _moves(op: Operator) -> bool:
+    """Whether each element is one of an input, or a constant beside these."""
+    return op.affine and (op.selects or isinstance(op, Pad)) and not isinstance(op, Inside)
 
 
 class _Masks:
@@ -108,15 +113,16 @@ class _Masks:
         elif isinstance(node.op, Scale) and _lowered(node.op):
             assert node.op.shift is not None
             parts.append(torch.where(node.op.shift <= LOW, node.op.shift.double(), 0.0))
-        for i in node.inputs if depth and _passes(node) else ():
-            before, factor = self.shift(i, depth - 1), _factor(node.op)
-            if before is None:
-                continue
-            if factor is not None:
-                before = torch.where(before == 0, before, factor * before)
-            elif node.op.selects:
-                before = node.op.forward(before.unsqueeze(0))[0]
-            parts.append(before)
+        added = [self.shift(i, depth - 1) for i in node.inputs] if depth and _passes(node) else []
+        masked = [before for before in added if before is not None]
+        if masked and _moves(node.op):
+            none = [torch.zeros(1, *self.nodes[i].shape, dtype=torch.float64) for i in node.inputs]
+            full = [zero if shift is None else shift.unsqueeze(0) for zero, shift in zip(none, added)]
+            parts.append((node.op.forward(*full) - node.op.forward(*none))[0])
+        elif masked and (factor := _factor(node.op)) is not None:
+            parts.append(torch.where(masked[0] == 0, masked[0], factor * masked[0]))
+        else:
+            parts += masked
         return torch.stack([part.expand(node.shape) for part in parts]).sum(0) if parts else None
 
     def raw(self, x: Value) -> Value:

@@ -174,7 +174,7 @@ def _along(
 ) -> tuple[str, dict[str, Any], Layout] | None:
     key = _ALONG[name]
     given = arguments.get(key)
-    if given is None:
+    if given is None or not rank:
         return None
     groups = layout.groups(rank)
     dims = [d % rank for d in (given if isinstance(given, (list, tuple)) else [given])]

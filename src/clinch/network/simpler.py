@@ -81,6 +81,24 @@ def _ways(op: TorchFunction | RowFunction, x: Tensor) -> Iterator[_Alone]:
     yield _Alone(op)
 
 
+def _sampled(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: bool) -> Tensor:
+    """``Σ_p x_p Π_d max(0, 1 − |g_d − p_d|)``: grid_sample between neighbours, hats of the places g in pixels.
+
+    Hats are zero outside of the picture, as padding with zeros has it; padding with the border cuts places off there.
+    """
+    extents = x.shape[2:]
+    if mode or padding > 1:
+        return torch.ops.aten.grid_sampler(x, grid, mode, padding, align_corners)
+    letters, hats = "hwd"[: len(extents)], []
+    for d, extent in enumerate(extents):
+        g = grid[..., len(extents) - 1 - d]
+        place = (g + 1) / 2 * (extent - 1) if align_corners else ((g + 1) * extent - 1) / 2
+        place = place.clamp(0, extent - 1) if padding else place
+        hats.append(torch.relu(1 - (place.flatten(1)[..., None] - torch.arange(extent, dtype=x.dtype)).abs()))
+    terms = ",".join(f"bp{letter}" for letter in letters)
+    return torch.einsum(f"bc{letters},{terms}->bcp", x, *hats).unflatten(2, grid.shape[1:-1])
+
+
 @cache
 def _table(refused: str) -> dict[Any, Any]:
     """Torch's decompositions of calls that no operator is read from, and of one whose operator does not cover it."""
@@ -89,6 +107,7 @@ def _table(refused: str) -> dict[Any, Any]:
         name = str(target.overloadpacket) if isinstance(target, torch._ops.OpOverload) else ""
         if name != refused and (name in ATEN or f"values of {name}" in ATEN):
             table.pop(target)
+    table[torch.ops.aten.grid_sampler.default] = _sampled
     return table
 
 

@@ -93,7 +93,13 @@ class Log1p(ScalarFunction):
 @spelled("aten.sqrt", "Sqrt")
 @dataclass(frozen=True, eq=False)
 class Sqrt(ScalarFunction):
-    """``f(x) = √x`` for x >= 0."""
+    """``f(x) = √x`` for x >= 0.
+
+    Attributes:
+        of_norm: gradients through zero are zero, as those of torch's norms are, so that attacks can follow them.
+    """
+
+    of_norm: bool = False
 
     named: ClassVar[str | None] = "sqrt"
 
@@ -101,7 +107,10 @@ class Sqrt(ScalarFunction):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """``√x``."""
-        return inputs[0].sqrt()
+        if not self.of_norm:
+            return inputs[0].sqrt()
+        zero = inputs[0] == 0
+        return torch.where(zero, 0.0, torch.where(zero, 1.0, inputs[0]).sqrt())
 
     def derivative(self, x: Tensor) -> Tensor:
         """``1/(2√x)``."""

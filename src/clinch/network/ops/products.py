@@ -9,6 +9,7 @@ from torch import Tensor
 from clinch.network.ops.bilinear import MatrixProduct
 from clinch.network.ops.composites import Operand, Parts
 from clinch.network.ops.dense import Dense
+from clinch.network.ops.functions import Sqrt
 from clinch.network.ops.order import largest
 from clinch.network.ops.reading import Call, Reader, Value, from_aten, from_onnx
 from clinch.network.ops.scale import Scale
@@ -58,7 +59,7 @@ def _norm(call: Call, x: Value, p: float, dims: Sequence[int], keep: bool) -> Va
     if p != 2:
         return None
     total = parts.apply("aten.sum", self=parts.apply("aten.square", self=x), dim=dims, keepdim=keep)
-    return parts.apply("aten.sqrt", self=total)
+    return call.emit(Sqrt(of_norm=True), total) if isinstance(total, Value) else None
 
 
 @from_aten("aten.linalg_vector_norm")
