@@ -23,7 +23,7 @@ from clinch.checker.matrices import Convolution, Sparse, backward, block, forwar
 TINY = 1e-290
 #: numbers that the coefficients of one pass may hold; entries of the dense parts of convolutions; halvings when the
 #: multiplier of a ball is looked for: any multiplier is valid
-SLICE, PARTS, HALVINGS = 2**20, 2**23, 36
+SLICE, PARTS, HALVINGS = 2**18, 2**23, 36
 
 
 class Ball(NamedTuple):
