@@ -3,8 +3,8 @@
     python -m benchmarks certified_bounds [--count 63] [--seconds 5] [--kinds NAME ...] [--out runs/certified_bounds]
 
 The problems are those of ``conductor``. Each is solved with ``certificate=True``: the limit holds for the solve, and
-again for its certificate, in CPU seconds of one thread. *Whole*: the file, read back, is accepted, and the bound that it
-states is at least the one reported less 1e-6 of it (1e-8 at least). What has no bound, or a feasible input and no
+again for its certificate, in CPU seconds of one thread. *Whole*: the file, read back, is accepted, and the bound that
+it states is at least the one reported less 1e-6 of it (1e-8 at least). What has no bound, or a feasible input and no
 objective, has nothing to prove and is left out. A finished problem is one line of ``results.jsonl`` and is not solved
 again. Writes ``benchmarks/results/certified_bounds.md``; ends with exit code 1 where a file is refused.
 """
@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 
-import clinch as cl
 from benchmarks.common.cpu_clock import count_cpu_seconds
 from benchmarks.common.page import RESULTS, table, write_page
 from benchmarks.search.conductor import GAP, KINDS

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ import torch
 
 import clinch as cl
 from clinch.bounds.domains import Domains
-from clinch.certificates import SavedProof, certify
+from clinch.certificates import SavedProof, certify, produce
 from clinch.certificates.produce import _certify_one
 from clinch.certificates.proof_search import ProofSearch
 from clinch.certificates.regrow import Layout, layout_of, regrow
 from clinch.checker.check import check
 from clinch.checker.layers import Refused, read_layers
 from clinch.checker.tree import leaves_of
+from clinch.errors import CertificateError
 from clinch.search import tree as recording
 from clinch.search.branch_and_bound import BestFirst
 from clinch.search.relu_split import ReluSplit
@@ -376,3 +378,35 @@ def test_clauses_below_the_root_are_recorded_too(seed):
     assert isinstance(proof, SavedProof)
     assert again(proof) == proof.report
     assert proof.certificate.header["claim"] == made((asked, ledger), None).certificate.header["claim"]
+
+
+def test_trees_of_relus_that_came_to_their_end_are_used_with_few_inputs_too():
+    torch.manual_seed(8)
+    layers = [torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 12), torch.nn.ReLU(), torch.nn.Linear(12, 2)]
+    net = cl.load(torch.nn.Sequential(*layers).double().eval(), input_shape=(6,))
+    problem = cl.Problem(cl.Minimize(net.output[0] - net.output[1]), [net.input.between(-1, 1)])
+    ledger = Ledger(problem.query, time_limit=20, gap=1e-4, trees=[])
+    ReluSplit(problem.query, ledger).run()
+    found = ledger.trees[0].of(0)
+    assert isinstance(found, Recorded) and found.finished and found.leaves > 1
+    (proof,) = certify(problem.query, ledger.bound, time_limit=20, trees=ledger.trees)
+    assert isinstance(proof, SavedProof) and proof.report.bound >= float(ledger.bound) - 1e-6 * abs(ledger.bound)
+    assert set(proof.certificate.tensors["tree.kind"].tolist()) == {0, AT_RELU}
+
+
+@pytest.mark.parametrize("bounds", [[-3.0, -2.0, -2.5], [-3.0, None, -2.5]])
+def test_a_plan_that_proves_less_is_not_the_last_one(bounds, monkeypatch):
+    """What proves all ends it; otherwise the best of them is what there is."""
+    made = iter([*bounds, -1.0, -1.0])
+
+    def one(query, bound, point, seconds, about, plan):
+        if (proven := next(made)) is None:
+            raise CertificateError("No.")
+        return SimpleNamespace(report=SimpleNamespace(bound=proven))
+
+    monkeypatch.setattr(produce, "_certify_one", one)
+    monkeypatch.setattr(produce, "_plans", lambda known, distance: [produce.Plan()] * 3)
+    net = cl.load(torch.nn.Linear(2, 1).eval(), input_shape=(2,))
+    query = cl.Problem(cl.Minimize(net.output[0]), [net.input.between(-1, 1)]).query
+    (best,) = certify(query, torch.tensor([-2.0], dtype=torch.float64), time_limit=20)
+    assert best.report.bound == max(bound for bound in bounds if bound is not None)

@@ -18,6 +18,7 @@ from clinch.certificates.checked_lines import CheckedNetwork
 from clinch.certificates.checked_parts import CheckedBounder, ProofParts
 from clinch.certificates.proof_goal import ProofGoal
 from clinch.checker.question import CertifiedQuery
+from clinch.errors import CertificateError
 from clinch.query import Query
 from clinch.runtime import deadline
 from clinch.search.branch_and_bound import BestFirst, Branched
@@ -84,6 +85,8 @@ class PartProof(ProofGoal):
         else:
             leaves = regrown(self.known, root, self.brancher)
             for rows in torch.arange(len(leaves)).split(BATCH):
+                if self._over():
+                    raise CertificateError("The known leaves were not closed once more within the time.")
                 self.search.settle(self._first(leaves.take(rows)))
         self.search.run()
         rest = self.search.store.nodes()

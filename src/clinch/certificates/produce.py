@@ -45,6 +45,8 @@ PROOF_SHARE = 0.7
 #: share of the time, and number of nodes for each known leaf, of a proof from nothing that is tried before these where
 #: the search had not come to its end, or had halved boxes for a distance: then at least so many nodes
 SHARE, SMALL, FEW = 0.5, 1 / 64, 32
+#: share of the time for another plan, as long as there are more
+MOST = 0.8
 #: share of the time for lemmas
 LEMMA_SHARE = 0.5
 #: nodes of a certificate from another verifier's tree, beside each of its own
@@ -101,7 +103,7 @@ def certify(
         time_limit: seconds for each problem.
         onnx: the file the network was read from, so that the certificate can be checked against it as well.
         trees: what searches of this query have recorded (:attr:`clinch.solver.ledger.Ledger.trees`), to start from:
-            the latest tree of each problem that came to its end, else the latest. Where it leads to no proof that is
+            the smallest tree of each problem that came to its end, else the latest. Where it leads to no proof that is
             accepted, all is proven from nothing.
         problems: which ones; None: all.
         float32: whether the proof is to hold for the network as it runs in float32 too, in any order of summation.
@@ -128,7 +130,8 @@ def certify(
         point = None if x is None or bool(x[b].isnan().any()) else x[b].to("cpu", torch.float64)
         try:
             records = [record for tree in reversed(trees) if (record := tree.of(b)) is not None]
-            known = next((record for record in records if record.finished), records[0] if records else None)
+            ended = [record for record in records if record.finished]
+            known = min(ended, key=lambda record: record.leaves) if ended else next(iter(records), None)
             found.append(_certify_by(one, float(bound[b]), point, time_limit, about, known))
         except (CertificateError, Refused) as reason:
             found.append(reason if isinstance(reason, CertificateError) else CertificateError(str(reason)))
@@ -181,31 +184,52 @@ def _certify_by(
     query: Query, bound: float, point: Tensor | None, seconds: float, about: About,
     known: Recorded | RecordedParts | None,
 ) -> SavedProof:  # fmt: skip
-    """The first plan whose proof the checker accepts, the cheapest one first.
+    """The first plan that proves all of the bound, the cheapest one first; else the largest bound that any has proven.
 
     Where the checker's allowance for rounding is larger than the slack, the same plan is tried once more with a larger
     slack.
     """
-    known = None if halves_boxes(query) and not isinstance(known, RecordedParts) else known
-    end = deadline.clock() + seconds
-    failed = CertificateError("There is no proof.")
+    if halves_boxes(query) and isinstance(known, Recorded) and not known.finished:
+        known = None
+    end, plans = deadline.clock() + seconds, _plans(known, isinstance(query.objective, Distance))
+    failed, best = CertificateError("There is no proof."), None
     try:
         with deadline.until(end):
-            for plan in _plans(known, isinstance(query.objective, Distance)):
+            for plan in plans:
                 left = PROOF_SHARE * (end - deadline.clock())
-                share = left if plan.weaker else SHARE * left
-                for slack in (1.0, *MORE_SLACK):
-                    try:
-                        return _certify_one(query, bound, point, share, about, plan._replace(slack=slack))
-                    except CertificateError as reason:
-                        failed = reason
-                        break
-                    except Refused as reason:
-                        failed = CertificateError(str(reason))
-                        share = PROOF_SHARE * (end - deadline.clock())
+                share = left * (1.0 if plan is plans[-1] else MOST if plan.weaker else SHARE)
+                try:
+                    found = _with_slack(query, bound, point, share, about, plan)
+                except CertificateError as reason:
+                    failed = reason
+                    continue
+                if bound - found.report.bound <= MORE_SLACK[-1] * _slack(bound) or found.report.bound == math.inf:
+                    return found
+                if best is None or found.report.bound > best.report.bound:
+                    best = found
     except deadline.OutOfTime:
         failed = CertificateError("The bound was not proven and checked again within the time; raise it.")
+    if best is None:
+        raise failed
+    return best
+
+
+def _with_slack(
+    query: Query, bound: float, point: Tensor | None, seconds: float, about: About, plan: Plan
+) -> SavedProof:
+    """What a plan proves, with as little slack as rounding allows."""
+    end, failed = deadline.clock() + seconds, CertificateError("There is no proof.")
+    for slack in (1.0, *MORE_SLACK):
+        try:
+            return _certify_one(query, bound, point, end - deadline.clock(), about, plan._replace(slack=slack))
+        except Refused as reason:
+            failed = CertificateError(str(reason))
     raise failed
+
+
+def _slack(bound: float) -> float:
+    """By how much the certified bound is to lie below the one reported."""
+    return max(LEAST_SLACK, SLACK * abs(bound))
 
 
 class Plan(NamedTuple):
@@ -213,7 +237,7 @@ class Plan(NamedTuple):
 
     Attributes:
         known: leaves to start from; most: nodes of the tree.
-        weaker: a smaller bound than the one asked for is accepted when the time is over.
+        weaker: a smaller bound than the one asked for is of use.
         slack: factor to :data:`SLACK`.
         stranger: the known leaves are another verifier's, of which only the splits are known.
         lemmas: how often limits of activations are made narrower first; from the second time on, those of inputs alone
@@ -328,7 +352,7 @@ def _prove(
     def grown(
         query: Query, goal: float | None, target: float, checked: CheckedNetwork
     ) -> tuple[float, dict[str, np.ndarray]]:
-        parts = checked.bends and not (distance and target == 0) and not plan.stranger
+        parts = checked.bends and not (distance and target == 0) and not isinstance(plan.known, Recorded)
         left = end - deadline.clock()
         if isinstance(plan.known, RecordedParts) or parts:
             known = plan.known if isinstance(plan.known, RecordedParts) else None
@@ -349,7 +373,7 @@ def _prove(
         if least < math.inf:
             raise CertificateError("Infeasibility was not proven again within the time; raise it.")
         return {"kind": "infeasible"}, tensors
-    slack = plan.slack * max(LEAST_SLACK, SLACK * abs(bound))
+    slack = plan.slack * _slack(bound)
     claimed = bound - slack
     if distance and claimed <= 0:
         claimed, slack = 0.0, 0.0
