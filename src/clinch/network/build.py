@@ -16,6 +16,8 @@ from clinch.network.masks import unmasked
 from clinch.network.ops.base import Operator, Shape
 from clinch.network.ops.reading import Value
 from clinch.network.ops.scale import Scale
+from clinch.network.ops.within import Within
+from clinch.network.ratios import ratio_ends
 
 #: elements of a layer beyond which a network is refused: a file of some hundred bytes can ask for any number by padding
 MOST_ELEMENTS = 2**26
@@ -96,7 +98,8 @@ class Builder:
             )
         node = Node(name, op, tuple(value.position for value in inputs), shape or (1,), source)
         self.nodes.append(node if () not in (shape, *shapes) else replace(node, op=op.with_an_axis(shapes)))
-        return Value(len(self.nodes) - 1, shape)
+        value, ends = Value(len(self.nodes) - 1, shape), ratio_ends(self.nodes, op, inputs)
+        return value if ends is None else self.emit(Within(*ends), [value], name, source)
 
     def _values(self, of: Sequence[Value]) -> list[Tensor]:
         """Activations of two random inputs."""
