@@ -219,6 +219,10 @@ def _combine(job: Job) -> None:
     race = Race(job, [turn for turn in turns if isinstance(turn.engine, Resumable)], known_best=_known_best(job))
     with ledger.slice(settings.race_share if small else settings.slice_share):
         race.run(alone=settings.moment if small else settings.glance_share * ledger.left)
+    if race.soon(settings.attack_share * ledger.left):
+        # it will have ended before an attack has
+        with ledger.slice(settings.attack_share):
+            race.run()
     if ledger.exhausted or race.settled:
         return
     _attack(job, settings.attack)

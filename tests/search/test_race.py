@@ -141,3 +141,18 @@ def test_that_there_is_no_input_at_all_is_proven_without_the_objective():
 def test_small_problems_of_all_kinds_are_closed_together():
     for problem in (margin(), margin(inputs=20, seed=1)):
         assert problem.solve(time_limit=60.0).status is Status.OPTIMAL
+
+
+def test_what_is_about_to_close_is_known():
+    problem = margin()
+    ledger = Ledger(problem.query)
+    ledger.offer(torch.zeros(1, 6, dtype=torch.float64), "attack")
+    target = float(ledger.target)
+    clock = SimpleNamespace(now=0.0)
+    rising = Scripted("rising", clock, lambda t: target - 1 / (1 + t))
+    race = Race(Job(problem.query, ledger, 0, Portfolio()), [rising])
+    assert not race.soon(math.inf)
+    for _ in range(4):
+        rising.take_moment(race.job, 1.0)
+    needed = rising.forecast(~ledger.closed, ledger.target)[0] - rising.seconds
+    assert 0 < needed < math.inf and race.soon(1.01 * needed) and not race.soon(0.99 * needed)

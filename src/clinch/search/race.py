@@ -27,7 +27,7 @@ from clinch.solver.solution import Proof
 LONGER = 0.5
 #: moments in which each is tried; time of the search that suits best beside each other's meanwhile; afterwards shares
 #: of the time that it, each other whose bound has not risen yet, and each other have at least: some start slowly
-TRIED, LEADER, FIRST_SHARE, UNKNOWN, SHARE = 3, 2.0, 0.4, 0.12, 0.04
+TRIED, LEADER, FIRST_SHARE, UNKNOWN, SHARE = 3, 2.0, 0.4, 0.08, 0.04
 #: the same of questions without objective whose best search is known
 ALONE = 9.0
 #: a search that takes this many times its moment to begin or to end a step, this many seconds, and up to so many this
@@ -238,6 +238,14 @@ class Race:
         problems = ~self.job.ledger.closed
         target = self.job.ledger.target[problems]
         return min(self.going, key=lambda turn: turn.forecast(problems, target))
+
+    def soon(self, seconds: float) -> bool:
+        """Whether some search that goes on as it does will have closed the problems within so many seconds."""
+        problems = ~self.job.ledger.closed
+        target = self.job.ledger.target[problems]
+        return any(
+            turn.history and turn.forecast(problems, target)[0] - turn.seconds < seconds for turn in self.going
+        )  # fmt: skip
 
     def _rises(self, turn: Turn) -> bool:
         """Whether it has proven anything that was not known before, nor in its first moment."""

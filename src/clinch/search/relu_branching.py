@@ -11,7 +11,7 @@ from clinch.bounds.ascent import Ascent
 from clinch.bounds.domains import Domains, Relaxed, fresh_domains
 from clinch.bounds.dual import evaluate
 from clinch.network.ops.base import Interval
-from clinch.query import Activations, Distance, Linear, Query
+from clinch.query import Activations, Distance, Query
 from clinch.search.branch_and_bound import Branched
 from clinch.search.dual_bounding import DualBounder, DualEvaluation, Subdomains
 from clinch.search.tree import AT_CLAUSE, AT_RELU, SearchTree
@@ -77,11 +77,9 @@ def intercepts(relaxed: Relaxed, ascent: Ascent) -> Tensor:
 
 def split_scores(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     """What splitting each open element is worth, ``(D, U)``, −1 where nothing is open: its intercept, for which a
-    search of convolutional networks needs a third to a sixth of the subdomains that losses need; its loss
-    where conditions beside an objective matter, or no open element has a coefficient.
+    search of convolutional networks, and one with conditions on discrete inputs, needs a third to a sixth of the
+    subdomains that losses need; its loss where no open element has a coefficient.
     """
-    if not _tight_atoms(relaxed.query):
-        return relaxation_loss(relaxed, ascent)
     scores = intercepts(relaxed, ascent)
     at = stuck(relaxed, ascent).nonzero().flatten()
     return scores.index_copy(0, at, relaxation_loss(relaxed, ascent.take(at))) if len(at) else scores
@@ -89,7 +87,7 @@ def split_scores(relaxed: Relaxed, ascent: Ascent) -> Tensor:
 
 def stuck(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     """``(D,)`` domains whose bound depends on no open element."""
-    if not _tight_atoms(relaxed.query) or not relaxed.width:
+    if not relaxed.width:
         return torch.zeros_like(ascent.stalled)
     rows = ascent.rows.abs()
     at_open = torch.where(open_elements(relaxed, ascent.domains), rows, 0.0).amax(1)
@@ -104,11 +102,6 @@ def next_elements(relaxed: Relaxed, ascent: Ascent, levels: int) -> Tensor:
     loss, element = split_scores(relaxed, ascent).topk(min(levels, relaxed.width), 1)
     nothing[:, : element.shape[1]] = element.masked_fill(loss < 0, -1)
     return nothing
-
-
-def _tight_atoms(query: Query) -> bool:
-    """Whether coefficients say what splits can bring: no condition beside an objective may have the multiplier zero."""
-    return isinstance(query.objective, Linear) and (query.feasibility or not query.atoms.count)
 
 
 def _looked_at(relaxed: Relaxed, ascent: Ascent) -> Tensor:

@@ -388,7 +388,7 @@ class Portfolio(Settings):
         attack, bounds, radius, branch_and_bound, input_split, general_split, milp, count: of the engines.
     """
 
-    attack_share: Share = 0.35
+    attack_share: Share = 0.25
     slice_share: Share = 0.1
     glance_share: Share = 0.02
     lent_share: Share = 0.5
