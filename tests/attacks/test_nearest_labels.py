@@ -12,7 +12,7 @@ import clinch as cl
 from clinch.attacks.core.best_points import BestPoints
 from clinch.attacks.core.classification import ClassQuery
 from clinch.attacks.core.objective import AttackObjective
-from clinch.attacks.minimum_norm.sparse import greedy_sparsify
+from clinch.attacks.minimum_norm.sparse import greedy_sparsify, swapped
 
 
 def small(seed: int) -> nn.Module:
@@ -120,3 +120,20 @@ def test_what_was_settled_stays_where_a_nearer_point_fails_the_check():
     # said to reach the goal, which a nearer point does not
     points.update(x + 0.9 * (far - x), everyone, torch.full((2,), -1.0))
     assert bool(before.success.all()) and torch.equal(points.result().distance, before.distance)
+
+
+def test_two_elements_give_way_to_one():
+    """Elements 0 and 1 reach the goal together, as does element 2 alone: no single one can be put back."""
+    model = nn.Linear(4, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0, 0, 0, 0], [0.6, 0.6, 1.1, 0.1]]))
+        model.bias.copy_(torch.tensor([1.0, 0.0]))
+    x, everyone = torch.zeros(1, 4), torch.tensor([0])
+    for passes, left in ((7, 2), (8, 1)):  # two restored one by one, one gradient, four trials
+        points = BestPoints(AttackObjective(ClassQuery(model.eval(), x, torch.tensor([0]), p=0.0)))
+        points.update(torch.tensor([[1.0, 1, 0, 0]]), everyone, torch.tensor([-0.2]))
+        before = int(points.objective.forward + points.objective.backward)
+        swapped(points, everyone, torch.tensor([passes]), 4)
+        assert points.distance.tolist() == [left]
+        assert int(points.objective.forward + points.objective.backward) - before <= passes
+        assert left == 2 or points.x.tolist() == [[0.0, 0, 1, 0]]

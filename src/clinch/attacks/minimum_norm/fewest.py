@@ -12,7 +12,7 @@ from clinch.attacks.core.draws import Draws
 from clinch.attacks.minimum_norm.candidates import nearest_candidates
 from clinch.attacks.minimum_norm.nearest_settings import NearestSettings, first_radii, rungs
 from clinch.attacks.minimum_norm.shrinking_ball import ShrinkingRuns
-from clinch.attacks.minimum_norm.sparse import greedy_sparsify
+from clinch.attacks.minimum_norm.sparse import greedy_sparsify, swapped
 from clinch.attacks.sigma_zero import SmoothCountRuns
 
 
@@ -27,7 +27,7 @@ def search_fewest(best_points: BestPoints, passes: int, draws: Draws) -> None:
         if rung:
             best_points.settle()
         spent += part
-        back = int(s.sparse_back * part)
+        back = int((s.sparse_back + (0.0 if rung else s.swap)) * part)
         steps = (part - back) // 2
         if not rung:
             _raced(best_points, indices, steps - _linearised(best_points, indices) // 2)
@@ -35,6 +35,8 @@ def search_fewest(best_points: BestPoints, passes: int, draws: Draws) -> None:
             _both_sparse(best_points, indices, steps, draws.at(rung), rung)
         best_points.step()
         greedy_sparsify(best_points, indices, budget.left(indices) - (passes - spent))
+        if not rung:
+            swapped(best_points, indices, budget.left(indices) - (passes - spent), s.swaps)
     best_points.step()
 
 

@@ -40,6 +40,8 @@ class NearestSettings(AttackSettings):
         far: the ball's first radius for p = 0, 1, 2 and infinity, relative to the distance of the farthest corner of
             the box.
         sparse_back: share of the passes for elements that are restored.
+        swap: share of the first rung's passes for p = 0 in which pairs of elements give way to single ones, of which
+            ``swaps`` are tried for each pair; later rungs gain more by starting elsewhere.
         smooth: of σ-zero.
         run: passes of one run from far away where there are many.
         lost: what a run without a gradient counts farther.
@@ -63,6 +65,8 @@ class NearestSettings(AttackSettings):
     race: Share = 0.33
     far: Quadruple = (1.0, 0.08, 0.15, 0.4)
     sparse_back: Share = 0.09
+    swap: Share = 0.2
+    swaps: Some = 4
     smooth: SmoothCount = field(default_factory=lambda: SmoothCount(sigma=3e-3, threshold=0.25))
     run: Some = 200
     lost: Positive = 1e6
