@@ -104,12 +104,24 @@ class ExactChecker:
                     going.append((child + side, state._replace(box=[*state.box[:i], ends, *state.box[i + 1 :]])))
             elif k == 3:
                 for side, atom in enumerate(self.members[i]):
-                    going.append((child + side, state._replace(atoms=state.atoms | {atom})))
+                    box = self.cut(state.box, atom)
+                    going.append((child + side, state._replace(atoms=state.atoms | {atom}, box=box)))
             else:
                 low, high = state.cuts.get(i, (-inf, inf))
                 for side, ends in enumerate(((low, t), (t, high))):
                     going.append((child + side, state._replace(cuts={**state.cuts, i: ends})))
         return [found[node] for node in sorted(found)]
+
+    def cut(self, box: Limits, atom: int) -> Limits:
+        """The box where an atom about one input element alone holds; a point of it where that is nothing."""
+        rows = {name: exact(t)[atom] for name, t in self.tensors.items() if name.startswith("atoms.rows.")}
+        own = rows.pop("atoms.rows.input", [])
+        used = [j for j, value in enumerate(own) if value]
+        if len(used) != 1 or any(any(row) for row in rows.values()):
+            return box
+        (j,), (low, high) = used, box[used[0]]
+        end = min(max(-exact(self.tensors["atoms.constant"])[atom] / own[j], low), high)
+        return [*box[:j], (low, end) if own[j] > 0 else (end, high), *box[j + 1 :]]
 
     # --- limits and bounds --------------------------------------------------------------------------------------------
 

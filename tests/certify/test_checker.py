@@ -23,6 +23,7 @@ from clinch.checker.certificate import (
 )
 from clinch.checker.check import check
 from clinch.checker.layers import Refused, read_layers
+from clinch.checker.question import certified_query
 from clinch.checker.tree import leaves_of
 from clinch.errors import CertificateError
 from clinch.network.ops.s_shaped import Sigmoid
@@ -364,10 +365,10 @@ def test_leaves_in_another_order_are_refused():
     """The splits are read off the tree: a sign condition that a leaf uses does not hold on another."""
     proof = known("linear objective, box and ball").proof
     layers, sha256 = read_layers(*proof.network), proof.network[0]["sha256"]
-    region = [proof.certificate.tensors[f"region.{side}"] for side in ("lower", "upper")]
+    query = certified_query(proof.certificate, layers)
     relus = sum(layer.size for layer in layers if layer.kind == "relu")
     columns, beta = (proof.certificate.tensors[f"leaf.{name}"] for name in ("columns", "beta"))
-    split = leaves_of(proof.certificate, *region, relus, [], 0)[0].signs[:, columns] != 0
+    split = leaves_of(proof.certificate, query, query.box, relus, 0)[0].signs[:, columns] != 0
     # leaves and a ReLU that is split on the one and not on the other
     one, other, at = next(zip(*np.nonzero(split[:, None] & ~split[None])))
     used = beta.copy()

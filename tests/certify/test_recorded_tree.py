@@ -16,6 +16,7 @@ from clinch.certificates.proof_search import ProofSearch
 from clinch.certificates.regrow import Layout, layout_of, regrow
 from clinch.checker.check import check
 from clinch.checker.layers import Refused, read_layers
+from clinch.checker.question import certified_query
 from clinch.checker.tree import leaves_of
 from clinch.errors import CertificateError
 from clinch.search import tree as recording
@@ -311,14 +312,14 @@ def test_the_tree_of_a_certificate_is_walked_by_the_checker(case):
     proof = made(case, ledger.trees[-1].of(0))
     tensors = proof.certificate.tensors
     assert set(tensors["tree.kind"].tolist()) <= {0, AT_RELU, AT_CLAUSE}
-    clauses = [np.arange(2)]
-    found, _ = leaves_of(proof.certificate, np.zeros(20), np.ones(20), 28, clauses, 0)
+    query = certified_query(proof.certificate, read_layers(*proof.network))
+    found, _ = leaves_of(proof.certificate, query, query.box, 28, 0)
     assert len(found.signs) == proof.report.leaves
     at = int((tensors["tree.kind"] != 0).nonzero()[0][0])
     tensors = {**tensors, "tree.first": tensors["tree.first"].copy()}
     tensors["tree.first"][at] = -1
     with pytest.raises(Refused):
-        leaves_of(proof.certificate._replace(tensors=tensors), np.zeros(20), np.ones(20), 28, clauses, 0)
+        leaves_of(proof.certificate._replace(tensors=tensors), query, query.box, 28, 0)
 
 
 def test_too_many_leaves_are_not_kept(case, monkeypatch):

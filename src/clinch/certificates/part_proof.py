@@ -8,6 +8,7 @@ split on. What a search has cut off from boxes is part of the leaves here; what 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from clinch.certificates.checked_lines import CheckedNetwork
 from clinch.certificates.checked_parts import CheckedBounder, ProofParts
 from clinch.certificates.proof_goal import ProofGoal
-from clinch.checker.question import CertifiedQuery
+from clinch.checker.question import CertifiedQuery, input_ends
 from clinch.errors import CertificateError
 from clinch.query import Query
 from clinch.runtime import deadline
@@ -28,7 +29,7 @@ from clinch.search.part_branching import PartBrancher
 from clinch.search.part_record import RecordedParts, cuts_to
 from clinch.search.parts import Parts
 from clinch.search.relu_branching import decided
-from clinch.search.tree import AT_CLAUSE, AT_INPUT, AT_NODE, SearchTree
+from clinch.search.tree import AT_CLAUSE, AT_INPUT, AT_NODE, LEAF, SearchTree
 
 #: parts bounded at once
 BATCH = 128
@@ -108,9 +109,7 @@ class PartProof(ProofGoal):
                 chosen = replace(leaves.take(found), clause=worst[found].argmax(1))
                 owner = (query.clause.unsqueeze(0) == chosen.clause.unsqueeze(1)).nonzero()[:, 0]
                 others = every[~torch.isin(every, found)]
-                children = self.brancher.atoms(chosen)
-                assert isinstance(children, ProofParts)
-                leaves = ProofParts.cat([leaves.take(others), children])
+                leaves = ProofParts.cat([leaves.take(others), self.brancher.atoms(chosen)])
                 seen = seen.take(torch.cat([others, found[owner]]))
                 seen = seen._replace(leaves=seen.leaves._replace(choice=leaves.choice.numpy()))
         return bounder.bound(leaves, fresh=False, seen=seen)
@@ -169,11 +168,54 @@ class ProofBrancher(PartBrancher):
     def split(self, nodes: Parts) -> Branched[Parts]:
         """Two sides of elements, a child per atom of clauses; leaves."""
         assert isinstance(nodes, ProofParts)
-        at_clause, at_element = nodes.clause >= 0, nodes.element >= 0
+        gap = torch.where(nodes.clause >= 0, -1, self.gap(nodes, nodes.element, nodes.point))
+        at_gap, at_clause, at_element = gap >= 0, nodes.clause >= 0, nodes.element >= 0
         fresh = self.atoms(nodes.take(at_clause)) if bool(at_clause.any()) else None
         leaves = nodes.take(~at_clause & ~at_element)
-        rest, outside = self._cut_down(nodes.take(~at_clause & at_element))
-        return Branched(ProofParts.cat([self.halved(rest), *outside]), fresh, leaves if len(leaves) else None)
+        rest, outside = self._cut_down(nodes.take(~at_clause & ~at_gap & at_element))
+        sides = [self.atoms(replace(nodes, clause=gap).take(at_gap))] if bool(at_gap.any()) else []
+        return Branched(ProofParts.cat([self.halved(rest), *sides, *outside]), fresh, leaves if len(leaves) else None)
+
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What atoms say of one input element: which, its least and its largest value."""
+        with np.errstate(all="ignore"):
+            element, least, most = map(torch.from_numpy, input_ends(self.bounder.certified))
+        return element, least, most
+
+    @cached_property
+    def gaps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Clauses that leave a gap between an element's values: which, the element, where the gap begins and ends."""
+        element, least, most = self.ends
+        pairs = [(c, *atoms.tolist()) for c, atoms in enumerate(self.bounder.certified.clauses) if len(atoms) == 2]
+        clause, low, high = torch.tensor(pairs, dtype=torch.long).reshape(-1, 3).unbind(1)
+        some = (element[low] == element[high]) & most[low].isfinite() & least[high].isfinite()
+        clause, low, high = clause[some], low[some], high[some]
+        return clause, element[low], most[low], least[high]
+
+    def gap(self, nodes: ProofParts, element: Tensor, point: Tensor) -> Tensor:
+        """``(D,)`` the clause of an undecided gap in which parts are to be split at a point; −1: there is none."""
+        clause, of, begins, ends = self.gaps
+        if not len(clause):
+            return torch.full_like(element, -1)
+        point = point.unsqueeze(1)
+        there = (element.unsqueeze(1) == of) & (begins <= point) & (point <= ends) & (nodes.choice[:, clause] < 0)
+        return torch.where(there.any(1), clause[there.long().argmax(1)], -1)
+
+    def atoms(self, nodes: Parts) -> ProofParts:
+        """One part per atom, in the box that the atom leaves."""
+        made = super().atoms(nodes)
+        assert isinstance(made, ProofParts)
+        # the children of a part are those at its clause
+        asked = (self.bounder.query.clause.unsqueeze(0) == nodes.clause.unsqueeze(1)).nonzero()[:, 1]
+        element, (low, high) = self.ends[0][asked].unsqueeze(1), (made.lower.flatten(1), made.upper.flatten(1))
+        sides = []
+        for box, end in zip((low, high), self.ends[1:]):
+            least, most = (t.gather(1, element) for t in (low, high))
+            sides.append(box.scatter(1, element, torch.clamp(end[asked].unsqueeze(1), least, most)))
+            low = sides[0]
+        lower, upper = (side.reshape(made.lower.shape) for side in sides)
+        return replace(made, lower=lower, upper=upper)
 
     def _cut_down(self, nodes: ProofParts) -> tuple[ProofParts, list[ProofParts]]:
         """Parts cut down to what is kept of their boxes, and what is cut off: the same multipliers close that."""
@@ -244,20 +286,21 @@ def regrown(known: RecordedParts, root: ProofParts, brancher: ProofBrancher) -> 
         kind, first = tree.kind[at], tree.first[at]
         after = (first > at) & (first + 1 < len(tree))
         element = _elements(known, at, brancher)
-        halved = after & (element >= 0)
-        at_clause = after & (kind == AT_CLAUSE) & _undecided(nodes, tree.index[at])
+        # splits between the values of discrete elements are conditions here
+        clause_at = torch.where(kind == AT_CLAUSE, tree.index[at], brancher.gap(nodes, element, tree.threshold[at]))
+        at_clause = after & _undecided(nodes, clause_at)
+        halved = after & (element >= 0) & ~at_clause
         ended = ~halved & ~at_clause
         done.append(_with_hints(nodes.take(ended), hints, row_of[at[ended]]))
-        parts = [_halves(nodes.take(halved), element[halved], tree.threshold[at[halved]], first[halved], brancher)]
+        halves = nodes.take(halved), element[halved], tree.threshold[at[halved]], first[halved]
+        parts = [_halves(*halves, tree.kind[first[halved]] == LEAF, brancher)]
         if bool(at_clause.any()):
             rows = at_clause.nonzero().flatten()
-            chosen = replace(nodes.take(rows), clause=tree.index[at[rows]])
+            chosen = replace(nodes.take(rows), clause=clause_at[rows])
             clause = brancher.bounder.query.clause
             owner, atom = (clause.unsqueeze(0) == chosen.clause.unsqueeze(1)).nonzero(as_tuple=True)
             side = (clause.unsqueeze(0) == clause.unsqueeze(1)).tril(-1).sum(1)
-            chosen = brancher.atoms(chosen)
-            assert isinstance(chosen, ProofParts)
-            parts.append((chosen, first[rows][owner] + side[atom]))
+            parts.append((brancher.atoms(chosen), first[rows][owner] + side[atom]))
         nodes, at = ProofParts.cat([part for part, _ in parts]), torch.cat([where for _, where in parts])
         inside = at < len(tree)
         done.append(nodes.take(~inside))
@@ -287,9 +330,10 @@ def _undecided(nodes: ProofParts, clause: Tensor) -> Tensor:
 
 
 def _halves(
-    nodes: ProofParts, element: Tensor, point: Tensor, first: Tensor, brancher: ProofBrancher
+    nodes: ProofParts, element: Tensor, point: Tensor, first: Tensor, ended: Tensor, brancher: ProofBrancher
 ) -> tuple[ProofParts, Tensor]:
-    """Children, or the one child that there is, and where they are in the record."""
+    """Children, or the one child that there is, and where they are in the record; of a point of a box both are there,
+    of which the first is not taken where it has ``ended`` in the record."""
     nodes = replace(nodes, element=element, point=point)
     number, inputs = brancher.number(element), brancher.bounder.inputs
     low, high = nodes.lower.flatten(1), nodes.upper.flatten(1)
@@ -298,8 +342,9 @@ def _halves(
     if nodes.cuts.shape[2]:
         own = nodes.cuts.gather(2, (element - inputs).clamp(min=0)[:, None, None].expand(-1, 2, 1))[:, :, 0]
         low, high = torch.where(number < 0, low, own[:, 0]), torch.where(number < 0, high, own[:, 1])
-    inside = (low <= point) & (point <= high)
-    rest, where = nodes.take(~inside), first[~inside] + (point < low)[~inside].long()
+    inside = (low <= point) & (point <= high) & ((number >= 0) | ((low < point) & (point < high)))
+    second = torch.where((low == point) & (point == high), ended, point <= low)
+    rest, where = nodes.take(~inside), first[~inside] + second[~inside].long()
     return ProofParts.cat([brancher.halved(nodes.take(inside)), rest]), torch.cat(
         [first[inside], first[inside] + 1, where]
     )
@@ -307,12 +352,13 @@ def _halves(
 
 def _with_hints(nodes: ProofParts, hints: Parts | None, row: Tensor) -> ProofParts:
     """Parts with the multipliers of recorded leaves ``(D,)``; −1: none is known."""
-    if (
-        hints is None
-        or not len(hints)
-        or any(getattr(hints, name).shape[1] != getattr(nodes, name).shape[1] for name in ("alpha", "beta", "mu"))
-    ):
-        return nodes  # gaps between values are conditions here
+    if hints is None or not len(hints):
+        return nodes
+    # gaps between values are conditions here, which come last
+    more = nodes.mu.shape[1] - hints.mu.shape[1]
+    hints = replace(hints, mu=torch.nn.functional.pad(hints.mu, (0, max(more, 0))))
+    if any(getattr(hints, name).shape[1] != getattr(nodes, name).shape[1] for name in ("alpha", "beta", "mu")):
+        return nodes
     hint, has = hints.take(row.clamp(min=0)), (row >= 0).unsqueeze(1)
     alpha, beta, mu = (
         torch.where(has & theirs.isfinite(), theirs.to(own), own)

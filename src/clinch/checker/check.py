@@ -99,25 +99,23 @@ def _leaves(
 ) -> tuple[float, float, int]:
     """Smallest margin, largest rounding and number of leaves; refused where a margin is not positive."""
     relus, read = (sum(layers[i].size for i in which) for which in (relu_spans(layers), read_by_bends(layers)))
-    leaves, which = leaves_of(c, box.lower[0], box.upper[0], relus, query.clauses, read)
+    leaves, which = leaves_of(c, query, box, relus, read)
     count, n, columns = len(leaves.signs), box.lower.shape[1], c.distinct("leaf.columns", relus)
     every = multipliers(c, "leaf", count, columns, which)
-    network, seen = Relaxation(layers, box, balls), np.concatenate([*box], 1)
+    network, seen, margin, rounding = Relaxation(layers, box, balls), np.concatenate([*box], 1), np.inf, 0.0
     root = root_of(box.lower[0], box.upper[0], relus, query.clauses)
     proven = take_lemmas(c, network, query, root) if len(c.tensors.get("lemma.activation", ())) else {}
-    margin, rounding = np.inf, 0.0
     for start in range(0, count, at_once(layers)):
         at = slice(start, start + at_once(layers))
-        multiplied = some_of(every, at)
         part = Leaves(*(t[at] if len(t) == count else t for t in leaves))
         # leaves of one box, such as the children at a clause, share what is found for it
-        ends, at = np.unique(np.concatenate([part.lower, part.upper], 1), axis=0, return_inverse=True)
+        ends, owner = np.unique(np.concatenate([part.lower, part.upper], 1), axis=0, return_inverse=True)
         if not np.array_equal(ends, seen):
             own, seen = part._replace(lower=ends[:, : n + len(which)], upper=ends[:, n + len(which) :]), ends
-            cuts = cuts_of(own, which, layers, proven)
-            network = Relaxation(layers, Box(own.lower[:, :n], own.upper[:, :n]), balls, cuts)
-        some = network if len(ends) == 1 else network.take(at.ravel())
-        found = margins(multiplied, some, query, part, which, columns)
+            inputs = Box(own.lower[:, :n], own.upper[:, :n])
+            network = Relaxation(layers, inputs, balls, cuts_of(own, which, layers, proven))
+        some = network if len(ends) == 1 else network.take(owner.ravel())
+        found = margins(some_of(every, at), some, query, part, which, columns)
         if not (found > 0).all():
             worst = int(np.argmin(np.where(found > 0, np.inf, 0.0)))
             raise Refused(f"Leaf {start + worst} is not closed: its bound is {found[worst]:.3g}, not above 0.")
@@ -160,8 +158,7 @@ def take_lemmas(c: Certificate, network: Relaxation, query: CertifiedQuery, root
     Args:
         root: what holds on the whole region.
     """
-    layers, count = network.layers, len(c.tensors["lemma.activation"])
-    read = list(read_by_bends(layers))
+    layers, count, read = network.layers, len(c.tensors["lemma.activation"]), list(read_by_bends(network.layers))
     starts = np.cumsum([0, *(layers[i].size for i in read)])
     number = c.whole("lemma.activation", (count,), 0, starts[-1] - 1)
     side, columns = c.whole("lemma.side", (count,), 0, 1), c.distinct("lemma.columns", root.signs.shape[1])

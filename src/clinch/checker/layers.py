@@ -345,8 +345,7 @@ def convolution(
     bias = np.repeat(bias, places) if bias.shape == (outs,) else bias.reshape(-1)
     if bias.shape != (outs * places,):
         raise Refused("A convolution's bias does not fit.")
-    matrix = Convolution(full.reshape(offsets, outs, -1), source, pixels)
-    return Layer("affine", inputs, (outs, *extents), matrix, bias)
+    return Layer("affine", inputs, (outs, *extents), Convolution(full.reshape(offsets, outs, -1), source, pixels), bias)
 
 
 def function(inputs: tuple[int, ...], shape: tuple[int, ...], name: str, parameters: Any, room: Room) -> Layer:
@@ -430,9 +429,8 @@ def maxpool(
     # what reads padding reads another element of its window instead
     source = np.where(inside, source, np.take_along_axis(source, inside.argmax(0)[None], 0))
     chosen = source[:, None] + np.arange(channels)[:, None] * math.prod(shape[1:])
-    new = (channels, *extents)
-    sides = tuple(select(inputs[0], tap, new, layers, room) for tap in chosen)
-    return append(layers, Layer("maximum", sides, new), room)
+    sides = tuple(select(inputs[0], tap, (channels, *extents), layers, room) for tap in chosen)
+    return append(layers, Layer("maximum", sides, (channels, *extents)), room)
 
 
 def taps(

@@ -44,13 +44,12 @@ class Convolution(NamedTuple):
 
     def backward(self, rows: Array) -> Array:
         """``(R, outputs)`` to ``(R, inputs)``: the transposed convolution. Of one offset, places read other pixels."""
-        _, outs, channels = self.kernel.shape
         # places first, so that what is added to a pixel stands in one piece
-        flat = np.ascontiguousarray(rows.reshape(len(rows), outs, -1).transpose(2, 0, 1)).reshape(-1, outs)
-        found = np.zeros((self.pixels + 1, len(rows), channels))
+        flat = np.ascontiguousarray(rows.reshape(len(rows), self.kernel.shape[1], -1).transpose(2, 0, 1))
+        found = np.zeros((self.pixels + 1, len(rows), self.kernel.shape[2]))
         for kernel, at in zip(self.kernel, self.source):
             # the sums that land in the padding are dropped
-            found[at] += (flat @ kernel).reshape(-1, len(rows), channels)
+            found[at] += (flat.reshape(-1, len(kernel)) @ kernel).reshape(len(at), len(rows), -1)
         return found[:-1].transpose(1, 2, 0).reshape(len(rows), -1)
 
     def reads(self, outputs: Array) -> Array:

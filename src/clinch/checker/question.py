@@ -8,7 +8,7 @@ import numpy as np
 
 from clinch.checker.certificate import Certificate
 from clinch.checker.layers import Array, Layer, Refused
-from clinch.checker.lines import Box, down
+from clinch.checker.lines import Box, down, up
 from clinch.checker.rigorous import Ball
 
 
@@ -55,10 +55,21 @@ def certified_query(c: Certificate, layers: list[Layer]) -> CertifiedQuery:
     c.room((1 + atoms) * sum(layers[i].size for i in {*own, *rows}))
     empty = {i: np.zeros((1 + atoms, layers[i].size)) for i in {*own, *rows}}
     forms = {i: np.concatenate([own.get(i, zero[:1]), rows.get(i, zero[1:])]) for i, zero in empty.items()}
-    constant = c.numbers("objective.constant", (1,)) if linear else np.zeros(1)
-    constants = np.append(constant, c.numbers("atoms.constant", (atoms,)))
+    first = c.numbers("objective.constant", (1,)) if linear else 0.0
+    constants = np.append(first, c.numbers("atoms.constant", (atoms,)))
     ball = _ball(c, "objective.", float(stated["p"]), n) if objective == "distance" else None
     return CertifiedQuery(objective, forms, constants, clauses, Box(lower[None], upper[None]), balls, ball)
+
+
+def input_ends(query: CertifiedQuery) -> tuple[Array, Array, Array]:
+    """``(K,)`` of each atom that is about one input element alone: which, its least and its largest value where the
+    atom holds; infinite where it says nothing of that."""
+    forms, constants = {0: np.zeros((len(query.constants), 1))} | query.forms, query.constants[1:]
+    row, others = forms.pop(0)[1:], sum(form[1:].any(1) for form in forms.values())
+    element = np.abs(row).argmax(1)
+    factor, alone = row[np.arange(len(row)), element], ((row != 0).sum(1) == 1) & ~np.asarray(others, bool)
+    least, most = (np.where(np.abs(factor) == 1, t, step(t)) for t in [-constants / factor] for step in (down, up))
+    return element, np.where(alone & (factor < 0), least, -np.inf), np.where(alone & (factor > 0), most, np.inf)
 
 
 def _ball(c: Certificate, prefix: str, p: float, n: int) -> Ball:

@@ -216,8 +216,7 @@ class Relaxation:
             if i not in pending or not pending[i].shape[2]:
                 continue
             layer, row = self.layers[i], pending.pop(i)
-            scale = scale + np.abs(row).sum(2)
-            parts, first = [row] * len(layer.inputs), self._read(i)
+            parts, first, scale = [row] * len(layer.inputs), self._read(i), scale + np.abs(row).sum(2)
             if layer.kind == "affine":
                 parts, off = self._through_affine(i, row, first)
                 offset, error = offset + row @ layer.bias, error + off

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from clinch.checker.certificate import Certificate
 from clinch.checker.layers import Array, Refused
+from clinch.checker.lines import Box
+from clinch.checker.question import CertifiedQuery, input_ends
 
 #: kinds of nodes
 LEAF, AT_RELU, AT_INPUT, AT_CLAUSE, AT_NODE = 0, 1, 2, 3, 4
@@ -34,9 +37,7 @@ def root_of(lower: Array, upper: Array, relus: int, clauses: list[Array]) -> Lea
     return Leaves(np.zeros((1, relus), np.int8), lower[None], upper[None], np.array([chosen], dtype=np.int64))
 
 
-def leaves_of(
-    certificate: Certificate, lower: Array, upper: Array, relus: int, clauses: list[Array], activations: int
-) -> tuple[Leaves, Array]:
+def leaves_of(c: Certificate, query: CertifiedQuery, box: Box, relus: int, activations: int) -> tuple[Leaves, Array]:
     """What holds on the leaves, and the V activations that are split, numbered in a row.
 
     The tree is walked from its root: every inner node's children cover it, so that the leaves cover the region.
@@ -44,23 +45,26 @@ def leaves_of(
     A node at a ReLU has the children "input >= 0" and "input <= 0", one at an input element x_i "x_i <= t" and
     "x_i >= t", one at an activation the same, one at a clause a child per atom. Children stand side by side from the
     position ``tree.first`` on.
+    Where an atom is a limit of one input element, its leaves' boxes are cut to that.
 
     Raises:
         Refused: some node is no child of exactly one other, or splits what is split or cannot be.
     """
-    count = len(certificate.tensors.get("tree.kind", ()))
-    kind = certificate.whole("tree.kind", (count,), LEAF, AT_NODE)
-    first = certificate.whole("tree.first", (count,), -1, count - 1)
-    index = certificate.whole("tree.index", (count,), -1, max(relus, len(lower), len(clauses), activations))
-    threshold = certificate.numbers("tree.threshold", (count,))
+    lower, upper, clauses, ends = box.lower[0], box.upper[0], query.clauses, input_ends(query)
+    count = len(c.tensors.get("tree.kind", ()))
+    kind = c.whole("tree.kind", (count,), LEAF, AT_NODE)
+    first = c.whole("tree.first", (count,), -1, count - 1)
+    index = c.whole("tree.index", (count,), -1, max(relus, len(lower), len(clauses), activations))
+    threshold = c.numbers("tree.threshold", (count,))
     extents = np.array([0, relus, len(lower), len(clauses), activations])
     inner = kind != LEAF
     if not count or (inner & ((index < 0) | (index >= extents[kind]))).any():
         raise Refused("A node of the tree splits something that is not there.")
     # before there is room for what holds on every leaf: signs take a byte, limits and choices eight
     most, each = max((len(atoms) for atoms in clauses), default=0), relus // 8 + len(clauses)
-    which, boxes = np.unique(index[kind == AT_NODE]), bool(((kind == AT_INPUT) | (kind == AT_NODE)).any())
-    certificate.room(int((~inner).sum()) * (each + 2 * (len(lower) + len(which)) * boxes) + most * len(clauses))
+    boxed = np.array([False, False, True, np.isfinite(ends[1:]).any(), True])
+    which, boxes = np.unique(index[kind == AT_NODE]), bool(boxed[kind].any())
+    c.room(int((~inner).sum()) * (each + 2 * (len(lower) + len(which)) * boxes) + most * len(clauses))
     # limits of input elements and of activations stand in a row
     index = np.where(kind == AT_NODE, len(lower) + np.searchsorted(which, index), index)
     padded = [np.append(atoms, np.full(most - len(atoms), -1)) for atoms in clauses]
@@ -75,15 +79,15 @@ def leaves_of(
     if (np.sort(child) != np.arange(1, count)).any() or (child <= parent).any():
         raise Refused("The tree does not cover the region: a node is missing, or belongs to two others.")
     free = np.full(len(which), np.inf)
-    box = (np.append(lower, -free), np.append(upper, free)) if boxes else (free, free)
-    state, level = root_of(*box, relus, clauses), np.zeros(1, dtype=np.int64)
+    limits = (np.append(lower, -free), np.append(upper, free)) if boxes else (free, free)
+    state, level = root_of(*limits, relus, clauses), np.zeros(1, dtype=np.int64)
     found: list[tuple[Array, Leaves]] = []
     while len(level):
         ended = ~inner[level]
         found.append((level[ended], Leaves(*(t[ended] for t in state))))
         above, side = _positions(children[level])
         at = level[above]
-        state = _step(Leaves(*(t[above] for t in state)), kind[at], index[at], threshold[at], side, table)
+        state = _step(Leaves(*(t[above] for t in state)), [kind[at], index[at], threshold[at]], side, table, ends)
         level = first[at] + side
     order = np.argsort(np.concatenate([nodes for nodes, _ in found]))
     leaves = Leaves(*(np.concatenate(parts)[order] for parts in zip(*(leaf for _, leaf in found))))
@@ -96,8 +100,9 @@ def _positions(children: Array) -> tuple[Array, Array]:
     return parent, np.arange(len(parent)) - (np.cumsum(children) - children)[parent]
 
 
-def _step(state: Leaves, kind: Array, at: Array, threshold: Array, side: Array, table: Array) -> Leaves:
-    """What holds on children whose parents' ``state`` is given, one row each."""
+def _step(state: Leaves, split: list[Array], side: Array, table: Array, ends: Sequence[Array]) -> Leaves:
+    """What holds on children whose parents' ``state`` is given, one row each; kind, index, threshold of the split."""
+    kind, at, threshold = split
     rows = (kind == AT_RELU).nonzero()[0]
     if (state.signs[rows, at[rows]] != 0).any():
         raise Refused("The tree splits a ReLU twice.")
@@ -111,5 +116,9 @@ def _step(state: Leaves, kind: Array, at: Array, threshold: Array, side: Array, 
     rows = (kind == AT_CLAUSE).nonzero()[0]
     if (state.choice[rows, at[rows]] >= 0).any():
         raise Refused("The tree splits a clause twice.")
-    state.choice[rows, at[rows]] = table[at[rows], side[rows]]
+    state.choice[rows, at[rows]] = atoms = table[at[rows], side[rows]]
+    for limits, end in zip((state.lower, state.upper) if state.lower.size else (), ends[1:]):
+        # where that leaves nothing a point stays
+        place = rows, ends[0][atoms]
+        limits[place] = np.clip(end[atoms], state.lower[place], state.upper[place])
     return state
