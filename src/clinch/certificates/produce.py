@@ -103,8 +103,8 @@ def certify(
         time_limit: seconds for each problem.
         onnx: the file the network was read from, so that the certificate can be checked against it as well.
         trees: what searches of this query have recorded (:attr:`clinch.solver.ledger.Ledger.trees`), to start from:
-            the smallest tree of each problem that came to its end, else the latest. Where it leads to no proof that is
-            accepted, all is proven from nothing.
+            the smallest tree of each problem that came to its end, else that of the best bound. Where it leads to no
+            proof that is accepted, all is proven from nothing.
         problems: which ones; None: all.
         float32: whether the proof is to hold for the network as it runs in float32 too, in any order of summation.
 
@@ -131,11 +131,17 @@ def certify(
         try:
             records = [record for tree in reversed(trees) if (record := tree.of(b)) is not None]
             ended = [record for record in records if record.finished]
-            known = min(ended, key=lambda record: record.leaves) if ended else next(iter(records), None)
+            known = min(ended, key=lambda record: record.leaves) if ended else max(records, key=_proven, default=None)
             found.append(_certify_by(one, float(bound[b]), point, time_limit, about, known))
         except (CertificateError, Refused) as reason:
             found.append(reason if isinstance(reason, CertificateError) else CertificateError(str(reason)))
     return found
+
+
+def _proven(record: Recorded | RecordedParts) -> float:
+    """The bound of a tree that did not come to its end, as far as it is known."""
+    leaves = record.domains if isinstance(record, Recorded) else record.parts
+    return float(leaves.bound.min()) if leaves is not None and len(leaves) else -math.inf
 
 
 def _check_supported(query: Query) -> None:
@@ -189,8 +195,6 @@ def _certify_by(
     Where the checker's allowance for rounding is larger than the slack, the same plan is tried once more with a larger
     slack.
     """
-    if halves_boxes(query) and isinstance(known, Recorded) and not known.finished:
-        known = None
     end, plans = deadline.clock() + seconds, _plans(known, isinstance(query.objective, Distance))
     failed, best = CertificateError("There is no proof."), None
     try:

@@ -66,8 +66,8 @@ def input_ends(query: CertifiedQuery) -> tuple[Array, Array, Array]:
     atom holds; infinite where it says nothing of that."""
     forms, constants = {0: np.zeros((len(query.constants), 1))} | query.forms, query.constants[1:]
     row, others = forms.pop(0)[1:], sum(form[1:].any(1) for form in forms.values())
-    element = np.abs(row).argmax(1)
-    factor, alone = row[np.arange(len(row)), element], ((row != 0).sum(1) == 1) & ~np.asarray(others, bool)
+    element, alone = np.abs(row).argmax(1), ((row != 0).sum(1) == 1) & ~np.asarray(others, bool)
+    factor = np.where(alone, row[np.arange(len(row)), element], 1.0)
     least, most = (np.where(np.abs(factor) == 1, t, step(t)) for t in [-constants / factor] for step in (down, up))
     return element, np.where(alone & (factor < 0), least, -np.inf), np.where(alone & (factor > 0), most, np.inf)
 
