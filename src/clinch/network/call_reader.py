@@ -25,7 +25,15 @@ from clinch.network.ops.linear_function import emit_linear, linear_function
 from clinch.network.ops.own_kernels import KERNELS
 from clinch.network.ops.reading import ATEN, Value
 from clinch.network.ops.torch_function import TorchFunction
-from clinch.network.whole_numbers import LOOKS_UP, WholeNumbers, rows_of_table, table_lookup, whole_value
+from clinch.network.whole_numbers import (
+    LOOKS_UP,
+    TABLES,
+    WholeNumbers,
+    elements_of_tables,
+    rows_of_table,
+    table_lookup,
+    whole_value,
+)
 
 #: calls whose result depends on their input's shape alone
 _BY_SHAPE = frozenset(
@@ -253,11 +261,23 @@ class CallReader:
 
     def _from_table(self, bound: dict[str, Any]) -> Value | None:
         """Rows of a constant table at whole numbers that depend on activations."""
-        found = table_lookup(self.name, bound)
-        if found is None or not isinstance(found[1], WholeNumbers):
+        if self.name not in TABLES:
             return None
-        place = self._as_number(found[1])
-        return rows_of_table(self._call(bound), place, found[0]) if isinstance(place, Value) else None
+        found = table_lookup(self.name, bound)
+        place = self._as_number(found[1]) if found is not None and isinstance(found[1], WholeNumbers) else None
+        call = self._call(bound)
+        if (
+            found is not None
+            and isinstance(place, Value)
+            and (rows := rows_of_table(call, place, found[0])) is not None
+        ):
+            return rows
+        given = {key: _of_batch_one(value) for key, value in bound.items()}
+        return elements_of_tables(call, self.name, given, self._as_number, self._read_by)
+
+    def _read_by(self, waiting: Lazy) -> Value:
+        """An activation that a call waits for."""
+        return next(value_of(leaf) for leaf in leaves(waiting) if isinstance(leaf, (Value, Moved)))
 
     def _item(self, values: Any, index: int) -> Any:
         if not isinstance(values, Lazy):

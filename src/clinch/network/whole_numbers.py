@@ -7,6 +7,7 @@ table that is looked up by a whole number r is ``T_0 + Σ_k (T_k − T_{k−1})�
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 
 from clinch.network.comparisons import NUMBERS
+from clinch.network.ops.average_pool import Reduce
 from clinch.network.ops.composites import Operand, Parts
 from clinch.network.ops.dense import Dense
+from clinch.network.ops.hull import Hull
 from clinch.network.ops.lazy import Lazy
 from clinch.network.ops.order import MOST_SORTED
 from clinch.network.ops.piecewise import Line, PiecewiseLinear
@@ -216,3 +219,69 @@ def table_lookup(name: str, of: dict[str, Any]) -> tuple[Tensor, Any] | None:
         indices = of["indices"]
         return (of["self"], indices[0]) if len(indices) == 1 else None
     return None
+
+
+#: calls that look up elements of a table, by the argument that is the table
+TABLES = {"aten.index": "self", "aten.gather": "self", "aten.embedding": "weight", "aten.take_along_dim": "self"}
+
+
+def elements_of_tables(
+    call: Call, name: str, of: dict[str, Any], number: Callable[[Any], Any], anchor: Callable[[Lazy], Value]
+) -> Value | None:
+    """Elements of a constant table, each at a whole number of its own: by steps, or between the least and the largest.
+
+    Args:
+        call: takes the nodes.
+        name: of the call that looks up.
+        of: its arguments, constants but for one index.
+        number: an index as a real activation, where it can be one.
+        anchor: an activation that an index depends on.
+    """
+    table = of.get(TABLES.get(name, ""))
+    flat = [v for v in of.values() for v in (v if isinstance(v, (list, tuple)) else [v])]
+    places = [v for v in flat if isinstance(v, Lazy)]
+    if not isinstance(table, Tensor) or len(places) != 1 or any(isinstance(v, Value) for v in flat):
+        return None
+    indices, place = of.get("indices"), number(places[0])
+    dim = 0 if name == "aten.embedding" else of.get("dim")
+    if name == "aten.index" and isinstance(indices, Sequence):
+        dim = next(d for d, v in enumerate(indices) if isinstance(v, Lazy))
+    found = None
+    if isinstance(place, Value) and isinstance(dim, int) and table.shape[dim] <= MOST_STEPS:
+        # a negative index counts from the end
+        first = -table.shape[dim] if name == "aten.index" else 0
+
+        def at(k: int) -> Tensor:
+            one = torch.full((1, *place.shape), k)
+            given = {key: [one if v is places[0] else v for v in value] if isinstance(value, (list, tuple)) else value
+                     for key, value in of.items()}  # fmt: skip
+            given = {key: one if value is places[0] else value for key, value in given.items()}
+            return getattr(torch.ops.aten, name.removeprefix("aten."))(**given)[0].double()
+
+        found = _by_steps(call, place, torch.stack([at(k) for k in range(first, table.shape[dim])]), first)
+    return found or _between(call, anchor(places[0]), table)
+
+
+def _by_steps(call: Call, place: Value, values: Tensor, first: int) -> Value | None:
+    """``T_0 + Σ_k (T_k − T_{k−1})·[r ≥ k − 1/2]`` with a table T for each element, whose entries begin at a number."""
+    shape, count, rank = tuple(values.shape[1:]), len(values), len(place.shape)
+    if shape[:rank] != place.shape or count < 2:
+        return None
+    place = call.emit(Scale(None, torch.tensor(-float(first), dtype=torch.float64)), place) if first else place
+    steps = _steps(call, place, count)
+    steps = call.emit(Reshape((*place.shape, *[1] * (len(shape) - rank), count - 1)), steps)
+    steps = call.emit(Expand((*shape, count - 1)), steps)
+    rises = call.emit(Scale((values[1:] - values[:-1]).movedim(0, -1).contiguous()), steps)
+    return call.emit(Scale(None, values[0]), call.emit(Reduce((len(shape),), False), rises))
+
+
+def _between(call: Call, anchor: Value, table: Tensor) -> Value:
+    """Any number between the least and the largest of a table."""
+    shape = call.output_shape
+    one = call.emit(Reduce((0,), True), call.emit(Reshape((math.prod(anchor.shape),)), anchor))
+    ends = []
+    for end in (table.min(), table.max()):
+        constant = call.emit(Scale(torch.zeros((), dtype=torch.float64), end.double()), one)
+        constant = call.emit(Reshape((1,) * len(shape)), constant)
+        ends.append(call.emit(Expand(shape), constant))
+    return call.emit(Hull(), *ends)

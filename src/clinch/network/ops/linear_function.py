@@ -52,7 +52,7 @@ _MIXING = frozenset(
         sub subtract rsub neg negative diff lerp upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler grid_sampler_2d
         view_as_real view_as_complex real imag conj _conj resolve_conj conj_physical _conj_physical complex
         fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn
-        fft_irfftn fft_hfft fft_ihfft fft_fftshift fft_ifftshift
+        fft_irfftn fft_hfft fft_ihfft fft_fftshift fft_ifftshift stft istft
         """,
     )
 )
