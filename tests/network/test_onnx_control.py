@@ -152,6 +152,25 @@ def fused_convolution() -> ModelProto:
     return file(nodes, ["N", 1, 3, 3], W=weights(2, 1, 3, 3), b=weights(2))
 
 
+def attention() -> ModelProto:
+    given = node("Attention", ["x", "W", "b"], ["y"], domain=MICROSOFT, num_heads=2, unidirectional=1)
+    return file([given], ["N", 3, 4], W=weights(4, 12), b=weights(12))
+
+
+def of_four_bits() -> ModelProto:
+    """Two blocks of weights, two of them a byte, with a zero of their own."""
+    numbers = np.random.default_rng(0).integers(0, 256, (3, 2, 8)).astype(np.uint8)
+    given = node("MatMulNBits", ["x", "W", "s", "z"], ["y"], domain=MICROSOFT, K=30, N=3, bits=4, block_size=16)
+    zeros = np.array([0x78, 0x97, 0x86], np.uint8)
+    return file([given], ["N", 30], W=numbers, s=0.1 * abs(weights(6)), z=zeros)
+
+
+def one_of() -> ModelProto:
+    nodes = [node("Mul", ["x", "two"], ["m"]), node("Floor", ["m"], ["f"])]
+    nodes += [node("OneHotEncoder", ["f"], ["o"], domain=ML, cats_int64s=[0, 1, 2], zeros=1)]
+    return file([*nodes, node("Flatten", ["o"], ["y"])], ["N", 4], two=np.float32(2))
+
+
 def peepholes() -> ModelProto:
     """An LSTM that sees its cell, with weights of their own in either direction."""
     nodes = [
@@ -177,7 +196,7 @@ FILES: dict[str, Callable[[], ModelProto]] = {
     "trees of two classes": lambda: classifier([0] * 5, "LOGISTIC", 2), "tree ensemble": ensemble,
     "support vectors, polynomial": lambda: support("POLY"), "support vectors, sigmoid": lambda: support("SIGMOID"),
     "support vectors, linear": lambda: support("LINEAR"), "support vectors of two classes": vectors_of_two,
-    "fused": fused,
+    "fused": fused, "fused attention": attention, "weights of four bits": of_four_bits, "one of three": one_of,
     "layer norm of a sum": skipping, "fused convolution": fused_convolution,
     "swish": lambda: file([node("Swish", ["x"], ["y"], alpha=1.5)], ["N", 4], 24),
     "peepholes": peepholes, "finite": finite,

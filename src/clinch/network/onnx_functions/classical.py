@@ -39,6 +39,13 @@ def _imputer(node: Settings, x: Tensor) -> Tensor:
     return torch.where(torch.isnan(x) if math.isnan(missing) else x == missing, values, x)
 
 
+@node_type("ai.onnx.ml.OneHotEncoder")
+def _one_hot(node: Settings, x: Tensor) -> Tensor:
+    if not (known := node.get("cats_int64s")):
+        raise NotImplementedError("categories of text")
+    return (x.unsqueeze(-1) == torch.tensor(known, device=x.device)).to(node.dtype)
+
+
 @node_type("ai.onnx.ml.FeatureVectorizer")
 def _features(node: Settings, *inputs: Tensor) -> Tensor:
     return torch.cat([x.to(node.dtype).reshape(x.shape[0], -1) for x in inputs], 1)

@@ -91,3 +91,40 @@ def _with_sum(y: Tensor, total: Tensor, node: Settings) -> tuple[Tensor, ...]:
     """The results that are asked for: the second and third, of mean and deviation, are empty at inference."""
     empty = total.new_zeros(0)
     return (y, empty, empty, total)[: node.outputs]
+
+
+@node_type(f"{_DOMAIN}Attention")
+def _attention(node: Settings, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    """Queries, keys and values by one matrix, attention of several heads; without a past and a mask of its own."""
+    total = functional.linear(x, w.mT, b)
+    sizes = node.get("qkv_hidden_sizes") or [total.shape[-1] // 3] * 3
+    q, k, v = (part.unflatten(-1, (node.get("num_heads"), -1)).transpose(-2, -3) for part in total.split(sizes, -1))
+    scores = q @ k.mT * (node.get("scale", 0.0) or q.shape[-1] ** -0.5)
+    if node.get("unidirectional", 0):
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2)
+
+
+@node_type(f"{_DOMAIN}MatMulNBits")
+def _matmul_bits(
+    node: Settings, x: Tensor, packed: Tensor, scales: Tensor, zeros: Tensor | None = None, *rest: Tensor | None
+) -> Tensor:
+    """``x Wᵀ``; W rounded in blocks, several entries a byte, the lowest bits first."""
+    groups, bias = (*rest, None, None)[:2]
+    bits, rows, columns = node.get("bits", 4), node.get("N"), node.get("K")
+    if groups is not None:
+        raise NotImplementedError("entries in another order")
+
+    def unpacked(data: Tensor) -> Tensor:
+        parts = [data.to(torch.int64) >> shift & (2**bits - 1) for shift in range(0, 8, bits)]
+        return torch.stack(parts, -1).flatten(-2)
+
+    scale = scales.to(node.dtype).reshape(rows, -1, 1)
+    entries = unpacked(packed.reshape(rows, scale.shape[1], -1)).to(node.dtype)
+    zero: Tensor | float = 2.0 ** (bits - 1)
+    if zeros is not None:
+        whole = zeros if zeros.is_floating_point() else unpacked(zeros.reshape(rows, -1))
+        zero = whole.to(node.dtype).reshape(rows, -1)[:, : scale.shape[1], None]
+    weight = ((entries - zero) * scale).flatten(1)[:, :columns]
+    return functional.linear(x.to(node.dtype), weight, None if bias is None else bias.to(node.dtype))
