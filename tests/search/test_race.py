@@ -156,3 +156,11 @@ def test_what_is_about_to_close_is_known():
         rising.take_moment(race.job, 1.0)
     needed = rising.forecast(~ledger.closed, ledger.target)[0] - rising.seconds
     assert 0 < needed < math.inf and race.soon(1.01 * needed) and not race.soon(0.99 * needed)
+
+
+def test_a_search_that_another_has_left_behind_in_less_time_does_not_lead(monkeypatch):
+    # the first slows down as it comes nearer, so that its forecast is the worse one
+    seconds, _ = raced(monkeypatch, {
+        "ahead": lambda t: -0.3 - 0.2 / (1 + t), "behind": lambda t: -2.0 + 0.5 * min(1.0, t / 8),
+    })  # fmt: skip
+    assert seconds["ahead"] > 0.5 * sum(seconds.values())

@@ -235,9 +235,25 @@ class Race:
         short = next((turn for turn, share in zip(self.going, shares) if turn.seconds < share * total), None)
         if short is not None:
             return short
+        return self._fastest()
+
+    def _fastest(self) -> Turn:
+        """The one of the best forecast: none that another, which still rises, has left behind in no more time."""
         problems = ~self.job.ledger.closed
         target = self.job.ledger.target[problems]
-        return min(self.going, key=lambda turn: turn.forecast(problems, target))
+        forecasts = [turn.forecast(problems, target) for turn in self.going]
+        rising = [turn for turn, (seconds, _) in zip(self.going, forecasts) if seconds < math.inf]
+
+        def behind(turn: Turn) -> bool:
+            # after so many seconds of their own
+            return any(
+                other.history[0][0] <= turn.seconds
+                and bool((_risen(other.history, turn.seconds) > turn.proven)[problems].all())
+                for other in rising
+            )
+
+        ahead = [(forecast, k) for k, forecast in enumerate(forecasts) if not behind(self.going[k])]
+        return self.going[min(ahead)[1]]
 
     def soon(self, seconds: float) -> bool:
         """Whether some search that goes on as it does will have closed the problems within so many seconds."""
