@@ -191,7 +191,7 @@ def test_value_and_bound_enclose_the_best_over_a_latent_box():
         ({"candidates": -1}, ProblemError, "candidates=-1"),
         ({"prior": -1.0}, ProblemError, "prior=-1.0"),
         ({"prior": math.nan}, ProblemError, "prior=nan"),
-        ({"limits": (1.0, -1.0)}, ProblemError, "leave no latents"),
+        ({"limits": (1.0, -1.0)}, ProblemError, "limits=.* is no range"),
         ({"latent_shape": None}, ProblemError, "latent_shape is missing"),
         ({"latent_shape": 0}, ShapeError, "is no shape"),
         ({"latent_shape": 4}, ShapeError, "does not take latents of shape"),
@@ -221,5 +221,5 @@ def test_bad_decoders_and_noise_are_refused():
     net = cl.load(decoder, input_shape=(3,))
     with pytest.raises(ShapeError, match="Leave it out"):
         reconstruct(net, targets(1), latent_shape=2)
-    with pytest.raises(ProblemError, match="leave no latents"):
+    with pytest.raises(ProblemError, match="limits=.* is no range"):
         closest(net, targets(1)[0], limits=(1.0, 1.0))

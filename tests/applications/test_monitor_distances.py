@@ -194,7 +194,7 @@ def test_mistakes_in_a_fit_are_named(net, arguments, error, words):
         ({"x": torch.zeros(2, 3)}, ShapeError, "expected"),
         ({"norm": 3}, ProblemError, "cl.inf"),
         ({"time_limit": -1.0}, ProblemError, "zero or more"),
-        ({"bounds": (1.0, 0.0)}, ProblemError, "smaller number first"),
+        ({"bounds": (1.0, 0.0)}, ProblemError, "is no range"),
         ({"labels": torch.tensor([1])}, ShapeError, r"expected \(2,\)"),
         ({"labels": torch.tensor([1, 10])}, ProblemError, "0 to 9"),
     ],

@@ -276,12 +276,12 @@ def test_halving_covers_the_cone():
         ({"norm": 3}, ProblemError, "Write 1, 2 or cl.inf"),
         ({"eps": 0.0}, ProblemError, "positive and finite"),
         ({"eps": torch.ones(3)}, ShapeError, r"expected one number or \(2,\)"),
-        ({"bounds": (1.0, 0.0)}, ProblemError, "smaller number first"),
-        ({"bounds": (0.0, 0.1)}, ProblemError, "beyond bounds"),
+        ({"bounds": (1.0, 0.0)}, ProblemError, "is no range"),
+        ({"bounds": (0.0, 0.1)}, ProblemError, "outside bounds"),
         ({"semidefinite": "mosek"}, ProblemError, "'low-rank' or 'scs'"),
         ({"x": torch.ones(2, 5)}, ShapeError, r"expected \(B, 4\)"),
-        ({"x": torch.ones(4)}, ShapeError, "at least one"),
-        ({"x": torch.full((2, 4), torch.nan)}, NonFiniteError, "finite inputs"),
+        ({"x": torch.ones(4)}, ShapeError, "a batch of inputs"),
+        ({"x": torch.full((2, 4), torch.nan)}, NonFiniteError, "NaN or infinity"),
     ],
 )
 def test_mistakes_are_named(arguments, error, words):

@@ -153,6 +153,8 @@ def _descend(
         fall = power(torch.full_like(since, reduction), (k - since).clamp(min=0) / (steps - since).clamp(min=1))
         z = project_into(region, z - along(size * fall, z) * momentum)
         best_points.step()
+        if best_points.exhausted:
+            break
 
 
 class _Penalty:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from clinch.errors import ShapeError
 from clinch.network.network import Network
+from clinch.runtime.arguments import as_tensor
 
 #: inputs evaluated at once
 CHUNK = 4096
@@ -24,8 +26,11 @@ def activations(network: Network, x: Tensor, *layers: str) -> list[Tensor]:
         One tensor ``(N, *layer_shape)`` per name.
 
     Raises:
-        UnknownLayer: the network has no such layer.
+        UnknownLayer: the network has no such layer. ShapeError: inputs that do not fit.
     """
+    x = as_tensor(x, "x", "a tensor (N, *input_shape)")
+    if tuple(x.shape[1:]) != network.input_shape:
+        raise ShapeError(f"x has shape {tuple(x.shape)}; expected (N, {', '.join(map(str, network.input_shape))}).")
     nodes = [network.position(layer) for layer in layers]
     graph = network.graph_as(network.dtype, network.device)
     parts = [graph.forward(part.to(network.device, network.dtype), nodes) for part in x.split(CHUNK)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from typing import Any
@@ -19,11 +20,14 @@ RANGE_ROUNDING = 8
 
 
 def as_tensor(value: Any, name: str, example: str) -> Tensor:
-    """A tensor of real numbers.
+    """A tensor of real numbers; a number may be written as text, ``"8/255"``.
 
     Raises:
         ShapeError: anything else, such as a text, rows of different lengths, or complex numbers.
     """
+    if isinstance(value, str):
+        with contextlib.suppress(ProblemError):
+            value = as_number(value, name)
     try:
         # NumPy keeps a number that is written in Python in all its digits, torch would round it to float32
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
@@ -65,21 +69,21 @@ def _advice(x: Tensor, shape: tuple[int, ...], name: str) -> str:
     return ""
 
 
-def checked_range(bounds: Any) -> tuple[float, float]:
+def checked_range(bounds: Any, name: str = "bounds", example: str = "(0.0, 1.0)") -> tuple[float, float]:
     """Two numbers, rising.
 
     Raises:
         ProblemError: anything else.
     """
     try:
-        low, high = (float(limit) for limit in bounds)
+        low, high = (float(limit) for limit in (() if isinstance(bounds, str) else bounds))
     except (TypeError, ValueError, RuntimeError):
         low, high = math.nan, math.nan
     if not low < high:
         text = " ".join(f"{bounds}".split())
+        where = "; for limits of each element state a cl.Problem" if name == "bounds" else ""
         raise ProblemError(
-            f"bounds={text:.80} is no range. Write (lowest, highest), such as (0.0, 1.0); for limits of each element "
-            "state a cl.Problem."
+            f"{name}={text:.80} is no range. Write (lowest, highest), such as {example}{where}."
         )
     return low, high
 
@@ -224,3 +228,35 @@ def _guess(x: Tensor) -> str:
     if x.dim() == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
         return "; where its channels stand last, write x.permute(0, 3, 1, 2)"
     return "; for one input write x[None]" if x.dim() == 3 else ""
+
+
+def _label_advice(name: str, y: Tensor, size: int, classes: int) -> str:
+    """What to write instead, where that is plain."""
+    if tuple(y.shape) == (size, classes):
+        return f" One row for each input: write {name}.argmax(1)."
+    if tuple(y.shape) == (size, 1):
+        return f" Write {name}[:, 0]."
+    if y.dim() == 0:
+        return f" One label for all inputs: write torch.full(({size},), {name})."
+    return f" Write {name}.long()." if tuple(y.shape) == (size,) and y.dtype != torch.bool else ""
+
+
+def checked_labels(name: str, y: Any, size: int, classes: int) -> Tensor:
+    """Labels ``(size,)``, each a whole number from 0 to ``classes - 1``.
+
+    Raises:
+        ShapeError, ProblemError: anything else; the message says what to write instead.
+    """
+    y = as_tensor(y, name, "a tensor (B,) of whole numbers")
+    if tuple(y.shape) != (size,) or y.is_floating_point() or y.dtype == torch.bool:
+        raise ShapeError(
+            f"{name} has shape {tuple(y.shape)} and dtype {y.dtype}; expected ({size},) whole numbers."
+            f"{_label_advice(name, y, size, classes)}"
+        )
+    wrong = (y < 0) | (y >= classes)
+    if bool(wrong.any()):
+        counted = " They look counted from 1: subtract 1." if int(y.min()) == 1 and int(y.max()) == classes else ""
+        raise ProblemError(
+            f"{name}[{int(wrong.nonzero()[0])}] is {int(y[wrong][0])}; classes are 0 to {classes - 1}.{counted}"
+        )
+    return y.long()

@@ -25,6 +25,7 @@ from clinch.errors import NetworkError, NonFiniteError, ProblemError, ShapeError
 from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import norm
 from clinch.modeling.problem import Minimize, Problem
+from clinch.runtime.arguments import as_tensor, checked_range
 
 #: latents that starts are chosen from
 CANDIDATES = 512
@@ -111,7 +112,7 @@ def reconstruct(
     best = value.nan_to_num(nan=torch.inf).argmin(0)
     at = torch.arange(len(best), device=z.device)
     z = z.reshape(starts, len(best), *misfit.latent_shape)[best, at]
-    return _checked(misfit, z, value.t().contiguous(), tuple(target.shape))
+    return _checked(misfit, z, value.t().contiguous(), tuple(misfit.target.shape))
 
 
 def denoise(
@@ -208,7 +209,7 @@ def _misfit(
 ) -> Misfit:  # fmt: skip
     """The arguments of a descent, checked."""
     model = Model(decoder)
-    target = torch.as_tensor(target)
+    target = as_tensor(target, "target", "a tensor (B, *output_shape)")
     if target.dim() < 2 or not len(target):
         raise ShapeError(f"target has shape {tuple(target.shape)}; expected (B, *output_shape), a batch of images.")
     if not bool(target.isfinite().all()):
@@ -217,7 +218,7 @@ def _misfit(
     _check_outputs(model, shape, tuple(target.shape[1:]))
     weights = torch.ones_like(target, dtype=torch.bool)
     if counted is not None:
-        weights = torch.as_tensor(counted)
+        weights = as_tensor(counted, "counted", "a tensor of booleans")
         if weights.dtype != torch.bool or tuple(weights.shape) not in (tuple(target.shape), tuple(target.shape[1:])):
             raise ShapeError(
                 f"The pixels that count have shape {tuple(weights.shape)} and dtype {weights.dtype}; expected booleans "
@@ -261,10 +262,7 @@ def _check_outputs(model: Model, latent_shape: tuple[int, ...], wanted: tuple[in
 
 
 def _checked_limits(limits: tuple[float, float]) -> tuple[float, float]:
-    low, high = limits
-    if not low < high:
-        raise ProblemError(f"limits={limits} leave no latents. Write (smallest, largest), such as (-3.0, 3.0).")
-    return float(low), float(high)
+    return checked_range(limits, "limits", "(-3.0, 3.0)")
 
 
 # --- starts and result --------------------------------------------------------------------------------------------
@@ -283,7 +281,7 @@ def _starts(misfit: Misfit, starts: int, start: Tensor | None, candidates: int, 
         z = draws.normal(misfit.target.new_zeros(count, starts, size)).transpose(0, 1).contiguous()
         z[0] = 0.0
     if start is not None:
-        start = torch.as_tensor(start)
+        start = as_tensor(start, "start", "latents (B, *latent_shape)")
         expected = (count, *misfit.latent_shape)
         if tuple(start.shape) != expected or not bool(start.isfinite().all()):
             raise ShapeError(f"start has shape {tuple(start.shape)}; expected finite latents {expected}.")

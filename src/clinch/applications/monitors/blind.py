@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from clinch.applications.arguments import Loadable, radii_of
 from clinch.applications.monitors.balls import BallMonitor
 from clinch.applications.monitors.boxes import BoxMonitor
-from clinch.applications.monitors.joined import JoinedMonitor, Monitor
+from clinch.applications.monitors.joined import JoinedMonitor, Monitor, opened
 from clinch.bounds.crown import crown
 from clinch.bounds.regions import ball
 from clinch.geometry.region import Region
@@ -28,7 +29,7 @@ BATCH = 64
 
 
 def certified_blind(
-    network: SymbolicNetwork,
+    network: Loadable,
     monitor: Monitor,
     x: Tensor,
     radius: float,
@@ -52,11 +53,13 @@ def certified_blind(
         >>> certified_blind(net, monitor, x_train[:4], 1e-4)
         tensor([True, True, True, True])
     """
+    network, x = opened(network, monitor, x, bounds)
+    radius = float(radii_of(radius, 1, "radius"))
     return torch.cat([_part(network, monitor, part, radius, norm, bounds) for part in x.split(BATCH)])
 
 
 def widened(
-    network: SymbolicNetwork,
+    network: Loadable,
     monitor: Monitor,
     x: Tensor,
     radius: float,
@@ -66,6 +69,8 @@ def widened(
 ) -> Monitor:
     """The smallest monitor of this shape that accepts what it did, and for which :func:`certified_blind` proves the
     radius of every input of x that it accepts. Arguments as there."""
+    network, x = opened(network, monitor, x, bounds)
+    radius = float(radii_of(radius, 1, "radius"))
     accepted = x[monitor.score(network, x, predicted(network, x)) <= 0]
     for part in accepted.split(BATCH):
         possible, region = _possible(network, part, radius, norm, bounds)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clinch.applications.arguments import inputs_of
 from clinch.errors import ProblemError, ShapeError
 from clinch.network.activations import activations
 
@@ -204,10 +205,7 @@ def watched(network: SymbolicNetwork, x: Tensor, layer: str) -> tuple[Tensor, Te
     Raises:
         UnknownLayer, ShapeError: as :meth:`BoxMonitor.fit`.
     """
-    if x.shape[1:] != network.input_shape:
-        raise ShapeError(
-            f"Training inputs of shape {tuple(x.shape)}; expected (N, {', '.join(map(str, network.input_shape))})."
-        )
+    x = inputs_of(network, x)
     if len(network.graph.nodes[-1].shape) != 1:
         raise ShapeError(f"The output has shape {network.graph.nodes[-1].shape}; a monitor per class needs (classes,).")
     h, z = activations(network, x, layer, network.layers[-1])

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch.applications.monitors.joined import Monitor
+from clinch.applications.arguments import Loadable, labels_of, norm_among
+from clinch.applications.monitors.joined import Monitor, opened
 from clinch.applications.monitors.nearest import Nearest, nearest_missed, nearest_objection
 from clinch.errors import ProblemError
-from clinch.modeling.model import SymbolicNetwork
+from clinch.geometry.norms import NORMS
 from clinch.network.activations import predicted
+from clinch.runtime.arguments import as_gap, as_seconds
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Coverage:
 
 
 def coverage(
-    network: SymbolicNetwork,
+    network: Loadable,
     monitor: Monitor,
     x: Tensor,
     labels: Tensor | None = None,
@@ -104,7 +106,7 @@ def coverage(
     misses: bool = True,
     norm: float = 2,
     bounds: tuple[float, float] | None = (0.0, 1.0),
-    time_limit: float = 60.0,
+    time_limit: float | None = 60.0,
     gap: float = 1e-2,
     seed: int = 0,
 ) -> Coverage:
@@ -114,7 +116,7 @@ def coverage(
     above the median of the values.
 
     Args:
-        network: what ``clinch.load`` returned.
+        network: what ``clinch.load`` returned, or takes.
         monitor: what watches it.
         x: ``(B, *input_shape)``.
         labels: ``(B,)`` true classes, by which rows are sorted and misses counted; None: those the network gives.
@@ -134,22 +136,21 @@ def coverage(
     """
     if not alarms and not misses:
         raise ProblemError("Neither alarms nor misses are asked for. Leave one of them True.")
-    classes = predicted(network, x) if x.shape[1:] == network.input_shape and len(x) else None
-    settings = {"norm": norm, "bounds": bounds, "gap": gap, "seed": seed}
-    missed = None
-    if misses or classes is None:  # it checks every argument
-        share = 0.5 if alarms else 1.0
-        missed = nearest_missed(network, monitor, x, labels, time_limit=share * time_limit, **settings)
-    assert classes is not None
-    group = classes if labels is None else torch.as_tensor(labels).cpu().long()
+    network, x = opened(network, monitor, x, bounds)
+    classes = predicted(network, x)
+    group = classes if labels is None else labels_of(network, labels, len(x), "labels")
+    settings = {"norm": norm_among(norm, NORMS), "bounds": bounds, "gap": as_gap(gap), "seed": seed}
+    seconds, missed = as_seconds(time_limit), None
+    if misses:
+        missed = nearest_missed(network, monitor, x, group, time_limit=seconds * (0.5 if alarms else 1.0), **settings)
     accepted = monitor.score(network, x, classes) <= 0
     rows, alarm = accepted.nonzero().flatten(), None
     if alarms and len(rows):
-        left = time_limit * (0.5 if misses else 1.0)
+        left = seconds * (0.5 if misses else 1.0)
         alarm = _spread(nearest_objection(network, monitor, x[rows], time_limit=left, **settings), rows, x)
     names = [(str(c), group == c) for c in group.unique().tolist()] + [("all", torch.ones_like(accepted))]
     table = tuple(_row(name, which, accepted, alarm, missed, gap) for name, which in names)
-    return Coverage(table, alarm, missed, group, accepted, norm)
+    return Coverage(table, alarm, missed, group, accepted, settings["norm"])
 
 
 def _spread(found: Nearest, rows: Tensor, x: Tensor) -> Nearest:

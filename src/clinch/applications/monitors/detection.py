@@ -9,28 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from clinch.applications.monitors.joined import Monitor
-from clinch.errors import ProblemError
+from clinch.applications.arguments import Loadable, inputs_of
+from clinch.applications.monitors.joined import Monitor, opened
+from clinch.errors import ShapeError
 from clinch.network.activations import predicted
-
-if TYPE_CHECKING:
-    from clinch.modeling.model import SymbolicNetwork
+from clinch.runtime.arguments import as_number, as_tensor, checked_range
 
 
 def noisy(x: Tensor, sigma: float = 0.2, *, seed: int = 0, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Inputs with Gaussian noise, clipped to their range."""
+    x, (low, high) = _real(x), checked_range(bounds)
     drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
-    return (x + sigma * drawn).clamp(*bounds)
+    return (x + as_number(sigma, "sigma") * drawn.to(x.device)).clamp(low, high)
 
 
 def blurred(x: Tensor, sigma: float = 2.0) -> Tensor:
     """Images ``(B, ..., H, W)`` after a Gaussian blur of so many pixels."""
-    reach = math.ceil(3 * sigma)
+    x = _real(x)
+    if x.dim() < 3:
+        raise ShapeError(f"x has shape {tuple(x.shape)}; expected images (B, …, height, width).")
+    reach = math.ceil(3 * as_number(sigma, "sigma"))
     weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=x.dtype) / sigma) ** 2)
     weights = weights / weights.sum()
     flat = x.reshape(-1, 1, *x.shape[-2:])
@@ -42,13 +44,23 @@ def blurred(x: Tensor, sigma: float = 2.0) -> Tensor:
 
 def inverted(x: Tensor, bounds: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Inputs with dark and bright exchanged."""
-    return bounds[0] + bounds[1] - x
+    low, high = checked_range(bounds)
+    return low + high - _real(x)
+
+
+def _real(x: Tensor) -> Tensor:
+    """Inputs as numbers with a point."""
+    x = as_tensor(x, "x", "a tensor (B, *input_shape)")
+    return x if x.is_floating_point() else x.float()
 
 
 def fitted_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Images ``(B, C, H, W)`` or ``(B, H, W)`` of other data in a network's input shape: grey where it has one channel,
     scaled by bilinear interpolation."""
-    images = x.float() if x.dim() == 4 else x.float().unsqueeze(1)
+    x = _real(x).float()
+    if x.dim() not in (3, 4):
+        raise ShapeError(f"x has shape {tuple(x.shape)}; expected images (B, C, H, W) or (B, H, W).")
+    images = x if x.dim() == 4 else x.unsqueeze(1)
     channels, height, width = shape if len(shape) == 3 else (1, *shape)
     images = images.mean(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1)
     return nn.functional.interpolate(images, (height, width), mode="bilinear").reshape(-1, *shape)
@@ -113,9 +125,7 @@ class Detection:
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def detection(
-    network: SymbolicNetwork, monitor: Monitor, x: Tensor, others: Mapping[str, Tensor] | None = None
-) -> Detection:
+def detection(network: Loadable, monitor: Monitor, x: Tensor, others: Mapping[str, Tensor] | None = None) -> Detection:
     """False alarms on inputs of the network's own data, and the share of other data that the monitor rejects.
 
     Args:
@@ -125,7 +135,7 @@ def detection(
         others: name -> inputs that it should reject; None: :func:`noisy`, :func:`blurred` and :func:`inverted` ones.
 
     Raises:
-        ProblemError: no inputs.
+        ShapeError, NonFiniteError: data without inputs, or inputs that do not fit.
 
     Example:
         >>> from clinch.applications.monitors import fit_monitor
@@ -133,9 +143,9 @@ def detection(
         >>> sorted(found.detected)
         ['blur', 'inverted', 'noise']
     """
+    network, x = opened(network, monitor, x)
     others = {"noise": noisy(x), "blur": blurred(x), "inverted": inverted(x)} if others is None else others
-    if not len(x) or not all(len(other) for other in others.values()):
-        raise ProblemError("There are no inputs. Give at least one of each data set.")
+    others = {name: inputs_of(network, other, name=f"others[{name!r}]") for name, other in others.items()}
     own = monitor.score(network, x, predicted(network, x))
     rates, auroc = {}, {}
     for name, other in others.items():

@@ -5,17 +5,14 @@ from __future__ import annotations
 import warnings
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from clinch.applications.monitors.joined import Monitor
-from clinch.errors import NetworkError, ProblemError
+from clinch.applications.arguments import Loadable
+from clinch.applications.monitors.joined import Monitor, belonging
+from clinch.errors import NetworkError
 from clinch.runtime.optional import required
-
-if TYPE_CHECKING:
-    from clinch.modeling.model import SymbolicNetwork
 
 #: of the file: with it a score is what the module computes to within rounding
 OPSET = 17
@@ -30,7 +27,7 @@ class Monitored(nn.Module):
     to 0 and objects from 1 on. It is computed in float64 from activations in the network's dtype.
 
     Args:
-        network: what ``clinch.load`` returned.
+        network: what ``clinch.load`` returned, or a file.
         monitor: of that network.
 
     Example:
@@ -40,13 +37,10 @@ class Monitored(nn.Module):
         (torch.Size([3, 10]), True)
     """
 
-    def __init__(self, network: SymbolicNetwork, monitor: Monitor) -> None:
+    def __init__(self, network: Loadable, monitor: Monitor) -> None:
         super().__init__()
-        outputs = network.graph.nodes[-1].shape
-        if outputs != (monitor.classes,):
-            raise ProblemError(f"The monitor has {monitor.classes} classes, the network outputs of shape {outputs}.")
-        self.network, self.monitor = network, monitor
-        self.nodes = {layer: network.position(layer) for layer in monitor.layers}
+        self.network, self.monitor = belonging(network, monitor), monitor
+        self.nodes = {layer: self.network.position(layer) for layer in monitor.layers}
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and scores."""
@@ -59,13 +53,13 @@ class Monitored(nn.Module):
         return outputs, scores.gather(1, outputs.argmax(1, keepdim=True)).squeeze(1)
 
 
-def export_onnx(network: SymbolicNetwork, monitor: Monitor, path: str | PathLike[str]) -> None:
+def export_onnx(network: Loadable, monitor: Monitor, path: str | PathLike[str]) -> None:
     """Write a network and its monitor as one ONNX file, with outputs ``output`` and ``score``; see :class:`Monitored`.
 
     The file is run by onnxruntime on random inputs before it is believed.
 
     Args:
-        network: what ``clinch.load`` returned.
+        network: what ``clinch.load`` returned, or a file.
         monitor: of that network.
         path: of the file.
 
@@ -80,6 +74,7 @@ def export_onnx(network: SymbolicNetwork, monitor: Monitor, path: str | PathLike
     required("onnx", "onnx")
     runtime = required("onnxruntime", "onnx")
     module = Monitored(network, monitor).eval()
+    network = module.network
     x = torch.rand(SAMPLES, *network.input_shape, generator=torch.Generator().manual_seed(0)).to(network.dtype)
     try:
         with warnings.catch_warnings(), torch.no_grad():

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from clinch.applications.arguments import Loadable, inputs_of, network_of
 from clinch.applications.monitors.balls import BallMonitor
 from clinch.applications.monitors.blind import widened
 from clinch.applications.monitors.boxes import BoxMonitor, check_settings, watched
 from clinch.applications.monitors.clusters import k_means
-from clinch.applications.monitors.joined import JoinedMonitor, Monitor
+from clinch.applications.monitors.joined import JoinedMonitor, Monitor, opened
 from clinch.errors import ProblemError
-from clinch.modeling.model import SymbolicNetwork, load
+from clinch.modeling.model import SymbolicNetwork
 from clinch.network.activations import predicted
+from clinch.runtime.arguments import as_number, as_whole
 
 #: what :func:`fit_monitor` makes
 KINDS = ("box", "gaussian", "distance")
@@ -27,7 +29,7 @@ SMALLEST, HALVINGS = 0.55, 30
 
 
 def fit_monitor(
-    network: SymbolicNetwork | nn.Module,
+    network: Loadable,
     layers: str | Sequence[str],
     x: Tensor,
     *,
@@ -80,18 +82,17 @@ def fit_monitor(
         >>> monitor.layers
         ('relu1', 'relu2')
     """
-    names = [layers] if isinstance(layers, str) else list(layers)
-    if not names:
-        raise ProblemError("There is no layer to watch. Name one, as in layers='relu2'.")
-    if not isinstance(boxes, int) or boxes < 1:
+    names = [layers] if isinstance(layers, str) else list(layers) if isinstance(layers, Iterable) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ProblemError(f"layers={layers!r} names no layer to watch. Name one, as in layers='relu2', or several.")
+    if as_whole(boxes, "boxes") < 1:
         raise ProblemError(f"boxes={boxes} is no number of boxes. Write 1 or more.")
     check_settings(relative, absolute, quantile)
     if kind not in KINDS:
         raise ProblemError(f"kind is '{kind}'; choose one of {', '.join(KINDS)}.")
-    if accept is not None and not 0 < accept < 1:
-        raise ProblemError(f"accept is {accept}; give a share between 0 and 1, such as 0.99.")
-    net = load(network, tuple(x.shape[1:]))
-    fitted = x
+    accept = None if accept is None else share_of(accept)
+    net = network_of(network, x)
+    x = fitted = inputs_of(net, x)
     if accept is not None and held_out is None:
         last = torch.arange(len(x)) % HELD == HELD - 1
         fitted, held_out = x[~last], x[last]
@@ -126,13 +127,26 @@ def scaled(monitor: Monitor, factor: float) -> Monitor:
     return monitor.scaled(factor) if isinstance(monitor, BallMonitor) else monitor.widened(factor - 1)
 
 
-def calibrated(network: SymbolicNetwork, monitor: Monitor, x: Tensor, accept: float) -> Monitor:
+def share_of(accept: float) -> float:
+    """The share of new inputs to be accepted.
+
+    Raises:
+        ProblemError: no number between 0 and 1.
+    """
+    share = as_number(accept, "accept")
+    if not 0 < share < 1:
+        raise ProblemError(f"accept is {accept}; give a share between 0 and 1, such as 0.99.")
+    return share
+
+
+def calibrated(network: Loadable, monitor: Monitor, x: Tensor, accept: float) -> Monitor:
     """The monitor with the smallest threshold that accepts the ``⌈(n + 1)·accept⌉``-th easiest of n inputs.
 
     Raises:
         ProblemError: too few inputs for such a share.
     """
-    wanted = math.ceil((len(x) + 1) * accept)
+    network, x = opened(network, monitor, x)
+    wanted = math.ceil((len(x) + 1) * share_of(accept))
     if wanted > len(x):
         raise ProblemError(
             f"{len(x)} held-out inputs are too few to accept {accept:g} of new ones with certainty: give at least "

@@ -9,13 +9,14 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from clinch.applications.monitors.joined import Monitor
+from clinch.applications.arguments import Loadable, labels_of, norm_among
+from clinch.applications.monitors.joined import Monitor, opened
 from clinch.applications.monitors.radius_schedule import Alternative, RadiusSchedule
-from clinch.errors import ProblemError, ShapeError
-from clinch.geometry.norms import NORMS, norm_of
+from clinch.geometry.norms import NORMS
 from clinch.modeling.constraints import Constraint
 from clinch.modeling.model import SymbolicNetwork
 from clinch.network.activations import predicted
+from clinch.runtime.arguments import as_gap, as_seconds
 
 #: margin of every class condition in logits, as in the monitor benchmark
 CLASS_MARGIN = 1e-3
@@ -46,13 +47,13 @@ class Nearest:
 
 
 def nearest_objection(
-    network: SymbolicNetwork,
+    network: Loadable,
     monitor: Monitor,
     x: Tensor,
     *,
     norm: float = 2,
     bounds: tuple[float, float] | None = (0.0, 1.0),
-    time_limit: float = 60.0,
+    time_limit: float | None = 60.0,
     gap: float = 1e-2,
     seed: int = 0,
 ) -> Nearest:
@@ -62,12 +63,12 @@ def nearest_objection(
     problem for B inputs at once. An input to which the monitor objects as it is has distance 0.
 
     Args:
-        network: what ``clinch.load`` returned.
+        network: what ``clinch.load`` returned, or takes.
         monitor: what watches it.
         x: ``(B, *input_shape)`` the inputs x0.
         norm: 0, 1, 2 or ``cl.inf``.
         bounds: the range of inputs; None: no limits.
-        time_limit: seconds for all inputs together; reaching it is a normal ending.
+        time_limit: seconds for all inputs together, None: no limit; reaching it is a normal ending.
         gap: relative gap between value and bound at which an input counts as solved.
         seed: of random starts.
 
@@ -80,7 +81,8 @@ def nearest_objection(
         >>> found.value, found.bound
         (tensor([0.3498, 0.2658], dtype=torch.float64), tensor([0.3498, 0.2638], dtype=torch.float64))
     """
-    x = _checked(network, monitor, x, norm, bounds, time_limit, gap)
+    network, x = opened(network, monitor, x, bounds)
+    p = norm_among(norm, NORMS)
     start = predicted(network, x)
 
     def alternatives(rows: Tensor) -> list[Alternative]:
@@ -92,18 +94,20 @@ def nearest_objection(
             ]
         return [Alternative(everyone, start[rows], _choice(network, monitor.objecting, k)) for k in range(count)]
 
-    return _nearest(network, x, start, alternatives, norm_of(norm).p, bounds, time_limit, gap, seed, monitor.apart)
+    return _nearest(
+        network, x, start, alternatives, p, bounds, as_seconds(time_limit), as_gap(gap), seed, monitor.apart
+    )
 
 
 def nearest_missed(
-    network: SymbolicNetwork,
+    network: Loadable,
     monitor: Monitor,
     x: Tensor,
     labels: Tensor | None = None,
     *,
     norm: float = 2,
     bounds: tuple[float, float] | None = (0.0, 1.0),
-    time_limit: float = 60.0,
+    time_limit: float | None = 60.0,
     gap: float = 1e-2,
     seed: int = 0,
 ) -> Nearest:
@@ -125,12 +129,9 @@ def nearest_missed(
         >>> nearest_missed(net, fit_monitor(net, "relu2", x_train), x_test[:1], y_test[:1]).bound
         tensor([0.5300], dtype=torch.float64)
     """
-    x = _checked(network, monitor, x, norm, bounds, time_limit, gap)
-    start = predicted(network, x) if labels is None else torch.as_tensor(labels).cpu().long()
-    if tuple(start.shape) != (len(x),):
-        raise ShapeError(f"labels has shape {tuple(start.shape)}; expected ({len(x)},).")
-    if bool((start < 0).any() or (start >= monitor.classes).any()):
-        raise ProblemError(f"A label is not among the monitor's {monitor.classes} classes, 0 to {monitor.classes - 1}.")
+    network, x = opened(network, monitor, x, bounds)
+    p = norm_among(norm, NORMS)
+    start = predicted(network, x) if labels is None else labels_of(network, labels, len(x), "labels")
 
     def alternatives(rows: Tensor) -> list[Alternative]:
         others = torch.arange(monitor.classes - 1).expand(len(rows), -1)
@@ -144,7 +145,9 @@ def nearest_missed(
             ]  # fmt: skip
         return [Alternative(owner, others, _choice(network, monitor.accepting, k)) for k in range(count)]
 
-    return _nearest(network, x, start, alternatives, norm_of(norm).p, bounds, time_limit, gap, seed, monitor.apart)
+    return _nearest(
+        network, x, start, alternatives, p, bounds, as_seconds(time_limit), as_gap(gap), seed, monitor.apart
+    )
 
 
 def _choice(
@@ -180,26 +183,3 @@ def _nearest(
         point[rows], value[rows], bound[rows], end[rows] = found.x, found.value, found.bound, schedule.end
         notes += found.notes
     return Nearest(point, value, bound, start, end, monotonic() - began, tuple(dict.fromkeys(notes)))
-
-
-def _checked(
-    network: SymbolicNetwork, monitor: Monitor, x: Tensor, norm: float, bounds: tuple[float, float] | None,
-    time_limit: float, gap: float,
-) -> Tensor:  # fmt: skip
-    """The inputs in the model's dtype on the CPU.
-
-    Raises:
-        UnknownLayer, ShapeError, ProblemError: an argument that does not fit.
-    """
-    for layer in monitor.layers:
-        network.position(layer)
-    if norm_of(norm).p not in NORMS:
-        raise ProblemError(f"norm={norm} is not among the norms. Write 0, 1, 2 or cl.inf.")
-    if not time_limit >= 0 or not gap >= 0:
-        raise ProblemError(f"time_limit={time_limit} and gap={gap} must be zero or more.")
-    if not isinstance(x, Tensor) or x.shape[1:] != network.input_shape or not len(x):
-        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ShapeError(f"x has shape {shape}; expected (B, {', '.join(map(str, network.input_shape))}) with B > 0.")
-    if bounds is not None and not bounds[0] < bounds[1]:
-        raise ProblemError(f"bounds={bounds} are no range. Write the smaller number first.")
-    return x.detach().to("cpu", network.dtype)

@@ -21,6 +21,7 @@ from clinch.attacks.portfolio import worst
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.projection import project_into
 from clinch.modeling.model import SymbolicNetwork
+from clinch.runtime.arguments import as_number, as_tensor, checked_outputs, checked_range
 
 #: passes for each observation that :func:`worst` may spend; a policy is attacked at every step of an episode
 PASSES = 500
@@ -114,8 +115,11 @@ class ObservationAttack:
     def __post_init__(self) -> None:
         if self.attack not in (*PLAIN, *ATTACKS):
             raise ProblemError(f"There is no attack '{self.attack}'. Choose one of: {', '.join((*PLAIN, *ATTACKS))}.")
-        if not self.eps > 0 or math.isinf(self.eps):
+        self.eps = as_number(self.eps, "eps")
+        if not 0 < self.eps < math.inf:
             raise ProblemError(f"eps={self.eps} must be above 0 and finite.")
+        if self.bounds is not None:
+            self.bounds = checked_range(self.bounds)
         if self.aim not in AIMS:
             raise ProblemError(f"aim={self.aim!r} is not known. Write 'any' or 'least'.")
         check_p(self.norm, any_p=False)
@@ -124,9 +128,9 @@ class ObservationAttack:
 
     def scores(self, observations: Tensor) -> Tensor:
         """The policy's scores ``(B, actions)`` of observations ``(B, *shape)``."""
-        x = observations.to(self._model.device, self._model.dtype)
+        x = self._read(observations)
         with torch.no_grad():
-            found = torch.cat([self._model(x[part]) for part in parts_of(x)])
+            found = torch.cat([checked_outputs(self._model, x[part]) for part in parts_of(x)])
         if found.dim() != 2 or len(found) != len(x):
             raise ShapeError(
                 f"For {len(x)} observations the network returns shape {tuple(found.shape)}; expected one row of scores "
@@ -143,13 +147,20 @@ class ObservationAttack:
         Raises:
             ShapeError, NonFiniteError, ProblemError: observations that do not fit the network or leave ``bounds``.
         """
-        x = torch.as_tensor(observations).to(self._model.device, self._model.dtype)
+        x = self._read(observations)
         scores = self.scores(x)
         clean = scores.argmax(1)
         if self.attack == "none":
             return Perturbed(x, clean, clean)
         z = self._noisy(x) if self.attack == "noise" else self._attacked(x, scores)
         return Perturbed(z, clean, self.scores(z).argmax(1))
+
+    def _read(self, observations: Tensor) -> Tensor:
+        """Observations ``(B, *shape)`` in the network's dtype, where it is."""
+        x = as_tensor(observations, "observations", "a tensor (B, *shape)").to(self._model.device, self._model.dtype)
+        if x.dim() < 2:
+            raise ShapeError(f"observations have shape {tuple(x.shape)}; expected (B, *shape), for one o[None].")
+        return x
 
     def _noisy(self, x: Tensor) -> Tensor:
         objective = objective_of(

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from clinch import bounds
+from clinch.applications.arguments import network_of
 from clinch.applications.policies.observations import ObservationAttack
 from clinch.attacks.core.classification import Model
 from clinch.errors import ProblemError, UnsoundResult
-from clinch.modeling.model import SymbolicNetwork, load
+from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import norm
 from clinch.modeling.problem import Minimize, Problem
+from clinch.runtime.arguments import as_seconds, as_tensor
 from clinch.solver.solution import Status
 
 
@@ -56,15 +58,11 @@ def action_shares(attack: ObservationAttack, observations: Tensor, *, time_limit
     """
     if attack.attack in ("none", "noise"):
         raise ProblemError(f"attack='{attack.attack}' looks for nothing. Take 'worst' or 'pgd'.")
-    if time_limit < 0:
-        raise ProblemError(f"time_limit={time_limit} must be 0 or more seconds.")
-    x = torch.as_tensor(observations)
-    found = attack(x)
-    x, y = x.to(found.observation), found.clean
+    time_limit = as_seconds(time_limit)
+    found = attack(observations)
+    x, y = as_tensor(observations, "observations", "a tensor (B, *shape)").to(found.observation), found.clean
     changed = _confirmed(attack.network, found.observation, y)
-    network = attack.network
-    if not isinstance(network, SymbolicNetwork):
-        network = load(network, input_shape=tuple(x.shape[1:]))
+    network = network_of(attack.network, x)
     low, high = attack.bounds or (-torch.inf, torch.inf)
     ball = bounds.ball(x, attack.eps, attack.norm, lower=low, upper=high)
     scores = attack.scores(x)

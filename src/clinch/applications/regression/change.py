@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from clinch.applications.arguments import Loadable
 from clinch.applications.regression.jacobian import Jacobian
 from clinch.applications.regression.linear import SOLVERS, LinearChange, checked, linear_in, region_of
 from clinch.applications.regression.proof import axes_of, prove_by_directions
@@ -18,9 +19,9 @@ from clinch.attacks.core.problem_query import ProblemQuery
 from clinch.attacks.minimise import MinimiseSettings, minimise_steps
 from clinch.errors import ProblemError, UnsupportedByEngine
 from clinch.geometry.projection import project_into
-from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.problem import Problem
 from clinch.query import Query
+from clinch.runtime.arguments import as_gap, as_seconds
 from clinch.solve import ENGINES
 from clinch.solver.conclusion import conclude
 from clinch.solver.ledger import Ledger
@@ -61,13 +62,13 @@ class Change:
 
 
 def largest_change(
-    net: nn.Module | SymbolicNetwork,
+    net: Loadable,
     x: Tensor,
     eps: float | Tensor,
     *,
     norm: float = 2,
     bounds: tuple[float, float] | None = None,
-    time_limit: float = 10.0,
+    time_limit: float | None = 10.0,
     gap: float = 1e-2,
     semidefinite: str = "low-rank",
     seed: int = 0,
@@ -85,7 +86,8 @@ def largest_change(
         eps: radius, one or ``(B,)``.
         norm: 1, 2 or ``cl.inf``.
         bounds: the range of inputs; None: no limits.
-        time_limit: seconds for all inputs together, after the linear model; reaching it is a normal ending.
+        time_limit: seconds for all inputs together, after the linear model, None: no limit; reaching it is a normal
+            ending.
         gap: relative gap between value and bound at which an input counts as solved.
         semidefinite: see :func:`linear_change`.
         seed: of every random choice.
@@ -98,16 +100,15 @@ def largest_change(
         >>> change.value, change.bound
         (tensor([1.2056], dtype=torch.float64), tensor([1.7337], dtype=torch.float64))
     """
-    if not time_limit >= 0 or not gap >= 0:
-        raise ProblemError(f"time_limit={time_limit} and gap={gap} must be zero or more.")
+    seconds, gap = as_seconds(time_limit), as_gap(gap)
     if semidefinite not in SOLVERS:
         raise ProblemError(f"semidefinite='{semidefinite}' is not known. Write {' or '.join(map(repr, SOLVERS))}.")
-    network, x, radius = checked(net, x, eps, norm, bounds)
+    network, x, radius, norm = checked(net, x, eps, norm, bounds)
     jacobian = Jacobian(network, x)
-    statement = Statement(network, x, radius, float(norm), bounds, jacobian.value.cpu(), axes_of(jacobian))
+    statement = Statement(network, x, radius, norm, bounds, jacobian.value.cpu(), axes_of(jacobian))
     problem = statement.problem()
     linear = linear_in(network, x, radius, region_of(x, radius, norm, bounds), norm, semidefinite, seed)
-    ledger = Ledger(problem.query, time_limit=time_limit, gap=gap)
+    ledger = Ledger(problem.query, time_limit=seconds, gap=gap)
     ledger.offer(x, "the input itself")
     _work(statement, problem.query, ledger, linear, seed)
     return _result(problem, ledger, linear)

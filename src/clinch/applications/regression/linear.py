@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from clinch.applications.arguments import Loadable, inputs_of, network_of, norm_among, radii_of
 from clinch.applications.regression.jacobian import BLOCK, Jacobian, top_singular_vector
 from clinch.applications.regression.semidefinite import conic, low_rank, rounded
-from clinch.errors import NonFiniteError, ProblemError, ShapeError
+from clinch.errors import ProblemError
 from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
-from clinch.modeling.model import SymbolicNetwork, load
+from clinch.modeling.model import SymbolicNetwork
 
 #: the smaller side of J up to which its Gram matrix is formed to prove the bound for p = 2
 GRAM = 512
@@ -44,7 +45,7 @@ class LinearChange:
 
 
 def linear_change(
-    net: nn.Module | SymbolicNetwork,
+    net: Loadable,
     x: Tensor,
     eps: float | Tensor,
     *,
@@ -85,7 +86,7 @@ def linear_change(
         tensor([0.9923, 0.9967, 0.9749, 0.9663, 0.9998, 0.9287, 0.9990, 0.9734],
                dtype=torch.float64)
     """
-    network, x, radius = checked(net, x, eps, norm, bounds)
+    network, x, radius, norm = checked(net, x, eps, norm, bounds)
     if semidefinite not in SOLVERS:
         raise ProblemError(f"semidefinite='{semidefinite}' is not known. Write {' or '.join(map(repr, SOLVERS))}.")
     region = region_of(x, radius, norm, bounds)
@@ -114,37 +115,16 @@ def linear_in(
 
 
 def checked(
-    net: nn.Module | SymbolicNetwork, x: Tensor, eps: float | Tensor, norm: float, bounds: tuple[float, float] | None
-) -> tuple[SymbolicNetwork, Tensor, Tensor]:
-    """The network, the inputs in its dtype as float64 on the CPU, and radii ``(B,)``.
+    net: Loadable, x: Tensor, eps: float | Tensor, norm: float | str, bounds: tuple[float, float] | None
+) -> tuple[SymbolicNetwork, Tensor, Tensor, float]:
+    """The network, the inputs in its dtype as float64 on the CPU, radii ``(B,)`` and p.
 
     Raises:
         ProblemError, ShapeError, NonFiniteError: an argument that does not fit.
     """
-    if norm not in (1, 2, torch.inf):
-        raise ProblemError(f"norm={norm} has no formula here. Write 1, 2 or cl.inf.")
-    if not isinstance(x, Tensor) or x.dim() < 2 or not len(x):
-        raise ShapeError("x must be a tensor of inputs, (B, *input_shape), with at least one. Write x[None] for one.")
-    network = load(net, tuple(x.shape[1:])) if isinstance(net, nn.Module) else net
-    if x.shape[1:] != network.input_shape:
-        raise ShapeError(f"x has shape {tuple(x.shape)}; expected (B, {', '.join(map(str, network.input_shape))}).")
-    if not bool(x.isfinite().all()):
-        raise NonFiniteError("x contains NaN or an infinity. Give finite inputs.")
-    radius = torch.as_tensor(eps, dtype=torch.float64).cpu()
-    if radius.dim() and tuple(radius.shape) != (len(x),):
-        raise ShapeError(f"eps has shape {tuple(radius.shape)}; expected one number or ({len(x)},).")
-    if not bool((radius > 0).all() and radius.isfinite().all()):
-        raise ProblemError(f"eps={eps} must be positive and finite.")
-    x = x.detach().to("cpu", network.dtype).double()
-    if bounds is not None:
-        low, high = bounds
-        if not low < high:
-            raise ProblemError(f"bounds={bounds} are no range. Write the smaller number first.")
-        if bool((x < low).any() or (x > high).any()):
-            raise ProblemError(
-                f"x reaches from {float(x.min()):.6g} to {float(x.max()):.6g}, beyond bounds={bounds}. Correct either."
-            )
-    return network, x, radius.expand(len(x)).clone()
+    network = network_of(net, x)
+    x = inputs_of(network, x, bounds).double()
+    return network, x, radii_of(eps, len(x)), norm_among(norm, (1, 2, torch.inf))
 
 
 def region_of(x: Tensor, radius: Tensor, norm: float, bounds: tuple[float, float] | None) -> Region:

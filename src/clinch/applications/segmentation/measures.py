@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clinch.applications.arguments import network_of
 from clinch.applications.segmentation.pixels import Pixels, checked_map, pixel_scores
 from clinch.attacks.apgd import apgd
 from clinch.attacks.core.classification import Model, checked_inputs
@@ -26,6 +27,7 @@ from clinch.modeling.model import SymbolicNetwork
 from clinch.network.graph import Graph, Node
 from clinch.network.ops.base import Interval
 from clinch.network.ops.convolution import Convolution
+from clinch.runtime.arguments import checked_range
 
 #: what a difference of scores must keep to prove anything, in units of the largest score: rounding of the bound itself
 ROUNDING = 1e-10
@@ -140,19 +142,13 @@ def unchangeable(
         wanted = checked_map(target, "target", shape, classes, x.device)
     else:
         wanted = scores.flatten(2).argmax(1) if y is None else checked_map(y, "y", shape, classes, x.device)
-    low, high = bounds or (-torch.inf, torch.inf)
+    low, high = (-torch.inf, torch.inf) if bounds is None else checked_range(bounds)
     region = ball(x, eps, norm, lower=low, upper=high)
-    network = net if isinstance(net, SymbolicNetwork) else _loaded(net, x)
+    network = network_of(net, x)
     limits = _differences(network, region, wanted)
     slack = ROUNDING * (1 + scores.double().flatten(1).abs().amax(1).view(-1, 1))
     proven = limits.lower.amin(2) > slack if target is None else limits.upper.amin(2) < -slack
     return proven.reshape(shape)
-
-
-def _loaded(module: nn.Module, x: Tensor) -> SymbolicNetwork:
-    from clinch.modeling.model import load
-
-    return load(module, input_shape=tuple(x.shape[1:]))
 
 
 def _differences(network: SymbolicNetwork, region: Region, wanted: Tensor) -> Interval:

@@ -19,7 +19,7 @@ from clinch.geometry.norms import norm_of
 from clinch.geometry.region import Region
 from clinch.modeling.model import SymbolicNetwork
 from clinch.query import Distance
-from clinch.runtime.arguments import checked_outputs
+from clinch.runtime.arguments import as_tensor, checked_outputs, checked_range
 from clinch.runtime.gradients import with_gradients
 
 
@@ -75,7 +75,7 @@ class Pixels(AttackQuery):
         self.model = Model(net)
         self.x = checked_inputs(self.model, x, bounds)
         self.objective, self.dtype, self.size = Distance(self.x, norm_of(norm).p), self.x.dtype, len(self.x)
-        low, high = bounds or (-torch.inf, torch.inf)
+        low, high = (-torch.inf, torch.inf) if bounds is None else checked_range(bounds)
         self.region = self.limits = Region(torch.full_like(self.x, low), torch.full_like(self.x, high))
         scores = pixel_scores(self.model, self.x)
         self.classes, self.places = scores.shape[1], tuple(scores.shape[2:])
@@ -197,7 +197,7 @@ def checked_map(given: Tensor | int, name: str, shape: tuple[int, ...], classes:
     Raises:
         ShapeError: another shape, or no whole numbers. ProblemError: a class that does not exist.
     """
-    classes_map = torch.as_tensor(given)
+    classes_map = as_tensor(given, name, "a tensor of whole numbers, one for each pixel")
     fits = tuple(classes_map.shape) in ((), shape[1:], shape)
     if not fits or classes_map.is_floating_point() or classes_map.dtype == torch.bool:
         raise ShapeError(
@@ -224,7 +224,7 @@ def checked_mask(given: Tensor | None, size: int, places: tuple[int, ...], devic
     """
     if given is None:
         return torch.ones(size, math.prod(places), dtype=torch.bool, device=device)
-    mask = torch.as_tensor(given)
+    mask = as_tensor(given, "counted", "a tensor of booleans, one for each pixel")
     if mask.dtype != torch.bool or tuple(mask.shape) not in (places, (size, *places)):
         raise ShapeError(
             f"counted has shape {tuple(mask.shape)} and dtype {mask.dtype}; expected booleans {(size, *places)} or "

@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from clinch.applications.arguments import Loadable, inputs_of, labels_of, network_of
 from clinch.applications.transforms.families import NAMES, Transforms, changed, enclosed
 from clinch.attacks.core.arguments import objective_of
 from clinch.attacks.core.best_points import BestPoints
@@ -21,11 +22,11 @@ from clinch.attacks.core.parameter_search import Effort, search_parameters
 from clinch.bounds.crown import crown
 from clinch.errors import ProblemError
 from clinch.geometry.region import Region
-from clinch.modeling.model import SymbolicNetwork, load
+from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.problem import Minimize, Problem
 from clinch.network.activations import predicted
 from clinch.network.ops.base import Interval
-from clinch.runtime.arguments import as_seconds
+from clinch.runtime.arguments import as_seconds, as_whole, checked_range
 from clinch.runtime.deadline import clock
 from clinch.solver.solution import Status
 
@@ -96,7 +97,7 @@ class Transformed:
 
 
 def under_transforms(
-    net: nn.Module | SymbolicNetwork,
+    net: Loadable,
     x: Tensor,
     y: Tensor,
     transforms: Transforms | str,
@@ -129,11 +130,13 @@ def under_transforms(
         tensor([True, True])
     """
     transforms = Transforms.read(transforms) if isinstance(transforms, str) else transforms
+    network, bounds = network_of(net, x), checked_range(bounds)
+    x = inputs_of(network, x, bounds)
     if x.dim() < 3:
         raise ProblemError(f"Images have rows and columns; x has shape {tuple(x.shape)}.")
-    network = net if isinstance(net, SymbolicNetwork) else load(net, input_shape=tuple(x.shape[1:]))
+    y = labels_of(network, y, len(x))
     search = _Stickers if transforms.sticker else _Parameters
-    return search(network, x, y, transforms, bounds, as_seconds(time_limit), boxes, seed).run()
+    return search(network, x, y, transforms, bounds, as_seconds(time_limit), as_whole(boxes, "boxes"), seed).run()
 
 
 class _Search:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: seconds between two reports to a ledger
 REPORT_EVERY = 0.1
+#: and so many times what the last report took, so that checking points is a small part of an attack
+REPORT_PAUSE = 8
 #: called after every step with the number of steps done and the number planned
 Progress = Callable[[int, int], None]
 
@@ -77,7 +79,7 @@ class BestPoints:
     ) -> None:  # fmt: skip
         objective.settings = settings
         self.objective, self.progress, self.ledger, self.who = objective, progress, ledger, who
-        self._done, self._planned, self._reported = 0, steps, time.monotonic()
+        self._done, self._planned, self._reported, self._cost = 0, steps, time.monotonic(), 0.0
         self.x = objective.start
         self.distance = objective.x.new_full((objective.size,), torch.inf)
         self.margin = objective.x.new_full((objective.size,), torch.inf)
@@ -143,13 +145,13 @@ class BestPoints:
         self.margin[index], self._rank = margin[chosen].to(self.margin), least
         if self.ledger is not None:
             self._fresh[index[margin[chosen] < 0]] = True
-            if time.monotonic() - self._reported > REPORT_EVERY:
+            if time.monotonic() - self._reported > max(REPORT_EVERY, REPORT_PAUSE * self._cost):
                 self.report()
         return better
 
     def report(self) -> None:
         """Offer what is new to the ledger, if there is one; points that it rejects are forgotten."""
-        self._reported = time.monotonic()
+        began = self._reported = time.monotonic()
         indices = self._fresh.nonzero().flatten()
         if self.ledger is None or not len(indices):
             return
@@ -168,6 +170,8 @@ class BestPoints:
         self._rank[indices] = _rank(self.margin[indices].double(), value.to(indices.device))
         found = indices[known.to(indices.device)]
         self.x[found] = self.objective.working(self.ledger.x[found.cpu()].to(indices.device), found)
+        self._reported = time.monotonic()
+        self._cost = self._reported - began
 
     @property
     def _nudges(self) -> tuple[float, ...]:

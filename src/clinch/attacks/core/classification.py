@@ -22,7 +22,7 @@ from clinch.attacks.core.draws import mix
 from clinch.attacks.core.limits import NO_LIMITS, InputLimits, box_of, counting, grid_of, inside
 from clinch.attacks.core.step_functions import StepFunctions
 from clinch.attacks.core.units import working_dtype
-from clinch.errors import NetworkError, ProblemError, ShapeError
+from clinch.errors import NetworkError, ProblemError
 from clinch.geometry.norms import norm_of
 from clinch.geometry.region import Region
 from clinch.network.gradients import Gradients, plain_graph
@@ -30,7 +30,7 @@ from clinch.network.graph import Graph
 from clinch.network.network import Network
 from clinch.network.original import training_module
 from clinch.query import Distance, met
-from clinch.runtime.arguments import as_tensor, checked_batch, checked_outputs
+from clinch.runtime.arguments import as_tensor, checked_batch, checked_labels, checked_outputs
 from clinch.runtime.gradients import with_gradients
 
 OUTPUTS = ("logits", "probabilities")
@@ -82,12 +82,12 @@ class ClassQuery(AttackQuery):
         scores = parts[0] if len(parts) == 1 else torch.cat(parts)
         self.classes, self.steps = _checked_scores(scores, len(inputs)), watch.seen
         self._check_repeats(inputs, scores)
-        self.y = _checked_classes("y", y, len(inputs), self.classes).to(inputs.device)
+        self.y = checked_labels("y", y, len(inputs), self.classes).to(inputs.device)
         self.target = None
         if target is not None:
             wanted = as_tensor(target, "target", "one class, or a tensor (B,) of whole numbers")
             wanted = wanted.expand(len(inputs)) if wanted.dim() == 0 else wanted
-            self.target = _checked_classes("target", wanted, len(inputs), self.classes).to(inputs.device)
+            self.target = checked_labels("target", wanted, len(inputs), self.classes).to(inputs.device)
         self.width = self.classes if self.target is None else 1
 
     def _check_repeats(self, inputs: Tensor, scores: Tensor) -> None:
@@ -353,30 +353,3 @@ def _checked_scores(logits: Tensor, size: int) -> int:
     if not bool(logits.isfinite().all()):
         raise NetworkError("The network returns NaN or infinity for a clean input. Check its weights and the data.")
     return logits.shape[1]
-
-
-def _label_advice(name: str, y: Tensor, size: int, classes: int) -> str:
-    """What to write instead, where that is plain."""
-    if tuple(y.shape) == (size, classes):
-        return f" One row for each input: write {name}.argmax(1)."
-    if tuple(y.shape) == (size, 1):
-        return f" Write {name}[:, 0]."
-    if y.dim() == 0:
-        return f" One label for all inputs: write torch.full(({size},), {name})."
-    return f" Write {name}.long()." if tuple(y.shape) == (size,) and y.dtype != torch.bool else ""
-
-
-def _checked_classes(name: str, y: Tensor, size: int, classes: int) -> Tensor:
-    y = as_tensor(y, name, "a tensor (B,) of whole numbers")
-    if tuple(y.shape) != (size,) or y.is_floating_point() or y.dtype == torch.bool:
-        raise ShapeError(
-            f"{name} has shape {tuple(y.shape)} and dtype {y.dtype}; expected ({size},) whole numbers."
-            f"{_label_advice(name, y, size, classes)}"
-        )
-    wrong = (y < 0) | (y >= classes)
-    if bool(wrong.any()):
-        counted = " They look counted from 1: subtract 1." if int(y.min()) == 1 and int(y.max()) == classes else ""
-        raise ProblemError(
-            f"{name}[{int(wrong.nonzero()[0])}] is {int(y[wrong][0])}; classes are 0 to {classes - 1}.{counted}"
-        )
-    return y.long()
