@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from clinch.runtime.citing import cite
     from clinch.search import entry_points as exact
     from clinch.solver import settings
+    from clinch.study.sources import images
     from clinch.vnnlib.verification import verify
 
 __version__ = VERSION
@@ -61,6 +62,7 @@ __all__ = [
     "concatenate",
     "exact",
     "figures",
+    "images",
     "inf",
     "load",
     "max",
@@ -86,12 +88,16 @@ _ROOMS = ("applications", "attacks", "bounds", "figures", "papers", "study", "te
 _ALIASES = {"exact": "clinch.search.entry_points", "settings": "clinch.solver.settings"}
 
 #: read when first used, so that ``import clinch`` stays quick
-_LATE = {
+_FUNCTIONS = {
     "cite": "clinch.runtime.citing",
+    "images": "clinch.study.sources",
     "load": "clinch.modeling.model",
     "supports": "clinch.network.support",
     "verify": "clinch.vnnlib.verification",
     "zoo": "clinch.demo.zoo",
+}
+_LATE = {
+    **_FUNCTIONS,
     **{name: f"clinch.{name}" for name in _ROOMS},
     **_ALIASES,
 }
@@ -101,13 +107,13 @@ def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module 'clinch' has no attribute '{name}'")
     module = importlib.import_module(_LATE[name])
-    found = getattr(module, name) if name in ("cite", "load", "supports", "verify", "zoo") else module
+    found = getattr(module, name) if name in _FUNCTIONS else module
     globals()[name] = found
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 renamed.install()

@@ -28,15 +28,15 @@ MONITOR = BoxMonitor("2", torch.zeros(3, 4), torch.ones(3, 4), torch.full((3, 4)
 #: name -> (what is called, arguments that it can take)
 CALLS = {
     "nearest_objection": (
-        lambda net, x, norm, bounds, time_limit: monitors.nearest_objection(
-            net, MONITOR, x, norm=norm, bounds=bounds, time_limit=time_limit
-        ).start,
+        lambda net, x, norm, bounds, time_limit: (
+            monitors.nearest_objection(net, MONITOR, x, norm=norm, bounds=bounds, time_limit=time_limit).start
+        ),
         {"net": LOADED[CLASSIFIER], "x": X, "norm": 2, "bounds": (0, 1), "time_limit": 1e-3},
     ),
     "nearest_missed": (
-        lambda net, x, y, norm, bounds, time_limit: monitors.nearest_missed(
-            net, MONITOR, x, y, norm=norm, bounds=bounds, time_limit=time_limit
-        ).start,
+        lambda net, x, y, norm, bounds, time_limit: (
+            monitors.nearest_missed(net, MONITOR, x, y, norm=norm, bounds=bounds, time_limit=time_limit).start
+        ),
         {"net": LOADED[CLASSIFIER], "x": X, "y": Y, "norm": 2, "bounds": (0, 1), "time_limit": 1e-3},
     ),
     "detection": (lambda net, x: str(monitors.detection(net, MONITOR, x)), {"net": LOADED[CLASSIFIER], "x": X}),
@@ -53,9 +53,9 @@ CALLS = {
         {"net": LOADED[CLASSIFIER], "x": X, "eps": 0.1, "norm": 2, "bounds": (0, 1)},
     ),
     "changeable": (
-        lambda net, x, eps, norm, bounds: segmentation.changeable(
-            net, x, eps=eps, norm=norm, bounds=bounds, steps=1
-        ).changed,
+        lambda net, x, eps, norm, bounds: (
+            segmentation.changeable(net, x, eps=eps, norm=norm, bounds=bounds, steps=1).changed
+        ),
         {"net": cl.load(SEGMENTER, input_shape=(1, 3, 3)), "x": X, "eps": 0.1, "norm": cl.inf, "bounds": (0, 1)},
     ),
     "reconstruct": (
@@ -67,9 +67,9 @@ CALLS = {
         {"net": LOADED[CLASSIFIER], "x": X, "eps": 0.1, "norm": cl.inf, "bounds": (0, 1)},
     ),
     "under_transforms": (
-        lambda net, x, y, bounds, time_limit: transforms.under_transforms(
-            net, x, y, "brightness=0.01", bounds=bounds, time_limit=time_limit
-        ).correct,
+        lambda net, x, y, bounds, time_limit: (
+            transforms.under_transforms(net, x, y, "brightness=0.01", bounds=bounds, time_limit=time_limit).correct
+        ),
         {"net": LOADED[CLASSIFIER], "x": X, "y": Y, "bounds": (0, 1), "time_limit": 0},
     ),
 }

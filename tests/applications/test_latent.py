@@ -221,5 +221,5 @@ def test_bad_decoders_and_noise_are_refused():
     net = cl.load(decoder, input_shape=(3,))
     with pytest.raises(ShapeError, match="Leave it out"):
         reconstruct(net, targets(1), latent_shape=2)
-    with pytest.raises(ProblemError, match="limits=.* is no range"):
+    with pytest.raises(ProblemError, match=r"limits=.* is no range"):
         closest(net, targets(1)[0], limits=(1.0, 1.0))

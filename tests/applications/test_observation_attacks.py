@@ -216,7 +216,7 @@ def test_networks_and_observations_that_do_not_fit(network, observations):
         ObservationAttack(network, eps=0.1)(observations * 255)
     with pytest.raises(ProblemError, match="looks for nothing"):
         action_shares(ObservationAttack(network, eps=0.1, attack="noise"), observations)
-    with pytest.raises(ProblemError, match="time_limit=-1"):
+    with pytest.raises(ProblemError, match="time_limit is -1"):
         action_shares(ObservationAttack(network, eps=0.1), observations, time_limit=-1)
 
 

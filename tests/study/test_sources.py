@@ -1,5 +1,6 @@
 """Data for studies: every kind of source, and what is wrong with the others."""
 
+import pickle
 import struct
 
 import numpy as np
@@ -53,6 +54,58 @@ def test_cifar_binaries(tmp_path, monkeypatch):
     (folder / "test_batch.bin").write_bytes(content[:-1])
     with pytest.raises(DataError, match="no multiple of 3073"):
         open_source("cifar10")
+
+
+def test_cifar_as_torchvision_leaves_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLINCH_DATA", str(tmp_path))
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    x, labels = RNG.integers(0, 256, (3, 3, 32, 32), dtype=np.uint8), [3, 8, 0]
+    # the keys' order is that of the published files, whose strings are those of Python 2 or bytes
+    for keys in (str, str.encode):
+        batch = {
+            "batch_label": "testing batch 1 of 1",
+            "labels": labels,
+            "data": x.reshape(3, -1),
+            "filenames": ["a", "b"],
+        }
+        content = pickle.dumps({keys(key): value for key, value in batch.items()}, protocol=2)
+        (folder / "test_batch").write_bytes(content)
+        found = read(open_source("cifar10"), (3, 32, 32))
+        assert torch.equal((found.x * 255).round().to(torch.uint8), torch.from_numpy(x)) and found.y.tolist() == labels
+    assert torch.equal(cl.images("cifar10").x, found.x)
+    for wrong in (content[:-100], content[:3000], b"", pickle.dumps({"labels": [1, 2], "data": b"0" * 3072})):
+        (folder / "test_batch").write_bytes(wrong)
+        with pytest.raises(DataError, match="Fetch it again"):
+            open_source("cifar10")
+
+
+def test_nothing_in_a_pickle_of_images_runs(tmp_path, monkeypatch):
+    class Runs:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").write_text, ("yes",))
+
+    monkeypatch.setenv("CLINCH_DATA", str(tmp_path))
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps({"labels": [1], "data": Runs()}))
+    with pytest.raises(DataError):
+        cl.images("cifar10")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_images_of_a_name():
+    x, y = cl.images("mnist-sample:train")
+    assert x.shape == (2000, 1, 28, 28) and x.dtype == torch.float32 and len(y) == 2000
+    assert repr(cl.images("digits")).startswith("Images(x=(359, ")
+    for name, split in (("minst", "test"), (None, "test"), ("digits", "tset"), ("digits:all", "test")):
+        with pytest.raises(cl.ClinchError, match="There is no"):
+            cl.images(name, split)
+
+
+def test_a_folder_with_arrays_says_so(tmp_path):
+    np.savez(tmp_path / "test.npz", x=np.zeros((1, 2)), y=np.zeros(1))
+    with pytest.raises(DataError, match=r"It has test\.npz: name that file"):
+        open_source(str(tmp_path))
 
 
 def test_npz_with_channels_last(tmp_path):

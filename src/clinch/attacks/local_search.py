@@ -308,7 +308,8 @@ class _Walk:
 
 def _flip(pattern: Pattern, signs: list[Sign]) -> Pattern:
     """The pattern on the other side of the given sign conditions."""
-    flipped = {i: side.clone() for i, side in pattern.items()}
+    # a clone keeps the order of channels that stand last, which has no flat view
+    flipped = {i: side.clone(memory_format=torch.contiguous_format) for i, side in pattern.items()}
     for i, j in signs:
         side = flipped[i].view(-1)
         side[j] = ~side[j]

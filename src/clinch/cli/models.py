@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clinch.errors import NetworkError
-from clinch.io.files import PICKLE_ADVICE, PICKLED, is_there
+from clinch.io.files import PICKLE_ADVICE, PICKLED, is_there, missing
 
 if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
@@ -62,7 +62,7 @@ def load_model(
             "zoo:mnist-small."
         )
     if not is_there(path):
-        raise NetworkError(f"There is no file {path!s:.400}.")
+        raise NetworkError(missing(path))
     return clinch.load(str(path), input_shape=input_shape)
 
 

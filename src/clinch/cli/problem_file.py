@@ -315,10 +315,10 @@ class _Reader:
 
 def _dataset(name: Any, split: str, where: str) -> Any:
     """Images and labels of a data set that needs no path."""
-    from clinch.study.sources import named_images
+    from clinch.study.sources import images
 
     try:
-        return named_images(str(name), split)
+        return images(str(name), split)
     except DataError as error:
         raise ProblemError(f"{where}: {error}") from None
 

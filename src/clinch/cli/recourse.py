@@ -82,10 +82,10 @@ def _rows(file: Path, first: int | None) -> dict[str, list[Any]]:
     import csv
 
     from clinch.errors import ProblemError
-    from clinch.io.files import is_there, read_limited
+    from clinch.io.files import is_there, missing, read_limited
 
     if not is_there(file):
-        raise ProblemError(f"There is no file {file!s:.400}.")
+        raise ProblemError(missing(file))
     text = read_limited(file, TABLE_LIMIT, ProblemError).decode("utf-8", errors="replace")
     lines = list(csv.reader(text.splitlines()))
     if len(lines) < 2:

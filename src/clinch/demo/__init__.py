@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clinch.runtime.short import short_repr
+
 #: weights of :func:`network`, as trained by ``clinch.demo.train``
 WEIGHTS = Path(__file__).with_name("digits.safetensors")
 #: pixels 0 to 16 ``(1797, 8, 8)`` and labels, as bytes
@@ -28,6 +30,8 @@ class Digits(NamedTuple):
 
     x: Tensor
     y: Tensor
+
+    __repr__ = short_repr
 
 
 def digits(split: str = "test") -> Digits:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clinch.demo import digits
+from clinch.runtime.short import short_repr
 
 #: extents of the canvas in cells of one digit (8 × 8 pixels), and how far a digit may move inside its cell
 CELLS, CELL, PLAY = (2, 3), 10, 2
@@ -26,6 +27,8 @@ class Canvases(NamedTuple):
 
     x: Tensor
     y: Tensor
+
+    __repr__ = short_repr
 
 
 def canvases(count: int, split: str = "train", seed: int = 0) -> Canvases:

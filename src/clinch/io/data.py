@@ -19,6 +19,7 @@ from torch import Tensor
 from clinch.errors import ClinchError
 from clinch.io.files import ARRAY_LIMIT, SHRINKS, read_limited
 from clinch.runtime.optional import required
+from clinch.runtime.short import short_repr
 
 #: name of the environment variable that names the data folder
 VARIABLE = "CLINCH_DATA"
@@ -38,6 +39,8 @@ class Images(NamedTuple):
 
     x: Tensor
     y: Tensor
+
+    __repr__ = short_repr
 
 
 def data_folder() -> Path:

@@ -7,8 +7,10 @@ protocol buffers), 64 MiB for specifications, 4 MiB for problem files, 1 GiB for
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import io
+import itertools
 import os
 import secrets
 import stat
@@ -26,6 +28,8 @@ MODEL_LIMIT = 2**31 - 1
 SPECIFICATION_LIMIT = 2**26
 PROBLEM_LIMIT = 2**22
 ARRAY_LIMIT = 2**30
+#: files of a folder that are looked at for the one that is meant
+MOST_NAMES = 1000
 
 #: endings of files that can run code when they are opened
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
@@ -35,6 +39,22 @@ SHRINKS, SMALL = 100, 2**26
 #: how a file that is packed by gzip begins
 GZIP = b"\x1f\x8b"
 _CHUNK = 2**20
+
+
+def missing(path: str | PathLike[str]) -> str:
+    """What to say of a file that is not there: the file of its folder that is meant, where one is alike.
+
+    Example:
+        >>> missing("nowhere.onnx")
+        'There is no file nowhere.onnx.'
+    """
+    text = f"There is no file {path!s:.400}."
+    with suppress(OSError, ValueError):
+        path = Path(path)
+        names = [entry.name for entry in itertools.islice(path.parent.iterdir(), MOST_NAMES) if entry.is_file()]
+        alike = difflib.get_close_matches(path.name, names, 1, cutoff=0.8)
+        text += f" There is {path.parent / alike[0]}." if alike else ""
+    return text
 
 
 def read_limited(

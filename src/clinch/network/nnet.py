@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from clinch.errors import NetworkError
-from clinch.io.files import MODEL_LIMIT, is_there, read_limited
+from clinch.io.files import MODEL_LIMIT, is_there, missing, read_limited
 
 #: layers, and neurons of one, at most
 MOST_LAYERS, MOST_NEURONS = 1000, 2**20
@@ -32,7 +32,7 @@ def read_nnet(path: Path) -> nn.Sequential:
         NetworkError: there is no such file, or it is none; names the line.
     """
     if not is_there(path):
-        raise NetworkError(f"There is no file {path}.")
+        raise NetworkError(missing(path))
     text = read_limited(path, MODEL_LIMIT, NetworkError).decode("utf-8", errors="replace")
     lines = [(k, line) for k, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("//")]
     numbers = _Numbers(path, lines)

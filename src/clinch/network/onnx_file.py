@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from clinch.errors import NetworkError
-from clinch.io.files import MODEL_LIMIT, PICKLE_ADVICE, is_pickled, is_there, read_limited
+from clinch.io.files import MODEL_LIMIT, PICKLE_ADVICE, is_pickled, is_there, missing, read_limited
 
 #: how many times larger than its file a model may be: layers of zeros that are written out shrink 300 times
 _SHRINKS = 400
@@ -32,7 +32,7 @@ def open_model(path: Path, *, limit: int = MODEL_LIMIT) -> ModelProto:
             outside of its folder.
     """
     if not is_there(path):
-        raise NetworkError(f"There is no file {path}.")
+        raise NetworkError(missing(path))
     if is_pickled(path):
         raise NetworkError(f"'{path}' {PICKLE_ADVICE}")
     content = read_limited(path, limit, NetworkError, shrinks=_SHRINKS)

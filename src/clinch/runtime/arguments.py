@@ -82,9 +82,7 @@ def checked_range(bounds: Any, name: str = "bounds", example: str = "(0.0, 1.0)"
     if not low < high:
         text = " ".join(f"{bounds}".split())
         where = "; for limits of each element state a cl.Problem" if name == "bounds" else ""
-        raise ProblemError(
-            f"{name}={text:.80} is no range. Write (lowest, highest), such as {example}{where}."
-        )
+        raise ProblemError(f"{name}={text:.80} is no range. Write (lowest, highest), such as {example}{where}.")
     return low, high
 
 

@@ -15,12 +15,13 @@ from torch import Tensor
 from clinch.attacks.core.result import ALREADY, AttackResult
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.norms import norm as norm_of
+from clinch.runtime.short import short_repr
 
 #: what norms and means of 100,000 float64 terms, summed one after the other, can round by, relatively
 ROUNDING = 1e-10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DistanceIntervals:
     """Of each of N inputs an interval that holds its distance d to the nearest input of another class.
 
@@ -40,6 +41,8 @@ class DistanceIntervals:
     bound: Tensor
     beyond: Tensor
     unknown: int = 0
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, found: AttackResult) -> DistanceIntervals:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from clinch.errors import ProblemError, one_line
+from clinch.io.cifar import cifar10
 from clinch.io.data import VARIABLE, DataError, Images, data_folder, mnist, read_idx
-from clinch.io.files import ARRAY_LIMIT, printable, read_limited
+from clinch.io.files import printable, read_limited
 from clinch.io.numpy_files import header_in_npz, names_in_npz, stored_in_npz
 from clinch.runtime.optional import required
 from clinch.study.fingerprint import fingerprint
@@ -36,9 +37,6 @@ MOST_LETTERS = 2**20
 IMAGE_LIMIT, MOST_FILES, MOST_ENTRIES = 2**26, 10**7, 2 * 10**7
 #: names of the two arrays of an .npz file, in the order they are looked for
 ARRAYS = (("x", "y"), ("images", "labels"), ("x_test", "y_test"), ("arr_0", "arr_1"))
-#: CIFAR-10's files of each split, and the bytes of one record: a label and three planes of 32 by 32
-CIFAR = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
-RECORD = 1 + 3 * 32 * 32
 SPLITS = ("train", "test")
 #: items of a data set that stand for all of them in its hash
 SAMPLES = 16
@@ -109,7 +107,7 @@ def open_source(data: Any = "digits") -> Source:
     ``mnist``                 torchvision's layout: ``MNIST/raw`` in the data folder
     ``mnist-sample``          its first 500 images (2,000 for training), which come with the package
     ``fashion-mnist``         the same: ``FashionMNIST/raw``
-    ``cifar10``               the binary version: ``cifar-10-batches-bin`` in the data folder
+    ``cifar10``               ``cifar-10-batches-bin`` or ``-py`` in the data folder
     ``NAME:train``            the training images of any of these; ``NAME:test`` is the default
     ``FILE.npz``              arrays ``x`` and ``y`` (or ``images``, ``labels``; ``x_test``, ``y_test``)
     ``FOLDER``                one folder of images per class, classes in the order of their names
@@ -232,9 +230,11 @@ def folder_source(folder: Path) -> Source:
     classes = sorted(path for path in folder.iterdir() if _within(path, inside).is_dir())
     files = [(path, label) for label, kind in enumerate(classes) for path in _images_below(kind, inside)]
     if not files:
+        arrays = sorted(path.name for path in folder.glob("*.npz"))
+        found = f" It has {arrays[0]}: name that file." if arrays else ""
         raise DataError(
             f"There are no images in {folder}: it needs one folder per class with files that end with "
-            f"{', '.join(ENDINGS)}."
+            f"{', '.join(ENDINGS)}.{found}"
         )
     parts = [(path.relative_to(folder).as_posix(), fingerprint(_content(path))) for path, _ in files]
     return Source(
@@ -314,43 +314,39 @@ def _fashion(split: str) -> tuple[Any, Any]:
     return x[:, None].copy(), y.astype(np.int64)
 
 
-def _cifar(split: str) -> tuple[Any, Any]:
-    folder = data_folder() / "cifar-10-batches-bin"
-    records = []
-    for name in CIFAR[split]:
-        path = folder / name
-        if not path.exists():
-            raise DataError(
-                f"There is no file {path}. Put the binary version of CIFAR-10 there, or set {VARIABLE} to its folder."
-            )
-        raw = np.frombuffer(read_limited(path, ARRAY_LIMIT, DataError), np.uint8)
-        if not len(raw) or len(raw) % RECORD:
-            raise DataError(f"{path} has {len(raw)} bytes, no multiple of {RECORD}. Fetch it again.")
-        records.append(raw.reshape(-1, RECORD))
-    whole = np.concatenate(records)
-    return whole[:, 1:].reshape(-1, 3, 32, 32), whole[:, 0].astype(np.int64)
-
-
 _SETS: dict[str, Callable[[str], tuple[Any, Any]]] = {
     "digits": _digits,
     "mnist": mnist,
     "mnist-sample": lambda split: mnist(split, few=True),
     "fashion-mnist": _fashion,
-    "cifar10": _cifar,
+    "cifar10": cifar10,
 }
 
 
-def named_images(name: str, split: str = "test") -> Images:
-    """Images ``(N, C, H, W)`` in [0, 1] and labels ``(N,)`` of a data set that has a name, such as ``"mnist"``.
+def images(name: str, split: str = "test") -> Images:
+    """Images ``(N, C, H, W)`` in [0, 1], float32, and labels ``(N,)`` of a data set that has a name.
+
+    Args:
+        name: ``"digits"`` and ``"mnist-sample"`` come with the package; ``"mnist"``, ``"fashion-mnist"`` and
+            ``"cifar10"`` are looked for in the folder that the environment variable ``CLINCH_DATA`` names. Also with
+            the split: ``"mnist-sample:train"``.
+        split: ``"train"`` or ``"test"``.
 
     Raises:
         DataError: there is none of that name or split, or its files are not there.
+
+    Example:
+        >>> x, y = cl.images("mnist-sample")
+        >>> x.shape, y[:3]
+        (torch.Size([500, 1, 28, 28]), tensor([7, 2, 1]))
     """
-    if name not in _SETS:
-        raise DataError(f"There is no data set '{name:.60}'. Known are: {', '.join(_SETS)}.")
+    base, _, own = name.partition(":") if isinstance(name, str) else (repr(name), "", "")
+    split = own or split
+    if base not in _SETS:
+        raise DataError(f"There is no data set '{name!s:.60}'. Known are: {', '.join(_SETS)}.")
     if split not in SPLITS:
-        raise DataError(f"There is no split '{split:.60}' of {name}. Write train or test.")
-    x, y = (_tensor(part) for part in _SETS[name](split))
+        raise DataError(f"There is no split '{split!s:.60}' of {base}. Write train or test.")
+    x, y = (_tensor(part) for part in _SETS[base](split))
     return Images(x / 255 if x.dtype == torch.uint8 else x, y)
 
 

@@ -26,6 +26,7 @@ from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import norm
 from clinch.modeling.problem import Minimize, Problem
 from clinch.runtime.arguments import as_tensor, checked_range
+from clinch.runtime.short import short_repr
 
 #: latents that starts are chosen from
 CANDIDATES = 512
@@ -33,7 +34,7 @@ CANDIDATES = 512
 INPAINT_PRIOR = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Restored:
     """What a decoder makes of B targets.
 
@@ -52,6 +53,8 @@ class Restored:
     starts: Tensor
     forward: Tensor
     backward: Tensor
+
+    __repr__ = short_repr
 
 
 def reconstruct(
@@ -104,6 +107,7 @@ def reconstruct(
         raise ProblemError(f"starts={starts} and steps={steps} must be at least 1, candidates={candidates} at least 0.")
     if not (prior >= 0 and math.isfinite(prior)):
         raise ProblemError(f"prior={prior} weighs the squared latents. Write a finite number >= 0.")
+    target = as_tensor(target, "target", "a tensor (B, *output_shape)")
     misfit = _misfit(decoder, target, counted, prior, limits, latent_shape)
     z, rows = _starts(misfit, starts, start, candidates, seed)
     z = misfit.clip(chosen.descend(misfit, rows, z, steps))
@@ -112,7 +116,7 @@ def reconstruct(
     best = value.nan_to_num(nan=torch.inf).argmin(0)
     at = torch.arange(len(best), device=z.device)
     z = z.reshape(starts, len(best), *misfit.latent_shape)[best, at]
-    return _checked(misfit, z, value.t().contiguous(), tuple(misfit.target.shape))
+    return _checked(misfit, z, value.t().contiguous(), tuple(target.shape))
 
 
 def denoise(
@@ -209,7 +213,6 @@ def _misfit(
 ) -> Misfit:  # fmt: skip
     """The arguments of a descent, checked."""
     model = Model(decoder)
-    target = as_tensor(target, "target", "a tensor (B, *output_shape)")
     if target.dim() < 2 or not len(target):
         raise ShapeError(f"target has shape {tuple(target.shape)}; expected (B, *output_shape), a batch of images.")
     if not bool(target.isfinite().all()):

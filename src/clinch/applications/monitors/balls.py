@@ -19,6 +19,7 @@ from clinch.errors import ProblemError
 from clinch.modeling.constraints import Constraint, Junction
 from clinch.modeling.norms import NormExpression, norm
 from clinch.network.activations import activations
+from clinch.runtime.short import short_repr
 
 if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 SHRINKAGE = 1e-3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BallMonitor:
     """Balls around centres of each class on the activations of a layer: it objects outside of all of them.
 
@@ -44,6 +45,8 @@ class BallMonitor:
     metric: Tensor
     radius: Tensor
     margin: float = 0.01
+
+    __repr__ = short_repr
 
     @classmethod
     def around(

@@ -19,13 +19,14 @@ from torch import Tensor
 from clinch.applications.arguments import inputs_of
 from clinch.errors import ProblemError, ShapeError
 from clinch.network.activations import activations
+from clinch.runtime.short import short_repr
 
 if TYPE_CHECKING:
     from clinch.modeling.constraints import Constraint
     from clinch.modeling.model import SymbolicNetwork
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BoxMonitor:
     """One box per class on the activations of a layer.
 
@@ -46,6 +47,8 @@ class BoxMonitor:
     lower: Tensor
     upper: Tensor
     margin: Tensor
+
+    __repr__ = short_repr
 
     @classmethod
     def fit(

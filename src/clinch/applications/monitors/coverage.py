@@ -52,7 +52,7 @@ class Row:
     closed: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Coverage:
     """What :func:`coverage` found; printed as a table.
 
@@ -94,6 +94,8 @@ class Coverage:
         rows = [self.header, *(self.cells(row) for row in self.rows)]
         width = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
         return "\n".join("  ".join(f"{cell:>{w}}" for cell, w in zip(row, width)) for row in rows)
+
+    __repr__ = __str__
 
 
 def coverage(

@@ -94,7 +94,7 @@ class Rate:
         return f"{100 * self.share:.1f} % ({100 * low:.1f} .. {100 * high:.1f})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detection:
     """What :func:`detection` found; printed as a table.
 
@@ -117,6 +117,8 @@ class Detection:
                 *(f"{name:<{width}}  {rate}   AUROC {self.auroc[name]:.3f}" for name, rate in self.detected.items()),
             ]
         )
+
+    __repr__ = __str__
 
     def markdown(self) -> str:
         """The table in Markdown."""

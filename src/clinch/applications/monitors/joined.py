@@ -112,11 +112,11 @@ def belonging(network: Loadable, monitor: Monitor, x: Any = None) -> SymbolicNet
         NetworkError: it cannot be loaded. UnknownLayer, ProblemError: the monitor is one of another network.
     """
     net = network_of(network, x)
-    for layer in monitor.layers:
-        net.position(layer)
     outputs = net.graph.nodes[net.graph.output].shape
     if outputs != (monitor.classes,):
         raise ProblemError(f"The monitor has {monitor.classes} classes, the network outputs of shape {outputs}.")
+    for layer in monitor.layers:
+        net.position(layer)
     return net
 
 

@@ -17,6 +17,7 @@ from clinch.modeling.constraints import Constraint
 from clinch.modeling.model import SymbolicNetwork
 from clinch.network.activations import predicted
 from clinch.runtime.arguments import as_gap, as_seconds
+from clinch.runtime.short import short_repr
 
 #: margin of every class condition in logits, as in the monitor benchmark
 CLASS_MARGIN = 1e-3
@@ -24,7 +25,7 @@ CLASS_MARGIN = 1e-3
 TOGETHER, SINGLE = 256, 4
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Nearest:
     """For each of B inputs the nearest one of some kind: ``bound <= distance of the nearest <= value``.
 
@@ -44,6 +45,8 @@ class Nearest:
     end: Tensor
     seconds: float
     notes: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
 
 def nearest_objection(

@@ -22,6 +22,7 @@ from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.projection import project_into
 from clinch.modeling.model import SymbolicNetwork
 from clinch.runtime.arguments import as_number, as_tensor, checked_outputs, checked_range
+from clinch.runtime.short import short_repr
 
 #: passes for each observation that :func:`worst` may spend; a policy is attacked at every step of an episode
 PASSES = 500
@@ -63,6 +64,8 @@ class Perturbed(NamedTuple):
     observation: Tensor
     clean: Tensor
     action: Tensor
+
+    __repr__ = short_repr
 
     @property
     def changed(self) -> Tensor:

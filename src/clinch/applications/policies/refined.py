@@ -14,6 +14,7 @@ from torch import Tensor
 from clinch.applications.policies.maximisers import MAXIMISERS, Question, proven
 from clinch.errors import BackendError, ProblemError, ShapeError
 from clinch.runtime.optional import required
+from clinch.runtime.short import short_repr
 
 if TYPE_CHECKING:
     from stable_baselines3 import TD3
@@ -38,6 +39,8 @@ class Refinement(NamedTuple):
     actor_action: np.ndarray
     actor_value: np.ndarray
     bound: np.ndarray | None
+
+    __repr__ = short_repr
 
 
 class RefinedActions:

@@ -16,6 +16,7 @@ from clinch.modeling.model import SymbolicNetwork
 from clinch.modeling.norms import norm
 from clinch.modeling.problem import Minimize, Problem
 from clinch.runtime.arguments import as_seconds, as_tensor
+from clinch.runtime.short import short_repr
 from clinch.solver.solution import Status
 
 
@@ -29,6 +30,8 @@ class ActionShares(NamedTuple):
 
     changed: Tensor
     fixed: Tensor
+
+    __repr__ = short_repr
 
     @property
     def interval(self) -> tuple[float, float]:

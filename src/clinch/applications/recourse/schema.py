@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clinch.errors import ProblemError
-from clinch.io.files import is_there, read_limited
+from clinch.io.files import is_there, missing, read_limited
 from clinch.modeling.linear_forms import parse_constraint
 from clinch.network.tabular import Column, Table, columns_of
 
@@ -265,7 +265,7 @@ def read_schema(file: str | Path) -> Schema:
     """
     path = Path(file)
     if not is_there(path):
-        raise ProblemError(f"There is no file {path!s:.400}.")
+        raise ProblemError(missing(path))
     try:
         table = tomllib.loads(read_limited(path, FILE_LIMIT, ProblemError).decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

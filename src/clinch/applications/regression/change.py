@@ -34,7 +34,7 @@ ATTACK_SHARE, DIRECTIONS_SHARE = 0.2, 0.6
 STEPS = 60
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Change:
     """How far the output can move at B inputs: ``value <= max ‖f(x0 + η) − f(x0)‖₂ <= bound``.
 
@@ -59,6 +59,8 @@ class Change:
             share = f"{row[2] / row[3]:.4f}" if row[3] > 0 else "1"
             lines.append(f"{b:>4}  " + "  ".join(f"{number:11.6g}" for number in row) + f"  {share:>11}")
         return "\n".join([*lines, *(f"note  {note}" for note in self.solution.notes)])
+
+    __repr__ = __str__
 
 
 def largest_change(

@@ -15,6 +15,7 @@ from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
 from clinch.modeling.model import SymbolicNetwork
+from clinch.runtime.short import short_repr
 
 #: the smaller side of J up to which its Gram matrix is formed to prove the bound for p = 2
 GRAM = 512
@@ -24,7 +25,7 @@ LARGEST = 1 << 28
 SOLVERS = {"low-rank": low_rank, "scs": conic}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearChange:
     """The largest change of the linear model at B inputs.
 
@@ -37,6 +38,8 @@ class LinearChange:
     eta: Tensor
     value: Tensor
     bound: Tensor
+
+    __repr__ = short_repr
 
     @property
     def ratio(self) -> Tensor:

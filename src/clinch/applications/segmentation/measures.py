@@ -28,6 +28,7 @@ from clinch.network.graph import Graph, Node
 from clinch.network.ops.base import Interval
 from clinch.network.ops.convolution import Convolution
 from clinch.runtime.arguments import checked_range
+from clinch.runtime.short import short_repr
 
 #: what a difference of scores must keep to prove anything, in units of the largest score: rounding of the bound itself
 ROUNDING = 1e-10
@@ -52,6 +53,8 @@ class Measures(NamedTuple):
     taken: Tensor | None
     agreement: Tensor
     target_agreement: Tensor | None
+
+    __repr__ = short_repr
 
 
 def measures(goal: Pixels, z: Tensor) -> Measures:
@@ -189,7 +192,7 @@ def _of_each_class(limits: Interval, wanted: Tensor, classes: int, first: Tensor
     return Interval(low.masked_fill(itself, torch.inf), high.masked_fill(itself, torch.inf))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Changeable:
     """How many pixels one perturbation can change, from both sides, for B inputs.
 
@@ -207,6 +210,8 @@ class Changeable:
     attack: AttackResult
     value: Tensor
     bound: Tensor
+
+    __repr__ = short_repr
 
 
 def changeable(

@@ -36,7 +36,7 @@ NUMBERS, TOGETHER = 1 << 19, 512
 GRID, COMBINATIONS, RANDOM, STARTS, STEPS = 9, 800, 20, 3, 20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Transformed:
     """What is known of B images.
 
@@ -94,6 +94,8 @@ class Transformed:
             f"time       {self.seconds:.1f} s",
         ]
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def under_transforms(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from clinch.backends.program import Program, Vector
@@ -48,7 +49,7 @@ def obbt(
     # the last layer's limits are the loosest, and the objective and clauses stand next to it
     for kink in sorted((kink for kink in encoding.kinks if kink.parts is not None), key=lambda kink: -kink.node):
         known = sharper[graph.nodes[kink.node].inputs[0]]
-        lower, upper = known.lower.clone(), known.upper.clone()
+        lower, upper = (side.clone(memory_format=torch.contiguous_format) for side in (known.lower, known.upper))
         _refine_kink(kink, program, model, lower.view(-1), upper.view(-1), remaining)
         sharper[graph.nodes[kink.node].inputs[0]] = Interval(lower, upper)
     return sharper
