@@ -438,14 +438,14 @@ class Elementwise(Operator):
 
     elementwise: ClassVar[bool] = True
     increasing: ClassVar[bool] = False
-    #: the function's name in certificates; its parameters there are the fields
+    #: the function's name in certificates; its parameters there are the fields that tell functions apart
     named: ClassVar[str | None] = None
 
     def statement(self, shapes: Sequence[Shape], shape: Shape) -> Statement | None:
         """The function by its name."""
         if self.named is None:
             return None
-        parameters = [float(getattr(self, field.name)) for field in dataclasses.fields(self)]
+        parameters = [float(getattr(self, field.name)) for field in dataclasses.fields(self) if field.compare]
         return {"kind": "function", "name": self.named, "parameters": parameters}, {}
 
     def prune(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -99,7 +99,7 @@ class Sqrt(ScalarFunction):
         of_norm: gradients through zero are zero, as those of torch's norms are, so that attacks can follow them.
     """
 
-    of_norm: bool = False
+    of_norm: bool = field(default=False, compare=False)
 
     named: ClassVar[str | None] = "sqrt"
 
