@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import clinch as cl
+from clinch.certificates import SavedProof, certify
 from clinch.network.ops.order import exchanges
 
 WEIGHT = torch.linspace(-1, 1, 12).reshape(3, 4)
@@ -114,3 +115,14 @@ def test_gradients_through_a_norm_of_zero_are_those_of_torch():
     (ours,) = torch.autograd.grad(graph.forward(x)[graph.output][:, 0].sum(), x)
     (theirs,) = torch.autograd.grad(Apart()(x)[:, 0].sum(), x)
     torch.testing.assert_close(ours, theirs)
+
+
+def test_the_root_of_a_norm_has_a_certificate():
+    class Length(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.vector_norm(x, dim=1, keepdim=True)
+
+    net = cl.load(Length().eval(), (3,))
+    problem = cl.Problem(cl.Minimize(net.output[0]), [net.input.between(0.5, 1.0)])
+    (proof,) = certify(problem.query, torch.tensor([0.8]).double(), time_limit=20.0)
+    assert isinstance(proof, SavedProof)
