@@ -82,7 +82,7 @@ def relu(at):
 def deep():
     """Many layers, on many boxes."""
     layers = [{"kind": "input", "shape": [20000]}]
-    for i in range(0, 100, 2):
+    for i in range(0, 40, 2):
         layers += [relu(i), {"kind": "add", "inputs": [i, i + 1]}]
     return pair(layers, {}, many_leaves(3, 20000, 2), output=20000)
 
