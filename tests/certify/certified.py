@@ -64,6 +64,12 @@ def _clauses(net, x):
     return cl.Problem(cl.Minimize(z[1] + z[0]), [net.input.between(-1, 1), either, z[2] <= 0.5])
 
 
+def _gaps(net, x):
+    """Each input lies below a gap or above it."""
+    gaps = [(net.input[k] <= low) | (net.input[k] >= high) for k, (low, high) in enumerate(((-0.2, 0.3), (-0.3, 0.4)))]
+    return cl.Problem(cl.Minimize(net.output[0]), [net.input.between(-1, 1), *gaps])
+
+
 def _distance(p: float | None) -> Callable:
     """The distance to another class; None: whether there is one at all."""
 
@@ -81,6 +87,7 @@ CASES: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], Callable,
     "linear objective, box and ball": (lambda: _dense(21, 3, 5, 4, 3), (3,), _linear, False),
     "maximum, boxes halved": (lambda: _dense(2, 2, 6, 4, 2), (2,), _maximum, True),
     "clauses, boxes halved": (lambda: _dense(3, 2, 5, 4, 3), (2,), _clauses, True),
+    "conditions on inputs": (lambda: _dense(3, 2, 5, 4, 2), (2,), _gaps, True),
     "infeasible": (lambda: _dense(23, 2, 5, 4, 2), (2,), _distance(None), False),
     "distance, p = 1": (lambda: _dense(18, 2, 5, 4, 2), (2,), _distance(1), False),
     "distance, p = 2": (lambda: _dense(13, 2, 5, 4, 2), (2,), _distance(2), False),
