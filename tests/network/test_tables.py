@@ -64,3 +64,27 @@ def test_an_entry_whose_place_is_fixed_is_exact():
     net = cl.load(Looked(LOOKUPS["an entry of each row"]).eval(), (4,))
     region = cl.bounds.box(torch.full((1, 4), 0.45), torch.full((1, 4), 0.75))
     torch.testing.assert_close(cl.bounds.crown(net, region)[0], TABLE[:, 1].double())
+
+
+@pytest.mark.parametrize("buffer", [False, True], ids=["constant", "buffer"])
+def test_what_a_constant_mask_keeps_has_a_known_size(buffer: bool):
+    """Edges of a graph without its loops: a mask of whole numbers picks them, which no input changes."""
+    edges = torch.tensor([[0, 1, 1, 2, 3], [1, 0, 1, 3, 3]])
+
+    class Messages(nn.Module):
+        edges: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("edges", edges)
+
+        def forward(self, x: Tensor) -> Tensor:
+            ends = self.edges if buffer else edges
+            ends = ends[:, ends[0] != ends[1]]
+            return torch.zeros_like(x).index_add(1, ends[1], x[:, ends[0]].relu())
+
+    model = Messages().eval()
+    net = cl.load(model, (4,))
+    assert list(model.state_dict()) == ["edges"]
+    region = cl.bounds.box(torch.tensor([[-1.0, 0.5, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0, 2.0]]))
+    torch.testing.assert_close(cl.bounds.crown(net, region)[0], torch.tensor([0.5, 0.0, 0.0, 0.0]).double())

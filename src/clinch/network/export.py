@@ -8,7 +8,7 @@ import os
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from typing import Any
 
 import torch
@@ -33,7 +33,12 @@ def export(model: nn.Module, x: Tensor) -> Any:
         NetworkError: the module branches on values or on the number of inputs, or fails; gives the user's line.
     """
     try:
-        return _exported(model, x)
+        program = _exported(model, x)
+        if _counts(program):
+            with suppress(Exception):
+                again = _exported(model, x, constants=True)
+                program = program if _counts(again) else again
+        return program
     except Exception as error:
         line = user_line(error)
         text = str(error)
@@ -60,7 +65,8 @@ def export(model: nn.Module, x: Tensor) -> Any:
 
 
 def _exported(model: nn.Module, x: Tensor, *, strict: bool = False, constants: bool = False) -> Any:
-    with _quiet(), _written_out(), _Respelled(constants), torch.no_grad():
+    known = _whole_buffers_known(model) if constants else nullcontext()
+    with _quiet(), _written_out(), _Respelled(constants), torch.no_grad(), known:
         dynamic = ({0: torch.export.Dim.DYNAMIC},)
         program = torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=strict)
         again = _writes_into_a_part(program) or _waits(program)
@@ -78,6 +84,12 @@ def exported_in_parts(model: nn.Module, x: Tensor, table: dict[Any, Any]) -> Any
     with _quiet(), _written_out(), _Respelled(), torch.no_grad():
         program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
         return program.run_decompositions(table)
+
+
+def _counts(program: Any) -> bool:
+    """Whether sizes depend on values, such as on how many elements a mask keeps."""
+    shapes = (getattr(node.meta.get("val"), "shape", ()) for node in program.graph.nodes)
+    return any(str(extent).startswith("u") for shape in shapes for extent in shape)
 
 
 def _waits(program: Any) -> bool:
@@ -157,6 +169,29 @@ def _writes_into_a_part(program: Any) -> bool:
             if str(packet) in _VIEWS:
                 return True
     return False
+
+
+@contextmanager
+def _whole_buffers_known(model: nn.Module) -> Iterator[None]:
+    """Buffers of whole numbers and truth values as attributes of their parts, whose values torch knows."""
+    before = [(part, dict(part._buffers)) for part in model.modules()]
+    known = [
+        (part, name, value)
+        for part, buffers in before
+        for name, value in buffers.items()
+        if value is not None and not value.is_floating_point() and not value.is_complex()
+    ]
+    for part, name, value in known:
+        del part._buffers[name]
+        part.__dict__[name] = value
+    try:
+        yield
+    finally:
+        for part, name, _ in known:
+            del part.__dict__[name]
+        for part, buffers in before:
+            part._buffers.clear()
+            part._buffers.update(buffers)
 
 
 @contextmanager
