@@ -217,16 +217,17 @@ def _write_paper(found: Evaluation | Comparison, table: Path | None, text: Path 
     from clinch.io.files import write_whole
     from clinch.study.comparison import Comparison
     from clinch.study.store import write_table
-    from clinch.study.tables import methods_text, paper_rows, write_paper_table
+    from clinch.study.tables import methods_text, paper_caption, paper_rows, write_paper_table
 
     if text is not None:
         write_whole(text, methods_text(found))
     if table is None:
         return
     if isinstance(found, Comparison):
-        write_paper_table(table, paper_rows(found))
+        write_paper_table(table, paper_rows(found), caption=paper_caption(found))
     elif table.suffix.lower() in (".md", ".tex"):
-        write_paper_table(table, paper_rows(Comparison({"": found})))
+        alone = Comparison({"": found})
+        write_paper_table(table, paper_rows(alone), caption=paper_caption(alone))
     else:
         write_table(table, found.rows)
 

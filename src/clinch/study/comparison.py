@@ -26,7 +26,7 @@ from clinch.study.evaluation import Evaluation, Tally
 from clinch.study.fitting import check_labels, classifier
 from clinch.study.run import evaluate
 from clinch.study.sources import Source, open_source
-from clinch.study.template import Template, norm_name
+from clinch.study.template import Template, norm_name, radius_text
 
 if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
@@ -48,7 +48,7 @@ class Comparison:
             {
                 "model": printable(found.model, lines=False), "data": printable(found.data, lines=False),
                 "norm": norm_name(found.template.norm),
-                "eps": "" if found.template.eps is None else f"{found.template.eps:g}",
+                "eps": "" if found.template.eps is None else radius_text(found.template.eps),
                 "methods": found.template.methods, **columns(found),
             }
             for found in self.runs.values()

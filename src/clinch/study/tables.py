@@ -14,7 +14,7 @@ from clinch.errors import ProblemError
 from clinch.io.files import cell, write_whole
 from clinch.runtime.citing import cite
 from clinch.study.columns import heads_of
-from clinch.study.template import norm_name
+from clinch.study.template import norm_name, radius_text
 
 if TYPE_CHECKING:
     from clinch.study.comparison import Comparison
@@ -26,17 +26,6 @@ TABLES = (".csv", ".md", ".tex")
 _NORMS = {"linf": r"\ell_\infty", "l2": r"\ell_2", "l1": r"\ell_1", "l0": r"\ell_0"}
 _LATEX = {"\\": r"\textbackslash{}", **{letter: "\\" + letter for letter in "&%$#_{}"}, "~": r"\textasciitilde{}",
           "^": r"\textasciicircum{}"}  # fmt: skip
-
-
-def radius_text(eps: float) -> str:
-    """A radius; one that bytes have as their share of 255.
-
-    Example:
-        >>> radius_text(8 / 255), radius_text(0.1)
-        ('8/255', '0.1')
-    """
-    steps = round(255 * eps)
-    return f"{steps}/255" if steps and abs(255 * eps - steps) < 1e-6 else f"{eps:.6g}"
 
 
 def paper_rows(found: Comparison) -> list[dict[str, str]]:
@@ -134,6 +123,18 @@ def write_paper_table(target: str | Path, rows: Sequence[dict[str, str]], *, cap
     made = {".csv": csv_table, ".md": markdown_table}.get(path.suffix.lower())
     write_whole(path, made(rows) if made else latex_table(rows, caption, f"tab:{path.stem}"))
     return path
+
+
+def paper_caption(found: Comparison) -> str:
+    """What stands below a table of :func:`paper_rows`."""
+    runs = list(found.runs.values())
+    images = " and ".join(dict.fromkeys(f"the first {run.tally.images:,} images of {run.data}" for run in runs))
+    if all(run.template.eps is None for run in runs):
+        return f"Distances to another class for {images}: intervals from what is proven to what was found."
+    return (
+        f"Robust accuracy on {images}: two numbers are the share that is proven and the share that is not attacked, "
+        "one number is both; open are the images between the two."
+    )
 
 
 def methods_text(found: Evaluation | Comparison) -> str:

@@ -87,7 +87,7 @@ class Template:
             box += f", {self.methods} alone"
         if self.eps is None:
             return f"minimum {name} distance to another class, {box}, gap {self.gap:g}"
-        return f"robust accuracy, {name} eps {self.eps:g}, {box}"
+        return f"robust accuracy, {name} eps {radius_text(self.eps)}, {box}"
 
     @property
     def hash(self) -> str:
@@ -136,6 +136,18 @@ class Template:
         """Whether pixels from low to high leave the range of the inputs by more than rounding."""
         rounding = RANGE_ROUNDING * torch.finfo(torch.float32).eps * size_of_range(self.lower, self.upper)
         return max(self.lower - low, high - self.upper) > rounding
+
+
+def radius_text(eps: float) -> str:
+    """A radius; one that bytes have as their share of 255, where that is shorter.
+
+    Example:
+        >>> radius_text(8 / 255), radius_text(0.2)
+        ('8/255', '0.2')
+    """
+    steps, plain = round(255 * eps), f"{eps:.6g}"
+    share = f"{steps}/255" if steps and abs(255 * eps - steps) < 1e-6 else plain
+    return min(plain, share, key=len)
 
 
 def norm_name(p: float) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from clinch.errors import ProblemError
 from clinch.figures.style import BOUND, INK, MUTED, VALUE, new_figure, plain, style
 from clinch.study.figures.certified import norm_name
+from clinch.study.template import radius_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,9 +91,8 @@ def _bars(axes: Axes, groups: dict[str, list[Evaluation]]) -> None:
         shown = f"{low:.1f}" if high - low < 0.05 else f"{low:.1f} to {high:.1f}"
         axes.text(k, high + 1, shown, ha="center", fontsize=8)
     axes.set_xticks(range(len(groups)), labels=[plain(title)[:24] for title in groups])
-    axes.set_xlabel(
-        f"{norm_name(next(iter(groups.values()))[0])} radius {next(iter(groups.values()))[0].template.eps:g}"
-    )
+    one = next(iter(groups.values()))[0]
+    axes.set_xlabel(f"{norm_name(one)} radius {radius_text(one.template.eps or 0.0)}")
 
 
 def distribution_figure(

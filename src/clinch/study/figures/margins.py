@@ -11,6 +11,7 @@ from clinch.errors import ProblemError
 from clinch.figures.style import BOUND, GAP, INK, VALUE, new_figure, style
 from clinch.study.figures.certified import named, norm_name
 from clinch.study.figures.classes import STATUS_COLOURS
+from clinch.study.template import radius_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,8 +68,9 @@ def _draw_margins(axes: Axes, evaluation: Evaluation) -> None:
     axes.hist(clipped, bins=list(edges), stacked=True, color=[STATUS_COLOURS[s] for s in statuses], label=statuses)
     axes.axvline(0, color=INK, linewidth=1)
     outside = int(((everything < edges[0]) | (everything > edges[-1])).sum())
+    radius = radius_text(evaluation.template.eps or 0.0)
     axes.set_xlabel(
-        f"proven lower limit of the margin, {norm_name(evaluation)} radius {evaluation.template.eps:g}"
+        f"proven lower limit of the margin, {norm_name(evaluation)} radius {radius}"
         + (f" ({outside} beyond the ends)" if outside else "")
     )
     axes.set_ylabel("images")

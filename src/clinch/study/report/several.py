@@ -12,6 +12,7 @@ from clinch.study.report.charts import ORDER, stacked
 from clinch.study.report.content import MOST_CLASSES, MOST_ROWS, class_name, digits, renamed
 from clinch.study.runs import Run
 from clinch.study.store import Row
+from clinch.study.template import radius_text
 
 AGREE, DIFFER = "same", "differs"
 
@@ -44,7 +45,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _radius(run: Run) -> str:
-    return "distances" if run.template.eps is None else f"eps {run.template.eps:.6g}"
+    return "distances" if run.template.eps is None else f"eps {radius_text(run.template.eps)}"
 
 
 def _lead(runs: Sequence[Run]) -> str:
