@@ -68,7 +68,7 @@ ATTACKS: dict[str, Attack] = {
     "nearest ℓ∞": lambda net, x, y, n: cl.attacks.nearest(net, x, y, norm=math.inf, passes=2 * n),
 }
 #: steps of the two runs
-SHORT, LONG = 40, 60
+SHORT, LONG = 40, 160
 
 
 class Operations(TorchDispatchMode):
