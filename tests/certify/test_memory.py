@@ -81,10 +81,10 @@ def relu(at):
 
 def deep():
     """Many layers, on many boxes."""
-    layers = [{"kind": "input", "shape": [20000]}]
+    layers = [{"kind": "input", "shape": [8000]}]
     for i in range(0, 40, 2):
         layers += [relu(i), {"kind": "add", "inputs": [i, i + 1]}]
-    return pair(layers, {}, many_leaves(3, 20000, 2), output=20000)
+    return pair(layers, {}, many_leaves(3, 8000, 2), output=8000)
 
 
 def channels_at_places():

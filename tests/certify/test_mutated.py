@@ -8,7 +8,7 @@ import pytest
 from certified import CASES, known, query_of
 from mutated import FALSE, REFUSED, TRUE, examined, optimum_of, page, same_query, sampled
 
-COUNT = 120
+COUNT = 80
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,11 @@ from clinch.runtime.arguments import as_tensor, checked_batch, checked_labels, c
 
 #: a network, or what :func:`clinch.load` makes one of
 Loadable = SymbolicNetwork | nn.Module | str | PathLike[str]
+#: in the place of inputs that there are none of
+ABSENT = object()
 
 
-def network_of(network: Loadable, x: Any = None, name: str = "x") -> SymbolicNetwork:
+def network_of(network: Loadable, x: Any = ABSENT, name: str = "x") -> SymbolicNetwork:
     """What :func:`clinch.load` makes of a network, with the shape of one of the inputs ``(B, *input_shape)``.
 
     Raises:
@@ -28,7 +30,7 @@ def network_of(network: Loadable, x: Any = None, name: str = "x") -> SymbolicNet
         return network
     if not isinstance(network, nn.Module):
         return load(network)
-    if x is None:
+    if x is ABSENT:
         raise ProblemError("A module does not tell the shape of its inputs. Pass cl.load(module, input_shape=...).")
     return load(network, tuple(checked_batch(x, None, name).shape[1:]))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from clinch.applications.arguments import Loadable, inputs_of, network_of
+from clinch.applications.arguments import ABSENT, Loadable, inputs_of, network_of
 from clinch.applications.monitors.balls import BallMonitor
 from clinch.applications.monitors.boxes import BoxMonitor
 from clinch.errors import ProblemError
@@ -105,7 +105,7 @@ def _one(every: bool, parts: list[Constraint]) -> Constraint:
     return Junction.of(True, parts) if every else reduce(lambda a, b: a | b, parts)
 
 
-def belonging(network: Loadable, monitor: Monitor, x: Any = None) -> SymbolicNetwork:
+def belonging(network: Loadable, monitor: Monitor, x: Any = ABSENT) -> SymbolicNetwork:
     """The network that a monitor watches; inputs ``(B, *input_shape)`` tell the shape that a module takes.
 
     Raises:
