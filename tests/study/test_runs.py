@@ -28,7 +28,9 @@ def test_a_run_says_what_the_evaluation_said(made, name):
     assert run.rows == first.rows and run.template == first.template and run.notes == first.notes
     assert run.tally.counts == first.tally.counts and run.tally.images == first.tally.images
     assert run.versions == first.versions and run.model == first.model
-    assert run.settings == first.settings and run.settings["attack_share"] == (0.2 if name == "far" else 0.35)
+    assert run.settings == first.settings and run.settings["attack_share"] == (
+        0.2 if name == "far" else cl.settings.Portfolio().attack_share
+    )
     images = [row.image for row in run.rows if row.value is not None]
     x, found = run.found(images)
     clean = run.source().read(images, run.input_shape, run.dtype).x
