@@ -63,16 +63,28 @@ def test_the_overlap_of_two_boxes_is_a_share_of_their_union():
     assert float(lowest) >= 0.0 and float(highest) <= 1.0
 
 
+def union_and_more(x: Tensor) -> Tensor:
+    """Two overlaps, of unions from which a number is taken that both share."""
+    sides = torch.stack([x, 0.5 * x], 1)
+    a, b = sides[..., :4], sides[..., 4:]
+    common = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    common = common[..., 0].clamp(min=0) * common[..., 1].clamp(min=0)
+    areas = [(v[..., 2] - v[..., 0]) * (v[..., 3] - v[..., 1]) for v in (a, b)]
+    shared = (x[:, :1] - 1).expand(-1, 2) + 0.1
+    return common / (areas[0] + areas[1] + shared - common)
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        union_and_more,
         lambda x: overlap(x, wrong=1),
         lambda x: x / (x.norm(dim=1, keepdim=True) - 1e-3),
         lambda x: x / x.sum(1, keepdim=True),
         lambda x: x / x[:, :4].norm(dim=1, keepdim=True).clamp(min=1e-3),
         lambda x: 2 * x / x.norm(dim=1, keepdim=True),
     ],
-    ids=["another area", "shorter", "negative terms", "other elements", "twice"],
+    ids=["more than areas", "another area", "shorter", "negative terms", "other elements", "twice"],
 )  # fmt: skip
 def test_what_looks_alike_is_not_cut_off(function: Callable[[Tensor], Tensor]):
     interval, _, lowest, _ = limits(function)

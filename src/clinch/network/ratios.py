@@ -134,9 +134,11 @@ class _Ratios:
         all_ = tuple(range(math.prod(self.nodes[x].shape)))
         product = self._of((x, all_), Multiply) if len(all_) <= MOST else None
         sides = [self._common(i) for i in product or ()]
-        areas = [self._sides((i, all_)) for i in self._terms(d) if self.nodes[i].shape == self.nodes[x].shape]
-        if len(areas) != 2 or len(sides) != 2:
+        terms = list(self._terms(d))
+        # any other term, of whatever shape, may make the sum smaller than the areas
+        if len(terms) != 2 or len(sides) != 2 or any(self.nodes[i].shape != self.nodes[x].shape for i in terms):
             return False
+        areas = [self._sides((i, all_)) for i in terms]
         return any(
             all({a[0], b[0]} == side[0] and {a[1], b[1]} == side[1] for side, a, b in zip(sides, first, second))
             for first in permutations(areas[0])

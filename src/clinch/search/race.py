@@ -259,9 +259,8 @@ class Race:
         """Whether some search that goes on as it does will have closed the problems within so many seconds."""
         problems = ~self.job.ledger.closed
         target = self.job.ledger.target[problems]
-        return any(
-            turn.history and turn.forecast(problems, target)[0] - turn.seconds < seconds for turn in self.going
-        )  # fmt: skip
+        begun = [turn for turn in self.going if turn.history]
+        return any(turn.forecast(problems, target)[0] - turn.seconds < seconds for turn in begun)
 
     def _rises(self, turn: Turn) -> bool:
         """Whether it has proven anything that was not known before, nor in its first moment."""

@@ -77,8 +77,8 @@ def intercepts(relaxed: Relaxed, ascent: Ascent) -> Tensor:
 
 def split_scores(relaxed: Relaxed, ascent: Ascent) -> Tensor:
     """What splitting each open element is worth, ``(D, U)``, −1 where nothing is open: its intercept, for which a
-    search of convolutional networks, and one with conditions on discrete inputs, needs a third to a sixth of the
-    subdomains that losses need; its loss where no open element has a coefficient.
+    search of convolutional networks needs a third to a sixth of the subdomains that losses need; its loss where no open
+    element has a coefficient.
     """
     scores = intercepts(relaxed, ascent)
     at = stuck(relaxed, ascent).nonzero().flatten()
