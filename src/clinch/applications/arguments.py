@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clinch.errors import ProblemError, ShapeError
 from clinch.geometry.norms import norm_of
 from clinch.modeling.model import SymbolicNetwork, load
-from clinch.runtime.arguments import as_tensor, checked_batch, checked_labels, checked_range, within_range
+from clinch.runtime.arguments import checked_batch, checked_labels, checked_range, within_range
 
 #: a network, or what :func:`clinch.load` makes one of
 Loadable = SymbolicNetwork | nn.Module | str | PathLike[str]
@@ -59,20 +59,6 @@ def labels_of(network: SymbolicNetwork, y: Any, size: int, name: str = "y") -> T
     if len(shape) != 1:
         raise ShapeError(f"The output has shape {shape}; labels are for a classifier, whose output is (classes,).")
     return checked_labels(name, y, size, shape[0]).cpu()
-
-
-def radii_of(eps: Any, size: int, name: str = "eps") -> Tensor:
-    """Radii ``(B,)`` in float64 on the CPU.
-
-    Raises:
-        ShapeError, ProblemError: neither one number nor one for each input, or not positive and finite.
-    """
-    radius = as_tensor(eps, name, "a number such as 8/255, or one for each input").to("cpu", torch.float64)
-    if radius.dim() and tuple(radius.shape) != (size,):
-        raise ShapeError(f"{name} has shape {tuple(radius.shape)}; expected one number or ({size},).")
-    if not bool((radius > 0).all() and radius.isfinite().all()):
-        raise ProblemError(f"{name}={eps} must be positive and finite.")
-    return radius.expand(size).clone()
 
 
 def norm_among(norm: Any, known: tuple[float, ...]) -> float:

@@ -132,6 +132,20 @@ def _scale_advice(x: Tensor, name: str, low: float, high: float) -> str:
     return "Pass the range of your data, bounds=(lowest, highest), and keep the normalisation inside the model."
 
 
+def checked_radii(eps: Any, size: int, name: str = "eps") -> Tensor:
+    """Radii ``(B,)`` in float64 on the CPU.
+
+    Raises:
+        ShapeError, ProblemError: neither one number nor one for each input, or not positive and finite.
+    """
+    radius = as_tensor(eps, name, "a number such as 8/255, or one for each input").to("cpu", torch.float64)
+    if radius.dim() and tuple(radius.shape) != (size,):
+        raise ShapeError(f"{name} has shape {tuple(radius.shape)}; expected one number or ({size},).")
+    if not bool((radius > 0).all() and radius.isfinite().all()):
+        raise ProblemError(f"{name}={eps} must be positive and finite.")
+    return radius.expand(size).clone()
+
+
 def as_number(value: Any, name: str) -> float:
     """A number; also a fraction as text, ``"8/255"``.
 

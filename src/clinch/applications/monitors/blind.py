@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clinch.applications.arguments import Loadable, radii_of
+from clinch.applications.arguments import Loadable
+from clinch.applications.monitors.arguments import opened
 from clinch.applications.monitors.balls import BallMonitor
 from clinch.applications.monitors.boxes import BoxMonitor
-from clinch.applications.monitors.joined import JoinedMonitor, Monitor, opened
+from clinch.applications.monitors.joined import JoinedMonitor, Monitor
 from clinch.bounds.crown import crown
 from clinch.bounds.regions import ball
 from clinch.geometry.region import Region
 from clinch.network.activations import predicted
+from clinch.runtime.arguments import checked_radii
 
 if TYPE_CHECKING:
     from clinch.modeling.model import SymbolicNetwork
@@ -54,7 +56,7 @@ def certified_blind(
         tensor([True, True, True, True])
     """
     network, x = opened(network, monitor, x, bounds)
-    radius = float(radii_of(radius, 1, "radius"))
+    radius = float(checked_radii(radius, 1, "radius"))
     return torch.cat([_part(network, monitor, part, radius, norm, bounds) for part in x.split(BATCH)])
 
 
@@ -70,7 +72,7 @@ def widened(
     """The smallest monitor of this shape that accepts what it did, and for which :func:`certified_blind` proves the
     radius of every input of x that it accepts. Arguments as there."""
     network, x = opened(network, monitor, x, bounds)
-    radius = float(radii_of(radius, 1, "radius"))
+    radius = float(checked_radii(radius, 1, "radius"))
     accepted = x[monitor.score(network, x, predicted(network, x)) <= 0]
     for part in accepted.split(BATCH):
         possible, region = _possible(network, part, radius, norm, bounds)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from clinch.applications.arguments import Loadable, labels_of, norm_among
-from clinch.applications.monitors.joined import Monitor, opened
+from clinch.applications.monitors.arguments import opened
+from clinch.applications.monitors.joined import Monitor
 from clinch.applications.monitors.nearest import Nearest, nearest_missed, nearest_objection
 from clinch.errors import ProblemError
 from clinch.geometry.norms import NORMS

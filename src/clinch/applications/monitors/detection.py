@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from clinch.applications.arguments import Loadable, inputs_of
-from clinch.applications.monitors.joined import Monitor, opened
+from clinch.applications.monitors.arguments import opened
+from clinch.applications.monitors.joined import Monitor
 from clinch.errors import ShapeError
 from clinch.network.activations import predicted
 from clinch.runtime.arguments import as_number, as_tensor, checked_range

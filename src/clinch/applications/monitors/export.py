@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from clinch.applications.arguments import Loadable
-from clinch.applications.monitors.joined import Monitor, belonging
+from clinch.applications.monitors.arguments import belonging
+from clinch.applications.monitors.joined import Monitor
 from clinch.errors import NetworkError
 from clinch.runtime.optional import required
 

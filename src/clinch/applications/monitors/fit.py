@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from clinch.applications.arguments import Loadable, inputs_of, network_of
+from clinch.applications.monitors.arguments import opened
 from clinch.applications.monitors.balls import BallMonitor
 from clinch.applications.monitors.blind import widened
 from clinch.applications.monitors.boxes import BoxMonitor, check_settings, watched
 from clinch.applications.monitors.clusters import k_means
-from clinch.applications.monitors.joined import JoinedMonitor, Monitor, opened
+from clinch.applications.monitors.joined import JoinedMonitor, Monitor
 from clinch.errors import ProblemError
 from clinch.modeling.model import SymbolicNetwork
 from clinch.network.activations import predicted

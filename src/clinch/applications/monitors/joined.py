@@ -6,15 +6,13 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from clinch.applications.arguments import ABSENT, Loadable, inputs_of, network_of
 from clinch.applications.monitors.balls import BallMonitor
 from clinch.applications.monitors.boxes import BoxMonitor
-from clinch.errors import ProblemError
 from clinch.modeling.constraints import Constraint, Junction
 from clinch.network.activations import activations
 
@@ -103,28 +101,3 @@ def _one(every: bool, parts: list[Constraint]) -> Constraint:
     if len(parts) == 1:
         return parts[0]
     return Junction.of(True, parts) if every else reduce(lambda a, b: a | b, parts)
-
-
-def belonging(network: Loadable, monitor: Monitor, x: Any = ABSENT) -> SymbolicNetwork:
-    """The network that a monitor watches; inputs ``(B, *input_shape)`` tell the shape that a module takes.
-
-    Raises:
-        NetworkError: it cannot be loaded. UnknownLayer, ProblemError: the monitor is one of another network.
-    """
-    net = network_of(network, x)
-    outputs = net.graph.nodes[net.graph.output].shape
-    if outputs != (monitor.classes,):
-        raise ProblemError(f"The monitor has {monitor.classes} classes, the network outputs of shape {outputs}.")
-    for layer in monitor.layers:
-        net.position(layer)
-    return net
-
-
-def opened(network: Loadable, monitor: Monitor, x: Any, bounds: Any = None) -> tuple[SymbolicNetwork, Tensor]:
-    """:func:`belonging`, and inputs ``(B, *input_shape)`` in the network's dtype on the CPU.
-
-    Raises:
-        ShapeError, NonFiniteError, ProblemError: inputs that do not fit.
-    """
-    net = belonging(network, monitor, x)
-    return net, inputs_of(net, x, bounds)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from clinch.applications.arguments import Loadable, labels_of, norm_among
-from clinch.applications.monitors.joined import Monitor, opened
+from clinch.applications.monitors.arguments import opened
+from clinch.applications.monitors.joined import Monitor
 from clinch.applications.monitors.radius_schedule import Alternative, RadiusSchedule
 from clinch.geometry.norms import NORMS
 from clinch.modeling.constraints import Constraint

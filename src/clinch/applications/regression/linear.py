@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clinch.applications.arguments import Loadable, inputs_of, network_of, norm_among, radii_of
+from clinch.applications.arguments import Loadable, inputs_of, network_of, norm_among
 from clinch.applications.regression.jacobian import BLOCK, Jacobian, top_singular_vector
 from clinch.applications.regression.semidefinite import conic, low_rank, rounded
 from clinch.errors import ProblemError
@@ -15,6 +15,7 @@ from clinch.geometry.norms import norm_of
 from clinch.geometry.projection import project_into
 from clinch.geometry.region import Ball, Region
 from clinch.modeling.model import SymbolicNetwork
+from clinch.runtime.arguments import checked_radii
 from clinch.runtime.short import short_repr
 
 #: the smaller side of J up to which its Gram matrix is formed to prove the bound for p = 2
@@ -127,7 +128,7 @@ def checked(
     """
     network = network_of(net, x)
     x = inputs_of(network, x, bounds).double()
-    return network, x, radii_of(eps, len(x)), norm_among(norm, (1, 2, torch.inf))
+    return network, x, checked_radii(eps, len(x)), norm_among(norm, (1, 2, torch.inf))
 
 
 def region_of(x: Tensor, radius: Tensor, norm: float, bounds: tuple[float, float] | None) -> Region:

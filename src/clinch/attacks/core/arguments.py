@@ -22,7 +22,7 @@ from clinch.errors import ProblemError, ShapeError, UnsupportedByEngine
 from clinch.geometry.norms import norm_of
 from clinch.network.network import Network
 from clinch.query import Distance, Query
-from clinch.runtime.arguments import as_tensor, as_whole
+from clinch.runtime.arguments import as_whole, checked_radii
 from clinch.runtime.gradients import with_gradients
 
 #: what attacks take first
@@ -257,17 +257,11 @@ def radius_of(objective: AttackObjective, eps: float | Tensor | None) -> Tensor:
         if len(balls) != 1 or balls[0].norm is not objective.norm:
             raise ProblemError("eps is missing. Give the radius of the ball to attack in, such as eps=0.1.")
         return balls[0].radius.double()
-    radius = as_tensor(eps, "eps", "a number such as 8/255, or one for each input").to(
-        objective.x.device, torch.float64
-    )
-    if radius.dim() and tuple(radius.shape) != (objective.size,):
-        raise ShapeError(f"eps has shape {tuple(radius.shape)}; expected one number or ({objective.size},).")
-    if not bool((radius > 0).all() and radius.isfinite().all()):
-        raise ProblemError(f"eps={eps} must be positive and finite.")
+    radius = checked_radii(eps, objective.size).to(objective.x.device)
     check_reaches(float(radius.max()), objective)
     if not objective.norm.is_box:  # whose limits lie on the grid
         objective.units = objective.units.inside()
-    return objective.shortened(radius.expand(objective.size)).clone()
+    return objective.shortened(radius).clone()
 
 
 def check_reaches(eps: float, objective: AttackObjective) -> None:
