@@ -68,6 +68,12 @@ SPELLINGS: dict[str, Callable[[], nn.Module]] = {
     "beside a constant": lambda: Applied(
         lambda x: functional.pad(_scores(x) + INFINITE, (0, 1)).softmax(-1)[..., :-1] @ x
     ),
+    "beside another mask": lambda: Applied(
+        lambda x: functional.pad(_scores(x) + INFINITE, (0, 1), value=-torch.inf).softmax(-1)[..., :-1] @ x
+    ),
+    "filled up": lambda: Applied(
+        lambda x: functional.pad(_scores(x), (0, 1), value=-1e9).softmax(-1)[..., :-1] @ x
+    ),
     "beside scores": lambda: Applied(
         lambda x: torch.cat([_scores(x) + INFINITE, x[..., :1]], -1).softmax(-1)[..., :-1] @ x
     ),

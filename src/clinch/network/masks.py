@@ -80,7 +80,20 @@ def _factor(op: Operator) -> Tensor | None:
 
 
 def _lowered(op: Operator) -> bool:
+    """Whether it adds, or puts beside its input, constants that can only be masks."""
+    if isinstance(op, Pad):
+        return op.mode == "constant" and op.value <= LOW
     return isinstance(op, Scale) and op.shift is not None and bool((op.shift <= LOW).any())
+
+
+def _without_masks(op: Operator) -> Operator:
+    """The same with zeros for such constants."""
+    if not _lowered(op):
+        return op
+    if isinstance(op, Pad):
+        return replace(op, value=0.0)
+    assert isinstance(op, Scale) and op.shift is not None
+    return replace(op, shift=torch.where(op.shift <= LOW, 0.0, op.shift))
 
 
 def _passes(node: Node) -> bool:
@@ -110,6 +123,8 @@ class _Masks:
         parts: list[Tensor] = []
         if isinstance(node.op, Masked):
             parts.append(torch.where(node.op.keep, 0.0, -torch.inf).to(torch.float64))
+        elif isinstance(node.op, Pad) and _lowered(node.op):
+            parts.append(node.op.forward(torch.zeros(1, *self.nodes[node.inputs[0]].shape, dtype=torch.float64))[0])
         elif isinstance(node.op, Scale) and _lowered(node.op):
             assert node.op.shift is not None
             parts.append(torch.where(node.op.shift <= LOW, node.op.shift.double(), 0.0))
@@ -118,7 +133,8 @@ class _Masks:
         if masked and _moves(node.op):
             none = [torch.zeros(1, *self.nodes[i].shape, dtype=torch.float64) for i in node.inputs]
             full = [zero if shift is None else shift.unsqueeze(0) for zero, shift in zip(none, added)]
-            parts.append((node.op.forward(*full) - node.op.forward(*none))[0])
+            op = _without_masks(node.op)
+            parts.append((op.forward(*full) - op.forward(*none))[0])
         elif masked and (factor := _factor(node.op)) is not None:
             parts.append(torch.where(masked[0] == 0, masked[0], factor * masked[0]))
         else:
@@ -133,8 +149,4 @@ class _Masks:
         inputs = [self.raw(Value(i, self.nodes[i].shape)) for i in node.inputs]
         if isinstance(node.op, Masked):
             return inputs[0]
-        op = node.op
-        if isinstance(op, Scale) and _lowered(op):
-            assert op.shift is not None
-            op = replace(op, shift=torch.where(op.shift <= LOW, 0.0, op.shift))
-        return self.append(op, inputs)
+        return self.append(_without_masks(node.op), inputs)
